@@ -1,0 +1,58 @@
+# The server's image. Works with Docker's classic builder and with BuildKit.
+#
+#   docker build -t tome-serve .                                                            PyPI's torch, with CUDA
+#   docker build -t tome-serve:cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+#
+# Three parts that change at different paces, slowest first: the dependencies (gigabytes, rebuilt when their list or a
+# pin changes), the project's own files (seconds), the image's settings.
+ARG BASE=python:3.11-slim-bookworm
+
+# The list of dependencies alone, so that another edit of pyproject.toml leaves their layer as it is.
+FROM ${BASE} AS requirements
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+RUN ["python", "-c", "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\\n', file=open('requirements.txt', 'w'))"]
+
+FROM ${BASE} AS dependencies
+# /cache is for downloaded weights; a volume that is mounted there for the first time takes over its owner.
+RUN groupadd --gid 10001 tome \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin tome \
+    && install --directory --owner=10001 --group=10001 --mode=0750 /cache \
+    && python -m venv --without-pip /opt/venv
+COPY --from=requirements /src/requirements.txt /src/constraints.txt /opt/
+# One or more package indexes beside PyPI, separated by spaces; where it has the pinned torch as `+cpu`, pip prefers that.
+ARG TORCH_INDEX=
+RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" python -m pip --python /opt/venv/bin/python --no-cache-dir install \
+    --only-binary :all: --constraint /opt/constraints.txt --requirement /opt/requirements.txt
+
+# Build tools stay in this stage; the image takes only what is in /project.
+FROM dependencies AS project
+RUN python -m venv --without-pip /opt/build \
+    && python -m pip --python /opt/build/bin/python --no-cache-dir install 'setuptools>=77'
+WORKDIR /src
+COPY . .
+RUN python -m pip --python /opt/build/bin/python wheel --quiet --no-deps --no-build-isolation --wheel-dir /dist . \
+    && python -m pip --python /opt/venv/bin/python install --quiet --no-deps --no-index --prefix /project /dist/*.whl
+
+FROM dependencies
+LABEL org.opencontainers.image.title="tome-serve" \
+    org.opencontainers.image.description="An HTTP server for Vision Transformers accelerated by Token Merging" \
+    org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=project /project /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    XDG_CACHE_HOME=/cache \
+    HF_HOME=/cache/huggingface \
+    TOME_HOST=0.0.0.0 \
+    TOME_PORT=8000
+USER 10001:10001
+WORKDIR /cache
+VOLUME /cache
+EXPOSE 8000
+# /readyz rather than /healthz: "healthy" should mean that requests are answered. Docker itself restarts nothing for it;
+# a server that has given up its engine exits, and the restart policy sees that. The start period is TOME_START_TIMEOUT.
+# (http.client, not urllib: a proxy in the environment must not be asked for 127.0.0.1.)
+HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['TOME_PORT']), timeout=4); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
+ENTRYPOINT ["tome-serve"]
+CMD ["serve"]

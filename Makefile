@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a virtual environment in .venv, with the exact versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install serve test test-slow lint format bench
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable .
+	touch $@
+
+install: .venv/installed  ## set up .venv
+
+serve: install  ## start the server on port 8000 with the bundled model
+	$(BIN)/tome-serve serve
+
+test: lint  ## lint, types and the fast tests
+	$(BIN)/pytest
+
+test-slow: install  ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## rewrite the code as ruff formats it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## speed of the forward pass for each r
+	$(BIN)/python -m benchmarks

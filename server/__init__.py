@@ -1,0 +1,1 @@
+"""An HTTP server for token-merged Vision Transformers."""

@@ -1,0 +1,118 @@
+"""Who may come in: one slot per request, and bytes counted while they arrive. All that a client can fill is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from server.engine.client import EngineClient, Lease
+from server.errors import Overloaded, SlowBody, TooLarge
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Bounds on bodies: of one, of all that are held at once (bytes), and of the time one takes (seconds)."""
+
+    one: int
+    all: int
+    timeout: float
+
+
+class Reservation:
+    """Bytes of one request's body; see `Admission.reserve`."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._arrived = self._held = 0
+
+    def add(self, size: int) -> None:
+        """Count ``size`` more bytes that have arrived. Raises `TooLarge` or `Overloaded`."""
+        limits = self._admission.limits
+        self._arrived += size
+        if self._arrived > limits.one:
+            raise TooLarge(f"the body has more than {limits.one} bytes", limit=limits.one)
+        if self._admission.bytes_held + size > limits.all:
+            raise Overloaded("too many bytes of other requests are held", retry_after=1, reason="memory-full")
+        self._held += size
+        self._admission.bytes_held += size
+
+    def release(self, size: int) -> None:
+        """``size`` bytes are decoded and not held any more."""
+        self._held -= size
+        self._admission.bytes_held -= size
+
+    def release_all(self) -> None:
+        """Nothing of this body is held any more."""
+        self.release(self._held)
+
+
+class Admission:
+    """Lets requests in, and knows how many are inside.
+
+    Attributes:
+        draining: no more are let in, since the server stops.
+        admitted: requests inside.
+        bytes_held: of their bodies.
+    """
+
+    def __init__(self, engine: EngineClient, limits: BodyLimits) -> None:
+        self._engine = engine
+        self.limits = limits
+        self.draining = False
+        self.admitted = 0
+        self.bytes_held = 0
+
+    def check_open(self) -> None:
+        """Raises `Overloaded` unless work is taken at all."""
+        if self.draining:
+            raise Overloaded("the server is stopping", retry_after=5, reason="draining")
+        if not self._engine.ready:
+            raise Overloaded("the models are not loaded", retry_after=5, reason="not-ready")
+
+    @contextlib.contextmanager
+    def admit(self, request: Request) -> Iterator[Lease]:
+        """Let ``request`` in, before its body is read: its slot is its permit.
+
+        Raises:
+            Overloaded: the server is stopping, not ready, or full.
+            TooLarge: the body says that it is.
+        """
+        self.check_open()
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self.limits.one:
+            raise TooLarge(f"the body has {announced} bytes; allowed are {self.limits.one}", limit=self.limits.one)
+        with self._engine.lease() as lease:
+            self.admitted += 1
+            try:
+                yield lease
+            finally:
+                self.admitted -= 1
+
+    @contextlib.contextmanager
+    def reserve(self) -> Iterator[Reservation]:
+        """Count the bytes of a body against the bounds, until they are released one way or the other."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            reservation.release_all()
+
+    async def read(self, request: Request, reservation: Reservation, take: Callable[[bytes], object]) -> None:
+        """Give the body of ``request`` to ``take`` as it arrives.
+
+        Raises:
+            TooLarge, Overloaded: see `Reservation.add`.
+            SlowBody: it took too long.
+            ClientDisconnect: the client has gone away.
+        """
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                async for chunk in request.stream():
+                    reservation.add(len(chunk))
+                    take(chunk)
+        except TimeoutError:
+            raise SlowBody(f"the body did not arrive within {self.limits.timeout:g} s") from None

@@ -1,0 +1,41 @@
+"""The application: routes, errors and middleware put together."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from server.api import problems
+from server.api.admission import Admission, BodyLimits
+from server.api.classify import Classifier
+from server.api.connections import Connections
+from server.api.decoder import Decoder
+from server.api.observe import Observe
+from server.api.routes import Parts, router
+from server.engine.client import EngineClient
+from server.metrics import Metrics
+from server.settings import Settings
+
+_ABOUT = """Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away in each
+block: large `r` is fast, `r=0` is the exact original model.
+
+    curl --data-binary @image.jpg 'http://HOST:PORT/classify?r=16'
+
+Errors are `application/problem+json` (RFC 9457)."""
+
+
+def create_app(settings: Settings, engine: EngineClient, metrics: Metrics) -> FastAPI:
+    """The ASGI application in front of ``engine``. Its `Admission` is ``app.state.parts.admission``."""
+    app = FastAPI(title="tome-serve", version="0.1.0", description=_ABOUT, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
+    limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
+    admission = Admission(engine, limits)
+    decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.max_side)
+    classifier = Classifier(engine, admission, decoder, metrics)
+    app.state.parts = Parts(engine, admission, classifier, metrics, settings.default_r)
+    app.include_router(router)
+    problems.install(app, metrics)
+    # The last one added is the outermost.
+    app.add_middleware(Connections, draining=lambda: admission.draining)
+    app.add_middleware(Observe, metrics=metrics)
+    metrics.queue_jobs.set_function(lambda: engine.queued)
+    return app

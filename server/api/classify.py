@@ -1,0 +1,155 @@
+"""The way of a classification, from top to bottom: admit, read, decode, submit, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
+
+from server.api.admission import Admission, Reservation
+from server.api.decoder import Decoder
+from server.api.multipart import FileParts, is_multipart
+from server.api.observe import Record
+from server.api.params import Params
+from server.api.problems import describe
+from server.api.schemas import Answer, Answers, Prediction, Problem, Timing, Tokens
+from server.engine.client import EngineClient, Lease, Result
+from server.errors import DeadlineExceeded, InferenceFailed, RequestError
+from server.metrics import Metrics
+
+T = TypeVar("T")
+
+
+@dataclass
+class Upload:
+    """One encoded image, counted in ``reservation`` until it is dropped."""
+
+    content: bytes
+    reservation: Reservation
+
+    def drop(self) -> None:
+        """It is decoded: give its bytes back."""
+        self.reservation.release(len(self.content))
+        self.content = b""
+
+
+class Classifier:
+    """Takes a request whose parameters are right to its answer."""
+
+    def __init__(self, engine: EngineClient, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
+        self._engine, self._admission, self._decoder, self._metrics = engine, admission, decoder, metrics
+
+    async def classify(self, request: Request, params: Params, record: Record) -> Answer | Answers:
+        """One answer for an image as the body; one result per file for a multipart body.
+
+        Raises:
+            RequestError: why there is no answer.
+            ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
+        """
+        with self._admission.admit(request) as lease, self._admission.reserve() as reservation:
+            try:
+                async with asyncio.timeout_at(params.deadline):
+                    if is_multipart(request.headers.get("content-type")):
+                        uploads = await self._read_files(request, record, reservation)
+                        return await while_connected(request.receive, self._answer_all(uploads, lease, params, record))
+                    upload = await self._read_image(request, record, reservation)
+                    return await while_connected(request.receive, self._answer(upload, lease, params, record))
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed before the answer was there") from None
+
+    async def _read_image(self, request: Request, record: Record, reservation: Reservation) -> Upload:
+        chunks: list[bytes] = []
+        await self._admission.read(request, reservation, chunks.append)
+        self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
+        return Upload(b"".join(chunks), reservation)
+
+    async def _read_files(self, request: Request, record: Record, reservation: Reservation) -> list[Upload]:
+        parts = FileParts(request.headers["content-type"])
+        await self._admission.read(request, reservation, parts.feed)
+        self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
+        return [Upload(content, reservation) for content in parts.finish()]
+
+    async def _answer_all(self, uploads: list[Upload], lease: Lease, params: Params, record: Record) -> Answers:
+        """Each file's answer, or its problem. The request's own slot is for the first; others find one or do not."""
+
+        async def result(upload: Upload, own: Lease | None) -> Answer | Problem:
+            try:
+                with contextlib.nullcontext(own) if own else self._engine.lease() as lease:
+                    return await self._answer(upload, lease, params, record)
+            except RequestError as error:
+                self._metrics.observe_error(error)
+                return describe(error)
+
+        own_leases = [lease] + [None] * (len(uploads) - 1)
+        return Answers(results=list(await asyncio.gather(*map(result, uploads, own_leases))))
+
+    async def _answer(self, upload: Upload, lease: Lease, params: Params, record: Record) -> Answer:
+        """Decode one image into its slot, have it run, and say what came out."""
+        model, began = params.model, time.monotonic()
+        pixels = await self._decoder.decode(upload.content, model.transform)
+        upload.drop()
+        np.copyto(lease.pixels(model.transform.size), pixels)
+        decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
+        result = await lease.run(model.name, params.schedule, params.top_k, params.deadline)
+        check(result)
+        self._metrics.observe_image(model.name, params.schedule)
+        return Answer(
+            model=model.name,
+            r=str(params.schedule),
+            r_requested=params.requested,
+            predictions=[
+                Prediction(label=model.labels[index], index=index, score=score)
+                for index, score in zip(result.outcome.classes, result.outcome.scores, strict=True)
+            ],
+            tokens=Tokens(input=model.tokens, output=result.outcome.tokens_out),
+            timing_ms=Timing(
+                decode=decoding,
+                queue=record.note("queue", result.outcome.queue_seconds),
+                forward=record.note("forward", result.batch.forward_seconds),
+            ),
+            batch_size=result.batch.images,
+        )
+
+    def _end_stage(self, record: Record, stage: str, seconds: float, then: str) -> float:
+        self._metrics.stage_duration.labels(stage).observe(seconds)
+        record.stage = then
+        return record.note(stage, seconds)
+
+
+def check(result: Result) -> None:
+    """Raises `DeadlineExceeded` or `InferenceFailed` if there are no predictions."""
+    if result.outcome.failure == "expired":
+        raise DeadlineExceeded("the deadline passed before the image's turn came")
+    if result.outcome.failure:
+        raise InferenceFailed("the model gave no valid numbers for this image")
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, unless the client goes away first.
+
+    Raises:
+        ClientDisconnect: it has; ``work`` is cancelled.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return once the client has gone away; its request's body has been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

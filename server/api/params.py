@@ -1,0 +1,151 @@
+"""The query parameters of a classification, checked against the model that is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from server.errors import InvalidParameter, NotFound
+from server.messages import ModelInfo
+from tome_core.schedule import Schedule
+
+DEFAULT_TOP_K = 5
+
+# For /openapi.json: FastAPI's own validation would answer with its library's texts, so parameters are parsed below.
+DOCUMENTATION: list[dict[str, Any]] = [
+    {
+        "name": "r",
+        "in": "query",
+        "description": "Tokens merged away per block: `16`; `16:-1`, changing linearly over the blocks with an "
+        "inflection from -1 (most in the first blocks) to 1; or `30,0,5,20`, one number per block. "
+        "0 is the exact original model.",
+        "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20"]},
+    },
+    {
+        "name": "model",
+        "in": "query",
+        "description": "A name that `/models` lists; the first of them where it is missing.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]+$"},
+    },
+    {
+        "name": "top_k",
+        "in": "query",
+        "description": f"How many classes to answer with, best first; {DEFAULT_TOP_K} where it is missing.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    {
+        "name": "deadline_ms",
+        "in": "query",
+        "description": "Milliseconds after the arrival of the request's headers; an answer later than that is a 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+]
+NAMES = [parameter["name"] for parameter in DOCUMENTATION]
+
+
+@dataclass(frozen=True)
+class Params:
+    """What a request asks for.
+
+    Attributes:
+        requested: the text of ``r`` as it was asked for.
+        deadline: ``time.monotonic()`` seconds, or None.
+    """
+
+    model: ModelInfo
+    schedule: Schedule
+    requested: str
+    top_k: int
+    deadline: float | None
+
+
+def parse_params(query: QueryParams, models: Mapping[str, ModelInfo], default_r: str, arrival: float) -> Params:
+    """Read all parameters of a query.
+
+    Args:
+        models: by name, the default one first.
+        default_r: the schedule of requests that name no ``r``; what of it a model cannot do is cut off.
+        arrival: when the request's headers arrived, ``time.monotonic()`` seconds.
+
+    Raises:
+        InvalidParameter: one is unknown, repeated, or has a value that is not allowed.
+        NotFound: there is no such model.
+    """
+    for name in query:
+        if name not in NAMES:
+            raise _invalid(name[:40], f"there is no parameter {name[:40]!r}; there are {', '.join(NAMES)}")
+        if len(query.getlist(name)) > 1:
+            raise _invalid(name, f"{name} is given {len(query.getlist(name))} times")
+    model = find_model(query.get("model"), models)
+    text = query.get("r")
+    return Params(
+        model=model,
+        schedule=clamp(Schedule.parse(default_r), model) if text is None else parse_r(text, model),
+        requested=default_r if text is None else text,
+        top_k=parse_top_k(query.get("top_k"), len(model.labels)),
+        deadline=parse_deadline(query.get("deadline_ms"), arrival),
+    )
+
+
+def find_model(name: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
+    """The model called ``name``, or the first one for None. Raises `NotFound`."""
+    if name is None:
+        return next(iter(models.values()))
+    if name not in models:
+        raise NotFound(f"there is no model {name[:80]!r}; there are {', '.join(models)}", parameter="model")
+    return models[name]
+
+
+def parse_r(text: str, model: ModelInfo) -> Schedule:
+    """The schedule that ``text`` asks for. Raises `InvalidParameter` if ``model`` cannot do it."""
+    if text == "auto":
+        raise _invalid("r", "r=auto is not available yet; name a number")
+    try:
+        schedule = Schedule.parse(text)
+    except ValueError:
+        raise _invalid(
+            "r",
+            f"r={text[:40]!r} is not a schedule; allowed are a number from 0 to {model.r_max} (16), a number with an "
+            f"inflection from -1 to 1 (16:-1), or up to {model.depth} numbers, one per block (30,0,5,20)",
+        ) from None
+    if max(schedule.counts) > model.r_max:
+        raise _invalid("r", f"r={max(schedule.counts)} is too large for {model.name}; allowed are 0 to {model.r_max}")
+    if schedule.explicit and len(schedule.counts) > model.depth:
+        raise _invalid("r", f"r lists {len(schedule.counts)} numbers; {model.name} has {model.depth} blocks")
+    return schedule
+
+
+def clamp(schedule: Schedule, model: ModelInfo) -> Schedule:
+    """What ``model`` can do of ``schedule``: the default has to suit every model that is served."""
+    counts = tuple(min(count, model.r_max) for count in schedule.counts)
+    return Schedule(counts[: model.depth], schedule.inflection, schedule.explicit)
+
+
+def parse_top_k(text: str | None, classes: int) -> int:
+    """How many classes to answer with. Raises `InvalidParameter`."""
+    if text is None:
+        return min(DEFAULT_TOP_K, classes)
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= classes):
+        raise _invalid("top_k", f"top_k={text[:40]!r} is not allowed; allowed are 1 to {classes}")
+    return int(text)
+
+
+def parse_deadline(text: str | None, arrival: float) -> float | None:
+    """When the answer is worth nothing any more, ``time.monotonic()`` seconds. Raises `InvalidParameter`."""
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise _invalid("deadline_ms", f"deadline_ms={text[:40]!r} is not allowed; allowed is a positive number")
+    return arrival + milliseconds / 1000
+
+
+def _invalid(parameter: str, detail: str) -> InvalidParameter:
+    return InvalidParameter(detail, parameter=parameter)

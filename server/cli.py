@@ -1,0 +1,146 @@
+"""The command line: ``tome-serve serve | models | classify | evaluate``.
+
+Imports are late: ``--help`` and a wrong flag should answer at once, and the engine process should be on its way before
+the API imports what it needs itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliPositionalArg
+
+from server.errors import ConfigError, EngineStartError, RequestError
+from server.settings import ModelSettings, Settings
+from tome_core.schedule import Schedule
+
+USAGE = """usage: tome-serve COMMAND [flags]
+
+Token-merged Vision Transformers over HTTP; every request chooses r, the tokens merged away in each block.
+
+commands:
+  serve             start the HTTP server
+  models            list the models that would be served, with the cost of each level of r
+  classify IMAGE    classify one image here, without a server
+  evaluate [DATA]   accuracy and images/s for each r, over a folder of labelled images or the Fashion-MNIST files
+
+`tome-serve COMMAND --help` lists a command's flags. Every flag is also an environment variable: --max-batch is
+TOME_MAX_BATCH."""
+
+Command = TypeVar("Command", bound=BaseSettings)
+
+
+class ModelsCommand(ModelSettings):
+    """List the models that would be served, with the cost of each level of r."""
+
+
+class ClassifyCommand(ModelSettings):
+    """Classify one image here, without a server."""
+
+    image: CliPositionalArg[Path] = Field(description="Image file.")
+    r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
+    model: str = Field("", description="Which of the models; default the first.")
+    top_k: int = Field(5, ge=1, description="How many classes to print.")
+
+
+class EvaluateCommand(ModelSettings):
+    """Accuracy and images/s for each r, over a folder of labelled images or the Fashion-MNIST files."""
+
+    data: CliPositionalArg[Path | None] = Field(
+        None, description="Folder with one sub-folder of images per class, or with the Fashion-MNIST test files."
+    )
+    r: str = Field("0 4 8 11 13 16 20 25 16:-1", description="Schedules, separated by spaces.")
+    model: str = Field("", description="Which of the models; default the first.")
+    batch: int = Field(50, ge=1, le=1024, description="Images in one forward pass.")
+    limit: int | None = Field(None, ge=1, description="Only the first so many images.")
+    profile: Path | None = Field(None, description="Write the table as JSON here, for a model's `profile`.")
+
+    @field_validator("r")
+    @classmethod
+    def _are_schedules(cls, value: str) -> str:
+        return " ".join(str(Schedule.parse(part)) for part in value.split())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a failure that is explained on stderr, 2 for wrong usage."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    commands = {"serve": _serve, "models": _models, "classify": _classify, "evaluate": _evaluate}
+    if name not in commands:
+        print(f"tome-serve: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return commands[name](rest)
+    except (ConfigError, EngineStartError, RequestError) as error:
+        print(f"tome-serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _settings(kind: type[Command], name: str, arguments: list[str]) -> Command:
+    """Read ``kind`` from flags and environment; what is wrong is said in one line each."""
+    # pydantic-settings gives a field of one letter a single dash; people write --r as in the query.
+    flags = [re.sub(r"^--r(?=$|=)", "-r", argument) for argument in arguments]
+    try:
+        return kind(_cli_parse_args=flags, _cli_prog_name=f"tome-serve {name}")
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
+        raise ConfigError("\n".join(["the settings are wrong:", *lines])) from None
+
+
+def _serve(arguments: list[str]) -> int:
+    settings = _settings(Settings, "serve", arguments)
+    from server.catalog import read_catalog
+    from server.engine.client import EngineClient
+    from server.engine.config import EngineConfig
+    from server.metrics import Metrics
+
+    read_catalog(settings.config, settings.models)  # a mistake in the file should not wait for torch
+    metrics = Metrics(settings.levels)
+    engine = EngineClient(
+        EngineConfig(
+            config=settings.config,
+            models=settings.models,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.threads,
+            levels=settings.levels,
+            max_batch=settings.max_batch,
+            slots=settings.queue_limit,
+            target_seconds=settings.target_ms / 1000,
+        ),
+        on_batch=metrics.observe_batch,
+    )
+    engine.spawn()
+    from server.api.serving import run
+
+    return run(settings, engine, metrics)
+
+
+def _models(arguments: list[str]) -> int:
+    from server.offline import print_models
+
+    return print_models(_settings(ModelsCommand, "models", arguments))
+
+
+def _classify(arguments: list[str]) -> int:
+    command = _settings(ClassifyCommand, "classify", arguments)
+    from server.offline import classify
+
+    return classify(command, command.image, command.r, command.model, command.top_k)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    command = _settings(EvaluateCommand, "evaluate", arguments)
+    from server.datasets import open_dataset
+    from server.evaluate import evaluate
+
+    data = open_dataset(command.data, command.limit)
+    return evaluate(command, data, command.r.split(), command.model, command.batch, command.profile)

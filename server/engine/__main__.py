@@ -1,0 +1,62 @@
+"""The engine process: ``python -m server.engine SOCKET MEMORY``, two inherited descriptors. Started by `client`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+
+from server.channel import Channel, ChannelClosed
+from server.engine.config import EngineConfig
+from server.errors import ConfigError
+from server.messages import Begin, Ready, StartFailed
+
+# Only the API process decides when to stop, and says so over the channel; ignored before the slow imports begin.
+for _signal in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(_signal, signal.SIG_IGN)
+
+
+def main(socket_descriptor: int, memory: int) -> int:
+    """Load, say that we are ready, serve until told to stop. Returns the exit code."""
+    logging.basicConfig(level="INFO", format='{"level":"%(levelname)s","logger":"%(name)s","message":"%(message)s"}')
+    channel = Channel(socket.socket(fileno=socket_descriptor))
+    try:
+        config = channel.receive()
+        return serve(channel, config, memory)
+    except ChannelClosed:
+        return 0  # the API process is gone, and with it everyone who could want an answer
+
+
+def serve(channel: Channel, config: EngineConfig, memory: int) -> int:
+    """The engine's life, from its configuration on."""
+    # Imported late: torch and timm take seconds, in which the configuration's errors should not have to wait.
+    from server.engine.loop import Loop
+    from server.engine.scheduler import Scheduler
+    from server.engine.starting import start_models
+    from server.slots import Slots
+
+    try:
+        models, described = start_models(config)
+    except ConfigError as error:
+        channel.send(StartFailed(str(error)))
+        return 1
+    except Exception as error:
+        logging.getLogger("tome.engine").exception("the engine could not start")
+        channel.send(StartFailed(f"the engine could not start: {type(error).__name__}; its log has the details"))
+        return 1
+    largest = max(4 * _elements(info.transform.size) for info in described)
+    channel.send(Ready(described, slot_bytes=largest))
+    begin = channel.receive()
+    assert isinstance(begin, Begin)
+    slots = Slots(memory, config.slots, begin.slot_bytes)
+    Loop(channel, Scheduler(config.max_batch, config.target_seconds), models, slots).run()
+    return 0
+
+
+def _elements(size: tuple[int, int, int]) -> int:
+    return size[0] * size[1] * size[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,26 @@
+"""What an engine process is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sent once, as the first message.
+
+    Attributes:
+        slots: how many slots there will be, once the engine has said how large one is.
+        target_seconds: default target of a job without a deadline.
+    """
+
+    config: Path | None
+    models: tuple[str, ...]
+    device: str
+    dtype: str
+    threads: int
+    levels: tuple[int, ...]
+    max_batch: int
+    slots: int
+    target_seconds: float

@@ -1,0 +1,200 @@
+"""From a catalog entry to a model ready to run: architecture, weights, labels, transform, all checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import timm.data
+import torch
+from torch import Tensor, nn
+
+import tome_core
+from server.catalog import ModelSpec
+from server.errors import ConfigError
+from server.messages import Transform
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, and what is needed to feed it and to name its classes.
+
+    Attributes:
+        mean, std: per channel, for pixels on a scale of 0 to 1.
+        tokens, prefix: at the input of the first block.
+        accuracy: by the text of a schedule, from the model's profile.
+    """
+
+    spec: ModelSpec
+    network: tome_core.MergedViT
+    transform: Transform
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+    tokens: int
+    prefix: int
+    depth: int
+    accuracy: dict[str, float]
+
+
+def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Build, fill, check, patch and optimise the model of ``spec``.
+
+    Raises:
+        ConfigError: anything about ``spec`` cannot work; the message says what.
+    """
+    labels = read_labels(spec.labels) if spec.labels else None
+    vit = create(spec, len(labels) if labels else None)
+    if spec.checkpoint:
+        load_weights(vit, spec.checkpoint)
+    try:
+        network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
+    except tome_core.UnsupportedModelError as error:
+        raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
+    data = resolve_data(spec, vit)
+    channels, height, width = data["input_size"]
+    fast = tome_core.optimize(network.to(device), dtype)
+    with torch.inference_mode():
+        tokens = fast.adapter.embed(torch.zeros(1, channels, height, width, device=device, dtype=dtype)).shape[1]
+    return LoadedModel(
+        spec=spec,
+        network=fast,
+        transform=Transform((channels, height, width), data["interpolation"], data["crop_pct"], data["crop_mode"]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
+        tokens=tokens,
+        prefix=fast.adapter.prefix,
+        depth=len(fast.adapter.blocks),
+        accuracy=read_profile(spec.profile) if spec.profile else {},
+    )
+
+
+def create(spec: ModelSpec, classes: int | None) -> Any:
+    """The timm model, with timm's own weights where the entry names no checkpoint."""
+    arguments: dict[str, Any] = dict(spec.model_args)
+    for name, value in (
+        ("num_classes", spec.num_classes or classes),
+        ("img_size", spec.img_size),
+        ("in_chans", spec.in_chans),
+    ):
+        if value is not None:
+            arguments[name] = value
+    try:
+        return timm.create_model(spec.timm, pretrained=spec.checkpoint is None, **arguments)
+    except Exception as error:  # whatever timm or the hub raise, start-up fails with one sentence
+        hint = "" if spec.checkpoint else "; without a network, name a checkpoint file in the TOML file"
+        raise ConfigError(
+            f"timm cannot create {spec.timm!r} for model {spec.name}: {_first_line(error)}{hint}"
+        ) from error
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill ``network`` from a safetensors or weights-only torch file; every key and shape must fit.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not fit; the message names the first key that does not.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # corrupt files raise many types
+        raise ConfigError(f"{path} is no safetensors or weights-only torch file: {_first_line(error)}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"{path} does not hold a dictionary of tensors")
+    expected = network.state_dict()
+    for key, tensor in expected.items():
+        if key not in state:
+            raise ConfigError(
+                f"{path} lacks {key}, which the model needs ({len(expected.keys() - state)} missing in all)"
+            )
+        if state[key].shape != tensor.shape:
+            raise ConfigError(
+                f"{path}: {key} has shape {tuple(state[key].shape)}, the model needs {tuple(tensor.shape)}"
+            )
+    if unexpected := sorted(state.keys() - expected):
+        raise ConfigError(f"{path} has {unexpected[0]}, which the model does not ({len(unexpected)} unexpected in all)")
+    network.load_state_dict(state)
+
+
+def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
+    """The data configuration that timm has for the model, with what the entry overrides.
+
+    Raises:
+        ConfigError: mean or std have another number of channels than the model.
+    """
+    overrides = {
+        name: value
+        for name in ("mean", "std", "interpolation", "crop_pct")
+        if (value := getattr(spec, name)) is not None
+    }
+    for name in ("mean", "std"):
+        check_channels(spec, name, overrides.get(name), vit.in_chans)
+    height, width = vit.patch_embed.img_size
+    overrides["input_size"] = (vit.in_chans, height, width)
+    data: dict[str, Any] = timm.data.resolve_data_config(overrides, model=vit)
+    for name in ("mean", "std"):
+        check_channels(spec, name, data[name], vit.in_chans)
+    if data["interpolation"] not in ("bicubic", "bilinear", "nearest"):
+        data["interpolation"] = "bicubic"
+    return data
+
+
+def check_channels(spec: ModelSpec, name: str, values: Sequence[float] | None, channels: int) -> None:
+    """Raises `ConfigError` unless there is one value for all channels, or one for each."""
+    if values is not None and len(values) not in (1, channels):
+        raise ConfigError(f"model {spec.name}: {name} has {len(values)} values for {channels} channels; set it")
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One label a line; blank lines at the end do not count."""
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").rstrip().split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the labels in {path}: {error}") from error
+
+
+def imagenet_labels(vit: Any) -> tuple[str, ...] | None:
+    """The names that timm has of the classes, where the model has the classes of an ImageNet subset."""
+    subset = timm.data.infer_imagenet_subset(vit)
+    if subset is None:
+        return None
+    info = timm.data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+
+
+def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) -> tuple[str, ...]:
+    """``labels``, or the class numbers where there are none; as many as there are classes.
+
+    Raises:
+        ConfigError: the numbers differ.
+    """
+    if labels is None:
+        return tuple(map(str, range(classes)))
+    if len(labels) != classes:
+        raise ConfigError(f"model {spec.name}: {len(labels)} labels for {classes} classes")
+    return labels
+
+
+def read_profile(path: Path) -> dict[str, float]:
+    """Accuracy in percent by schedule, from what ``tome-serve evaluate --profile`` wrote."""
+    try:
+        rows = json.loads(path.read_text("utf-8"))["levels"]
+        return {str(row["r"]): float(row["accuracy"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

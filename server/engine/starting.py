@@ -1,0 +1,41 @@
+"""Everything between an engine's configuration and models that take jobs."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from server.catalog import read_catalog
+from server.engine.config import EngineConfig
+from server.engine.device import pick_device, pick_dtype, set_threads
+from server.engine.loading import load_model
+from server.engine.loop import Served
+from server.engine.runner import Runner
+from server.engine.warmup import describe, measure_baseline, measure_levels
+from server.messages import ModelInfo
+
+log = logging.getLogger("tome.engine")
+
+
+def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelInfo, ...]]:
+    """Load and warm up every model of the catalog.
+
+    Raises:
+        ConfigError: one of them cannot be served; none is then.
+    """
+    specs = read_catalog(config.config, config.models)
+    threads = set_threads(config.threads)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    served, described = {}, []
+    for spec in specs:
+        started = time.perf_counter()
+        runner = Runner(load_model(spec, device, dtype), device)
+        baseline = measure_baseline(runner, config.max_batch)
+        levels = measure_levels(runner, config.levels, config.max_batch)
+        info = describe(runner, levels, str(dtype).removeprefix("torch."))
+        served[spec.name] = Served(runner, baseline)
+        described.append(info)
+        seconds = time.perf_counter() - started
+        log.info("%s is ready on %s in %s, %d threads, %.1f s", info.name, device, info.dtype, threads, seconds)
+    return served, tuple(described)

@@ -1,0 +1,163 @@
+"""What the API process and an engine process say to each other: plain data, nothing else.
+
+API to engine: an `EngineConfig`, `Begin` in answer to `Ready`, then `Job` and `Cancel`, at last `Stop`.
+Engine to API: `Ready` or `StartFailed`, then one `BatchDone` per batch.
+Times are ``time.monotonic()`` seconds, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tome_core.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an encoded image becomes a model's input, as timm's ``resolve_data_config`` describes it.
+
+    Attributes:
+        size: ``(C, H, W)`` of the input.
+        interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
+        crop_pct: share of the resized image that the crop keeps.
+        crop_mode: ``center``, ``squash`` or ``border``.
+        fill: colour of the border that ``border`` adds, one number from 0 to 255 per channel: the rounded mean.
+    """
+
+    size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    fill: tuple[int, ...] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one ``r`` costs and gives. ``speedup`` is measured at warm-up on this device, None where it was not."""
+
+    r: str
+    tokens_out: int
+    relative_flops: float
+    speedup: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One served model, as the API needs to know it; it builds none itself.
+
+    Attributes:
+        tokens: at the input, prefix tokens included (N0).
+        activation: what makes scores of logits, ``softmax`` or ``sigmoid``.
+    """
+
+    name: str
+    architecture: str
+    transform: Transform
+    labels: tuple[str, ...]
+    tokens: int
+    prefix: int
+    depth: int
+    device: str
+    dtype: str
+    levels: tuple[Level, ...]
+    activation: str = "softmax"
+
+    @property
+    def r_max(self) -> int:
+        """The largest valid ``r``: what one block could merge at the input."""
+        return (self.tokens - self.prefix) // 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One admitted, decoded image.
+
+    Attributes:
+        slot: where its pixels lie, CHW uint8 at the slot's start.
+        deadline: when its answer is worth nothing any more; None for the server's default target.
+    """
+
+    id: int
+    slot: int
+    model: str
+    schedule: Schedule
+    top_k: int
+    submitted: float
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for this job any more; drop it if it has not run."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The slots are there, each of ``slot_bytes``: map them; jobs may follow."""
+
+    slot_bytes: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Finish what was submitted, then end."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The models are loaded and warm. ``slot_bytes``: what the largest input needs."""
+
+    models: tuple[ModelInfo, ...]
+    slot_bytes: int
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The engine cannot start. ``reason`` is one sentence for the operator."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job: predictions, or why there are none.
+
+    Attributes:
+        failure: empty on success, else ``expired``, ``cancelled`` or ``failed``.
+        scores, classes: the best ``top_k``, best first.
+        queue_seconds: from its submission until its batch began.
+    """
+
+    id: int
+    failure: str = ""
+    scores: tuple[float, ...] = ()
+    classes: tuple[int, ...] = ()
+    tokens_out: int = 0
+    queue_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """One batch: its outcomes, and its numbers for the metrics.
+
+    Attributes:
+        images: how many images ran together; 0 for outcomes that never ran.
+        forward_seconds: device time from pixels to predictions.
+        r0_seconds: what the same images would have taken at r=0, by the warm-up table.
+        resident_bytes: memory of the engine process after the batch.
+    """
+
+    model: str
+    outcomes: tuple[Outcome, ...]
+    images: int = 0
+    tokens: int = 0
+    forward_seconds: float = 0.0
+    r0_seconds: float = 0.0
+    resident_bytes: int = 0
+
+
+ToEngine = Begin | Job | Cancel | Stop
+FromEngine = Ready | StartFailed | BatchDone

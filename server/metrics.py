@@ -1,0 +1,142 @@
+"""What Prometheus scrapes. Only the API process has a registry: each batch's reply carries the engine's numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from server.errors import DeadlineExceeded, Overloaded, RequestError
+from server.messages import BatchDone, ModelInfo
+from tome_core.schedule import Schedule
+
+SPEEDUP_WINDOW = 60  # seconds
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = tuple(2**power for power in range(7, 18))
+
+# A second series beside each counter, when it began, is no use here and no base unit either.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class SpeedupWindow(Collector):
+    """``tome_speedup_ratio``: how many times as long the last minute's images would have taken without merging."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds: dict[str, deque[tuple[int, float, float]]] = {}
+
+    def add(self, model: str, forward: float, r0_equivalent: float) -> None:
+        """One batch took ``forward`` seconds, and would have taken ``r0_equivalent`` at r=0."""
+        # One entry per second and model, so that memory is bounded at any rate.
+        now, entries = int(self._clock()), self._seconds.setdefault(model, deque(maxlen=SPEEDUP_WINDOW))
+        if entries and entries[-1][0] == now:
+            _, earlier, earlier_r0 = entries.pop()
+            forward, r0_equivalent = forward + earlier, r0_equivalent + earlier_r0
+        entries.append((now, forward, r0_equivalent))
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One sample for each model that ran within the window."""
+        family = GaugeMetricFamily(
+            "tome_speedup_ratio",
+            "r0_equivalent over forward seconds of the last minute; no sample for a model that ran nothing in it.",
+            labels=["model"],
+        )
+        since = self._clock() - SPEEDUP_WINDOW
+        for model, entries in self._seconds.items():
+            recent = [(forward, r0) for second, forward, r0 in entries if second > since]
+            if (forward := sum(entry[0] for entry in recent)) > 0:
+                family.add_metric([model], sum(entry[1] for entry in recent) / forward)
+        yield family
+
+
+class Metrics:
+    """All metrics of the server, in a registry of their own.
+
+    Args:
+        levels: the values of ``r`` that get a label of their own; all others are ``other``.
+    """
+
+    def __init__(self, levels: tuple[int, ...], registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        self._levels = {str(Schedule.constant(level)) for level in levels}
+
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(f"tome_{name}", help_text, labels, registry=registry)
+
+        def gauge(name: str, help_text: str, *labels: str) -> Gauge:
+            return Gauge(f"tome_{name}", help_text, labels, registry=registry)
+
+        def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"tome_{name}", help_text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter(
+            "requests_total", "Requests answered; code 499 where the client went away first.", "route", "model", "code"
+        )
+        self.images = counter("images_total", "Images answered, by configured level of r.", "model", "r")
+        self.rejected = counter("rejected_total", "Requests and files refused, by reason.", "reason")
+        self.cancelled = counter("cancelled_total", "Requests whose client went away, by stage.", "stage")
+        self.deadline_missed = counter("deadline_missed_total", "Images whose deadline passed unanswered.")
+        self.batch_failures = counter("batch_failures_total", "Batches in which the model failed.", "kind")
+        self.forward_seconds = counter("forward_seconds_total", "Device time of forward passes.", "model")
+        self.r0_seconds = counter(
+            "r0_equivalent_seconds_total", "What the same images would have taken at r=0.", "model"
+        )
+        self.request_duration = histogram(
+            "request_duration_seconds", "From a request's headers to its answer.", _SECONDS, "route", "model"
+        )
+        self.stage_duration = histogram(
+            "stage_duration_seconds", "Stages of an image: body, decode, queue, forward.", _SECONDS, "stage"
+        )
+        self.batch_images = histogram("batch_images", "Images per forward pass.", _IMAGES)
+        self.batch_tokens = histogram("batch_tokens", "Input tokens per forward pass.", _TOKENS)
+        self.queue_jobs = gauge("queue_jobs", "Images that the engine has and has not answered.")
+        self.inflight_requests = gauge("inflight_requests", "Requests being handled.")
+        self.engine_resident_bytes = gauge("engine_resident_bytes", "Memory of the engine process.")
+        self.model_info = gauge(
+            "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
+        )
+        self._speedup = SpeedupWindow()
+        registry.register(self._speedup)
+
+    def observe_batch(self, batch: BatchDone) -> None:
+        """Take in what the engine says of one batch. Outcomes that never ran belong to no batch and count nothing."""
+        if not batch.images:
+            return
+        self.forward_seconds.labels(batch.model).inc(batch.forward_seconds)
+        self.r0_seconds.labels(batch.model).inc(batch.r0_seconds)
+        self._speedup.add(batch.model, batch.forward_seconds, batch.r0_seconds)
+        self.batch_images.observe(batch.images)
+        self.batch_tokens.observe(batch.tokens)
+        self.stage_duration.labels("forward").observe(batch.forward_seconds)
+        self.engine_resident_bytes.set(batch.resident_bytes)
+        for outcome in batch.outcomes:
+            if not outcome.failure:
+                self.stage_duration.labels("queue").observe(outcome.queue_seconds)
+        if any(outcome.failure == "failed" for outcome in batch.outcomes):
+            self.batch_failures.labels("failed").inc()
+
+    def observe_image(self, model: str, schedule: Schedule) -> None:
+        """One image was answered."""
+        text = str(schedule)
+        self.images.labels(model, text if text in self._levels else "other").inc()
+
+    def observe_error(self, error: RequestError) -> None:
+        """One request, or one file of a multipart body, failed."""
+        if isinstance(error, DeadlineExceeded):
+            self.deadline_missed.inc()
+        elif error.status < 500 or isinstance(error, Overloaded):
+            self.rejected.labels(error.extensions.get("reason", error.slug)).inc()
+
+    def observe_models(self, models: tuple[ModelInfo, ...]) -> None:
+        """These models are served."""
+        for model in models:
+            self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
+            # Series that exist from the start have a rate from the first image on.
+            self.forward_seconds.labels(model.name)
+            self.r0_seconds.labels(model.name)

@@ -1,0 +1,76 @@
+"""All settings, read once: command-line flags, then environment ``TOME_*``, then the defaults below.
+
+Components receive the values they use, never these objects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tome_core.schedule import Schedule
+
+Names = Annotated[tuple[str, ...], NoDecode]
+Counts = Annotated[tuple[int, ...], NoDecode]
+
+
+class ModelSettings(BaseSettings):
+    """Which models, and how they run: shared by all commands."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOME_", frozen=True, extra="ignore", cli_kebab_case=True, cli_hide_none_type=True
+    )
+
+    config: Path | None = Field(None, description="TOML file with the models to serve; see docs/models in README.")
+    models: Names = Field((), description="timm model names to serve, comma-separated; weights come from the hub.")
+    device: str = Field("auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Of weights and activations; auto is bfloat16 where the device computes in it natively."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Settings(ModelSettings):
+    """Settings of the server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
+    levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
+    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
+    queue_limit: int = Field(256, ge=1, le=65536, description="Most images admitted at once; more are refused, 503.")
+    max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")
+    max_side: int = Field(16384, ge=1, description="Longest side of an image, in pixels.")
+    max_inflight_bytes: int = Field(256_000_000, ge=1, description="Most bytes of bodies held at once.")
+    body_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's body must arrive.")
+    target_ms: float = Field(1000.0, gt=0, description="Queueing target of a request without a deadline, milliseconds.")
+    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+    drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
+    start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _split_counts(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("levels")
+    @classmethod
+    def _from_zero(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(level < 0 for level in value):
+            raise ValueError("levels must not be negative")
+        return tuple(sorted({0, *value}))
+
+    @field_validator("default_r")
+    @classmethod
+    def _is_schedule(cls, value: str) -> str:
+        return str(Schedule.parse(value))

@@ -1,0 +1,51 @@
+"""Slots: fixed pieces of memory that both processes map, each holding one decoded image.
+
+The memory is one anonymous file, inherited by the engine as a descriptor. It has no name, so nothing is left behind
+whichever process dies first, and a container's small /dev/shm does not matter. Pages that no image has touched cost
+nothing. Only the API process hands slots out; the engine reads what a job points to.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+
+import numpy as np
+import numpy.typing as npt
+
+_PAGE = mmap.PAGESIZE
+
+
+def create_memory() -> int:
+    """A descriptor of an empty anonymous file that child processes can inherit."""
+    if sys.platform == "linux":
+        return os.memfd_create("tome-slots", flags=0)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Slots:
+    """The mapped memory, as ``count`` pieces of ``slot_bytes``.
+
+    The API sizes the file (``create=True``) once the engine has said how large a slot must be.
+    """
+
+    def __init__(self, descriptor: int, count: int, slot_bytes: int, *, create: bool = False) -> None:
+        stride = -(-slot_bytes // _PAGE) * _PAGE
+        if create:
+            os.ftruncate(descriptor, count * stride)
+        self.count, self.slot_bytes = count, slot_bytes
+        self._map = mmap.mmap(descriptor, count * stride)
+        self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(count, stride)
+
+    def view(self, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The first bytes of ``slot`` as a writable ``uint8`` array of ``shape``."""
+        size = int(np.prod(shape))
+        return self.array[slot, :size].reshape(shape)
+
+    def gather(self, slots: list[int], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """A copy of several slots in one array ``(len(slots), *shape)``."""
+        size = int(np.prod(shape))
+        return self.array[slots, :size].reshape(len(slots), *shape)

@@ -1,0 +1,105 @@
+"""A real server process, one per session; no test here knows how it is made inside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class RunningServer:
+    """``python -m server serve`` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.settimeout(30)
+        return connection
+
+    def metric(self, line: str) -> float:
+        """The value of one series of ``/metrics``, 0 where it is not there."""
+        for text in httpx.get(f"{self.url}/metrics").text.splitlines():
+            if text.startswith(f"{line} "):
+                return float(text.split()[-1])
+        return 0.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def run_server(wait: bool = True, **settings: object) -> Iterator[RunningServer]:
+    """Start a server with ``settings`` (``TOME_*``, in lower case) and end it whatever happens."""
+    port = free_port()
+    defaults = {"levels": "0,16", "max_batch": 8, "port": port, "log_level": "warning"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOME_")}
+    environment |= {f"TOME_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        if wait:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready: "), "the server did not start; see its log"
+        yield RunningServer(process, port)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., contextlib.AbstractContextManager[RunningServer]]:
+    return run_server
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[RunningServer]:
+    with run_server(max_body_bytes=300_000, max_pixels=1_000_000, max_side=4000, body_timeout=1.5) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until ``condition`` holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session", name="eventually")
+def eventually_fixture() -> Callable[..., None]:
+    return eventually

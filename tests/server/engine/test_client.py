@@ -1,0 +1,150 @@
+"""The client with a real engine process on a tiny model."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.engine.client import EngineClient
+from server.engine.config import EngineConfig
+from server.engine.runner import Runner
+from server.errors import EngineLost, EngineStartError, Overloaded
+from server.messages import BatchDone
+from tome_core.schedule import Schedule
+
+SIZE = (3, 32, 32)
+
+
+def configuration(folder: Path, slots: int = 8, **changes: object) -> EngineConfig:
+    values: dict[str, object] = {
+        "config": folder / "models.toml",
+        "models": (),
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+        "levels": (0, 4),
+        "max_batch": 4,
+        "slots": slots,
+        "target_seconds": 1.0,
+    }
+    return EngineConfig(**(values | changes))  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def running(config: EngineConfig, batches: list[BatchDone]) -> AsyncIterator[EngineClient]:
+    client = EngineClient(config, batches.append)
+    client.spawn()
+    try:
+        await client.start(60)
+        serving = asyncio.create_task(client.serve())
+        yield client
+        await client.stop(10)
+        await serving
+    finally:
+        client.kill()
+
+
+async def classify(client: EngineClient, pixels: np.ndarray, r: int, deadline: float | None = None):  # type: ignore[no-untyped-def]
+    with client.lease() as lease:
+        np.copyto(lease.pixels(SIZE), pixels)
+        return await lease.run("tiny", Schedule.constant(r), 3, deadline)
+
+
+def test_each_answer_belongs_to_its_image(tiny_folder: Path, runner: Runner) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, *SIZE), np.uint8)
+    schedules = [0, 1, 2, 3, 4, 5, 0, 8]
+    expected = [
+        runner.run(image[None], [Schedule.constant(r)], [3])[0] for image, r in zip(images, schedules, strict=True)
+    ]
+    batches: list[BatchDone] = []
+
+    async def main() -> None:
+        async with running(configuration(tiny_folder), batches) as client:
+            assert client.models["tiny"].labels == ("cat", "dog", "fish")
+            results = await asyncio.gather(
+                *(classify(client, image, r) for image, r in zip(images, schedules, strict=True))
+            )
+            assert (client.held, client.queued) == (0, 0)
+        for result, want in zip(results, expected, strict=True):
+            assert result.outcome.classes == want.classes
+            assert result.outcome.scores == pytest.approx(want.scores, abs=1e-4)
+        assert sum(batch.images for batch in batches) == 8
+        assert max(batch.images for batch in batches) <= 4
+
+    asyncio.run(main())
+
+
+def test_slots_are_the_bound_and_come_back(tiny_folder: Path) -> None:
+    async def main() -> None:
+        async with running(configuration(tiny_folder, slots=2), []) as client:
+            with client.lease(), client.lease(), pytest.raises(Overloaded), client.lease():
+                pass
+            assert client.held == 0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(classify(client, np.zeros(SIZE, np.uint8), 0), timeout=0)
+            cancelled = [asyncio.create_task(classify(client, np.zeros(SIZE, np.uint8), 0)) for _ in range(2)]
+            await asyncio.sleep(0)
+            for task in cancelled:
+                task.cancel()
+            await asyncio.gather(*cancelled, return_exceptions=True)
+            while client.held:  # the engine says when it has dropped or run them
+                await asyncio.sleep(0.01)
+            assert (await classify(client, np.zeros(SIZE, np.uint8), 0)).outcome.failure == ""
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_has_passed_is_not_run(tiny_folder: Path) -> None:
+    batches: list[BatchDone] = []
+
+    async def main() -> None:
+        async with running(configuration(tiny_folder), batches) as client:
+            result = await classify(client, np.zeros(SIZE, np.uint8), 0, deadline=0.0)
+            assert result.outcome.failure == "expired"
+        assert sum(batch.images for batch in batches) == 0
+
+    asyncio.run(main())
+
+
+def test_a_lost_engine_fails_who_waits_and_refuses_who_comes(tiny_folder: Path) -> None:
+    async def main() -> None:
+        client = EngineClient(configuration(tiny_folder), lambda batch: None)
+        client.spawn()
+        await client.start(60)
+        assert client._process is not None
+        os.kill(client._process.pid, signal.SIGSTOP)  # so that the job is still waiting when the process dies
+        serving = asyncio.create_task(client.serve())
+        waiting = asyncio.create_task(classify(client, np.zeros(SIZE, np.uint8), 0))
+        await asyncio.sleep(0.1)
+        client.kill()
+        with pytest.raises(EngineLost):
+            await waiting
+        await serving
+        assert (client.ready, client.held) == (False, 0)
+        with pytest.raises(Overloaded), client.lease():
+            pass
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"device": "cuda:7"}, "there is no cuda:7 here"), ({"models": ("vit_no_such",)}, "timm cannot create")],
+)
+def test_an_engine_that_cannot_start_says_why(tiny_folder: Path, change: dict[str, object], sentence: str) -> None:
+    async def main() -> None:
+        client = EngineClient(configuration(tiny_folder, **change), lambda batch: None)
+        client.spawn()
+        try:
+            with pytest.raises(EngineStartError, match=sentence):
+                await client.start(60)
+            assert await client.stop(10) == 1
+        finally:
+            client.kill()
+
+    asyncio.run(main())

@@ -1,0 +1,128 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from server.catalog import ModelSpec, read_catalog
+from server.engine.loading import LoadedModel, load_model
+from server.engine.runner import Runner
+from server.errors import ConfigError
+from tests.server.engine.conftest import ARGUMENTS
+from tome_core import Schedule
+
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, **changes: object) -> LoadedModel:
+    (spec,) = read_catalog(folder / "models.toml", ())
+    return load_model(spec.model_copy(update=changes), CPU, torch.float32)
+
+
+def test_what_the_entry_says_reaches_the_model(tiny: LoadedModel) -> None:
+    assert (tiny.tokens, tiny.prefix, tiny.depth, tiny.labels) == (17, 1, 2, ("cat", "dog", "fish"))
+    assert tiny.transform.size == (3, 32, 32)
+    assert tiny.transform.interpolation == "bilinear"
+    assert tiny.mean == (0.5, 0.5, 0.5)
+
+
+def test_answers_are_those_of_timm_at_r_0(tiny: LoadedModel, tiny_folder: Path, runner: Runner) -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", **ARGUMENTS).eval()
+    vit.load_state_dict(load_file(tiny_folder / "tiny.safetensors"))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    with torch.inference_mode():
+        expected = vit((torch.from_numpy(pixels) / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(runner.logits(pixels, [Schedule.constant(0)] * 4), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_torch_file_gives_the_same_model(tiny: LoadedModel, tiny_folder: Path) -> None:
+    other = load(tiny_folder, checkpoint=tiny_folder / "tiny.pth")
+    for key, value in tiny.network.state_dict().items():
+        assert torch.equal(value, other.network.state_dict()[key])
+
+
+def test_labels_give_the_number_of_classes_and_numbers_stand_in_for_them(tiny_folder: Path) -> None:
+    assert load(tiny_folder, labels=None, num_classes=3).labels == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("missing", "lacks blocks.1.mlp.fc2.bias, which the model needs"),
+        ("shape", "head.bias has shape (4,), the model needs (3,)"),
+        ("extra", "has blocks.9.extra, which the model does not"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(tiny_folder: Path, tmp_path: Path, change: str, sentence: str) -> None:
+    state = load_file(tiny_folder / "tiny.safetensors")
+    if change == "missing":
+        del state["blocks.1.mlp.fc2.bias"]
+    elif change == "shape":
+        state["head.bias"] = torch.zeros(4)
+    else:
+        state["blocks.9.extra"] = torch.zeros(1)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError) as caught:
+        load(tiny_folder, checkpoint=tmp_path / "w.safetensors")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_a_file_that_is_no_checkpoint(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not weights" * 100)
+    with pytest.raises(ConfigError, match="is no safetensors or weights-only torch file"):
+        load(tiny_folder, checkpoint=tmp_path / name)
+
+
+def test_a_torch_file_that_would_run_code_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    torch.save({"model": Path("x")}, tmp_path / "w.pth")  # any object whose unpickling calls a function
+    with pytest.raises(ConfigError, match="weights-only"):
+        load(tiny_folder, checkpoint=tmp_path / "w.pth")
+
+
+def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    with pytest.raises(ConfigError, match="2 labels for 3 classes"):
+        load(tiny_folder, labels=tmp_path / "two.txt", num_classes=3)
+    with pytest.raises(ConfigError, match="timm cannot create 'vit_no_such'"):
+        load(tiny_folder, timm="vit_no_such")
+    with pytest.raises(ConfigError, match="mean has 2 values for 3 channels"):
+        load(tiny_folder, mean=(0.5, 0.5))
+    with pytest.raises(ConfigError, match="cannot be served: the model is a ResNet"):
+        load_model(ModelSpec(name="r", timm="resnet18", checkpoint=_resnet(tmp_path)), CPU, torch.float32)
+
+
+def _resnet(folder: Path) -> Path:
+    save_file(timm.create_model("resnet18").state_dict(), folder / "r.safetensors")
+    return folder / "r.safetensors"
+
+
+def test_imagenet_models_get_timm_s_names(tmp_path: Path) -> None:
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", **arguments)
+    save_file(vit.state_dict(), tmp_path / "w.safetensors")
+    spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=tmp_path / "w.safetensors", model_args=arguments)
+    model = load_model(spec, CPU, torch.float32)
+    assert len(model.labels) == 1000
+    assert "tench" in model.labels[0]
+    assert model.transform.size == (3, 224, 224)
+    # timm's own configuration of this architecture fills what the entry leaves out
+    assert model.transform.crop_pct == vit.pretrained_cfg["crop_pct"]
+
+
+def test_a_profile_gives_accuracies(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"levels": [{"r": "8", "accuracy": 81.5}]}')
+    assert load(tiny_folder, profile=tmp_path / "p.json").accuracy == {"8": 81.5}
+    (tmp_path / "p.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no profile that tome-serve evaluate wrote"):
+        load(tiny_folder, profile=tmp_path / "p.json")
+
+
+def test_not_a_number_is_noticed(tiny: LoadedModel) -> None:
+    runner = Runner(replace(tiny, mean=(float("nan"),) * 3), CPU)
+    (prediction,) = runner.run(np.zeros((1, 3, 32, 32), np.uint8), [Schedule.constant(0)], [1])
+    assert not prediction.finite

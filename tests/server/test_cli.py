@@ -1,0 +1,103 @@
+"""The command line as a person meets it. Only what is about imports needs a process of its own."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from server.catalog import BUNDLED
+from server.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TOME_THREADS", "1")
+
+    def run(*arguments: str) -> Result:
+        code = main(list(arguments))
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from server.cli import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "usage: tome-serve COMMAND" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "models", "classify", "evaluate"])
+def test_each_command_has_help(tome_serve: Run, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tome_serve(command, "--help")
+    assert caught.value.code == 0
+    assert f"usage: tome-serve {command}" in capfd.readouterr().out
+
+
+def test_classify_names_a_picture(tome_serve: Run) -> None:
+    result = tome_serve("classify", "examples/ankle-boot.png", "--r", "16", "--top-k", "3")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("Ankle boot")
+    assert lines[-1] == "r=16: 11 of 197 tokens left"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["fly"], 2, "there is no command 'fly'"),
+        (["serve", "--port", "x"], 1, "port: Input should be a valid integer"),
+        (["serve", "--config", "none.toml"], 1, "cannot read none.toml: No such file"),
+        (["classify", "none.png"], 1, "cannot read none.png"),
+        (["classify", "README.md"], 1, "not an image of a supported format"),
+        (["classify", "examples/bag.png", "--r", "fast"], 1, "'fast' is not a schedule"),
+        (["classify", "examples/bag.png", "--model", "m"], 1, "there is no model 'm'; there are fashion-mnist"),
+        (["evaluate", "examples"], 1, "has no sub-folder of images"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(tome_serve: Run, arguments: list[str], code: int, sentence: str) -> None:
+    result = tome_serve(*arguments)
+    assert result.returncode == code
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_models_lists_what_each_level_costs(tome_serve: Run) -> None:
+    output = tome_serve("models").stdout
+    assert "fashion-mnist" in output
+    assert "197, 100%" in output
+    assert re.search(r"11, \d\d%", output)
+
+
+def test_evaluate_counts_over_a_labelled_folder(tome_serve: Run, tmp_path: Path) -> None:
+    for index, label in enumerate((BUNDLED.parent / "fashion-mnist.labels.txt").read_text().split("\n")[:10]):
+        folder = tmp_path / "data" / label.replace("/", "-")
+        folder.mkdir(parents=True)
+        Image.new("L", (28, 28), 10 * index).save(folder / "one.png")
+    profile = tmp_path / "profile.json"
+    result = tome_serve("evaluate", str(tmp_path / "data"), "--r=8 16:-1", "--batch=4", "--profile", str(profile))
+    assert result.returncode == 0, result.stderr
+    assert "accuracy %" in result.stdout
+    written = json.loads(profile.read_text())
+    assert (written["images"], [row["r"] for row in written["levels"]]) == (10, ["0", "8", "16:-1"])
+    assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in written["levels"])

@@ -1,0 +1,303 @@
+"""The HTTP contract, checked from outside on a real server with the bundled model."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.server.wire import EXAMPLES, LEAKS, SNEAKER, assert_problem, read_response
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+class TestClassify:
+    def test_answer(self, client):
+        response = client.post("/classify", params={"r": 16}, content=SNEAKER)
+        assert response.status_code == 200
+        answer = response.json()
+        assert answer["predictions"][0]["label"] == "Sneaker"
+        assert (answer["r"], answer["r_requested"]) == ("16", "16")
+        assert answer["tokens"] == {"input": 197, "output": 11}
+        assert set(answer) == {
+            "model", "r", "r_requested", "predictions", "tokens", "timing_ms", "batch_size",
+        }  # fmt: skip
+        assert set(answer["timing_ms"]) == {"decode", "queue", "forward"}
+        assert answer["timing_ms"]["forward"] > 0
+        assert answer["batch_size"] >= 1
+        scores = [prediction["score"] for prediction in answer["predictions"]]
+        assert len(scores) == 5
+        assert scores == sorted(scores, reverse=True)
+        stages = response.headers["server-timing"].split(", ")
+        assert [stage.partition(";dur=")[0] for stage in stages] == ["body", "decode", "queue", "forward"]
+        assert all(float(stage.partition("=")[2]) >= 0 for stage in stages)
+
+    def test_default_is_the_original_model(self, client):
+        answer = client.post("/classify", content=SNEAKER).json()
+        assert answer["r"] == "0"
+        assert answer["tokens"]["output"] == 197
+
+    @pytest.mark.parametrize(("r", "used"), [("8:-1", "8:-1"), ("8:0", "8"), ("30,0,5", "30,0,5"), ("98", "98")])
+    def test_schedules(self, client, r, used):
+        answer = client.post("/classify", params={"r": r, "top_k": 10}, content=SNEAKER).json()
+        assert (answer["r"], answer["r_requested"]) == (used, r)
+        assert answer["tokens"]["output"] < 197
+        assert sum(prediction["score"] for prediction in answer["predictions"]) == pytest.approx(1, abs=0.02)
+
+    @pytest.mark.parametrize(
+        "content_type", ["application/x-www-form-urlencoded", "text/plain", "image/gif", "nonsense"]
+    )
+    def test_content_decides_not_the_type(self, client, content_type):
+        response = client.post("/classify", content=SNEAKER, headers={"Content-Type": content_type})
+        assert response.status_code == 200
+
+    def test_no_content_length(self, client):
+        def chunks():
+            yield SNEAKER[:100]
+            yield SNEAKER[100:]
+
+        assert client.post("/classify", content=chunks()).status_code == 200
+
+    def test_model_by_name(self, client):
+        name = client.get("/models").json()["models"][0]["name"]
+        assert client.post("/classify", params={"model": name}, content=SNEAKER).json()["model"] == name
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=X"}
+
+
+class TestMultipart:
+    def test_one(self, client):
+        results = client.post("/classify?r=16", files={"any": SNEAKER}).json()["results"]
+        assert [result["predictions"][0]["label"] for result in results] == ["Sneaker"]
+
+    def test_many_in_order_each_as_alone(self, client):
+        names = list(EXAMPLES) * 3
+        files = [("file", (name, EXAMPLES[name])) for name in names]
+        results = client.post("/classify?r=16", files=files).json()["results"]
+        for name, result in zip(names, results, strict=True):
+            alone = client.post("/classify?r=16", content=EXAMPLES[name]).json()
+            assert_same(result, alone)
+
+    def test_bad_ones_in_the_middle(self, client):
+        bodies = [SNEAKER, b"", b"hello", SNEAKER[:200], png(2000, 1000), SNEAKER]
+        response = client.post("/classify", files=[("file", ("name", body)) for body in bodies])
+        assert response.status_code == 200
+        results = response.json()["results"]
+        assert [result.get("status", 200) for result in results] == [200, 400, 415, 400, 413, 200]
+        assert results[2]["type"] == "urn:tome:problem:unsupported-format"
+        assert not LEAKS.search(response.text)
+
+    def test_no_file(self, client):
+        response = client.post("/classify", content=b"--X--\r\n", headers=FORM)
+        assert_problem(response, 400, "bad-image")
+
+    def test_malformed(self, client):
+        response = client.post("/classify", content=b"hello", headers=FORM)
+        assert_problem(response, 400, "bad-image")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("body", "status", "slug"),
+        [
+            (b"", 400, "bad-image"),
+            (SNEAKER[:300], 400, "bad-image"),
+            (SNEAKER[:100] + b"\0" * 200, 400, "bad-image"),
+            (b"hello", 415, "unsupported-format"),
+            (b"II*\0" + b"\0" * 100, 415, "unsupported-format"),
+            (b"\0" * 300_001, 413, "too-large"),
+            (png(1001, 1000), 413, "too-large"),
+            (png(4001, 1), 413, "too-large"),
+        ],
+        ids=["empty", "truncated", "corrupt", "text", "tiff", "bytes", "pixels", "side"],
+    )
+    def test_body(self, client, body, status, slug):
+        assert_problem(client.post("/classify", content=body), status, slug)
+
+    @pytest.mark.parametrize(
+        "query",
+        ["r=-1", "r=99", "r=x", "r=auto", "r=16:3", f"r={','.join('1' * 13)}", "top_k=0", "top_k=11", "top_k=x",
+         "deadline_ms=0", "q=1", "r=1&r=2"],
+    )  # fmt: skip
+    def test_parameters(self, client, query):
+        problem = assert_problem(client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter")
+        assert problem["parameter"] == query.partition("=")[0]
+
+    def test_unknown_model(self, client):
+        problem = assert_problem(client.post("/classify?model=resnet", content=SNEAKER), 404, "not-found")
+        assert client.get("/models").json()["models"][0]["name"] in problem["detail"]
+
+    def test_unknown_path(self, client):
+        assert_problem(client.get("/nothing"), 404, "not-found")
+        assert_problem(client.post("/classify/", content=SNEAKER), 404, "not-found")
+
+    def test_method(self, client):
+        response = client.get("/classify")
+        assert_problem(response, 405, "method-not-allowed")
+        assert response.headers["allow"] == "POST"
+
+    def test_deadline(self, client):
+        assert_problem(client.post("/classify?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded")
+
+    def test_too_large_is_said_before_the_body_is_sent(self, server):
+        with server.connect() as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+            assert_problem(read_response(connection), 413, "too-large")
+
+    def test_too_large_without_a_length(self, server):
+        with server.connect() as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for _ in range(8):
+                connection.sendall(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
+            response = read_response(connection)
+            assert_problem(response, 413, "too-large")
+            assert response.headers["connection"] == "close"
+
+    def test_slow_body(self, server):
+        with server.connect() as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow")
+            assert_problem(read_response(connection), 408, "slow-body")
+
+    def test_wrong_parameters_are_said_instead_of_100_continue(self, server):
+        head = "POST /classify?r={} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n"
+        with server.connect() as connection:
+            connection.sendall(head.format("x", 99).encode())
+            response = read_response(connection)
+            assert_problem(response, 422, "invalid-parameter")
+            assert response.headers["connection"] == "close"
+        with server.connect() as connection:
+            connection.sendall(head.format("16", len(SNEAKER)).encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 100")
+            connection.sendall(SNEAKER)
+            assert read_response(connection).status_code == 200
+
+    def test_other_requests_are_unaffected(self, server):
+        bad = [b"", b"hello", SNEAKER[:300], png(1001, 1000)]
+
+        async def main():
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+                bodies = [SNEAKER if index % 2 else bad[index // 2 % 4] for index in range(48)]
+                return await asyncio.gather(*(client.post("/classify?r=16", content=body) for body in bodies))
+
+        responses = asyncio.run(main())
+        assert {response.status_code for response in responses[0::2]} == {400, 413, 415}
+        for response in responses[1::2]:
+            assert response.json()["predictions"][0]["label"] == "Sneaker"
+
+
+class TestOtherEndpoints:
+    def test_models(self, client):
+        (model,) = client.get("/models").json()["models"]
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
+        assert set(model) == {
+            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max", "device", "dtype", "levels",
+        }  # fmt: skip
+        assert (model["classes"], model["tokens"], model["blocks"], model["r_max"]) == (10, 197, 12, 98)
+        assert [level["r"] for level in model["levels"]] == ["0", "16"]
+        assert [level["tokens_out"] for level in model["levels"]] == [197, 11]
+        assert set(model["levels"][0]) == {"r", "tokens_out", "relative_flops", "speedup", "accuracy"}
+        assert model["levels"][0]["relative_flops"] == 1
+        assert 0 < model["levels"][1]["relative_flops"] < 0.7
+
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_health(self, client, method, path):
+        assert client.request(method, path).status_code == 200
+
+    def test_metrics(self, client):
+        client.post("/classify?r=16", content=SNEAKER)
+        client.post("/classify?r=3", content=SNEAKER)
+        text = client.get("/metrics").text
+        for series in (
+            'tome_requests_total{code="200",model="fashion-mnist",route="/classify"}',
+            'tome_images_total{model="fashion-mnist",r="16"}',
+            'tome_images_total{model="fashion-mnist",r="other"}',
+            'tome_forward_seconds_total{model="fashion-mnist"}',
+            'tome_r0_equivalent_seconds_total{model="fashion-mnist"}',
+            'tome_speedup_ratio{model="fashion-mnist"}',
+            'tome_stage_duration_seconds_count{stage="decode"}',
+            "tome_engine_resident_bytes",
+        ):
+            assert re.search(re.escape(series) + r" [0-9.e+]+$", text, re.MULTILINE), series
+        families = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
+        assert all(name.startswith("tome_") for name in families)
+
+    @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+    def test_metrics_are_what_prometheus_expects(self, client):
+        client.post("/classify?r=16", content=SNEAKER)
+        text = client.get("/metrics").text
+        check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+        assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+
+    def test_an_unknown_path_or_model_makes_no_series(self, client):
+        client.post("/classify?model=secret-model", content=SNEAKER)
+        client.get("/secret-path")
+        text = client.get("/metrics").text
+        assert "secret" not in text
+        assert 'tome_requests_total{code="404",model="",route="/classify"}' in text
+
+    def test_request_id(self, client):
+        for given in ("abc-123", "x" * 128):
+            assert client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+        for refused in ("x" * 129, "a b", "", "ä".encode("latin-1")):
+            fresh = client.get("/healthz", headers={"X-Request-ID": refused}).headers["x-request-id"]
+            assert re.fullmatch("[0-9a-f]{32}", fresh)
+
+    def test_docs_need_nothing_from_elsewhere(self, client):
+        page = client.get("/docs")
+        assert page.headers["content-type"].startswith("text/html")
+        assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(""", page.text)
+
+    def test_openapi(self, client):
+        api = client.get("/openapi.json").json()
+        operation = api["paths"]["/classify"]["post"]
+        assert [parameter["name"] for parameter in operation["parameters"]] == ["r", "model", "top_k", "deadline_ms"]
+        assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+        for status in ("400", "404", "408", "413", "415", "422", "500", "503", "504"):
+            assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
+        assert {"Answer", "Answers", "Problem"} <= set(api["components"]["schemas"])
+        assert "HTTPValidationError" not in json.dumps(api)
+
+
+def assert_same(one: dict, other: dict) -> None:
+    """Two answers about one image agree, within what bfloat16 leaves open."""
+    scores = {prediction["label"]: prediction["score"] for prediction in other["predictions"]}
+    best = one["predictions"][0]
+    assert best["label"] == other["predictions"][0]["label"]
+    assert best["score"] == pytest.approx(scores[best["label"]], abs=2e-2)
+    assert one["tokens"] == other["tokens"]
+
+
+def test_64_clients_with_random_r_get_the_answers_of_one(server, client):
+    cases = [(name, r) for name in EXAMPLES for r in ("0", "7", "16", "16:-1", "40,0,3")]
+    alone = {case: client.post(f"/classify?r={case[1]}", content=EXAMPLES[case[0]]).json() for case in cases}
+    draw = random.Random(0)
+
+    async def one(client: httpx.AsyncClient) -> int:
+        largest = 0
+        for name, r in draw.choices(cases, k=3):
+            response = await client.post(f"/classify?r={r}", content=EXAMPLES[name])
+            assert response.status_code == 200, response.text
+            assert_same(response.json(), alone[name, r])
+            largest = max(largest, response.json()["batch_size"])
+        return largest
+
+    async def main() -> list[int]:
+        limits = httpx.Limits(max_connections=64)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+            return await asyncio.gather(*(one(client) for _ in range(64)))
+
+    assert max(asyncio.run(main())) > 1

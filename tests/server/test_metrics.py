@@ -1,0 +1,76 @@
+import pytest
+
+from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
+from server.messages import BatchDone, Outcome
+from server.metrics import Metrics, SpeedupWindow
+from tome_core.schedule import Schedule
+
+
+@pytest.fixture
+def metrics():
+    return Metrics((0, 8, 16))
+
+
+def value(metrics, name, **labels):
+    return metrics.registry.get_sample_value(f"tome_{name}", labels)
+
+
+def test_batch(metrics):
+    outcomes = (Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5), Outcome(2, failure="failed"))
+    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.75, 1000))
+    assert value(metrics, "forward_seconds_total", model="m") == 0.25
+    assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
+    assert value(metrics, "speedup_ratio", model="m") == 3
+    assert value(metrics, "batch_images_sum") == 2
+    assert value(metrics, "batch_tokens_sum") == 394
+    assert value(metrics, "stage_duration_seconds_sum", stage="queue") == 0.5
+    assert value(metrics, "batch_failures_total", kind="failed") == 1
+    assert value(metrics, "engine_resident_bytes") == 1000
+
+
+def test_what_never_ran_is_no_batch(metrics):
+    metrics.observe_batch(BatchDone("", (Outcome(1, "expired"),)))
+    assert value(metrics, "batch_images_count") == 0
+    assert value(metrics, "engine_resident_bytes") == 0
+
+
+def test_images_by_level(metrics):
+    for r in ("16", "16", "8:1", "3", "16,"):
+        metrics.observe_image("m", Schedule.parse(r))
+    assert value(metrics, "images_total", model="m", r="16") == 2
+    assert value(metrics, "images_total", model="m", r="other") == 3
+
+
+def test_errors(metrics):
+    for error in (
+        BadImage(""),
+        Overloaded("", reason="queue-full"),
+        Overloaded(""),
+        DeadlineExceeded(""),
+        InferenceFailed(""),
+    ):
+        metrics.observe_error(error)
+    for reason in ("bad-image", "queue-full", "overloaded"):
+        assert value(metrics, "rejected_total", reason=reason) == 1
+    assert value(metrics, "rejected_total", reason="inference-failed") is None
+    assert value(metrics, "deadline_missed_total") == 1
+
+
+def test_speedup_is_of_the_last_minute():
+    now = 1000.0
+    window = SpeedupWindow(clock=lambda: now)
+
+    def ratio():
+        return {sample.labels["model"]: sample.value for family in window.collect() for sample in family.samples}
+
+    assert ratio() == {}
+    for second in range(300):
+        now = 1000.0 + second
+        window.add("m", 1.0, 1.0)
+        window.add("m", 1.0, 3.0)
+    assert ratio() == {"m": 2.0}
+    now += 30
+    window.add("m", 58.0, 116.0 * 2)
+    assert ratio()["m"] == pytest.approx((30 * 4 + 232) / (30 * 2 + 58), rel=0.02)
+    now += 61
+    assert ratio() == {}

@@ -1,0 +1,44 @@
+import pytest
+from pydantic import ValidationError
+
+from server.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"TOME_{name.upper()}", raising=False)
+
+
+def test_flags_come_before_environment_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOME_PORT", "9001")
+    monkeypatch.setenv("TOME_MAX_BATCH", "3")
+    settings = Settings(_cli_parse_args=["--port", "9002"])
+    assert (settings.port, settings.max_batch, settings.queue_limit) == (9002, 3, 256)
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOME_MODELS", "vit_a, vit_b")
+    monkeypatch.setenv("TOME_LEVELS", "16,4")
+    settings = Settings()
+    assert settings.models == ("vit_a", "vit_b")
+    assert settings.levels == (0, 4, 16)  # r=0 is what all is compared with
+    assert Settings(_cli_parse_args=["--levels", "8"]).levels == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "x"), ("PORT", "70000"), ("LEVELS", "a"), ("LEVELS", "-1"), ("DEFAULT_R", "fast"), ("MAX_BATCH", "0")],
+)
+def test_a_bad_value_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TOME_{name}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_every_setting_is_described_in_one_line() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+        assert "\n" not in field.description, name
+        assert len(field.description) < 120, name

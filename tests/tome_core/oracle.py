@@ -1,0 +1,276 @@
+"""A Vision Transformer with token merging, written out in loops over single tokens, in float64.
+
+It exists to be compared with, so it shares nothing with ``tome_core``: a token here is an object that remembers which
+input tokens it was made of, and a matching is a list of pairs. Written from the paper (arXiv 2210.09461).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.layers import GluMlp, LayerScale, Mlp, SwiGLU
+from torch import nn
+
+Vector = npt.NDArray[np.float64]
+# A schedule as the paper's code takes it: r, (r, inflection), or one r per block.
+Spec = int | tuple[int, float] | list[int]
+
+
+@dataclass
+class Token:
+    """One token: its value, and the input tokens that it stands for."""
+
+    value: Vector
+    members: list[int]
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+
+@dataclass
+class Result:
+    """What one image gives."""
+
+    logits: Vector
+    pooled: Vector
+    tokens: Vector
+    sizes: list[int]
+    source: list[int]
+
+
+def counts(spec: Spec, depth: int) -> list[int]:
+    """The r of each block, with the floors of the paper's schedules."""
+    if isinstance(spec, list):
+        return spec + [0] * (depth - len(spec))
+    if isinstance(spec, int):
+        return [spec] * depth
+    r, inflection = spec
+    if depth == 1:
+        return [r]
+    first = int(r * (1.0 - inflection))
+    last = 2 * r - first
+    step = (last - first) / (depth - 1)
+    return [int(first + step * block) for block in range(depth)]
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    """Cosine similarity; 0 where a vector is zero."""
+    norm = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return float(a @ b) / norm if norm else 0.0
+
+
+def best(metric: Sequence[Vector], token: int, candidates: Sequence[int]) -> tuple[float, int]:
+    """The similarity and index of the candidate most similar to ``token``; of equal ones the first."""
+    top, winner = -math.inf, -1
+    for candidate in candidates:
+        similarity = cosine(metric[token], metric[candidate])
+        if similarity > top:
+            top, winner = similarity, candidate
+    return top, winner
+
+
+def bipartite(metric: Sequence[Vector], r: int, prefix: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Pairs ``(from, into)`` that merge, and all destinations, of bipartite soft matching."""
+    tokens = range(prefix, len(metric))
+    set_a = [token for token in tokens if token % 2 == 0]
+    set_b = [token for token in tokens if token % 2 == 1]
+    edges = []
+    for token in set_a:
+        if set_b:
+            similarity, partner = best(metric, token, set_b)
+            edges.append((similarity, token, partner))
+    edges.sort(key=lambda edge: (-edge[0], edge[1]))
+    most = (len(metric) - prefix) // 2
+    return [(token, partner) for _, token, partner in edges[: min(r, most)]], set_b
+
+
+def kth(metric: Sequence[Vector], k: int, prefix: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """The same, where the last of every ``k`` tokens is a destination and the other ``k - 1`` merge."""
+    destinations: list[int] = []
+    sources: list[int] = []
+    for start in range(prefix, len(metric) - k + 1, k):
+        sources.extend(range(start, start + k - 1))
+        destinations.append(start + k - 1)
+    return [(token, best(metric, token, destinations)[1]) for token in sources], destinations
+
+
+def new_order(pairs: list[tuple[int, int]], destinations: list[int], tokens: int, prefix: int) -> list[list[int]]:
+    """For each new token the old ones it is made of: prefix, then unmerged ones, then destinations."""
+    gone = {source for source, _ in pairs}
+    order = [[token] for token in range(prefix)]
+    order += [[token] for token in range(prefix, tokens) if token not in gone and token not in destinations]
+    for destination in destinations:
+        order.append([destination] + [source for source, into in pairs if into == destination])
+    return order
+
+
+def dest_map(order: list[list[int]]) -> list[int]:
+    """The new position of every old token."""
+    positions = {old: new for new, olds in enumerate(order) for old in olds}
+    return [positions[old] for old in range(len(positions))]
+
+
+def combine(tokens: Sequence[Token]) -> Token:
+    """The average of tokens, weighted by how many patches each stands for."""
+    total = np.zeros_like(tokens[0].value)
+    members: list[int] = []
+    for token in tokens:
+        total = total + token.size * token.value
+        members += token.members
+    return Token(total / len(members), members)
+
+
+def attend(q: Sequence[Vector], k: Sequence[Vector], v: Sequence[Vector], sizes: Sequence[float]) -> list[Vector]:
+    """One head of attention in which a key of size s counts s times."""
+    out = []
+    for query in q:
+        scores = [
+            float(query @ key) / math.sqrt(len(query)) + math.log(size) for key, size in zip(k, sizes, strict=True)
+        ]
+        top = max(scores)
+        weights = [math.exp(score - top) for score in scores]
+        total = sum(weights)
+        mixed = np.zeros_like(v[0])
+        for weight, value in zip(weights, v, strict=True):
+            mixed = mixed + weight / total * value
+        out.append(mixed)
+    return out
+
+
+def array(tensor: torch.Tensor) -> Vector:
+    return tensor.detach().double().numpy()
+
+
+def linear(layer: Any, x: Vector) -> Vector:
+    if isinstance(layer, nn.Identity):
+        return x
+    out = array(layer.weight) @ x
+    return out if layer.bias is None else out + array(layer.bias)
+
+
+def norm(layer: Any, x: Vector) -> Vector:
+    if isinstance(layer, nn.Identity):
+        return x
+    assert isinstance(layer, nn.LayerNorm)
+    mean = sum(x) / len(x)
+    variance = sum((value - mean) ** 2 for value in x) / len(x)
+    return (x - mean) / math.sqrt(variance + layer.eps) * array(layer.weight) + array(layer.bias)
+
+
+def scale(layer: Any, x: Vector) -> Vector:
+    return x * array(layer.gamma) if isinstance(layer, LayerScale) else x
+
+
+def sigmoid(x: Vector) -> Vector:
+    return np.array([1 / (1 + math.exp(-value)) for value in x])
+
+
+def activation(layer: nn.Module, x: Vector) -> Vector:
+    if isinstance(layer, nn.SiLU):
+        return x * sigmoid(x)
+    assert isinstance(layer, nn.GELU)
+    return np.array([value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
+
+
+def mlp(layer: Any, x: Vector) -> Vector:
+    if isinstance(layer, SwiGLU):
+        hidden = activation(layer.act, linear(layer.fc1_g, x)) * linear(layer.fc1_x, x)
+    elif isinstance(layer, GluMlp):
+        assert not layer.gate_last
+        both = linear(layer.fc1, x)
+        hidden = activation(layer.act, both[: len(both) // 2]) * both[len(both) // 2 :]
+    else:
+        assert type(layer) is Mlp
+        hidden = activation(layer.act, linear(layer.fc1, x))
+    return linear(layer.fc2, norm(layer.norm, hidden))
+
+
+def embed(vit: Any, image: Vector) -> list[Token]:
+    """Patches, prefix tokens and position embedding."""
+    kernel = array(vit.patch_embed.proj.weight)
+    width, _, height, length = kernel.shape
+    patches = []
+    for top in range(0, image.shape[1], height):
+        for left in range(0, image.shape[2], length):
+            window = image[:, top : top + height, left : left + length]
+            patch = np.array([float((kernel[channel] * window).sum()) for channel in range(width)])
+            patches.append(patch if vit.patch_embed.proj.bias is None else patch + array(vit.patch_embed.proj.bias))
+    prefix = []
+    for name in ("cls_token", "dist_token", "reg_token"):
+        if getattr(vit, name, None) is not None:
+            prefix += list(array(getattr(vit, name))[0])
+    if vit.pos_embed is None:
+        values = prefix + patches
+    else:
+        positions = list(array(vit.pos_embed)[0])
+        if vit.no_embed_class:
+            values = prefix + [patch + position for patch, position in zip(patches, positions, strict=True)]
+        else:
+            values = [value + position for value, position in zip(prefix + patches, positions, strict=True)]
+    return [Token(norm(vit.norm_pre, value), [index]) for index, value in enumerate(values)]
+
+
+def attention(block: Any, tokens: list[Token], prop_attn: bool) -> tuple[list[Vector], list[Vector]]:
+    """The attention branch for each token, and each token's key averaged over the heads."""
+    attn = block.attn
+    heads, width = attn.num_heads, attn.head_dim
+    inputs = [norm(block.norm1, token.value) for token in tokens]
+    projected = [linear(attn.qkv, x).reshape(3, heads, width) for x in inputs]
+    sizes = [token.size if prop_attn else 1 for token in tokens]
+    keys = [[norm(attn.k_norm, p[1, head]) for p in projected] for head in range(heads)]
+    mixed = [
+        attend([norm(attn.q_norm, p[0, head]) for p in projected], keys[head], [p[2, head] for p in projected], sizes)
+        for head in range(heads)
+    ]
+    branch = []
+    for index, x in enumerate(inputs):
+        out = norm(attn.norm, np.concatenate([mixed[head][index] for head in range(heads)]))
+        if attn.gate is not None:
+            out = out * sigmoid(linear(attn.gate, x))
+        branch.append(scale(block.ls1, linear(attn.proj, out)))
+    metric = [sum(keys[head][index] for head in range(heads)) / heads for index in range(len(tokens))]
+    return branch, metric
+
+
+def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
+    """Global pooling, in which the average counts patches, not tokens."""
+    if vit.global_pool == "token":
+        return values[0]
+    skip = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+    values, sizes = values[skip:], sizes[skip:]
+    average = sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
+    maximum = np.max(np.stack(values), axis=0)
+    return {"avg": average, "max": maximum, "avgmax": (average + maximum) / 2}[vit.global_pool]
+
+
+def forward(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> Result:
+    """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says."""
+    tokens = embed(vit, image)
+    inputs, prefix = len(tokens), vit.num_prefix_tokens
+    for block, r in zip(vit.blocks, counts(spec, len(vit.blocks)), strict=True):
+        branch, metric = attention(block, tokens, prop_attn)
+        tokens = [Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)]
+        if r:
+            pairs, destinations = bipartite(metric, r, prefix)
+            if pairs:
+                order = new_order(pairs, destinations, len(tokens), prefix)
+                tokens = [combine([tokens[old] for old in olds]) for olds in order]
+        branch = [scale(block.ls2, mlp(block.mlp, norm(block.norm2, token.value))) for token in tokens]
+        tokens = [Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)]
+    values = [norm(vit.norm, token.value) for token in tokens]
+    sizes = [token.size for token in tokens]
+    if hasattr(vit, "head_dist"):
+        pooled = (values[0] + values[1]) / 2
+        logits = (linear(vit.head, values[0]) + linear(vit.head_dist, values[1])) / 2
+    else:
+        pooled = norm(vit.fc_norm, pool(vit, values, sizes))
+        logits = linear(vit.head, pooled)
+    source = [next(at for at, token in enumerate(tokens) if index in token.members) for index in range(inputs)]
+    return Result(logits, pooled, np.stack(values), sizes, source)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import DiffAttention
+from timm.models.eva import Eva
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import (
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
+from torch import nn
+
+from tests.tome_core.models import make_images, make_vit
+from tome_core import UnsupportedModelError, patch
+
+
+class MyBlock(Block):  # type: ignore[misc]
+    """Inherits everything, and could override anything."""
+
+
+class MyTransformer(VisionTransformer):  # type: ignore[misc]
+    pass
+
+
+def _refused(vit: nn.Module, *names: str) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        patch(vit)
+    for name in names:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "block", [ParallelScalingBlock, DiffParallelScalingBlock, ResPostBlock, ParallelThingsBlock, MyBlock]
+)
+def test_other_blocks(block: type[nn.Module]) -> None:
+    _refused(make_vit(block_fn=block), "blocks.0", block.__name__)
+
+
+def test_one_other_block_among_many() -> None:
+    vit = make_vit()
+    vit.blocks[2] = MyBlock(16, 2)
+    _refused(vit, "blocks.2", "MyBlock")
+
+
+def test_differential_attention() -> None:
+    _refused(make_vit(attn_layer=DiffAttention), "blocks.0.attn", "DiffAttention")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Eva(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),
+        lambda: SwinTransformer(img_size=16, patch_size=2, window_size=2, embed_dim=8, depths=(1,), num_heads=(1,)),
+        lambda: ResNet(BasicBlock, (1, 1), channels=(8, 8), stem_width=8),
+        lambda: MyTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),
+        lambda: nn.Linear(2, 2),
+        lambda: patch(make_vit()),
+    ],
+)
+def test_other_models(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    _refused(model, type(model).__name__)
+
+
+@pytest.mark.parametrize(("pool", "name"), [("map", "attn_pool"), ("prr", "attn_pool"), ("", "global_pool=''")])
+def test_other_pools(pool: str, name: str) -> None:
+    _refused(make_vit(global_pool=pool), name)
+
+
+@pytest.mark.parametrize(
+    ("where", "path"),
+    [("the model", ""), ("blocks.1", "blocks.1"), ("blocks.1.attn", "blocks.1.attn")],
+)
+@pytest.mark.parametrize(
+    "value",
+    [3, nn.Identity(), nn.Parameter(torch.zeros(1)), torch.zeros(1), lambda x: x, None],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_unknown_attribute_or_part(where: str, path: str, value: Any) -> None:
+    vit = make_vit()
+    setattr(vit.get_submodule(path), "novelty", value)  # noqa: B010 - nn.Module's stubs know no such name
+    _refused(vit, where, "novelty")
+
+
+@pytest.mark.parametrize("path", ["blocks.1", "blocks.1.attn"])
+def test_an_unknown_buffer(path: str) -> None:
+    vit = make_vit()
+    vit.get_submodule(path).register_buffer("novelty", torch.zeros(1))
+    _refused(vit, path, "novelty")
+
+
+@pytest.mark.parametrize("path", ["", "blocks.1", "blocks.1.attn"])
+def test_a_replaced_forward(path: str) -> None:
+    vit = make_vit()
+    module = vit.get_submodule(path)
+    module.__dict__["forward"] = lambda x, **_: 2 * x
+    _refused(vit, "forward")
+
+
+@pytest.mark.parametrize("path", ["", "blocks.1", "blocks.1.attn"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_forward_hook_that_would_be_skipped(path: str, kind: str) -> None:
+    vit = make_vit()
+    getattr(vit.get_submodule(path), kind)(lambda *_: None)
+    _refused(vit, path or "the model", "hooks")
+
+
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_forward_hook_on_the_sequence_of_blocks(kind: str) -> None:
+    vit = make_vit()
+    getattr(vit.blocks, kind)(lambda *_: None)
+    _refused(vit, "blocks", "hooks")
+
+
+def test_hooks_on_parts_that_are_called_still_run() -> None:
+    vit = make_vit()
+    vit.blocks[0].attn.qkv.register_forward_hook(lambda module, args, out: 2 * out)
+    images = make_images(2)
+    torch.testing.assert_close(patch(vit)(images), vit(images), rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(vit(images), make_vit()(images))
+
+
+@pytest.mark.parametrize("part", ["norm1", "norm2", "attn.q_norm", "attn.k_norm", "attn.norm"])
+def test_a_norm_that_mixes_tokens(part: str) -> None:
+    vit = make_vit()
+    vit.blocks[0].set_submodule(part, nn.BatchNorm1d(17))
+    _refused(vit, f"blocks.0.{part}", "BatchNorm1d")
+
+
+@pytest.mark.parametrize("part", ["ls1", "ls2", "drop_path1", "drop_path2", "mlp"])
+def test_a_part_of_another_kind(part: str) -> None:
+    vit = make_vit()
+    setattr(vit.blocks[1], part, nn.Linear(16, 16))
+    _refused(vit, f"blocks.1.{part}", "Linear")
+
+
+def test_other_containers_and_norms_of_the_model() -> None:
+    vit = make_vit()
+    vit.norm = nn.BatchNorm1d(17)
+    _refused(vit, "norm", "BatchNorm1d")
+    vit = make_vit()
+    vit.blocks = nn.ModuleList(vit.blocks)
+    _refused(vit, "blocks", "ModuleList")
+
+
+def test_another_attention_dropout() -> None:
+    vit = make_vit()
+    vit.blocks[1].attn.attn_drop = nn.AlphaDropout(0.5)
+    _refused(vit, "blocks.1.attn.attn_drop", "AlphaDropout")
+
+
+def test_another_scale() -> None:
+    vit = make_vit()
+    vit.blocks[1].attn.scale = 1.0
+    _refused(vit, "blocks.1.attn", "scale")
+
+
+@pytest.mark.parametrize("part", ["norm1", "mlp", "ls1"])
+def test_a_missing_part(part: str) -> None:
+    vit = make_vit()
+    delattr(vit.blocks[1], part)
+    _refused(vit, "blocks.1", part)
+
+
+def test_a_refused_model_is_untouched() -> None:
+    vit = make_vit(block_fn=ResPostBlock)
+    images = make_images(1)
+    expected = vit(images)
+    _refused(vit, "ResPostBlock")
+    assert torch.equal(vit(images), expected)
+    assert type(vit.blocks[0]) is ResPostBlock
+
+
+def test_the_error_is_a_value_error() -> None:
+    assert issubclass(UnsupportedModelError, ValueError)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.tome_core.models import VARIANTS, make_images, make_vit
+from tome_core import Kth, Schedule, optimize, patch
+from tome_core.cost import BlockCost, Cost
+
+R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
+
+
+@pytest.mark.parametrize("variant", ["class-token", "average-no-prefix", "distilled", "registers", "gated", "swiglu",
+                                     "wide-heads", "four-heads", "features-only"])  # fmt: skip
+@torch.no_grad()
+def test_is_what_pytorch_counts(variant: str) -> None:
+    model = patch(make_vit(dtype=torch.float32, **VARIANTS[variant]))
+    # Optimised, because PyTorch counts explicit products on every device, and its fused kernel on some.
+    fast, images = optimize(model), make_images(1, dtype=torch.float32)
+    counted, predicted = {}, {}
+    for r in R:
+        with FlopCounterMode(display=False) as counter:
+            fast(images, r=r)
+        counted[r] = counter.get_total_flops()
+        predicted[r] = 2 * model.cost().macs(model.token_counts(r, 16 + model.merging.prefix))
+    assert predicted == counted
+
+
+def test_by_hand() -> None:
+    cost = Cost(fixed=1000, blocks=(BlockCost(3, 5, 2, 1), BlockCost(3, 5, 2, 1)))
+    assert cost.macs((4, 4, 4)) == 1000 + 2 * (4 * 3 + 16 * 2 + 4 * 5)
+    assert cost.relative((4, 4, 4)) == 1
+    assert cost.relative((4, 3, 2)) < 1
+
+
+def test_more_merging_costs_less() -> None:
+    model = patch(make_vit())
+    costs = [model.cost().relative(model.token_counts(r, 17)) for r in range(9)]
+    assert costs[0] == 1
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == 9
+
+
+def test_counts_follow_the_model_and_its_matcher() -> None:
+    assert patch(make_vit()).token_counts(3, 17) == (17, 14, 11, 8)
+    assert patch(make_vit()).token_counts(Schedule.per_layer([3]), 17) == (17, 14, 14, 14)
+    assert patch(make_vit(), matcher=Kth(2)).token_counts(3, 17) == (17, 9, 5, 3)
+
+
+def test_a_length_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError):
+        patch(make_vit()).cost().macs((17, 14))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tome_core.models import VARIANTS, make_images, make_vit
+from tome_core import Schedule, optimize, patch
+
+R: list[Any] = [*range(9), Schedule.linear(4, -1), Schedule.per_layer([8, 0, 1]), [0, 8, 3, 3, 1, 0, 8, 5]]
+
+
+@pytest.mark.parametrize(
+    "variant", ["class-token", "distilled", "registers", "average-no-prefix", "gated", "wide-heads"]
+)
+@torch.no_grad()
+def test_gives_the_same_answers_in_float32(variant: str) -> None:
+    model = patch(make_vit(dtype=torch.float32, **VARIANTS[variant]))
+    fast = optimize(model)
+    images = make_images(8, dtype=torch.float32)
+    for r in R:
+        expected, trace = model.trace(images, r=r), fast.trace(images, r=r)
+        torch.testing.assert_close(fast(images, r=r), expected.logits, rtol=0, atol=1e-4)
+        torch.testing.assert_close(fast.embed(images, r=r), model.embed(images, r=r), rtol=0, atol=1e-4)
+        torch.testing.assert_close(trace.logits, expected.logits, rtol=0, atol=1e-4)
+        assert torch.equal(trace.source, expected.source)
+
+
+@torch.no_grad()
+def test_keeps_what_the_model_was_patched_with() -> None:
+    model = patch(make_vit(dtype=torch.float32), prop_attn=False)
+    images = make_images(2, dtype=torch.float32)
+    torch.testing.assert_close(optimize(model)(images, r=5), model(images, r=5), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_given_model_is_untouched(dtype: torch.dtype | None) -> None:
+    vit = make_vit(dtype=torch.float32, drop_path_rate=0.3)
+    model = patch(vit).train()
+    images = make_images(2, dtype=torch.float32)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merging = model.merging
+    fast = optimize(model, dtype=dtype)
+    assert model.training and model.merging is merging
+    assert not vit.training
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in vit.parameters())
+    with torch.no_grad():
+        for parameter in fast.parameters():
+            parameter.zero_()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model.eval()(images, r=3), patch(vit)(images, r=3))
+
+
+def test_is_for_inference_only() -> None:
+    fast = optimize(patch(make_vit(dtype=torch.float32, drop_path_rate=0.3)).train())
+    assert not any(module.training for module in fast.modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    images = make_images(2, dtype=torch.float32)
+    assert torch.equal(fast(images, r=3), fast(images, r=3))
+    assert not fast(images, r=3).requires_grad
+
+
+@torch.no_grad()
+def test_bfloat16_mostly_agrees() -> None:
+    model = patch(make_vit(dtype=torch.float32))
+    fast = optimize(model, dtype=torch.bfloat16)
+    images = make_images(64, dtype=torch.float32)
+    assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
+    for r in (0, 2, 4, [0, 1, 2, 3] * 16):
+        trace = fast.trace(images, r=r)
+        assert trace.logits.dtype == torch.bfloat16
+        assert trace.sizes[0].dtype == torch.float32
+        agree = trace.logits.argmax(dim=1) == model(images, r=r).argmax(dim=1)
+        assert float(agree.float().mean()) > 0.85
+
+
+def test_optimizing_twice() -> None:
+    model = patch(make_vit(dtype=torch.float32))
+    images = make_images(2, dtype=torch.float32)
+    once = optimize(model)
+    assert torch.equal(optimize(once)(images, r=3), once(images, r=3))

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tome_core.models import as_schedule, specs
+from tests.tome_core.oracle import Spec
+from tome_core import Bipartite, Kth, Random, Schedule
+from tome_core.plan import make_plan, token_counts
+
+SPECS = st.lists(specs(depth=4), min_size=1, max_size=8)
+
+
+@given(SPECS, st.integers(0, 20), st.integers(0, 5))
+def test_every_image_is_in_one_group_with_its_own_counts(batch: list[Spec], patches: int, prefix: int) -> None:
+    schedules = [Schedule.of(as_schedule(spec)) for spec in batch]
+    plan = make_plan(schedules, 4, patches + prefix, prefix, Bipartite())
+    assert sorted(plan.order) == list(range(len(batch)))
+    assert [plan.order[place] for place in plan.back] == list(range(len(batch)))
+    for group in plan.groups:
+        for image in group.images:
+            assert group.tokens == schedules[image].tokens(4, patches + prefix, prefix)
+    assert len({group.tokens for group in plan.groups}) == len(plan.groups)
+
+
+@given(SPECS)
+def test_views_are_the_images_of_the_buffer(batch: list[Spec]) -> None:
+    plan = make_plan([Schedule.of(as_schedule(spec)) for spec in batch], 4, 17, 1, Bipartite())
+    for index in range(-1, 5):
+        length = sum(len(group.images) * group.tokens[index] for group in plan.groups)
+        buffer = torch.arange(length * 2).view(length, 2)
+        views = list(plan.views(buffer, index))
+        assert [group for group, _ in views] == list(plan.groups)
+        for group, view in views:
+            assert view.shape == (len(group.images), group.tokens[index], 2)
+            assert view.data_ptr() >= buffer.data_ptr()  # a view, no copy
+        assert torch.equal(torch.cat([view.flatten(0, 1) for _, view in views]), buffer)
+
+
+def test_equal_schedules_share_a_group() -> None:
+    plan = make_plan([Schedule.of(r) for r in (4, 0, 4, 0, 4)], 3, 17, 1, Bipartite())
+    assert [group.images for group in plan.groups] == [(0, 2, 4), (1, 3)]
+    assert len(make_plan([Schedule.of(4)] * 3, 3, 17, 1, Bipartite()).groups) == 1
+
+
+def test_schedules_that_clamp_to_the_same_counts_share_a_group() -> None:
+    plan = make_plan([Schedule.of(8), Schedule.of(50)], 3, 17, 1, Bipartite())
+    assert [group.tokens for group in plan.groups] == [(17, 9, 5, 3)]
+
+
+def test_counts_follow_the_matcher() -> None:
+    some = Schedule.per_layer([5, 0, 1])
+    assert token_counts(some, 3, 17, 1, Bipartite()) == (17, 12, 12, 11)
+    assert token_counts(some, 3, 17, 1, Random()) == (17, 12, 12, 11)
+    assert token_counts(some, 3, 17, 1, Kth(2)) == (17, 9, 9, 5)
+    assert token_counts(some, 3, 17, 1, Kth(4)) == (17, 5, 5, 2)
+
+
+def test_the_cache_is_bounded() -> None:
+    # Clients choose schedules, so an unbounded cache would be a leak on demand.
+    assert token_counts.cache_info().maxsize is not None

@@ -1,0 +1,60 @@
+"""Token Merging (ToMe, Bolya et al., ICLR 2023, arXiv 2210.09461) for timm Vision Transformers.
+
+    model  = tome_core.patch(timm.create_model("vit_small_patch16_224", pretrained=True))
+    logits = model(images, r=16)               # 16 tokens merged away in every block
+    logits = model(images, r=[0, 8, 16, 16])   # one schedule per image, one forward pass, no padding
+
+Names are resolved on first use, so that ``tome_core.schedule``, which is pure Python, can be imported without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tome_core.errors import UnsupportedModelError
+    from tome_core.matching import Bipartite, Kth, Matcher, Random
+    from tome_core.model import MergedViT
+    from tome_core.optimizing import optimize
+    from tome_core.patching import patch
+    from tome_core.schedule import Schedule
+    from tome_core.trace import Trace
+
+_HOME = {
+    "Bipartite": "matching",
+    "Kth": "matching",
+    "Matcher": "matching",
+    "MergedViT": "model",
+    "Random": "matching",
+    "Schedule": "schedule",
+    "Trace": "trace",
+    "UnsupportedModelError": "errors",
+    "optimize": "optimizing",
+    "patch": "patching",
+}
+
+__all__ = [
+    "Bipartite",
+    "Kth",
+    "Matcher",
+    "MergedViT",
+    "Random",
+    "Schedule",
+    "Trace",
+    "UnsupportedModelError",
+    "optimize",
+    "patch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Stored, so that the next use is an ordinary look-up.
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

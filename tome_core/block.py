@@ -1,0 +1,130 @@
+"""One transformer block that merges between attention and MLP, on a packed buffer of several groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tome_core.attention import Attend
+from tome_core.cost import BlockCost
+from tome_core.matching import Matcher
+from tome_core.merge import accumulation_dtype, compose, merge
+from tome_core.plan import Plan
+
+
+class Block(Protocol):
+    """What an adapter says about a block: its parts as functions of tokens, ``(T, D)``, whoever they belong to.
+
+    Both branches end before their drop path, which is the only part that needs to know images apart.
+    """
+
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+    cost: BlockCost
+
+    @property
+    def attention_dropout(self) -> float:
+        """Probability of dropping an attention weight, 0 outside training."""
+        ...
+
+    def attention_input(self, x: Tensor) -> Tensor:
+        """The normalised tokens ``(T, D)`` that attention reads."""
+        ...
+
+    def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values, each ``(T, H, d)``."""
+        ...
+
+    def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
+        """The branch's output ``(T, D)`` from ``attended (T, H * d)`` and what `attention_input` gave."""
+        ...
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The second branch, ``(T, D)``, normalisation included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Merging:
+    """What a model merges by: fixed when it is patched, shared by all its blocks."""
+
+    matcher: Matcher
+    attend: Attend
+    prop_attn: bool
+    prefix: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """All tokens of a batch between two blocks; travels through the call, never lives on the model.
+
+    Attributes:
+        tokens: ``(T, D)``.
+        sizes: for each group, how many patches each token stands for, ``(images, tokens)``; None while all are 1.
+        sources: for each group, where each input token is now, ``(images, N0)``; None where nobody asked.
+    """
+
+    tokens: Tensor
+    sizes: tuple[Tensor | None, ...]
+    sources: tuple[Tensor, ...] | None
+
+
+def run_block(block: Block, merging: Merging, plan: Plan, index: int, packed: Packed) -> Packed:
+    """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
+    x = packed.tokens
+    h = block.attention_input(x)
+    q, k, v = block.qkv(h)
+    dropout = block.attention_dropout
+    attended = []
+    for (_, q_), (_, k_), (_, v_), sizes in zip(
+        plan.views(q, index), plan.views(k, index), plan.views(v, index), packed.sizes, strict=True
+    ):
+        bias = sizes if merging.prop_attn else None
+        out = merging.attend(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias, dropout)
+        attended.append(out.flatten(0, 1))
+    branch = block.attention_output(_join(attended), h)
+    x = x + _drop_path(block.drop_path1, branch, plan, index)
+    packed = merge_groups(merging, plan, index, Packed(x, packed.sizes, packed.sources), k)
+    branch = block.mlp(packed.tokens)
+    x = packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1)
+    return Packed(x, packed.sizes, packed.sources)
+
+
+def merge_groups(merging: Merging, plan: Plan, index: int, packed: Packed, keys: Tensor) -> Packed:
+    """Merge every group's tokens as far as its schedule says; ``keys (T, H, d)`` are what they are compared by."""
+    if all(group.tokens[index] == group.tokens[index + 1] for group in plan.groups):
+        return packed
+    tokens, all_sizes, sources = [], [], []
+    for number, ((group, x), (_, k)) in enumerate(
+        zip(plan.views(packed.tokens, index), plan.views(keys, index), strict=True)
+    ):
+        before, after = group.tokens[index], group.tokens[index + 1]
+        sizes = packed.sizes[number]
+        if after < before:
+            accumulate = accumulation_dtype(x.dtype)
+            metric = k.detach().to(accumulate).mean(dim=2)
+            dest = merging.matcher(metric, group.wanted[index], merging.prefix)
+            if sizes is None:
+                sizes = torch.ones(x.shape[:2], dtype=accumulate, device=x.device)
+            x, sizes = merge(x, sizes, dest, after)
+            if packed.sources is not None:
+                sources.append(compose(packed.sources[number], dest))
+        elif packed.sources is not None:
+            sources.append(packed.sources[number])
+        tokens.append(x.flatten(0, 1))
+        all_sizes.append(sizes)
+    return Packed(_join(tokens), tuple(all_sizes), tuple(sources) if packed.sources is not None else None)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:
+    """Stochastic depth drops whole images, so it needs them apart; outside training it is nothing."""
+    if isinstance(drop, nn.Identity) or not drop.training:
+        return branch
+    return _join([drop(view).flatten(0, 1) for _, view in plan.views(branch, index)])

@@ -1,0 +1,39 @@
+"""Applying a matching: merge tokens, undo it, and follow where each token went. Pure functions over ``dest`` maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that metric, sizes and weighted sums are computed in: float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def merge(tokens: Tensor, sizes: Tensor, dest: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Average the tokens that share a destination, weighted by size (paper, section 3: "Tracking token size").
+
+    Args:
+        tokens: ``(B, N, D)``.
+        sizes: ``(B, N)``, in the accumulation dtype.
+        dest: ``(B, N)``, values in ``[0, length)``, every one of them taken.
+
+    Returns:
+        Merged tokens ``(B, length, D)`` in the dtype of ``tokens`` and their sizes ``(B, length)``.
+    """
+    batch, _, dim = tokens.shape
+    merged_sizes = sizes.new_zeros(batch, length).scatter_add(1, dest, sizes)
+    weighted = tokens.to(sizes.dtype) * sizes.unsqueeze(-1)
+    sums = weighted.new_zeros(batch, length, dim).scatter_add(1, dest.unsqueeze(-1).expand(-1, -1, dim), weighted)
+    return (sums / merged_sizes.unsqueeze(-1)).to(tokens.dtype), merged_sizes
+
+
+def unmerge(tokens: Tensor, source: Tensor) -> Tensor:
+    """Give every input token its final token back: ``(B, N, D)`` and ``(B, N0)`` -> ``(B, N0, D)``."""
+    return tokens.gather(1, source.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def compose(source: Tensor, dest: Tensor) -> Tensor:
+    """Where each input token is after one more matching: ``(B, N0)`` and ``(B, N)`` -> ``(B, N0)``."""
+    return dest.gather(1, source)

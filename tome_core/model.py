@@ -1,0 +1,176 @@
+"""The patched model: a module that merges tokens as each call asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tome_core.block import Block, Merging, Packed, run_block
+from tome_core.cost import Cost
+from tome_core.merge import accumulation_dtype
+from tome_core.plan import Plan, make_plan, token_counts
+from tome_core.schedule import Schedule
+from tome_core.trace import Trace
+
+R = SupportsIndex | Schedule | Sequence[SupportsIndex | Schedule]
+
+
+class Adapter(Protocol):
+    """One family of models, taken apart: what comes before, between and after the blocks."""
+
+    network: nn.Module
+    prefix: int
+    cost: Cost
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The blocks, in order."""
+        ...
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` that enter the first block."""
+        ...
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        """The final norm, token by token, on ``(T, D)``."""
+        ...
+
+    def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
+        """Pool ``(B, N, D)``, weighted by ``sizes (B, N)`` where that matters."""
+        ...
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """What timm's ``forward_head(pre_logits=True)`` returns, from what `pool` gave."""
+        ...
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """What timm's ``forward_head`` returns, from what `pool` gave."""
+        ...
+
+
+class MergedViT(nn.Module):
+    """A Vision Transformer whose calls say how much to merge. Made by `tome_core.patch`.
+
+    It shares its weights with the model it was made from and has the same ``state_dict`` keys. A call leaves nothing
+    on it, so threads may share one.
+
+    ``r`` is, in every call, one number or `Schedule` for the batch, or a sequence of them, one an image. Counts are
+    clamped in each block to what it can merge; r=0 is the original model.
+    """
+
+    def __init__(self, adapter: Adapter, merging: Merging) -> None:
+        super().__init__()
+        network = adapter.network
+        self.training = network.training
+        for name, child in network.named_children():
+            self.add_module(name, child)
+        for name, parameter in network.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in network.named_buffers(recurse=False):
+            persistent = name not in network._non_persistent_buffers_set
+            self.register_buffer(name, buffer, persistent=persistent)
+        # Adapters hold the modules registered above; nn.Module would register the network a second time.
+        object.__setattr__(self, "adapter", adapter)
+        self.adapter: Adapter
+        self.merging = merging
+
+    def train(self, mode: bool = True) -> MergedViT:
+        """As `nn.Module.train`; the adapter's network follows, whose own methods look at its flag."""
+        super().train(mode)
+        self.adapter.network.training = mode
+        return self
+
+    def forward(self, images: Tensor, r: R = 0) -> Tensor:
+        """Logits ``(B, classes)`` of ``images (B, C, H, W)``, of any float dtype; pooled features where classes is 0.
+
+        Raises:
+            ValueError: a negative ``r``, a list of another length than the batch, a schedule longer than the model.
+            TypeError: ``images`` are not floating point, or ``r`` is none of its types.
+        """
+        plan, packed = self._encode(images, r, trace=False)
+        return self.adapter.logits(self._pool(plan, packed))
+
+    def embed(self, images: Tensor, r: R = 0) -> Tensor:
+        """Pooled features ``(B, D)`` of the merged tokens. Raises as `forward` does."""
+        plan, packed = self._encode(images, r, trace=False)
+        return self.adapter.features(self._pool(plan, packed))
+
+    def trace(self, images: Tensor, r: R = 0) -> Trace:
+        """Logits, together with what merging did to reach them. Raises as `forward` does."""
+        plan, packed = self._encode(images, r, trace=True)
+        assert packed.sources is not None
+        logits = self.adapter.logits(self._pool(plan, packed))
+        source = self._ordered(torch.cat(packed.sources), plan)
+        tokens = [view for _, view in plan.views(packed.tokens, -1)]
+        sizes = [_or_ones(sizes, view) for sizes, view in zip(packed.sizes, tokens, strict=True)]
+        if len(plan.groups) == 1:
+            return Trace(logits, tokens[0], sizes[0], source)
+        flat_tokens = [image for group in tokens for image in group]
+        flat_sizes = [image for group in sizes for image in group]
+        back = plan.back
+        return Trace(logits, [flat_tokens[i] for i in back], [flat_sizes[i] for i in back], source)
+
+    def cost(self) -> Cost:
+        """What an image costs under any schedule, at the model's own input size."""
+        return self.adapter.cost
+
+    def token_counts(self, r: int | Schedule, tokens: int) -> tuple[int, ...]:
+        """Tokens of an image at the input, and after each block."""
+        matcher, prefix = self.merging.matcher, self.merging.prefix
+        return token_counts(Schedule.of(r), len(self.adapter.blocks), tokens, prefix, matcher)
+
+    def schedules(self, r: R, batch: int) -> list[Schedule]:
+        """``r`` as one schedule per image."""
+        if isinstance(r, Schedule | SupportsIndex):
+            return [Schedule.of(r)] * batch
+        if isinstance(r, str) or not hasattr(r, "__len__"):
+            raise TypeError(f"r must be a number, a Schedule or a list of them, got {type(r).__name__}")
+        if len(r) != batch:
+            raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")
+        return [Schedule.of(item) for item in r]
+
+    def _encode(self, images: Tensor, r: R, trace: bool) -> tuple[Plan, Packed]:
+        """Run embedding, blocks and final norm."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
+        if not len(images):
+            raise ValueError("the batch is empty")
+        adapter, merging = self.adapter, self.merging
+        schedules = self.schedules(r, len(images))
+        x = adapter.embed(images.to(next(self.parameters()).dtype))
+        tokens = x.shape[1]
+        plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
+        if len(plan.groups) > 1:
+            x = x[torch.tensor(plan.order, device=x.device)]
+        sources = None
+        if trace:
+            identity = torch.arange(tokens, device=x.device)
+            sources = tuple(identity.repeat(len(group.images), 1) for group in plan.groups)
+        packed = Packed(x.flatten(0, 1), (None,) * len(plan.groups), sources)
+        save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
+        for index, block in enumerate(adapter.blocks):
+            if save_memory:
+                packed = checkpoint(run_block, block, merging, plan, index, packed, use_reentrant=False)
+            else:
+                packed = run_block(block, merging, plan, index, packed)
+        return plan, Packed(adapter.norm(packed.tokens), packed.sizes, packed.sources)
+
+    def _pool(self, plan: Plan, packed: Packed) -> Tensor:
+        views = plan.views(packed.tokens, -1)
+        pooled = [self.adapter.pool(x, sizes) for (_, x), sizes in zip(views, packed.sizes, strict=True)]
+        return self._ordered(torch.cat(pooled), plan)
+
+    @staticmethod
+    def _ordered(rows: Tensor, plan: Plan) -> Tensor:
+        """``rows``, one an image, from the order of the buffer back to that of the batch."""
+        return rows if len(plan.groups) == 1 else rows[torch.tensor(plan.back, device=rows.device)]
+
+
+def _or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:
+    if sizes is not None:
+        return sizes
+    return torch.ones(tokens.shape[:2], dtype=accumulation_dtype(tokens.dtype), device=tokens.device)

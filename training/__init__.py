@@ -1,0 +1,1 @@
+"""The bundled model: its recipe, from the raw files to the checkpoint that is served."""

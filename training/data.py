@@ -37,7 +37,7 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: in
     index = rows.clamp(0, height - 1).unsqueeze(2) * width + cols.clamp(0, width - 1).unsqueeze(1)
     moved = images.flatten(1).gather(1, index.flatten(1)).view(batch, height, width)
 
-    top, left, side = draw(0, height), draw(0, width), draw(2, hole + 1) * draw(0, 2)
+    top, left, side = draw(0, height), draw(0, width), draw(0, hole + 1) * draw(0, 2)
     in_rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
     in_cols = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
     keep = inside & ~(in_rows.unsqueeze(2) & in_cols.unsqueeze(1))

@@ -24,6 +24,8 @@ class MasterAdamW:
         groups = []
         for decay, wanted in ((weight_decay, True), (0.0, False)):
             params = [p for p in model.parameters() if (p.ndim > 1 and p.shape[0] > 1) is wanted]
+            if not params:
+                continue
             flat = torch.cat([p.detach().flatten() for p in params])
             flat.grad = torch.zeros_like(flat)
             offset = 0
@@ -42,7 +44,7 @@ class MasterAdamW:
         """Clip the whole gradient to norm ``clip``, update the masters, round them into the model, clear gradients."""
         for flat, master in zip(self.flats, self.masters, strict=True):
             assert flat.grad is not None
-            master.grad = flat.grad.float()
+            master.grad = flat.grad.to(torch.float32, copy=True)
             flat.grad.zero_()
         nn.utils.clip_grad_norm_(self.masters, clip)
         for group in self.optimizer.param_groups:

@@ -47,8 +47,8 @@ class Stage:
 
 STAGES = (
     Stage("teacher", 0, epochs=12, lr=(3e-3, 1e-5), weight_decay=0.02),
-    Stage("coarse", 7, epochs=12, lr=(2e-3, 5e-4)),
-    Stage("medium", 4, epochs=8, lr=(1e-3, 1e-4), start="coarse"),
+    Stage("coarse", 7, epochs=8, lr=(2e-3, 5e-4)),
+    Stage("medium", 4, epochs=6, lr=(1e-3, 1e-4), start="coarse"),
     Stage("merged", 2, epochs=2, lr=(4e-4, 1e-5), start="medium", r=(0, 8, 13, 16, 20)),
     Stage("twin", 2, epochs=2, lr=(4e-4, 1e-5), start="medium"),
 )

@@ -135,9 +135,10 @@ class EngineClient:
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
         except ChannelClosed:
-            self.ready = False
             if not self.stopping:
                 log.error("the engine process was lost (exit code %s)", self._exit_code())
+        finally:
+            self.ready = False
             for slot, future in self._waiting.values():
                 self._free.append(slot)
                 if not future.done():

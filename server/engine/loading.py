@@ -65,7 +65,13 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
     return LoadedModel(
         spec=spec,
         network=fast,
-        transform=Transform((channels, height, width), data["interpolation"], data["crop_pct"], data["crop_mode"]),
+        transform=Transform(
+            size=(channels, height, width),
+            interpolation=data["interpolation"],
+            crop_pct=data["crop_pct"],
+            crop_mode=data["crop_mode"],
+            fill=tuple(round(255 * value) for value in data["mean"]) * (channels // len(data["mean"])),
+        ),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),

@@ -1,0 +1,18 @@
+"""Random weights of any timm architecture, as a TOML file that the server takes: speed needs no trained weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+from safetensors.torch import save_file
+
+
+def write_random_model(architecture: str, folder: Path) -> Path:
+    """Save ``architecture`` with random weights in ``folder``; returns the path of the models file."""
+    save_file(timm.create_model(architecture).state_dict(), folder / "random.safetensors")
+    config = folder / "models.toml"
+    entry = {"name": architecture, "timm": architecture, "checkpoint": "random.safetensors"}
+    config.write_text("[[models]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()))
+    return config

@@ -1,0 +1,100 @@
+"""The parts of the recipe whose mistakes would be silent."""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import tome_core
+from training.data import MEAN, STD, augment
+from training.masters import MasterAdamW
+from training.models import refine, vit
+from training.train import STAGES, Run, Stage, learning_rate
+
+
+def test_masters_step_as_adamw_does_in_float32() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    theirs = copy.deepcopy(ours)
+    decayed = [p for p in theirs.parameters() if p.ndim > 1]
+    plain = [p for p in theirs.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    expected = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98))
+    optimizer = MasterAdamW(ours, weight_decay=0.1)
+    for _ in range(5):
+        x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+        F.cross_entropy(ours(x), y).backward()
+        optimizer.step(lr=1e-2)
+        F.cross_entropy(theirs(x), y).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        expected.step()
+        expected.zero_grad()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_masters_keep_steps_that_bfloat16_would_lose() -> None:
+    model = nn.Linear(4, 4, bias=False).bfloat16()
+    nn.init.ones_(model.weight)
+    optimizer = MasterAdamW(model, weight_decay=0.0)
+    for _ in range(20):
+        model(torch.ones(1, 4, dtype=torch.bfloat16)).sum().backward()
+        optimizer.step(lr=1e-3)  # a bfloat16 just below 1 is 0.996
+    torch.testing.assert_close(optimizer.masters[0], torch.full((16,), 0.98), atol=1e-3, rtol=0)
+    assert (model.weight < 0.985).all()
+
+
+def test_the_resumed_state_goes_on_as_the_whole_run() -> None:
+    def steps(model: nn.Module, optimizer: MasterAdamW, seeds: range) -> None:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            model(torch.randn(4, 4, dtype=torch.bfloat16)).square().sum().backward()
+            optimizer.step(lr=1e-2)
+
+    torch.manual_seed(0)
+    whole = nn.Linear(4, 4).bfloat16()
+    first, second = copy.deepcopy(whole), nn.Linear(4, 4).bfloat16()
+    steps(whole, MasterAdamW(whole, 0.1), range(6))
+    optimizer = MasterAdamW(first, 0.1)
+    steps(first, optimizer, range(3))
+    resumed = MasterAdamW(second, 0.1)
+    resumed.load_state_dict(optimizer.state_dict())
+    steps(second, resumed, range(3, 6))
+    assert torch.equal(whole.weight, second.weight)
+
+
+def test_augmentation_moves_and_mirrors_whole_images() -> None:
+    images = torch.randn(200, 1, 28, 28)
+    background = -MEAN / STD
+    moved = augment(images, torch.Generator().manual_seed(0), hole=0)
+    padded = F.pad(images, (2, 2, 2, 2), value=background)
+    for image, original in zip(moved, padded, strict=True):
+        windows = [original[:, y : y + 28, x : x + 28] for y in range(5) for x in range(5)]
+        assert any(torch.equal(image, w) or torch.equal(image, w.flip(-1)) for w in windows)
+
+
+def test_refined_weights_fit_the_finer_model() -> None:
+    coarse, fine = vit(7), vit(2)
+    fine.load_state_dict(refine(coarse.state_dict(), 2))
+    assert fine.pos_embed.shape == (1, 197, 128)
+    assert torch.equal(fine.blocks[3].mlp.fc1.weight, coarse.blocks[3].mlp.fc1.weight)
+
+
+def test_the_learning_rate_starts_and_ends_where_the_stage_says() -> None:
+    stage = Stage("s", 4, epochs=2, lr=(1e-3, 1e-5))
+    rates = [learning_rate(stage, i / 100) for i in range(101)]
+    assert max(rates) <= 1.03e-3
+    assert rates[0] < 1e-4
+    assert abs(rates[-1] - 1e-5) < 1e-8
+
+
+def test_stages_build_on_one_another(tmp_path: Path) -> None:
+    names = [stage.name for stage in STAGES]
+    assert all(not stage.start or names.index(stage.start) < names.index(stage.name) for stage in STAGES)
+    run = Run(tmp_path, seed=0)
+    torch.save({"model": vit(4).state_dict()}, tmp_path / "medium.pt")
+    model = run.build(next(stage for stage in STAGES if stage.name == "merged"))
+    assert isinstance(model, tome_core.MergedViT)
+    assert model(torch.zeros(2, 1, 28, 28), r=16).shape == (2, 10)

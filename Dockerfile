@@ -24,6 +24,8 @@ COPY --from=requirements /src/requirements.txt /src/constraints.txt /opt/
 ARG TORCH_INDEX=
 RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" python -m pip --python /opt/venv/bin/python --no-cache-dir install \
     --only-binary :all: --constraint /opt/constraints.txt --requirement /opt/requirements.txt
+# A torchvision made for another torch shows here, not when the server starts.
+RUN ["/opt/venv/bin/python", "-B", "-c", "import timm, torch, torchvision; print(torch.__version__, torchvision.__version__)"]
 
 # Build tools stay in this stage; the image takes only what is in /project.
 FROM dependencies AS project

@@ -58,6 +58,7 @@ class EvaluateCommand(ModelSettings):
     batch: int = Field(50, ge=1, le=1024, description="Images in one forward pass.")
     limit: int | None = Field(None, ge=1, description="Only the first so many images.")
     profile: Path | None = Field(None, description="Write the table as JSON here, for a model's `profile`.")
+    plot: Path | None = Field(None, description="Draw accuracy against measured speed-up here, as PNG, SVG or PDF.")
 
     @field_validator("r")
     @classmethod
@@ -141,6 +142,13 @@ def _evaluate(arguments: list[str]) -> int:
     command = _settings(EvaluateCommand, "evaluate", arguments)
     from server.datasets import open_dataset
     from server.evaluate import evaluate
+    from server.plotting import plot_profiles
+    from server.profiles import write_profile
 
     data = open_dataset(command.data, command.limit)
-    return evaluate(command, data, command.r.split(), command.model, command.batch, command.profile)
+    rows, about = evaluate(command, data, command.r.split(), command.model, command.batch)
+    if command.profile is not None:
+        write_profile(command.profile, rows, about)
+    if command.plot is not None:
+        plot_profiles({str(about["model"]): rows}, command.plot)
+    return 0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -20,51 +18,25 @@ from server.decode import to_pixels
 from server.engine.runner import Runner
 from server.errors import ConfigError
 from server.offline import load_runner, parse_schedule, pick_model
+from server.profiles import Row
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        accuracy: top-1, in percent.
-        images_per_s: median over the batches, forward pass and pixels' way to the device included.
-        speedup: the median over the batches of the time at r=0 by the time at this schedule.
-    """
-
-    r: str
-    accuracy: float
-    tokens: int
-    relative_flops: float
-    images_per_s: float
-    speedup: float
-
-
 def evaluate(
-    settings: ModelSettings, data: LabelledImages, r: Sequence[str], model: str, batch: int, profile: Path | None
-) -> int:
-    """Measure, print the table, and write it to ``profile`` if that is given.
+    settings: ModelSettings, data: LabelledImages, r: Sequence[str], model: str, batch: int
+) -> tuple[list[Row], dict[str, object]]:
+    """Measure and print the table; returns its rows, and what they were measured on.
 
     Raises:
         ConfigError: a class of ``data`` is no label of the model, or a schedule does not fit it.
     """
     runner = load_runner(settings, pick_model(settings, model))
     schedules = [parse_schedule(runner, text) for text in dict.fromkeys(["0", *r])]
-    targets = class_indices(data, runner.model.labels)
-    rows = measure(runner, schedules, data, targets, batch)
+    rows = measure(runner, schedules, data, class_indices(data, runner.model.labels), batch)
     print_table(runner, data, rows)
-    if profile is not None:
-        document = {
-            "model": runner.model.spec.name,
-            "data": data.name,
-            "images": len(data),
-            "device": str(runner.device),
-        }
-        profile.write_text(json.dumps(document | {"levels": [asdict(row) for row in rows]}, indent=1) + "\n")
-        print(f"wrote {profile}")
-    return 0
+    about = {"model": runner.model.spec.name, "data": data.name, "images": len(data), "batch": batch}
+    return rows, about | {"device": str(runner.device), "dtype": runner.dtype, "threads": torch.get_num_threads()}
 
 
 def class_indices(data: LabelledImages, labels: Sequence[str]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import tome_core
 from server.catalog import ModelSpec
 from server.errors import ConfigError
 from server.messages import Transform
+from server.profiles import read_profile
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         tokens=tokens,
         prefix=fast.adapter.prefix,
         depth=len(fast.adapter.blocks),
-        accuracy=read_profile(spec.profile) if spec.profile else {},
+        accuracy={row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {},
     )
 
 
@@ -191,15 +191,6 @@ def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) 
     if len(labels) != classes:
         raise ConfigError(f"model {spec.name}: {len(labels)} labels for {classes} classes")
     return labels
-
-
-def read_profile(path: Path) -> dict[str, float]:
-    """Accuracy in percent by schedule, from what ``tome-serve evaluate --profile`` wrote."""
-    try:
-        rows = json.loads(path.read_text("utf-8"))["levels"]
-        return {str(row["r"]): float(row["accuracy"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,7 @@ class Runner:
 
     def __init__(self, model: LoadedModel, device: torch.device) -> None:
         self.model, self.device = model, device
+        self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
         # Normalisation as one multiply-add on pixels of 0 to 255.
         mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std

@@ -33,7 +33,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         runner = Runner(load_model(spec, device, dtype), device)
         baseline = measure_baseline(runner, config.max_batch)
         levels = measure_levels(runner, config.levels, config.max_batch)
-        info = describe(runner, levels, str(dtype).removeprefix("torch."))
+        info = describe(runner, levels)
         served[spec.name] = Served(runner, baseline)
         described.append(info)
         seconds = time.perf_counter() - started

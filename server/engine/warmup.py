@@ -57,7 +57,7 @@ def measure_levels(runner: Runner, levels: tuple[int, ...], max_batch: int) -> t
     )
 
 
-def describe(runner: Runner, levels: tuple[Level, ...], dtype: str) -> ModelInfo:
+def describe(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
     """What the API needs to know of the model."""
     model = runner.model
     return ModelInfo(
@@ -69,7 +69,7 @@ def describe(runner: Runner, levels: tuple[Level, ...], dtype: str) -> ModelInfo
         prefix=model.prefix,
         depth=model.depth,
         device=str(runner.device),
-        dtype=dtype,
+        dtype=runner.dtype,
         levels=levels,
     )
 

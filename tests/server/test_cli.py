@@ -94,10 +94,14 @@ def test_evaluate_counts_over_a_labelled_folder(tome_serve: Run, tmp_path: Path)
         folder = tmp_path / "data" / label.replace("/", "-")
         folder.mkdir(parents=True)
         Image.new("L", (28, 28), 10 * index).save(folder / "one.png")
-    profile = tmp_path / "profile.json"
-    result = tome_serve("evaluate", str(tmp_path / "data"), "--r=8 16:-1", "--batch=4", "--profile", str(profile))
+    profile, plot = tmp_path / "profile.json", tmp_path / "plot.png"
+    result = tome_serve(
+        "evaluate", str(tmp_path / "data"), "--r=8 16:-1", "--batch=4", "--profile", str(profile), "--plot", str(plot)
+    )
     assert result.returncode == 0, result.stderr
     assert "accuracy %" in result.stdout
     written = json.loads(profile.read_text())
     assert (written["images"], [row["r"] for row in written["levels"]]) == (10, ["0", "8", "16:-1"])
+    with Image.open(plot) as picture:
+        assert picture.size[0] > 500
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in written["levels"])

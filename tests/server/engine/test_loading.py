@@ -115,7 +115,10 @@ def test_imagenet_models_get_timm_s_names(tmp_path: Path) -> None:
 
 
 def test_a_profile_gives_accuracies(tiny_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_text('{"levels": [{"r": "8", "accuracy": 81.5}]}')
+    (tmp_path / "p.json").write_text(
+        '{"levels": [{"r": "8", "accuracy": 81.5, "tokens": 9, "relative_flops": 0.7, '
+        '"images_per_s": 9, "speedup": 1.2}]}'
+    )
     assert load(tiny_folder, profile=tmp_path / "p.json").accuracy == {"8": 81.5}
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(ConfigError, match="no profile that tome-serve evaluate wrote"):

@@ -1,0 +1,35 @@
+"""Accuracy against speed-up, as a picture; needs matplotlib (``pip install 'tome-serve[plot]'``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from server.errors import ConfigError
+from server.profiles import Row
+
+
+def plot_profiles(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Draw a curve for each entry of ``curves`` into ``path``, whose suffix says the format.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or cannot write such a file.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("a plot needs matplotlib; `pip install 'tome-serve[plot]'` brings it") from None
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, rows in curves.items():
+        rows = sorted(rows, key=lambda row: row.speedup)
+        axes.plot([row.speedup for row in rows], [row.accuracy for row in rows], marker="o", label=name)
+        for row in rows:
+            axes.annotate(f"r={row.r}", (row.speedup, row.accuracy), xytext=(4, 5), textcoords="offset points", size=8)
+    axes.set(xlabel="measured speed-up over r=0", ylabel="top-1 accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot write the plot to {path}: {error}") from error

@@ -26,10 +26,14 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image through a model: ``fixed`` for patch embedding and head, and those of each block."""
+    """MACs of one image through a model: ``fixed`` for patch embedding and head, and those of each block.
+
+    Matching is counted as `tome_core.Bipartite` does it, which leaves out the ``prefix`` tokens.
+    """
 
     fixed: int
     blocks: tuple[BlockCost, ...]
+    prefix: int = 0
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Total for one image with ``tokens`` at the input and after each block (`Schedule.tokens`)."""
@@ -37,7 +41,8 @@ class Cost:
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * block.attention + before * before * block.pair + after * block.mlp
             if after < before:
-                total += (before // 2) * (before - before // 2) * block.match
+                mergeable = before - self.prefix
+                total += (mergeable // 2) * (mergeable - mergeable // 2) * block.match
         return total
 
     def relative(self, tokens: Sequence[int]) -> float:

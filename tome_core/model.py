@@ -125,9 +125,10 @@ class MergedViT(nn.Module):
 
     def schedules(self, r: R, batch: int) -> list[Schedule]:
         """``r`` as one schedule per image."""
+        r = r.tolist() if hasattr(r, "tolist") else r  # arrays and tensors of either library
         if isinstance(r, Schedule | SupportsIndex):
             return [Schedule.of(r)] * batch
-        if isinstance(r, str) or not hasattr(r, "__len__"):
+        if isinstance(r, str | bytes) or not isinstance(r, Sequence):
             raise TypeError(f"r must be a number, a Schedule or a list of them, got {type(r).__name__}")
         if len(r) != batch:
             raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")

@@ -27,6 +27,7 @@ def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = N
     """
     from tome_core.adapters.vit import ViTAdapter
 
+    ViTAdapter(vit)  # refuses before anything is copied
     # The modules are copied and the weights are shared, so that flags such as .training are the copy's own.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*vit.parameters(), *vit.buffers())}
     adapter = ViTAdapter(copy.deepcopy(vit, memo))

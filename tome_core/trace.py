@@ -14,7 +14,8 @@ from tome_core.merge import unmerge
 class Trace:
     """The result of `MergedViT.trace`.
 
-    With one schedule for the batch ``tokens`` and ``sizes`` are tensors, with several they are lists, one an image.
+    Where all images have the same number of tokens in every block, as with one schedule for the batch, ``tokens`` and
+    ``sizes`` are tensors; else they are lists, one an image.
 
     Attributes:
         logits: ``(B, classes)``, as a plain call gives them.

@@ -11,7 +11,7 @@ from tome_core.errors import UnsupportedModelError
 
 TOKENWISE_NORMS = (nn.Identity, nn.LayerNorm, LayerNorm, LayerNormFp32, nn.RMSNorm, RmsNorm, RmsNormFp32)
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def require_type(module: nn.Module | None, allowed: tuple[type, ...], where: str) -> None:
@@ -42,7 +42,7 @@ def require_known(module: nn.Module, parts: Collection[str], attributes: Collect
 def require_no_hooks(module: nn.Module, where: str) -> None:
     """Raise `UnsupportedModelError` if calling ``module`` would do more than its class says."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
-        raise UnsupportedModelError(f"{where} ({_name(module)}) has forward hooks, which merging would skip")
+        raise UnsupportedModelError(f"{where} ({_name(module)}) has hooks, which merging would skip")
 
 
 def linear_macs(module: nn.Module) -> int:

@@ -107,6 +107,7 @@ class ViTAdapter:
         self.cost = Cost(
             fixed=patches * linear_macs(network.patch_embed) + heads,
             blocks=tuple(block.cost for block in self.blocks),
+            prefix=self.prefix,
         )
 
     def embed(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -367,3 +368,15 @@ def test_depth_one() -> None:
     expected = torch.from_numpy(oracle.forward(vit, images[0].numpy(), 3).logits)
     for r in (3, Schedule.linear(3, -1), Schedule.per_layer([3])):
         assert_equal(model(images, r=r)[0], expected)
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor, tuple, list])
+def test_r_is_any_kind_of_sequence(make: Callable[[list[int]], Any]) -> None:
+    model, images = patch(make_vit(0)), make_images(3)
+    assert torch.equal(model(images, r=make([0, 2, 5])), model(images, r=[0, 2, 5]))
+
+
+@pytest.mark.parametrize("r", [b"ab", {1, 2}, {1: 2, 3: 4}, None])
+def test_r_without_an_order_is_refused(r: Any) -> None:
+    with pytest.raises(TypeError):
+        patch(make_vit(0))(make_images(2), r=r)

@@ -116,6 +116,7 @@ def _serve(arguments: list[str]) -> int:
             max_batch=settings.max_batch,
             slots=settings.queue_limit,
             target_seconds=settings.target_ms / 1000,
+            log_level=settings.log_level,
         ),
         on_batch=metrics.observe_batch,
     )

@@ -21,7 +21,12 @@ class ModelSettings(BaseSettings):
     """Which models, and how they run: shared by all commands."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOME_", frozen=True, extra="ignore", cli_kebab_case=True, cli_hide_none_type=True
+        env_prefix="TOME_",
+        frozen=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        env_ignore_empty=True,
     )
 
     config: Path | None = Field(None, description="TOML file with the models to serve; see docs/models in README.")

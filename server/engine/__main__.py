@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
 
+from server import logs
 from server.channel import Channel, ChannelClosed
 from server.engine.config import EngineConfig
 from server.errors import ConfigError
@@ -19,10 +21,10 @@ for _signal in (signal.SIGINT, signal.SIGTERM):
 
 def main(socket_descriptor: int, memory: int) -> int:
     """Load, say that we are ready, serve until told to stop. Returns the exit code."""
-    logging.basicConfig(level="INFO", format='{"level":"%(levelname)s","logger":"%(name)s","message":"%(message)s"}')
     channel = Channel(socket.socket(fileno=socket_descriptor))
     try:
-        config = channel.receive()
+        config: EngineConfig = channel.receive()
+        logs.configure(config.log_level)
         return serve(channel, config, memory)
     except ChannelClosed:
         return 0  # the API process is gone, and with it everyone who could want an answer
@@ -59,4 +61,7 @@ def _elements(size: tuple[int, int, int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    code = main(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stderr.flush()
+    # Everything has been sent and nothing is on disk; taking torch apart in order would hold the stop up for seconds.
+    os._exit(code)

@@ -24,3 +24,4 @@ class EngineConfig:
     max_batch: int
     slots: int
     target_seconds: float
+    log_level: str

@@ -31,6 +31,7 @@ def configuration(folder: Path, slots: int = 8, **changes: object) -> EngineConf
         "max_batch": 4,
         "slots": slots,
         "target_seconds": 1.0,
+        "log_level": "warning",
     }
     return EngineConfig(**(values | changes))  # type: ignore[arg-type]
 

@@ -29,7 +29,7 @@ class ModelSettings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    config: Path | None = Field(None, description="TOML file with the models to serve; see docs/models in README.")
+    config: Path | None = Field(None, description="TOML file with the models to serve; README says what it holds.")
     models: Names = Field((), description="timm model names to serve, comma-separated; weights come from the hub.")
     device: str = Field("auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

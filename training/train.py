@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.progress import track
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tome_core
@@ -25,6 +26,7 @@ from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 
+KEPT = Path(__file__).parent / "weights"  # ends of stages, so that a run can begin in the middle of the recipe
 TEMPERATURE, TEACHER_SHARE = 2.0, 0.7  # of the distillation loss
 
 
@@ -94,9 +96,13 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def weights(self, stage: str) -> dict[str, Tensor]:
-        """Float32 weights at the end of ``stage``."""
-        state = torch.load(self.folder / f"{stage}.pt", weights_only=True)
-        return {key: value.float() for key, value in state["model"].items()}
+        """Float32 weights of ``stage`` in this run, or, where it has none, those kept in the repository."""
+        path = self.folder / f"{stage}.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)["model"]
+        else:
+            state = load_file(KEPT / f"{stage}.safetensors")
+        return {key: value.float() for key, value in state.items()}
 
     def log(self, record: dict[str, Any]) -> None:
         """Print one line, and append it to log.jsonl."""

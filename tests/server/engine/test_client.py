@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.engine.client import EngineClient
+from server.engine.client import EngineClient, Result
 from server.engine.config import EngineConfig
 from server.engine.runner import Runner
 from server.errors import EngineLost, EngineStartError, Overloaded
@@ -50,7 +50,7 @@ async def running(config: EngineConfig, batches: list[BatchDone]) -> AsyncIterat
         client.kill()
 
 
-async def classify(client: EngineClient, pixels: np.ndarray, r: int, deadline: float | None = None):  # type: ignore[no-untyped-def]
+async def classify(client: EngineClient, pixels: np.ndarray, r: int, deadline: float | None = None) -> Result:
     with client.lease() as lease:
         np.copyto(lease.pixels(SIZE), pixels)
         return await lease.run("tiny", Schedule.constant(r), 3, deadline)
@@ -147,5 +147,31 @@ def test_an_engine_that_cannot_start_says_why(tiny_folder: Path, change: dict[st
             assert await client.stop(10) == 1
         finally:
             client.kill()
+
+    asyncio.run(main())
+
+
+def test_several_models_each_answer_for_themselves(tiny_folder: Path, tmp_path: Path) -> None:
+    table = (tiny_folder / "models.toml").read_text().replace('"tiny.', f'"{tiny_folder}/tiny.')
+    table = table.replace('"labels.txt"', f'"{tiny_folder}/labels.txt"')
+    (tmp_path / "models.toml").write_text(
+        table + table.replace('name = "tiny"', 'name = "dim"').replace("0.5,", "0.1,")
+    )
+    image = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+
+    async def ask(client: EngineClient, model: str) -> Result:
+        with client.lease() as lease:
+            np.copyto(lease.pixels(SIZE), image)
+            return await lease.run(model, Schedule.constant(2), 3)
+
+    async def main() -> None:
+        async with running(configuration(tmp_path), []) as client:
+            assert list(client.models) == ["tiny", "dim"]
+            results = await asyncio.gather(*(ask(client, name) for name in ("tiny", "dim") * 3))
+        assert {result.batch.model for result in results} == {"tiny", "dim"}
+        scores = [result.outcome.scores for result in results]
+        assert scores[0] == pytest.approx(scores[2], abs=1e-5)
+        assert scores[1] == pytest.approx(scores[3], abs=1e-5)
+        assert scores[0] != pytest.approx(scores[1], abs=1e-3)
 
     asyncio.run(main())

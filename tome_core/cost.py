@@ -26,18 +26,23 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image through a model: ``fixed`` for patch embedding and head, and those of each block.
+    """MACs of one image through a model.
 
     Matching is counted as `tome_core.Bipartite` does it, which leaves out the ``prefix`` tokens.
+
+    Attributes:
+        fixed: of patch embedding, head, and whatever else does not depend on merging.
+        pool: for each token that an attention pool reads, beyond the prefix tokens.
     """
 
     fixed: int
     blocks: tuple[BlockCost, ...]
     prefix: int = 0
+    pool: int = 0
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Total for one image with ``tokens`` at the input and after each block (`Schedule.tokens`)."""
-        total = self.fixed
+        total = self.fixed + (tokens[-1] - self.prefix) * self.pool
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * block.attention + before * before * block.pair + after * block.mlp
             if after < before:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 POOLS = ("token", "avg", "max", "avgmax")
 
@@ -23,6 +23,15 @@ def pool(kind: str, tokens: Tensor, sizes: Tensor | None, skip: int) -> Tensor:
         return tokens.amax(dim=1)
     average = weighted_average(tokens, sizes)
     return average if kind == "avg" else 0.5 * (tokens.amax(dim=1) + average)
+
+
+def attention_pool(module: nn.Module, tokens: Tensor, sizes: Tensor | None) -> Tensor:
+    """Pool ``tokens (B, N, D)`` to ``(B, D)`` with timm's attention pool ``module``.
+
+    A token of size s weighs as s equal ones would: ``log(s)`` is added to the logits of its key (paper, equation 1).
+    """
+    mask = None if sizes is None else sizes.log().to(tokens.dtype)[:, None, None, :]
+    return module(tokens, attn_mask=mask)
 
 
 def weighted_average(tokens: Tensor, sizes: Tensor | None) -> Tensor:

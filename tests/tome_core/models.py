@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # These the oracle does not spell out; they are compared with timm at r=0 only.
 BEYOND_ORACLE: dict[str, dict[str, Any]] = {
+    "attention-pool": {"global_pool": "map", "reg_tokens": 2},
+    "attention-pool-with-prefix": {"global_pool": "map", "pool_include_prefix": True},
     "rms-norm": {"norm_layer": RmsNorm, "qk_norm": True},
     "dynamic-size": {"dynamic_img_size": True},
     "fixed-dropout": {"drop_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1, "drop_path_rate": 0.1},

@@ -71,7 +71,7 @@ def test_other_models(make: Callable[[], nn.Module]) -> None:
     _refused(model, type(model).__name__)
 
 
-@pytest.mark.parametrize(("pool", "name"), [("map", "attn_pool"), ("prr", "attn_pool"), ("", "global_pool=''")])
+@pytest.mark.parametrize(("pool", "name"), [("prr", "attn_pool"), ("", "global_pool=''")])
 def test_other_pools(pool: str, name: str) -> None:
     _refused(make_vit(global_pool=pool), name)
 

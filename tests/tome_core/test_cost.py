@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.tome_core.models import VARIANTS, make_images, make_vit
+from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, make_images, make_vit
 from tome_core import Kth, Schedule, optimize, patch
 from tome_core.cost import BlockCost, Cost
 
@@ -14,10 +14,14 @@ R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
 
 
 @pytest.mark.parametrize("variant", ["class-token", "average-no-prefix", "distilled", "registers", "gated", "swiglu",
-                                     "wide-heads", "four-heads", "features-only"])  # fmt: skip
+                                     "wide-heads", "four-heads", "features-only",
+                                     "attention-pool", "attention-pool-with-prefix"])  # fmt: skip
 @torch.no_grad()
 def test_is_what_pytorch_counts(variant: str) -> None:
-    model = patch(make_vit(dtype=torch.float32, **VARIANTS[variant]))
+    vit = make_vit(dtype=torch.float32, **{**VARIANTS, **BEYOND_ORACLE}[variant])
+    if vit.attn_pool is not None:
+        vit.attn_pool.fused_attn = False
+    model = patch(vit)
     # Optimised, because PyTorch counts explicit products on every device, and its fused kernel on some.
     fast, images = optimize(model), make_images(1, dtype=torch.float32)
     counted, predicted = {}, {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from timm.layers import LayerNorm, LayerNormFp32, RmsNorm, RmsNormFp32
+from timm.layers import AttentionPoolLatent, LayerNorm, LayerNormFp32, RmsNorm, RmsNormFp32
 from torch import nn
 
 from tome_core.errors import UnsupportedModelError
@@ -45,9 +46,26 @@ def require_no_hooks(module: nn.Module, where: str) -> None:
         raise UnsupportedModelError(f"{where} ({_name(module)}) has hooks, which merging would skip")
 
 
+def require_attention_pool(module: Any) -> None:
+    """Raise `UnsupportedModelError` unless ``module`` pools by attention from latents over tokens in any order."""
+    require_type(module, (AttentionPoolLatent,), "attn_pool")
+    require_no_hooks(module, "attn_pool")
+    if module.pos_embed is not None:
+        raise UnsupportedModelError(
+            "attn_pool has pos_embed: it tells tokens apart by their place, which merging changes"
+        )
+
+
 def linear_macs(module: nn.Module) -> int:
     """MACs per token of all linear layers (and patch convolutions) in ``module``: the size of their weights."""
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+
+
+def attention_pool_macs(module: Any) -> tuple[int, int]:
+    """MACs of timm's attention pool: whatever it pools, and for each token that it reads."""
+    per_latent = linear_macs(module.q) + linear_macs(module.proj) + (linear_macs(module.mlp) if module.mlp else 0)
+    attention = 2 * module.num_heads * module.head_dim
+    return module.latent_len * per_latent, linear_macs(module.kv) + module.latent_len * attention
 
 
 def _name(module: nn.Module | None) -> str:

@@ -10,10 +10,18 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import TOKENWISE_NORMS, linear_macs, require_known, require_no_hooks, require_type
+from tome_core.adapters.checks import (
+    TOKENWISE_NORMS,
+    attention_pool_macs,
+    linear_macs,
+    require_attention_pool,
+    require_known,
+    require_no_hooks,
+    require_type,
+)
 from tome_core.cost import BlockCost, Cost
 from tome_core.errors import UnsupportedModelError
-from tome_core.pooling import POOLS, pool
+from tome_core.pooling import POOLS, attention_pool, pool
 
 _MODEL_PARTS = {"patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
 _MODEL_ATTRIBUTES = {
@@ -90,11 +98,13 @@ class ViTAdapter:
     def __init__(self, network: Any) -> None:
         require_type(network, (VisionTransformer, VisionTransformerDistilled), "the model")
         self.distilled = type(network) is VisionTransformerDistilled
-        parts = _MODEL_PARTS | ({"head_dist"} if self.distilled else set())
+        parts = _MODEL_PARTS | ({"head_dist", "attn_pool"} & set(network._modules))
         require_known(network, parts, _MODEL_ATTRIBUTES, "the model")
-        if network.attn_pool is not None or network.global_pool not in POOLS:
+        if network.attn_pool is not None:
+            require_attention_pool(network.attn_pool)
+        elif network.global_pool not in POOLS:
             raise UnsupportedModelError(
-                f"global_pool={network.global_pool!r} is not supported; supported: {', '.join(POOLS)}"
+                f"global_pool={network.global_pool!r} is not supported; supported: {', '.join(POOLS)}, map"
             )
         require_type(network.norm, TOKENWISE_NORMS, "norm")
         require_type(network.blocks, (nn.Sequential,), "blocks")
@@ -102,13 +112,17 @@ class ViTAdapter:
         self.network: Any = network
         self.blocks = [ViTBlock(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
         self.prefix: int = network.num_prefix_tokens
-        patches = network.patch_embed.num_patches
-        heads = linear_macs(network.head) + (linear_macs(network.head_dist) if self.distilled else 0)
-        self.cost = Cost(
-            fixed=patches * linear_macs(network.patch_embed) + heads,
-            blocks=tuple(block.cost for block in self.blocks),
-            prefix=self.prefix,
-        )
+        self.cost = self._cost()
+
+    def _cost(self) -> Cost:
+        network = self.network
+        fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
+        fixed += linear_macs(network.head_dist) if self.distilled else 0
+        per_token = 0
+        if network.attn_pool is not None:
+            fixed_by_pool, per_token = attention_pool_macs(network.attn_pool)
+            fixed += fixed_by_pool + (self.prefix * per_token if network.pool_include_prefix else 0)
+        return Cost(fixed, tuple(block.cost for block in self.blocks), self.prefix, per_token)
 
     def embed(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, N0, D)``."""
@@ -125,6 +139,8 @@ class ViTAdapter:
             return tokens[:, :2]
         network = self.network
         skip = 0 if network.pool_include_prefix else self.prefix
+        if network.attn_pool is not None:
+            return attention_pool(network.attn_pool, tokens[:, skip:], None if sizes is None else sizes[:, skip:])
         return pool(network.global_pool, tokens, sizes, skip)
 
     def features(self, pooled: Tensor) -> Tensor:

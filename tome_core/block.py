@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tome_core.attention import Attend
 from tome_core.cost import BlockCost
 from tome_core.matching import Matcher
-from tome_core.merge import accumulation_dtype, compose, merge
+from tome_core.merge import accumulation_dtype, compose, merge, stayed
 from tome_core.plan import Plan
+from tome_core.rotary import Rotary
 
 
 class Block(Protocol):
@@ -65,18 +66,24 @@ class Packed:
         tokens: ``(T, D)``.
         sizes: for each group, how many patches each token stands for, ``(images, tokens)``; None while all are 1.
         sources: for each group, where each input token is now, ``(images, N0)``; None where nobody asked.
+        positions: for each group, the input position that each token keeps, ``(images, tokens)``; None without rotary
+            positions.
     """
 
     tokens: Tensor
     sizes: tuple[Tensor | None, ...]
     sources: tuple[Tensor, ...] | None
+    positions: tuple[Tensor, ...] | None = None
 
 
-def run_block(block: Block, merging: Merging, plan: Plan, index: int, packed: Packed) -> Packed:
+def run_block(block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, rotary: Rotary | None) -> Packed:
     """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
     x = packed.tokens
     h = block.attention_input(x)
     q, k, v = block.qkv(h)
+    if rotary is not None and packed.positions is not None:
+        positions = _join([positions.flatten() for positions in packed.positions])
+        q, k = rotary.turn(q, index, positions), rotary.turn(k, index, positions)
     dropout = block.attention_dropout
     attended = []
     for (_, q_), (_, k_), (_, v_), sizes in zip(
@@ -86,37 +93,35 @@ def run_block(block: Block, merging: Merging, plan: Plan, index: int, packed: Pa
         out = merging.attend(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias, dropout)
         attended.append(out.flatten(0, 1))
     branch = block.attention_output(_join(attended), h)
-    x = x + _drop_path(block.drop_path1, branch, plan, index)
-    packed = merge_groups(merging, plan, index, Packed(x, packed.sizes, packed.sources), k)
+    packed = replace(packed, tokens=x + _drop_path(block.drop_path1, branch, plan, index))
+    packed = merge_groups(merging, plan, index, packed, k)
     branch = block.mlp(packed.tokens)
-    x = packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1)
-    return Packed(x, packed.sizes, packed.sources)
+    return replace(packed, tokens=packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1))
 
 
 def merge_groups(merging: Merging, plan: Plan, index: int, packed: Packed, keys: Tensor) -> Packed:
     """Merge every group's tokens as far as its schedule says; ``keys (T, H, d)`` are what they are compared by."""
     if all(group.tokens[index] == group.tokens[index + 1] for group in plan.groups):
         return packed
-    tokens, all_sizes, sources = [], [], []
-    for number, ((group, x), (_, k)) in enumerate(
-        zip(plan.views(packed.tokens, index), plan.views(keys, index), strict=True)
-    ):
-        before, after = group.tokens[index], group.tokens[index + 1]
-        sizes = packed.sizes[number]
-        if after < before:
+    tokens, sizes = [], list(packed.sizes)
+    sources, positions = list(packed.sources or ()), list(packed.positions or ())
+    views = zip(plan.views(packed.tokens, index), plan.views(keys, index), strict=True)
+    for number, ((group, x), (_, k)) in enumerate(views):
+        length = group.tokens[index + 1]
+        if length < group.tokens[index]:
             accumulate = accumulation_dtype(x.dtype)
             metric = k.detach().to(accumulate).mean(dim=2)
-            dest = merging.matcher(metric, group.wanted[index], merging.prefix)
-            if sizes is None:
-                sizes = torch.ones(x.shape[:2], dtype=accumulate, device=x.device)
-            x, sizes = merge(x, sizes, dest, after)
-            if packed.sources is not None:
-                sources.append(compose(packed.sources[number], dest))
-        elif packed.sources is not None:
-            sources.append(packed.sources[number])
+            matching = merging.matcher(metric, group.wanted[index], merging.prefix)
+            before = sizes[number]
+            if before is None:
+                before = torch.ones(x.shape[:2], dtype=accumulate, device=x.device)
+            x, sizes[number] = merge(x, before, matching.dest, length)
+            if sources:
+                sources[number] = compose(sources[number], matching.dest)
+            if positions:
+                positions[number] = positions[number].gather(1, stayed(matching.dest, matching.merged, length))
         tokens.append(x.flatten(0, 1))
-        all_sizes.append(sizes)
-    return Packed(_join(tokens), tuple(all_sizes), tuple(sources) if packed.sources is not None else None)
+    return Packed(_join(tokens), tuple(sizes), tuple(sources) or None, tuple(positions) or None)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

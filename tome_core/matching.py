@@ -1,7 +1,8 @@
 """Which token goes into which, for one block.
 
 A matching is one map, ``dest``: old position -> new position. Merging is a segment sum over it, unmerging a gather by
-it, tracing a source the composition of two. Whatever the matcher, new positions are ordered
+it, tracing a source the composition of two. Beside it stands which tokens merge, and so which stay, since a merged
+token keeps the place of the one that stays. Whatever the matcher, new positions are ordered
 ``[prefix tokens, unmerged in order, destinations in order]``.
 """
 
@@ -17,6 +18,19 @@ from torch import Tensor
 from tome_core.schedule import most_mergeable
 
 
+@dataclass(frozen=True)
+class Matching:
+    """Which token goes where.
+
+    Attributes:
+        dest: old position -> new position, int64 ``(B, N)``.
+        merged: whether the token merges into another, which stays, bool ``(B, N)``.
+    """
+
+    dest: Tensor
+    merged: Tensor
+
+
 class Matcher(Protocol):
     """What the model asks of a way to match: hashable, and the number of tokens left follows from shapes alone."""
 
@@ -26,8 +40,8 @@ class Matcher(Protocol):
         """Tokens of one image after a block that is asked to merge ``r > 0`` of ``tokens``."""
         ...
 
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Tensor:
-        """Match by ``metric (B, N, d)``, of float32 or float64; returns ``dest``, int64 ``(B, N)``."""
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+        """Match by ``metric (B, N, d)``, of float32 or float64."""
         ...
 
 
@@ -44,7 +58,7 @@ class Bipartite:
         return tokens - min(r, most_mergeable(tokens, prefix))
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Tensor:
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         """See `Matcher`."""
         tokens = metric.shape[1]
         r = min(r, most_mergeable(tokens, prefix))
@@ -55,18 +69,20 @@ class Bipartite:
         similarity, partner = (unit[:, in_a] @ unit[:, in_b].transpose(1, 2)).max(dim=-1)
         order = similarity.argsort(dim=-1, descending=True, stable=True)
         merged = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, order[:, :r], True)
-        return _alternating_dest(merged, partner, r, tokens, prefix)
+        return _alternating(merged, partner, r, tokens, prefix)
 
 
-def _alternating_dest(merged: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
-    """``dest (B, N)`` from which tokens of A merge, ``(B, |A|)``, and into which token of B, ``(B, |A|)``."""
+def _alternating(merged: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Matching:
+    """The matching from which tokens of A merge, ``(B, |A|)``, and into which token of B, ``(B, |A|)``."""
     first_destination = prefix + merged.shape[1] - r
     dest = torch.arange(tokens, device=merged.device).repeat(len(merged), 1)
     unmerged_position = (~merged).cumsum(dim=-1) + (prefix - 1)
     dest[:, prefix + prefix % 2 :: 2] = torch.where(merged, first_destination + partner, unmerged_position)
     destinations = dest[:, prefix + 1 - prefix % 2 :: 2]
     destinations.copy_(first_destination + torch.arange(destinations.shape[1], device=merged.device))
-    return dest
+    merged_of_all = torch.zeros_like(dest, dtype=torch.bool)
+    merged_of_all[:, prefix + prefix % 2 :: 2] = merged
+    return Matching(dest, merged_of_all)
 
 
 @dataclass(frozen=True)
@@ -88,13 +104,14 @@ class Kth:
         return prefix + rest + groups
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Tensor:
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         """See `Matcher`."""
         batch, tokens, _ = metric.shape
         groups, rest = divmod(tokens - prefix, self.k)
         dest = torch.arange(tokens, device=metric.device).repeat(batch, 1)
+        merged = torch.zeros_like(dest, dtype=torch.bool)
         if not groups:
-            return dest
+            return Matching(dest, merged)
         end = tokens - rest
         grouped = F.normalize(metric[:, prefix:end], dim=-1).unflatten(1, (groups, self.k))
         sources, destinations = grouped[:, :, :-1].flatten(1, 2), grouped[:, :, -1]
@@ -103,7 +120,8 @@ class Kth:
         in_groups[:, :, :-1] = prefix + rest + partner.unflatten(1, (groups, self.k - 1))
         in_groups[:, :, -1] = prefix + rest + torch.arange(groups, device=metric.device)
         dest[:, end:] = prefix + torch.arange(rest, device=metric.device)
-        return dest
+        merged[:, prefix:end].unflatten(1, (groups, self.k))[:, :, :-1] = True
+        return Matching(dest, merged)
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ class Random:
         return tokens - min(r, most_mergeable(tokens, prefix))
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Tensor:
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         """See `Matcher`."""
         batch, tokens, _ = metric.shape
         r = min(r, most_mergeable(tokens, prefix))
@@ -126,4 +144,4 @@ class Random:
         similarity[:, :, :prefix] = -torch.inf
         similarity.masked_fill_(merged.unsqueeze(1), -torch.inf)
         position = (~merged).cumsum(dim=-1) - 1
-        return torch.where(merged, position.gather(1, similarity.argmax(dim=-1)), position)
+        return Matching(torch.where(merged, position.gather(1, similarity.argmax(dim=-1)), position), merged)

@@ -29,6 +29,14 @@ def merge(tokens: Tensor, sizes: Tensor, dest: Tensor, length: int) -> tuple[Ten
     return (sums / merged_sizes.unsqueeze(-1)).to(tokens.dtype), merged_sizes
 
 
+def stayed(dest: Tensor, merged: Tensor, length: int) -> Tensor:
+    """The old position, int64 ``(B, length)``, of the token that stays at each new one; see `Matching`."""
+    old = torch.arange(dest.shape[1], device=dest.device).expand_as(dest)
+    # Merged tokens are written to one place too many, which is then cut off.
+    place = torch.where(merged, length, dest)
+    return dest.new_zeros(len(dest), length + 1).scatter_(1, place, old)[:, :length]
+
+
 def unmerge(tokens: Tensor, source: Tensor) -> Tensor:
     """Give every input token its final token back: ``(B, N, D)`` and ``(B, N0)`` -> ``(B, N0, D)``."""
     return tokens.gather(1, source.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, SupportsIndex
 
 import torch
@@ -13,6 +14,7 @@ from tome_core.block import Block, Merging, Packed, run_block
 from tome_core.cost import Cost
 from tome_core.merge import accumulation_dtype
 from tome_core.plan import Plan, make_plan, token_counts
+from tome_core.rotary import Rotary
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
@@ -31,8 +33,8 @@ class Adapter(Protocol):
         """The blocks, in order."""
         ...
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` that enter the first block."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
+        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` that enter the first block, and rotary positions."""
         ...
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -118,6 +120,11 @@ class MergedViT(nn.Module):
         """What an image costs under any schedule, at the model's own input size."""
         return self.adapter.cost
 
+    def input_tokens(self, images: Tensor) -> int:
+        """How many tokens an image of the size of ``images (B, C, H, W)`` enters the first block with (N0)."""
+        with torch.no_grad():
+            return self.adapter.embed(images[:1].to(next(self.parameters()).dtype))[0].shape[1]
+
     def token_counts(self, r: int | Schedule, tokens: int) -> tuple[int, ...]:
         """Tokens of an image at the input, and after each block."""
         matcher, prefix = self.merging.matcher, self.merging.prefix
@@ -142,23 +149,28 @@ class MergedViT(nn.Module):
             raise ValueError("the batch is empty")
         adapter, merging = self.adapter, self.merging
         schedules = self.schedules(r, len(images))
-        x = adapter.embed(images.to(next(self.parameters()).dtype))
+        x, rotary = adapter.embed(images.to(next(self.parameters()).dtype))
         tokens = x.shape[1]
         plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
         if len(plan.groups) > 1:
             x = x[torch.tensor(plan.order, device=x.device)]
-        sources = None
-        if trace:
-            identity = torch.arange(tokens, device=x.device)
-            sources = tuple(identity.repeat(len(group.images), 1) for group in plan.groups)
-        packed = Packed(x.flatten(0, 1), (None,) * len(plan.groups), sources)
+        places: tuple[Tensor, ...] = ()
+        if trace or rotary is not None:
+            place = torch.arange(tokens, device=x.device)
+            places = tuple(place.repeat(len(group.images), 1) for group in plan.groups)
+        packed = Packed(
+            tokens=x.flatten(0, 1),
+            sizes=(None,) * len(plan.groups),
+            sources=places if trace else None,
+            positions=places if rotary is not None else None,
+        )
         save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
         for index, block in enumerate(adapter.blocks):
             if save_memory:
-                packed = checkpoint(run_block, block, merging, plan, index, packed, use_reentrant=False)
+                packed = checkpoint(run_block, block, merging, plan, index, packed, rotary, use_reentrant=False)
             else:
-                packed = run_block(block, merging, plan, index, packed)
-        return plan, Packed(adapter.norm(packed.tokens), packed.sizes, packed.sources)
+                packed = run_block(block, merging, plan, index, packed, rotary)
+        return plan, replace(packed, tokens=adapter.norm(packed.tokens))
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:
         views = plan.views(packed.tokens, -1)

@@ -25,11 +25,11 @@ def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = N
     Raises:
         UnsupportedModelError: some part of ``vit`` is not fully understood; the message names it.
     """
-    from tome_core.adapters.vit import ViTAdapter
+    from tome_core.adapters import adapt
 
-    ViTAdapter(vit)  # refuses before anything is copied
+    adapt(vit)  # refuses before anything is copied
     # The modules are copied and the weights are shared, so that flags such as .training are the copy's own.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*vit.parameters(), *vit.buffers())}
-    adapter = ViTAdapter(copy.deepcopy(vit, memo))
+    adapter = adapt(copy.deepcopy(vit, memo))
     merging = Merging(matcher or Bipartite(), fused_attention, prop_attn, adapter.prefix)
     return MergedViT(adapter, merging)

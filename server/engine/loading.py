@@ -60,8 +60,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
     fast = tome_core.optimize(network.to(device), dtype)
-    with torch.inference_mode():
-        tokens = fast.adapter.embed(torch.zeros(1, channels, height, width, device=device, dtype=dtype)).shape[1]
+    tokens = fast.input_tokens(torch.zeros(1, channels, height, width, device=device))
     return LoadedModel(
         spec=spec,
         network=fast,

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import DiffAttention
-from timm.models.eva import Eva
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import (
@@ -58,7 +57,6 @@ def test_differential_attention() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Eva(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),
         lambda: SwinTransformer(img_size=16, patch_size=2, window_size=2, embed_dim=8, depths=(1,), num_heads=(1,)),
         lambda: ResNet(BasicBlock, (1, 1), channels=(8, 8), stem_width=8),
         lambda: MyTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),

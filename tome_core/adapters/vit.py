@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp, SwiGLU
@@ -10,18 +11,10 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import (
-    TOKENWISE_NORMS,
-    attention_pool_macs,
-    linear_macs,
-    require_attention_pool,
-    require_known,
-    require_no_hooks,
-    require_type,
-)
-from tome_core.cost import BlockCost, Cost
+from tome_core.adapters.checks import TOKENWISE_NORMS, linear_macs, require_known, require_no_hooks, require_type
+from tome_core.adapters.heads import PooledHead
+from tome_core.cost import BlockCost
 from tome_core.errors import UnsupportedModelError
-from tome_core.pooling import POOLS, attention_pool, pool
 
 _MODEL_PARTS = {"patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
 _MODEL_ATTRIBUTES = {
@@ -92,66 +85,56 @@ class ViTBlock:
         return self.block.ls2(self.block.mlp(self.block.norm2(x)))
 
 
-class ViTAdapter:
+class ViTAdapter(PooledHead):
     """A timm ``VisionTransformer``, taken apart (see `tome_core.model.Adapter`)."""
 
     def __init__(self, network: Any) -> None:
-        require_type(network, (VisionTransformer, VisionTransformerDistilled), "the model")
-        self.distilled = type(network) is VisionTransformerDistilled
-        parts = _MODEL_PARTS | ({"head_dist", "attn_pool"} & set(network._modules))
-        require_known(network, parts, _MODEL_ATTRIBUTES, "the model")
-        if network.attn_pool is not None:
-            require_attention_pool(network.attn_pool)
-        elif network.global_pool not in POOLS:
-            raise UnsupportedModelError(
-                f"global_pool={network.global_pool!r} is not supported; supported: {', '.join(POOLS)}, map"
-            )
-        require_type(network.norm, TOKENWISE_NORMS, "norm")
-        require_type(network.blocks, (nn.Sequential,), "blocks")
-        require_no_hooks(network.blocks, "blocks")
-        self.network: Any = network
-        self.blocks = [ViTBlock(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
-        self.prefix: int = network.num_prefix_tokens
-        self.cost = self._cost()
+        require_type(network, (VisionTransformer,), "the model")
+        require_known(network, _MODEL_PARTS | ({"attn_pool"} & set(network._modules)), _MODEL_ATTRIBUTES, "the model")
+        self.blocks = take_apart(network.blocks)
+        skip = 0 if network.pool_include_prefix else None
+        super().__init__(network, [block.cost for block in self.blocks], skip)
 
-    def _cost(self) -> Cost:
-        network = self.network
-        fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
-        fixed += linear_macs(network.head_dist) if self.distilled else 0
-        per_token = 0
-        if network.attn_pool is not None:
-            fixed_by_pool, per_token = attention_pool_macs(network.attn_pool)
-            fixed += fixed_by_pool + (self.prefix * per_token if network.pool_include_prefix else 0)
-        return Cost(fixed, tuple(block.cost for block in self.blocks), self.prefix, per_token)
+    def embed(self, images: Tensor) -> tuple[Tensor, None]:
+        """``(B, C, H, W)`` -> ``(B, N0, D)``; positions are added here, none are rotary."""
+        return embed(self.network, images), None
 
-    def embed(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` -> ``(B, N0, D)``."""
-        network = self.network
-        return network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(images))))
 
-    def norm(self, tokens: Tensor) -> Tensor:
-        """``(T, D)`` -> ``(T, D)``."""
-        return self.network.norm(tokens)
+class DistilledAdapter(PooledHead):
+    """DeiT's distilled transformer: class and distillation token each have a head (see `tome_core.model.Adapter`)."""
+
+    def __init__(self, network: Any) -> None:
+        require_type(network, (VisionTransformerDistilled,), "the model")
+        require_known(network, _MODEL_PARTS | {"head_dist"}, _MODEL_ATTRIBUTES, "the model")
+        self.blocks = take_apart(network.blocks)
+        super().__init__(network, [block.cost for block in self.blocks])
+        self.cost = replace(self.cost, fixed=self.cost.fixed + linear_macs(network.head_dist))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, None]:
+        """``(B, C, H, W)`` -> ``(B, N0, D)``; positions are added here, none are rotary."""
+        return embed(self.network, images), None
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
-        """``(B, N, D)`` -> ``(B, D)``; distilled models: ``(B, 2, D)``, the two tokens that their heads read."""
-        if self.distilled:
-            return tokens[:, :2]
-        network = self.network
-        skip = 0 if network.pool_include_prefix else self.prefix
-        if network.attn_pool is not None:
-            return attention_pool(network.attn_pool, tokens[:, skip:], None if sizes is None else sizes[:, skip:])
-        return pool(network.global_pool, tokens, sizes, skip)
+        """``(B, N, D)`` -> ``(B, 2, D)``, the two tokens that the heads read."""
+        return tokens[:, :2]
 
     def features(self, pooled: Tensor) -> Tensor:
         """``(B, D)``, as ``forward_head(pre_logits=True)``."""
-        if self.distilled:
-            return self.network.head_drop(pooled).mean(dim=1)
-        return self.network.head_drop(self.network.fc_norm(pooled))
+        return self.network.head_drop(pooled).mean(dim=1)
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """``(B, classes)``, as ``forward_head``; distilled models in distilled training: a pair of them, as in timm."""
-        if self.distilled:
-            # Their own method, because what it returns depends on how they are being trained.
-            return self.network.forward_head(pooled)
-        return self.network.head(self.features(pooled))
+        """``(B, classes)``, as ``forward_head``: a pair of them in distilled training."""
+        # Their own method, because what it returns depends on how they are being trained.
+        return self.network.forward_head(pooled)
+
+
+def take_apart(blocks: Any) -> list[ViTBlock]:
+    """The blocks of a model, each checked. Raises `UnsupportedModelError`."""
+    require_type(blocks, (nn.Sequential,), "blocks")
+    require_no_hooks(blocks, "blocks")
+    return [ViTBlock(block, f"blocks.{index}") for index, block in enumerate(blocks)]
+
+
+def embed(network: Any, images: Tensor) -> Tensor:
+    """``(B, C, H, W)`` -> ``(B, N0, D)``: patches, positions, patch dropout in training, norm before the blocks."""
+    return network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(images))))

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +31,7 @@ class ModelSpec(BaseModel):
     profile: Path | None = Field(None, description="JSON that `tome-serve evaluate --profile` wrote, for /models.")
     num_classes: int | None = Field(None, ge=1)
     img_size: int | tuple[int, int] | None = None
-    in_chans: int | None = Field(None, ge=1, le=4)
+    in_chans: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str | None = Field(None, pattern=r"^(bicubic|bilinear|nearest)$")

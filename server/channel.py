@@ -13,6 +13,9 @@ import socket
 import struct
 from typing import Any
 
+from server.engine.config import EngineConfig
+from server.messages import FromEngine, ToEngine
+
 _LENGTH = struct.Struct("!I")
 
 
@@ -93,15 +96,17 @@ class AsyncChannel:
         """Take over ``connection``."""
         return cls(*await asyncio.open_unix_connection(sock=connection))
 
-    def send(self, message: Any) -> None:
+    def send(self, message: EngineConfig | ToEngine) -> None:
         """Queue one message for sending; one that the engine will never read is dropped silently."""
-        self._writer.write(pack(message))
+        if not self._writer.transport.is_closing():
+            self._writer.write(pack(message))
 
-    async def receive(self) -> Any:
+    async def receive(self) -> FromEngine:
         """The next message. Raises `ChannelClosed`."""
         try:
             (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            return pickle.loads(await self._reader.readexactly(size))
+            message: FromEngine = pickle.loads(await self._reader.readexactly(size))
+            return message
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise ChannelClosed from error
 

@@ -7,6 +7,7 @@ the API imports what it needs itself.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +104,8 @@ def _serve(arguments: list[str]) -> int:
     from server.engine.config import EngineConfig
     from server.metrics import Metrics
 
+    # Until the server has its own handlers: nothing was accepted yet, so a stop is a clean one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     read_catalog(settings.config, settings.models)  # a mistake in the file should not wait for torch
     metrics = Metrics(settings.levels)
     engine = EngineClient(

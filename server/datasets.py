@@ -84,13 +84,22 @@ class LabelledImages:
         return len(self.labels)
 
     def items(self) -> Iterator[tuple[Image.Image, int]]:
-        """Each image, opened, with its class index."""
+        """Each image, loaded, with its class index. Raises `ConfigError` at one that cannot be read."""
         for source, label in zip(self.sources, self.labels, strict=True):
             if isinstance(source, Path):
-                with Image.open(source) as image:
-                    yield image, int(label)
+                yield open_image(source), int(label)
             else:
                 yield Image.fromarray(source), int(label)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image in ``path``, loaded. Raises `ConfigError` if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except OSError as error:  # Pillow's errors on broken images are of this type
+        raise ConfigError(f"{path} is not an image that can be read: {error}") from error
 
 
 def open_dataset(folder: Path | None, limit: int | None = None) -> LabelledImages:
@@ -111,7 +120,9 @@ def open_dataset(folder: Path | None, limit: int | None = None) -> LabelledImage
         for index, name in enumerate(classes)
         for path in sorted((folder / name).iterdir())
         if path.suffix.lower() in IMAGE_SUFFIXES
-    ][:limit]
+    ]
+    if limit is not None and pairs:
+        pairs = pairs[:: -(-len(pairs) // limit)]  # from all classes alike
     if not pairs:
         raise ConfigError(f"{folder} has no sub-folder of images; expected {folder}/<class>/<image>")
     return LabelledImages(folder.name, classes, [path for path, _ in pairs], [index for _, index in pairs])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,20 +52,21 @@ def decode(body: bytes, transform: Transform, max_pixels: int, max_side: int) ->
     if not body:
         raise BadImage("the body is empty; send an encoded image")
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            check_size(image.size, transform, max_pixels, max_side)
-            return to_pixels(image, transform)
+        with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
+            check_size(opened.size, transform, max_pixels, max_side)
+            opened.load()
+            image = upright(opened)
+            image.load()
     except RequestError:
         raise
     except UnidentifiedImageError:
         if looks_allowed(body):
             raise BadImage("the image is corrupt or truncated") from None
         raise UnsupportedFormat(f"the body is not an image of a supported format; {_ALLOWED}") from None
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise many types on broken files, and their texts are not for clients
+    except Exception as error:  # broken files make Pillow raise many types, whose texts are not for clients
         log.debug("an image could not be decoded: %r", error)
         raise BadImage("the image is corrupt or truncated") from None
+    return resize_and_crop(convert(image, transform.size[0]), transform)
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
@@ -80,7 +83,8 @@ def check_size(size: tuple[int, int], transform: Transform, max_pixels: int, max
     if width * height > max_pixels:
         count = width * height
         raise TooLarge(f"the image is {width} x {height}, {count} pixels; allowed are {max_pixels}", limit=max_pixels)
-    resized = resized_size((height, width), transform)
+    # Either way round, because it may be turned upright first.
+    resized = max((resized_size(size, transform) for size in ((height, width), (width, height))), key=math.prod)
     if resized[0] * resized[1] > max_pixels:
         raise TooLarge(f"the image is {width} x {height}, too narrow to be resized to what the model takes")
 
@@ -98,13 +102,21 @@ def convert(image: Image.Image, channels: int) -> Image.Image:
     """``image`` in the mode of a model of ``channels`` channels: what is transparent lies over white."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
     return image if image.mode == mode else image.convert(mode)
+
+
+def to_8_bits(grey: npt.NDArray[Any], rows: int = 256) -> npt.NDArray[np.uint8]:
+    """Scale grey of 0 to 65535 to 0 to 255, rounded; ``rows`` at a time, since wide integers of all would be large."""
+    scaled = np.empty(grey.shape, np.uint8)
+    for top in range(0, len(grey), rows):
+        strip = np.clip(grey[top : top + rows].astype(np.int64), 0, 65535)
+        scaled[top : top + rows] = (strip + 128) // 257
+    return scaled
 
 
 def looks_allowed(body: bytes) -> bool:

@@ -4,7 +4,6 @@ ConfigError              start-up fails with this one sentence
 EngineStartError         the engine process could not get ready; the server ends
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── BadImage             400  empty, corrupt or truncated
-├── Unauthorized         401  no or a wrong API key
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
 ├── SlowBody             408  the body did not arrive in time
@@ -56,12 +55,6 @@ class BadImage(RequestError):
     """The body is empty, or an image of an allowed format that cannot be read to its end."""
 
     status, slug, title = 400, "bad-image", "The image cannot be read"
-
-
-class Unauthorized(RequestError):
-    """No API key was sent, or one that is not valid."""
-
-    status, slug, title = 401, "unauthorized", "A valid API key is required"
 
 
 class NotFound(RequestError):

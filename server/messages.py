@@ -48,7 +48,6 @@ class ModelInfo:
 
     Attributes:
         tokens: at the input, prefix tokens included (N0).
-        activation: what makes scores of logits, ``softmax`` or ``sigmoid``.
     """
 
     name: str
@@ -61,7 +60,6 @@ class ModelInfo:
     device: str
     dtype: str
     levels: tuple[Level, ...]
-    activation: str = "softmax"
 
     @property
     def r_max(self) -> int:
@@ -146,7 +144,7 @@ class BatchDone:
     Attributes:
         images: how many images ran together; 0 for outcomes that never ran.
         forward_seconds: device time from pixels to predictions.
-        r0_seconds: what the same images would have taken at r=0, by the warm-up table.
+        r0_seconds: what the same images would have taken at r=0, by the warm-up table; 0 where they cannot be compared.
         resident_bytes: memory of the engine process after the batch.
     """
 

@@ -108,9 +108,10 @@ class Metrics:
         """Take in what the engine says of one batch. Outcomes that never ran belong to no batch and count nothing."""
         if not batch.images:
             return
-        self.forward_seconds.labels(batch.model).inc(batch.forward_seconds)
-        self.r0_seconds.labels(batch.model).inc(batch.r0_seconds)
-        self._speedup.add(batch.model, batch.forward_seconds, batch.r0_seconds)
+        if batch.r0_seconds:
+            self.forward_seconds.labels(batch.model).inc(batch.forward_seconds)
+            self.r0_seconds.labels(batch.model).inc(batch.r0_seconds)
+            self._speedup.add(batch.model, batch.forward_seconds, batch.r0_seconds)
         self.batch_images.observe(batch.images)
         self.batch_tokens.observe(batch.tokens)
         self.stage_duration.labels("forward").observe(batch.forward_seconds)

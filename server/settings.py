@@ -6,9 +6,9 @@ Components receive the values they use, never these objects.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tome_core.schedule import Schedule
@@ -74,6 +74,12 @@ class Settings(ModelSettings):
         if any(level < 0 for level in value):
             raise ValueError("levels must not be negative")
         return tuple(sorted({0, *value}))
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ValueError("max_inflight_bytes must not be smaller than max_body_bytes, the largest single body")
+        return self
 
     @field_validator("default_r")
     @classmethod

@@ -36,7 +36,6 @@ class Slots:
         stride = -(-slot_bytes // _PAGE) * _PAGE
         if create:
             os.ftruncate(descriptor, count * stride)
-        self.count, self.slot_bytes = count, slot_bytes
         self._map = mmap.mmap(descriptor, count * stride)
         self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(count, stride)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ RULES = [
     Rule("tome_core.schedule", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.errors", never=("torch", "timm", "tome_core")),
     # The API process prices and decodes; it never builds or runs a model.
-    Rule("server.api", never=("torch", "timm"), exempt=("server.api.decode",)),
+    Rule("server.api", never=("torch", "timm"), exempt=()),
     Rule("server.api", never=("tome_core",), allowed=("tome_core.schedule",)),
     Rule("server.api", never=("server.engine",), allowed=("server.engine.client",)),
     Rule("server.engine", never=("server.api", "fastapi", "starlette", "uvicorn")),
@@ -160,3 +161,8 @@ def test_files_are_short_enough_to_read(package: str) -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in modules().items() if below(name, (package,))}
     assert lengths
     assert not {name: length for name, length in lengths.items() if length > MAX_LINES}
+
+
+def test_the_api_process_never_imports_torch() -> None:
+    code = "import server.api.serving, server.cli, sys; sys.exit(bool({'torch', 'timm', 'torchvision'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -111,7 +111,8 @@ def merge_groups(merging: Merging, plan: Plan, index: int, packed: Packed, keys:
         if length < group.tokens[index]:
             accumulate = accumulation_dtype(x.dtype)
             metric = k.detach().to(accumulate).mean(dim=2)
-            matching = merging.matcher(metric, group.wanted[index], merging.prefix)
+            with torch.autocast(x.device.type, enabled=False):  # which would compare in the low precision it is for
+                matching = merging.matcher(metric, group.wanted[index], merging.prefix)
             before = sizes[number]
             if before is None:
                 before = torch.ones(x.shape[:2], dtype=accumulate, device=x.device)

@@ -2,8 +2,8 @@
 
 A matching is one map, ``dest``: old position -> new position. Merging is a segment sum over it, unmerging a gather by
 it, tracing a source the composition of two. Beside it stands which tokens merge, and so which stay, since a merged
-token keeps the place of the one that stays. Whatever the matcher, new positions are ordered
-``[prefix tokens, unmerged in order, destinations in order]``.
+token keeps the place of the one that stays. New positions are ordered ``[prefix tokens, unmerged in order, destinations
+in order]``; with `Random`, every token that stays is a possible destination.
 """
 
 from __future__ import annotations

@@ -68,14 +68,11 @@ class MergedViT(nn.Module):
         super().__init__()
         network = adapter.network
         self.training = network.training
-        for name, child in network.named_children():
-            self.add_module(name, child)
-        for name, parameter in network.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in network.named_buffers(recurse=False):
-            persistent = name not in network._non_persistent_buffers_set
-            self.register_buffer(name, buffer, persistent=persistent)
-        # Adapters hold the modules registered above; nn.Module would register the network a second time.
+        # The very dictionaries of the network, so that whoever swaps a parameter here (functional_call, load_state_dict
+        # with assign) swaps it for the network's own methods too.
+        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            object.__setattr__(self, name, getattr(network, name))
+        # nn.Module would register the network as a part of itself.
         object.__setattr__(self, "adapter", adapter)
         self.adapter: Adapter
         self.merging = merging

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 VIT = {"img_size": 28, "in_chans": 1, "num_classes": 10, "embed_dim": 128, "depth": 12, "num_heads": 4}
 
 
-def vit(patch_size: int, drop_path: float = 0.0) -> VisionTransformer:
+def vit(patch_size: int) -> VisionTransformer:
     """The bundled architecture; ``patch_size=2`` gives 196 patches and a class token, as ViT/16 has at 224 pixels."""
-    return VisionTransformer(patch_size=patch_size, drop_path_rate=drop_path, **VIT)
+    return VisionTransformer(patch_size=patch_size, **VIT)
 
 
 def refine(weights: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:

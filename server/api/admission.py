@@ -42,6 +42,7 @@ class Reservation:
 
     def release(self, size: int) -> None:
         """``size`` bytes are decoded and not held any more."""
+        assert size <= self._held
         self._held -= size
         self._admission.bytes_held -= size
 

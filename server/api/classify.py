@@ -88,13 +88,18 @@ class Classifier:
                 return describe(error)
 
         own_leases = [lease] + [None] * (len(uploads) - 1)
-        return Answers(results=list(await asyncio.gather(*map(result, uploads, own_leases))))
+        # A group waits for all of its tasks whatever happens: none may go on once the request's slot is given back.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(result(*each)) for each in zip(uploads, own_leases, strict=True)]
+        return Answers(results=[task.result() for task in tasks])
 
     async def _answer(self, upload: Upload, lease: Lease, params: Params, record: Record) -> Answer:
         """Decode one image into its slot, have it run, and say what came out."""
         model, began = params.model, time.monotonic()
-        pixels = await self._decoder.decode(upload.content, model.transform)
-        upload.drop()
+        try:
+            pixels = await self._decoder.decode(lambda: upload.content, model.transform)
+        finally:
+            upload.drop()
         np.copyto(lease.pixels(model.transform.size), pixels)
         decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
         result = await lease.run(model.name, params.schedule, params.top_k, params.deadline)

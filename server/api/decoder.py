@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,7 +24,15 @@ class Decoder:
         self._max_pixels, self._max_side = max_pixels, max_side
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def decode(self, body: bytes, transform: Transform) -> npt.NDArray[np.uint8]:
-        """See `server.decode.decode`. Cancelling the wait takes back an image that no thread has begun with."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, decode, body, transform, self._max_pixels, self._max_side)
+    async def decode(self, body: Callable[[], bytes], transform: Transform) -> npt.NDArray[np.uint8]:
+        """See `server.decode.decode`.
+
+        Args:
+            body: called by the thread when it begins. What waits in the pool's queue holds no bytes, since a request
+                that is cancelled meanwhile leaves it there.
+        """
+
+        def work() -> npt.NDArray[np.uint8]:
+            return decode(body(), transform, self._max_pixels, self._max_side)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

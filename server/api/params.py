@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,14 +80,14 @@ def parse_params(query: QueryParams, models: Mapping[str, ModelInfo], default_r:
             raise _invalid(name[:40], f"there is no parameter {name[:40]!r}; there are {', '.join(NAMES)}")
         if len(query.getlist(name)) > 1:
             raise _invalid(name, f"{name} is given {len(query.getlist(name))} times")
-    model = find_model(query.get("model"), models)
+    model = find_model(query.get("model") or None, models)  # empty is what a form sends for a field left out
     text = query.get("r")
     return Params(
         model=model,
         schedule=clamp(Schedule.parse(default_r), model) if text is None else parse_r(text, model),
         requested=default_r if text is None else text,
         top_k=parse_top_k(query.get("top_k"), len(model.labels)),
-        deadline=parse_deadline(query.get("deadline_ms"), arrival),
+        deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
     )
 
 
@@ -138,13 +138,10 @@ def parse_deadline(text: str | None, arrival: float) -> float | None:
     """When the answer is worth nothing any more, ``time.monotonic()`` seconds. Raises `InvalidParameter`."""
     if text is None:
         return None
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = math.nan
-    if not 0 < milliseconds < math.inf:
+    # float() alone also takes "1_000", "nan", blanks around and digits of other scripts.
+    if not re.fullmatch(r"\d{1,12}(\.\d{0,12})?", text, re.ASCII) or float(text) == 0:
         raise _invalid("deadline_ms", f"deadline_ms={text[:40]!r} is not allowed; allowed is a positive number")
-    return arrival + milliseconds / 1000
+    return arrival + float(text) / 1000
 
 
 def _invalid(parameter: str, detail: str) -> InvalidParameter:

@@ -83,7 +83,7 @@ class Service:
         )
         self.loop_factory = config.get_loop_factory()
         self._http = HttpServer(config)
-        self._signalled, self._forced = asyncio.Event(), False
+        self._signalled, self._forced = asyncio.Event(), asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -96,8 +96,13 @@ class Service:
         self._admission.draining = True
         answered = await self._drain()
         self._http.should_exit, self._http.force_exit = True, not answered
-        await asyncio.wait({serving}, timeout=self._settings.drain_timeout if answered else 1)
-        await self._engine.stop(ENGINE_STOP_SECONDS if answered else 0)
+        forced = asyncio.create_task(self._forced.wait())
+        await first_of(serving, forced, timeout=self._settings.drain_timeout if answered else 1)
+        stopping = asyncio.create_task(self._engine.stop(ENGINE_STOP_SECONDS if answered else 0))
+        await first_of(stopping, forced)
+        if not stopping.done():
+            self._engine.kill()
+        await stopping
         return 0 if engine_lived and answered else 1
 
     async def _serve_until_told(self) -> bool:
@@ -117,20 +122,23 @@ class Service:
         self._announce()
         self._pump = asyncio.create_task(self._engine.serve())
         await first_of(signalled, self._pump)
+        if self._pump.done() and (error := self._pump.exception()):
+            log.error("what reads the engine's answers failed", exc_info=error)
         return not self._pump.done()
 
     async def _drain(self) -> bool:
         """Wait until every accepted request is answered; whether that came about."""
         log.info("stopping; %d requests are being answered", self._admission.admitted)
         end = time.monotonic() + self._settings.drain_timeout
-        while self._admission.admitted and not self._forced and time.monotonic() < end:
+        while self._admission.admitted and not self._forced.is_set() and time.monotonic() < end:
             await asyncio.sleep(_POLL_SECONDS)
         if self._admission.admitted:
             log.error("%d requests were cut off", self._admission.admitted)
         return not self._admission.admitted
 
     def _on_signal(self) -> None:
-        self._forced = self._signalled.is_set()
+        if self._signalled.is_set():
+            self._forced.set()
         self._signalled.set()
 
     def _announce(self) -> None:
@@ -142,6 +150,6 @@ class Service:
         sys.stdout.flush()
 
 
-async def first_of(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until one of ``tasks`` is done."""
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+async def first_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
+    """Wait until one of ``tasks`` is done, ``timeout`` seconds at most."""
+    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +53,9 @@ class Lease:
         Raises:
             EngineLost: the engine process ended first.
         """
+        future = self._client.submit(self._slot, model, schedule, top_k, deadline)
         self.submitted = True
-        return await self._client._run(self._slot, model, schedule, top_k, deadline)
+        return await future
 
 
 class EngineClient:
@@ -94,8 +96,10 @@ class EngineClient:
             # Idle OpenMP threads give their core back at once: the API needs it (measured in benchmarks/).
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
             "PYTHONUNBUFFERED": "1",
+            # This very package, and never one of that name in the working directory, which -P leaves out.
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
         }
-        command = [sys.executable, "-m", "server.engine", str(theirs.fileno()), str(self._memory)]
+        command = [sys.executable, "-P", "-m", "server.engine", str(theirs.fileno()), str(self._memory)]
         self._process = subprocess.Popen(
             command, env=environment, pass_fds=(theirs.fileno(), self._memory), stdin=subprocess.DEVNULL
         )
@@ -135,8 +139,7 @@ class EngineClient:
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
         except ChannelClosed:
-            if not self.stopping:
-                log.error("the engine process was lost (exit code %s)", self._exit_code())
+            pass
         finally:
             self.ready = False
             for slot, future in self._waiting.values():
@@ -144,6 +147,8 @@ class EngineClient:
                 if not future.done():
                     future.set_exception(EngineLost("the model process ended; please retry", retry_after=5))
             self._waiting.clear()
+        if not self.stopping:
+            log.error("the engine process was lost (exit code %s)", self._exit_code())
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -164,6 +169,23 @@ class EngineClient:
             if not lease.submitted:
                 self._free.append(slot)
 
+    def submit(
+        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None
+    ) -> asyncio.Future[Result]:
+        """Hand ``slot`` and the image in it to the engine. Cancelling the future cancels the job.
+
+        Raises:
+            EngineLost: there is no engine any more; the slot is still the caller's.
+        """
+        if not self.ready or self._channel is None:
+            raise EngineLost("the model process ended; please retry", retry_after=5)
+        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: self._cancel(job.id) if done.cancelled() else None)
+        self._waiting[job.id] = (slot, future)
+        self._channel.send(job)
+        return future
+
     async def stop(self, timeout: float) -> int:
         """Let the engine finish what it has, and end; kill it after ``timeout`` seconds. Returns its exit code."""
         self.stopping = True
@@ -180,19 +202,9 @@ class EngineClient:
             self._channel.close()
         return self._exit_code() or 0
 
-    async def _run(self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None) -> Result:
-        if not self.ready or self._channel is None:
-            self._free.append(slot)
-            raise EngineLost("the model process ended; please retry", retry_after=5)
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline)
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting[job.id] = (slot, future)
-        self._channel.send(job)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._channel.send(Cancel(job.id))
-            raise
+    def _cancel(self, job_id: int) -> None:
+        if self._channel is not None:
+            self._channel.send(Cancel(job_id))
 
     def _deliver(self, outcome: Outcome, batch: BatchDone) -> None:
         slot, future = self._waiting.pop(outcome.id)

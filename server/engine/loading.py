@@ -57,6 +57,10 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
     except tome_core.UnsupportedModelError as error:
         raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
+    if vit.in_chans not in (1, 3):
+        raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
+    if not vit.num_classes:
+        raise ConfigError(f"model {spec.name} ({spec.timm}) has no classifier; set num_classes and a checkpoint")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
     fast = tome_core.optimize(network.to(device), dtype)

@@ -77,7 +77,8 @@ class Loop:
             images=len(jobs),
             tokens=sum(tokens[0] for tokens in counts),
             forward_seconds=seconds,
-            r0_seconds=served.baseline(len(jobs)),
+            # A batch that failed and ran again in parts has no counterpart to be compared with.
+            r0_seconds=served.baseline(len(jobs)) if None not in predictions else 0.0,
             resident_bytes=resident_bytes(),
         )
 

@@ -55,10 +55,10 @@ class Runner:
         return [Prediction(tuple(s[:k]), tuple(c[:k]), ok) for s, c, ok, k in rows]
 
     def seconds(self, batch: int, schedule: Schedule) -> float:
-        """Time one forward pass of ``batch`` blank images."""
+        """Time one batch of ``batch`` blank images, from pixels to predictions."""
         pixels = np.zeros((batch, *self.model.transform.size), np.uint8)
         started = time.perf_counter()
-        self.logits(pixels, [schedule] * batch).cpu()
+        self.run(pixels, [schedule] * batch, [1] * batch)
         return time.perf_counter() - started
 
     def tokens(self, schedule: Schedule) -> tuple[int, ...]:

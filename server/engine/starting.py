@@ -11,7 +11,7 @@ from server.engine.device import pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
 from server.engine.loop import Served
 from server.engine.runner import Runner
-from server.engine.warmup import describe, measure_baseline, measure_levels
+from server.engine.warmup import describe, level_batch, measure_baseline, measure_levels
 from server.messages import ModelInfo
 
 log = logging.getLogger("tome.engine")
@@ -32,7 +32,8 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         started = time.perf_counter()
         runner = Runner(load_model(spec, device, dtype), device)
         baseline = measure_baseline(runner, config.max_batch)
-        levels = measure_levels(runner, config.levels, config.max_batch)
+        batch = level_batch(baseline, len(config.levels), config.max_batch)
+        levels = measure_levels(runner, config.levels, batch)
         info = describe(runner, levels)
         served[spec.name] = Served(runner, baseline)
         described.append(info)

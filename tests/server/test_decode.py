@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.decode import decode
+from server.decode import decode, to_8_bits
 from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from server.messages import Transform
 
@@ -158,3 +158,22 @@ def test_other_modes():
 def test_first_frame(form):
     frames = [Image.new("RGB", (9, 9), name) for name in ("red", "blue")]
     assert color(encode(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)) == (255, 0, 0)
+
+
+def test_16_bits_are_scaled_and_rounded_whatever_their_rows():
+    grey = np.arange(600 * 300, dtype=np.uint32).reshape(600, 300) % 65536
+    expected = np.floor(grey / 257 + 0.5)
+    assert (to_8_bits(grey.astype(np.uint16)) == expected).all()
+    assert (
+        to_8_bits(grey.astype(np.int32) * 3 - 5) == np.floor(np.clip(grey.astype(int) * 3 - 5, 0, 65535) / 257 + 0.5)
+    ).all()
+
+
+def test_an_image_too_narrow_once_it_is_turned():
+    transform = Transform((3, 128, 1024), "bicubic", 1.0, "center")
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (3000, 1)).save(file, "JPEG", exif=exif)
+    with pytest.raises(TooLarge):
+        decode(file.getvalue(), transform, 50_000_000, 16384)

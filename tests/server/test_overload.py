@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from tests.server.wire import SNEAKER, assert_problem, finish, half_sent, read_r
 @pytest.fixture(scope="module")
 def small(start_server):
     """A server with three slots."""
-    with start_server(queue_limit=3, max_inflight_bytes=60_000, body_timeout=20) as running:
+    with start_server(queue_limit=3, max_body_bytes=60_000, max_inflight_bytes=60_000, body_timeout=20) as running:
         yield running
 
 
@@ -88,6 +89,26 @@ def test_a_lost_engine_ends_the_server(start_server, eventually):
         eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
         assert_problem(finish(held), 503, "engine-lost")
         assert server.process.wait(20) == 1
+
+
+def test_an_engine_lost_with_jobs_in_it_fails_them_and_ends_the_server(start_server, eventually):
+    with start_server(levels="0", max_batch=1) as server, ThreadPoolExecutor(8) as pool:
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGSTOP)  # so that the jobs are still unread when it dies
+        answers = [pool.submit(httpx.post, f"{server.url}/classify", content=SNEAKER, timeout=30) for _ in range(8)]
+        eventually(lambda: server.metric("tome_queue_jobs") == 8)
+        os.kill(int(children[0]), signal.SIGKILL)
+        for answer in answers:
+            assert_problem(answer.result(), 503, "engine-lost")
+        assert server.process.wait(20) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_a_stop_while_starting_is_clean(start_server, seconds):
+    with start_server(wait=False) as server:
+        time.sleep(seconds)
+        server.process.terminate()
+        assert server.process.wait(20) in ((0, -signal.SIGTERM) if seconds < 0.5 else (0,))
 
 
 def test_a_second_signal_forces_the_end(start_server, eventually):

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.tome_core import oracle
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
-from tome_core import Kth, MergedViT, Random, Schedule, patch
+from tome_core import Bipartite, Kth, MergedViT, Random, Schedule, patch
 
 TIMM_NAMES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64},
@@ -380,3 +380,28 @@ def test_r_is_any_kind_of_sequence(make: Callable[[list[int]], Any]) -> None:
 def test_r_without_an_order_is_refused(r: Any) -> None:
     with pytest.raises(TypeError):
         patch(make_vit(0))(make_images(2), r=r)
+
+
+def test_swapped_parameters_are_the_ones_that_run() -> None:
+    vit, other, images = make_vit(0), make_vit(1), make_images(2)
+    swapped = torch.func.functional_call(patch(vit), dict(other.named_parameters()), (images,), {"r": 2})
+    torch.testing.assert_close(swapped, patch(other)(images, r=2))
+    model = patch(make_vit(0))
+    model.load_state_dict(other.state_dict(), assign=True)
+    torch.testing.assert_close(model(images, r=2), patch(other)(images, r=2))
+    torch.testing.assert_close(copy.deepcopy(model)(images, r=2), patch(other)(images, r=2))
+
+
+def test_autocast_does_not_change_what_merges() -> None:
+    vit, images = make_vit(0, torch.float32), make_images(4, dtype=torch.float32)
+    seen: list[Tensor] = []
+
+    class Spy(Bipartite):
+        def __call__(self, metric: Tensor, r: int, prefix: int) -> Any:
+            assert not torch.is_autocast_enabled("cpu")
+            seen.append(metric)
+            return super().__call__(metric, r, prefix)
+
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        patch(vit, matcher=Spy())(images, r=2)
+    assert len(seen) == 3 and all(one.dtype == torch.float32 for one in seen)

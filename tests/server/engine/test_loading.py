@@ -96,6 +96,20 @@ def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> N
         load_model(ModelSpec(name="r", timm="resnet18", checkpoint=_resnet(tmp_path)), CPU, torch.float32)
 
 
+def test_a_model_that_cannot_classify_pictures_is_refused(tmp_path: Path) -> None:
+    for number, (arguments, sentence) in enumerate(
+        [({"num_classes": 0}, "has no classifier"), ({"in_chans": 4}, "takes 4 channels; images have 1 or 3")]
+    ):
+        arguments |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
+        save_file(
+            timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), tmp_path / f"{number}.safetensors"
+        )
+        file = tmp_path / f"{number}.safetensors"
+        spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
+        with pytest.raises(ConfigError, match=sentence):
+            load_model(spec, CPU, torch.float32)
+
+
 def _resnet(folder: Path) -> Path:
     save_file(timm.create_model("resnet18").state_dict(), folder / "r.safetensors")
     return folder / "r.safetensors"

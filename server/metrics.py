@@ -81,7 +81,9 @@ class Metrics:
         self.images = counter("images_total", "Images answered, by configured level of r.", "model", "r")
         self.rejected = counter("rejected_total", "Requests and files refused, by reason.", "reason")
         self.cancelled = counter("cancelled_total", "Requests whose client went away, by stage.", "stage")
-        self.deadline_missed = counter("deadline_missed_total", "Images whose deadline passed unanswered.")
+        self.deadline_missed = counter(
+            "deadline_missed_total", "Images, or whole multipart requests, whose deadline passed unanswered."
+        )
         self.batch_failures = counter("batch_failures_total", "Batches in which the model failed.", "kind")
         self.forward_seconds = counter("forward_seconds_total", "Device time of forward passes.", "model")
         self.r0_seconds = counter(

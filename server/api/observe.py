@@ -48,7 +48,7 @@ class Record:
 
 
 class Observe:
-    """ASGI middleware, the outermost: nothing escapes it; every request gets its id, its log line and its counts."""
+    """ASGI middleware around all of ours: every request gets its id, its log line and its counts."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics

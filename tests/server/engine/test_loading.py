@@ -101,10 +101,8 @@ def test_a_model_that_cannot_classify_pictures_is_refused(tmp_path: Path) -> Non
         [({"num_classes": 0}, "has no classifier"), ({"in_chans": 4}, "takes 4 channels; images have 1 or 3")]
     ):
         arguments |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
-        save_file(
-            timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), tmp_path / f"{number}.safetensors"
-        )
         file = tmp_path / f"{number}.safetensors"
+        save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), file)
         spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
         with pytest.raises(ConfigError, match=sentence):
             load_model(spec, CPU, torch.float32)

@@ -30,6 +30,7 @@ def main() -> None:
         weights, out = refine(weights, patch_size=2), BUNDLED.parent / "fashion-mnist.safetensors"
     out.parent.mkdir(exist_ok=True)
     save_file({key: value.to(torch.float16).contiguous() for key, value in weights.items()}, out)
+    out.chmod(0o644)  # save_file leaves it to its owner alone
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench
+.PHONY: help install serve test test-slow lint format bench coverage-models
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ lint: install  ## ruff and mypy
 format: install  ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+coverage-models: install  ## check every ViT of timm, and write docs/models.md
+	$(BIN)/python -W ignore -m tests.tome_core.registry
 
 bench: install  ## speed of the forward pass for each r
 	$(BIN)/python -m benchmarks

@@ -9,6 +9,9 @@ from server.errors import ConfigError
 from server.profiles import Row
 
 
+MIN_POINTS = 6.0
+
+
 def plot_profiles(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Draw a curve for each entry of ``curves`` into ``path``, whose suffix says the format.
 
@@ -26,6 +29,11 @@ def plot_profiles(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
         axes.plot([row.speedup for row in rows], [row.accuracy for row in rows], marker="o", label=name)
         for row in rows:
             axes.annotate(f"r={row.r}", (row.speedup, row.accuracy), xytext=(4, 5), textcoords="offset points", size=8)
+    # At least a few points of accuracy high: a difference of a tenth is noise and should look like it.
+    low, high = axes.get_ylim()
+    slack = max(0.0, MIN_POINTS - (high - low)) / 2
+    axes.set_ylim(low - slack, high + slack)
+    axes.margins(x=0.1)
     axes.set(xlabel="measured speed-up over r=0", ylabel="top-1 accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend()

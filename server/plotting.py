@@ -8,7 +8,6 @@ from pathlib import Path
 from server.errors import ConfigError
 from server.profiles import Row
 
-
 MIN_POINTS = 6.0
 
 

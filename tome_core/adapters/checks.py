@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from timm.layers import AttentionPoolLatent, LayerNorm, LayerNormFp32, RmsNorm, RmsNormFp32
+from timm.layers import (
+    AttentionPoolLatent,
+    DropPath,
+    GluMlp,
+    LayerNorm,
+    LayerNormFp32,
+    Mlp,
+    RmsNorm,
+    RmsNormFp32,
+    SwiGLU,
+)
 from torch import nn
 
 from tome_core.errors import UnsupportedModelError
 
 TOKENWISE_NORMS = (nn.Identity, nn.LayerNorm, LayerNorm, LayerNormFp32, nn.RMSNorm, RmsNorm, RmsNormFp32)
+TOKENWISE_MLPS = (Mlp, GluMlp, SwiGLU)
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -44,6 +55,21 @@ def require_no_hooks(module: nn.Module, where: str) -> None:
     """Raise `UnsupportedModelError` if calling ``module`` would do more than its class says."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
         raise UnsupportedModelError(f"{where} ({_name(module)}) has hooks, which merging would skip")
+
+
+def require_common_parts(block: Any, where: str) -> None:
+    """Raise `UnsupportedModelError` unless what blocks of all families have is what the adapters take it for."""
+    attn = block.attn
+    if attn.scale != attn.head_dim**-0.5:
+        raise UnsupportedModelError(f"{where}.attn scales by {attn.scale}, not by head_dim ** -0.5")
+    require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn.attn_drop")
+    for name in ("q_norm", "k_norm", "norm"):
+        require_type(getattr(attn, name), TOKENWISE_NORMS, f"{where}.attn.{name}")
+    for name in ("norm1", "norm2"):
+        require_type(getattr(block, name), TOKENWISE_NORMS, f"{where}.{name}")
+    for name in ("drop_path1", "drop_path2"):
+        require_type(getattr(block, name), (nn.Identity, DropPath), f"{where}.{name}")
+    require_type(block.mlp, TOKENWISE_MLPS, f"{where}.mlp")
 
 
 def require_attention_pool(module: Any) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import AttentionRope, DropPath, GluMlp, Mlp, SwiGLU
+from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import TOKENWISE_NORMS, linear_macs, require_known, require_no_hooks, require_type
+from tome_core.adapters.checks import linear_macs, require_common_parts, require_known, require_no_hooks, require_type
 from tome_core.adapters.heads import PooledHead
 from tome_core.cost import BlockCost
 from tome_core.errors import UnsupportedModelError
@@ -44,16 +44,7 @@ class EvaBlockParts:
         optional = _OPTIONAL_ATTENTION_PARTS & set(attn._modules)
         attributes = _ATTENTION_ATTRIBUTES | _OPTIONAL_ATTENTION_PARTS - optional
         require_known(attn, _ATTENTION_PARTS | optional, attributes, f"{where}.attn")
-        if attn.scale != attn.head_dim**-0.5:
-            raise UnsupportedModelError(f"{where}.attn scales by {attn.scale}, not by head_dim ** -0.5")
-        require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn.attn_drop")
-        for name in ("norm1", "norm2"):
-            require_type(getattr(block, name), TOKENWISE_NORMS, f"{where}.{name}")
-        for name in ("q_norm", "k_norm", "norm"):
-            require_type(getattr(attn, name), TOKENWISE_NORMS, f"{where}.attn.{name}")
-        for name in ("drop_path1", "drop_path2"):
-            require_type(getattr(block, name), (nn.Identity, DropPath), f"{where}.{name}")
-        require_type(block.mlp, (Mlp, GluMlp, SwiGLU), f"{where}.mlp")
+        require_common_parts(block, where)
         self.block: Any = block
         self.attn: Any = attn
         self.norm_first = type(block) is EvaBlock

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp, SwiGLU
+from timm.layers import Attention, LayerScale
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import TOKENWISE_NORMS, linear_macs, require_known, require_no_hooks, require_type
+from tome_core.adapters.checks import linear_macs, require_common_parts, require_known, require_no_hooks, require_type
 from tome_core.adapters.heads import PooledHead
 from tome_core.cost import BlockCost
-from tome_core.errors import UnsupportedModelError
 
 _MODEL_PARTS = {"patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
 _MODEL_ATTRIBUTES = {
@@ -27,7 +26,6 @@ _MODEL_ATTRIBUTES = {
 _BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
 _ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}
 _ATTENTION_ATTRIBUTES = {"num_heads", "head_dim", "attn_dim", "scale", "fused_attn", "gate"}
-_TOKENWISE_MLPS = (Mlp, GluMlp, SwiGLU)
 
 
 class ViTBlock:
@@ -40,18 +38,9 @@ class ViTBlock:
         require_type(attn, (Attention,), f"{where}.attn")
         optional = {"gate"} if "gate" not in attn._modules else set()
         require_known(attn, _ATTENTION_PARTS - optional, _ATTENTION_ATTRIBUTES, f"{where}.attn")
-        if attn.scale != attn.head_dim**-0.5:
-            raise UnsupportedModelError(f"{where}.attn scales by {attn.scale}, not by head_dim ** -0.5")
-        require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn.attn_drop")
-        for name in ("norm1", "norm2"):
-            require_type(getattr(block, name), TOKENWISE_NORMS, f"{where}.{name}")
-        for name in ("q_norm", "k_norm", "norm"):
-            require_type(getattr(attn, name), TOKENWISE_NORMS, f"{where}.attn.{name}")
+        require_common_parts(block, where)
         for name in ("ls1", "ls2"):
             require_type(getattr(block, name), (nn.Identity, LayerScale), f"{where}.{name}")
-        for name in ("drop_path1", "drop_path2"):
-            require_type(getattr(block, name), (nn.Identity, DropPath), f"{where}.{name}")
-        require_type(block.mlp, _TOKENWISE_MLPS, f"{where}.mlp")
         self.block: Any = block
         self.attn: Any = attn
         self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2

@@ -1,0 +1,24 @@
+"""How the C allocator treats freed memory: tensors of a batch come and go in the same sizes, over and over."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed blocks for the next batch instead of handing them back to the kernel.
+
+    Otherwise every tensor of some megabytes is mapped anew, and its pages are faulted in and cleared on first touch,
+    which can cost more than computing what is written there. Returns whether the allocator is glibc's and agreed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    # Blocks of any size come from the heap, which never shrinks and grows in large steps.
+    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
+    return all(mallopt(option, value) == 1 for option, value in wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from tome_core.cost import BlockCost
 from tome_core.matching import Matcher
 from tome_core.merge import accumulation_dtype, compose, merge, stayed
 from tome_core.plan import Plan
-from tome_core.rotary import Rotary
+from tome_core.positional import Positional
 
 
 class Block(Protocol):
@@ -36,7 +37,7 @@ class Block(Protocol):
         ...
 
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values, each ``(T, H, d)``."""
+        """Queries, keys, values, each ``(T, H, d)``; values may be of another width ``d``."""
         ...
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
@@ -66,8 +67,8 @@ class Packed:
         tokens: ``(T, D)``.
         sizes: for each group, how many patches each token stands for, ``(images, tokens)``; None while all are 1.
         sources: for each group, where each input token is now, ``(images, N0)``; None where nobody asked.
-        positions: for each group, the input position that each token keeps, ``(images, tokens)``; None without rotary
-            positions.
+        positions: for each group, the input position that each token keeps, ``(images, tokens)``; None where attention
+            reads none.
     """
 
     tokens: Tensor
@@ -76,21 +77,25 @@ class Packed:
     positions: tuple[Tensor, ...] | None = None
 
 
-def run_block(block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, rotary: Rotary | None) -> Packed:
+def run_block(
+    block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, positional: Positional | None
+) -> Packed:
     """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
     x = packed.tokens
     h = block.attention_input(x)
     q, k, v = block.qkv(h)
-    if rotary is not None and packed.positions is not None:
+    places: Sequence[Tensor | None] = packed.positions or [None] * len(plan.groups)
+    if positional is not None and packed.positions is not None:
         positions = _join([positions.flatten() for positions in packed.positions])
-        q, k = rotary.turn(q, index, positions), rotary.turn(k, index, positions)
+        q, k = positional.turn(q, index, positions), positional.turn(k, index, positions)
     dropout = block.attention_dropout
     attended = []
-    for (_, q_), (_, k_), (_, v_), sizes in zip(
-        plan.views(q, index), plan.views(k, index), plan.views(v, index), packed.sizes, strict=True
+    for (_, q_), (_, k_), (_, v_), sizes, place in zip(
+        plan.views(q, index), plan.views(k, index), plan.views(v, index), packed.sizes, places, strict=True
     ):
-        bias = sizes if merging.prop_attn else None
-        out = merging.attend(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), bias, dropout)
+        bias = None if positional is None or place is None else positional.bias(index, place)
+        counted = sizes if merging.prop_attn else None
+        out = merging.attend(q_.transpose(1, 2), k_.transpose(1, 2), v_.transpose(1, 2), counted, dropout, bias)
         attended.append(out.flatten(0, 1))
     branch = block.attention_output(_join(attended), h)
     packed = replace(packed, tokens=x + _drop_path(block.drop_path1, branch, plan, index))

@@ -14,7 +14,7 @@ from tome_core.block import Block, Merging, Packed, run_block
 from tome_core.cost import Cost
 from tome_core.merge import accumulation_dtype
 from tome_core.plan import Plan, make_plan, token_counts
-from tome_core.rotary import Rotary
+from tome_core.positional import Positional
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
@@ -33,8 +33,8 @@ class Adapter(Protocol):
         """The blocks, in order."""
         ...
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
-        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` that enter the first block, and rotary positions."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Positional | None]:
+        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` of the first block, and what their attention reads."""
         ...
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -146,27 +146,27 @@ class MergedViT(nn.Module):
             raise ValueError("the batch is empty")
         adapter, merging = self.adapter, self.merging
         schedules = self.schedules(r, len(images))
-        x, rotary = adapter.embed(images.to(next(self.parameters()).dtype))
+        x, positional = adapter.embed(images.to(next(self.parameters()).dtype))
         tokens = x.shape[1]
         plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
         if len(plan.groups) > 1:
             x = x[torch.tensor(plan.order, device=x.device)]
         places: tuple[Tensor, ...] = ()
-        if trace or rotary is not None:
+        if trace or positional is not None:
             place = torch.arange(tokens, device=x.device)
             places = tuple(place.repeat(len(group.images), 1) for group in plan.groups)
         packed = Packed(
             tokens=x.flatten(0, 1),
             sizes=(None,) * len(plan.groups),
             sources=places if trace else None,
-            positions=places if rotary is not None else None,
+            positions=places if positional is not None else None,
         )
         save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
         for index, block in enumerate(adapter.blocks):
             if save_memory:
-                packed = checkpoint(run_block, block, merging, plan, index, packed, rotary, use_reentrant=False)
+                packed = checkpoint(run_block, block, merging, plan, index, packed, positional, use_reentrant=False)
             else:
-                packed = run_block(block, merging, plan, index, packed, rotary)
+                packed = run_block(block, merging, plan, index, packed, positional)
         return plan, replace(packed, tokens=adapter.norm(packed.tokens))
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:

@@ -30,6 +30,9 @@ class Rotary:
         sines, cosines = table[positions].chunk(2, dim=-1)
         return (x * cosines + _quarter_turn(x, self.half) * sines).to(x.dtype)
 
+    def bias(self, block: int, positions: Tensor) -> None:
+        """None: what is turned needs no bias."""
+
 
 def make_rotary(tables: Tensor, prefix: int, half: bool) -> Rotary:
     """From timm's embeddings of patches, ``(N, 2 * d)``, or ``(depth, H, N, 2 * d)`` where blocks and heads differ."""

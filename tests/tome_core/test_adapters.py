@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import DiffAttention
+from timm.layers import Attention, DiffAttention
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import (
@@ -26,6 +26,10 @@ class MyBlock(Block):  # type: ignore[misc]
     """Inherits everything, and could override anything."""
 
 
+class MyAttention(Attention):  # type: ignore[misc]
+    pass
+
+
 class MyTransformer(VisionTransformer):  # type: ignore[misc]
     pass
 
@@ -37,11 +41,13 @@ def _refused(vit: nn.Module, *names: str) -> None:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "block", [ParallelScalingBlock, DiffParallelScalingBlock, ResPostBlock, ParallelThingsBlock, MyBlock]
-)
-def test_other_blocks(block: type[nn.Module]) -> None:
-    _refused(make_vit(block_fn=block), "blocks.0", block.__name__)
+def test_other_blocks() -> None:
+    _refused(make_vit(block_fn=MyBlock), "blocks.0", "MyBlock")
+
+
+@pytest.mark.parametrize("block", [ParallelScalingBlock, DiffParallelScalingBlock])
+def test_blocks_with_no_place_to_merge(block: type[nn.Module]) -> None:
+    _refused(make_vit(block_fn=block), "blocks.0", block.__name__, "side by side", "no point between them")
 
 
 def test_one_other_block_among_many() -> None:
@@ -50,8 +56,36 @@ def test_one_other_block_among_many() -> None:
     _refused(vit, "blocks.2", "MyBlock")
 
 
-def test_differential_attention() -> None:
-    _refused(make_vit(attn_layer=DiffAttention), "blocks.0.attn", "DiffAttention")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"block_fn": ResPostBlock},
+        {"attn_layer": DiffAttention},
+        {"block_fn": ResPostBlock, "attn_layer": DiffAttention},
+    ],
+)
+def test_other_attention(options: dict[str, Any]) -> None:
+    vit = make_vit(**options)
+    vit.blocks[0].attn = MyAttention(16, 2)
+    _refused(vit, "blocks.0.attn", "MyAttention")
+
+
+def test_blocks_side_by_side() -> None:
+    vit = make_vit(block_fn=ParallelThingsBlock, drop_path_rate=0.1)
+    _refused(vit, "blocks.1.attns.0", "drop_path_rate=0")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[1].attns[1].attn = MyAttention(16, 2)
+    _refused(vit, "blocks.1.attns.1.attn", "MyAttention")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[2].ffns[1].mlp = nn.Linear(16, 16)
+    _refused(vit, "blocks.2.ffns.1.mlp", "Linear")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[2].attns[1].attn = Attention(16, num_heads=4)
+    _refused(vit, "blocks.2", "differ in their heads")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[0].attns[0].register_forward_hook(lambda *_: None)
+    _refused(vit, "blocks.0.attns.0", "hooks")
 
 
 @pytest.mark.parametrize(
@@ -170,12 +204,12 @@ def test_a_missing_part(part: str) -> None:
 
 
 def test_a_refused_model_is_untouched() -> None:
-    vit = make_vit(block_fn=ResPostBlock)
+    vit = make_vit(block_fn=ParallelScalingBlock)
     images = make_images(1)
     expected = vit(images)
-    _refused(vit, "ResPostBlock")
+    _refused(vit, "ParallelScalingBlock")
     assert torch.equal(vit(images), expected)
-    assert type(vit.blocks[0]) is ResPostBlock
+    assert type(vit.blocks[0]) is ParallelScalingBlock
 
 
 def test_the_error_is_a_value_error() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tome_core.attention import Attend
 from tome_core.cost import BlockCost
 from tome_core.matching import Matcher
-from tome_core.merge import accumulation_dtype, compose, merge, stayed
+from tome_core.merge import Combine, accumulation_dtype, compose, stayed, weighted_mean
+from tome_core.metric import Features, Metric, mean_key
 from tome_core.plan import Plan
 from tome_core.positional import Positional
 
@@ -51,12 +52,19 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Merging:
-    """What a model merges by: fixed when it is patched, shared by all its blocks."""
+    """What a model merges by: fixed when it is patched, shared by all its blocks.
+
+    Attributes:
+        metric: what of the tokens ``matcher`` is given.
+        combine: how the tokens of one destination become one.
+    """
 
     matcher: Matcher
     attend: Attend
     prop_attn: bool
     prefix: int
+    metric: Metric = mean_key
+    combine: Combine = weighted_mean
 
 
 @dataclass(frozen=True)
@@ -99,29 +107,27 @@ def run_block(
         attended.append(out.flatten(0, 1))
     branch = block.attention_output(_join(attended), h)
     packed = replace(packed, tokens=x + _drop_path(block.drop_path1, branch, plan, index))
-    packed = merge_groups(merging, plan, index, packed, k)
+    packed = merge_groups(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
     branch = block.mlp(packed.tokens)
     return replace(packed, tokens=packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1))
 
 
-def merge_groups(merging: Merging, plan: Plan, index: int, packed: Packed, keys: Tensor) -> Packed:
-    """Merge every group's tokens as far as its schedule says; ``keys (T, H, d)`` are what they are compared by."""
+def merge_groups(merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
+    """Merge every group's tokens as far as its schedule says."""
     if all(group.tokens[index] == group.tokens[index + 1] for group in plan.groups):
         return packed
     tokens, sizes = [], list(packed.sizes)
     sources, positions = list(packed.sources or ()), list(packed.positions or ())
-    views = zip(plan.views(packed.tokens, index), plan.views(keys, index), strict=True)
-    for number, ((group, x), (_, k)) in enumerate(views):
+    views = zip(plan.views(packed.tokens, index), plan.views(merging.metric(features), index), strict=True)
+    for number, ((group, x), (_, metric)) in enumerate(views):
         length = group.tokens[index + 1]
         if length < group.tokens[index]:
-            accumulate = accumulation_dtype(x.dtype)
-            metric = k.detach().to(accumulate).mean(dim=2)
             with torch.autocast(x.device.type, enabled=False):  # which would compare in the low precision it is for
                 matching = merging.matcher(metric, group.wanted[index], merging.prefix)
             before = sizes[number]
             if before is None:
-                before = torch.ones(x.shape[:2], dtype=accumulate, device=x.device)
-            x, sizes[number] = merge(x, before, matching.dest, length)
+                before = torch.ones(x.shape[:2], dtype=accumulation_dtype(x.dtype), device=x.device)
+            x, sizes[number] = merging.combine(x, before, matching, length)
             if sources:
                 sources[number] = compose(sources[number], matching.dest)
             if positions:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from tome_core.matching import Matcher
@@ -56,6 +57,17 @@ class Plan:
             end = start + images * tokens
             yield group, buffer[start:end].unflatten(0, (images, tokens))
             start = end
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """``rows``, one an image, from the order of the buffer back to that of the batch."""
+        return rows if len(self.groups) == 1 else rows[torch.tensor(self.back, device=rows.device)]
+
+    def by_image(self, groups: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """What each group has, ``(images, tokens, ...)``, in the batch's order: one tensor, or a list of images."""
+        if len(groups) == 1:
+            return groups[0]
+        images = [image for group in groups for image in group]
+        return [images[index] for index in self.back]
 
 
 def make_plan(schedules: Sequence[Schedule], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:

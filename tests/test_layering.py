@@ -30,7 +30,11 @@ class Rule:
 RULES = [
     Rule("tome_core", never=("server", "fastapi", "starlette", "uvicorn")),
     Rule("tome_core", never=("timm",), exempt=("tome_core.adapters",)),
-    Rule("tome_core", never=("tome_core.adapters",), exempt=("tome_core.adapters", "tome_core.patching")),
+    Rule(
+        "tome_core",
+        never=("tome_core.adapters",),
+        exempt=("tome_core.adapters", "tome_core.patching", "tome_core.optimizing"),
+    ),
     Rule("tome_core.schedule", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.errors", never=("torch", "timm", "tome_core")),
     # The API process prices and decodes; it never builds or runs a model.

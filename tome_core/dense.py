@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tome_core.block import Packed
 from tome_core.merge import unmerge
+from tome_core.packed import Packed
 from tome_core.plan import Plan
 
 Format = Literal["NLC", "NCHW"]

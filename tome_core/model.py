@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tome_core.block import Block, Merging, Packed, run_block
+from tome_core.block import Block, run_block
 from tome_core.cost import Cost
 from tome_core.dense import Format, as_format, check_format, pick_layers, unmerged
 from tome_core.merge import accumulation_dtype
 from tome_core.outputs import Outputs
+from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan, make_plan, token_counts
 from tome_core.positional import Positional
 from tome_core.schedule import Schedule

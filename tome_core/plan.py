@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -48,6 +48,20 @@ class Plan:
         """Position in the buffer of each image of the batch."""
         order = self.order
         return sorted(range(len(order)), key=order.__getitem__)
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the tokens of each image of the buffer begin, then how many there are: int64, on the CPU.
+
+        ``(depth + 1, images + 1)``, at the input and after each block.
+        """
+        counts = torch.tensor([group.tokens for group in self.groups for _ in group.images]).T
+        ends = counts.cumsum(dim=1)
+        return torch.cat([ends.new_zeros(len(ends), 1), ends], dim=1)
+
+    def merges(self, block: int) -> bool:
+        """Whether any image loses tokens in ``block``."""
+        return any(group.tokens[block] > group.tokens[block + 1] for group in self.groups)
 
     def views(self, buffer: Tensor, block: int) -> Iterator[tuple[Group, Tensor]]:
         """Each group with its part of ``buffer (T, ...)`` as ``(images, tokens, ...)``, before ``block`` merges."""
@@ -92,3 +106,8 @@ def token_counts(schedule: Schedule, depth: int, tokens: int, prefix: int, match
     for r in schedule.wanted(depth):
         counts.append(matcher.remaining(counts[-1], r, prefix) if r else counts[-1])
     return tuple(counts)
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """The buffer that consists of ``parts``, which is the part itself where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -14,6 +14,11 @@ class Positional(Protocol):
     `RelativeBias` holds was made for one call, so it follows the parameters and the size of the images.
     """
 
+    @property
+    def biased(self) -> bool:
+        """Whether `bias` gives any."""
+        ...
+
     def turn(self, x: Tensor, block: int, positions: Tensor) -> Tensor:
         """Queries or keys ``x (T, H, d)`` of tokens at ``positions (T,)``, as attention and matching will see them."""
         ...

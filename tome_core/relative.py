@@ -25,6 +25,11 @@ class RelativeBias:
     tables: tuple[Tensor, ...]
     index: Tensor
 
+    @property
+    def biased(self) -> bool:
+        """True: positions add to the logits."""
+        return True
+
     def turn(self, x: Tensor, block: int, positions: Tensor) -> Tensor:
         """``x``, as it is."""
         return x

@@ -24,6 +24,11 @@ class Rotary:
     tables: tuple[Tensor, ...]
     half: bool
 
+    @property
+    def biased(self) -> bool:
+        """False: positions turn queries and keys."""
+        return False
+
     def turn(self, x: Tensor, block: int, positions: Tensor) -> Tensor:
         """Turn queries or keys ``x (T, H, d)`` of tokens at input ``positions (T,)``; result in the dtype of ``x``."""
         table = self.tables[block if len(self.tables) > 1 else 0]

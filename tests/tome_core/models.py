@@ -74,7 +74,7 @@ def make_vit(seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) 
     if attention:
         # VisionTransformer has no argument for these; models that have them are built in the same way.
         for block in vit.blocks:
-            block.attn = Attention(16, num_heads=2, qkv_bias=True, **attention)
+            block.attn = Attention(vit.embed_dim, num_heads=2, qkv_bias=True, **attention)
     randomise(vit, seed)
     return vit.eval().to(dtype)
 

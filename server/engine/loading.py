@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
 import timm.data
 import torch
-from torch import Tensor, nn
 
 import tome_core
-from server.catalog import ModelSpec
+from server.catalog import LOCAL_FOLDER, ModelSpec
+from server.engine.checkpoints import find_weights
+from server.engine.weights import load_weights
 from server.errors import ConfigError
 from server.messages import Transform
 from server.profiles import read_profile
@@ -50,9 +49,12 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         ConfigError: anything about ``spec`` cannot work; the message says what.
     """
     labels = read_labels(spec.labels) if spec.labels else None
-    vit = create(spec, len(labels) if labels else None)
-    if spec.checkpoint:
-        load_weights(vit, spec.checkpoint)
+    checkpoint = find_checkpoint(spec)
+    vit = create(spec, len(labels) if labels else None, pretrained=checkpoint is None)
+    if checkpoint:
+        load_weights(vit, checkpoint)
+    else:
+        check_classifier(spec, vit)
     try:
         network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
     except tome_core.UnsupportedModelError as error:
@@ -73,7 +75,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
             interpolation=data["interpolation"],
             crop_pct=data["crop_pct"],
             crop_mode=data["crop_mode"],
-            fill=tuple(round(255 * value) for value in data["mean"]) * (channels // len(data["mean"])),
+            fill=tuple(round(255 * min(max(value, 0), 1)) for value in data["mean"]) * (channels // len(data["mean"])),
         ),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
@@ -85,8 +87,15 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
     )
 
 
-def create(spec: ModelSpec, classes: int | None) -> Any:
-    """The timm model, with timm's own weights where the entry names no checkpoint."""
+def find_checkpoint(spec: ModelSpec) -> Path | None:
+    """The file to take weights from: the entry's, or that of its folder; None for timm's own."""
+    if spec.checkpoint is None and spec.timm.startswith(LOCAL_FOLDER):
+        return find_weights(Path(spec.timm.removeprefix(LOCAL_FOLDER)))
+    return spec.checkpoint
+
+
+def create(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
+    """The timm model, with timm's own weights if ``pretrained``."""
     arguments: dict[str, Any] = dict(spec.model_args)
     for name, value in (
         ("num_classes", spec.num_classes or classes),
@@ -96,45 +105,26 @@ def create(spec: ModelSpec, classes: int | None) -> Any:
         if value is not None:
             arguments[name] = value
     try:
-        return timm.create_model(spec.timm, pretrained=spec.checkpoint is None, **arguments)
+        return timm.create_model(spec.timm, pretrained=pretrained, **arguments)
     except Exception as error:  # whatever timm or the hub raise, start-up fails with one sentence
-        hint = "" if spec.checkpoint else "; without a network, name a checkpoint file in the TOML file"
+        hint = (
+            "; without a network, name a checkpoint file (HF_HUB_OFFLINE=1 skips the hub's retries)"
+            if pretrained
+            else ""
+        )
         raise ConfigError(
             f"timm cannot create {spec.timm!r} for model {spec.name}: {_first_line(error)}{hint}"
         ) from error
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` from a safetensors or weights-only torch file; every key and shape must fit.
-
-    Raises:
-        ConfigError: the file cannot be read, or does not fit; the message names the first key that does not.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # corrupt files raise many types
-        raise ConfigError(f"{path} is no safetensors or weights-only torch file: {_first_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{path} does not hold a dictionary of tensors")
-    expected = network.state_dict()
-    for key, tensor in expected.items():
-        if key not in state:
-            raise ConfigError(
-                f"{path} lacks {key}, which the model needs ({len(expected.keys() - state)} missing in all)"
-            )
-        if state[key].shape != tensor.shape:
-            raise ConfigError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, the model needs {tuple(tensor.shape)}"
-            )
-    if unexpected := sorted(state.keys() - expected):
-        raise ConfigError(f"{path} has {unexpected[0]}, which the model does not ({len(unexpected)} unexpected in all)")
-    network.load_state_dict(state)
+def check_classifier(spec: ModelSpec, vit: Any) -> None:
+    """Raises `ConfigError` if timm left the classifier at random, its weights being for other classes."""
+    classes = vit.pretrained_cfg.get("num_classes")
+    if vit.num_classes not in (0, classes):
+        raise ConfigError(
+            f"model {spec.name}: timm's weights of {spec.timm} have {classes} classes, the labels or num_classes say "
+            f"{vit.num_classes}; name a checkpoint that was fine-tuned for them"
+        )
 
 
 def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
@@ -145,7 +135,7 @@ def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
     """
     overrides = {
         name: value
-        for name in ("mean", "std", "interpolation", "crop_pct")
+        for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
         if (value := getattr(spec, name)) is not None
     }
     for name in ("mean", "std"):
@@ -197,4 +187,4 @@ def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) 
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

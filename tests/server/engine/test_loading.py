@@ -1,5 +1,8 @@
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.catalog import ModelSpec, read_catalog
-from server.engine.loading import LoadedModel, load_model
+from server.engine.loading import LoadedModel, check_classifier, create, load_model
 from server.engine.runner import Runner
 from server.errors import ConfigError
 from tests.server.engine.conftest import ARGUMENTS
@@ -44,6 +47,23 @@ def test_a_torch_file_gives_the_same_model(tiny: LoadedModel, tiny_folder: Path)
         assert torch.equal(value, other.network.state_dict()[key])
 
 
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_the_entry_s_crop_mode_reaches_the_transform(tiny_folder: Path, mode: str) -> None:
+    assert load(tiny_folder, crop_mode=mode).transform.crop_mode == mode
+
+
+def test_a_mean_beyond_the_pixels_gives_a_border_that_pixels_can_have(tiny_folder: Path) -> None:
+    assert load(tiny_folder, mean=(-4.3, 0.5, 1.5)).transform.fill == (0, 128, 255)
+
+
+def test_timm_s_weights_are_not_served_with_a_classifier_left_at_random() -> None:
+    spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", num_classes=5)
+    with pytest.raises(ConfigError, match="have 1000 classes, the labels or num_classes say 5; name a checkpoint"):
+        check_classifier(spec, create(spec, None, pretrained=False))
+    whole = ModelSpec(name="m", timm="vit_tiny_patch16_224")
+    check_classifier(whole, create(whole, None, pretrained=False))
+
+
 def test_labels_give_the_number_of_classes_and_numbers_stand_in_for_them(tiny_folder: Path) -> None:
     assert load(tiny_folder, labels=None, num_classes=3).labels == ("0", "1", "2")
 
@@ -71,17 +91,20 @@ def test_weights_that_do_not_fit_are_named(tiny_folder: Path, tmp_path: Path, ch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_a_file_that_is_no_checkpoint(tiny_folder: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"not weights" * 100)
-    with pytest.raises(ConfigError, match="is no safetensors or weights-only torch file"):
-        load(tiny_folder, checkpoint=tmp_path / name)
+DOCS = Path(__file__).parents[3] / "docs" / "checkpoints.md"
+ENTRIES = [
+    table
+    for block in re.findall(r"^```toml\n(.*?)^```", DOCS.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for table in tomllib.loads(block)["models"]
+]
 
 
-def test_a_torch_file_that_would_run_code_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    torch.save({"model": Path("x")}, tmp_path / "w.pth")  # any object whose unpickling calls a function
-    with pytest.raises(ConfigError, match="weights-only"):
-        load(tiny_folder, checkpoint=tmp_path / "w.pth")
+@pytest.mark.parametrize("table", ENTRIES, ids=[table["name"] for table in ENTRIES])
+def test_the_entries_of_the_docs_are_valid(table: dict[str, Any]) -> None:
+    spec = ModelSpec.model_validate(table)
+    if not spec.timm.startswith("local-dir:"):  # that needs a folder; test_weights.py has one
+        with torch.device("meta"):
+            assert create(spec, 10, pretrained=False).num_classes
 
 
 def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:

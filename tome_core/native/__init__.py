@@ -1,4 +1,4 @@
-"""Kernels for x86 processors with AVX-512 and bfloat16: attention, merging and layer norm over packed buffers.
+"""Kernels for x86 processors with AVX-512 and bfloat16: attention, merging and norms over packed buffers.
 
 They are compiled when the package is installed and a compiler is there; `available` says whether they can be used. All
 work in float32 inside, on contiguous buffers of float32 or bfloat16, image by image: an image's result does not depend
@@ -24,6 +24,7 @@ _SIGNATURES = {
     "attention": [_POINTER] * 3 + [_INT] * 3 + [_POINTER] * 2 + [_INT] * 3 + [_FLOAT, _POINTER],
     "merge": [_POINTER] * 2 + [_INT] + [_POINTER] * 3 + [_INT] * 5 + [_POINTER] * 4,
     "layer_norm": [_POINTER] * 3 + [_INT] * 2 + [_FLOAT, _POINTER],
+    "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
 }
 
 
@@ -65,6 +66,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     out = torch.empty_like(x)
     dim = x.shape[-1]
     _call("layer_norm", x, _at(x), _at(weight), _at(bias), x.numel() // dim, dim, eps, _at(out))
+    return out
+
+
+def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """``pixels``, uint8 ``(B, C, H, W)``, times ``scale`` plus ``shift``, float32 ``(C,)``, in ``dtype``."""
+    pixels = pixels.contiguous()
+    out = torch.empty(pixels.shape, dtype=dtype)
+    batch, channels, height, width = pixels.shape
+    planes = _at(pixels), _at(scale), _at(shift), batch * channels, channels
+    _call("normalise", out, *planes, height * width, _at(out))
     return out
 
 

@@ -1,4 +1,4 @@
-// Layer normalisation (arXiv 1607.06450, equation 4) of rows; weights in float32.
+// Layer normalisation (arXiv 1607.06450, equation 4) of rows, and normalisation of pixels; weights in float32.
 #include <cmath>
 
 #include "simd.h"
@@ -29,6 +29,21 @@ void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows
     }
 }
 
+// Pixels of 0 to 255, plane by plane: times the scale of their channel, plus its shift.
+template <class T>
+void normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
+               int64_t size, T* out) {
+#pragma omp parallel for schedule(static)
+    for (int64_t plane = 0; plane < planes; plane++) {
+        const __m512 times = _mm512_set1_ps(scale[plane % channels]), plus = _mm512_set1_ps(shift[plane % channels]);
+        for (int64_t i = 0; i < size; i += kLanes) {
+            const __mmask16 m = first(size - i);
+            const __m512i x = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, pixels + plane * size + i));
+            store(out + plane * size + i, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), times, plus), m);
+        }
+    }
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)
@@ -40,6 +55,14 @@ void tome_layer_norm_bf16(const bf16* x, const float* weight, const float* bias,
 void tome_layer_norm_f32(const float* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
                          float* out) {
     layer_norm(x, weight, bias, rows, dim, eps, out);
+}
+void tome_normalise_bf16(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes,
+                         int64_t channels, int64_t size, bf16* out) {
+    normalise(pixels, scale, shift, planes, channels, size, out);
+}
+void tome_normalise_f32(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes,
+                        int64_t channels, int64_t size, float* out) {
+    normalise(pixels, scale, shift, planes, channels, size, out);
 }
 
 // Whether this processor has what the other functions were compiled for.

@@ -42,6 +42,7 @@ def test_files_are_relative_to_the_toml_file(tmp_path: Path) -> None:
         ("[model]\nname = 1\n", r"must hold one or more \[\[models\]\] tables and nothing else; it also has model"),
         ('[[models]]\nname = "a"\n', "model 1: timm: Field required"),
         (TABLE + "image_size = 3\n", "image_size: Extra inputs are not permitted"),
+        (TABLE + 'activation = "relu"\n', "activation: Input should be 'softmax', 'sigmoid' or 'none'"),
         (TABLE + "crop_pct = 7\n", "crop_pct: Input should be less than or equal to 1"),
         (TABLE.replace('"a"', '"a b"'), "name: String should match pattern"),
         (TABLE + 'labels = "none.txt"\n', "model a: labels: there is no file"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +11,18 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from server.catalog import ModelSpec
+from server.catalog import read_catalog
 from server.engine.loading import LoadedModel, load_model
 from server.engine.runner import Runner, pack_rows
+from server.errors import ConfigError
 from server.messages import Want
+from server.offline import classify
+from server.settings import ModelSettings
 from tests.server.engine.conftest import ARGUMENTS
 from tome_core import Schedule
 
 CPU = torch.device("cpu")
+EXAMPLES = Path(__file__).parents[3] / "examples"
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
 SCHEDULES = [Schedule.constant(r) for r in (0, 4, 4, 2, 0)]
 WANTS: list[Want] = ["classes", "features", "source", "classes", "features"]
@@ -79,27 +82,21 @@ def test_the_activation_makes_the_scores(tiny: LoadedModel) -> None:
             assert prediction.scores == pytest.approx(best.values.tolist(), abs=1e-5)
 
 
-def test_a_model_without_a_classifier(tmp_path: Path) -> None:
-    arguments: dict[str, Any] = {name: ARGUMENTS[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
+def test_a_model_without_a_classifier(tiny_folder: Path, tmp_path: Path) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", **{**ARGUMENTS, "num_classes": 0}).eval()
-    save_file(vit.state_dict(), tmp_path / "bare.safetensors")
-    spec = ModelSpec(
-        name="bare",
-        timm="vit_tiny_patch16_224",
-        checkpoint=tmp_path / "bare.safetensors",
-        num_classes=0,
-        img_size=32,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        model_args=arguments,
-    )
-    runner = Runner(load_model(spec, CPU, torch.float32), CPU)
+    save_file(vit.state_dict(), tmp_path / "tiny.safetensors")
+    entry = (tiny_folder / "models.toml").read_text().replace('labels = "labels.txt"', "num_classes = 0")
+    (tmp_path / "models.toml").write_text(entry)
+    runner = Runner(load_model(read_catalog(tmp_path / "models.toml", ())[0], CPU, torch.float32), CPU)
     assert runner.model.labels == ()
     assert runner.seconds(2, Schedule.constant(4)) > 0
     predictions = runner.run(PIXELS, [Schedule.constant(0)] * 5, [0] * 5, ["features"] * 5)
     found = np.stack([np.frombuffer(prediction.features, "<f4") for prediction in predictions])
     with torch.inference_mode():
         np.testing.assert_allclose(found, vit(normalised(PIXELS)).numpy(), rtol=1e-4, atol=1e-4)
+    settings = ModelSettings(config=tmp_path / "models.toml", threads=1)
+    with pytest.raises(ConfigError, match="model tiny has no classifier"):
+        classify(settings, next(EXAMPLES.glob("*.png")), "0", "", 5)
 
 
 def test_bytes_are_little_endian_and_only_of_rows_that_are_wanted() -> None:

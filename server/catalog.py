@@ -30,7 +30,7 @@ class ModelSpec(BaseModel):
     checkpoint: Path | None = Field(None, description="safetensors or weights-only torch file; default: timm's.")
     labels: Path | None = Field(None, description="Text file, one label a line; default: timm's ImageNet names.")
     profile: Path | None = Field(None, description="JSON that `tome-serve evaluate --profile` wrote, for /models.")
-    num_classes: int | None = Field(None, ge=1)
+    num_classes: int | None = Field(None, ge=0, description="0: no classifier; for /embed and /visualize only.")
     img_size: int | tuple[int, int] | None = None
     in_chans: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
@@ -38,6 +38,7 @@ class ModelSpec(BaseModel):
     interpolation: str | None = Field(None, pattern=r"^(bicubic|bilinear|nearest)$")
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
+    activation: Literal["softmax", "sigmoid", "none"] = Field("softmax", description="Of the scores; none: logits.")
     prop_attn: bool = Field(True, description="Proportional attention; false for MAE models not trained with merging.")
     model_args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the timm architecture.")
 

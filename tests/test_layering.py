@@ -52,6 +52,7 @@ RULES = [
         never=("server", "tome_core", "torch", "fastapi", "starlette"),
         allowed=("tome_core.schedule", "server.errors"),
     ),
+    Rule("server.picture", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule("server.settings", never=("server", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
     Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.settings")),
 ]

@@ -6,9 +6,10 @@ from fastapi import FastAPI
 
 from server.api import problems
 from server.api.admission import Admission, BodyLimits
-from server.api.classify import Classifier
 from server.api.connections import Connections
 from server.api.decoder import Decoder
+from server.api.images import router as image_routes
+from server.api.inference import Inference
 from server.api.observe import Observe
 from server.api.routes import Parts, router
 from server.engine.client import EngineClient
@@ -30,8 +31,9 @@ def create_app(settings: Settings, engine: EngineClient, metrics: Metrics) -> Fa
     limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
     admission = Admission(engine, limits)
     decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.max_side)
-    classifier = Classifier(engine, admission, decoder, metrics)
-    app.state.parts = Parts(engine, admission, classifier, metrics, settings.default_r)
+    inference = Inference(engine, admission, decoder, metrics)
+    app.state.parts = Parts(engine, admission, inference, metrics, settings.default_r)
+    app.include_router(image_routes)
     app.include_router(router)
     problems.install(app, metrics)
     # The last one added is the outermost.

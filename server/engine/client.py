@@ -21,7 +21,7 @@ import numpy.typing as npt
 from server.channel import AsyncChannel, ChannelClosed
 from server.engine.config import EngineConfig
 from server.errors import EngineLost, EngineStartError, Overloaded
-from server.messages import BatchDone, Begin, Cancel, Job, ModelInfo, Outcome, Ready, StartFailed, Stop
+from server.messages import BatchDone, Begin, Cancel, Job, ModelInfo, Outcome, Ready, StartFailed, Stop, Want
 from server.slots import Slots, create_memory
 from tome_core.schedule import Schedule
 
@@ -47,13 +47,15 @@ class Lease:
         """The slot's memory, to write the decoded image ``(C, H, W)`` into."""
         return self._client.slots.view(self._slot, shape)
 
-    async def run(self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None) -> Result:
+    async def run(
+        self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None, want: Want = "classes"
+    ) -> Result:
         """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
 
         Raises:
             EngineLost: the engine process ended first.
         """
-        future = self._client.submit(self._slot, model, schedule, top_k, deadline)
+        future = self._client.submit(self._slot, model, schedule, top_k, deadline, want)
         self.submitted = True
         return await future
 
@@ -170,7 +172,7 @@ class EngineClient:
                 self._free.append(slot)
 
     def submit(
-        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None
+        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None, want: Want
     ) -> asyncio.Future[Result]:
         """Hand ``slot`` and the image in it to the engine. Cancelling the future cancels the job.
 
@@ -179,7 +181,7 @@ class EngineClient:
         """
         if not self.ready or self._channel is None:
             raise EngineLost("the model process ended; please retry", retry_after=5)
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline)
+        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._cancel(job.id) if done.cancelled() else None)
         self._waiting[job.id] = (slot, future)

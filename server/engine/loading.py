@@ -26,7 +26,9 @@ class LoadedModel:
 
     Attributes:
         mean, std: per channel, for pixels on a scale of 0 to 1.
+        labels: of the classes; none for a model without a classifier.
         tokens, prefix: at the input of the first block.
+        grid: rows and columns of patches.
         accuracy: by the text of a schedule, from the model's profile.
     """
 
@@ -39,6 +41,7 @@ class LoadedModel:
     tokens: int
     prefix: int
     depth: int
+    grid: tuple[int, int]
     accuracy: dict[str, float]
 
 
@@ -61,12 +64,10 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
     if vit.in_chans not in (1, 3):
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
-    if not vit.num_classes:
-        raise ConfigError(f"model {spec.name} ({spec.timm}) has no classifier; set num_classes and a checkpoint")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
     fast = tome_core.optimize(network.to(device), dtype)
-    tokens = fast.input_tokens(torch.zeros(1, channels, height, width, device=device))
+    blank = torch.zeros(1, channels, height, width, device=device)
     return LoadedModel(
         spec=spec,
         network=fast,
@@ -80,9 +81,10 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
-        tokens=tokens,
+        tokens=fast.input_tokens(blank),
         prefix=fast.adapter.prefix,
         depth=len(fast.adapter.blocks),
+        grid=fast.patch_grid(blank),
         accuracy={row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {},
     )
 
@@ -98,7 +100,7 @@ def create(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
     """The timm model, with timm's own weights if ``pretrained``."""
     arguments: dict[str, Any] = dict(spec.model_args)
     for name, value in (
-        ("num_classes", spec.num_classes or classes),
+        ("num_classes", classes if spec.num_classes is None else spec.num_classes),
         ("img_size", spec.img_size),
         ("in_chans", spec.in_chans),
     ):
@@ -166,7 +168,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def imagenet_labels(vit: Any) -> tuple[str, ...] | None:
     """The names that timm has of the classes, where the model has the classes of an ImageNet subset."""
-    subset = timm.data.infer_imagenet_subset(vit)
+    # What timm infers for a model without classes are those of its configuration.
+    subset = timm.data.infer_imagenet_subset(vit) if vit.num_classes else None
     if subset is None:
         return None
     info = timm.data.ImageNetInfo(subset)

@@ -87,7 +87,8 @@ def run_isolated(runner: Runner, slots: Slots, jobs: Sequence[Job]) -> list[Pred
     """Run ``jobs`` together; if that fails, run each half alone, down to the one that makes it fail: None."""
     try:
         pixels = slots.gather([job.slot for job in jobs], runner.model.transform.size)
-        return list(runner.run(pixels, [job.schedule for job in jobs], [job.top_k for job in jobs]))
+        schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
+        return list(runner.run(pixels, schedules, top_k, wants))
     except Exception:  # whatever the model raises concerns this batch alone
         if len(jobs) == 1:
             log.exception("the model %s failed on one image", jobs[0].model)
@@ -106,6 +107,8 @@ def outcome(job: Job, prediction: Prediction | None, tokens_out: int, started: f
         classes=prediction.classes,
         tokens_out=tokens_out,
         queue_seconds=started - job.submitted,
+        features=prediction.features,
+        source=prediction.source,
     )
 
 

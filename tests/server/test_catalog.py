@@ -49,6 +49,7 @@ def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
         ("[model]\nname = 1\n", r"must hold one or more \[\[models\]\] tables and nothing else; it also has model"),
         ('[[models]]\nname = "a"\n', "model 1: timm: Field required"),
         (TABLE + "image_size = 3\n", "image_size: Extra inputs are not permitted"),
+        (TABLE + 'activation = "relu"\n', "activation: Input should be 'softmax', 'sigmoid' or 'none'"),
         (TABLE + "crop_pct = 7\n", "crop_pct: Input should be less than or equal to 1"),
         (TABLE + 'crop_mode = "middle"\n', "crop_mode: Input should be 'center', 'squash' or 'border'"),
         (TABLE.replace("vit_tiny_patch16_224", "local-dir:none"), r"model a: timm: there is no .*none/config\.json"),

@@ -14,7 +14,7 @@ from server.engine.client import EngineClient, Result
 from server.engine.config import EngineConfig
 from server.engine.runner import Runner
 from server.errors import EngineLost, EngineStartError, Overloaded
-from server.messages import BatchDone
+from server.messages import BatchDone, Want
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
@@ -50,30 +50,38 @@ async def running(config: EngineConfig, batches: list[BatchDone]) -> AsyncIterat
         client.kill()
 
 
-async def classify(client: EngineClient, pixels: np.ndarray, r: int, deadline: float | None = None) -> Result:
+async def classify(
+    client: EngineClient, pixels: np.ndarray, r: int, deadline: float | None = None, want: Want = "classes"
+) -> Result:
     with client.lease() as lease:
         np.copyto(lease.pixels(SIZE), pixels)
-        return await lease.run("tiny", Schedule.constant(r), 3, deadline)
+        return await lease.run("tiny", Schedule.constant(r), 3 if want == "classes" else 0, deadline, want)
 
 
 def test_each_answer_belongs_to_its_image(tiny_folder: Path, runner: Runner) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, *SIZE), np.uint8)
     schedules = [0, 1, 2, 3, 4, 5, 0, 8]
+    wants: list[Want] = ["classes", "classes", "features", "source", "classes", "source", "features", "classes"]
+    asked = list(zip(images, schedules, wants, strict=True))
     expected = [
-        runner.run(image[None], [Schedule.constant(r)], [3])[0] for image, r in zip(images, schedules, strict=True)
+        runner.run(image[None], [Schedule.constant(r)], [3 if want == "classes" else 0], [want])[0]
+        for image, r, want in asked
     ]
     batches: list[BatchDone] = []
 
     async def main() -> None:
         async with running(configuration(tiny_folder), batches) as client:
             assert client.models["tiny"].labels == ("cat", "dog", "fish")
-            results = await asyncio.gather(
-                *(classify(client, image, r) for image, r in zip(images, schedules, strict=True))
-            )
+            assert client.models["tiny"].grid == (4, 4)
+            results = await asyncio.gather(*(classify(client, image, r, want=want) for image, r, want in asked))
             assert (client.held, client.queued) == (0, 0)
         for result, want in zip(results, expected, strict=True):
-            assert result.outcome.classes == want.classes
-            assert result.outcome.scores == pytest.approx(want.scores, abs=1e-4)
+            outcome = result.outcome
+            assert outcome.classes == want.classes
+            assert outcome.scores == pytest.approx(want.scores, abs=1e-4)
+            features = np.frombuffer(outcome.features, "<f4")
+            np.testing.assert_allclose(features, np.frombuffer(want.features, "<f4"), rtol=1e-4, atol=1e-4)
+            assert outcome.source == want.source
         assert sum(batch.images for batch in batches) == 8
         assert max(batch.images for batch in batches) <= 4
 

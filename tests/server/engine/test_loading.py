@@ -27,6 +27,7 @@ def load(folder: Path, **changes: object) -> LoadedModel:
 
 def test_what_the_entry_says_reaches_the_model(tiny: LoadedModel) -> None:
     assert (tiny.tokens, tiny.prefix, tiny.depth, tiny.labels) == (17, 1, 2, ("cat", "dog", "fish"))
+    assert tiny.grid == (4, 4)
     assert tiny.transform.size == (3, 32, 32)
     assert tiny.transform.interpolation == "bilinear"
     assert tiny.mean == (0.5, 0.5, 0.5)
@@ -111,6 +112,8 @@ def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> N
     (tmp_path / "two.txt").write_text("a\nb\n")
     with pytest.raises(ConfigError, match="2 labels for 3 classes"):
         load(tiny_folder, labels=tmp_path / "two.txt", num_classes=3)
+    with pytest.raises(ConfigError, match=r"has head\.bias, which the model does not"):
+        load(tiny_folder, num_classes=0)
     with pytest.raises(ConfigError, match="timm cannot create 'vit_no_such'"):
         load(tiny_folder, timm="vit_no_such")
     with pytest.raises(ConfigError, match="mean has 2 values for 3 channels"):
@@ -119,16 +122,13 @@ def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> N
         load_model(ModelSpec(name="r", timm="resnet18", checkpoint=_resnet(tmp_path)), CPU, torch.float32)
 
 
-def test_a_model_that_cannot_classify_pictures_is_refused(tmp_path: Path) -> None:
-    for number, (arguments, sentence) in enumerate(
-        [({"num_classes": 0}, "has no classifier"), ({"in_chans": 4}, "takes 4 channels; images have 1 or 3")]
-    ):
-        arguments |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
-        file = tmp_path / f"{number}.safetensors"
-        save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), file)
-        spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
-        with pytest.raises(ConfigError, match=sentence):
-            load_model(spec, CPU, torch.float32)
+def test_a_model_that_takes_no_pictures_is_refused(tmp_path: Path) -> None:
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2, "in_chans": 4}
+    file = tmp_path / "four.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), file)
+    spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
+    with pytest.raises(ConfigError, match="takes 4 channels; images have 1 or 3"):
+        load_model(spec, CPU, torch.float32)
 
 
 def _resnet(folder: Path) -> Path:

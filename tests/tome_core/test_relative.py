@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from timm.layers import RelPosBias, RelPosMlp, SwiGLU
 from timm.models.beit import Beit
 from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tome_core import oracle
 from tests.tome_core.models import CLASSES, as_schedule, make_images, randomise, specs
@@ -186,6 +187,18 @@ def test_gradients_reach_every_parameter(name: str, checkpointing: bool) -> None
     model(make_images(2, (16, 12)), r=[2, 3]).square().sum().backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert missing == []
+
+
+@pytest.mark.parametrize("name", ["beit", "beit-shared", "relpos", "relpos-shared", "relpos-table"])
+@torch.no_grad()
+def test_costs_what_pytorch_counts(name: str) -> None:
+    model, images = patch(make(name).float()), make_images(1, (16, 12), dtype=torch.float32)
+    fast = optimize(model)  # in explicit products, which PyTorch counts on every device
+    for r in (0, 3):
+        with FlopCounterMode(display=False) as counter:
+            fast(images, r=r)
+        tokens = model.token_counts(r, 12 + model.merging.prefix)
+        assert counter.get_total_flops() == 2 * model.cost().macs(tokens)
 
 
 def test_swiglu() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.layers import Attention, DiffAttention
 from timm.models.resnet import BasicBlock, ResNet
@@ -101,6 +102,44 @@ def test_blocks_side_by_side() -> None:
 def test_other_models(make: Callable[[], nn.Module]) -> None:
     model = make()
     _refused(model, type(model).__name__)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "windows"),
+        ("swinv2_tiny_window8_256", "windows"),
+        ("hiera_tiny_224", "pyramid"),
+        ("xcit_nano_12_p16_224", "across channels"),
+        ("cait_xxs24_224", "class token alone"),
+        ("volo_d1_224", "outlook attention"),
+        ("naflexvit_base_patch16_gap", "padding"),
+        ("samvit_base_patch16", "windows"),
+        ("convit_tiny", "a gate in each head"),
+        ("coat_tiny", "convolves"),
+        ("coatnet_0_rw_224", "convolves"),
+        ("crossvit_9_240", "two sequences"),
+        ("davit_tiny", "windows"),
+        ("gcvit_tiny", "windows"),
+        ("levit_128", "pyramid"),
+        ("levit_conv_128", "pyramid"),
+        ("maxvit_nano_rw_256", "convolves"),
+        ("mvitv2_tiny", "pyramid"),
+        ("nest_tiny", "windows"),
+        ("pit_s_224", "pyramid"),
+        ("pvt_v2_b0", "pyramid"),
+        ("sam2_hiera_tiny", "pyramid"),
+        ("swinv2_cr_tiny_224", "windows"),
+        ("tnt_s_patch16_224", "pixels"),
+        ("tiny_vit_5m_224", "windows"),
+        ("twins_pcpvt_small", "windows"),
+        ("visformer_tiny", "pyramid"),
+    ],
+)
+def test_families_that_cannot_merge_are_told_why(name: str, reason: str) -> None:
+    with torch.device("meta"):
+        vit = timm.create_model(name)
+    _refused(vit, f"the model is a {type(vit).__name__}, which", reason)
 
 
 @pytest.mark.parametrize(("pool", "name"), [("prr", "attn_pool"), ("", "global_pool=''")])

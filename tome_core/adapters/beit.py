@@ -44,8 +44,12 @@ class BeitAttention(SelfAttention):
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(T, D)`` -> three of ``(T, H, d)``."""
         attn = self.attn
-        bias = None if attn.q_bias is None else torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-        q, k, v = F.linear(h, attn.qkv.weight, bias).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
+        if attn.q_bias is None:
+            out = attn.qkv(h)
+        else:
+            bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+            out = attn.qkv(h) + bias if attn.qkv_bias_separate else F.linear(h, attn.qkv.weight, bias)
+        q, k, v = out.unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
         return q, k, v
 
     def output(self, attended: Tensor, h: Tensor) -> Tensor:
@@ -83,10 +87,13 @@ class BeitAdapter(PooledHead):
         require_type(network.blocks, (nn.ModuleList,), "blocks")
         require_no_hooks(network.blocks, "blocks")
         self.blocks = [BeitBlock(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
+        grids = {block.attn.window_size for block in self.blocks}
         if network.rel_pos_bias is not None:
             require_type(network.rel_pos_bias, (RelativePositionBias,), "rel_pos_bias")
             require_known(network.rel_pos_bias, (), _BIAS_ATTRIBUTES, "rel_pos_bias")
-        if len({block.attn.window_size for block in self.blocks}) > 1:
+            if grids != {None}:
+                grids.add(network.rel_pos_bias.window_size)
+        if len(grids) > 1:
             raise UnsupportedModelError("the blocks differ in window_size, the grid of their relative positions")
         super().__init__(network, [block.cost for block in self.blocks])
 
@@ -100,13 +107,15 @@ class BeitAdapter(PooledHead):
         return network.pos_drop(x), self._relative()
 
     def _relative(self) -> RelativeBias | None:
+        """The bias of each block, to which the shared one is added; or that alone."""
         shared = self.network.rel_pos_bias
         own = [block.attn for block in self.blocks if block.attn.relative_position_bias_table is not None]
-        both = [*own] if shared is None else [*own, shared]
-        if not both:
-            return None
-        tables = [module.relative_position_bias_table.T for module in both]
-        if own and shared is not None:
-            *tables, of_all = tables
-            tables = [table + of_all for table in tables]
-        return RelativeBias(tuple(tables), both[0].relative_position_index)
+        if not own:
+            return None if shared is None else RelativeBias((_table(shared),), shared.relative_position_index)
+        tables = [_table(attn) if shared is None else _table(attn) + _table(shared) for attn in own]
+        return RelativeBias(tuple(tables), own[0].relative_position_index)
+
+
+def _table(module: Any) -> Tensor:
+    """``(H, distances)``."""
+    return module.relative_position_bias_table.T

@@ -13,7 +13,7 @@ REASONS = {
     "CoaT": _CONVOLVES,
     "ConVit": "weighs attention by the distance of two patches, through a gate in each head",
     "CrossVit": "runs two sequences, of patches of different sizes, that attend to each other",
-    "DaViT": _WINDOWS,
+    "DaVit": _WINDOWS,
     "GlobalContextVit": _WINDOWS,
     "Hiera": _PYRAMID,
     "HieraDet": _PYRAMID,
@@ -33,6 +33,6 @@ REASONS = {
     "Twins": _WINDOWS,
     "VOLO": "attends within the neighbourhood of each place on a grid (outlook attention), then pools it: a pyramid",
     "Visformer": _PYRAMID,
-    "VisionTransformerSAM": "attends within windows of a grid and gives a map of it, and merged tokens no longer fill one",
+    "VisionTransformerSAM": "attends within windows of a grid and returns it, and merged tokens no longer fill one",
     "Xcit": "attends across channels instead of tokens, and convolves its tokens on their grid",
 }

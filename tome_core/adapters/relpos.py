@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from tome_core.adapters.attentions import SelfAttention
 from tome_core.adapters.blocks import NormFirst, NormLast
-from tome_core.adapters.checks import require_known, require_no_hooks, require_type
+from tome_core.adapters.checks import linear_macs, require_known, require_no_hooks, require_type
 from tome_core.adapters.heads import PooledHead
 from tome_core.errors import UnsupportedModelError
 from tome_core.relative import RelativeBias
@@ -42,6 +43,10 @@ class RelPosSelfAttention(SelfAttention):
     optional: ClassVar[set[str]] = {"rel_pos"}
     attributes: ClassVar[set[str]] = {"num_heads", "head_dim", "scale", "fused_attn"}
 
+    def __init__(self, attn: Any, where: str) -> None:
+        super().__init__(attn, where)
+        self.linear = linear_macs(attn.qkv) + linear_macs(attn.proj)  # an MLP in rel_pos reads distances, not tokens
+
     def output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``."""
         return self.attn.proj_drop(self.attn.proj(attended))
@@ -61,6 +66,7 @@ class RelPosAdapter(PooledHead):
             _require_bias(module, f"the relative position of blocks.{index}")
         if len({(type(module), module.window_size, module.prefix_tokens) for module in self._biases()}) > 1:
             raise UnsupportedModelError("the blocks differ in how they tell relative positions apart")
+        self.cost = replace(self.cost, fixed=self.cost.fixed + sum(_bias_macs(module) for module in self._biases()))
 
     def embed(self, images: Tensor) -> tuple[Tensor, RelativeBias]:
         """``(B, C, H, W)`` -> ``(B, N0, D)``, and the bias of all distances."""
@@ -93,6 +99,15 @@ def _require_bias(module: Any, where: str) -> None:
         require_type(module.bias_act, (nn.Identity, nn.Sigmoid), f"{where}: bias_act")
 
 
+def _bias_macs(module: Any) -> int:
+    """MACs of computing a bias, once for a batch."""
+    return 0 if type(module) is RelPosBias else _distances(module) * linear_macs(module.mlp)
+
+
+def _distances(module: Any) -> int:
+    return int(module.rel_coords_log.shape[0] * module.rel_coords_log.shape[1])
+
+
 def _table(module: Any) -> Tensor:
     """The bias of each distance, ``(H, distances)``; one more, of 0, for pairs with a prefix token that has none."""
     if type(module) is RelPosBias:
@@ -108,5 +123,4 @@ def _index(module: Any) -> Tensor:
     if type(module) is RelPosBias:
         return module.relative_position_index.unflatten(0, (module.bias_shape[0], -1))
     index = module.relative_position_index.unflatten(0, (module.window_area, -1))
-    distances = module.rel_coords_log.shape[0] * module.rel_coords_log.shape[1]
-    return F.pad(index, (module.prefix_tokens, 0, module.prefix_tokens, 0), value=distances)
+    return F.pad(index, (module.prefix_tokens, 0, module.prefix_tokens, 0), value=_distances(module))

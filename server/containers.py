@@ -22,8 +22,8 @@ _PARTS = 5000  # a file may have so many,
 _BYTES_PER_PART = 512  # or more where they have so many bytes on average
 _SCANS = 100  # a progressive JPEG has about 10; each costs as much time as a whole picture, and can have a few bytes
 
-_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_JPEG_SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # between restarts a scan goes on
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")  # of many fill bytes the last; with a "+" the search would be quadratic
+_JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # between restarts a scan goes on
 _END_OF_IMAGE, _START_OF_SCAN, _APP1, _COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
 _JPEG_DROPPED = {*range(_APP1, 0xEE), 0xEF, _COMMENT}  # all APPn but JFIF's and Adobe's, which tell colours
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}

@@ -1,9 +1,9 @@
 """What of an encoded file a decoder gets to see: its format, by content, and no more than its pixels need.
 
 Profiles, comments, thumbnails, EXIF and further pictures are cut out of a JPEG, PNG or GIF before Pillow reads it. No
-pixel depends on them, and they are where a small body becomes gigabytes (EXIF entries that all point to the same bytes,
-text that inflates) or minutes (millions of empty parts, each a step of Python). A WebP is parsed by libwebp alone, and
-a BMP has no such parts.
+pixel depends on them, and they are where a small body grows: text and profiles that inflate, EXIF entries that all
+point to the same bytes, and millions of empty parts, each a step of Python that holds up all threads (20 MB of them: 4
+seconds). A WebP is parsed by libwebp alone, and a BMP has no such parts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _SCANS = 100  # a progressive JPEG has about 10; each costs as much time as a wh
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")  # of many fill bytes the last; with a "+" the search would be quadratic
 _JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # between restarts a scan goes on
+_SEQUENTIAL_FRAMES = (0xC0, 0xC1, 0xC9)
 _END_OF_IMAGE, _START_OF_SCAN, _APP1, _COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
 _JPEG_DROPPED = {*range(_APP1, 0xEE), 0xEF, _COMMENT}  # all APPn but JFIF's and Adobe's, which tell colours
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
@@ -109,18 +110,23 @@ class _Cuts:
 def _jpeg(body: bytes) -> Container:
     """Segments as in ITU-T T.81, annex B."""
     cuts, orientation, end = _Cuts(body), 1, 2
+    one_scan_of = None  # so many components
     cuts.keep(0, 2)
     while found := _JPEG_MARKER.search(body, end):
         cuts.count()
         marker = found.end() - 1
         if body[marker] == _START_OF_SCAN:
-            if body.count(b"\xff\xda", marker) >= _SCANS:  # quick, and mostly enough: bytes in segments look so too
+            # A decoder stops after the first scan if the frame is sequential and the scan has all of its components.
+            # Counting is quick and mostly enough, although bytes within segments and behind the picture look so too.
+            if body[marker + 3] != one_scan_of and body.count(b"\xff\xda", marker) >= _SCANS:
                 _count_scans(body, marker)
             cuts.keep(marker - 1)
             return Container("JPEG", cuts.join(), orientation)
         if body[marker] == _END_OF_IMAGE:
             break
         end = marker + 1 + _number(body, marker + 1, 2)
+        if body[marker] in _SEQUENTIAL_FRAMES:
+            one_scan_of = body[marker + 8]
         if body[marker] not in _JPEG_DROPPED:
             cuts.keep(marker - 1, end)
         elif body[marker] == _APP1 and body.startswith(b"Exif\0\0", marker + 3):

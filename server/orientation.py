@@ -1,7 +1,7 @@
 """How a picture is to be turned so that it stands upright: the one EXIF tag that changes what is seen.
 
-Pillow reads all tags of a directory, each into memory of its own, although they may all point to the same bytes: 64 kB
-of EXIF become hundreds of megabytes.
+Pillow reads all tags of a directory, each into memory of its own; before its version 13 it did so even where they all
+point to the same bytes, by which 64 kB become many megabytes.
 """
 
 from __future__ import annotations

@@ -57,10 +57,12 @@ def broken() -> Iterator[tuple[str, bytes]]:
     yield "bmp with too many colours", bmp(4, 4, 8, bytes(99))[:46] + b"\xff" * 4 + bytes(99)
 
 
-def scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan comes ``count`` times more, in a few bytes each."""
-    body = encode(picture(1000, 900), "JPEG", progressive=True)
-    return body[:-2] + body[body.rindex(b"\xff\xda") :][:10].join([b""] * (count + 1)) + b"\xff\xd9"
+def scans(count: int, progressive: bool) -> bytes:
+    """A JPEG whose last scan comes ``count`` times more, in a few bytes each; sequential ones take a component each."""
+    body = encode(picture(1000, 900), "JPEG", progressive=progressive)
+    scan = body[body.rindex(b"\xff\xda") :][:10] if progressive else segment(0xDA, b"\x01\x01\0\0\x3f\0")
+    start = len(body) - 2 if progressive else body.index(b"\xff\xda")
+    return body[:start] + scan * count + b"\xff\xd9"
 
 
 def too_large() -> Iterator[tuple[str, bytes]]:
@@ -75,7 +77,8 @@ def too_large() -> Iterator[tuple[str, bytes]]:
     yield "too narrow", encode(Image.new("L", (1, 4000)), "PNG")
     yield "jpeg of empty segments", jpeg_with(*[segment(0xE5)] * 60_000)
     yield "jpeg of empty tables", jpeg_with(*[segment(0xC4)] * 60_000)
-    yield "jpeg of empty scans", scans(10_000)
+    yield "jpeg of empty scans", scans(10_000, progressive=True)
+    yield "jpeg of empty scans of one component", scans(10_000, progressive=False)
     yield "png of empty chunks", png_with(*[chunk(b"ruSt")] * 20_000)
     yield "png of empty pixels", png_with(*[chunk(b"IDAT")] * 20_000)
     yield "gif of tiny comments", gif_with(b"\x21\xfe" + sub_blocks(bytes(100_000), size=1))

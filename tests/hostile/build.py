@@ -55,6 +55,13 @@ def png_pixels(pixels: np.ndarray, color: int, interlaced: bool = False) -> byte
     return png(header(width, height, 8 * pixels.itemsize, color, interlaced), chunk(b"IDAT", data))
 
 
+def deflated_zeros(megabytes: int) -> bytes:
+    """Compressed piece by piece, since a test that measures memory makes these files too."""
+    compressor = zlib.compressobj(9)
+    pieces = [compressor.compress(bytes(1_000_000)) for _ in range(megabytes)]
+    return b"".join(pieces) + compressor.flush()
+
+
 def segment(marker: int, data: bytes = b"") -> bytes:
     """One segment of a JPEG."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data

@@ -10,6 +10,7 @@ import numpy as np
 from tests.hostile.build import (
     bmp,
     chunk,
+    deflated_zeros,
     encode,
     exif,
     gif_with,
@@ -22,7 +23,6 @@ from tests.hostile.build import (
 )
 
 ORIENTATION, SHORT, UNDEFINED = 0x0112, 3, 7
-MEGABYTE = bytes(1_000_000)
 
 
 def jpegs() -> Iterator[tuple[str, bytes]]:
@@ -59,15 +59,15 @@ def pngs() -> Iterator[tuple[str, bytes]]:
         yield f"16-bit png of type {color}", png_pixels(deep, color)
     yield "interlaced png", png_pixels(np.asarray(picture()), 2, interlaced=True)
     yield "animated png", encode(picture(), "PNG", save_all=True, append_images=[picture(mode="L").convert("RGB")])
-    inflating = zlib.compress(MEGABYTE, 9)
+    inflating = deflated_zeros(1)
     yield "png with a text bomb", png_with(*[chunk(b"zTXt", b"k%d\0\0" % n + inflating) for n in range(200)])
-    yield "png with a profile bomb", png_with(chunk(b"iCCP", b"name\0\0" + zlib.compress(100 * MEGABYTE, 9)))
+    yield "png with a profile bomb", png_with(chunk(b"iCCP", b"name\0\0" + deflated_zeros(100)))
     yield "png with 1000 profiles", png_with(*[chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(9999)))] * 1000)
     yield "png with a large unknown chunk", png_with(chunk(b"ruSt", bytes(200_000)))
     # The first row comes, and then 100 MB that belong to no row.
     body = png_pixels(np.zeros((1, 1, 3), np.uint8), 2)
     start = body.index(b"IDAT") - 4
-    yield "png whose pixels go on", body[:start] + chunk(b"IDAT", zlib.compress(100 * MEGABYTE, 9)) + body[-12:]
+    yield "png whose pixels go on", body[:start] + chunk(b"IDAT", deflated_zeros(100)) + body[-12:]
 
 
 def others() -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""From the bytes of an encoded image to a model's pixels: which formats are allowed, what is refused, colours."""
+"""From the bytes of an encoded image to a model's pixels: limits, colours, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = ModelSettings(config=None, models=(), device=args.device, dtype=args.dtype, threads=args.threads)
         bench = load_bench(settings, args.data, args.images)
         about = describe(bench, args.r, args.batch, args.seed)
-        results = {} if args.fresh else read_results(file, about)
+        results = read_results(file, about, args.fresh)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     try:
-        run(bench, about, [name for name in names if name not in results], results, file)
+        run(bench, about, [name for name in names if args.fresh or name not in results], results, file)
     except KeyboardInterrupt:
         print(f"stopped; {file} keeps the rows that are done, and the same command goes on from there", file=sys.stderr)
         return 130
@@ -84,10 +84,9 @@ def run(bench: Bench, about: About, names: list[str], results: dict[str, Result]
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 if __name__ == "__main__":

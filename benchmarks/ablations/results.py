@@ -72,11 +72,12 @@ def write_results(path: Path, about: About, results: Mapping[str, Result]) -> No
     os.replace(beside, path)
 
 
-def read_results(path: Path, about: About) -> dict[str, Result]:
+def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:
     """The rows in ``path`` that were measured as ``about`` says; none where there is no file or it says otherwise.
 
     Raises:
-        ConfigError: the file holds something else, or results over more images than ``about`` has.
+        ConfigError: the file holds something else, or results over more images than ``about`` has, and ``replace`` does
+            not allow to give that up.
     """
     if not path.exists():
         return {}
@@ -85,10 +86,12 @@ def read_results(path: Path, about: About) -> dict[str, Result]:
         kept_about, images = kept["about"], kept["about"]["images"]
         results = {name: _result(row, images) for name, row in kept["rows"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if replace:
+            return {}
         raise ConfigError(f"{path} holds no results of ablations; name another with --out, or pass --fresh") from error
     if kept_about == about:
         return results
-    if images > about["images"]:
+    if images > about["images"] and not replace:
         raise ConfigError(
             f"{path} holds results over {images:,} images, more than {about['images']:,}; name another file with "
             "--out, or pass --fresh to give them up"

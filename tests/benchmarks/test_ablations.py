@@ -133,6 +133,8 @@ def test_results_of_another_run_are_not_taken_over(tmp_path: Path) -> None:
     assert read_results(path, ABOUT | {"images": 500}) == {}
     with pytest.raises(ConfigError, match=r"400 images, more than 100.*--fresh"):
         read_results(path, ABOUT | {"images": 100})
+    assert read_results(path, ABOUT | {"images": 100}, replace=True) == {}
+    assert list(read_results(path, ABOUT, replace=True)) == [DEFAULT]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"about": {"images": 4}, "rows": {"default": {}}}', '{"about": 1}'])
@@ -141,6 +143,7 @@ def test_a_file_that_is_something_else(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match="holds no results of ablations"):
         read_results(path, ABOUT)
+    assert read_results(path, ABOUT, replace=True) == {}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ more, since a busy device fills the next batch by itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from server.messages import Job
@@ -25,13 +26,20 @@ class Scheduler:
 
     The deadline of every job is absolute, so newer ones cannot overtake it for ever.
 
+    A batch is filled across schedules, up to a number of images, which bounds memory, and up to an amount of work, which
+    bounds how long the next batch has to wait.
+
     Attributes:
         max_batch: most images in one batch.
         target_seconds: default target of a job without a deadline.
+        max_work: most work in one batch, unless its first job alone is more.
+        work: of one job, in the unit of ``max_work``.
     """
 
     max_batch: int
     target_seconds: float
+    max_work: float = float("inf")
+    work: Callable[[Job], float] = field(default=lambda job: 1.0)
     _waiting: dict[int, Job] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -51,10 +59,21 @@ class Scheduler:
         for job in expired:
             del self._waiting[job.id]
         urgent = sorted(self._waiting.values(), key=self._due)
-        batch = tuple(job for job in urgent if job.model == urgent[0].model)[: self.max_batch]
+        batch = self._fill(job for job in urgent if job.model == urgent[0].model)
         for job in batch:
             del self._waiting[job.id]
         return Step(batch, expired)
+
+    def _fill(self, jobs: Iterable[Job]) -> tuple[Job, ...]:
+        """As many of ``jobs`` as fit, in order; later ones that still fit do not overtake the first that does not."""
+        batch: list[Job] = []
+        work = 0.0
+        for job in jobs:
+            work += self.work(job)
+            if len(batch) == self.max_batch or (batch and work > self.max_work):
+                break
+            batch.append(job)
+        return tuple(batch)
 
     def _due(self, job: Job) -> tuple[float, int]:
         due = job.deadline if job.deadline is not None else job.submitted + self.target_seconds

@@ -32,6 +32,22 @@ def test_a_batch_is_bounded_and_the_rest_stays() -> None:
     assert len(made) == 0
 
 
+def test_a_batch_is_filled_across_schedules_up_to_an_amount_of_work() -> None:
+    made = Scheduler(max_batch=10, target_seconds=1.0, max_work=4.0, work=lambda one: 1.0 if one.id % 2 else 0.5)
+    for number in range(9):
+        made.add(job(number, submitted=number))
+    assert ids(made.step(0.0).batch) == [0, 1, 2, 3, 4]  # 0.5 + 1 + 0.5 + 1 + 0.5, and 1 more would be too much
+    assert ids(made.step(0.0).batch) == [5, 6, 7, 8]
+    assert len(made) == 0
+
+
+def test_a_job_of_more_work_than_a_batch_may_have_runs_alone() -> None:
+    made = Scheduler(max_batch=10, target_seconds=1.0, max_work=0.5)
+    made.add(job(1))
+    made.add(job(2))
+    assert [ids(made.step(0.0).batch) for _ in range(2)] == [[1], [2]]
+
+
 def test_the_earliest_deadline_goes_first() -> None:
     made = scheduler(job(1, 0.0), job(2, 0.5, deadline=0.9), job(3, 0.1), max_batch=2)
     assert ids(made.step(0.6).batch) == [2, 1]

@@ -26,11 +26,12 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
     into weights, and on a CPU linear layers are packed and layer norm, attention and merging run in the kernels of
     `tome_core.native` where these can be used. It stays on its device and in its dtype.
     """
-    from tome_core.adapters.inference import fold_scales, replace_layers
+    from tome_core.adapters.inference import fold_scales, join_biases, replace_layers
 
     fast = (model if in_place else copy.deepcopy(model)).eval().requires_grad_(False)
     network = fast.adapter.network
     fold_scales(network)  # before weights are rounded
+    join_biases(network)
     if dtype is not None:
         fast = fast.to(dtype)
     parameter = next(fast.parameters())

@@ -26,8 +26,8 @@ class Scheduler:
 
     The deadline of every job is absolute, so newer ones cannot overtake it for ever.
 
-    A batch is filled across schedules, up to a number of images, which bounds memory, and up to an amount of work, which
-    bounds how long the next batch has to wait.
+    A batch is filled across schedules, up to a number of images, which bounds memory, and up to an amount of work,
+    which bounds how long the next batch has to wait.
 
     Attributes:
         max_batch: most images in one batch.

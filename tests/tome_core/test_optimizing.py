@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +10,10 @@ from timm.layers import LayerScale
 from torch import nn
 
 from tests.tome_core.models import VARIANTS, make_images, make_vit
+from tests.tome_core.test_eva import MODELS as EVAS
+from tests.tome_core.test_eva import make_eva
+from tests.tome_core.test_relative import BEITS
+from tests.tome_core.test_relative import make as make_beit
 from tome_core import Schedule, native, optimize, patch
 from tome_core.layers import packs
 from tome_core.native.strategy import Kernels
@@ -119,3 +125,18 @@ def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
     assert optimize(model, dtype=torch.bfloat16, in_place=True) is model
     assert torch.equal(model(images, r=[0, 3, 5, 8]), copied(images, r=[0, 3, 5, 8]))
     assert vit.pos_embed.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "make", [*(partial(make_eva, name) for name in EVAS), *(partial(make_beit, name) for name in BEITS)]
+)
+@torch.no_grad()
+def test_other_families_in_float32(make: Callable[[], Any]) -> None:
+    vit = make().float()
+    model = patch(vit)
+    fast, images = optimize(model), make_images(3, vit.patch_embed.img_size, dtype=torch.float32)
+    for r in (0, 2, [0, 2, 4]):
+        expected = model.trace(images, r=r)
+        trace = fast.trace(images, r=r)
+        assert torch.equal(trace.source, expected.source)
+        torch.testing.assert_close(trace.logits, expected.logits, rtol=1e-3, atol=1e-3)

@@ -73,10 +73,11 @@ class EvaBlockParts:
         """``(T, D)`` -> three of ``(T, H, d)``, not turned yet; keys and values of a group repeated for its queries."""
         attn = self.attn
         if attn.qkv is not None:
-            bias = attn.qkv.bias
-            if getattr(attn, "q_bias", None) is not None:
-                bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            q, k, v = F.linear(h, attn.qkv.weight, bias).unflatten(-1, (3, -1, attn.head_dim)).unbind(1)
+            if getattr(attn, "q_bias", None) is None:
+                out = attn.qkv(h)
+            else:
+                out = F.linear(h, attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
+            q, k, v = out.unflatten(-1, (3, -1, attn.head_dim)).unbind(1)
         else:
             q, k, v = (
                 project(h).unflatten(-1, (-1, attn.head_dim)) for project in (attn.q_proj, attn.k_proj, attn.v_proj)

@@ -1,4 +1,4 @@
-"""Modules of timm made ready for inference: scales folded into weights, layers replaced by faster equal ones."""
+"""Modules of timm made ready for inference: scales and biases folded in, layers replaced by faster equal ones."""
 
 from __future__ import annotations
 
@@ -33,20 +33,32 @@ def fold_scales(network: nn.Module) -> None:
             setattr(block, scale, nn.Identity())
 
 
+@torch.no_grad()
+def join_biases(network: nn.Module) -> None:
+    """Make the biases that queries and values have of their own (BEiT, EVA) those of the layer itself, in place."""
+    for module in network.modules():
+        attn: Any = module
+        if getattr(attn, "q_bias", None) is None or type(getattr(attn, "qkv", None)) is not nn.Linear:
+            continue
+        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+        if attn.qkv.bias is not None:
+            bias += attn.qkv.bias
+        attn.qkv.bias, attn.q_bias = nn.Parameter(bias, requires_grad=False), None
+
+
 def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
     """Put the layers of `tome_core.layers` in the place of plain ones, in place; only what works here is replaced."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            faster = _faster(parent, layer, dtype)
+            faster = _faster(layer, dtype)
             if faster is not None:
                 setattr(parent, name, faster)
         if type(parent) is Mlp and isinstance(parent.fc1, PackedLinear) and _is_gelu(parent.act):
             parent.fc1.gelu, parent.act = True, nn.Identity()
 
 
-def _faster(parent: Any, layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    # Read by its weight where query and value have biases of their own, so it must stay what it is.
-    if type(layer) is nn.Linear and packs(dtype) and getattr(parent, "q_bias", None) is None:
+def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    if type(layer) is nn.Linear and packs(dtype):
         return PackedLinear(layer)
     if type(layer) is nn.Conv2d and packs(dtype) and _is_patchwise(layer):
         return PackedPatches(layer)

@@ -124,7 +124,7 @@ class Outcome:
     """What became of one job: predictions, or why there are none.
 
     Attributes:
-        failure: empty on success, else ``expired``, ``cancelled`` or ``failed``.
+        failure: empty on success, else ``expired``, ``cancelled``, ``failed`` or ``out-of-memory``.
         scores, classes: the best ``top_k``, best first.
         queue_seconds: from its submission until its batch began.
     """
@@ -145,7 +145,7 @@ class BatchDone:
         images: how many images ran together; 0 for outcomes that never ran.
         forward_seconds: device time from pixels to predictions.
         r0_seconds: what the same images would have taken at r=0, by the warm-up table; 0 where they cannot be compared.
-        resident_bytes: memory of the engine process after the batch.
+        failures: the kinds of all failures in it: ``error``, ``out-of-memory`` (halving may have cured it), ``nan``.
     """
 
     model: str
@@ -154,7 +154,7 @@ class BatchDone:
     tokens: int = 0
     forward_seconds: float = 0.0
     r0_seconds: float = 0.0
-    resident_bytes: int = 0
+    failures: tuple[str, ...] = ()
 
 
 ToEngine = Begin | Job | Cancel | Stop

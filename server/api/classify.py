@@ -20,8 +20,9 @@ from server.api.observe import Record
 from server.api.params import Params
 from server.api.problems import describe
 from server.api.schemas import Answer, Answers, Prediction, Problem, Timing, Tokens
-from server.engine.client import EngineClient, Lease, Result
-from server.errors import DeadlineExceeded, InferenceFailed, RequestError
+from server.engine.client import Result
+from server.engine.pool import EnginePool, Lease
+from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.metrics import Metrics
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class Upload:
 class Classifier:
     """Takes a request whose parameters are right to its answer."""
 
-    def __init__(self, engine: EngineClient, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
+    def __init__(self, engine: EnginePool, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
         self._engine, self._admission, self._decoder, self._metrics = engine, admission, decoder, metrics
 
     async def classify(self, request: Request, params: Params, record: Record) -> Answer | Answers:
@@ -53,7 +54,7 @@ class Classifier:
             RequestError: why there is no answer.
             ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
         """
-        with self._admission.admit(request) as lease, self._admission.reserve() as reservation:
+        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
             try:
                 async with asyncio.timeout_at(params.deadline):
                     if is_multipart(request.headers.get("content-type")):
@@ -129,9 +130,11 @@ class Classifier:
 
 
 def check(result: Result) -> None:
-    """Raises `DeadlineExceeded` or `InferenceFailed` if there are no predictions."""
+    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if there are no predictions."""
     if result.outcome.failure == "expired":
         raise DeadlineExceeded("the deadline passed before the image's turn came")
+    if result.outcome.failure == "out-of-memory":
+        raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
     if result.outcome.failure:
         raise InferenceFailed("the model gave no valid numbers for this image")
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.api.admission import Admission
 from server.api.classify import Classifier
+from server.api.pages import Page
 from server.api.params import DOCUMENTATION, parse_params
 from server.api.problems import document, respond
 from server.api.schemas import Answer, Answers, Health, LevelDescription, ModelDescription, Models
-from server.engine.client import EngineClient
-from server.errors import Overloaded
+from server.engine.pool import EnginePool
+from server.errors import EngineLost, Overloaded
 from server.messages import ModelInfo
-from server.metrics import Metrics
 
 router = APIRouter()
 
-_DOCS = (Path(__file__).parent / "static" / "docs.html").read_text("utf-8")
+_DOCS = Page("docs.html")
 _BINARY = {"type": "string", "format": "binary"}
 _BODY = {
     "required": True,
@@ -41,15 +39,15 @@ _BODY = {
 class Parts:
     """What the routes work with; ``app.state.parts``."""
 
-    engine: EngineClient
+    engine: EnginePool
     admission: Admission
     classifier: Classifier
-    metrics: Metrics
     default_r: str
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:
     """The parts of the application that handles ``request``."""
+    # A coroutine, though it waits for nothing: FastAPI would send a function through its thread pool.
     parts: Parts = request.app.state.parts
     return parts
 
@@ -60,7 +58,7 @@ FromApp = Annotated[Parts, Depends(parts_of)]
 @router.post(
     "/classify",
     response_model=Answer | Answers,
-    responses=document(400, 404, 408, 413, 415, 422, 500, 503, 504),
+    responses=document(400, 401, 404, 408, 413, 415, 422, 500, 503, 504),
     openapi_extra={"parameters": DOCUMENTATION, "requestBody": _BODY},
 )
 async def classify(request: Request, parts: FromApp) -> Any:
@@ -75,7 +73,7 @@ async def classify(request: Request, parts: FromApp) -> Any:
     return Response(answer.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")
 
 
-@router.get("/models", responses=document(503))
+@router.get("/models", responses=document(401, 503))
 async def models(parts: FromApp) -> Models:
     """All models, with what each configured level of `r` leaves, costs and gives."""
     if not parts.engine.models:
@@ -99,17 +97,19 @@ def describe(model: ModelInfo) -> ModelDescription:
     )
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model=Health, responses=document(503))
 @router.head("/healthz", include_in_schema=False)
-async def healthz() -> Health:
-    """200 as long as the process lives and answers."""
+async def healthz(request: Request, parts: FromApp) -> Any:
+    """200 as long as the process lives and answers; 503 once all its engines are given up, with which it ends."""
+    if parts.engine.given_up:
+        return respond(EngineLost("the models cannot be loaded any more"), request.state.record.id)
     return Health(status="ok")
 
 
 @router.get("/readyz", response_model=Health, responses=document(503))
 @router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request, parts: FromApp) -> Any:
-    """200 when work is taken; 503 while the models load, after the engine was lost, and while the server stops."""
+    """200 when work is taken; 503 while no engine is ready, and while the server stops."""
     try:
         parts.admission.check_open()
     except Overloaded as error:  # here it is the answer, no refusal that a metric should count
@@ -117,13 +117,7 @@ async def readyz(request: Request, parts: FromApp) -> Any:
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(parts: FromApp) -> Response:
-    """What Prometheus scrapes."""
-    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """The API in words, of ``/openapi.json``, with nothing loaded from elsewhere."""
-    return HTMLResponse(_DOCS)
+    return _DOCS.response()

@@ -27,8 +27,10 @@ RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" python -m pip --python /opt/venv/bin/py
 # A torchvision made for another torch shows here, not when the server starts.
 RUN ["/opt/venv/bin/python", "-B", "-c", "import timm, torch, torchvision; print(torch.__version__, torchvision.__version__)"]
 
-# Build tools stay in this stage; the image takes only what is in /project.
+# Build tools stay in this stage; the image takes only what is in /project. Without a compiler the wheel would be built
+# too, but lack the CPU kernels.
 FROM dependencies AS project
+RUN apt-get update -qq && apt-get install --yes -qq --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /opt/build \
     && python -m pip --python /opt/build/bin/python --no-cache-dir install 'setuptools>=77'
 WORKDIR /src

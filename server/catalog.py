@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.errors import ConfigError
 
 BUNDLED = Path(str(resources.files("server"))) / "bundled" / "models.toml"
+LOCAL_FOLDER = "local-dir:"  # timm's prefix for a folder with config.json and weights
 
 
 class ModelSpec(BaseModel):
@@ -25,17 +26,19 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="What requests call it.")
-    timm: str = Field(description="timm architecture, with or without a pretrained tag.")
+    timm: str = Field(description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`.")
     checkpoint: Path | None = Field(None, description="safetensors or weights-only torch file; default: timm's.")
     labels: Path | None = Field(None, description="Text file, one label a line; default: timm's ImageNet names.")
     profile: Path | None = Field(None, description="JSON that `tome-serve evaluate --profile` wrote, for /models.")
-    num_classes: int | None = Field(None, ge=1)
+    num_classes: int | None = Field(None, ge=0, description="0: no classifier; for /embed and /visualize only.")
     img_size: int | tuple[int, int] | None = None
     in_chans: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: str | None = Field(None, pattern=r"^(bicubic|bilinear|nearest)$")
     crop_pct: float | None = Field(None, gt=0, le=1)
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    activation: Literal["softmax", "sigmoid", "none"] = Field("softmax", description="Of the scores; none: logits.")
     prop_attn: bool = Field(True, description="Proportional attention; false for MAE models not trained with merging.")
     model_args: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the timm architecture.")
 
@@ -80,7 +83,7 @@ def _read_table(path: Path, number: int, table: dict[str, Any]) -> ModelSpec:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"{path}, model {number}: {field}: {problem['msg']}") from error
-    files = {
+    files: dict[str, Any] = {
         name: path.parent / value
         for name in ("checkpoint", "labels", "profile")
         if (value := getattr(spec, name)) is not None
@@ -88,4 +91,9 @@ def _read_table(path: Path, number: int, table: dict[str, Any]) -> ModelSpec:
     for name, file in files.items():
         if not file.is_file():
             raise ConfigError(f"{path}, model {spec.name}: {name}: there is no file {file}")
+    if spec.timm.startswith(LOCAL_FOLDER):
+        folder = path.parent / spec.timm.removeprefix(LOCAL_FOLDER)
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{path}, model {spec.name}: timm: there is no {folder / 'config.json'}")
+        files["timm"] = f"{LOCAL_FOLDER}{folder}"
     return spec.model_copy(update=files)

@@ -1,4 +1,4 @@
-"""The command line: ``tome-serve serve | models | classify | evaluate``.
+"""The command line: ``tome-serve serve | models | classify | visualize | evaluate``.
 
 Imports are late: ``--help`` and a wrong flag should answer at once, and the engine process should be on its way before
 the API imports what it needs itself.
@@ -27,6 +27,7 @@ commands:
   serve             start the HTTP server
   models            list the models that would be served, with the cost of each level of r
   classify IMAGE    classify one image here, without a server
+  visualize IMAGE   draw which patches of an image are merged
   evaluate [DATA]   accuracy and images/s for each r, over a folder of labelled images or the Fashion-MNIST files
 
 `tome-serve COMMAND --help` lists a command's flags. Every flag is also an environment variable: --max-batch is
@@ -46,6 +47,15 @@ class ClassifyCommand(ModelSettings):
     r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Which of the models; default the first.")
     top_k: int = Field(5, ge=1, description="How many classes to print.")
+
+
+class VisualizeCommand(ModelSettings):
+    """Draw which patches of an image are merged: each region in its mean colour, outlined."""
+
+    image: CliPositionalArg[Path] = Field(description="Image file.")
+    r: str = Field("16", description="Schedule: 16, 16:-1 or 30,0,5,20.")
+    model: str = Field("", description="Which of the models; default the first.")
+    output: Path = Field(Path("merged.png"), description="File to write, also -o; its ending says the format.")
 
 
 class EvaluateCommand(ModelSettings):
@@ -73,7 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
-    commands = {"serve": _serve, "models": _models, "classify": _classify, "evaluate": _evaluate}
+    commands = {
+        "serve": _serve,
+        "models": _models,
+        "classify": _classify,
+        "visualize": _visualize,
+        "evaluate": _evaluate,
+    }
     if name not in commands:
         print(f"tome-serve: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
@@ -89,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _settings(kind: type[Command], name: str, arguments: list[str]) -> Command:
     """Read ``kind`` from flags and environment; what is wrong is said in one line each."""
     # pydantic-settings gives a field of one letter a single dash; people write --r as in the query.
-    flags = [re.sub(r"^--r(?=$|=)", "-r", argument) for argument in arguments]
+    flags = [re.sub(r"^--r(?=$|=)", "-r", re.sub(r"^-o(?=$|=)", "--output", argument)) for argument in arguments]
     try:
         return kind(_cli_parse_args=flags, _cli_prog_name=f"tome-serve {name}")
     except ValidationError as error:
@@ -150,6 +166,13 @@ def _classify(arguments: list[str]) -> int:
     from server.offline import classify
 
     return classify(command, command.image, command.r, command.model, command.top_k)
+
+
+def _visualize(arguments: list[str]) -> int:
+    command = _settings(VisualizeCommand, "visualize", arguments)
+    from server.offline import visualize
+
+    return visualize(command, command.image, command.r, command.model, command.output)
 
 
 def _evaluate(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""From the bytes of an encoded image to a model's pixels: which formats are allowed, what is refused, colours."""
+"""From the bytes of an encoded image to a model's pixels: limits, colours, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from server.containers import open_container
+from server.errors import BadImage, RequestError, TooLarge
 from server.messages import Transform
-from server.resize import resize_and_crop, resized_size
+from server.orientation import read_orientation, turn
+from server.resize import dct_reduction, resize_and_crop, resized_size
 
 log = logging.getLogger("tome.decode")
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_ALLOWED = "allowed are JPEG, PNG, WebP, GIF and BMP"
-_EXIF_ORIENTATION = 0x0112
-# EXIF 2.32, section 4.6.4: how to turn the stored image so that it stands upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # Our own limits, tested before a pixel is decoded, take the place of Pillow's; its warnings are for developers.
 Image.MAX_IMAGE_PIXELS = None
@@ -41,28 +29,34 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def decode(body: bytes, transform: Transform, max_pixels: int, max_side: int) -> npt.NDArray[np.uint8]:
     """The first frame of an encoded image, upright, as ``uint8 (C, H, W)`` of ``transform``.
 
+    A large JPEG is decoded at a half, a quarter or an eighth; see `server.resize.dct_reduction`.
+
     Args:
         max_pixels, max_side: largest image that is decoded; tested before any pixel is.
 
     Raises:
         BadImage: it is empty, corrupt or truncated.
         UnsupportedFormat: its content is none of `FORMATS`.
-        TooLarge: it has, or would have when resized, too many pixels.
+        TooLarge: it has, or would have when resized, too many pixels; or it has too many parts.
     """
     if not body:
         raise BadImage("the body is empty; send an encoded image")
+    container = open_container(body)
+    if container.canvas:
+        check_size(container.canvas, transform, max_pixels, max_side)
     try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(container.body), formats=(container.form,)) as opened:
             check_size(opened.size, transform, max_pixels, max_side)
+            orientation = container.orientation
+            if container.form == "JPEG":
+                reduction = dct_reduction(opened.size, transform)
+                opened.draft(None, (opened.width // reduction, opened.height // reduction))
+            elif container.form == "WEBP":
+                orientation = read_orientation(opened.info.get("exif", b""))
             opened.load()
-            image = upright(opened)
-            image.load()
+            image = turn(opened, orientation)
     except RequestError:
         raise
-    except UnidentifiedImageError:
-        if looks_allowed(body):
-            raise BadImage("the image is corrupt or truncated") from None
-        raise UnsupportedFormat(f"the body is not an image of a supported format; {_ALLOWED}") from None
     except Exception as error:  # broken files make Pillow raise many types, whose texts are not for clients
         log.debug("an image could not be decoded: %r", error)
         raise BadImage("the image is corrupt or truncated") from None
@@ -70,9 +64,10 @@ def decode(body: bytes, transform: Transform, max_pixels: int, max_side: int) ->
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
-    """The first frame of ``image``, upright, as ``uint8 (C, H, W)``; what timm's evaluation transform gives."""
+    """The first frame of ``image``, which is trusted, upright, as ``uint8 (C, H, W)``."""
     image.load()
-    return resize_and_crop(convert(upright(image), transform.size[0]), transform)
+    upright = turn(image, read_orientation(image.info.get("exif", b"")))
+    return resize_and_crop(convert(upright, transform.size[0]), transform)
 
 
 def check_size(size: tuple[int, int], transform: Transform, max_pixels: int, max_side: int) -> None:
@@ -89,22 +84,13 @@ def check_size(size: tuple[int, int], transform: Transform, max_pixels: int, max
         raise TooLarge(f"the image is {width} x {height}, too narrow to be resized to what the model takes")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """``image`` turned as its EXIF orientation says. Broken EXIF data does not make an image unreadable."""
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
 def convert(image: Image.Image, channels: int) -> Image.Image:
     """``image`` in the mode of a model of ``channels`` channels: what is transparent lies over white."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
         image = Image.fromarray(to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer)
     return image if image.mode == mode else image.convert(mode)
@@ -117,13 +103,3 @@ def to_8_bits(grey: npt.NDArray[Any], rows: int = 256) -> npt.NDArray[np.uint8]:
         strip = np.clip(grey[top : top + rows].astype(np.int64), 0, 65535)
         scaled[top : top + rows] = (strip + 128) // 257
     return scaled
-
-
-def looks_allowed(body: bytes) -> bool:
-    """Whether ``body`` begins as an allowed format does: then it is a broken image rather than something else."""
-    if body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
-        return True
-    if body.startswith(b"RIFF"):
-        return body[8:12] == b"WEBP"
-    # "BM" alone begins many a text: a bitmap also has a header of a known size.
-    return body.startswith(b"BM") and int.from_bytes(body[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)

@@ -8,8 +8,12 @@ Times are ``time.monotonic()`` seconds, which all processes of a machine share.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tome_core.schedule import Schedule
+
+# What a job is for: the best classes, the pooled features, or where every token ended.
+Want = Literal["classes", "features", "source"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class ModelInfo:
     """One served model, as the API needs to know it; it builds none itself.
 
     Attributes:
+        labels: of the classes; none for a model without a classifier.
         tokens: at the input, prefix tokens included (N0).
+        grid: rows and columns of patches.
     """
 
     name: str
@@ -60,6 +66,7 @@ class ModelInfo:
     device: str
     dtype: str
     levels: tuple[Level, ...]
+    grid: tuple[int, int]
 
     @property
     def r_max(self) -> int:
@@ -73,6 +80,7 @@ class Job:
 
     Attributes:
         slot: where its pixels lie, CHW uint8 at the slot's start.
+        top_k: how many classes are wanted, 0 where something else is.
         deadline: when its answer is worth nothing any more; None for the server's default target.
     """
 
@@ -83,6 +91,7 @@ class Job:
     top_k: int
     submitted: float
     deadline: float | None = None
+    want: Want = "classes"
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,13 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job: predictions, or why there are none.
+    """What became of one job: what it wanted, or why it did not get it.
 
     Attributes:
         failure: empty on success, else ``expired``, ``cancelled``, ``failed`` or ``out-of-memory``.
         scores, classes: the best ``top_k``, best first.
+        features: ``(D,)``, little-endian float32.
+        source: ``(N0,)``, for every input token the position of the token it ended in, little-endian int32.
         queue_seconds: from its submission until its batch began.
     """
 
@@ -135,6 +146,8 @@ class Outcome:
     classes: tuple[int, ...] = ()
     tokens_out: int = 0
     queue_seconds: float = 0.0
+    features: bytes = b""
+    source: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Metrics:
             "request_duration_seconds", "From a request's headers to its answer.", _SECONDS, "route", "model"
         )
         self.stage_duration = histogram(
-            "stage_duration_seconds", "Stages of an image: body, decode, queue, forward.", _SECONDS, "stage"
+            "stage_duration_seconds", "Stages of an image: body, decode, queue, forward, picture.", _SECONDS, "stage"
         )
         self.batch_images = histogram("batch_images", "Images per forward pass.", _IMAGES)
         self.batch_tokens = histogram("batch_tokens", "Input tokens per forward pass.", _TOKENS)

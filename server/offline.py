@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -12,8 +13,10 @@ from server.catalog import ModelSpec, read_catalog
 from server.decode import decode
 from server.engine.device import pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
-from server.engine.runner import Runner
+from server.engine.runner import Prediction, Runner
 from server.errors import ConfigError
+from server.messages import Want
+from server.picture import draw
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
@@ -46,21 +49,61 @@ def parse_schedule(runner: Runner, text: str) -> Schedule:
 
 def classify(settings: ModelSettings, image: Path, r: str, model: str, top_k: int) -> int:
     """Print the best classes of one image file."""
-    try:
-        encoded = image.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read {image}: {error.strerror or error}") from error
+    encoded = read_file(image)
+    runner = load_runner(settings, pick_model(settings, model))
+    labels, schedule = runner.model.labels, parse_schedule(runner, r)
+    if not labels:
+        raise ConfigError(f"model {runner.model.spec.name} has no classifier")
+    prediction, _ = run_one(runner, encoded, schedule, min(top_k, len(labels)), "classes")
+    for score, index in zip(prediction.scores, prediction.classes, strict=True):
+        print(f"{score:7.4f}  {labels[index]}")
+    print(tokens_left(runner, schedule))
+    return 0
+
+
+def visualize(settings: ModelSettings, image: Path, r: str, model: str, output: Path) -> int:
+    """Write the picture of what merging does to one image file."""
+    encoded = read_file(image)
     runner = load_runner(settings, pick_model(settings, model))
     schedule = parse_schedule(runner, r)
-    defaults = Settings.model_fields
-    limits = defaults["max_pixels"].default, defaults["max_side"].default
-    pixels = decode(encoded, runner.model.transform, *limits)
-    (prediction,) = runner.run(np.stack([pixels]), [schedule], [min(top_k, len(runner.model.labels))])
-    for score, index in zip(prediction.scores, prediction.classes, strict=True):
-        print(f"{score:7.4f}  {runner.model.labels[index]}")
-    tokens = runner.tokens(schedule)
-    print(f"r={schedule}: {tokens[-1]} of {tokens[0]} tokens left")
+    prediction, pixels = run_one(runner, encoded, schedule, 0, "source")
+    picture = draw(pixels, np.frombuffer(prediction.source, "<i4"), runner.model.prefix, runner.model.grid)
+    try:
+        picture.save(output)
+    except ValueError as error:
+        raise ConfigError(f"{output} ends as no picture file does; use .png") from error
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror or error}") from error
+    print(f"{output}: {tokens_left(runner, schedule)}")
     return 0
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of ``path``. Raises `ConfigError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def run_one(
+    runner: Runner, encoded: bytes, schedule: Schedule, top_k: int, want: Want
+) -> tuple[Prediction, npt.NDArray[np.uint8]]:
+    """What one encoded image gives, and the pixels that the model saw, ``uint8 (C, H, W)``.
+
+    Raises:
+        RequestError: it cannot be decoded.
+    """
+    defaults = Settings.model_fields
+    pixels = decode(encoded, runner.model.transform, defaults["max_pixels"].default, defaults["max_side"].default)
+    (prediction,) = runner.run(np.stack([pixels]), [schedule], [top_k], [want])
+    return prediction, pixels
+
+
+def tokens_left(runner: Runner, schedule: Schedule) -> str:
+    """What ``schedule`` leaves, in words."""
+    tokens = runner.tokens(schedule)
+    return f"r={schedule}: {tokens[-1]} of {tokens[0]} tokens left"
 
 
 def print_models(settings: ModelSettings) -> int:

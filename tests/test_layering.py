@@ -30,7 +30,11 @@ class Rule:
 RULES = [
     Rule("tome_core", never=("server", "fastapi", "starlette", "uvicorn")),
     Rule("tome_core", never=("timm",), exempt=("tome_core.adapters",)),
-    Rule("tome_core", never=("tome_core.adapters",), exempt=("tome_core.adapters", "tome_core.patching")),
+    Rule(
+        "tome_core",
+        never=("tome_core.adapters",),
+        exempt=("tome_core.adapters", "tome_core.patching", "tome_core.optimizing"),
+    ),
     Rule("tome_core.schedule", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.errors", never=("torch", "timm", "tome_core")),
     # The API process prices and decodes; it never builds or runs a model.
@@ -52,6 +56,7 @@ RULES = [
         never=("server", "tome_core", "torch", "fastapi", "starlette"),
         allowed=("tome_core.schedule", "server.errors"),
     ),
+    Rule("server.picture", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule("server.settings", never=("server", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
     Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.pulse")),
     Rule("server.pulse", never=("server", "tome_core", "torch", "fastapi", "starlette")),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tome_core.matching import Bipartite, Kth, Matcher, Random
     from tome_core.model import MergedViT
     from tome_core.optimizing import optimize
+    from tome_core.outputs import Outputs
     from tome_core.patching import patch
     from tome_core.schedule import Schedule
     from tome_core.trace import Trace
@@ -26,6 +27,7 @@ _HOME = {
     "Kth": "matching",
     "Matcher": "matching",
     "MergedViT": "model",
+    "Outputs": "outputs",
     "Random": "matching",
     "Schedule": "schedule",
     "Trace": "trace",
@@ -39,6 +41,7 @@ __all__ = [
     "Kth",
     "Matcher",
     "MergedViT",
+    "Outputs",
     "Random",
     "Schedule",
     "Trace",

@@ -30,6 +30,15 @@ class Matching:
     dest: Tensor
     merged: Tensor
 
+    @classmethod
+    def into(cls, partner: Tensor) -> Matching:
+        """From the old position of the token that each merges into, which stays: its own where it stays itself.
+
+        ``partner`` is int64 ``(B, N)``. The tokens that stay keep their order.
+        """
+        merged = partner != torch.arange(partner.shape[1], device=partner.device)
+        return cls(((~merged).cumsum(dim=-1) - 1).gather(1, partner), merged)
+
 
 class Matcher(Protocol):
     """What the model asks of a way to match: hashable, and the number of tokens left follows from shapes alone."""
@@ -41,7 +50,7 @@ class Matcher(Protocol):
         ...
 
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
-        """Match by ``metric (B, N, d)``, of float32 or float64."""
+        """Match by ``metric (B, N, d)``, of float32 or float64: what a `Metric` says of each token."""
         ...
 
 
@@ -143,5 +152,5 @@ class Random:
         similarity = unit @ unit.transpose(1, 2)
         similarity[:, :, :prefix] = -torch.inf
         similarity.masked_fill_(merged.unsqueeze(1), -torch.inf)
-        position = (~merged).cumsum(dim=-1) - 1
-        return Matching(torch.where(merged, position.gather(1, similarity.argmax(dim=-1)), position), merged)
+        itself = torch.arange(tokens, device=metric.device)
+        return Matching.into(torch.where(merged, similarity.argmax(dim=-1), itself))

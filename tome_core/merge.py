@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+from tome_core.matching import Matching
+
+
+class Combine(Protocol):
+    """A way to make one token of those that share a destination."""
+
+    def __call__(self, tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+        """As `merge`, with all of the matching: which token stays at each of the ``length`` positions, too."""
+        ...
+
+
+def weighted_mean(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+    """The paper's `Combine`: see `merge`."""
+    return merge(tokens, sizes, matching.dest, length)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

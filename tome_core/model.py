@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tome_core.block import Block, Merging, Packed, run_block
+from tome_core.block import Block, run_block
 from tome_core.cost import Cost
+from tome_core.dense import Format, as_format, check_format, pick_layers, unmerged
 from tome_core.merge import accumulation_dtype
+from tome_core.outputs import Outputs
+from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan, make_plan, token_counts
-from tome_core.rotary import Rotary
+from tome_core.positional import Positional
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
@@ -33,8 +36,8 @@ class Adapter(Protocol):
         """The blocks, in order."""
         ...
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
-        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` that enter the first block, and rotary positions."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Positional | None]:
+        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` of the first block, and what their attention reads."""
         ...
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -101,17 +104,59 @@ class MergedViT(nn.Module):
     def trace(self, images: Tensor, r: R = 0) -> Trace:
         """Logits, together with what merging did to reach them. Raises as `forward` does."""
         plan, packed = self._encode(images, r, trace=True)
-        assert packed.sources is not None
         logits = self.adapter.logits(self._pool(plan, packed))
-        source = self._ordered(torch.cat(packed.sources), plan)
         tokens = [view for _, view in plan.views(packed.tokens, -1)]
         sizes = [_or_ones(sizes, view) for sizes, view in zip(packed.sizes, tokens, strict=True)]
-        if len(plan.groups) == 1:
-            return Trace(logits, tokens[0], sizes[0], source)
-        flat_tokens = [image for group in tokens for image in group]
-        flat_sizes = [image for group in sizes for image in group]
-        back = plan.back
-        return Trace(logits, [flat_tokens[i] for i in back], [flat_sizes[i] for i in back], source)
+        return Trace(logits, plan.by_image(tokens), plan.by_image(sizes), _source(plan, packed))
+
+    def outputs(self, images: Tensor, r: R = 0, *, source: bool = False) -> Outputs:
+        """Logits, pooled features and, if asked for, sources, of one forward pass. Raises as `forward` does."""
+        plan, packed = self._encode(images, r, trace=source)
+        pooled = self._pool(plan, packed)
+        return Outputs(
+            self.adapter.logits(pooled), self.adapter.features(pooled), _source(plan, packed) if source else None
+        )
+
+    def forward_features(self, images: Tensor, r: R = 0) -> Tensor | list[Tensor]:
+        """The merged tokens after the final norm, as a `Trace` has them; timm's at r=0. Raises as `forward` does."""
+        plan, packed = self._encode(images, r, trace=False)
+        return plan.by_image([view for _, view in plan.views(packed.tokens, -1)])
+
+    def intermediates(
+        self,
+        images: Tensor,
+        r: R = 0,
+        layers: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        output_fmt: Format = "NLC",
+        return_prefix_tokens: bool = False,
+    ) -> list[Any]:
+        """Dense features after several blocks, unmerged: at r=0 those of timm's ``forward_intermediates``.
+
+        Args:
+            layers: blocks from 0, negative ones from the end; one number for the last so many; None for all. Features
+                come in the order of the blocks, and what follows the last of them does not run.
+            norm: apply the model's final norm to them.
+            output_fmt: ``NLC`` for ``(B, patches, D)``, ``NCHW`` for maps ``(B, D, rows, columns)`` of the patch grid.
+            return_prefix_tokens: give pairs of that and the prefix tokens, ``(B, prefix, D)``.
+
+        Raises:
+            ValueError: there is no such block or format, or patches were dropped in training and fill no map; and as
+                `forward` does.
+        """
+        wanted = pick_layers(len(self.adapter.blocks), layers)
+        check_format(output_fmt)
+        dense = unmerged(self._states(images, r, trace=True), wanted, self.adapter.norm if norm else None)
+        grid, prefix = self.patch_grid(images), self.merging.prefix
+        pairs = [(as_format(x[:, prefix:], grid, output_fmt), x[:, :prefix]) for x in dense]
+        return pairs if return_prefix_tokens else [patches for patches, _ in pairs]
+
+    def patch_grid(self, images: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches that an image of the size of ``images (B, C, H, W)`` has."""
+        embedding: Any = self.adapter.network.patch_embed
+        rows, columns = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
+        return rows, columns
 
     def cost(self) -> Cost:
         """What an image costs under any schedule, at the model's own input size."""
@@ -140,44 +185,51 @@ class MergedViT(nn.Module):
 
     def _encode(self, images: Tensor, r: R, trace: bool) -> tuple[Plan, Packed]:
         """Run embedding, blocks and final norm."""
+        for plan, packed in self._states(images, r, trace):  # noqa: B007
+            pass
+        return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
+
+    def _states(self, images: Tensor, r: R, trace: bool) -> Iterator[tuple[Plan, Packed]]:
+        """The tokens that enter the first block, then those after each block."""
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
         if not len(images):
             raise ValueError("the batch is empty")
         adapter, merging = self.adapter, self.merging
         schedules = self.schedules(r, len(images))
-        x, rotary = adapter.embed(images.to(next(self.parameters()).dtype))
+        x, positional = adapter.embed(images.to(next(self.parameters()).dtype))
         tokens = x.shape[1]
         plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
         if len(plan.groups) > 1:
             x = x[torch.tensor(plan.order, device=x.device)]
         places: tuple[Tensor, ...] = ()
-        if trace or rotary is not None:
+        if trace or positional is not None:
             place = torch.arange(tokens, device=x.device)
             places = tuple(place.repeat(len(group.images), 1) for group in plan.groups)
         packed = Packed(
             tokens=x.flatten(0, 1),
             sizes=(None,) * len(plan.groups),
             sources=places if trace else None,
-            positions=places if rotary is not None else None,
+            positions=places if positional is not None else None,
         )
+        yield plan, packed
         save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
         for index, block in enumerate(adapter.blocks):
             if save_memory:
-                packed = checkpoint(run_block, block, merging, plan, index, packed, rotary, use_reentrant=False)
+                packed = checkpoint(run_block, block, merging, plan, index, packed, positional, use_reentrant=False)
             else:
-                packed = run_block(block, merging, plan, index, packed, rotary)
-        return plan, replace(packed, tokens=adapter.norm(packed.tokens))
+                packed = run_block(block, merging, plan, index, packed, positional)
+            yield plan, packed
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:
         views = plan.views(packed.tokens, -1)
         pooled = [self.adapter.pool(x, sizes) for (_, x), sizes in zip(views, packed.sizes, strict=True)]
-        return self._ordered(torch.cat(pooled), plan)
+        return plan.restore(torch.cat(pooled))
 
-    @staticmethod
-    def _ordered(rows: Tensor, plan: Plan) -> Tensor:
-        """``rows``, one an image, from the order of the buffer back to that of the batch."""
-        return rows if len(plan.groups) == 1 else rows[torch.tensor(plan.back, device=rows.device)]
+
+def _source(plan: Plan, packed: Packed) -> Tensor:
+    assert packed.sources is not None
+    return plan.restore(torch.cat(packed.sources))
 
 
 def _or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from tome_core.attention import fused_attention
-from tome_core.block import Merging
+from tome_core.groups import GroupByGroup
 from tome_core.matching import Bipartite, Matcher
 from tome_core.model import MergedViT
+from tome_core.packed import Merging
 
 
 def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = None) -> MergedViT:
@@ -31,5 +31,5 @@ def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = N
     # The modules are copied and the weights are shared, so that flags such as .training are the copy's own.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*vit.parameters(), *vit.buffers())}
     adapter = adapt(copy.deepcopy(vit, memo))
-    merging = Merging(matcher or Bipartite(), fused_attention, prop_attn, adapter.prefix)
+    merging = Merging(matcher or Bipartite(), prop_attn, adapter.prefix, GroupByGroup())
     return MergedViT(adapter, merging)

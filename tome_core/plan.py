@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import torch
 from torch import Tensor
 
 from tome_core.matching import Matcher
@@ -48,6 +49,20 @@ class Plan:
         order = self.order
         return sorted(range(len(order)), key=order.__getitem__)
 
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the tokens of each image of the buffer begin, then how many there are: int64, on the CPU.
+
+        ``(depth + 1, images + 1)``, at the input and after each block.
+        """
+        counts = torch.tensor([group.tokens for group in self.groups for _ in group.images]).T
+        ends = counts.cumsum(dim=1)
+        return torch.cat([ends.new_zeros(len(ends), 1), ends], dim=1)
+
+    def merges(self, block: int) -> bool:
+        """Whether any image loses tokens in ``block``."""
+        return any(group.tokens[block] > group.tokens[block + 1] for group in self.groups)
+
     def views(self, buffer: Tensor, block: int) -> Iterator[tuple[Group, Tensor]]:
         """Each group with its part of ``buffer (T, ...)`` as ``(images, tokens, ...)``, before ``block`` merges."""
         start = 0
@@ -56,6 +71,17 @@ class Plan:
             end = start + images * tokens
             yield group, buffer[start:end].unflatten(0, (images, tokens))
             start = end
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """``rows``, one an image, from the order of the buffer back to that of the batch."""
+        return rows if len(self.groups) == 1 else rows[torch.tensor(self.back, device=rows.device)]
+
+    def by_image(self, groups: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """What each group has, ``(images, tokens, ...)``, in the batch's order: one tensor, or a list of images."""
+        if len(groups) == 1:
+            return groups[0]
+        images = [image for group in groups for image in group]
+        return [images[index] for index in self.back]
 
 
 def make_plan(schedules: Sequence[Schedule], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:
@@ -80,3 +106,8 @@ def token_counts(schedule: Schedule, depth: int, tokens: int, prefix: int, match
     for r in schedule.wanted(depth):
         counts.append(matcher.remaining(counts[-1], r, prefix) if r else counts[-1])
     return tuple(counts)
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """The buffer that consists of ``parts``, which is the part itself where there is one."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

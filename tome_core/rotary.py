@@ -24,11 +24,19 @@ class Rotary:
     tables: tuple[Tensor, ...]
     half: bool
 
+    @property
+    def biased(self) -> bool:
+        """False: positions turn queries and keys."""
+        return False
+
     def turn(self, x: Tensor, block: int, positions: Tensor) -> Tensor:
         """Turn queries or keys ``x (T, H, d)`` of tokens at input ``positions (T,)``; result in the dtype of ``x``."""
         table = self.tables[block if len(self.tables) > 1 else 0]
         sines, cosines = table[positions].chunk(2, dim=-1)
         return (x * cosines + _quarter_turn(x, self.half) * sines).to(x.dtype)
+
+    def bias(self, block: int, positions: Tensor) -> None:
+        """None: what is turned needs no bias."""
 
 
 def make_rotary(tables: Tensor, prefix: int, half: bool) -> Rotary:

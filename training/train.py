@@ -52,9 +52,9 @@ STAGES = (
     Stage("teacher", 0, epochs=12, lr=(3e-3, 1e-5), weight_decay=0.02),
     Stage("coarse", 7, epochs=8, lr=(2e-3, 5e-4)),
     Stage("medium", 4, epochs=6, lr=(1e-3, 1e-4), start="coarse"),
-    Stage("settled", 4, epochs=14, lr=(1e-3, 2e-5), start="medium", batch_size=128),
-    Stage("merged", 2, epochs=4, lr=(5e-4, 1e-5), start="settled", r=(0, 8, 13, 16, 20, 25), batch_size=128),
-    Stage("twin", 2, epochs=4, lr=(5e-4, 1e-5), start="settled", batch_size=128),
+    Stage("settled", 4, epochs=10, lr=(1e-3, 2e-5), start="medium", batch_size=128),
+    Stage("merged", 2, epochs=3, lr=(5e-4, 1e-5), start="settled", r=(0, 8, 13, 16, 20, 25), batch_size=128),
+    Stage("twin", 2, epochs=3, lr=(5e-4, 1e-5), start="settled", batch_size=128),
 )
 
 

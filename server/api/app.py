@@ -7,9 +7,10 @@ from fastapi import FastAPI
 from server.api import problems, scraping
 from server.api.access import Access, Keys
 from server.api.admission import Admission, BodyLimits
-from server.api.classify import Classifier
 from server.api.connections import Connections
 from server.api.decoder import Decoder
+from server.api.images import router as image_routes
+from server.api.inference import Inference
 from server.api.observe import Observe
 from server.api.routes import Parts, router
 from server.engine.pool import EnginePool
@@ -31,9 +32,10 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
     limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
     admission = Admission(engine, limits)
     decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.max_side)
-    classifier = Classifier(engine, admission, decoder, metrics)
-    app.state.parts = Parts(engine, admission, classifier, settings.default_r)
+    inference = Inference(engine, admission, decoder, metrics)
+    app.state.parts = Parts(engine, admission, inference, settings.default_r)
     app.state.metrics = metrics
+    app.include_router(image_routes)
     app.include_router(router)
     if settings.metrics_port is None:
         app.include_router(scraping.router)

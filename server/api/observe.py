@@ -29,7 +29,7 @@ class Record:
 
     Attributes:
         started: when its headers arrived, ``time.monotonic()`` seconds.
-        stage: where it is: ``body``, ``decode`` or ``queue``.
+        stage: where it is: ``body``, ``decode``, ``queue`` or ``picture``.
         stages: milliseconds of each stage that is over; the longest one where several images were sent together.
     """
 

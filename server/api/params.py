@@ -1,4 +1,4 @@
-"""The query parameters of a classification, checked against the model that is asked."""
+"""The query parameters of an image's endpoints, checked against the model that is asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from server.errors import InvalidParameter, NotFound
-from server.messages import ModelInfo
+from server.messages import ModelInfo, Want
 from tome_core.schedule import Schedule
 
 DEFAULT_TOP_K = 5
@@ -44,7 +44,11 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
 ]
-NAMES = [parameter["name"] for parameter in DOCUMENTATION]
+
+
+def documentation(want: Want) -> list[dict[str, Any]]:
+    """The parameters of a request that wants ``want``, for ``/openapi.json``."""
+    return [parameter for parameter in DOCUMENTATION if want == "classes" or parameter["name"] != "top_k"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Params:
 
     Attributes:
         requested: the text of ``r`` as it was asked for.
+        top_k: how many classes, 0 where none are wanted.
         deadline: ``time.monotonic()`` seconds, or None.
     """
 
@@ -61,33 +66,41 @@ class Params:
     requested: str
     top_k: int
     deadline: float | None
+    want: Want
 
 
-def parse_params(query: QueryParams, models: Mapping[str, ModelInfo], default_r: str, arrival: float) -> Params:
+def parse_params(
+    query: QueryParams, models: Mapping[str, ModelInfo], default_r: str, arrival: float, want: Want = "classes"
+) -> Params:
     """Read all parameters of a query.
 
     Args:
         models: by name, the default one first.
         default_r: the schedule of requests that name no ``r``; what of it a model cannot do is cut off.
         arrival: when the request's headers arrived, ``time.monotonic()`` seconds.
+        want: what the endpoint is for.
 
     Raises:
-        InvalidParameter: one is unknown, repeated, or has a value that is not allowed.
+        InvalidParameter: one is unknown, repeated, or has a value that is not allowed, or the model has no classes.
         NotFound: there is no such model.
     """
+    names = [parameter["name"] for parameter in documentation(want)]
     for name in query:
-        if name not in NAMES:
-            raise _invalid(name[:40], f"there is no parameter {name[:40]!r}; there are {', '.join(NAMES)}")
+        if name not in names:
+            raise _invalid(name[:40], f"there is no parameter {name[:40]!r} here; there are {', '.join(names)}")
         if len(query.getlist(name)) > 1:
             raise _invalid(name, f"{name} is given {len(query.getlist(name))} times")
     model = find_model(query.get("model") or None, models)  # empty is what a form sends for a field left out
+    if want == "classes" and not model.labels:
+        raise _invalid("model", f"{model.name} has no classifier; it serves /embed and /visualize only")
     text = query.get("r")
     return Params(
         model=model,
         schedule=clamp(Schedule.parse(default_r), model) if text is None else parse_r(text, model),
         requested=default_r if text is None else text,
-        top_k=parse_top_k(query.get("top_k"), len(model.labels)),
+        top_k=parse_top_k(query.get("top_k"), len(model.labels)) if want == "classes" else 0,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
+        want=want,
     )
 
 

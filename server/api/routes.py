@@ -1,19 +1,19 @@
-"""The endpoints: what each takes and gives, for ``/openapi.json`` too; the work is done elsewhere."""
+"""The endpoints about the server itself: models, health, metrics, documentation. Those of images are in `images`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
 from server.api.admission import Admission
-from server.api.classify import Classifier
+from server.api.inference import Inference
 from server.api.pages import Page
-from server.api.params import DOCUMENTATION, parse_params
 from server.api.problems import document, respond
-from server.api.schemas import Answer, Answers, Health, LevelDescription, ModelDescription, Models
+from server.api.schemas import Health, LevelDescription, ModelDescription, Models
 from server.engine.pool import EnginePool
 from server.errors import EngineLost, Overloaded
 from server.messages import ModelInfo
@@ -21,18 +21,6 @@ from server.messages import ModelInfo
 router = APIRouter()
 
 _DOCS = Page("docs.html")
-_BINARY = {"type": "string", "format": "binary"}
-_BODY = {
-    "required": True,
-    "description": "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or multipart with "
-    "one or more files.",
-    "content": {
-        "image/*": {"schema": _BINARY},
-        "multipart/form-data": {
-            "schema": {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
-        },
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -41,8 +29,14 @@ class Parts:
 
     engine: EnginePool
     admission: Admission
-    classifier: Classifier
+    inference: Inference
     default_r: str
+
+    def models(self) -> Mapping[str, ModelInfo]:
+        """The models that are served, by name. Raises `Overloaded` until they are loaded."""
+        if not self.engine.models:
+            self.admission.check_open()
+        return self.engine.models
 
 
 async def parts_of(request: Request) -> Parts:
@@ -55,30 +49,10 @@ async def parts_of(request: Request) -> Parts:
 FromApp = Annotated[Parts, Depends(parts_of)]
 
 
-@router.post(
-    "/classify",
-    response_model=Answer | Answers,
-    responses=document(400, 401, 404, 408, 413, 415, 422, 500, 503, 504),
-    openapi_extra={"parameters": DOCUMENTATION, "requestBody": _BODY},
-)
-async def classify(request: Request, parts: FromApp) -> Any:
-    """Classify one image, or several in a multipart body, with `r` tokens merged away in every block."""
-    record = request.state.record
-    if not parts.engine.models:
-        parts.admission.check_open()
-    params = parse_params(request.query_params, parts.engine.models, parts.default_r, record.started)
-    record.model, record.r = params.model.name, str(params.schedule)
-    answer = await parts.classifier.classify(request, params, record)
-    timing = ", ".join(f"{stage};dur={milliseconds}" for stage, milliseconds in record.stages.items())
-    return Response(answer.model_dump_json(), headers={"Server-Timing": timing}, media_type="application/json")
-
-
 @router.get("/models", responses=document(401, 503))
 async def models(parts: FromApp) -> Models:
     """All models, with what each configured level of `r` leaves, costs and gives."""
-    if not parts.engine.models:
-        parts.admission.check_open()
-    return Models(models=[describe(model) for model in parts.engine.models.values()])
+    return Models(models=[describe(model) for model in parts.models().values()])
 
 
 def describe(model: ModelInfo) -> ModelDescription:

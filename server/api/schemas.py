@@ -10,7 +10,7 @@ class Prediction(BaseModel):
 
     label: str
     index: int = Field(description="The class number in the model's output.")
-    score: float = Field(description="Probability from 0 to 1.")
+    score: float = Field(description="Probability from 0 to 1; the logit for a model of activation none.")
 
 
 class Tokens(BaseModel):
@@ -40,6 +40,18 @@ class Answer(BaseModel):
     batch_size: int = Field(description="How many images shared the forward pass.")
 
 
+class Embedding(BaseModel):
+    """The pooled features of one image, as timm's ``forward_head(pre_logits=True)`` gives them."""
+
+    model: str
+    r: str = Field(description="The schedule that was used.")
+    r_requested: str = Field(description="The schedule that was asked for.")
+    embedding: list[float] = Field(description="Of float32, not normalised.")
+    tokens: Tokens
+    timing_ms: Timing
+    batch_size: int = Field(description="How many images shared the forward pass.")
+
+
 class Problem(BaseModel):
     """Why there is no answer (RFC 9457). Further members may say more, such as `parameter`."""
 
@@ -58,6 +70,12 @@ class Answers(BaseModel):
     results: list[Answer | Problem]
 
 
+class Embeddings(BaseModel):
+    """One result for each file of a multipart body, in order."""
+
+    results: list[Embedding | Problem]
+
+
 class LevelDescription(BaseModel):
     """What one `r` costs and gives."""
 
@@ -74,7 +92,7 @@ class ModelDescription(BaseModel):
     name: str
     architecture: str
     input_size: list[int] = Field(description="Channels, height, width.")
-    classes: int
+    classes: int = Field(description="0 for a model without a classifier, which serves no /classify.")
     tokens: int = Field(description="At the input, prefix tokens included.")
     blocks: int
     r_max: int = Field(description="The largest valid `r`.")

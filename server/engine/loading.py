@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import timm
 import timm.data
 import torch
-from torch import Tensor, nn
 
 import tome_core
-from server.catalog import ModelSpec
+from server.catalog import LOCAL_FOLDER, ModelSpec
+from server.engine.checkpoints import find_weights
+from server.engine.weights import load_weights
 from server.errors import ConfigError
 from server.messages import Transform
 from server.profiles import read_profile
@@ -27,7 +26,9 @@ class LoadedModel:
 
     Attributes:
         mean, std: per channel, for pixels on a scale of 0 to 1.
+        labels: of the classes; none for a model without a classifier.
         tokens, prefix: at the input of the first block.
+        grid: rows and columns of patches.
         accuracy: by the text of a schedule, from the model's profile.
     """
 
@@ -40,6 +41,7 @@ class LoadedModel:
     tokens: int
     prefix: int
     depth: int
+    grid: tuple[int, int]
     accuracy: dict[str, float]
 
 
@@ -50,21 +52,22 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         ConfigError: anything about ``spec`` cannot work; the message says what.
     """
     labels = read_labels(spec.labels) if spec.labels else None
-    vit = create(spec, len(labels) if labels else None)
-    if spec.checkpoint:
-        load_weights(vit, spec.checkpoint)
+    checkpoint = find_checkpoint(spec)
+    vit = create(spec, len(labels) if labels else None, pretrained=checkpoint is None)
+    if checkpoint:
+        load_weights(vit, checkpoint)
+    else:
+        check_classifier(spec, vit)
     try:
         network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
     except tome_core.UnsupportedModelError as error:
         raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
     if vit.in_chans not in (1, 3):
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
-    if not vit.num_classes:
-        raise ConfigError(f"model {spec.name} ({spec.timm}) has no classifier; set num_classes and a checkpoint")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
     fast = tome_core.optimize(network.to(device), dtype)
-    tokens = fast.input_tokens(torch.zeros(1, channels, height, width, device=device))
+    blank = torch.zeros(1, channels, height, width, device=device)
     return LoadedModel(
         spec=spec,
         network=fast,
@@ -73,68 +76,57 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
             interpolation=data["interpolation"],
             crop_pct=data["crop_pct"],
             crop_mode=data["crop_mode"],
-            fill=tuple(round(255 * value) for value in data["mean"]) * (channels // len(data["mean"])),
+            fill=tuple(round(255 * min(max(value, 0), 1)) for value in data["mean"]) * (channels // len(data["mean"])),
         ),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
-        tokens=tokens,
+        tokens=fast.input_tokens(blank),
         prefix=fast.adapter.prefix,
         depth=len(fast.adapter.blocks),
+        grid=fast.patch_grid(blank),
         accuracy={row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {},
     )
 
 
-def create(spec: ModelSpec, classes: int | None) -> Any:
-    """The timm model, with timm's own weights where the entry names no checkpoint."""
+def find_checkpoint(spec: ModelSpec) -> Path | None:
+    """The file to take weights from: the entry's, or that of its folder; None for timm's own."""
+    if spec.checkpoint is None and spec.timm.startswith(LOCAL_FOLDER):
+        return find_weights(Path(spec.timm.removeprefix(LOCAL_FOLDER)))
+    return spec.checkpoint
+
+
+def create(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
+    """The timm model, with timm's own weights if ``pretrained``."""
     arguments: dict[str, Any] = dict(spec.model_args)
     for name, value in (
-        ("num_classes", spec.num_classes or classes),
+        ("num_classes", classes if spec.num_classes is None else spec.num_classes),
         ("img_size", spec.img_size),
         ("in_chans", spec.in_chans),
     ):
         if value is not None:
             arguments[name] = value
     try:
-        return timm.create_model(spec.timm, pretrained=spec.checkpoint is None, **arguments)
+        return timm.create_model(spec.timm, pretrained=pretrained, **arguments)
     except Exception as error:  # whatever timm or the hub raise, start-up fails with one sentence
-        hint = "" if spec.checkpoint else "; without a network, name a checkpoint file in the TOML file"
+        hint = (
+            "; without a network, name a checkpoint file (HF_HUB_OFFLINE=1 skips the hub's retries)"
+            if pretrained
+            else ""
+        )
         raise ConfigError(
             f"timm cannot create {spec.timm!r} for model {spec.name}: {_first_line(error)}{hint}"
         ) from error
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` from a safetensors or weights-only torch file; every key and shape must fit.
-
-    Raises:
-        ConfigError: the file cannot be read, or does not fit; the message names the first key that does not.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # corrupt files raise many types
-        raise ConfigError(f"{path} is no safetensors or weights-only torch file: {_first_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{path} does not hold a dictionary of tensors")
-    expected = network.state_dict()
-    for key, tensor in expected.items():
-        if key not in state:
-            raise ConfigError(
-                f"{path} lacks {key}, which the model needs ({len(expected.keys() - state)} missing in all)"
-            )
-        if state[key].shape != tensor.shape:
-            raise ConfigError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, the model needs {tuple(tensor.shape)}"
-            )
-    if unexpected := sorted(state.keys() - expected):
-        raise ConfigError(f"{path} has {unexpected[0]}, which the model does not ({len(unexpected)} unexpected in all)")
-    network.load_state_dict(state)
+def check_classifier(spec: ModelSpec, vit: Any) -> None:
+    """Raises `ConfigError` if timm left the classifier at random, its weights being for other classes."""
+    classes = vit.pretrained_cfg.get("num_classes")
+    if vit.num_classes not in (0, classes):
+        raise ConfigError(
+            f"model {spec.name}: timm's weights of {spec.timm} have {classes} classes, the labels or num_classes say "
+            f"{vit.num_classes}; name a checkpoint that was fine-tuned for them"
+        )
 
 
 def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
@@ -145,7 +137,7 @@ def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
     """
     overrides = {
         name: value
-        for name in ("mean", "std", "interpolation", "crop_pct")
+        for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
         if (value := getattr(spec, name)) is not None
     }
     for name in ("mean", "std"):
@@ -176,7 +168,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def imagenet_labels(vit: Any) -> tuple[str, ...] | None:
     """The names that timm has of the classes, where the model has the classes of an ImageNet subset."""
-    subset = timm.data.infer_imagenet_subset(vit)
+    # What timm infers for a model without classes are those of its configuration.
+    subset = timm.data.infer_imagenet_subset(vit) if vit.num_classes else None
     if subset is None:
         return None
     info = timm.data.ImageNetInfo(subset)
@@ -197,4 +190,4 @@ def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) 
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

@@ -104,7 +104,8 @@ class Loop:
         self._page.begin(time.monotonic(), served.baseline(len(jobs)))
         try:
             pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size)
-            return runner.run(pixels, [job.schedule for job in jobs], [job.top_k for job in jobs])
+            schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
+            return runner.run(pixels, schedules, top_k, wants)
         except Exception as error:
             if faults.is_lost(runner.device):
                 raise DeviceLost(f"{runner.device} fails at everything from now on") from error
@@ -125,4 +126,6 @@ def outcome(job: Job, answer: Prediction | Kind, tokens_out: int, started: float
         classes=answer.classes,
         tokens_out=tokens_out,
         queue_seconds=started - job.submitted,
+        features=answer.features,
+        source=answer.source,
     )

@@ -19,7 +19,7 @@ from server.engine.config import EngineConfig
 from server.engine.health import Patience
 from server.engine.supervisor import Supervisor
 from server.errors import EngineLost, EngineStartError, Overloaded
-from server.messages import BatchDone, Job, ModelInfo, Ready
+from server.messages import BatchDone, Job, ModelInfo, Ready, Want
 from server.slots import Slots, create_memory
 from server.waiting import predicted_wait, retry_after
 from tome_core.schedule import Schedule
@@ -40,13 +40,15 @@ class Lease:
         """The slot's memory, to write the decoded image ``(C, H, W)`` into."""
         return self._pool.slots.view(self._slot, shape)
 
-    async def run(self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None) -> Result:
+    async def run(
+        self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None, want: Want = "classes"
+    ) -> Result:
         """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
 
         Raises:
             EngineLost: there is no engine, or it ended first.
         """
-        future = self._pool.submit(self._slot, model, schedule, top_k, deadline)
+        future = self._pool.submit(self._slot, model, schedule, top_k, deadline, want)
         self.submitted = True
         return await future
 
@@ -144,7 +146,7 @@ class EnginePool:
                 self._free.append(slot)
 
     def submit(
-        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None
+        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None, want: Want
     ) -> asyncio.Future[Result]:
         """Hand ``slot`` and the image in it to the engine with the least to do. Cancelling the future cancels the job.
 
@@ -154,7 +156,7 @@ class EnginePool:
         clients = self._ready_clients()
         if not clients:
             raise EngineLost("the model process was lost; please retry", retry_after=self.retry_after())
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline)
+        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want)
         client = min(clients, key=lambda client: client.work)
         return client.submit(job, work_of(self.models[model], schedule))
 

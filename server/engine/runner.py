@@ -1,9 +1,9 @@
-"""Runs batches on one device: pixels in, the best classes out."""
+"""Runs batches on one device: pixels in; the best classes, features or source maps out, as each image wants."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,29 @@ import torch
 from torch import Tensor
 
 from server.engine.loading import LoadedModel
+from server.messages import Want
 from tome_core.schedule import Schedule
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best classes of one image, best first; ``finite`` is False where the model gave NaN or infinity."""
+    """What one image gave, as far as it was wanted; see `server.messages.Outcome`.
+
+    Attributes:
+        finite: False where the model gave NaN or infinity.
+    """
 
     scores: tuple[float, ...]
     classes: tuple[int, ...]
     finite: bool
+    features: bytes = b""
+    source: bytes = b""
 
 
 class Runner:
@@ -37,22 +50,36 @@ class Runner:
     @torch.inference_mode()
     def logits(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule]) -> Tensor:
         """Float32 logits ``(B, classes)`` of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule."""
-        images = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        images = images * self._scale + self._shift
-        return self.model.network(images, r=list(schedules)).float()
+        return self.model.network(self._images(pixels), r=list(schedules)).float()
 
     @torch.inference_mode()
     def run(
-        self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule], top_k: Sequence[int]
+        self,
+        pixels: npt.NDArray[np.uint8],
+        schedules: Sequence[Schedule],
+        top_k: Sequence[int],
+        wants: Sequence[Want] | None = None,
     ) -> list[Prediction]:
-        """The best ``top_k[i]`` classes of each image."""
-        logits = self.logits(pixels, schedules)
-        finite = logits.isfinite().all(dim=-1)
-        scores, classes = logits.softmax(dim=-1).topk(max(top_k), dim=-1)
-        rows = zip(scores.tolist(), classes.tolist(), finite.tolist(), top_k, strict=True)
-        return [Prediction(tuple(s[:k]), tuple(c[:k]), ok) for s, c, ok, k in rows]
+        """One forward pass for all; the best ``top_k[i]`` classes of each image, or what else ``wants[i]`` says."""
+        wants = wants or ["classes"] * len(pixels)
+        outputs = self.model.network.outputs(self._images(pixels), r=list(schedules), source="source" in wants)
+        logits = outputs.logits.float()
+        finite = logits.isfinite().all(dim=-1) & outputs.features.isfinite().all(dim=-1)
+        most = min(max(top_k), len(self.model.labels))
+        scores, classes = (best.tolist() for best in ACTIVATIONS[self.model.spec.activation](logits).topk(most, dim=-1))
+        features = pack_rows(outputs.features.float(), [want == "features" for want in wants])
+        source = [b""] * len(pixels)
+        if outputs.source is not None:
+            source = pack_rows(outputs.source.int(), [want == "source" for want in wants])
+        rows = zip(scores, classes, finite.tolist(), features, source, top_k, strict=True)
+        return [Prediction(tuple(s[:k]), tuple(c[:k]), ok, f, m) for s, c, ok, f, m, k in rows]
+
+    def _images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """``pixels`` on the device, normalised."""
+        images = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images * self._scale + self._shift
 
     def seconds(self, batch: int, schedule: Schedule) -> float:
         """Time one batch of ``batch`` blank images, from pixels to predictions."""
@@ -65,3 +92,12 @@ class Runner:
         """Token counts of one image: at the input and after each block."""
         model = self.model
         return schedule.tokens(model.depth, model.tokens, model.prefix)
+
+
+def pack_rows(values: Tensor, wanted: Sequence[bool]) -> list[bytes]:
+    """The rows of ``values (B, N)`` that are wanted as little-endian bytes, and nothing for the others."""
+    if not any(wanted):
+        return [b""] * len(wanted)
+    rows = values.cpu().numpy()
+    little = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+    return [row.tobytes() if want else b"" for row, want in zip(little, wanted, strict=True)]

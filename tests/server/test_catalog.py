@@ -34,6 +34,13 @@ def test_files_are_relative_to_the_toml_file(tmp_path: Path) -> None:
     assert spec.checkpoint == tmp_path / "w.safetensors"
 
 
+def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text("{}")
+    (spec,) = read_catalog(write(tmp_path, TABLE.replace("vit_tiny_patch16_224", "local-dir:hub")), ())
+    assert spec.timm == f"local-dir:{tmp_path / 'hub'}"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -42,7 +49,10 @@ def test_files_are_relative_to_the_toml_file(tmp_path: Path) -> None:
         ("[model]\nname = 1\n", r"must hold one or more \[\[models\]\] tables and nothing else; it also has model"),
         ('[[models]]\nname = "a"\n', "model 1: timm: Field required"),
         (TABLE + "image_size = 3\n", "image_size: Extra inputs are not permitted"),
+        (TABLE + 'activation = "relu"\n', "activation: Input should be 'softmax', 'sigmoid' or 'none'"),
         (TABLE + "crop_pct = 7\n", "crop_pct: Input should be less than or equal to 1"),
+        (TABLE + 'crop_mode = "middle"\n', "crop_mode: Input should be 'center', 'squash' or 'border'"),
+        (TABLE.replace("vit_tiny_patch16_224", "local-dir:none"), r"model a: timm: there is no .*none/config\.json"),
         (TABLE.replace('"a"', '"a b"'), "name: String should match pattern"),
         (TABLE + 'labels = "none.txt"\n', "model a: labels: there is no file"),
         (TABLE + TABLE, "two models are called 'a'"),

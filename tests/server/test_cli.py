@@ -46,7 +46,7 @@ def test_help_needs_no_torch() -> None:
     assert "usage: tome-serve COMMAND" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "models", "classify", "evaluate"])
+@pytest.mark.parametrize("command", ["serve", "models", "classify", "visualize", "evaluate"])
 def test_each_command_has_help(tome_serve: Run, command: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         tome_serve(command, "--help")
@@ -62,6 +62,17 @@ def test_classify_names_a_picture(tome_serve: Run) -> None:
     assert lines[-1] == "r=16: 11 of 197 tokens left"
 
 
+def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "out.png"
+    result = tome_serve("visualize", "examples/ankle-boot.png", "--r", "16", "-o", str(picture))
+    assert result.stdout == f"{picture}: r=16: 11 of 197 tokens left\n"
+    with Image.open(picture) as image:
+        assert (image.format, image.size) == ("PNG", (224, 224))
+        colours = image.getcolors()
+    assert colours is not None
+    assert sum(len(set(colour)) > 1 for _, colour in colours) == 10  # outlines, over a picture without colour
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -72,6 +83,9 @@ def test_classify_names_a_picture(tome_serve: Run) -> None:
         (["classify", "README.md"], 1, "not an image of a supported format"),
         (["classify", "examples/bag.png", "--r", "fast"], 1, "'fast' is not a schedule"),
         (["classify", "examples/bag.png", "--model", "m"], 1, "there is no model 'm'; there are fashion-mnist"),
+        (["visualize", "none.png"], 1, "cannot read none.png"),
+        (["visualize", "examples/bag.png", "-o", "none/x.png"], 1, "cannot write none/x.png: No such file"),
+        (["visualize", "examples/bag.png", "-o", "x.pictures"], 1, "x.pictures ends as no picture file does; use .png"),
         (["evaluate", "examples"], 1, "has no sub-folder of images"),
     ],
 )

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.photographs import photograph
 from server.decode import decode, to_8_bits
 from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from server.messages import Transform
+from server.resize import dct_reduction, resize_and_crop
 
 RGB = Transform((3, 8, 8), "nearest", 1.0, "squash")
 GREY = Transform((1, 8, 8), "nearest", 1.0, "squash")
@@ -176,3 +178,15 @@ def test_an_image_too_narrow_once_it_is_turned():
     Image.new("RGB", (3000, 1)).save(file, "JPEG", exif=exif)
     with pytest.raises(TooLarge):
         decode(file.getvalue(), transform, 50_000_000, 16384)
+
+
+@pytest.mark.parametrize(("side", "reduction"), [(432, 2), (864, 4), (1728, 8)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(side, reduction, options):
+    transform = Transform((3, 64, 64), "bicubic", 0.9, "center")
+    assert dct_reduction((side + 160, side), transform) == reduction
+    body = encode(photograph(side + 160, side), "JPEG", quality=90, **options)
+    with Image.open(io.BytesIO(body)) as whole:
+        difference = np.abs(pixels(body, transform, 5_000_000).astype(int) - resize_and_crop(whole, transform))
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 5

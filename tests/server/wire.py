@@ -30,10 +30,10 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
     return problem
 
 
-def half_sent(server: RunningServer) -> socket.socket:
+def half_sent(server: RunningServer, path: str = "/classify") -> socket.socket:
     """A connection with a request that the server has accepted, and whose body has not arrived in full."""
     connection = server.connect()
-    head = f"POST /classify?r=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"
+    head = f"POST {path}?r=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"
     connection.sendall(head.encode() + SNEAKER[:100])
     return connection
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from timm.layers import Attention, RmsNorm, SwiGLU, SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ParallelThingsBlock, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from tests.tome_core.oracle import Spec
@@ -44,13 +44,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-position": {"pos_embed": "none"},
     "features-only": {"num_classes": 0},
     "distilled-features-only": {"distilled": True, "num_classes": 0},
-}
-# These the oracle does not spell out; they are compared with timm at r=0 only.
-BEYOND_ORACLE: dict[str, dict[str, Any]] = {
     "attention-pool": {"global_pool": "map", "reg_tokens": 2},
     "attention-pool-with-prefix": {"global_pool": "map", "pool_include_prefix": True},
     "rms-norm": {"norm_layer": RmsNorm, "qk_norm": True},
     "dynamic-size": {"dynamic_img_size": True},
+    "post-norm": {"block_fn": ResPostBlock, "init_values": 0.5, "class_token": False, "global_pool": "avg"},
+    "post-norm-swiglu": {"block_fn": ResPostBlock, "mlp_layer": SwiGLU, "qk_norm": True},
+    "differential": {"attn_layer": "diff", "init_values": 0.3, "reg_tokens": 1},
+    "differential-post-norm": {
+        "attn_layer": "diff",
+        "block_fn": ResPostBlock,
+        "qk_norm": True,
+        "scale_attn_norm": True,
+    },
+    "side-by-side": {"block_fn": ParallelThingsBlock, "init_values": 0.3},
+    "side-by-side-gated": {"block_fn": ParallelThingsBlock, "gated": True, "class_token": False, "global_pool": "avg"},
+}
+# These the oracle does not spell out; they are compared with timm at r=0 only.
+BEYOND_ORACLE: dict[str, dict[str, Any]] = {
     "fixed-dropout": {"drop_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1, "drop_path_rate": 0.1},
 }
 
@@ -74,7 +85,8 @@ def make_vit(seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) 
     if attention:
         # VisionTransformer has no argument for these; models that have them are built in the same way.
         for block in vit.blocks:
-            block.attn = Attention(16, num_heads=2, qkv_bias=True, **attention)
+            for part in getattr(block, "attns", [block]):
+                part.attn = Attention(vit.embed_dim, num_heads=2, qkv_bias=True, **attention)
     randomise(vit, seed)
     return vit.eval().to(dtype)
 

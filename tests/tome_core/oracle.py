@@ -7,17 +7,27 @@ input tokens it was made of, and a matching is a list of pairs. Written from the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from timm.layers import GluMlp, LayerScale, Mlp, SwiGLU
-from torch import nn
 
-Vector = npt.NDArray[np.float64]
+from tests.tome_core.oracle_layers import (
+    NOTHING,
+    Bias,
+    Vector,
+    array,
+    attend,
+    attention_branch,
+    attention_pool,
+    linear,
+    mlp_branch,
+    norm,
+)
+
+__all__ = ["Result", "Spec", "Token", "attend", "bipartite", "forward", "kth"]
+
 # A schedule as the paper's code takes it: r, (r, inflection), or one r per block.
 Spec = int | tuple[int, float] | list[int]
 
@@ -127,71 +137,6 @@ def combine(tokens: Sequence[Token]) -> Token:
     return Token(total / len(members), members)
 
 
-def attend(q: Sequence[Vector], k: Sequence[Vector], v: Sequence[Vector], sizes: Sequence[float]) -> list[Vector]:
-    """One head of attention in which a key of size s counts s times."""
-    out = []
-    for query in q:
-        scores = [
-            float(query @ key) / math.sqrt(len(query)) + math.log(size) for key, size in zip(k, sizes, strict=True)
-        ]
-        top = max(scores)
-        weights = [math.exp(score - top) for score in scores]
-        total = sum(weights)
-        mixed = np.zeros_like(v[0])
-        for weight, value in zip(weights, v, strict=True):
-            mixed = mixed + weight / total * value
-        out.append(mixed)
-    return out
-
-
-def array(tensor: torch.Tensor) -> Vector:
-    return tensor.detach().double().numpy()
-
-
-def linear(layer: Any, x: Vector) -> Vector:
-    if isinstance(layer, nn.Identity):
-        return x
-    out = array(layer.weight) @ x
-    return out if layer.bias is None else out + array(layer.bias)
-
-
-def norm(layer: Any, x: Vector) -> Vector:
-    if isinstance(layer, nn.Identity):
-        return x
-    assert isinstance(layer, nn.LayerNorm)
-    mean = sum(x) / len(x)
-    variance = sum((value - mean) ** 2 for value in x) / len(x)
-    return (x - mean) / math.sqrt(variance + layer.eps) * array(layer.weight) + array(layer.bias)
-
-
-def scale(layer: Any, x: Vector) -> Vector:
-    return x * array(layer.gamma) if isinstance(layer, LayerScale) else x
-
-
-def sigmoid(x: Vector) -> Vector:
-    return np.array([1 / (1 + math.exp(-value)) for value in x])
-
-
-def activation(layer: nn.Module, x: Vector) -> Vector:
-    if isinstance(layer, nn.SiLU):
-        return x * sigmoid(x)
-    assert isinstance(layer, nn.GELU)
-    return np.array([value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
-
-
-def mlp(layer: Any, x: Vector) -> Vector:
-    if isinstance(layer, SwiGLU):
-        hidden = activation(layer.act, linear(layer.fc1_g, x)) * linear(layer.fc1_x, x)
-    elif isinstance(layer, GluMlp):
-        assert not layer.gate_last
-        both = linear(layer.fc1, x)
-        hidden = activation(layer.act, both[: len(both) // 2]) * both[len(both) // 2 :]
-    else:
-        assert type(layer) is Mlp
-        hidden = activation(layer.act, linear(layer.fc1, x))
-    return linear(layer.fc2, norm(layer.norm, hidden))
-
-
 def embed(vit: Any, image: Vector) -> list[Token]:
     """Patches, prefix tokens and position embedding."""
     kernel = array(vit.patch_embed.proj.weight)
@@ -206,64 +151,55 @@ def embed(vit: Any, image: Vector) -> list[Token]:
     for name in ("cls_token", "dist_token", "reg_token"):
         if getattr(vit, name, None) is not None:
             prefix += list(array(getattr(vit, name))[0])
-    if vit.pos_embed is None:
+    if getattr(vit, "pos_embed", None) is None:
         values = prefix + patches
     else:
         positions = list(array(vit.pos_embed)[0])
-        if vit.no_embed_class:
+        if getattr(vit, "no_embed_class", False):
             values = prefix + [patch + position for patch, position in zip(patches, positions, strict=True)]
         else:
             values = [value + position for value, position in zip(prefix + patches, positions, strict=True)]
-    return [Token(norm(vit.norm_pre, value), [index]) for index, value in enumerate(values)]
-
-
-def attention(block: Any, tokens: list[Token], prop_attn: bool) -> tuple[list[Vector], list[Vector]]:
-    """The attention branch for each token, and each token's key averaged over the heads."""
-    attn = block.attn
-    heads, width = attn.num_heads, attn.head_dim
-    inputs = [norm(block.norm1, token.value) for token in tokens]
-    projected = [linear(attn.qkv, x).reshape(3, heads, width) for x in inputs]
-    sizes = [token.size if prop_attn else 1 for token in tokens]
-    keys = [[norm(attn.k_norm, p[1, head]) for p in projected] for head in range(heads)]
-    mixed = [
-        attend([norm(attn.q_norm, p[0, head]) for p in projected], keys[head], [p[2, head] for p in projected], sizes)
-        for head in range(heads)
-    ]
-    branch = []
-    for index, x in enumerate(inputs):
-        out = norm(attn.norm, np.concatenate([mixed[head][index] for head in range(heads)]))
-        if attn.gate is not None:
-            out = out * sigmoid(linear(attn.gate, x))
-        branch.append(scale(block.ls1, linear(attn.proj, out)))
-    metric = [sum(keys[head][index] for head in range(heads)) / heads for index in range(len(tokens))]
-    return branch, metric
+    return [Token(norm(getattr(vit, "norm_pre", NOTHING), value), [index]) for index, value in enumerate(values)]
 
 
 def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
     """Global pooling, in which the average counts patches, not tokens."""
     if vit.global_pool == "token":
         return values[0]
-    skip = 0 if vit.pool_include_prefix else vit.num_prefix_tokens
+    skip = 0 if getattr(vit, "pool_include_prefix", False) else vit.num_prefix_tokens
     values, sizes = values[skip:], sizes[skip:]
+    if vit.global_pool == "map":
+        return attention_pool(vit.attn_pool, values, sizes)
     average = sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
     maximum = np.max(np.stack(values), axis=0)
     return {"avg": average, "max": maximum, "avgmax": (average + maximum) / 2}[vit.global_pool]
 
 
-def forward(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> Result:
-    """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says."""
+def forward(
+    vit: Any,
+    image: Vector,
+    spec: Spec,
+    prop_attn: bool = True,
+    bias: Callable[[Any, list[int]], Bias] | None = None,
+) -> Result:
+    """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says.
+
+    ``bias`` is what relative positions say in a block, of tokens at places of the input: a merged token is where its
+    destination was, whose place comes first among its members.
+    """
     tokens = embed(vit, image)
     inputs, prefix = len(tokens), vit.num_prefix_tokens
     for block, r in zip(vit.blocks, counts(spec, len(vit.blocks)), strict=True):
-        branch, metric = attention(block, tokens, prop_attn)
+        values, weights = [token.value for token in tokens], [token.size if prop_attn else 1 for token in tokens]
+        places = [token.members[0] for token in tokens]
+        branch, metric = attention_branch(block, values, weights, bias(block, places) if bias else None)
         tokens = [Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)]
         if r:
             pairs, destinations = bipartite(metric, r, prefix)
             if pairs:
                 order = new_order(pairs, destinations, len(tokens), prefix)
                 tokens = [combine([tokens[old] for old in olds]) for olds in order]
-        branch = [scale(block.ls2, mlp(block.mlp, norm(block.norm2, token.value))) for token in tokens]
-        tokens = [Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)]
+        tokens = [Token(token.value + mlp_branch(block, token.value), token.members) for token in tokens]
     values = [norm(vit.norm, token.value) for token in tokens]
     sizes = [token.size for token in tokens]
     if hasattr(vit, "head_dist"):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
-from timm.layers import DiffAttention
+from timm.layers import Attention, DiffAttention
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import (
@@ -26,6 +27,10 @@ class MyBlock(Block):  # type: ignore[misc]
     """Inherits everything, and could override anything."""
 
 
+class MyAttention(Attention):  # type: ignore[misc]
+    pass
+
+
 class MyTransformer(VisionTransformer):  # type: ignore[misc]
     pass
 
@@ -37,11 +42,13 @@ def _refused(vit: nn.Module, *names: str) -> None:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "block", [ParallelScalingBlock, DiffParallelScalingBlock, ResPostBlock, ParallelThingsBlock, MyBlock]
-)
-def test_other_blocks(block: type[nn.Module]) -> None:
-    _refused(make_vit(block_fn=block), "blocks.0", block.__name__)
+def test_other_blocks() -> None:
+    _refused(make_vit(block_fn=MyBlock), "blocks.0", "MyBlock")
+
+
+@pytest.mark.parametrize("block", [ParallelScalingBlock, DiffParallelScalingBlock])
+def test_blocks_with_no_place_to_merge(block: type[nn.Module]) -> None:
+    _refused(make_vit(block_fn=block), "blocks.0", block.__name__, "side by side", "no point between them")
 
 
 def test_one_other_block_among_many() -> None:
@@ -50,8 +57,36 @@ def test_one_other_block_among_many() -> None:
     _refused(vit, "blocks.2", "MyBlock")
 
 
-def test_differential_attention() -> None:
-    _refused(make_vit(attn_layer=DiffAttention), "blocks.0.attn", "DiffAttention")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"block_fn": ResPostBlock},
+        {"attn_layer": DiffAttention},
+        {"block_fn": ResPostBlock, "attn_layer": DiffAttention},
+    ],
+)
+def test_other_attention(options: dict[str, Any]) -> None:
+    vit = make_vit(**options)
+    vit.blocks[0].attn = MyAttention(16, 2)
+    _refused(vit, "blocks.0.attn", "MyAttention")
+
+
+def test_blocks_side_by_side() -> None:
+    vit = make_vit(block_fn=ParallelThingsBlock, drop_path_rate=0.1)
+    _refused(vit, "blocks.1.attns.0", "drop_path_rate=0")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[1].attns[1].attn = MyAttention(16, 2)
+    _refused(vit, "blocks.1.attns.1.attn", "MyAttention")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[2].ffns[1].mlp = nn.Linear(16, 16)
+    _refused(vit, "blocks.2.ffns.1.mlp", "Linear")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[2].attns[1].attn = Attention(16, num_heads=4)
+    _refused(vit, "blocks.2", "differ in their heads")
+    vit = make_vit(block_fn=ParallelThingsBlock)
+    vit.blocks[0].attns[0].register_forward_hook(lambda *_: None)
+    _refused(vit, "blocks.0.attns.0", "hooks")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +102,44 @@ def test_differential_attention() -> None:
 def test_other_models(make: Callable[[], nn.Module]) -> None:
     model = make()
     _refused(model, type(model).__name__)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", "windows"),
+        ("swinv2_tiny_window8_256", "windows"),
+        ("hiera_tiny_224", "pyramid"),
+        ("xcit_nano_12_p16_224", "across channels"),
+        ("cait_xxs24_224", "class token alone"),
+        ("volo_d1_224", "outlook attention"),
+        ("naflexvit_base_patch16_gap", "padding"),
+        ("samvit_base_patch16", "windows"),
+        ("convit_tiny", "a gate in each head"),
+        ("coat_tiny", "convolves"),
+        ("coatnet_0_rw_224", "convolves"),
+        ("crossvit_9_240", "two sequences"),
+        ("davit_tiny", "windows"),
+        ("gcvit_tiny", "windows"),
+        ("levit_128", "pyramid"),
+        ("levit_conv_128", "pyramid"),
+        ("maxvit_nano_rw_256", "convolves"),
+        ("mvitv2_tiny", "pyramid"),
+        ("nest_tiny", "windows"),
+        ("pit_s_224", "pyramid"),
+        ("pvt_v2_b0", "pyramid"),
+        ("sam2_hiera_tiny", "pyramid"),
+        ("swinv2_cr_tiny_224", "windows"),
+        ("tnt_s_patch16_224", "pixels"),
+        ("tiny_vit_5m_224", "windows"),
+        ("twins_pcpvt_small", "windows"),
+        ("visformer_tiny", "pyramid"),
+    ],
+)
+def test_families_that_cannot_merge_are_told_why(name: str, reason: str) -> None:
+    with torch.device("meta"):
+        vit = timm.create_model(name)
+    _refused(vit, f"the model is a {type(vit).__name__}, which", reason)
 
 
 @pytest.mark.parametrize(("pool", "name"), [("prr", "attn_pool"), ("", "global_pool=''")])
@@ -170,12 +243,12 @@ def test_a_missing_part(part: str) -> None:
 
 
 def test_a_refused_model_is_untouched() -> None:
-    vit = make_vit(block_fn=ResPostBlock)
+    vit = make_vit(block_fn=ParallelScalingBlock)
     images = make_images(1)
     expected = vit(images)
-    _refused(vit, "ResPostBlock")
+    _refused(vit, "ParallelScalingBlock")
     assert torch.equal(vit(images), expected)
-    assert type(vit.blocks[0]) is ResPostBlock
+    assert type(vit.blocks[0]) is ParallelScalingBlock
 
 
 def test_the_error_is_a_value_error() -> None:

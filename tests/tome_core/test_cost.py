@@ -15,7 +15,8 @@ R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
 
 @pytest.mark.parametrize("variant", ["class-token", "average-no-prefix", "distilled", "registers", "gated", "swiglu",
                                      "wide-heads", "four-heads", "features-only",
-                                     "attention-pool", "attention-pool-with-prefix"])  # fmt: skip
+                                     "attention-pool", "attention-pool-with-prefix", "post-norm", "differential",
+                                     "side-by-side"])  # fmt: skip
 @torch.no_grad()
 def test_is_what_pytorch_counts(variant: str) -> None:
     vit = make_vit(dtype=torch.float32, **{**VARIANTS, **BEYOND_ORACLE}[variant])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.tome_core import oracle
 from tome_core import Bipartite, Kth, Matcher, Random
+from tome_core.matching import Matching
 
 LENGTHS = st.integers(2, 24)
 PREFIXES = st.integers(0, 5)
@@ -183,6 +184,15 @@ def test_kth_needs_at_least_two() -> None:
 
 def test_kth_with_fewer_tokens_than_k_does_nothing() -> None:
     assert Kth(5)(_metric(1, 4, 0), 1, 1).dest.tolist() == [[0, 1, 2, 3]]
+
+
+@given(st.integers(1, 12), st.data())
+def test_a_matching_from_partners(tokens: int, data: st.DataObject) -> None:
+    stays = data.draw(st.sets(st.integers(0, tokens - 1), min_size=1).map(sorted))
+    partner = [token if token in stays else data.draw(st.sampled_from(stays)) for token in range(tokens)]
+    matching = Matching.into(torch.tensor([partner]))
+    assert matching.dest.tolist() == [[stays.index(token) for token in partner]]
+    assert matching.merged.tolist() == [[token not in stays for token in range(tokens)]]
 
 
 def test_matchers_are_values() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.tome_core import oracle
-from tome_core.merge import accumulation_dtype, compose, merge, unmerge
+from tome_core.matching import Matching
+from tome_core.merge import accumulation_dtype, compose, merge, unmerge, weighted_mean
 
 
 @st.composite
@@ -77,6 +78,14 @@ def test_merging_in_bfloat16_accumulates_in_float32() -> None:
     assert sizes.dtype == torch.float32 and sizes.tolist() == [[300, 300]]
     assert merged.dtype == torch.bfloat16
     torch.testing.assert_close(merged, x[:, :2], rtol=0, atol=0)
+
+
+@given(matchings())
+def test_models_combine_by_merge(matching: tuple[Tensor, int]) -> None:
+    dest, length = matching
+    x, sizes = _random(*dest.shape, 3), 1 + _random(*dest.shape).abs()
+    combined = weighted_mean(x, sizes, Matching(dest, torch.zeros_like(dest, dtype=torch.bool)), length)
+    assert all(torch.equal(a, b) for a, b in zip(combined, merge(x, sizes, dest, length), strict=True))
 
 
 def test_merge_changes_no_argument() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.tome_core import oracle
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
-from tome_core import Bipartite, Kth, MergedViT, Random, Schedule, patch
+from tome_core import Bipartite, Kth, MergedViT, Random, Schedule, optimize, patch
 
 TIMM_NAMES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64},
@@ -28,7 +28,15 @@ TIMM_NAMES: dict[str, dict[str, Any]] = {
     "vit_base_patch16_siglip_gap_224": {"img_size": 64, "embed_dim": 48, "num_heads": 3},
 }
 # One model per way in which mixing could go wrong: prefix lengths, pools, norms over heads.
-MIXABLE = ["class-token", "average-no-prefix", "distilled", "registers", "average-and-maximum", "qk-norm"]
+MIXABLE = [
+    "class-token",
+    "average-no-prefix",
+    "distilled",
+    "registers",
+    "average-and-maximum",
+    "qk-norm",
+    "side-by-side",
+]
 R_LISTS = st.lists(specs(), min_size=1, max_size=6)
 
 
@@ -67,10 +75,13 @@ def test_equals_the_oracle(variant: str, grid: tuple[int, int], spec: Spec, prop
 def test_every_variant_equals_the_oracle(variant: str, r: int) -> None:
     vit = make_vit(r, **VARIANTS[variant])
     image = make_images(1)
+    model = patch(vit)
     with torch.no_grad():
-        logits = patch(vit)(image, r=r)
+        logits = model(image, r=r)
         assert not torch.allclose(logits, vit(image), atol=1e-6), "merging must matter, or this proves nothing"
-    assert_equal(logits[0], torch.from_numpy(oracle.forward(vit, image[0].numpy(), r).logits))
+    expected = torch.from_numpy(oracle.forward(vit, image[0].numpy(), r).logits)
+    assert_equal(logits[0], expected)
+    assert_equal(optimize(model)(image, r=r)[0], expected)
 
 
 def test_merging_stops_at_half() -> None:
@@ -103,6 +114,7 @@ def _assert_is_timm(vit: Any, images: Tensor) -> None:
         assert_equal(model.embed(images, r=r), vit.forward_head(features, pre_logits=True), 1e-10)
         assert_equal(model.trace(images, r=r).tokens, features, 1e-10)
     assert_equal(model(images), vit(images), 1e-10)
+    assert_equal(optimize(model)(images), vit(images))
 
 
 def test_other_image_sizes_where_the_model_allows_them() -> None:

@@ -4,19 +4,25 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import LayerScale
+from torch import nn
 
 from tests.tome_core.models import VARIANTS, make_images, make_vit
-from tome_core import Schedule, optimize, patch
+from tome_core import Schedule, native, optimize, patch
+from tome_core.layers import packs
+from tome_core.native.strategy import Kernels
 
 R: list[Any] = [*range(9), Schedule.linear(4, -1), Schedule.per_layer([8, 0, 1]), [0, 8, 3, 3, 1, 0, 8, 5]]
 
 
 @pytest.mark.parametrize(
-    "variant", ["class-token", "distilled", "registers", "average-no-prefix", "gated", "wide-heads"]
+    "variant",
+    ["class-token", "distilled", "registers", "average-no-prefix", "gated", "layer-scale", "qk-norm", "swiglu-packed"],
 )
+@pytest.mark.parametrize("width", [16, 32])  # heads of 8, which the kernels do not know, and of 16
 @torch.no_grad()
-def test_gives_the_same_answers_in_float32(variant: str) -> None:
-    model = patch(make_vit(dtype=torch.float32, **VARIANTS[variant]))
+def test_gives_the_same_answers_in_float32(variant: str, width: int) -> None:
+    model = patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": width}))
     fast = optimize(model)
     images = make_images(8, dtype=torch.float32)
     for r in R:
@@ -80,3 +86,26 @@ def test_optimizing_twice() -> None:
     images = make_images(2, dtype=torch.float32)
     once = optimize(model)
     assert torch.equal(optimize(once)(images, r=3), once(images, r=3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_an_image_gets_the_same_answer_whoever_shares_its_batch(dtype: torch.dtype) -> None:
+    """Bit for bit: matching is a choice, so the least difference could become a large one."""
+    fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=64, img_size=32)), dtype=dtype)
+    images = make_images(24, (32, 32), dtype=torch.float32)
+    r = [0, 3, 8, 12] * 6
+    together = fast(images, r=r)
+    for batch in (1, 2, 5):
+        parts = [fast(images[i : i + batch], r=r[i : i + batch]) for i in range(0, 24, batch)]
+        assert torch.equal(together, torch.cat(parts))
+
+
+@torch.no_grad()
+def test_layers_are_replaced_where_the_processor_allows_it() -> None:
+    fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)))
+    kinds = {type(module) for module in fast.modules()}
+    assert LayerScale not in kinds
+    assert (nn.Linear in kinds, nn.Conv2d in kinds) == (not packs(torch.float32),) * 2
+    assert (nn.LayerNorm in kinds) == (not native.available())
+    assert isinstance(fast.merging.strategy, Kernels) == native.available()

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
+from tome_core.adapters.beit import BeitAdapter
 from tome_core.adapters.eva import EvaAdapter
+from tome_core.adapters.reasons import REASONS
+from tome_core.adapters.relpos import RelPosAdapter
 from tome_core.adapters.vit import DistilledAdapter, ViTAdapter
 from tome_core.errors import UnsupportedModelError
 
@@ -21,6 +26,8 @@ _ADAPTERS: dict[type, Callable[[Any], Adapter]] = {
     VisionTransformer: ViTAdapter,
     VisionTransformerDistilled: DistilledAdapter,
     Eva: EvaAdapter,
+    Beit: BeitAdapter,
+    VisionTransformerRelPos: RelPosAdapter,
 }
 
 
@@ -32,8 +39,9 @@ def adapt(network: nn.Module) -> Adapter:
     """
     adapter = _ADAPTERS.get(type(network))
     if adapter is None:
+        kind = type(network)
+        if kind.__module__.startswith("timm.") and kind.__name__ in REASONS:
+            raise UnsupportedModelError(f"the model is a {kind.__name__}, which {REASONS[kind.__name__]}")
         known = ", ".join(kind.__name__ for kind in _ADAPTERS)
-        raise UnsupportedModelError(
-            f"the model is a {type(network).__name__}, which is not supported; supported: {known}"
-        )
+        raise UnsupportedModelError(f"the model is a {kind.__name__}, which is not supported; supported: {known}")
     return adapter(network)

@@ -11,6 +11,7 @@ from timm.layers import (
     GluMlp,
     LayerNorm,
     LayerNormFp32,
+    LayerScale,
     Mlp,
     RmsNorm,
     RmsNormFp32,
@@ -57,18 +58,25 @@ def require_no_hooks(module: nn.Module, where: str) -> None:
         raise UnsupportedModelError(f"{where} ({_name(module)}) has hooks, which merging would skip")
 
 
-def require_common_parts(block: Any, where: str) -> None:
+def require_attention(attn: Any, head_dim: int, where: str) -> None:
+    """Raise `UnsupportedModelError` unless attention is scaled, normalised and dropped as the adapters take it for."""
+    if attn.scale != head_dim**-0.5:
+        raise UnsupportedModelError(f"{where} scales by {attn.scale}, not by head_dim ** -0.5")
+    require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn_drop")
+    for name in ("q_norm", "k_norm", "norm", "sub_norm"):
+        if hasattr(attn, name):
+            require_type(getattr(attn, name), TOKENWISE_NORMS, f"{where}.{name}")
+
+
+def require_block(block: Any, where: str) -> None:
     """Raise `UnsupportedModelError` unless what blocks of all families have is what the adapters take it for."""
-    attn = block.attn
-    if attn.scale != attn.head_dim**-0.5:
-        raise UnsupportedModelError(f"{where}.attn scales by {attn.scale}, not by head_dim ** -0.5")
-    require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn.attn_drop")
-    for name in ("q_norm", "k_norm", "norm"):
-        require_type(getattr(attn, name), TOKENWISE_NORMS, f"{where}.attn.{name}")
     for name in ("norm1", "norm2"):
         require_type(getattr(block, name), TOKENWISE_NORMS, f"{where}.{name}")
     for name in ("drop_path1", "drop_path2"):
         require_type(getattr(block, name), (nn.Identity, DropPath), f"{where}.{name}")
+    for name in ("ls1", "ls2"):
+        if hasattr(block, name):
+            require_type(getattr(block, name), (nn.Identity, LayerScale), f"{where}.{name}")
     require_type(block.mlp, TOKENWISE_MLPS, f"{where}.mlp")
 
 

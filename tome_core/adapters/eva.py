@@ -10,7 +10,14 @@ from timm.layers import AttentionRope
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import linear_macs, require_common_parts, require_known, require_no_hooks, require_type
+from tome_core.adapters.checks import (
+    linear_macs,
+    require_attention,
+    require_block,
+    require_known,
+    require_no_hooks,
+    require_type,
+)
 from tome_core.adapters.heads import PooledHead
 from tome_core.cost import BlockCost
 from tome_core.errors import UnsupportedModelError
@@ -44,7 +51,8 @@ class EvaBlockParts:
         optional = _OPTIONAL_ATTENTION_PARTS & set(attn._modules)
         attributes = _ATTENTION_ATTRIBUTES | _OPTIONAL_ATTENTION_PARTS - optional
         require_known(attn, _ATTENTION_PARTS | optional, attributes, f"{where}.attn")
-        require_common_parts(block, where)
+        require_attention(attn, attn.head_dim, f"{where}.attn")
+        require_block(block, where)
         self.block: Any = block
         self.attn: Any = attn
         self.norm_first = type(block) is EvaBlock

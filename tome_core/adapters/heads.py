@@ -28,8 +28,9 @@ class PooledHead:
     """
 
     def __init__(self, network: Any, blocks: Sequence[BlockCost], pool_skip: int | None = None) -> None:
-        if network.attn_pool is not None:
-            require_attention_pool(network.attn_pool)
+        self._attn_pool: Any = getattr(network, "attn_pool", None)
+        if self._attn_pool is not None:
+            require_attention_pool(self._attn_pool)
         elif network.global_pool not in POOLS:
             raise UnsupportedModelError(
                 f"global_pool={network.global_pool!r} is not supported; supported: {', '.join(POOLS)}, map"
@@ -40,8 +41,8 @@ class PooledHead:
         self._skip = self.prefix if pool_skip is None else pool_skip
         fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
         per_token = 0
-        if network.attn_pool is not None:
-            of_pool, per_token = attention_pool_macs(network.attn_pool)
+        if self._attn_pool is not None:
+            of_pool, per_token = attention_pool_macs(self._attn_pool)
             fixed += of_pool + (self.prefix - self._skip) * per_token
         self.cost = Cost(fixed, tuple(blocks), self.prefix, per_token)
 
@@ -51,12 +52,11 @@ class PooledHead:
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
         """``(B, N, D)`` -> ``(B, D)``."""
-        network = self.network
-        if network.attn_pool is not None:
+        if self._attn_pool is not None:
             return attention_pool(
-                network.attn_pool, tokens[:, self._skip :], None if sizes is None else sizes[:, self._skip :]
+                self._attn_pool, tokens[:, self._skip :], None if sizes is None else sizes[:, self._skip :]
             )
-        return pool(network.global_pool, tokens, sizes, self._skip)
+        return pool(self.network.global_pool, tokens, sizes, self._skip)
 
     def features(self, pooled: Tensor) -> Tensor:
         """``(B, D)``, as ``forward_head(pre_logits=True)``."""

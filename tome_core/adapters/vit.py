@@ -5,15 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from timm.layers import Attention, LayerScale
+from timm.layers import Attention, DiffAttention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block as TimmBlock
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import (
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 
-from tome_core.adapters.checks import linear_macs, require_common_parts, require_known, require_no_hooks, require_type
+from tome_core.adapters.attentions import DifferentialAttention, SelfAttention
+from tome_core.adapters.blocks import NormFirst, NormLast, SideBySide
+from tome_core.adapters.checks import linear_macs, require_known, require_no_hooks, require_type
 from tome_core.adapters.heads import PooledHead
-from tome_core.cost import BlockCost
+from tome_core.block import Block
+from tome_core.errors import UnsupportedModelError
 
 _MODEL_PARTS = {"patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
 _MODEL_ATTRIBUTES = {
@@ -23,55 +32,15 @@ _MODEL_ATTRIBUTES = {
     "num_prefix_tokens", "num_reg_tokens", "pool_include_prefix", "pos_embed", "pretrained_cfg",
     "pretrained_model_args", "reg_token", "weight_init_mode",
 }  # fmt: skip
-_BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
-_ATTENTION_PARTS = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"}
-_ATTENTION_ATTRIBUTES = {"num_heads", "head_dim", "attn_dim", "scale", "fused_attn", "gate"}
+_PARALLEL = (ParallelScalingBlock, DiffParallelScalingBlock)
 
 
-class ViTBlock:
-    """A timm ``Block``, taken apart (see `tome_core.block.Block`)."""
+class ViTBlock(NormFirst):
+    """A timm ``Block`` with timm's ``Attention``, and nothing else, taken apart (see `tome_core.block.Block`)."""
 
     def __init__(self, block: Any, where: str) -> None:
         require_type(block, (TimmBlock,), where)
-        require_known(block, _BLOCK_PARTS, (), where)
-        attn = block.attn
-        require_type(attn, (Attention,), f"{where}.attn")
-        optional = {"gate"} if "gate" not in attn._modules else set()
-        require_known(attn, _ATTENTION_PARTS - optional, _ATTENTION_ATTRIBUTES, f"{where}.attn")
-        require_common_parts(block, where)
-        for name in ("ls1", "ls2"):
-            require_type(getattr(block, name), (nn.Identity, LayerScale), f"{where}.{name}")
-        self.block: Any = block
-        self.attn: Any = attn
-        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
-        self.cost = BlockCost(linear_macs(attn), linear_macs(block.mlp), 2 * attn.attn_dim, attn.head_dim)
-
-    @property
-    def attention_dropout(self) -> float:
-        """Probability of dropping an attention weight, 0 outside training."""
-        return self.attn.attn_drop.p if self.attn.attn_drop.training else 0.0
-
-    def attention_input(self, x: Tensor) -> Tensor:
-        """``(T, D)`` -> ``(T, D)``."""
-        return self.block.norm1(x)
-
-    def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(T, D)`` -> three of ``(T, H, d)``."""
-        attn = self.attn
-        q, k, v = attn.qkv(h).unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(1)
-        return attn.q_norm(q), attn.k_norm(k), v
-
-    def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
-        """``(T, H * d)`` -> ``(T, D)``."""
-        attn = self.attn
-        out = attn.norm(attended)
-        if attn.gate is not None:
-            out = out * attn.gate(h).sigmoid()
-        return self.block.ls1(attn.proj_drop(attn.proj(out)))
-
-    def mlp(self, x: Tensor) -> Tensor:
-        """``(T, D)`` -> ``(T, D)``."""
-        return self.block.ls2(self.block.mlp(self.block.norm2(x)))
+        super().__init__(block, SelfAttention(block.attn, f"{where}.attn"), where)
 
 
 class ViTAdapter(PooledHead):
@@ -117,11 +86,29 @@ class DistilledAdapter(PooledHead):
         return self.network.forward_head(pooled)
 
 
-def take_apart(blocks: Any) -> list[ViTBlock]:
+def take_apart(blocks: Any) -> list[Block]:
     """The blocks of a model, each checked. Raises `UnsupportedModelError`."""
     require_type(blocks, (nn.Sequential,), "blocks")
     require_no_hooks(blocks, "blocks")
-    return [ViTBlock(block, f"blocks.{index}") for index, block in enumerate(blocks)]
+    return [take_block_apart(block, f"blocks.{index}") for index, block in enumerate(blocks)]
+
+
+def take_block_apart(block: Any, where: str) -> Block:
+    """One block, checked. Raises `UnsupportedModelError`."""
+    if type(block) in _PARALLEL:
+        raise UnsupportedModelError(
+            f"{where} is a {type(block).__name__}: its attention and its MLP read the same tokens side by side, "
+            "so there is no point between them to merge at"
+        )
+    require_type(block, (TimmBlock, ResPostBlock, ParallelThingsBlock), where)
+    if type(block) is ParallelThingsBlock:
+        return SideBySide(block, where)
+    attn = getattr(block, "attn", None)
+    require_type(attn, (Attention, DiffAttention), f"{where}.attn")
+    if type(block) is TimmBlock and type(attn) is Attention:
+        return ViTBlock(block, where)
+    attention = (SelfAttention if type(attn) is Attention else DifferentialAttention)(attn, f"{where}.attn")
+    return (NormFirst if type(block) is TimmBlock else NormLast)(block, attention, where)
 
 
 def embed(network: Any, images: Tensor) -> Tensor:

@@ -3,21 +3,21 @@ from starlette.datastructures import QueryParams
 
 from server.api.params import clamp, parse_params
 from server.errors import InvalidParameter, NotFound
-from server.messages import ModelInfo, Transform
+from server.messages import ModelInfo, Transform, Want
 from tome_core.schedule import Schedule
 
 
 def model(name="small", tokens=197, depth=12, classes=10) -> ModelInfo:
     transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
     labels = tuple(f"class {index}" for index in range(classes))
-    return ModelInfo(name, "vit", transform, labels, tokens, 1, depth, "cpu", "float32", ())
+    return ModelInfo(name, "vit", transform, labels, tokens, 1, depth, "cpu", "float32", (), (14, 14))
 
 
-MODELS = {"small": model(), "tiny": model("tiny", tokens=17, depth=4, classes=3)}
+MODELS = {"small": model(), "tiny": model("tiny", tokens=17, depth=4, classes=3), "bare": model("bare", classes=0)}
 
 
-def parse(query: str, default_r: str = "0"):
-    return parse_params(QueryParams(query), MODELS, default_r, arrival=100.0)
+def parse(query: str, default_r: str = "0", want: Want = "classes"):
+    return parse_params(QueryParams(query), MODELS, default_r, 100.0, want)
 
 
 def test_defaults():
@@ -88,7 +88,7 @@ def test_refused(query, parameter, says):
 
 
 def test_unknown_model_lists_the_known():
-    with pytest.raises(NotFound, match="small, tiny"):
+    with pytest.raises(NotFound, match="small, tiny, bare"):
         parse("model=big")
 
 
@@ -104,3 +104,18 @@ def test_default_is_cut_to_what_the_model_can_do(default, used):
     assert str(params.schedule) == used
     assert params.requested == default
     assert str(clamp(Schedule.parse(default), MODELS["small"])) == default
+
+
+@pytest.mark.parametrize("want", ["features", "source"])
+def test_only_classes_are_counted(want):
+    params = parse("r=8", want=want)
+    assert (params.want, params.top_k) == (want, 0)
+    with pytest.raises(InvalidParameter, match="no parameter 'top_k' here; there are r, model, deadline_ms"):
+        parse("top_k=3", want=want)
+
+
+def test_a_model_without_a_classifier_gives_everything_else():
+    with pytest.raises(InvalidParameter, match="bare has no classifier; it serves /embed and /visualize only") as info:
+        parse("model=bare")
+    assert info.value.extensions["parameter"] == "model"
+    assert parse("model=bare", want="features").model.name == "bare"

@@ -26,7 +26,7 @@ class Faulty(nn.Module):
         super().__init__()
         self.network, self.cost = network, network.cost
 
-    def forward(self, images: Tensor, r: Any) -> Tensor:
+    def outputs(self, images: Tensor, r: Any, source: bool) -> Any:
         faults = ((images[:, 0, 0, 0] * STD + MEAN) * 255).round().int().tolist()
         if STICKY in faults:
             Faulty.lost = True
@@ -35,11 +35,11 @@ class Faulty(nn.Module):
         if (MEMORY in faults and len(faults) > FITS) or ALONE_TOO_LARGE in faults:
             raise torch.OutOfMemoryError("injected")
         time.sleep(SLOW_SECONDS * faults.count(SLOW) + 1e6 * (HANG in faults))
-        logits = self.network(images, r=r)
+        outputs = self.network.outputs(images, r=r, source=source)
         for index, fault in enumerate(faults):
             if fault == NAN:
-                logits[index, -1] = float("nan")
-        return logits
+                outputs.logits[index, -1] = float("nan")
+        return outputs
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from server.engine.client import MODULE, Result
 from server.engine.config import EngineConfig
 from server.engine.health import Patience
 from server.engine.pool import EnginePool
-from server.messages import BatchDone
+from server.messages import BatchDone, Want
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
@@ -79,8 +79,13 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 async def classify(
-    pool: EnginePool, pixels: np.ndarray, r: int, deadline: float | None = None, model: str = "tiny"
+    pool: EnginePool,
+    pixels: np.ndarray,
+    r: int,
+    deadline: float | None = None,
+    want: Want = "classes",
+    model: str = "tiny",
 ) -> Result:
     with pool.lease() as lease:
         np.copyto(lease.pixels(SIZE), pixels)
-        return await lease.run(model, Schedule.constant(r), 3, deadline)
+        return await lease.run(model, Schedule.constant(r), 3 if want == "classes" else 0, deadline, want)

@@ -1,5 +1,8 @@
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.catalog import ModelSpec, read_catalog
-from server.engine.loading import LoadedModel, load_model
+from server.engine.loading import LoadedModel, check_classifier, create, load_model
 from server.engine.runner import Runner
 from server.errors import ConfigError
 from tests.server.engine.conftest import ARGUMENTS
@@ -24,6 +27,7 @@ def load(folder: Path, **changes: object) -> LoadedModel:
 
 def test_what_the_entry_says_reaches_the_model(tiny: LoadedModel) -> None:
     assert (tiny.tokens, tiny.prefix, tiny.depth, tiny.labels) == (17, 1, 2, ("cat", "dog", "fish"))
+    assert tiny.grid == (4, 4)
     assert tiny.transform.size == (3, 32, 32)
     assert tiny.transform.interpolation == "bilinear"
     assert tiny.mean == (0.5, 0.5, 0.5)
@@ -42,6 +46,23 @@ def test_a_torch_file_gives_the_same_model(tiny: LoadedModel, tiny_folder: Path)
     other = load(tiny_folder, checkpoint=tiny_folder / "tiny.pth")
     for key, value in tiny.network.state_dict().items():
         assert torch.equal(value, other.network.state_dict()[key])
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_the_entry_s_crop_mode_reaches_the_transform(tiny_folder: Path, mode: str) -> None:
+    assert load(tiny_folder, crop_mode=mode).transform.crop_mode == mode
+
+
+def test_a_mean_beyond_the_pixels_gives_a_border_that_pixels_can_have(tiny_folder: Path) -> None:
+    assert load(tiny_folder, mean=(-4.3, 0.5, 1.5)).transform.fill == (0, 128, 255)
+
+
+def test_timm_s_weights_are_not_served_with_a_classifier_left_at_random() -> None:
+    spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", num_classes=5)
+    with pytest.raises(ConfigError, match="have 1000 classes, the labels or num_classes say 5; name a checkpoint"):
+        check_classifier(spec, create(spec, None, pretrained=False))
+    whole = ModelSpec(name="m", timm="vit_tiny_patch16_224")
+    check_classifier(whole, create(whole, None, pretrained=False))
 
 
 def test_labels_give_the_number_of_classes_and_numbers_stand_in_for_them(tiny_folder: Path) -> None:
@@ -71,23 +92,28 @@ def test_weights_that_do_not_fit_are_named(tiny_folder: Path, tmp_path: Path, ch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-def test_a_file_that_is_no_checkpoint(tiny_folder: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"not weights" * 100)
-    with pytest.raises(ConfigError, match="is no safetensors or weights-only torch file"):
-        load(tiny_folder, checkpoint=tmp_path / name)
+DOCS = Path(__file__).parents[3] / "docs" / "checkpoints.md"
+ENTRIES = [
+    table
+    for block in re.findall(r"^```toml\n(.*?)^```", DOCS.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    for table in tomllib.loads(block)["models"]
+]
 
 
-def test_a_torch_file_that_would_run_code_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    torch.save({"model": Path("x")}, tmp_path / "w.pth")  # any object whose unpickling calls a function
-    with pytest.raises(ConfigError, match="weights-only"):
-        load(tiny_folder, checkpoint=tmp_path / "w.pth")
+@pytest.mark.parametrize("table", ENTRIES, ids=[table["name"] for table in ENTRIES])
+def test_the_entries_of_the_docs_are_valid(table: dict[str, Any]) -> None:
+    spec = ModelSpec.model_validate(table)
+    if not spec.timm.startswith("local-dir:"):  # that needs a folder; test_weights.py has one
+        with torch.device("meta"):
+            assert create(spec, 10, pretrained=False).num_classes
 
 
 def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "two.txt").write_text("a\nb\n")
     with pytest.raises(ConfigError, match="2 labels for 3 classes"):
         load(tiny_folder, labels=tmp_path / "two.txt", num_classes=3)
+    with pytest.raises(ConfigError, match=r"has head\.bias, which the model does not"):
+        load(tiny_folder, num_classes=0)
     with pytest.raises(ConfigError, match="timm cannot create 'vit_no_such'"):
         load(tiny_folder, timm="vit_no_such")
     with pytest.raises(ConfigError, match="mean has 2 values for 3 channels"):
@@ -96,16 +122,13 @@ def test_other_mistakes_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> N
         load_model(ModelSpec(name="r", timm="resnet18", checkpoint=_resnet(tmp_path)), CPU, torch.float32)
 
 
-def test_a_model_that_cannot_classify_pictures_is_refused(tmp_path: Path) -> None:
-    for number, (arguments, sentence) in enumerate(
-        [({"num_classes": 0}, "has no classifier"), ({"in_chans": 4}, "takes 4 channels; images have 1 or 3")]
-    ):
-        arguments |= {"depth": 1, "embed_dim": 32, "num_heads": 2}
-        file = tmp_path / f"{number}.safetensors"
-        save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), file)
-        spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
-        with pytest.raises(ConfigError, match=sentence):
-            load_model(spec, CPU, torch.float32)
+def test_a_model_that_takes_no_pictures_is_refused(tmp_path: Path) -> None:
+    arguments = {"depth": 1, "embed_dim": 32, "num_heads": 2, "in_chans": 4}
+    file = tmp_path / "four.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), file)
+    spec = ModelSpec(name="m", timm="vit_tiny_patch16_224", checkpoint=file, model_args=arguments)
+    with pytest.raises(ConfigError, match="takes 4 channels; images have 1 or 3"):
+        load_model(spec, CPU, torch.float32)
 
 
 def _resnet(folder: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from server.engine.pool import EnginePool, identities, merge, work_of
 from server.engine.runner import Runner
 from server.errors import EngineStartError, Overloaded
-from server.messages import BatchDone, ModelInfo, Transform
+from server.messages import BatchDone, ModelInfo, Transform, Want
 from tests.server.engine.pools import SIZE, classify, configuration, running, shared
 from tome_core.schedule import Schedule
 
@@ -40,17 +40,26 @@ def pool(two_models: Path) -> Iterator[Shared]:
 def test_each_answer_belongs_to_its_image(pool: Shared, runner: Runner) -> None:
     loop, engines, batches = pool
     images = np.random.default_rng(0).integers(0, 256, (8, *SIZE), np.uint8)
-    cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], strict=True))
-    expected = [runner.run(image[None], [Schedule.constant(r)], [3])[0] for image, r in cases]
+    wants: list[Want] = ["classes", "classes", "features", "source", "classes", "source", "features", "classes"]
+    cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], wants, strict=True))
+    expected = [
+        runner.run(image[None], [Schedule.constant(r)], [3 if want == "classes" else 0], [want])[0]
+        for image, r, want in cases
+    ]
     batches.clear()
 
     async def main() -> None:
         assert engines.models["tiny"].labels == ("cat", "dog", "fish")
-        results = await asyncio.gather(*(classify(engines, image, r) for image, r in cases))
+        assert engines.models["tiny"].grid == (4, 4)
+        results = await asyncio.gather(*(classify(engines, image, r, want=want) for image, r, want in cases))
         assert (engines.held, engines.queued) == (0, 0)
         for result, want in zip(results, expected, strict=True):
-            assert result.outcome.classes == want.classes
-            assert result.outcome.scores == pytest.approx(want.scores, abs=1e-4)
+            outcome = result.outcome
+            assert outcome.classes == want.classes
+            assert outcome.scores == pytest.approx(want.scores, abs=1e-4)
+            features = np.frombuffer(outcome.features, "<f4")
+            np.testing.assert_allclose(features, np.frombuffer(want.features, "<f4"), rtol=1e-4, atol=1e-4)
+            assert outcome.source == want.source
 
     loop.run(main())
     assert sum(batch.images for batch in batches) == 8
@@ -119,7 +128,7 @@ def test_a_mistake_ends_the_first_start_with_its_reason(tiny_folder: Path) -> No
 
 def info(name: str, device: str, speed: str = "float32") -> ModelInfo:
     transform = Transform(SIZE, "bilinear", 1.0, "center")
-    return ModelInfo(name, "vit", transform, ("a", "b"), 17, 1, 2, device, speed, ())
+    return ModelInfo(name, "vit", transform, ("a", "b"), 17, 1, 2, device, speed, (), (4, 4))
 
 
 def test_engines_are_described_as_one() -> None:

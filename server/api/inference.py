@@ -1,4 +1,4 @@
-"""The way of a classification, from top to bottom: admit, read, decode, submit, answer."""
+"""The way of an image, from top to bottom and whatever is wanted of it: admit, read, decode, submit, answer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from server.api.admission import Admission, Reservation
+from server.api.answers import Done, Kind
 from server.api.decoder import Decoder
 from server.api.multipart import FileParts, is_multipart
 from server.api.observe import Record
 from server.api.params import Params
 from server.api.problems import describe
-from server.api.schemas import Answer, Answers, Prediction, Problem, Timing, Tokens
+from server.api.schemas import Problem, Timing
 from server.engine.client import Result
 from server.engine.pool import EnginePool, Lease
-from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
+from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.metrics import Metrics
 
 T = TypeVar("T")
@@ -41,14 +42,14 @@ class Upload:
         self.content = b""
 
 
-class Classifier:
+class Inference:
     """Takes a request whose parameters are right to its answer."""
 
     def __init__(self, engine: EnginePool, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
         self._engine, self._admission, self._decoder, self._metrics = engine, admission, decoder, metrics
 
-    async def classify(self, request: Request, params: Params, record: Record) -> Answer | Answers:
-        """One answer for an image as the body; one result per file for a multipart body.
+    async def run(self, request: Request, params: Params, record: Record, kind: Kind[T]) -> T | list[T | Problem]:
+        """One answer for an image as the body, or for a picture; else one result per file of a multipart body.
 
         Raises:
             RequestError: why there is no answer.
@@ -59,9 +60,13 @@ class Classifier:
                 async with asyncio.timeout_at(params.deadline):
                     if is_multipart(request.headers.get("content-type")):
                         uploads = await self._read_files(request, record, reservation)
-                        return await while_connected(request.receive, self._answer_all(uploads, lease, params, record))
-                    upload = await self._read_image(request, record, reservation)
-                    return await while_connected(request.receive, self._answer(upload, lease, params, record))
+                        if not kind.picture:
+                            results = self._answer_all(uploads, lease, params, record, kind)
+                            return await while_connected(request.receive, results)
+                        upload = the_only(uploads)
+                    else:
+                        upload = await self._read_image(request, record, reservation)
+                    return await while_connected(request.receive, self._answer(upload, lease, params, record, kind))
             except TimeoutError:
                 raise DeadlineExceeded("the deadline passed before the answer was there") from None
 
@@ -77,13 +82,15 @@ class Classifier:
         self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
         return [Upload(content, reservation) for content in parts.finish()]
 
-    async def _answer_all(self, uploads: list[Upload], lease: Lease, params: Params, record: Record) -> Answers:
+    async def _answer_all(
+        self, uploads: list[Upload], lease: Lease, params: Params, record: Record, kind: Kind[T]
+    ) -> list[T | Problem]:
         """Each file's answer, or its problem. The request's own slot is for the first; others find one or do not."""
 
-        async def result(upload: Upload, own: Lease | None) -> Answer | Problem:
+        async def result(upload: Upload, own: Lease | None) -> T | Problem:
             try:
                 with contextlib.nullcontext(own) if own else self._engine.lease() as lease:
-                    return await self._answer(upload, lease, params, record)
+                    return await self._answer(upload, lease, params, record, kind)
             except RequestError as error:
                 self._metrics.observe_error(error)
                 return describe(error)
@@ -92,36 +99,37 @@ class Classifier:
         # A group waits for all of its tasks whatever happens: none may go on once the request's slot is given back.
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(result(*each)) for each in zip(uploads, own_leases, strict=True)]
-        return Answers(results=[task.result() for task in tasks])
+        return [task.result() for task in tasks]
 
-    async def _answer(self, upload: Upload, lease: Lease, params: Params, record: Record) -> Answer:
+    async def _answer(self, upload: Upload, lease: Lease, params: Params, record: Record, kind: Kind[T]) -> T:
         """Decode one image into its slot, have it run, and say what came out."""
         model, began = params.model, time.monotonic()
         try:
             pixels = await self._decoder.decode(lambda: upload.content, model.transform)
         finally:
             upload.drop()
-        np.copyto(lease.pixels(model.transform.size), pixels)
+        slot = lease.pixels(model.transform.size)
+        np.copyto(slot, pixels)
         decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
-        result = await lease.run(model.name, params.schedule, params.top_k, params.deadline)
+        kept = slot.copy() if kind.picture else None  # the slot is another's as soon as the engine has answered
+        result = await lease.run(model.name, params.schedule, params.top_k, params.deadline, params.want)
         check(result)
-        self._metrics.observe_image(model.name, params.schedule)
-        return Answer(
-            model=model.name,
-            r=str(params.schedule),
-            r_requested=params.requested,
-            predictions=[
-                Prediction(label=model.labels[index], index=index, score=score)
-                for index, score in zip(result.outcome.classes, result.outcome.scores, strict=True)
-            ],
-            tokens=Tokens(input=model.tokens, output=result.outcome.tokens_out),
-            timing_ms=Timing(
-                decode=decoding,
-                queue=record.note("queue", result.outcome.queue_seconds),
-                forward=record.note("forward", result.batch.forward_seconds),
-            ),
-            batch_size=result.batch.images,
+        timing = Timing(
+            decode=decoding,
+            queue=record.note("queue", result.outcome.queue_seconds),
+            forward=record.note("forward", result.batch.forward_seconds),
         )
+        answer = await self._make(kind, Done(params, result.outcome, timing, result.batch.images, kept), record)
+        self._metrics.observe_image(model.name, params.schedule)
+        return answer
+
+    async def _make(self, kind: Kind[T], done: Done, record: Record) -> T:
+        if not kind.picture:
+            return kind.make(done)
+        record.stage, began = "picture", time.monotonic()
+        answer = await self._decoder.run(lambda: kind.make(done))
+        self._end_stage(record, "picture", time.monotonic() - began, then="picture")
+        return answer
 
     def _end_stage(self, record: Record, stage: str, seconds: float, then: str) -> float:
         self._metrics.stage_duration.labels(stage).observe(seconds)
@@ -129,8 +137,15 @@ class Classifier:
         return record.note(stage, seconds)
 
 
+def the_only(uploads: list[Upload]) -> Upload:
+    """The one of ``uploads``. Raises `BadImage` if there are more."""
+    if len(uploads) > 1:
+        raise BadImage(f"the multipart body has {len(uploads)} files; there is one picture a request, so send one")
+    return uploads[0]
+
+
 def check(result: Result) -> None:
-    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if there are no predictions."""
+    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if it has nothing of what was wanted."""
     if result.outcome.failure == "expired":
         raise DeadlineExceeded("the deadline passed before the image's turn came")
     if result.outcome.failure == "out-of-memory":

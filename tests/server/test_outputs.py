@@ -1,0 +1,234 @@
+"""Features and pictures over HTTP, on a real server: what they are, and that all rules of /classify hold for them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from server.catalog import read_catalog
+from server.decode import decode
+from server.engine.runner import Runner
+from server.offline import load_runner
+from server.picture import draw
+from server.settings import ModelSettings
+from tests.server.wire import EXAMPLES, SNEAKER, assert_problem, finish, half_sent
+
+RAW = {"Accept": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def runner() -> Runner:
+    """The bundled model as the server runs it, in this process."""
+    return load_runner(ModelSettings(threads=1), read_catalog(None, ())[0])
+
+
+def pixels(runner: Runner, encoded: bytes) -> np.ndarray:
+    return decode(encoded, runner.model.transform, 1_000_000, 4000)
+
+
+def embed(runner: Runner, encoded: bytes, r: int) -> np.ndarray:
+    """What tome_core itself gives, without a server."""
+    (mean,), (std,) = runner.model.mean, runner.model.std
+    images = (torch.from_numpy(np.stack([pixels(runner, encoded)])) / 255 - mean) / std
+    with torch.inference_mode():
+        return runner.model.network.embed(images, r=r)[0].float().numpy()
+
+
+def regions(picture: bytes) -> int:
+    """How many outlines a picture of a grey image has: each of them, and nothing else, has a colour."""
+    colours = np.unique(np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 3), axis=0)
+    return int((colours.min(axis=1) != colours.max(axis=1)).sum())
+
+
+class TestEmbed:
+    @pytest.mark.parametrize("r", [0, 16])
+    def test_it_is_what_the_core_gives(self, client, runner, r):
+        response = client.post("/embed", params={"r": r}, content=SNEAKER)
+        assert response.status_code == 200
+        answer = response.json()
+        assert set(answer) == {"model", "r", "r_requested", "embedding", "tokens", "timing_ms", "batch_size"}
+        assert (answer["model"], answer["r"], answer["r_requested"]) == ("fashion-mnist", str(r), str(r))
+        assert answer["tokens"] == {"input": 197, "output": 11 if r else 197}
+        expected = embed(runner, SNEAKER, r)
+        assert len(answer["embedding"]) == 128
+        np.testing.assert_allclose(answer["embedding"], expected, atol=0.02 * np.abs(expected).max())
+        stages = [stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")]
+        assert stages == ["body", "decode", "queue", "forward"]
+
+    def test_raw(self, client):
+        numbers = client.post("/embed?r=16", content=SNEAKER).json()["embedding"]
+        response = client.post("/embed?r=16", content=SNEAKER, headers=RAW)
+        assert response.headers["content-type"] == "application/octet-stream"
+        assert "server-timing" in response.headers
+        np.testing.assert_allclose(np.frombuffer(response.content, "<f4"), numbers, atol=1e-3)
+
+    def test_several_files(self, client):
+        bodies = [EXAMPLES["bag"], b"hello", SNEAKER]
+        files = [("file", ("name", body)) for body in bodies]
+        for headers in ({}, RAW):
+            results = client.post("/embed?r=16", files=files, headers=headers).json()["results"]
+            assert [result.get("status", 200) for result in results] == [200, 415, 200]
+            for body, result in zip(bodies[::2], results[::2], strict=True):
+                alone = client.post("/embed?r=16", content=body).json()["embedding"]
+                np.testing.assert_allclose(result["embedding"], alone, atol=0.02 * np.abs(alone).max())
+
+
+class TestVisualize:
+    @pytest.mark.parametrize(("r", "expected"), [("0", 196), ("8", 100), ("16", 10)])
+    def test_every_region_is_outlined(self, client, r, expected):
+        response = client.post("/visualize", params={"r": r}, content=SNEAKER)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "image/png"
+        with Image.open(io.BytesIO(response.content)) as picture:
+            assert picture.size == (224, 224)
+        assert regions(response.content) == expected
+        stages = [stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")]
+        assert stages == ["body", "decode", "queue", "forward", "picture"]
+
+    def test_without_merging_every_patch_is_alone(self, client, runner):
+        picture = np.asarray(Image.open(io.BytesIO(client.post("/visualize?r=0", content=SNEAKER).content)))
+        expected = draw(pixels(runner, SNEAKER), np.arange(197), 1, (14, 14))
+        np.testing.assert_array_equal(picture, np.asarray(expected))
+
+    def test_there_is_one_picture_a_request(self, client):
+        response = client.post("/visualize?r=16", files={"file": SNEAKER})
+        assert regions(response.content) == 10
+        two = client.post("/visualize?r=16", files=[("file", ("name", SNEAKER))] * 2)
+        assert "2 files" in assert_problem(two, 400, "bad-image")["detail"]
+        assert_problem(client.post("/visualize", files={"file": b"hello"}), 415, "unsupported-format")
+
+
+@pytest.mark.parametrize("path", ["/embed", "/visualize"])
+class TestBothAsClassify:
+    def test_bad_input(self, client, path):
+        for body, status, slug in (
+            (b"", 400, "bad-image"),
+            (SNEAKER[:300], 400, "bad-image"),
+            (b"hello", 415, "unsupported-format"),
+            (b"\0" * 300_001, 413, "too-large"),
+        ):
+            assert_problem(client.post(path, content=body, headers=RAW), status, slug)
+
+    @pytest.mark.parametrize("query", ["r=99", "r=x", "top_k=3", "deadline_ms=0", "q=1"])
+    def test_parameters(self, client, path, query):
+        problem = assert_problem(client.post(f"{path}?{query}", content=SNEAKER), 422, "invalid-parameter")
+        assert problem["parameter"] == query.partition("=")[0]
+
+    def test_unknown_model_method_and_deadline(self, client, path):
+        assert_problem(client.post(f"{path}?model=resnet", content=SNEAKER), 404, "not-found")
+        assert client.get(path).headers["allow"] == "POST"
+        assert_problem(client.post(f"{path}?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded")
+
+    def test_it_is_counted(self, client, server, path):
+        series = f'tome_requests_total{{code="200",model="fashion-mnist",route="{path}"}}'
+        images = 'tome_images_total{model="fashion-mnist",r="16"}'
+        before = server.metric(series), server.metric(images)
+        client.post(f"{path}?r=16", content=SNEAKER)
+        assert (server.metric(series), server.metric(images)) == (before[0] + 1, before[1] + 1)
+
+    def test_a_client_that_goes_away_is_let_go(self, server, eventually, path):
+        for _ in range(4):  # these go away while their image is decoded, waits, runs or is drawn
+            connection = half_sent(server, path)
+            connection.sendall(SNEAKER[100:])
+            connection.close()
+        assert finish(half_sent(server, path)).status_code == 200
+        eventually(lambda: server.metric("tome_inflight_requests") == 1)
+        eventually(lambda: server.metric("tome_queue_jobs") == 0)
+
+    def test_openapi(self, client, path):
+        operation = client.get("/openapi.json").json()["paths"][path]["post"]
+        assert [parameter["name"] for parameter in operation["parameters"]] == ["r", "model", "deadline_ms"]
+        media = {"/embed": {"application/json", "application/octet-stream"}, "/visualize": {"image/png"}}[path]
+        assert set(operation["responses"]["200"]["content"]) == media
+        for status in ("400", "404", "408", "413", "415", "422", "500", "503", "504"):
+            assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
+
+
+def test_all_kinds_share_batches(server, runner):
+    expected = embed(runner, SNEAKER, 16)
+
+    async def main() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            paths = ["/classify", "/embed", "/visualize"] * 8
+            return await asyncio.gather(*(client.post(f"{path}?r=16", content=SNEAKER) for path in paths))
+
+    responses = asyncio.run(main())
+    assert {response.status_code for response in responses} == {200}
+    for response in responses[0::3]:
+        assert response.json()["predictions"][0]["label"] == "Sneaker"
+    for response in responses[1::3]:
+        np.testing.assert_allclose(response.json()["embedding"], expected, atol=0.05 * np.abs(expected).max())
+    assert {regions(response.content) for response in responses[2::3]} == {10}
+    assert max(response.json()["batch_size"] for response in responses[0::3] + responses[1::3]) > 1
+
+
+ENTRY = """
+[[models]]
+name = "{name}"
+timm = "vit_tiny_patch16_224"
+checkpoint = "{name}.safetensors"
+img_size = [64, 32]
+num_classes = {classes}
+activation = "{activation}"
+model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
+    """A server with a model without a classifier, and models of other activations; not square."""
+    folder, text = tmp_path_factory.mktemp("others"), ""
+    for name, classes, activation in (("bare", 0, "softmax"), ("many", 7, "sigmoid"), ("plain", 7, "none")):
+        write_model(folder / f"{name}.safetensors", classes)
+        text += ENTRY.format(name=name, classes=classes, activation=activation)
+    (folder / "models.toml").write_text(text)
+    with (
+        start_server(config=folder / "models.toml", levels="0", max_batch=2, dtype="float32") as server,
+        httpx.Client(base_url=server.url, timeout=30) as client,
+    ):
+        yield client
+
+
+def write_model(path: Path, classes: int) -> None:
+    torch.manual_seed(0)
+    sizes = {"img_size": (64, 32), "embed_dim": 32, "depth": 2, "num_heads": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **sizes)
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_file(vit.state_dict(), path)
+
+
+class TestOtherModels:
+    def test_without_a_classifier(self, others):
+        described = {model["name"]: model["classes"] for model in others.get("/models").json()["models"]}
+        assert described == {"bare": 0, "many": 7, "plain": 7}
+        problem = assert_problem(others.post("/classify", content=SNEAKER), 422, "invalid-parameter")
+        assert problem["detail"] == "bare has no classifier; it serves /embed and /visualize only"
+        assert len(others.post("/embed?r=2", content=SNEAKER).json()["embedding"]) == 32
+
+    def test_a_picture_that_is_not_square(self, others):
+        response = others.post("/visualize?r=0", content=SNEAKER)
+        picture = np.asarray(Image.open(io.BytesIO(response.content)))
+        assert picture.shape == (64, 32, 3)
+        assert len({tuple(picture[y, x]) for y in range(0, 64, 16) for x in range(0, 32, 16)}) == 8
+
+    def test_activations(self, others):
+        def scores(model: str) -> dict[int, float]:
+            answer = others.post(f"/classify?model={model}&top_k=7", content=SNEAKER).json()
+            return {prediction["index"]: prediction["score"] for prediction in answer["predictions"]}
+
+        sigmoid, logits = scores("many"), scores("plain")
+        assert list(sigmoid) == list(logits)
+        for index, logit in logits.items():
+            assert sigmoid[index] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
+        assert not 0.99 < sum(sigmoid.values()) < 1.01

@@ -1,0 +1,180 @@
+"""The compiled kernels against the plain functions of the core, which tests compare with the oracle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tome_core import native
+from tome_core.attention import explicit_attention
+from tome_core.layers import PackedLinear, PackedPatches, packs
+from tome_core.matching import Bipartite
+from tome_core.merge import merge
+
+AVX512 = "avx512_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
+pytestmark = pytest.mark.skipif(not AVX512, reason="the kernels are for processors with AVX-512 and bfloat16")
+
+dtypes = st.sampled_from([torch.float32, torch.bfloat16])
+lengths = st.lists(st.integers(1, 90), min_size=1, max_size=4)
+heads = st.integers(1, 4)
+widths = st.sampled_from([16, 32, 48, 64, 80, 128])
+
+
+def offsets_of(counts: list[int]) -> Tensor:
+    return torch.tensor([0, *counts]).cumsum(0)
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def test_they_are_compiled_and_used_on_this_processor() -> None:
+    assert native.available()
+
+
+@given(lengths, heads, widths, dtypes, st.booleans(), st.booleans(), st.integers(0, 99))
+def test_attention(counts: list[int], h: int, d: int, dtype: torch.dtype, sized: bool, views: bool, seed: int) -> None:
+    tokens = sum(counts)
+    qkv = random(tokens, 3, h, d, seed=seed, dtype=dtype)
+    sizes = torch.randint(1, 9, (tokens,)).float() if sized else None
+    q, k, v = qkv.unbind(1) if views else (x.contiguous() for x in qkv.unbind(1))
+    got = native.attention(q, k, v, sizes, offsets_of(counts))
+    assert got.dtype == dtype and got.shape == (tokens, h * d)
+    start = 0
+    for count in counts:
+        part = slice(start, start := start + count)
+        image = [x[part].double().transpose(0, 1)[None] for x in (q, k, v)]
+        own = None if sizes is None else sizes[part].double()[None]
+        expected = explicit_attention(*image, own, 0.0)[0]
+        torch.testing.assert_close(got[part].double(), expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@given(
+    st.lists(st.tuples(st.integers(4, 90), st.integers(0, 60)), min_size=1, max_size=4),
+    st.integers(0, 4),
+    heads,
+    widths,
+    st.integers(1, 50),
+    dtypes,
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_matching_and_merging(
+    images: list[tuple[int, int]],
+    prefix: int,
+    h: int,
+    d: int,
+    dim: int,
+    dtype: torch.dtype,
+    sized: bool,
+    seed: int,
+) -> None:
+    counts, matcher = [count for count, _ in images], Bipartite()
+    left = [matcher.remaining(count, r, prefix) if r else count for count, r in images]
+    tokens = sum(counts)
+    x, keys = random(tokens, dim, seed=seed, dtype=dtype), random(tokens, h, d, seed=seed + 1, dtype=dtype)
+    sizes = torch.randint(1, 9, (tokens,)).float() if sized else None
+    offsets, after = offsets_of(counts), offsets_of(left)
+    got, got_sizes, dest, merged = native.merge(x, keys, sizes, offsets, after, prefix)
+    for i, (count, r) in enumerate(images):
+        part, out = slice(offsets[i], offsets[i + 1]), slice(after[i], after[i + 1])
+        before = torch.ones(1, count) if sizes is None else sizes[None, part]
+        if left[i] == count:
+            assert torch.equal(got[out], x[part]) and torch.equal(got_sizes[None, out], before)
+            assert torch.equal(dest[part], torch.arange(count)) and not merged[part].any()
+            continue
+        matching = matcher(keys[part].float().mean(dim=1)[None], r, prefix)
+        expected, expected_sizes = merge(x[None, part], before, matching.dest, left[i])
+        assert torch.equal(dest[part], matching.dest[0]) and torch.equal(merged[part], matching.merged[0])
+        assert torch.equal(got_sizes[out], expected_sizes[0])
+        torch.testing.assert_close(got[out], expected[0], rtol=TOLERANCE[dtype] / 2, atol=1e-6)
+
+
+def test_equal_similarities_go_to_the_lowest_index() -> None:
+    keys, x = torch.ones(41, 2, 16), torch.randn(41, 8)
+    _, _, dest, merged = native.merge(x, keys, None, torch.tensor([0, 41]), torch.tensor([0, 36]), prefix=1)
+    matching = Bipartite()(keys.mean(dim=1)[None], 5, 1)
+    assert torch.equal(dest, matching.dest[0]) and torch.equal(merged, matching.merged[0])
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_poisoned_image_harms_no_other(poison: float) -> None:
+    keys, x = torch.randn(60, 2, 16), torch.randn(60, 8)
+    offsets, after = torch.tensor([0, 20, 40, 60]), torch.tensor([0, 15, 30, 45])
+    clean = native.merge(x, keys, None, offsets, after, 1)
+    keys[20:40] = poison
+    tokens, sizes, dest, _ = native.merge(x, keys, None, offsets, after, 1)
+    for part in (slice(0, 15), slice(30, 45)):
+        assert torch.equal(tokens[part], clean[0][part])
+    assert sizes[15:30].sum() == 20 and 0 <= int(dest[20:40].min()) <= int(dest[20:40].max()) < 15
+    out = native.attention(keys, keys, keys, None, offsets)
+    assert out[20:40].isnan().all() and out[:20].isfinite().all() and out[40:].isfinite().all()
+
+
+@given(st.integers(1, 9), st.integers(1, 200), dtypes, st.floats(-50, 50), st.integers(0, 99))
+def test_layer_norm(rows: int, dim: int, dtype: torch.dtype, shift: float, seed: int) -> None:
+    x = random(rows, dim, seed=seed).add(shift).to(dtype)
+    weight, bias = random(dim, seed=seed + 1), random(dim, seed=seed + 2)
+    got = native.layer_norm(x, weight.float(), bias.float(), 1e-6)
+    expected = F.layer_norm(x.double(), (dim,), weight, bias, 1e-6)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-3, atol=1e-2)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), dtypes)
+def test_normalisation_of_pixels(batch: int, channels: int, height: int, width: int, dtype: torch.dtype) -> None:
+    pixels = torch.randint(256, (batch, channels, height, width), dtype=torch.uint8)
+    scale, shift = torch.rand(channels) / 255, torch.randn(channels)
+    got = native.normalise(pixels, scale, shift, dtype)
+    expected = (pixels.double() * scale.double().view(-1, 1, 1) + shift.double().view(-1, 1, 1)).to(dtype)
+    torch.testing.assert_close(got, expected, rtol=8e-3 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_packed_layers(dtype: torch.dtype) -> None:
+    assert packs(dtype)
+    linear = torch.nn.Linear(40, 24).to(dtype)
+    x = random(3, 5, 40, seed=0, dtype=dtype)
+    torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=2e-2, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(PackedLinear(linear, gelu=True)(x), F.gelu(linear(x)), rtol=2e-2, atol=TOLERANCE[dtype])
+    convolution = torch.nn.Conv2d(3, 24, (4, 2), (4, 2)).to(dtype)
+    images = random(2, 3, 17, 13, seed=1, dtype=dtype)
+    torch.testing.assert_close(
+        PackedPatches(convolution)(images), convolution(images), rtol=2e-2, atol=TOLERANCE[dtype]
+    )
+
+
+def test_without_the_kernels_one_line_says_so_and_answers_are_the_same(tmp_path: Path) -> None:
+    """A copy of the package that was never compiled, in a process of its own."""
+    root = Path(native.__file__).parent.parent
+    for source in root.rglob("*.py"):
+        target = tmp_path / "tome_core" / source.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    program = """
+import logging, torch, tome_core
+from timm.models.vision_transformer import VisionTransformer
+logging.basicConfig(format="%(message)s")
+torch.manual_seed(0)
+model = tome_core.patch(VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2).eval())
+images = torch.randn(2, 3, 16, 16)
+with torch.no_grad():
+    for fast in (tome_core.optimize(model), tome_core.optimize(model)):
+        torch.testing.assert_close(fast(images, r=3), model(images, r=3), rtol=0, atol=1e-4)
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the CPU kernels are not compiled") == 1

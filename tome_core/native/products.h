@@ -1,0 +1,96 @@
+// Small matrix products out of registers: R rows times V registers of columns.
+#pragma once
+
+#include "simd.h"
+
+// What one multiply-add takes from the left: a float, or a pair of bf16 that are multiplied and added in one step.
+template <class T>
+struct Step;
+template <>
+struct Step<float> {
+    static constexpr int width = 1;
+    static __m512 right(const float* p) { return _mm512_loadu_ps(p); }
+    static __m512 madd(__m512 acc, const float* a, __m512 b) { return _mm512_fmadd_ps(_mm512_set1_ps(*a), b, acc); }
+};
+template <>
+struct Step<bf16> {
+    static constexpr int width = 2;
+    static __m512i right(const bf16* p) { return _mm512_loadu_si512(p); }
+    static __m512 madd(__m512 acc, const bf16* a, __m512i b) {
+        int32_t pair;
+        std::memcpy(&pair, a, sizeof pair);
+        return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+    }
+};
+
+// out[R][16 V] = left[R][steps] * right[steps][16 V]; strides in elements, of the right side in elements per step.
+template <class T, int R, int V>
+inline void product(const T* left, int64_t left_stride, const T* right, int64_t right_stride, int64_t steps, float* out,
+                    int64_t out_stride) {
+    using S = Step<T>;
+    __m512 acc[R][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) acc[i][j] = _mm512_setzero_ps();
+    for (int64_t s = 0; s < steps; s++) {
+        decltype(S::right(right)) b[V];
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) b[j] = S::right(right + s * right_stride + j * kLanes * S::width);
+#pragma GCC unroll 8
+        for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+            for (int j = 0; j < V; j++) acc[i][j] = S::madd(acc[i][j], left + i * left_stride + s * S::width, b[j]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) _mm512_storeu_ps(out + i * out_stride + j * kLanes, acc[i][j]);
+}
+
+constexpr int kRows = 6, kColumns = 4;  // 24 of the 32 registers hold sums
+
+// The same for up to kRows rows and any number of columns, in registers of 16.
+template <class T, int R = kRows>
+inline void products(int64_t rows, int64_t columns, const T* left, int64_t left_stride, const T* right,
+                     int64_t right_stride, int64_t steps, float* out, int64_t out_stride) {
+    if constexpr (R > 1) {
+        if (rows < R) {
+            products<T, R - 1>(rows, columns, left, left_stride, right, right_stride, steps, out, out_stride);
+            return;
+        }
+    }
+    const auto run = [&](auto v, int64_t j) {
+        product<T, R, decltype(v)::value>(left, left_stride, right + j * Step<T>::width, right_stride, steps, out + j,
+                                          out_stride);
+    };
+    int64_t j = 0;
+    for (; j + kColumns * kLanes <= columns; j += kColumns * kLanes) run(std::integral_constant<int, kColumns>{}, j);
+    switch ((columns - j + kLanes - 1) / kLanes) {
+        case 3: run(std::integral_constant<int, 3>{}, j); break;
+        case 2: run(std::integral_constant<int, 2>{}, j); break;
+        case 1: run(std::integral_constant<int, 1>{}, j); break;
+    }
+}
+
+// The transpose of rows[n][depth] as a right side: packed[depth / width][columns], columns >= n and the rest zero.
+template <class T>
+void pack_transposed(const T* rows, int64_t stride, int64_t n, int64_t depth, T* packed, int64_t columns) {
+    using Unit = uint32_t;  // one float or one pair of bf16
+    auto* out = reinterpret_cast<Unit*>(packed);
+    const int64_t units = depth / Step<T>::width;
+    for (int64_t base = 0; base < columns; base += kLanes) {
+        const int64_t filled = n - base < kLanes ? n - base : kLanes;
+        for (int64_t unit = 0; unit < units; unit += kLanes) {
+            // A tile of 16 rows by 16 units, by way of gathers down its columns.
+            const int64_t wide = units - unit < kLanes ? units - unit : kLanes;
+            alignas(64) Unit tile[kLanes][kLanes];
+            for (int64_t i = 0; i < filled; i++)
+                _mm512_store_si512(tile[i], _mm512_maskz_loadu_epi32(first(wide), reinterpret_cast<const Unit*>(rows + (base + i) * stride) + unit));
+            for (int64_t i = filled < 0 ? 0 : filled; i < kLanes; i++) _mm512_store_si512(tile[i], _mm512_setzero_si512());
+            const __m512i down = _mm512_mullo_epi32(_mm512_set1_epi32(kLanes), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+            for (int64_t j = 0; j < wide; j++)
+                _mm512_storeu_si512(out + (unit + j) * columns + base, _mm512_i32gather_epi32(down, &tile[0][j], 4));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+"""The strategy for CPUs with the kernels of this package: all images in one call, whatever their schedules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tome_core import native
+from tome_core.groups import GroupByGroup
+from tome_core.matching import Bipartite
+from tome_core.merge import compose, stayed, weighted_mean
+from tome_core.metric import Features, mean_key
+from tome_core.packed import Merging, Packed
+from tome_core.plan import Plan
+from tome_core.positional import Positional
+
+
+class Kernels(GroupByGroup):
+    """Kernels where they apply, and group by group where they do not: relative bias, other matchers, odd widths."""
+
+    def attend(
+        self,
+        merging: Merging,
+        plan: Plan,
+        index: int,
+        packed: Packed,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        positional: Positional | None,
+        dropout: float,
+    ) -> Tensor:
+        """Three of ``(T, H, d)`` -> ``(T, H * d)``."""
+        q, k, v = qkv
+        biased = positional is not None and positional.biased
+        if biased or dropout or v.shape != k.shape or not _fits(k):
+            return super().attend(merging, plan, index, packed, qkv, positional, dropout)
+        sizes = _flat_sizes(plan, index, packed) if merging.prop_attn else None
+        return native.attention(q, k, v, sizes, plan.offsets[index])
+
+    def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
+        """Matching and merging of all images at once, if they are the paper's."""
+        if not plan.merges(index):
+            return packed
+        papers = merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
+        if not papers or not _fits(features.k):
+            return super().merge(merging, plan, index, packed, features)
+        sizes = _flat_sizes(plan, index, packed)
+        before, after = plan.offsets[index], plan.offsets[index + 1]
+        tokens, sizes, dest, merged = native.merge(packed.tokens, features.k, sizes, before, after, merging.prefix)
+        sources, positions = packed.sources, packed.positions
+        if sources or positions:
+            dests = [view for _, view in plan.views(dest, index)]
+            if sources:
+                sources = tuple(map(compose, sources, dests))
+            if positions:
+                lengths = [group.tokens[index + 1] for group in plan.groups]
+                gone = [view for _, view in plan.views(merged, index)]
+                stays = map(stayed, dests, gone, lengths)
+                positions = tuple(places.gather(1, stay) for places, stay in zip(positions, stays, strict=True))
+        views = tuple(view for _, view in plan.views(sizes, index + 1))
+        return replace(packed, tokens=tokens, sizes=views, sources=sources, positions=positions)
+
+
+def _fits(heads: Tensor) -> bool:
+    return heads.dtype in native.DTYPES and heads.shape[2] % native.LANES == 0
+
+
+def _flat_sizes(plan: Plan, index: int, packed: Packed) -> Tensor | None:
+    """Sizes of all tokens of the buffer, float32 ``(T,)``; None while all are 1."""
+    if all(sizes is None for sizes in packed.sizes):
+        return None
+    parts = [
+        torch.ones(len(group.images) * group.tokens[index]) if sizes is None else sizes.flatten()
+        for group, sizes in zip(plan.groups, packed.sizes, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

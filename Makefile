@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench coverage-models
+.PHONY: help install serve test test-slow lint format bench ablations coverage-models
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,3 +39,6 @@ coverage-models: install  ## check every ViT of timm, and write docs/models.md
 
 bench: install  ## speed of the forward pass for each r
 	$(BIN)/python -m benchmarks
+
+ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
+	$(BIN)/python -m benchmarks.ablations

@@ -70,6 +70,7 @@ class EvaluateCommand(ModelSettings):
     limit: int | None = Field(None, ge=1, description="Only the first so many images.")
     profile: Path | None = Field(None, description="Write the table as JSON here, for a model's `profile`.")
     plot: Path | None = Field(None, description="Draw accuracy against measured speed-up here, as PNG, SVG or PDF.")
+    beside: Path | None = Field(None, description="Profile of another model, to be drawn beside.")
 
     @field_validator("r")
     @classmethod
@@ -180,12 +181,13 @@ def _evaluate(arguments: list[str]) -> int:
     from server.datasets import open_dataset
     from server.evaluate import evaluate
     from server.plotting import plot_profiles
-    from server.profiles import write_profile
+    from server.profiles import profile_name, read_profile, write_profile
 
+    others = {} if command.beside is None else {profile_name(command.beside): read_profile(command.beside)}
     data = open_dataset(command.data, command.limit)
     rows, about = evaluate(command, data, command.r.split(), command.model, command.batch)
     if command.profile is not None:
         write_profile(command.profile, rows, about)
     if command.plot is not None:
-        plot_profiles({str(about["model"]): rows}, command.plot)
+        plot_profiles({str(about["model"]): rows, **others}, command.plot)
     return 0

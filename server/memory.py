@@ -22,3 +22,10 @@ def keep_freed_memory() -> bool:
     # Blocks of any size come from the heap, which never shrinks and grows in large steps.
     wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
     return all(mallopt(option, value) == 1 for option, value in wanted)
+
+
+def release_freed_memory() -> None:
+    """Hand what is free now back to the kernel: what a start-up used once would otherwise be kept for ever."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)

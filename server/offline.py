@@ -15,6 +15,7 @@ from server.engine.device import pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
 from server.engine.runner import Prediction, Runner
 from server.errors import ConfigError
+from server.memory import keep_freed_memory
 from server.messages import Want
 from server.picture import draw
 from server.settings import ModelSettings, Settings
@@ -34,7 +35,9 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     """``spec`` on the device and in the dtype of the settings. Raises `ConfigError` if it cannot be loaded."""
     set_threads(settings.threads)
     device = pick_device(settings.device)
-    return Runner(load_model(spec, device, pick_dtype(settings.dtype, device)), device)
+    loaded = load_model(spec, device, pick_dtype(settings.dtype, device))
+    keep_freed_memory()
+    return Runner(loaded, device)
 
 
 def parse_schedule(runner: Runner, text: str) -> Schedule:

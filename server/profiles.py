@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from server.errors import ConfigError
 
@@ -38,8 +39,23 @@ def write_profile(path: Path, rows: Sequence[Row], about: Mapping[str, object]) 
 
 
 def read_profile(path: Path) -> list[Row]:
-    """What `write_profile` wrote. Raises `ConfigError` if ``path`` holds something else."""
+    """The rows that `write_profile` wrote. Raises `ConfigError` if ``path`` holds something else."""
     try:
-        return [Row(**row) for row in json.loads(path.read_text("utf-8"))["levels"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [Row(**row) for row in _read(path)["levels"]]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+
+
+def profile_name(path: Path) -> str:
+    """The model that a profile is of; raises as `read_profile` does."""
+    try:
+        return str(_read(path)["model"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from tome_core.plan import Plan, join
 from tome_core.positional import Positional
 
 
+@dataclass(frozen=True)
 class GroupByGroup:
     """Attends and merges with the plain functions of the core (see `tome_core.packed.Strategy`)."""
 

@@ -13,12 +13,14 @@ from tome_core.model import MergedViT
 from tome_core.native.strategy import Kernels
 
 
-def optimize(model: MergedViT, dtype: torch.dtype | None = None) -> MergedViT:
+def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bool = False) -> MergedViT:
     """A copy of ``model`` for inference only, with weights of its own, made for the device that ``model`` is on.
 
     Args:
         dtype: of weights and activations; default the model's own. Metric, sizes and merged sums stay in at least
             float32.
+        in_place: use ``model`` up instead, and the timm model that it was made from, so that weights are never there
+            twice.
 
     The copy is in evaluation mode and needs no gradients. What it is made of is not the model's: LayerScale is folded
     into weights, and on a CPU linear layers are packed and layer norm, attention and merging run in the kernels of
@@ -26,7 +28,7 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None) -> MergedViT:
     """
     from tome_core.adapters.inference import fold_scales, replace_layers
 
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    fast = (model if in_place else copy.deepcopy(model)).eval().requires_grad_(False)
     network = fast.adapter.network
     fold_scales(network)  # before weights are rounded
     if dtype is not None:

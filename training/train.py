@@ -54,7 +54,7 @@ STAGES = (
     Stage("medium", 4, epochs=6, lr=(1e-3, 1e-4), start="coarse"),
     Stage("settled", 4, epochs=10, lr=(1e-3, 2e-5), start="medium", batch_size=128),
     Stage("merged", 2, epochs=3, lr=(5e-4, 1e-5), start="settled", r=(0, 8, 13, 16, 20, 25), batch_size=128),
-    Stage("twin", 2, epochs=3, lr=(5e-4, 1e-5), start="settled", batch_size=128),
+    Stage("twin", 2, epochs=2, lr=(5e-4, 1e-5), start="settled", batch_size=128),
 )
 
 

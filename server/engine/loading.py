@@ -66,7 +66,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
-    fast = tome_core.optimize(network.to(device), dtype)
+    fast = tome_core.optimize(network.to(device), dtype, in_place=True)
     blank = torch.zeros(1, channels, height, width, device=device)
     return LoadedModel(
         spec=spec,

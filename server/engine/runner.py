@@ -13,6 +13,7 @@ from torch import Tensor
 
 from server.engine.loading import LoadedModel
 from server.messages import Want
+from tome_core import native
 from tome_core.schedule import Schedule
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,10 +43,13 @@ class Runner:
 
     def __init__(self, model: LoadedModel, device: torch.device) -> None:
         self.model, self.device = model, device
-        self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
+        self._dtype = next(model.network.parameters()).dtype
+        self.dtype = str(self._dtype).removeprefix("torch.")
         # Normalisation as one multiply-add on pixels of 0 to 255.
-        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.std))
+        channels = model.transform.size[0]
+        mean, std = (torch.tensor(values, device=device).expand(channels) for values in (model.mean, model.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._by_kernel = device.type == "cpu" and native.supports(self._dtype)
 
     @torch.inference_mode()
     def logits(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule]) -> Tensor:
@@ -79,7 +83,9 @@ class Runner:
         images = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             images = images.pin_memory().to(self.device, non_blocking=True)
-        return images * self._scale + self._shift
+        if self._by_kernel:
+            return native.normalise(images, self._scale, self._shift, self._dtype)
+        return images * self._scale.view(-1, 1, 1) + self._shift.view(-1, 1, 1)
 
     def seconds(self, batch: int, schedule: Schedule) -> float:
         """Time one batch of ``batch`` blank images, from pixels to predictions."""

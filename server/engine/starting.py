@@ -12,6 +12,7 @@ from server.engine.loading import load_model
 from server.engine.loop import Served
 from server.engine.runner import Runner
 from server.engine.warmup import describe, level_batch, measure_baseline, measure_levels
+from server.memory import keep_freed_memory, release_freed_memory
 from server.messages import ModelInfo
 
 log = logging.getLogger("tome.engine")
@@ -31,6 +32,8 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
     for spec in specs:
         started = time.perf_counter()
         runner = Runner(load_model(spec, device, dtype), device)
+        release_freed_memory()
+        keep_freed_memory()  # from now on: what batches use, the next batch uses again
         baseline = measure_baseline(runner, config.max_batch)
         batch = level_batch(baseline, len(config.levels), config.max_batch)
         levels = measure_levels(runner, config.levels, batch)

@@ -119,3 +119,6 @@ def test_evaluate_counts_over_a_labelled_folder(tome_serve: Run, tmp_path: Path)
     with Image.open(plot) as picture:
         assert picture.size[0] > 500
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in written["levels"])
+    profile.write_text("{}")
+    again = tome_serve("evaluate", str(tmp_path / "data"), "--beside", str(profile), "--plot", str(plot))
+    assert again.returncode == 1 and "is no profile that tome-serve evaluate wrote" in again.stderr

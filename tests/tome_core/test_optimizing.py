@@ -109,3 +109,13 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
     assert (nn.Linear in kinds, nn.Conv2d in kinds) == (not packs(torch.float32),) * 2
     assert (nn.LayerNorm in kinds) == (not native.available())
     assert isinstance(fast.merging.strategy, Kernels) == native.available()
+
+
+@torch.no_grad()
+def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
+    vit = make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)
+    images, model = make_images(4, dtype=torch.float32), patch(vit)
+    copied = optimize(model, dtype=torch.bfloat16)
+    assert optimize(model, dtype=torch.bfloat16, in_place=True) is model
+    assert torch.equal(model(images, r=[0, 3, 5, 8]), copied(images, r=[0, 3, 5, 8]))
+    assert vit.pos_embed.dtype == torch.bfloat16

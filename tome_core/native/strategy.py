@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from tome_core.plan import Plan
 from tome_core.positional import Positional
 
 
+@dataclass(frozen=True)
 class Kernels(GroupByGroup):
     """Kernels where they apply, and group by group where they do not: relative bias, other matchers, odd widths."""
 

@@ -1,0 +1,105 @@
+"""What was measured, image by image, and the file that keeps it: an interrupted run goes on, tables are drawn again."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import ConfigError
+
+About = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One variant over all images.
+
+    Attributes:
+        correct: for each image, whether its class was found, ``bool (M,)``.
+        schedule: its text form.
+        tokens: left after the last block.
+        relative_flops: of what an image costs without merging; matching is counted as bipartite.
+        seconds: the run took.
+    """
+
+    correct: npt.NDArray[np.bool_]
+    schedule: str
+    tokens: int
+    relative_flops: float
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """In percent."""
+        return 100 * float(self.correct.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of `accuracy` (binomial), in points."""
+        share = float(self.correct.mean())
+        return 100 * math.sqrt(share * (1 - share) / len(self.correct))
+
+
+def difference(a: Result, b: Result) -> tuple[float, float]:
+    """How many points ``a`` is above ``b``, and the standard error of that.
+
+    Both saw the same images, so the error is that of the differences image by image, which is smaller than the errors
+    of the two accuracies suggest.
+    """
+    by_image = a.correct.astype(np.float64) - b.correct
+    return 100 * float(by_image.mean()), 100 * float(by_image.std()) / math.sqrt(len(by_image))
+
+
+def write_results(path: Path, about: About, results: Mapping[str, Result]) -> None:
+    """Replace ``path`` as a whole, so that an interruption leaves the file before or the file after."""
+    rows = {}
+    for name, result in results.items():
+        packed = base64.b64encode(np.packbits(result.correct).tobytes()).decode("ascii")
+        summary = {"accuracy": round(result.accuracy, 4), "error": round(result.error, 4)}
+        rows[name] = summary | asdict(result) | {"correct": packed}
+    text = json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text, "utf-8")
+    os.replace(beside, path)
+
+
+def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:
+    """The rows in ``path`` that were measured as ``about`` says; none where there is no file or it says otherwise.
+
+    Raises:
+        ConfigError: the file holds something else, or results over more images than ``about`` has, and ``replace`` does
+            not allow to give that up.
+    """
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+        kept_about, images = kept["about"], kept["about"]["images"]
+        results = {name: _result(row, images) for name, row in kept["rows"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if replace:
+            return {}
+        raise ConfigError(f"{path} holds no results of ablations; name another with --out, or pass --fresh") from error
+    if kept_about == about:
+        return results
+    if images > about["images"] and not replace:
+        raise ConfigError(
+            f"{path} holds results over {images:,} images, more than {about['images']:,}; name another file with "
+            "--out, or pass --fresh to give them up"
+        )
+    return {}
+
+
+def _result(row: dict[str, Any], images: int) -> Result:
+    bits = np.frombuffer(base64.b64decode(row["correct"]), np.uint8)
+    correct = np.unpackbits(bits, count=images).astype(bool)
+    return Result(correct, row["schedule"], row["tokens"], row["relative_flops"], row["seconds"])

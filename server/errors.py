@@ -1,9 +1,11 @@
 """Every error of the server, and what each becomes.
 
 ConfigError              start-up fails with this one sentence
-EngineStartError         the engine process could not get ready; the server ends
+EngineStartError         an engine process did not get ready; after some in a row the server ends
+DeviceLost               a device fails at everything; its engine process ends
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── BadImage             400  empty, corrupt or truncated
+├── Unauthorized         401  no API key that is known
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
 ├── SlowBody             408  the body did not arrive in time
@@ -11,7 +13,7 @@ RequestError             one request fails, as ``application/problem+json`` (RFC
 ├── UnsupportedFormat    415  not one of the image formats that are decoded
 ├── InvalidParameter     422  a query parameter is out of its range
 ├── InferenceFailed      500  the model failed on this image
-├── Overloaded           503  no slot is free, or the server is stopping; with Retry-After
+├── Overloaded           503  no slot or memory is free, or the server is stopping; with Retry-After
 ├── EngineLost           503  the engine process died with this request in it; with Retry-After
 └── DeadlineExceeded     504  the caller's deadline has passed
 
@@ -28,7 +30,19 @@ class ConfigError(Exception):
 
 
 class EngineStartError(Exception):
-    """The engine process ended or failed before it was ready. The message says why."""
+    """The engine process ended or failed before it was ready. The message says why.
+
+    Attributes:
+        explained: the engine itself said why, so that the same start would fail in the same way.
+    """
+
+    def __init__(self, message: str, *, explained: bool = False) -> None:
+        super().__init__(message)
+        self.explained = explained
+
+
+class DeviceLost(Exception):
+    """The device fails at everything until the process that uses it has ended."""
 
 
 class RequestError(Exception):
@@ -55,6 +69,12 @@ class BadImage(RequestError):
     """The body is empty, or an image of an allowed format that cannot be read to its end."""
 
     status, slug, title = 400, "bad-image", "The image cannot be read"
+
+
+class Unauthorized(RequestError):
+    """The request has no API key, or one that is not known."""
+
+    status, slug, title = 401, "unauthorized", "An API key is needed"
 
 
 class NotFound(RequestError):

@@ -133,7 +133,7 @@ class Outcome:
     """What became of one job: what it wanted, or why it did not get it.
 
     Attributes:
-        failure: empty on success, else ``expired``, ``cancelled`` or ``failed``.
+        failure: empty on success, else ``expired``, ``cancelled``, ``failed`` or ``out-of-memory``.
         scores, classes: the best ``top_k``, best first.
         features: ``(D,)``, little-endian float32.
         source: ``(N0,)``, for every input token the position of the token it ended in, little-endian int32.
@@ -158,7 +158,7 @@ class BatchDone:
         images: how many images ran together; 0 for outcomes that never ran.
         forward_seconds: device time from pixels to predictions.
         r0_seconds: what the same images would have taken at r=0, by the warm-up table; 0 where they cannot be compared.
-        resident_bytes: memory of the engine process after the batch.
+        failures: the kinds of all failures in it: ``error``, ``out-of-memory`` (halving may have cured it), ``nan``.
     """
 
     model: str
@@ -167,7 +167,7 @@ class BatchDone:
     tokens: int = 0
     forward_seconds: float = 0.0
     r0_seconds: float = 0.0
-    resident_bytes: int = 0
+    failures: tuple[str, ...] = ()
 
 
 ToEngine = Begin | Job | Cancel | Stop

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from server.errors import DeadlineExceeded, Overloaded, RequestError
 from server.messages import BatchDone, ModelInfo
+from server.pulse import Pulse
 from tome_core.schedule import Schedule
 
 SPEEDUP_WINDOW = 60  # seconds
@@ -99,7 +100,16 @@ class Metrics:
         self.batch_tokens = histogram("batch_tokens", "Input tokens per forward pass.", _TOKENS)
         self.queue_jobs = gauge("queue_jobs", "Images that the engine has and has not answered.")
         self.inflight_requests = gauge("inflight_requests", "Requests being handled.")
-        self.engine_resident_bytes = gauge("engine_resident_bytes", "Memory of the engine process.")
+        self.engine_ready = gauge("engine_ready", "1 if the engine takes work.", "engine")
+        self.engine_heartbeat = gauge(
+            "engine_heartbeat_timestamp_seconds",
+            "When the engine's heart beat last; 0 while it has none.",
+            "engine",
+        )
+        self.engine_resident_bytes = gauge("engine_resident_bytes", "Memory of the engine's process.", "engine")
+        self.engine_restarts = counter(
+            "engine_restarts_total", "Processes of the engine that took the place of another.", "engine"
+        )
         self.model_info = gauge(
             "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
         )
@@ -117,12 +127,11 @@ class Metrics:
         self.batch_images.observe(batch.images)
         self.batch_tokens.observe(batch.tokens)
         self.stage_duration.labels("forward").observe(batch.forward_seconds)
-        self.engine_resident_bytes.set(batch.resident_bytes)
         for outcome in batch.outcomes:
             if not outcome.failure:
                 self.stage_duration.labels("queue").observe(outcome.queue_seconds)
-        if any(outcome.failure == "failed" for outcome in batch.outcomes):
-            self.batch_failures.labels("failed").inc()
+        for kind in batch.failures:
+            self.batch_failures.labels(kind).inc()
 
     def observe_image(self, model: str, schedule: Schedule) -> None:
         """One image was answered."""
@@ -136,8 +145,25 @@ class Metrics:
         elif error.status < 500 or isinstance(error, Overloaded):
             self.rejected.labels(error.extensions.get("reason", error.slug)).inc()
 
+    def observe_engine(self, engine: str, pulse: Callable[[], Pulse], ready: Callable[[], bool]) -> None:
+        """Export an engine's state, read whenever it is asked for."""
+
+        def heartbeat() -> float:
+            beat = pulse().beat
+            return time.time() - (time.monotonic() - beat) if beat else 0.0
+
+        self.engine_ready.labels(engine).set_function(ready)
+        self.engine_heartbeat.labels(engine).set_function(heartbeat)
+        self.engine_resident_bytes.labels(engine).set_function(lambda: pulse().resident)
+        self.engine_restarts.labels(engine)
+
+    def observe_restart(self, engine: str) -> None:
+        """A process of ``engine`` has taken the place of another."""
+        self.engine_restarts.labels(engine).inc()
+
     def observe_models(self, models: tuple[ModelInfo, ...]) -> None:
-        """These models are served."""
+        """These models, and no others, are served."""
+        self.model_info.clear()
         for model in models:
             self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
             # Series that exist from the start have a rate from the first image on.

@@ -46,8 +46,10 @@ class ModelSettings(BaseSettings):
 class Settings(ModelSettings):
     """Settings of the server."""
 
+    device: str = Field("auto", description="As cpu, cuda:0 or auto; several (cuda:0,cuda:1) run an engine on each.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="Own port of /metrics; default: the same port.")
     default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
@@ -62,6 +64,11 @@ class Settings(ModelSettings):
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """One for each engine."""
+        return tuple(part.strip() for part in self.device.split(","))
 
     @field_validator("levels", mode="before")
     @classmethod

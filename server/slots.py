@@ -18,12 +18,19 @@ import numpy.typing as npt
 _PAGE = mmap.PAGESIZE
 
 
-def create_memory() -> int:
-    """A descriptor of an empty anonymous file that child processes can inherit."""
+def create_memory(name: str = "tome-slots", size: int = 0) -> int:
+    """A descriptor of an anonymous file of ``size`` zero bytes that child processes can inherit.
+
+    Args:
+        name: what tools that list a process's files show.
+    """
     if sys.platform == "linux":
-        return os.memfd_create("tome-slots", flags=0)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        descriptor = os.memfd_create(name, flags=0)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
 
 
 class Slots:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from server.keys import Secrets
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {f"TOME_{name.upper()}" for name in Settings.model_fields}
+SETTINGS = {f"TOME_{name.upper()}" for name in (*Settings.model_fields, *Secrets.model_fields)}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def test_builder_is_sent_nothing_but_what_it_needs() -> None:
 def test_compose_hands_on_every_setting() -> None:
     names = {name for name in server()["environment"] if name.startswith("TOME_")}
     # Inside the container the address is fixed; what is published says `ports`.
-    assert names == SETTINGS - {"TOME_HOST", "TOME_PORT"}
+    assert names == SETTINGS - {"TOME_HOST", "TOME_PORT", "TOME_METRICS_PORT"}
 
 
 def test_compose_repeats_no_default_wrongly() -> None:

@@ -40,11 +40,15 @@ RULES = [
     # The API process prices and decodes; it never builds or runs a model.
     Rule("server.api", never=("torch", "timm"), exempt=()),
     Rule("server.api", never=("tome_core",), allowed=("tome_core.schedule",)),
-    Rule("server.api", never=("server.engine",), allowed=("server.engine.client",)),
+    Rule("server.api", never=("server.engine",), allowed=("server.engine.client", "server.engine.pool")),
     Rule("server.engine", never=("server.api", "fastapi", "starlette", "uvicorn")),
     # The policy is pure: it is tested without torch or a clock.
     Rule("server.engine.scheduler", never=("torch", "time")),
-    Rule("server.engine.client", never=("torch", "timm")),
+    *(
+        Rule(f"server.engine.{name}", never=("torch", "timm"))
+        for name in ("client", "supervisor", "pool", "health", "heart", "isolation")
+    ),
+    Rule("server.engine.health", never=("time", "asyncio", "subprocess")),
     # Leaves.
     Rule("server.errors", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule(
@@ -54,7 +58,10 @@ RULES = [
     ),
     Rule("server.picture", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule("server.settings", never=("server", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
-    Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.settings")),
+    Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.pulse")),
+    Rule("server.pulse", never=("server", "tome_core", "torch", "fastapi", "starlette")),
+    Rule("server.waiting", never=("server", "tome_core", "torch", "time", "fastapi", "starlette")),
+    Rule("server.keys", never=("server", "tome_core", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
 ]
 
 

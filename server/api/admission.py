@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from server.engine.client import EngineClient, Lease
+from server.engine.pool import EnginePool, Lease
 from server.errors import Overloaded, SlowBody, TooLarge
+from server.waiting import retry_after
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Reservation:
         if self._arrived > limits.one:
             raise TooLarge(f"the body has more than {limits.one} bytes", limit=limits.one)
         if self._admission.bytes_held + size > limits.all:
-            raise Overloaded("too many bytes of other requests are held", retry_after=1, reason="memory-full")
+            after = self._admission.retry_after()
+            raise Overloaded("too many bytes of other requests are held", retry_after=after, reason="memory-full")
         self._held += size
         self._admission.bytes_held += size
 
@@ -60,29 +63,44 @@ class Admission:
         bytes_held: of their bodies.
     """
 
-    def __init__(self, engine: EngineClient, limits: BodyLimits) -> None:
+    def __init__(self, engine: EnginePool, limits: BodyLimits) -> None:
         self._engine = engine
         self.limits = limits
         self.draining = False
         self.admitted = 0
         self.bytes_held = 0
+        self._arriving: set[asyncio.Timeout] = set()
+
+    def retry_after(self) -> int:
+        """Seconds after which a request that is refused now may find room."""
+        return self._engine.retry_after()
+
+    def drain(self, body_seconds: float) -> None:
+        """Let nobody in any more; bodies that are arriving have ``body_seconds`` left at most."""
+        self.draining = True
+        limit = asyncio.get_running_loop().time() + body_seconds
+        for timer in self._arriving:
+            if not timer.expired():
+                timer.reschedule(min(limit, timer.when() or limit))
 
     def check_open(self) -> None:
         """Raises `Overloaded` unless work is taken at all."""
         if self.draining:
             raise Overloaded("the server is stopping", retry_after=5, reason="draining")
         if not self._engine.ready:
-            raise Overloaded("the models are not loaded", retry_after=5, reason="not-ready")
+            raise Overloaded("the models are not loaded", retry_after=self._engine.retry_after(), reason="not-ready")
 
     @contextlib.contextmanager
-    def admit(self, request: Request) -> Iterator[Lease]:
+    def admit(self, request: Request, deadline: float | None) -> Iterator[Lease]:
         """Let ``request`` in, before its body is read: its slot is its permit.
 
         Raises:
-            Overloaded: the server is stopping, not ready, or full.
+            Overloaded: the server is stopping, not ready, full, or too busy to answer before ``deadline``.
             TooLarge: the body says that it is.
         """
         self.check_open()
+        if deadline is not None:
+            self._check_in_time(deadline)
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self.limits.one:
             raise TooLarge(f"the body has {announced} bytes; allowed are {self.limits.one}", limit=self.limits.one)
@@ -92,6 +110,13 @@ class Admission:
                 yield lease
             finally:
                 self.admitted -= 1
+
+    def _check_in_time(self, deadline: float) -> None:
+        now, wait = time.monotonic(), self._engine.predicted_wait(deadline)
+        # A deadline that has passed already is the caller's own matter, and no sign of too much work.
+        if now < deadline < now + wait:
+            text = f"the queue takes {wait:.1f} s, and the deadline is in {deadline - now:.1f} s"
+            raise Overloaded(text, retry_after=retry_after(now + wait - deadline), reason="deadline")
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[Reservation]:
@@ -111,9 +136,13 @@ class Admission:
             ClientDisconnect: the client has gone away.
         """
         try:
-            async with asyncio.timeout(self.limits.timeout):
+            async with asyncio.timeout(self.limits.timeout) as timer:
+                self._arriving.add(timer)
                 async for chunk in request.stream():
                     reservation.add(len(chunk))
                     take(chunk)
         except TimeoutError:
-            raise SlowBody(f"the body did not arrive within {self.limits.timeout:g} s") from None
+            limit = "before the server stopped" if self.draining else f"within {self.limits.timeout:g} s"
+            raise SlowBody(f"the body did not arrive {limit}") from None
+        finally:
+            self._arriving.discard(timer)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from server.api import problems
+from server.api import problems, scraping
+from server.api.access import Access, Keys
 from server.api.admission import Admission, BodyLimits
 from server.api.connections import Connections
 from server.api.decoder import Decoder
@@ -12,7 +13,7 @@ from server.api.images import router as image_routes
 from server.api.inference import Inference
 from server.api.observe import Observe
 from server.api.routes import Parts, router
-from server.engine.client import EngineClient
+from server.engine.pool import EnginePool
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -24,7 +25,7 @@ block: large `r` is fast, `r=0` is the exact original model.
 Errors are `application/problem+json` (RFC 9457)."""
 
 
-def create_app(settings: Settings, engine: EngineClient, metrics: Metrics) -> FastAPI:
+def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metrics) -> FastAPI:
     """The ASGI application in front of ``engine``. Its `Admission` is ``app.state.parts.admission``."""
     app = FastAPI(title="tome-serve", version="0.1.0", description=_ABOUT, docs_url=None, redoc_url=None)
     app.router.redirect_slashes = False
@@ -32,12 +33,18 @@ def create_app(settings: Settings, engine: EngineClient, metrics: Metrics) -> Fa
     admission = Admission(engine, limits)
     decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.max_side)
     inference = Inference(engine, admission, decoder, metrics)
-    app.state.parts = Parts(engine, admission, inference, metrics, settings.default_r)
+    app.state.parts = Parts(engine, admission, inference, settings.default_r)
+    app.state.metrics = metrics
     app.include_router(image_routes)
     app.include_router(router)
+    if settings.metrics_port is None:
+        app.include_router(scraping.router)
     problems.install(app, metrics)
     # The last one added is the outermost.
+    app.add_middleware(Access, keys=keys, metrics=metrics)
     app.add_middleware(Connections, draining=lambda: admission.draining)
     app.add_middleware(Observe, metrics=metrics)
     metrics.queue_jobs.set_function(lambda: engine.queued)
+    for supervisor in engine.engines:
+        metrics.observe_engine(supervisor.name, supervisor.pulse, supervisor.is_ready)
     return app

@@ -22,7 +22,7 @@ RAW = "application/octet-stream"
 _JSON = "application/json"
 _BINARY = {"type": "string", "format": "binary"}
 _ONE = "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or multipart with one "
-_FAILURES = document(400, 404, 408, 413, 415, 422, 500, 503, 504)
+_FAILURES = document(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
 
 def describe(want: Want, files: str) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from server.api.observe import Record
 from server.api.params import Params
 from server.api.problems import describe
 from server.api.schemas import Problem, Timing
-from server.engine.client import EngineClient, Lease, Result
-from server.errors import BadImage, DeadlineExceeded, InferenceFailed, RequestError
+from server.engine.client import Result
+from server.engine.pool import EnginePool, Lease
+from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.metrics import Metrics
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Upload:
 class Inference:
     """Takes a request whose parameters are right to its answer."""
 
-    def __init__(self, engine: EngineClient, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
+    def __init__(self, engine: EnginePool, admission: Admission, decoder: Decoder, metrics: Metrics) -> None:
         self._engine, self._admission, self._decoder, self._metrics = engine, admission, decoder, metrics
 
     async def run(self, request: Request, params: Params, record: Record, kind: Kind[T]) -> T | list[T | Problem]:
@@ -54,7 +55,7 @@ class Inference:
             RequestError: why there is no answer.
             ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
         """
-        with self._admission.admit(request) as lease, self._admission.reserve() as reservation:
+        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
             try:
                 async with asyncio.timeout_at(params.deadline):
                     if is_multipart(request.headers.get("content-type")):
@@ -144,9 +145,11 @@ def the_only(uploads: list[Upload]) -> Upload:
 
 
 def check(result: Result) -> None:
-    """Raises `DeadlineExceeded` or `InferenceFailed` if it has nothing of what was wanted."""
+    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if it has nothing of what was wanted."""
     if result.outcome.failure == "expired":
         raise DeadlineExceeded("the deadline passed before the image's turn came")
+    if result.outcome.failure == "out-of-memory":
+        raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
     if result.outcome.failure:
         raise InferenceFailed("the model gave no valid numbers for this image")
 

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.api.admission import Admission
 from server.api.inference import Inference
+from server.api.pages import Page
 from server.api.problems import document, respond
 from server.api.schemas import Health, LevelDescription, ModelDescription, Models
-from server.engine.client import EngineClient
-from server.errors import Overloaded
+from server.engine.pool import EnginePool
+from server.errors import EngineLost, Overloaded
 from server.messages import ModelInfo
-from server.metrics import Metrics
 
 router = APIRouter()
 
-_DOCS = (Path(__file__).parent / "static" / "docs.html").read_text("utf-8")
+_DOCS = Page("docs.html")
 
 
 @dataclass(frozen=True)
 class Parts:
     """What the routes work with; ``app.state.parts``."""
 
-    engine: EngineClient
+    engine: EnginePool
     admission: Admission
     inference: Inference
-    metrics: Metrics
     default_r: str
 
     def models(self) -> Mapping[str, ModelInfo]:
@@ -42,8 +39,9 @@ class Parts:
         return self.engine.models
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:
     """The parts of the application that handles ``request``."""
+    # A coroutine, though it waits for nothing: FastAPI would send a function through its thread pool.
     parts: Parts = request.app.state.parts
     return parts
 
@@ -51,7 +49,7 @@ def parts_of(request: Request) -> Parts:
 FromApp = Annotated[Parts, Depends(parts_of)]
 
 
-@router.get("/models", responses=document(503))
+@router.get("/models", responses=document(401, 503))
 async def models(parts: FromApp) -> Models:
     """All models, with what each configured level of `r` leaves, costs and gives."""
     return Models(models=[describe(model) for model in parts.models().values()])
@@ -73,17 +71,19 @@ def describe(model: ModelInfo) -> ModelDescription:
     )
 
 
-@router.get("/healthz")
+@router.get("/healthz", response_model=Health, responses=document(503))
 @router.head("/healthz", include_in_schema=False)
-async def healthz() -> Health:
-    """200 as long as the process lives and answers."""
+async def healthz(request: Request, parts: FromApp) -> Any:
+    """200 as long as the process lives and answers; 503 once all its engines are given up, with which it ends."""
+    if parts.engine.given_up:
+        return respond(EngineLost("the models cannot be loaded any more"), request.state.record.id)
     return Health(status="ok")
 
 
 @router.get("/readyz", response_model=Health, responses=document(503))
 @router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request, parts: FromApp) -> Any:
-    """200 when work is taken; 503 while the models load, after the engine was lost, and while the server stops."""
+    """200 when work is taken; 503 while no engine is ready, and while the server stops."""
     try:
         parts.admission.check_open()
     except Overloaded as error:  # here it is the answer, no refusal that a metric should count
@@ -91,13 +91,7 @@ async def readyz(request: Request, parts: FromApp) -> Any:
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(parts: FromApp) -> Response:
-    """What Prometheus scrapes."""
-    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """The API in words, of ``/openapi.json``, with nothing loaded from elsewhere."""
-    return HTMLResponse(_DOCS)
+    return _DOCS.response()

@@ -1,4 +1,4 @@
-"""The engine process: ``python -m server.engine SOCKET MEMORY``, two inherited descriptors. Started by `client`."""
+"""The engine process: ``python -m server.engine SOCKET MEMORY PAGE``, three inherited descriptors; see `client`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,41 @@ import os
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 from server import logs
 from server.channel import Channel, ChannelClosed
 from server.engine.config import EngineConfig
-from server.errors import ConfigError
+from server.engine.heart import start_heart
+from server.errors import ConfigError, DeviceLost
 from server.messages import Begin, Ready, StartFailed
+from server.pulse import PulsePage
+
+log = logging.getLogger("tome.engine")
+
+EXIT_DEVICE_LOST = 3
 
 # Only the API process decides when to stop, and says so over the channel; ignored before the slow imports begin.
 for _signal in (signal.SIGINT, signal.SIGTERM):
     signal.signal(_signal, signal.SIG_IGN)
 
 
-def main(socket_descriptor: int, memory: int) -> int:
+def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
     """Load, say that we are ready, serve until told to stop. Returns the exit code."""
-    channel = Channel(socket.socket(fileno=socket_descriptor))
+    channel, page = Channel(socket.socket(fileno=socket_descriptor)), PulsePage(page_descriptor)
+    start_heart(page)
     try:
         config: EngineConfig = channel.receive()
         logs.configure(config.log_level)
-        return serve(channel, config, memory)
+        return serve(channel, config, memory, page)
     except ChannelClosed:
         return 0  # the API process is gone, and with it everyone who could want an answer
+    except DeviceLost as error:
+        log.critical("%s; this process ends", error, exc_info=error.__cause__)
+        return EXIT_DEVICE_LOST
 
 
-def serve(channel: Channel, config: EngineConfig, memory: int) -> int:
+def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) -> int:
     """The engine's life, from its configuration on."""
     # Imported late: torch and timm take seconds, in which the configuration's errors should not have to wait.
     from server.engine.loop import Loop
@@ -44,7 +55,7 @@ def serve(channel: Channel, config: EngineConfig, memory: int) -> int:
         channel.send(StartFailed(str(error)))
         return 1
     except Exception as error:
-        logging.getLogger("tome.engine").exception("the engine could not start")
+        log.exception("the engine could not start")
         channel.send(StartFailed(f"the engine could not start: {type(error).__name__}; its log has the details"))
         return 1
     largest = max(4 * _elements(info.transform.size) for info in described)
@@ -52,7 +63,7 @@ def serve(channel: Channel, config: EngineConfig, memory: int) -> int:
     begin = channel.receive()
     assert isinstance(begin, Begin)
     slots = Slots(memory, config.slots, begin.slot_bytes)
-    Loop(channel, Scheduler(config.max_batch, config.target_seconds), models, slots).run()
+    Loop(channel, Scheduler(config.max_batch, config.target_seconds), models, slots, page).run()
     return 0
 
 
@@ -60,8 +71,17 @@ def _elements(size: tuple[int, int, int]) -> int:
     return size[0] * size[1] * size[2]
 
 
-if __name__ == "__main__":
-    code = main(int(sys.argv[1]), int(sys.argv[2]))
+def run_process() -> NoReturn:
+    """`main` with the descriptors of the command line, and the end of the process."""
+    try:
+        code = main(*map(int, sys.argv[1:4]))
+    except Exception:
+        log.critical("the engine failed", exc_info=True)
+        code = 1
     sys.stderr.flush()
     # Everything has been sent and nothing is on disk; taking torch apart in order would hold the stop up for seconds.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run_process()

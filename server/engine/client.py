@@ -1,31 +1,29 @@
-"""The API's side of an engine process: starts it, owns the slots, hands it jobs and gives their outcomes back."""
+"""The API's side of one engine process: starts it, hands it jobs, gives their outcomes back, confirms its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import logging
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from server.channel import AsyncChannel, ChannelClosed
 from server.engine.config import EngineConfig
-from server.errors import EngineLost, EngineStartError, Overloaded
-from server.messages import BatchDone, Begin, Cancel, Job, ModelInfo, Outcome, Ready, StartFailed, Stop, Want
-from server.slots import Slots, create_memory
-from tome_core.schedule import Schedule
+from server.errors import EngineLost, EngineStartError
+from server.messages import BatchDone, Begin, Cancel, Job, Outcome, Ready, StartFailed, Stop
+from server.pulse import Pulse, PulsePage
+from server.slots import create_memory
+from server.waiting import next_rate
 
-log = logging.getLogger("tome.engine")
+MODULE = "server.engine"
+_KILL_SECONDS = 30.0
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -36,193 +34,215 @@ class Result:
     batch: BatchDone
 
 
-class Lease:
-    """One slot, held by one request from admission on; see `EngineClient.lease`."""
+@dataclass(frozen=True)
+class Pending:
+    """A job that the engine has not answered yet. ``work`` is its share of what `EngineClient.work` sums up."""
 
-    def __init__(self, client: EngineClient, slot: int) -> None:
-        self._client, self._slot = client, slot
-        self.submitted = False
-
-    def pixels(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """The slot's memory, to write the decoded image ``(C, H, W)`` into."""
-        return self._client.slots.view(self._slot, shape)
-
-    async def run(
-        self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None, want: Want = "classes"
-    ) -> Result:
-        """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
-
-        Raises:
-            EngineLost: the engine process ended first.
-        """
-        future = self._client.submit(self._slot, model, schedule, top_k, deadline, want)
-        self.submitted = True
-        return await future
+    job: Job
+    work: int
+    future: asyncio.Future[Result]
 
 
 class EngineClient:
-    """One engine process. `spawn` is cheap and comes first, so that models load while the API imports what it needs.
+    """One engine process from its start to its confirmed end. A process that is started again is another client.
 
     Args:
+        memory: descriptor of the slots' memory.
         on_batch: called with every batch's numbers, in the event loop.
+        on_free: called with every slot that the engine has no more use for.
+        module: what the process runs.
+
+    Attributes:
+        ready: it takes jobs.
+        work: predicted work of the jobs that it has not answered, in the unit of `submit`.
+        rate: images/s at which its queue drains; None before its first batch.
     """
 
-    def __init__(self, config: EngineConfig, on_batch: Callable[[BatchDone], None]) -> None:
-        self._config, self.on_batch = config, on_batch
-        self._memory = create_memory()
-        self._free = list(range(config.slots))
-        self._ids = itertools.count(1)
-        self._waiting: dict[int, tuple[int, asyncio.Future[Result]]] = {}
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
+    def __init__(
+        self,
+        config: EngineConfig,
+        memory: int,
+        on_batch: Callable[[BatchDone], None],
+        on_free: Callable[[int], None],
+        module: str = MODULE,
+    ) -> None:
+        self._config, self._on_batch, self._on_free = config, on_batch, on_free
+        self._pending: dict[int, Pending] = {}
         self._channel: AsyncChannel | None = None
-        self.slots: Slots
-        self.models: dict[str, ModelInfo] = {}
         self.ready = False
-        self.stopping = False
+        self.work = 0
+        self.rate: float | None = None
+        self._connection, theirs = socket.socketpair()
+        descriptor = create_memory("tome-pulse", PulsePage.SIZE)
+        self._page = PulsePage(descriptor)
+        inherited = (theirs.fileno(), memory, descriptor)
+        # A plain interpreter, which inherits three descriptors and nothing else.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *map(str, inherited)],
+            env=environment(),
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        os.close(descriptor)
 
     @property
     def queued(self) -> int:
         """Jobs that the engine has not answered yet."""
-        return len(self._waiting)
+        return len(self._pending)
 
     @property
-    def held(self) -> int:
-        """Slots that are not free."""
-        return self._config.slots - len(self._free)
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
-    def spawn(self) -> None:
-        """Start the process: a plain interpreter, which inherits two descriptors and nothing else."""
-        self._connection, theirs = socket.socketpair()
-        environment = os.environ | {
-            # Idle OpenMP threads give their core back at once: the API needs it (measured in benchmarks/).
-            "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-            "PYTHONUNBUFFERED": "1",
-            # This very package, and never one of that name in the working directory, which -P leaves out.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
-        }
-        command = [sys.executable, "-P", "-m", "server.engine", str(theirs.fileno()), str(self._memory)]
-        self._process = subprocess.Popen(
-            command, env=environment, pass_fds=(theirs.fileno(), self._memory), stdin=subprocess.DEVNULL
-        )
-        theirs.close()
+    @property
+    def pulse(self) -> Pulse:
+        """What the process shows of itself; nothing once it has ended."""
+        return self._page.read() if self.alive else Pulse()
 
-    async def start(self, timeout: float) -> None:
-        """Wait until the engine is ready.
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def ahead_of(self, deadline: float) -> int:
+        """How many jobs are due before ``deadline``, so that the engine's scheduler will take them first."""
+        target = self._config.target_seconds
+        jobs = (pending.job for pending in self._pending.values())
+        return sum((job.submitted + target if job.deadline is None else job.deadline) <= deadline for job in jobs)
+
+    async def start(self, timeout: float) -> Ready:
+        """Wait until the models are loaded. Jobs may follow after `begin`.
 
         Raises:
             EngineStartError: it cannot start, ended, or took longer than ``timeout`` seconds.
         """
-        assert self._connection is not None
         self._channel = await AsyncChannel.open(self._connection)
         self._channel.send(self._config)
         try:
             message = await asyncio.wait_for(self._channel.receive(), timeout)
         except ChannelClosed:
-            raise EngineStartError(f"the engine process ended while starting (exit code {self._exit_code()})") from None
+            code = await self.exit_code()
+            raise EngineStartError(f"the engine process ended while starting (exit code {code})") from None
         except TimeoutError:
             raise EngineStartError(f"the engine was not ready within {timeout:g} s (TOME_START_TIMEOUT)") from None
         if isinstance(message, StartFailed):
-            raise EngineStartError(message.reason)
+            raise EngineStartError(message.reason, explained=True)
         assert isinstance(message, Ready)
-        self.slots = Slots(self._memory, self._config.slots, message.slot_bytes, create=True)
-        self._channel.send(Begin(message.slot_bytes))
-        self.models = {model.name: model for model in message.models}
+        return message
+
+    def begin(self, slot_bytes: int) -> None:
+        """The slots are there, each of ``slot_bytes``: take jobs from now on."""
+        assert self._channel is not None
+        self._channel.send(Begin(slot_bytes))
         self.ready = True
 
-    async def serve(self) -> None:
-        """Give outcomes back until the engine ends; then fail what still waits. Returns when it has ended."""
+    async def pump(self) -> None:
+        """Give outcomes back until the engine closes its end."""
         assert self._channel is not None
-        try:
+        with contextlib.suppress(ChannelClosed):
             while True:
                 batch = await self._channel.receive()
                 assert isinstance(batch, BatchDone)
-                self.on_batch(batch)
+                self._on_batch(batch)
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
-        except ChannelClosed:
-            pass
-        finally:
-            self.ready = False
-            for slot, future in self._waiting.values():
-                self._free.append(slot)
-                if not future.done():
-                    future.set_exception(EngineLost("the model process ended; please retry", retry_after=5))
-            self._waiting.clear()
-        if not self.stopping:
-            log.error("the engine process was lost (exit code %s)", self._exit_code())
+                if batch.images:
+                    self.rate = next_rate(self.rate, batch.images, batch.forward_seconds, saturated=self.queued > 0)
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """Hold one slot. It is free again on leaving, or, once its job was submitted, when the engine answers.
+    def submit(self, job: Job, work: int) -> asyncio.Future[Result]:
+        """Hand a job to the engine, whose slot is its own until it answers or ends. Cancelling the future cancels it.
 
-        Raises:
-            Overloaded: no slot is free, or the engine is not ready.
+        Args:
+            work: what the job adds to `work`.
         """
-        if not self.ready:
-            raise Overloaded("the models are not loaded", retry_after=5, reason="not-ready")
-        if not self._free:
-            raise Overloaded(f"{self._config.slots} images are waiting already", retry_after=1, reason="queue-full")
-        slot = self._free.pop()
-        lease = Lease(self, slot)
-        try:
-            yield lease
-        finally:
-            if not lease.submitted:
-                self._free.append(slot)
-
-    def submit(
-        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None, want: Want
-    ) -> asyncio.Future[Result]:
-        """Hand ``slot`` and the image in it to the engine. Cancelling the future cancels the job.
-
-        Raises:
-            EngineLost: there is no engine any more; the slot is still the caller's.
-        """
-        if not self.ready or self._channel is None:
-            raise EngineLost("the model process ended; please retry", retry_after=5)
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want)
+        assert self.ready and self._channel is not None
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._cancel(job.id) if done.cancelled() else None)
-        self._waiting[job.id] = (slot, future)
+        self._pending[job.id] = Pending(job, work, future)
+        self.work += work
         self._channel.send(job)
         return future
 
-    async def stop(self, timeout: float) -> int:
-        """Let the engine finish what it has, and end; kill it after ``timeout`` seconds. Returns its exit code."""
-        self.stopping = True
-        if self._channel is not None:
-            self._channel.send(Stop())
-        elif self._connection is not None:
-            self._connection.close()
-        deadline = time.monotonic() + timeout
-        while self._process is not None and self._process.poll() is None:
-            if time.monotonic() > deadline:
-                self._process.kill()
-            await asyncio.sleep(0.02)
+    def fail_pending(self, retry_after: float) -> None:
+        """The engine is lost: tell everyone who waits. Their slots stay taken until `end` has confirmed it."""
+        self.ready = False
+        for pending in self._pending.values():
+            if not pending.future.done():
+                error = EngineLost("the model process was lost; please retry", retry_after=retry_after)
+                pending.future.set_exception(error)
+
+    async def end(self) -> None:
+        """Kill the process, wait until it is gone, and free the slots that it held.
+
+        Raises:
+            EngineStartError: the kernel cannot end it, so neither its slots nor its device can be used again.
+        """
+        self.ready = False
+        limit = time.monotonic() + _KILL_SECONDS
+        while self.alive:
+            self._process.kill()
+            await asyncio.sleep(_POLL_SECONDS)
+            if time.monotonic() > limit:
+                raise EngineStartError(f"the engine process {self.pid} cannot be killed")
+        for pending in self._pending.values():
+            self._on_free(pending.job.slot)
+        self._pending.clear()
+        self.work = 0
         if self._channel is not None:
             self._channel.close()
-        return self._exit_code() or 0
+        else:
+            self._connection.close()
+
+    async def stop(self, timeout: float) -> None:
+        """Let the process finish what it has, and end; kill it after ``timeout`` seconds."""
+        if self.ready and self._channel is not None:
+            self._channel.send(Stop())
+        else:
+            self._process.kill()  # it would hear of a stop only when its models are loaded
+        limit = time.monotonic() + timeout
+        while self.alive:
+            if time.monotonic() > limit:
+                self._process.kill()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def kill(self) -> None:
+        """Have the kernel end the process, whatever it does."""
+        if self.alive:
+            self._process.kill()
+
+    def wait(self, timeout: float) -> None:
+        """Block until the process has ended, ``timeout`` seconds at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+    async def exit_code(self) -> int | None:
+        """Of the process, which ends about now; None if it does not. Negative: the signal that killed it."""
+        limit = time.monotonic() + 1
+        while self.alive and time.monotonic() < limit:
+            await asyncio.sleep(_POLL_SECONDS)
+        return self._process.poll()
 
     def _cancel(self, job_id: int) -> None:
         if self._channel is not None:
             self._channel.send(Cancel(job_id))
 
     def _deliver(self, outcome: Outcome, batch: BatchDone) -> None:
-        slot, future = self._waiting.pop(outcome.id)
-        self._free.append(slot)
-        if not future.done():
-            future.set_result(Result(outcome, batch))
+        pending = self._pending.pop(outcome.id)
+        self.work -= pending.work
+        self._on_free(pending.job.slot)
+        if not pending.future.done():
+            pending.future.set_result(Result(outcome, batch))
 
-    def _exit_code(self) -> int | None:
-        if self._process is None:
-            return None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1)
-        return self._process.returncode
 
-    def kill(self) -> None:
-        """End the process at once, whatever it does."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+def environment() -> dict[str, str]:
+    """What the engine process finds in its environment: ours, less what it must not know."""
+    ours = {name: value for name, value in os.environ.items() if name != "TOME_API_KEYS"}
+    return ours | {
+        # Idle OpenMP threads give their core back at once: the API needs it (measured in benchmarks/).
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+        "PYTHONUNBUFFERED": "1",
+        # This very package, and never one of that name in the working directory, which -P leaves out.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
+    }

@@ -13,6 +13,7 @@ class EngineConfig:
     Attributes:
         slots: how many slots there will be, once the engine has said how large one is.
         target_seconds: default target of a job without a deadline.
+        share: how many engines share the cores of the machine.
     """
 
     config: Path | None
@@ -25,3 +26,4 @@ class EngineConfig:
     slots: int
     target_seconds: float
     log_level: str
+    share: int = 1

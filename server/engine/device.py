@@ -41,9 +41,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def set_threads(count: int) -> int:
-    """Give the model ``count`` CPU threads, 0: one for each core that this process may use. Returns the number."""
-    torch.set_num_threads(count or usable_cores())
+def set_threads(count: int, share: int = 1) -> int:
+    """Give the models ``count`` CPU threads, 0: one for each core that this process may use. Returns the number.
+
+    Args:
+        share: so many engines run side by side, and each gets its part of the cores.
+    """
+    torch.set_num_threads(count or max(1, usable_cores() // share))
     return torch.get_num_threads()
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from server.channel import Channel
+from server.engine import faults
+from server.engine.isolation import Kind, run_isolated
 from server.engine.runner import Prediction, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.warmup import Baseline
+from server.errors import DeviceLost
 from server.messages import BatchDone, Cancel, Job, Outcome, Stop
+from server.pulse import PulsePage
 from server.slots import Slots
-
-log = logging.getLogger("tome.engine")
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,26 @@ class Served:
 
 
 class Loop:
-    """Owns the jobs from their arrival to their outcome. Ends when told to stop and nothing is left to do."""
+    """Owns the jobs from their arrival to their outcome. Ends when told to stop and nothing is left to do.
 
-    def __init__(self, channel: Channel, scheduler: Scheduler, models: Mapping[str, Served], slots: Slots) -> None:
+    Args:
+        page: where it shows what runs and how long that should take.
+    """
+
+    def __init__(
+        self, channel: Channel, scheduler: Scheduler, models: Mapping[str, Served], slots: Slots, page: PulsePage
+    ) -> None:
         self._channel, self._scheduler, self._models, self._slots = channel, scheduler, models, slots
+        self._page = page
         self._stopping = False
 
     def run(self) -> None:
-        """Serve until stopped. Raises `ChannelClosed` when the API process is gone."""
+        """Serve until stopped.
+
+        Raises:
+            ChannelClosed: the API process is gone.
+            DeviceLost: no batch can run any more; the jobs of this one have got no outcome.
+        """
         while not self._stopping or len(self._scheduler):
             self._read()
             step = self._scheduler.step(time.monotonic())
@@ -65,57 +78,54 @@ class Loop:
     def _run(self, jobs: Sequence[Job]) -> BatchDone:
         served = self._models[jobs[0].model]
         started = time.monotonic()
-        predictions = run_isolated(served.runner, self._slots, jobs)
+        isolated = run_isolated(partial(self._attempt, served), jobs, faults.free_memory, faults.kind_of)
         seconds = time.monotonic() - started
         counts = [served.runner.tokens(job.schedule) for job in jobs]
+        outcomes = tuple(
+            outcome(job, answer, tokens[-1], started)
+            for job, answer, tokens in zip(jobs, isolated.answers, counts, strict=True)
+        )
+        nan = any(isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers)
         return BatchDone(
             model=jobs[0].model,
-            outcomes=tuple(
-                outcome(job, prediction, tokens[-1], started)
-                for job, prediction, tokens in zip(jobs, predictions, counts, strict=True)
-            ),
+            outcomes=outcomes,
             images=len(jobs),
             tokens=sum(tokens[0] for tokens in counts),
             forward_seconds=seconds,
             # A batch that failed and ran again in parts has no counterpart to be compared with.
-            r0_seconds=served.baseline(len(jobs)) if None not in predictions else 0.0,
-            resident_bytes=resident_bytes(),
+            r0_seconds=0.0 if isolated.kinds else served.baseline(len(jobs)),
+            failures=(*sorted(isolated.kinds), *(["nan"] if nan else [])),
         )
 
+    def _attempt(self, served: Served, jobs: Sequence[Job]) -> list[Prediction]:
+        """One forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
+        runner = served.runner
+        # What the pass takes without merging is what it takes at most.
+        self._page.begin(time.monotonic(), served.baseline(len(jobs)))
+        try:
+            pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size)
+            schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
+            return runner.run(pixels, schedules, top_k, wants)
+        except Exception as error:
+            if faults.is_lost(runner.device):
+                raise DeviceLost(f"{runner.device} fails at everything from now on") from error
+            raise
+        finally:
+            self._page.end()
 
-def run_isolated(runner: Runner, slots: Slots, jobs: Sequence[Job]) -> list[Prediction | None]:
-    """Run ``jobs`` together; if that fails, run each half alone, down to the one that makes it fail: None."""
-    try:
-        pixels = slots.gather([job.slot for job in jobs], runner.model.transform.size)
-        schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
-        return list(runner.run(pixels, schedules, top_k, wants))
-    except Exception:  # whatever the model raises concerns this batch alone
-        if len(jobs) == 1:
-            log.exception("the model %s failed on one image", jobs[0].model)
-            return [None]
-        middle = len(jobs) // 2
-        return run_isolated(runner, slots, jobs[:middle]) + run_isolated(runner, slots, jobs[middle:])
 
-
-def outcome(job: Job, prediction: Prediction | None, tokens_out: int, started: float) -> Outcome:
+def outcome(job: Job, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:
     """What to tell the caller of ``job``. An answer with NaN in it is no answer."""
-    if prediction is None or not prediction.finite:
+    if answer == "out-of-memory":
+        return Outcome(job.id, "out-of-memory")
+    if not isinstance(answer, Prediction) or not answer.finite:
         return Outcome(job.id, "failed")
     return Outcome(
         id=job.id,
-        scores=prediction.scores,
-        classes=prediction.classes,
+        scores=answer.scores,
+        classes=answer.classes,
         tokens_out=tokens_out,
         queue_seconds=started - job.submitted,
-        features=prediction.features,
-        source=prediction.source,
+        features=answer.features,
+        source=answer.source,
     )
-
-
-def resident_bytes() -> int:
-    """Memory of this process now, from /proc; its peak where there is no /proc."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

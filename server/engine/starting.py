@@ -25,7 +25,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         ConfigError: one of them cannot be served; none is then.
     """
     specs = read_catalog(config.config, config.models)
-    threads = set_threads(config.threads)
+    threads = set_threads(config.threads, config.share)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     served, described = {}, []

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
@@ -42,6 +43,17 @@ class RunningServer:
                 return float(text.split()[-1])
         return 0.0
 
+    def engines(self) -> list[int]:
+        """Process numbers of its engines."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(number) for number in children.split()]
+
+    def signal_engine(self, number: signal.Signals, engine: int = 0) -> None:
+        os.kill(self.engines()[engine], number)
+
+    def ready(self) -> bool:
+        return httpx.get(f"{self.url}/readyz").status_code == 200
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -49,14 +61,21 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def run_server(wait: bool = True, **settings: object) -> Iterator[RunningServer]:
+def run_server(
+    wait: bool = True, module: str = "server", stderr: IO[str] | None = None, **settings: object
+) -> Iterator[RunningServer]:
     """Start a server with ``settings`` (``TOME_*``, in lower case) and end it whatever happens."""
     port = free_port()
     defaults = {"levels": "0,16", "max_batch": 8, "port": port, "log_level": "warning"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOME_")}
     environment |= {f"TOME_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", module, "serve"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
     )
     try:
         if wait:

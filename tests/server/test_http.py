@@ -229,7 +229,10 @@ class TestOtherEndpoints:
             'tome_r0_equivalent_seconds_total{model="fashion-mnist"}',
             'tome_speedup_ratio{model="fashion-mnist"}',
             'tome_stage_duration_seconds_count{stage="decode"}',
-            "tome_engine_resident_bytes",
+            'tome_engine_ready{engine="0"}',
+            'tome_engine_heartbeat_timestamp_seconds{engine="0"}',
+            'tome_engine_resident_bytes{engine="0"}',
+            'tome_engine_restarts_total{engine="0"}',
         ):
             assert re.search(re.escape(series) + r" [0-9.e+]+$", text, re.MULTILINE), series
         families = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
@@ -259,6 +262,11 @@ class TestOtherEndpoints:
     def test_docs_need_nothing_from_elsewhere(self, client):
         page = client.get("/docs")
         assert page.headers["content-type"].startswith("text/html")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert (page.headers["x-content-type-options"], page.headers["referrer-policy"]) == ("nosniff", "no-referrer")
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(""", page.text)
 
     def test_openapi(self, client):
@@ -266,7 +274,7 @@ class TestOtherEndpoints:
         operation = api["paths"]["/classify"]["post"]
         assert [parameter["name"] for parameter in operation["parameters"]] == ["r", "model", "top_k", "deadline_ms"]
         assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
-        for status in ("400", "404", "408", "413", "415", "422", "500", "503", "504"):
+        for status in ("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"):
             assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
         assert {"Answer", "Answers", "Problem"} <= set(api["components"]["schemas"])
         assert "HTTPValidationError" not in json.dumps(api)

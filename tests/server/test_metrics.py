@@ -1,8 +1,11 @@
+import time
+
 import pytest
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
 from server.messages import BatchDone, Outcome
 from server.metrics import Metrics, SpeedupWindow
+from server.pulse import Pulse
 from tome_core.schedule import Schedule
 
 
@@ -17,21 +20,33 @@ def value(metrics, name, **labels):
 
 def test_batch(metrics):
     outcomes = (Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5), Outcome(2, failure="failed"))
-    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.75, 1000))
+    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.75, ("error", "nan")))
     assert value(metrics, "forward_seconds_total", model="m") == 0.25
     assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
     assert value(metrics, "speedup_ratio", model="m") == 3
     assert value(metrics, "batch_images_sum") == 2
     assert value(metrics, "batch_tokens_sum") == 394
     assert value(metrics, "stage_duration_seconds_sum", stage="queue") == 0.5
-    assert value(metrics, "batch_failures_total", kind="failed") == 1
-    assert value(metrics, "engine_resident_bytes") == 1000
+    assert value(metrics, "batch_failures_total", kind="error") == 1
+    assert value(metrics, "batch_failures_total", kind="nan") == 1
 
 
 def test_what_never_ran_is_no_batch(metrics):
     metrics.observe_batch(BatchDone("", (Outcome(1, "expired"),)))
     assert value(metrics, "batch_images_count") == 0
-    assert value(metrics, "engine_resident_bytes") == 0
+
+
+def test_engines(metrics):
+    pulse = Pulse(beat=time.monotonic() - 5, resident=1000)
+    metrics.observe_engine("0", lambda: pulse, lambda: True)
+    metrics.observe_engine("1", Pulse, lambda: False)
+    assert value(metrics, "engine_ready", engine="0") == 1
+    assert value(metrics, "engine_resident_bytes", engine="0") == 1000
+    assert value(metrics, "engine_heartbeat_timestamp_seconds", engine="0") == pytest.approx(time.time() - 5, abs=1)
+    for name in ("ready", "resident_bytes", "heartbeat_timestamp_seconds", "restarts_total"):
+        assert value(metrics, f"engine_{name}", engine="1") == 0
+    metrics.observe_restart("0")
+    assert value(metrics, "engine_restarts_total", engine="0") == 1
 
 
 def test_images_by_level(metrics):

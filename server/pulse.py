@@ -1,0 +1,64 @@
+"""The header page: what an engine shows of itself without being asked, in memory that both processes map.
+
+A message says what an engine did; a page says what it is doing, also when it cannot send messages any more.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_BEAT, _BEGAN, _PREDICTED, _RESIDENT = range(4)
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """One reading of the page. Times are ``time.monotonic()`` seconds, 0 where there is none.
+
+    Attributes:
+        beat: when the engine's heart beat last.
+        began: when the batch that runs now began.
+        predicted: how many seconds that batch should take at most.
+        resident: bytes of memory that the engine process occupies.
+    """
+
+    beat: float = 0.0
+    began: float = 0.0
+    predicted: float = 0.0
+    resident: int = 0
+
+
+class PulsePage:
+    """The mapped page: aligned numbers, each with one writer, so that no reader ever sees half of one.
+
+    Args:
+        descriptor: a file of `SIZE` bytes.
+    """
+
+    SIZE = mmap.PAGESIZE
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, self.SIZE)
+        self._values: npt.NDArray[np.float64] = np.frombuffer(self._map, np.float64)
+
+    def beat(self, now: float, resident: int) -> None:
+        """The engine lives. Called by its heart."""
+        self._values[_RESIDENT] = resident
+        self._values[_BEAT] = now
+
+    def begin(self, now: float, predicted: float) -> None:
+        """A batch begins. Called by the engine's loop, as is `end`."""
+        self._values[_PREDICTED] = predicted
+        self._values[_BEGAN] = now
+
+    def end(self) -> None:
+        """No batch runs."""
+        self._values[_BEGAN] = 0.0
+
+    def read(self) -> Pulse:
+        """What the page shows now."""
+        beat, began, predicted, resident = self._values[:4].tolist()
+        return Pulse(beat, began, predicted, int(resident))

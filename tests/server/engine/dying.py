@@ -1,0 +1,6 @@
+"""An engine process that ends before it is ready. Only tests run it, in place of `server.engine`."""
+
+import sys
+
+if __name__ == "__main__":
+    sys.exit(7)

@@ -1,0 +1,21 @@
+"""``python -m tests.server.engine.faulty_server serve``: the server on engines out of this folder, named by FAULTY."""
+
+import os
+import sys
+from dataclasses import replace
+
+from server.cli import main
+from server.engine import pool
+
+
+class FaultyPool(pool.EnginePool):
+    """Engines run the faulty module, and a batch hangs after four seconds already."""
+
+    def __init__(self, configs, patience, **callbacks):
+        module = f"tests.server.engine.{os.environ['FAULTY']}"
+        super().__init__(configs, replace(patience, hung=4.0), **callbacks, module=module)
+
+
+if __name__ == "__main__":
+    pool.EnginePool = FaultyPool
+    sys.exit(main())

@@ -137,6 +137,7 @@ def _serve(arguments: list[str]) -> int:
             threads=settings.threads,
             levels=settings.levels,
             max_batch=settings.max_batch,
+            max_batch_work=settings.max_batch_work,
             slots=settings.queue_limit,
             target_seconds=settings.target_ms / 1000,
             log_level=settings.log_level,

@@ -53,6 +53,11 @@ class Settings(ModelSettings):
     default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
+    max_batch_work: float = Field(
+        0,
+        ge=0,
+        description="Most work (FLOPs) in one forward pass, in images at r=0; 0: that of max_batch images.",
+    )
     queue_limit: int = Field(256, ge=1, le=65536, description="Most images admitted at once; more are refused, 503.")
     max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")

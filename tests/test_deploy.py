@@ -87,6 +87,7 @@ def test_builder_is_sent_nothing_but_what_it_needs() -> None:
     assert lines[0] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {
         "pyproject.toml",
+        "setup.py",
         "constraints.txt",
         "README.md",
         "LICENSE",

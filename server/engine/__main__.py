@@ -63,7 +63,13 @@ def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) 
     begin = channel.receive()
     assert isinstance(begin, Begin)
     slots = Slots(memory, config.slots, begin.slot_bytes)
-    Loop(channel, Scheduler(config.max_batch, config.target_seconds), models, slots, page).run()
+    scheduler = Scheduler(
+        config.max_batch,
+        config.target_seconds,
+        max_work=config.max_batch_work or config.max_batch,
+        work=lambda job: models[job.model].runner.work(job.schedule),
+    )
+    Loop(channel, scheduler, models, slots, page).run()
     return 0
 
 

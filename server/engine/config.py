@@ -11,6 +11,7 @@ class EngineConfig:
     """Sent once, as the first message.
 
     Attributes:
+        max_batch_work: in images at r=0; 0 for that of ``max_batch``.
         slots: how many slots there will be, once the engine has said how large one is.
         target_seconds: default target of a job without a deadline.
         share: how many engines share the cores of the machine.
@@ -23,6 +24,7 @@ class EngineConfig:
     threads: int
     levels: tuple[int, ...]
     max_batch: int
+    max_batch_work: float
     slots: int
     target_seconds: float
     log_level: str

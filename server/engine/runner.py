@@ -99,6 +99,10 @@ class Runner:
         model = self.model
         return schedule.tokens(model.depth, model.tokens, model.prefix)
 
+    def work(self, schedule: Schedule) -> float:
+        """What one image under ``schedule`` costs, as a share of what it costs at r=0 (FLOPs)."""
+        return self.model.network.cost().relative(self.tokens(schedule))
+
 
 def pack_rows(values: Tensor, wanted: Sequence[bool]) -> list[bytes]:
     """The rows of ``values (B, N)`` that are wanted as little-endian bytes, and nothing for the others."""

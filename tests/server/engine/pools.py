@@ -28,6 +28,7 @@ def configuration(folder: Path, slots: int = 8, **changes: object) -> EngineConf
         "threads": 1,
         "levels": (0, 4),
         "max_batch": 4,
+        "max_batch_work": 0,
         "slots": slots,
         "target_seconds": 1.0,
         "log_level": "warning",

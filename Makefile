@@ -37,5 +37,9 @@ format: install  ## rewrite the code as ruff formats it
 coverage-models: install  ## check every ViT of timm, and write docs/models.md
 	$(BIN)/python -W ignore -m tests.tome_core.registry
 
-bench: install  ## speed of the forward pass for each r
-	$(BIN)/python -m benchmarks
+.venv/peers: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
+	touch $@
+
+bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--tome PATH", ARGS="--help" for more
+	$(BIN)/python -m benchmarks $(ARGS)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench coverage-models
+.PHONY: help install serve test test-slow lint format bench bench-http coverage-models
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,3 +43,6 @@ coverage-models: install  ## check every ViT of timm, and write docs/models.md
 
 bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--tome PATH", ARGS="--help" for more
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to name a peer
+	$(BIN)/python -m benchmarks.http $(ARGS)

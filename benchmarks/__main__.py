@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody wants here
     threads = set_threads(args.threads)
     keep_freed_memory()
-    run = Run(about(device, threads))
+    run = Run(about("benchmarks", device, threads))
     plan = Plan(args.rounds or (3 if args.quick else 7), budget_seconds=args.budget)
     started = time.monotonic()
     measure(Bench(run, everyone, device, threads, plan, say), chosen, args.out, console)

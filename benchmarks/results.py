@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -96,10 +97,10 @@ class Run:
     memory: Memory | None = None
 
 
-def about(device: torch.device, threads: int) -> dict[str, str]:
+def about(module: str, device: torch.device, threads: int) -> dict[str, str]:
     """The machine, the versions and the command line."""
     found = {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": command_line(module, sys.argv[1:]),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "threads": str(threads),
@@ -112,6 +113,11 @@ def about(device: torch.device, threads: int) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def command_line(module: str, arguments: Sequence[str]) -> str:
+    """The command as others can read it: without the folders of this machine, which mean nothing elsewhere."""
+    return " ".join(["python -m", module, *(re.sub(r"(?<![\w:/.])/(?:[^\s/]+/)*", "", one) for one in arguments)])
 
 
 def _cpu_name() -> str:

@@ -95,6 +95,8 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": self._precision,
             "INFERENCE_NUM_THREADS": setup.threads,
             "PERFORMANCE_HINT": "LATENCY",
+            # A pinned thread cannot leave a core that another process is busy on, as everyone else's threads can.
+            "ENABLE_CPU_PINNING": False,
         }
         with tempfile.TemporaryDirectory() as folder:
             file = export(setup.vit, setup.shape, Path(folder))

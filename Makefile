@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench ablations coverage-models
+.PHONY: help install serve test test-slow lint format bench bench-http ablations coverage-models
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,8 +37,15 @@ format: install  ## rewrite the code as ruff formats it
 coverage-models: install  ## check every ViT of timm, and write docs/models.md
 	$(BIN)/python -W ignore -m tests.tome_core.registry
 
-bench: install  ## speed of the forward pass for each r
-	$(BIN)/python -m benchmarks
+.venv/peers: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --group bench
+	touch $@
+
+bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--tome PATH", ARGS="--help" for more
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to name a peer
+	$(BIN)/python -m benchmarks.http $(ARGS)
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
 	$(BIN)/python -m benchmarks.ablations

@@ -1,79 +1,121 @@
-"""`make bench`: images/s of the forward pass for each r, beside plain timm, in turns within one run; medians.
+"""`make bench`: our forward pass against its peers and against what the hardware allows, in one run.
 
-`make bench` runs all; `python -m benchmarks --help` lists what can be chosen.
+Writes results.csv, results.json, report.md and pictures. `make bench ARGS="--quick"` takes two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-import timm
-import torch
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from torch import Tensor
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import tome_core
+from benchmarks import cases, contenders
+from benchmarks.cases import Case
+from benchmarks.contenders import Contender
+from benchmarks.forward import Bench, levels
+from benchmarks.measure import Plan
+from benchmarks.memory import measure_memory
+from benchmarks.plots import draw
+from benchmarks.report import markdown
+from benchmarks.results import Run, about, write_csv, write_json
+from server.catalog import BUNDLED
+from server.engine.device import pick_device, set_threads
+from server.errors import ConfigError
+from server.memory import keep_freed_memory
+from server.profiles import read_profile
 
-Forward = Callable[[Tensor], Tensor]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def contestants(name: str, dtype: torch.dtype, levels: list[int], device: torch.device) -> dict[str, Forward]:
-    """Plain timm, and ours at each ``r``, over the same random weights."""
-    vit = timm.create_model(name).eval().to(device)
-    fast = tome_core.optimize(tome_core.patch(vit), dtype)
-    plain = timm.create_model(name).eval().to(device, dtype)
-    forwards: dict[str, Forward] = {"timm": plain}
-    for r in levels:
-        forwards[f"r={r}"] = lambda images, r=r: fast(images, r=r)
-    return forwards
-
-
-@torch.inference_mode()
-def seconds(forward: Forward, images: Tensor) -> float:
-    """Time one forward pass."""
-    started = time.perf_counter()
-    forward(images).float().cpu()  # the copy waits for the device
-    return time.perf_counter() - started
+QUICK_LEAVES_OUT = "compile"  # whose compiling takes longer than a quick run
+PROFILE = BUNDLED.with_name("fashion-mnist.profile.json")
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--model", default="vit_small_patch16_224", help="timm name")
-    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--r", type=int, nargs="+", default=[0, 8, 13, 16])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="ViT-S only, without torch.compile: about two minutes")
+    parser.add_argument("--model", nargs="+", choices=cases.MODELS)
+    parser.add_argument("--dtype", nargs="+", choices=cases.DTYPES, help="default: fp32 bf16")
+    parser.add_argument("--batch", nargs="+", type=int, help="default: 1 8 32")
+    parser.add_argument("--r", nargs="+", type=int, help="in place of each model's own values, and without mixed r")
+    parser.add_argument("--contender", nargs="+", metavar="NAME", help="ours tome timm compile onnxruntime openvino")
+    parser.add_argument("--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="default: all cores")
+    parser.add_argument("--rounds", type=int, help="default: 7; with --quick 3")
+    parser.add_argument("--budget", type=float, default=90, help="seconds after which a case gets no further round")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help="measure it; default: not with --quick")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
+    return parser.parse_args(arguments)
 
-    table = Table(
-        "dtype", "batch", "what", "images/s", "of timm", title=f"{args.model}, {device}, {args.threads} threads"
-    )
-    for dtype in args.dtype:
-        forwards = contestants(args.model, DTYPES[dtype], args.r, device)
-        for batch in args.batch:
-            images = torch.randn(batch, 3, 224, 224, device=device).to(DTYPES[dtype])
-            times: dict[str, list[float]] = {what: [] for what in forwards}
-            for number in track(range(args.rounds + 1), f"{dtype}, batch {batch}", transient=True):
-                for what, forward in forwards.items():
-                    took = seconds(forward, images)
-                    if number:  # the first round warms up
-                        times[what].append(took)
-            medians = {what: statistics.median(values) for what, values in times.items()}
-            for what, took in medians.items():
-                table.add_row(dtype, str(batch), what, f"{batch / took:.1f}", f"{medians['timm'] / took:.2f}x")
-            table.add_section()
-    Console().print(table)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write, print. Returns the exit code."""
+    args = parse(arguments)
+    console = Console(width=None if Console().is_terminal else 160)
+    say = partial(console.print, style="dim", markup=False)
+    try:
+        device = pick_device(args.device)
+        chosen = cases.choose(args.model, args.dtype, args.batch, args.r, args.quick)
+        everyone = contenders.choose(contenders.contenders(args.tome), args.contender)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (ConfigError, ValueError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 2
+    if args.quick and not args.contender:
+        everyone = [one for one in everyone if one.name != QUICK_LEAVES_OUT]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody wants here
+    threads = set_threads(args.threads)
+    keep_freed_memory()
+    run = Run(about("benchmarks", device, threads))
+    plan = Plan(args.rounds or (3 if args.quick else 7), budget_seconds=args.budget)
+    started = time.monotonic()
+    measure(Bench(run, everyone, device, threads, plan, say), chosen, args.out, console)
+    if args.memory if args.memory is not None else not args.quick and device.type == "cpu":
+        say("measuring memory")
+        run.memory = measure_memory(threads)
+    run.about["minutes"] = f"{(time.monotonic() - started) / 60:.1f}"
+    write(run, args.out)
+    console.print(Markdown(markdown(run)))
+    try:
+        pictures = list(draw(run.results, read_profile(PROFILE), args.out))
+    except ImportError:
+        console.print("There are no pictures: matplotlib is not installed; `pip install --group bench` brings it.")
+        pictures = []
+    console.print("wrote", *(args.out / name for name in ("results.csv", "results.json", "report.md")), *pictures)
+    return 0
+
+
+def measure(bench: Bench, chosen: Sequence[Case], folder: Path, console: Console) -> None:
+    """Measure all cases behind a progress bar, and write what there is after each, should the run be broken off."""
+    columns = (TextColumn("turns"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    rounds = bench.plan.rounds
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("turns", total=rounds * sum(turns(case, bench.contenders) for case in chosen))
+        bench.on_turn = partial(bar.advance, task)
+        finished = 0
+        for case in bench.measure(chosen):
+            finished += rounds * turns(case, bench.contenders)
+            bar.update(task, completed=finished)  # some may have been skipped, or their rounds cut short
+            write(bench.run, folder)
+
+
+def turns(case: Case, everyone: Sequence[Contender]) -> int:
+    """Turns in one round of ``case``, the matrix product's included."""
+    return 1 + sum(len(levels(one, case)) for one in everyone if case.dtype in one.dtypes)
+
+
+def write(run: Run, folder: Path) -> None:
+    """Everything but the pictures."""
+    write_csv(run.results, folder / "results.csv")
+    write_json(run, folder / "results.json")
+    (folder / "report.md").write_text(markdown(run), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

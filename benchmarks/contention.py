@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from benchmarks import servers
 from benchmarks.checkpoints import write_random_model
 
 PORT = 8127
@@ -46,27 +47,6 @@ with torch.inference_mode():
         model(images)
         print(time.perf_counter() - started, flush=True)
 """
-
-
-@contextmanager
-def server(config: Path) -> Iterator[None]:
-    """A server with batches of exactly `BATCH` images, ready."""
-    environment = os.environ | {
-        "TOME_CONFIG": str(config),
-        "TOME_PORT": str(PORT),
-        "TOME_MAX_BATCH": str(BATCH),
-        "TOME_LEVELS": "0",
-        "TOME_DEVICE": "cpu",
-        "TOME_LOG_LEVEL": "warning",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve"], env=environment, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -114,7 +94,7 @@ def main() -> None:
     idle, busy, alone = times.values()
     with (
         tempfile.TemporaryDirectory() as folder,
-        server(write_random_model(args.model, Path(folder))),
+        servers.ours(write_random_model(args.model, Path(folder)), PORT, max_batch=BATCH, levels=0, device="cpu"),
         httpx.Client(base_url=URL, timeout=120) as client,
         ThreadPoolExecutor(2 * BATCH + 1) as pool,
     ):

@@ -1,0 +1,59 @@
+"""Resident memory of an engine under load, in a process of its own: ``python -m benchmarks.memory MODELS.TOML``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.results import Memory
+
+MODEL, DTYPE, BATCH, LEVELS = "vit_base_patch16_224", "bfloat16", 32, (0, 8, 16)
+ROUNDS = 3
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def measure_memory(threads: int) -> Memory | None:
+    """ViT-B in bfloat16 at batch 32, on the CPU; None where the kernel does not say how much memory a process has."""
+    if not _STATUS.is_file():
+        return None
+    # Imported here: the measured process imports this module too, and has only what an engine has.
+    from benchmarks.checkpoints import write_random_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_random_model(MODEL, Path(folder))
+        command = [sys.executable, "-m", "benchmarks.memory", str(config), str(threads)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Memory(MODEL, DTYPE, BATCH, **json.loads(printed.splitlines()[-1]))
+
+
+def _engine(config: Path, threads: int) -> dict[str, float]:
+    """Start as the engine does, run full batches, and say what that took, in MB above what the imports took."""
+    from server.engine.config import EngineConfig
+    from server.engine.starting import start_models
+    from server.memory import keep_freed_memory
+    from tome_core.schedule import Schedule
+
+    keep_freed_memory()
+    imports = _megabytes("VmRSS")
+    served, _ = start_models(
+        EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, slots=BATCH, target_seconds=1, log_level="error")
+    )
+    loading = _megabytes("VmHWM")
+    _CLEAR.write_text("5")  # proc(5): sets the high-water mark back to what is resident now
+    for _ in range(ROUNDS):
+        for r in LEVELS:
+            served[MODEL].runner.seconds(BATCH, Schedule.constant(r))
+    return {"imports": imports, "loading": loading - imports, "load": _megabytes("VmHWM") - imports}
+
+
+def _megabytes(name: str) -> float:
+    """A field of /proc/self/status, which is in units of 1024 bytes."""
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    print(json.dumps(_engine(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,86 @@
+"""Servers to measure, ours and others, each in a process of its own that ends with the block it is started in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from benchmarks.wrk import Body
+
+START_SECONDS, STOP_SECONDS = 300, 20
+
+
+class NotReady(Exception):
+    """A server did not come up."""
+
+
+@contextmanager
+def ours(config: Path, port: int, **settings: object) -> Iterator[str]:
+    """Our server with the models of ``config`` and further ``TOME_*`` ``settings``, ready; gives its address."""
+    environment = os.environ | {
+        "TOME_CONFIG": str(config),
+        "TOME_PORT": str(port),
+        "TOME_LOG_LEVEL": "warning",
+        **{f"TOME_{name.upper()}": str(value) for name, value in settings.items()},
+    }
+    process = subprocess.Popen([sys.executable, "-m", "server", "serve"], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise NotReady("the server ended before it was ready; its log says why")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def other(command: str, url: str, body: Body, log: Path) -> Iterator[str]:
+    """The server that ``command`` starts, once a POST of ``body`` to ``url`` succeeds; gives ``url``.
+
+    What it prints goes to the file ``log``.
+
+    Raises:
+        NotReady: it has ended, or does not answer within minutes.
+    """
+    # Its workers are in its group, and end with it.
+    with log.open("wb") as file:
+        process = subprocess.Popen(shlex.split(command), start_new_session=True, stdout=file, stderr=file)
+    try:
+        _wait(process, url, body, log)
+        yield url
+    finally:
+        _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, body: Body, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    last = "nothing listens"
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise NotReady(f"the peer ended with code {process.returncode} before it answered at {url}; {log} says why")
+        with suppress(httpx.HTTPError):
+            answer = httpx.post(url, content=body.content, headers={"Content-Type": body.content_type}, timeout=60)
+            if answer.is_success:
+                return
+            last = f"the last answer was {answer.status_code}"
+        time.sleep(0.5)
+    raise NotReady(f"the peer did not answer at {url} within {START_SECONDS} s; {last}; see {log}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        time.sleep(0.5)  # for its workers

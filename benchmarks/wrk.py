@@ -1,0 +1,90 @@
+"""Load from wrk: keep-alive connections, each of which sends its next request when it has its answer."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+_BOUNDARY = "tome-benchmark-boundary"
+
+
+@dataclass(frozen=True)
+class Body:
+    """What is sent: an encoded image, bare or as the one file of a form."""
+
+    content: bytes
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run of wrk saw; latencies in seconds."""
+
+    images_per_s: float
+    p50: float
+    p90: float
+    p99: float
+
+
+class FailedRequests(Exception):
+    """Some answers were no 2xx, or did not come: the numbers would say nothing."""
+
+
+def jpeg(width: int = 500, height: int = 375) -> bytes:
+    """The same photograph-like picture every time: shapes large and small, so it compresses as photographs do."""
+    random = np.random.default_rng(0)
+    pixels = np.zeros((height, width, 3), np.float32)
+    for scale, weight in ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05)):
+        coarse = random.integers(0, 256, (-(-height // scale), -(-width // scale), 3), np.uint8)
+        pixels += weight * np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def bare(image: bytes) -> Body:
+    """The image as the whole body."""
+    return Body(image, "image/jpeg")
+
+
+def form(image: bytes, name: str) -> Body:
+    """The image as the file ``name`` of a form (RFC 7578)."""
+    head = f'Content-Disposition: form-data; name="{name}"; filename="image.jpg"\r\nContent-Type: image/jpeg'
+    content = f"--{_BOUNDARY}\r\n{head}\r\n\r\n".encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return Body(content, f"multipart/form-data; boundary={_BOUNDARY}")
+
+
+def drive(urls: Sequence[str], body: Path, content_type: str, connections: int, seconds: float) -> Load:
+    """Load the server of ``urls``, each connection taking them in turn, with the body in the file ``body``.
+
+    Raises:
+        FailedRequests: some request failed.
+        FileNotFoundError: wrk is not installed.
+    """
+    parts = [urlsplit(url) for url in urls]
+    paths = " ".join(f"{part.path}?{part.query}" if part.query else part.path for part in parts)
+    environment = os.environ | {"WRK_BODY": str(body), "WRK_TYPE": content_type, "WRK_PATHS": paths}
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "-s", str(SCRIPT)]
+    command.append(f"{parts[0].scheme}://{parts[0].netloc}")
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    return read(printed)
+
+
+def read(printed: str) -> Load:
+    """The line of JSON that the script printed. Raises `FailedRequests`."""
+    found = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    if not found["requests"]:
+        raise FailedRequests("no request was answered in time; measure for longer with --seconds")
+    if found["failed"]:
+        raise FailedRequests(f"{found['failed']} of {found['requests']} requests failed")
+    return Load(found["requests"] / found["seconds"], found["p50"], found["p90"], found["p99"])

@@ -48,6 +48,8 @@ class ModelInfo:
 
     Attributes:
         tokens: at the input, prefix tokens included (N0).
+        acceleration: what makes it fast on its device, and proved right there: ``kernels`` (for CPUs), ``operators``,
+            ``graphs`` (both), or ``reference``, the plain network, where nothing did.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ModelInfo:
     device: str
     dtype: str
     levels: tuple[Level, ...]
+    acceleration: str = "reference"
 
     @property
     def r_max(self) -> int:

@@ -14,6 +14,7 @@ import torch
 import tome_core
 from server.catalog import LOCAL_FOLDER, ModelSpec
 from server.engine.checkpoints import find_weights
+from server.engine.proving import accelerate
 from server.engine.weights import load_weights
 from server.errors import ConfigError
 from server.messages import Transform
@@ -28,6 +29,7 @@ class LoadedModel:
         mean, std: per channel, for pixels on a scale of 0 to 1.
         tokens, prefix: at the input of the first block.
         accuracy: by the text of a schedule, from the model's profile.
+        acceleration: what makes it fast here; see `server.engine.proving`.
     """
 
     spec: ModelSpec
@@ -40,10 +42,13 @@ class LoadedModel:
     prefix: int
     depth: int
     accuracy: dict[str, float]
+    acceleration: str
 
 
-def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Build, fill, check, patch and optimise the model of ``spec``.
+def load_model(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, levels: Sequence[int] = (0, 8, 16)
+) -> LoadedModel:
+    """Build, fill, check, patch and optimise the model of ``spec``, and prove on ``levels`` that it still is that.
 
     Raises:
         ConfigError: anything about ``spec`` cannot work; the message says what.
@@ -65,7 +70,8 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         raise ConfigError(f"model {spec.name} ({spec.timm}) has no classifier; set num_classes and a checkpoint")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
-    fast = tome_core.optimize(network.to(device), dtype)
+    proven = accelerate(network.to(device), dtype, (channels, height, width), levels, spec.name)
+    fast = proven.network
     tokens = fast.input_tokens(torch.zeros(1, channels, height, width, device=device))
     return LoadedModel(
         spec=spec,
@@ -84,6 +90,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         prefix=fast.adapter.prefix,
         depth=len(fast.adapter.blocks),
         accuracy={row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {},
+        acceleration=proven.kind,
     )
 
 

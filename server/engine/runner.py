@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.engine.forward import Forward
 from server.engine.loading import LoadedModel
-from tome_core.schedule import Schedule
+from server.engine.proving import REFERENCE
+from tome_core.schedule import Schedule, most_mergeable
+
+log = logging.getLogger("tome.engine")
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,27 @@ class Runner:
     def __init__(self, model: LoadedModel, device: torch.device) -> None:
         self.model, self.device = model, device
         self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
-        # Normalisation as one multiply-add on pixels of 0 to 255.
-        mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self.acceleration = model.acceleration
+        self._forward = Forward(model.network, model.mean, model.std, device)
+
+    def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
+        """On a GPU, record the forward passes of ``levels``, unless something is wrong there."""
+        if self.device.type != "cuda" or self.acceleration == REFERENCE:
+            return
+        most = most_mergeable(self.model.tokens, self.model.prefix)
+        possible = [level for level in levels if level <= most]
+        wrong = self._forward.record(possible, max_batch, self.model.transform.size)
+        if wrong:
+            log.warning(
+                "%s: CUDA graphs are not used, because recording or running them %s", self.model.spec.name, wrong
+            )
+        else:
+            self.acceleration = "graphs"
 
     @torch.inference_mode()
     def logits(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule]) -> Tensor:
         """Float32 logits ``(B, classes)`` of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule."""
-        images = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        images = images * self._scale + self._shift
-        return self.model.network(images, r=list(schedules)).float()
+        return self._forward(pixels, schedules).logits.float()
 
     @torch.inference_mode()
     def run(

@@ -94,4 +94,5 @@ def describe(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         device=str(runner.device),
         dtype=runner.dtype,
         levels=levels,
+        acceleration=runner.acceleration,
     )

@@ -54,6 +54,8 @@ class ModelInfo:
         labels: of the classes; none for a model without a classifier.
         tokens: at the input, prefix tokens included (N0).
         grid: rows and columns of patches.
+        acceleration: what makes it fast on its device, and proved right there: ``kernels`` (for CPUs), ``operators``,
+            ``graphs`` (both), or ``reference``, the plain network, where nothing did.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ModelInfo:
     dtype: str
     levels: tuple[Level, ...]
     grid: tuple[int, int]
+    acceleration: str = "reference"
 
     @property
     def r_max(self) -> int:

@@ -113,6 +113,10 @@ class Metrics:
         self.model_info = gauge(
             "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
         )
+        self.acceleration_info = gauge(
+            "acceleration_info", "1 for what makes each model fast; kind reference: nothing that proved right.",
+            "model", "kind",
+        )  # fmt: skip
         self._speedup = SpeedupWindow()
         registry.register(self._speedup)
 
@@ -166,6 +170,7 @@ class Metrics:
         self.model_info.clear()
         for model in models:
             self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
+            self.acceleration_info.labels(model.name, model.acceleration).set(1)
             # Series that exist from the start have a rate from the first image on.
             self.forward_seconds.labels(model.name)
             self.r0_seconds.labels(model.name)

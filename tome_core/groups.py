@@ -31,13 +31,22 @@ class GroupByGroup:
     ) -> Tensor:
         """Three of ``(T, H, d)`` -> ``(T, H * d)``."""
         attended = []
-        places: Sequence[Tensor | None] = packed.positions or [None] * len(plan.groups)
         views = [[view.transpose(1, 2) for _, view in plan.views(x, index)] for x in qkv]
-        for q, k, v, sizes, place in zip(*views, packed.sizes, places, strict=True):
-            bias = None if positional is None or place is None else positional.bias(index, place)
+        for q, k, v, sizes, bias in zip(
+            *views, packed.sizes, self._biases(plan, index, packed, positional), strict=True
+        ):
             out = merging.attend(q, k, v, sizes if merging.prop_attn else None, dropout, bias)
             attended.append(out.flatten(0, 1))
         return join(attended)
+
+    def _biases(self, plan: Plan, index: int, packed: Packed, positional: Positional | None) -> Sequence[Tensor | None]:
+        """What relative positions add to the logits of each group."""
+        if positional is None or packed.positions is None:
+            return [None] * len(plan.groups)
+        return [
+            positional.bias(index, places if group.tokens[index] < group.tokens[0] else None)
+            for group, places in zip(plan.groups, packed.positions, strict=True)
+        ]
 
     def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
         """Match by ``merging.metric``, then combine what shares a destination."""

@@ -196,18 +196,16 @@ class MergedViT(nn.Module):
         if not len(images):
             raise ValueError("the batch is empty")
         adapter, merging = self.adapter, self.merging
-        schedules = self.schedules(r, len(images))
+        schedules = tuple(self.schedules(r, len(images)))
         x, positional = adapter.embed(images.to(next(self.parameters()).dtype))
         tokens = x.shape[1]
         plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
-        if len(plan.groups) > 1:
-            x = x[torch.tensor(plan.order, device=x.device)]
         places: tuple[Tensor, ...] = ()
         if trace or positional is not None:
             place = torch.arange(tokens, device=x.device)
             places = tuple(place.repeat(len(group.images), 1) for group in plan.groups)
         packed = Packed(
-            tokens=x.flatten(0, 1),
+            tokens=plan.arrange(x).flatten(0, 1),
             sizes=(None,) * len(plan.groups),
             sources=places if trace else None,
             positions=places if positional is not None else None,

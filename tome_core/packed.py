@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tome_core.attention import Attend, fused_attention
 from tome_core.matching import Matcher
-from tome_core.merge import Combine, weighted_mean
+from tome_core.merge import Combine, accumulation_dtype, weighted_mean
 from tome_core.metric import Features, Metric, mean_key
-from tome_core.plan import Plan
+from tome_core.plan import Plan, join
 from tome_core.positional import Positional
 
 
@@ -31,6 +32,20 @@ class Packed:
     sizes: tuple[Tensor | None, ...]
     sources: tuple[Tensor, ...] | None
     positions: tuple[Tensor, ...] | None = None
+
+    def flat_sizes(self, plan: Plan, index: int) -> Tensor | None:
+        """Sizes of all tokens of the buffer before block ``index`` merges, ``(T,)``; None while all are 1."""
+        if all(sizes is None for sizes in self.sizes):
+            return None
+        dtype, device = accumulation_dtype(self.tokens.dtype), self.tokens.device
+        return join(
+            [
+                torch.ones(len(group.images) * group.tokens[index], dtype=dtype, device=device)
+                if sizes is None
+                else sizes.flatten()
+                for group, sizes in zip(plan.groups, self.sizes, strict=True)
+            ]
+        )
 
 
 class Strategy(Protocol):

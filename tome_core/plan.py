@@ -6,15 +6,19 @@ buffer ``(sum of tokens, D)``, so layers that work token by token run once over 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from tome_core.matching import Matcher
 from tome_core.schedule import Schedule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Plan:
     """How one batch runs: its groups, and the order in which their images lie in the buffer."""
 
     groups: tuple[Group, ...]
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def order(self) -> list[int]:
@@ -49,15 +54,35 @@ class Plan:
         order = self.order
         return sorted(range(len(order)), key=order.__getitem__)
 
-    @cached_property
-    def offsets(self) -> Tensor:
-        """Where the tokens of each image of the buffer begin, then how many there are: int64, on the CPU.
+    @property
+    def counts(self) -> list[tuple[int, ...]]:
+        """Tokens of each image of the buffer: a row for the input, then one for what each block leaves."""
+        return list(zip(*(group.tokens for group in self.groups for _ in group.images), strict=True))
+
+    def offsets(self, like: Tensor) -> Tensor:
+        """Where the tokens of each image of the buffer begin, then how many there are: int64, beside ``like``.
 
         ``(depth + 1, images + 1)``, at the input and after each block.
         """
-        counts = torch.tensor([group.tokens for group in self.groups for _ in group.images]).T
-        ends = counts.cumsum(dim=1)
-        return torch.cat([ends.new_zeros(len(ends), 1), ends], dim=1)
+
+        def make() -> Tensor:
+            return to_device([[*accumulate(row, initial=0)] for row in self.counts], like.device)
+
+        return self.keep("offsets", like, make)
+
+    def keep(self, name: str, like: Tensor, make: Callable[[], T]) -> T:
+        """What ``make`` gives for the device of ``like``: made once, and kept as long as the plan is."""
+        if type(like) is not Tensor:  # what is made of fake tensors, or for a compiler, is of no use later
+            return make()
+        key = name, like.device
+        if key not in self._kept:
+            with torch.inference_mode(False):  # what is made in inference mode is of no use in training
+                self._kept[key] = make()
+        return cast(T, self._kept[key])
+
+    def length(self, block: int) -> int:
+        """Tokens of the whole buffer before ``block`` merges."""
+        return sum(len(group.images) * group.tokens[block] for group in self.groups)
 
     def merges(self, block: int) -> bool:
         """Whether any image loses tokens in ``block``."""
@@ -72,9 +97,17 @@ class Plan:
             yield group, buffer[start:end].unflatten(0, (images, tokens))
             start = end
 
+    def arrange(self, rows: Tensor) -> Tensor:
+        """``rows``, one an image, from the order of the batch to that of the buffer."""
+        if len(self.groups) == 1:
+            return rows
+        return rows[self.keep("order", rows, lambda: to_device(self.order, rows.device))]
+
     def restore(self, rows: Tensor) -> Tensor:
         """``rows``, one an image, from the order of the buffer back to that of the batch."""
-        return rows if len(self.groups) == 1 else rows[torch.tensor(self.back, device=rows.device)]
+        if len(self.groups) == 1:
+            return rows
+        return rows[self.keep("back", rows, lambda: to_device(self.back, rows.device))]
 
     def by_image(self, groups: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """What each group has, ``(images, tokens, ...)``, in the batch's order: one tensor, or a list of images."""
@@ -84,7 +117,9 @@ class Plan:
         return [images[index] for index in self.back]
 
 
-def make_plan(schedules: Sequence[Schedule], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:
+# Clients choose schedules, so there is no end of plans; and what a plan keeps on a device may be megabytes.
+@lru_cache(maxsize=64)
+def make_plan(schedules: tuple[Schedule, ...], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:
     """The plan of a batch, one schedule an image.
 
     Raises:
@@ -106,6 +141,14 @@ def token_counts(schedule: Schedule, depth: int, tokens: int, prefix: int, match
     for r in schedule.wanted(depth):
         counts.append(matcher.remaining(counts[-1], r, prefix) if r else counts[-1])
     return tuple(counts)
+
+
+def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """``numbers`` as an int64 tensor on ``device``, which the host does not wait for."""
+    tensor = torch.tensor(numbers)
+    if device.type == "cuda" and type(tensor) is Tensor and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:

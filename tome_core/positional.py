@@ -23,6 +23,9 @@ class Positional(Protocol):
         """Queries or keys ``x (T, H, d)`` of tokens at ``positions (T,)``, as attention and matching will see them."""
         ...
 
-    def bias(self, block: int, positions: Tensor) -> Tensor | None:
-        """What the tokens of images, at ``positions (B, N)``, add to their logits: ``(B or 1, H, N, N)``, or None."""
+    def bias(self, block: int, positions: Tensor | None) -> Tensor | None:
+        """What the tokens of images, at ``positions (B, N)``, add to their logits: ``(B or 1, H, N, N)``, or None.
+
+        ``positions`` are None while nothing is merged.
+        """
         ...

@@ -34,9 +34,9 @@ class RelativeBias:
         """``x``, as it is."""
         return x
 
-    def bias(self, block: int, positions: Tensor) -> Tensor:
-        """``(B, H, N, N)`` for tokens at ``positions (B, N)``; ``(1, H, N, N)`` while nothing is merged."""
+    def bias(self, block: int, positions: Tensor | None) -> Tensor:
+        """``(B, H, N, N)`` for tokens at ``positions (B, N)``; ``(1, H, N, N)`` while nothing is merged: None."""
         table = self.tables[block if len(self.tables) > 1 else 0]
-        if positions.shape[1] == len(self.index):
+        if positions is None:
             return table[:, self.index][None]
         return table[:, self.index[positions[:, :, None], positions[:, None, :]]].transpose(0, 1)

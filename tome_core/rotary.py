@@ -35,7 +35,7 @@ class Rotary:
         sines, cosines = table[positions].chunk(2, dim=-1)
         return (x * cosines + _quarter_turn(x, self.half) * sines).to(x.dtype)
 
-    def bias(self, block: int, positions: Tensor) -> None:
+    def bias(self, block: int, positions: Tensor | None) -> None:
         """None: what is turned needs no bias."""
 
 

@@ -67,6 +67,7 @@ def describe(model: ModelInfo) -> ModelDescription:
         r_max=model.r_max,
         device=model.device,
         dtype=model.dtype,
+        acceleration=model.acceleration,
         levels=[LevelDescription.model_validate(level, from_attributes=True) for level in model.levels],
     )
 

@@ -98,6 +98,9 @@ class ModelDescription(BaseModel):
     r_max: int = Field(description="The largest valid `r`.")
     device: str
     dtype: str
+    acceleration: str = Field(
+        description="What makes it fast, and proved right at start: kernels, operators, graphs; reference for nothing."
+    )
     levels: list[LevelDescription]
 
 

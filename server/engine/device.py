@@ -41,6 +41,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
+def avoid_plans(device: torch.device) -> None:
+    """Keep cuDNN out of attention: it makes a plan for every shape, and every block of every schedule is one.
+
+    Requests would wait for each; flash attention needs none.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def set_threads(count: int, share: int = 1) -> int:
     """Give the models ``count`` CPU threads, 0: one for each core that this process may use. Returns the number.
 

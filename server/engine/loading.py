@@ -14,6 +14,7 @@ import torch
 import tome_core
 from server.catalog import LOCAL_FOLDER, ModelSpec
 from server.engine.checkpoints import find_weights
+from server.engine.proving import accelerate
 from server.engine.weights import load_weights
 from server.errors import ConfigError
 from server.messages import Transform
@@ -30,6 +31,7 @@ class LoadedModel:
         tokens, prefix: at the input of the first block.
         grid: rows and columns of patches.
         accuracy: by the text of a schedule, from the model's profile.
+        acceleration: what makes it fast here; see `server.engine.proving`.
     """
 
     spec: ModelSpec
@@ -43,10 +45,13 @@ class LoadedModel:
     depth: int
     grid: tuple[int, int]
     accuracy: dict[str, float]
+    acceleration: str
 
 
-def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """Build, fill, check, patch and optimise the model of ``spec``.
+def load_model(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, levels: Sequence[int] = (0, 8, 16)
+) -> LoadedModel:
+    """Build, fill, check, patch and optimise the model of ``spec``, and prove on ``levels`` that it still is that.
 
     Raises:
         ConfigError: anything about ``spec`` cannot work; the message says what.
@@ -66,7 +71,8 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
-    fast = tome_core.optimize(network.to(device), dtype, in_place=True)
+    proven = accelerate(network.to(device), dtype, (channels, height, width), levels, spec.name)
+    fast = proven.network
     blank = torch.zeros(1, channels, height, width, device=device)
     return LoadedModel(
         spec=spec,
@@ -86,6 +92,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Loa
         depth=len(fast.adapter.blocks),
         grid=fast.patch_grid(blank),
         accuracy={row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {},
+        acceleration=proven.kind,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from server.engine.forward import Forward
 from server.engine.loading import LoadedModel
+from server.engine.proving import REFERENCE
 from server.messages import Want
-from tome_core import native
-from tome_core.schedule import Schedule
+from tome_core.schedule import Schedule, most_mergeable
+
+log = logging.getLogger("tome.engine")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -43,18 +47,28 @@ class Runner:
 
     def __init__(self, model: LoadedModel, device: torch.device) -> None:
         self.model, self.device = model, device
-        self._dtype = next(model.network.parameters()).dtype
-        self.dtype = str(self._dtype).removeprefix("torch.")
-        # Normalisation as one multiply-add on pixels of 0 to 255.
-        channels = model.transform.size[0]
-        mean, std = (torch.tensor(values, device=device).expand(channels) for values in (model.mean, model.std))
-        self._scale, self._shift = 1 / (255 * std), -mean / std
-        self._by_kernel = device.type == "cpu" and native.supports(self._dtype)
+        self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
+        self.acceleration = model.acceleration
+        self._forward = Forward(model.network, model.mean, model.std, device)
+
+    def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
+        """On a GPU, record the forward passes of ``levels``, unless something is wrong there."""
+        if self.device.type != "cuda" or self.acceleration == REFERENCE:
+            return
+        most = most_mergeable(self.model.tokens, self.model.prefix)
+        possible = [level for level in levels if level <= most]
+        wrong = self._forward.record(possible, max_batch, self.model.transform.size)
+        if wrong:
+            log.warning(
+                "%s: CUDA graphs are not used, because recording or running them %s", self.model.spec.name, wrong
+            )
+        else:
+            self.acceleration = "graphs"
 
     @torch.inference_mode()
     def logits(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule]) -> Tensor:
         """Float32 logits ``(B, classes)`` of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule."""
-        return self.model.network(self._images(pixels), r=list(schedules)).float()
+        return self._forward(pixels, schedules).logits.float()
 
     @torch.inference_mode()
     def run(
@@ -66,7 +80,7 @@ class Runner:
     ) -> list[Prediction]:
         """One forward pass for all; the best ``top_k[i]`` classes of each image, or what else ``wants[i]`` says."""
         wants = wants or ["classes"] * len(pixels)
-        outputs = self.model.network.outputs(self._images(pixels), r=list(schedules), source="source" in wants)
+        outputs = self._forward(pixels, schedules, source="source" in wants)
         logits = outputs.logits.float()
         finite = logits.isfinite().all(dim=-1) & outputs.features.isfinite().all(dim=-1)
         most = min(max(top_k), len(self.model.labels))
@@ -77,15 +91,6 @@ class Runner:
             source = pack_rows(outputs.source.int(), [want == "source" for want in wants])
         rows = zip(scores, classes, finite.tolist(), features, source, top_k, strict=True)
         return [Prediction(tuple(s[:k]), tuple(c[:k]), ok, f, m) for s, c, ok, f, m, k in rows]
-
-    def _images(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """``pixels`` on the device, normalised."""
-        images = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        if self._by_kernel:
-            return native.normalise(images, self._scale, self._shift, self._dtype)
-        return images * self._scale.view(-1, 1, 1) + self._shift.view(-1, 1, 1)
 
     def seconds(self, batch: int, schedule: Schedule) -> float:
         """Time one batch of ``batch`` blank images, from pixels to predictions."""

@@ -7,7 +7,7 @@ import time
 
 from server.catalog import read_catalog
 from server.engine.config import EngineConfig
-from server.engine.device import pick_device, pick_dtype, set_threads
+from server.engine.device import avoid_plans, pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
 from server.engine.loop import Served
 from server.engine.runner import Runner
@@ -28,12 +28,14 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
     threads = set_threads(config.threads, config.share)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    avoid_plans(device)
     served, described = {}, []
     for spec in specs:
         started = time.perf_counter()
-        runner = Runner(load_model(spec, device, dtype), device)
+        runner = Runner(load_model(spec, device, dtype, config.levels), device)
         release_freed_memory()
         keep_freed_memory()  # from now on: what batches use, the next batch uses again
+        runner.record_graphs(config.levels, config.max_batch)
         baseline = measure_baseline(runner, config.max_batch)
         batch = level_batch(baseline, len(config.levels), config.max_batch)
         levels = measure_levels(runner, config.levels, batch)
@@ -41,5 +43,8 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         served[spec.name] = Served(runner, baseline)
         described.append(info)
         seconds = time.perf_counter() - started
-        log.info("%s is ready on %s in %s, %d threads, %.1f s", info.name, device, info.dtype, threads, seconds)
+        log.info(
+            "%s is ready on %s in %s by %s, %d threads, %.1f s",
+            info.name, device, info.dtype, info.acceleration, threads, seconds,
+        )  # fmt: skip
     return served, tuple(described)

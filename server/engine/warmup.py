@@ -95,4 +95,5 @@ def describe(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         dtype=runner.dtype,
         levels=levels,
         grid=model.grid,
+        acceleration=runner.acceleration,
     )

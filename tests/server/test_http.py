@@ -203,7 +203,8 @@ class TestOtherEndpoints:
         (model,) = client.get("/models").json()["models"]
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
-            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max", "device", "dtype", "levels",
+            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max", "device", "dtype",
+            "acceleration", "levels",
         }  # fmt: skip
         assert (model["classes"], model["tokens"], model["blocks"], model["r_max"]) == (10, 197, 12, 98)
         assert [level["r"] for level in model["levels"]] == ["0", "16"]

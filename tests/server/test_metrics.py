@@ -3,7 +3,7 @@ import time
 import pytest
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
-from server.messages import BatchDone, Outcome
+from server.messages import BatchDone, ModelInfo, Outcome, Transform
 from server.metrics import Metrics, SpeedupWindow
 from server.pulse import Pulse
 from tome_core.schedule import Schedule
@@ -89,3 +89,12 @@ def test_speedup_is_of_the_last_minute():
     assert ratio()["m"] == pytest.approx((30 * 4 + 232) / (30 * 2 + 58), rel=0.02)
     now += 61
     assert ratio() == {}
+
+
+def test_models(metrics):
+    transform = Transform((3, 32, 32), "bicubic", 1.0, "center")
+    model = ModelInfo("m", "vit", transform, ("a",), 17, 1, 2, "cpu", "float32", (), (4, 4), acceleration="kernels")
+    metrics.observe_models((model,))
+    assert value(metrics, "model_info", model="m", architecture="vit", device="cpu", dtype="float32") == 1
+    assert value(metrics, "acceleration_info", model="m", kind="kernels") == 1
+    assert value(metrics, "forward_seconds_total", model="m") == 0

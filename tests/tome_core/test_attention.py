@@ -7,8 +7,9 @@ from torch import Tensor
 
 from tests.tome_core import oracle
 from tome_core.attention import Attend, explicit_attention, fused_attention
+from tome_core.widening import widen, widened_attention
 
-BOTH = pytest.mark.parametrize("attend", [fused_attention, explicit_attention])
+ALL = pytest.mark.parametrize("attend", [fused_attention, explicit_attention, widened_attention])
 
 
 def _qkv(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,7 +18,7 @@ def _qkv(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, T
     return q, k, v
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("sized", [True, False])
 def test_equals_the_oracle(attend: Attend, sized: bool) -> None:
     q, k, v = _qkv()
@@ -32,7 +33,7 @@ def test_equals_the_oracle(attend: Attend, sized: bool) -> None:
             np.testing.assert_allclose(out[image, :, 4 * head : 4 * head + 4].numpy(), expected, atol=1e-12)
 
 
-@BOTH
+@ALL
 def test_a_key_of_size_s_counts_as_s_equal_keys(attend: Attend) -> None:
     q, k, v = _qkv()
     repeats = torch.tensor([3, 1, 1, 5, 1, 2, 1])
@@ -41,14 +42,14 @@ def test_a_key_of_size_s_counts_as_s_equal_keys(attend: Attend) -> None:
     torch.testing.assert_close(sized, repeated, rtol=1e-12, atol=1e-12)
 
 
-@BOTH
+@ALL
 def test_sizes_of_one_change_nothing(attend: Attend) -> None:
     q, k, v = _qkv()
     ones = torch.ones(2, 7, dtype=torch.float64)
     torch.testing.assert_close(attend(q, k, v, ones, 0.0), attend(q, k, v, None, 0.0), rtol=1e-12, atol=1e-12)
 
 
-@BOTH
+@ALL
 def test_float32_sizes_with_bfloat16_tokens(attend: Attend) -> None:
     q, k, v = _qkv()
     sizes = torch.tensor([[1.0, 1, 2, 9, 1, 30, 4]]).expand(2, -1)
@@ -58,7 +59,7 @@ def test_float32_sizes_with_bfloat16_tokens(attend: Attend) -> None:
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=0.05)
 
 
-@BOTH
+@ALL
 def test_dropout_drops_weights_and_keeps_the_mean(attend: Attend) -> None:
     q, k, v = _qkv()
     torch.manual_seed(0)
@@ -67,10 +68,36 @@ def test_dropout_drops_weights_and_keeps_the_mean(attend: Attend) -> None:
     torch.testing.assert_close(dropped.mean(dim=0), attend(q, k, v, None, 0.0), rtol=0, atol=0.1)
 
 
-@BOTH
+@ALL
 def test_changes_no_argument(attend: Attend) -> None:
     q, k, v = _qkv()
     sizes = torch.full((2, 7), 2.0, dtype=torch.float64)
     copies = [part.clone() for part in (q, k, v, sizes)]
     attend(q, k, v, sizes, 0.0)
     assert all(torch.equal(now, then) for now, then in zip((q, k, v, sizes), copies, strict=True))
+
+
+@pytest.mark.parametrize("depth", [4, 6, 8, 13, 64, 80, 254, 260])  # the last two leave no room for a bias
+@pytest.mark.parametrize("values", [1, 2])  # as wide as queries, or twice, as in differential attention
+def test_widened_heads_of_all_widths(depth: int, values: int) -> None:
+    generator = torch.Generator().manual_seed(depth)
+    q, k = torch.randn(2, 2, 3, 9, depth, generator=generator, dtype=torch.float64)
+    v = torch.randn(2, 3, 9, values * depth, generator=generator, dtype=torch.float64)
+    sizes = torch.randint(1, 200, (2, 9), generator=generator).double()
+    bias = torch.randn(1, 3, 9, 9, generator=generator, dtype=torch.float64)
+    for given in ((sizes, None), (None, None), (sizes, bias), (None, bias)):
+        got, expected = (attend(q, k, v, given[0], 0.0, given[1]) for attend in (widened_attention, explicit_attention))
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_channels_carry_the_bias_of_large_tokens(dtype: torch.dtype) -> None:
+    q, k, v = (part[:, :, :5] for part in _qkv(5, dtype))
+    sizes = torch.tensor([[1.0, 3, 35, 577, 1601]])
+    bias = sizes.log()[:, None, :, None].expand(2, -1, -1, -1)
+    wide_q, wide_k, wide_v = widen(q, k, v, bias)
+    assert wide_q.shape == wide_k.shape == wide_v.shape == (2, 3, 5, 8) and wide_k.dtype == dtype
+    extra = (wide_q[..., 4:].double() @ wide_k[..., 4:].double().transpose(-2, -1)) * 4**-0.5
+    torch.testing.assert_close(extra[:, :, 0], bias[..., 0].double().expand(-1, 3, -1), rtol=2e-5, atol=0)
+    assert torch.equal(wide_v[..., :4], v) and not wide_v[..., 4:].any()
+    assert torch.equal(wide_q[..., :4], q) and torch.equal(wide_k[..., :4], k)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.tome_core.models import as_schedule, specs
 from tests.tome_core.oracle import Spec
@@ -15,7 +16,7 @@ SPECS = st.lists(specs(depth=4), min_size=1, max_size=8)
 @given(SPECS, st.integers(0, 20), st.integers(0, 5))
 def test_every_image_is_in_one_group_with_its_own_counts(batch: list[Spec], patches: int, prefix: int) -> None:
     schedules = [Schedule.of(as_schedule(spec)) for spec in batch]
-    plan = make_plan(schedules, 4, patches + prefix, prefix, Bipartite())
+    plan = make_plan(tuple(schedules), 4, patches + prefix, prefix, Bipartite())
     assert sorted(plan.order) == list(range(len(batch)))
     assert [plan.order[place] for place in plan.back] == list(range(len(batch)))
     for group in plan.groups:
@@ -26,7 +27,7 @@ def test_every_image_is_in_one_group_with_its_own_counts(batch: list[Spec], patc
 
 @given(SPECS)
 def test_views_are_the_images_of_the_buffer(batch: list[Spec]) -> None:
-    plan = make_plan([Schedule.of(as_schedule(spec)) for spec in batch], 4, 17, 1, Bipartite())
+    plan = make_plan(tuple(Schedule.of(as_schedule(spec)) for spec in batch), 4, 17, 1, Bipartite())
     for index in range(-1, 5):
         length = sum(len(group.images) * group.tokens[index] for group in plan.groups)
         buffer = torch.arange(length * 2).view(length, 2)
@@ -39,13 +40,13 @@ def test_views_are_the_images_of_the_buffer(batch: list[Spec]) -> None:
 
 
 def test_equal_schedules_share_a_group() -> None:
-    plan = make_plan([Schedule.of(r) for r in (4, 0, 4, 0, 4)], 3, 17, 1, Bipartite())
+    plan = make_plan(tuple(Schedule.of(r) for r in (4, 0, 4, 0, 4)), 3, 17, 1, Bipartite())
     assert [group.images for group in plan.groups] == [(0, 2, 4), (1, 3)]
-    assert len(make_plan([Schedule.of(4)] * 3, 3, 17, 1, Bipartite()).groups) == 1
+    assert len(make_plan((Schedule.of(4),) * 3, 3, 17, 1, Bipartite()).groups) == 1
 
 
 def test_schedules_that_clamp_to_the_same_counts_share_a_group() -> None:
-    plan = make_plan([Schedule.of(8), Schedule.of(50)], 3, 17, 1, Bipartite())
+    plan = make_plan((Schedule.of(8), Schedule.of(50)), 3, 17, 1, Bipartite())
     assert [group.tokens for group in plan.groups] == [(17, 9, 5, 3)]
 
 
@@ -60,3 +61,24 @@ def test_counts_follow_the_matcher() -> None:
 def test_the_cache_is_bounded() -> None:
     # Clients choose schedules, so an unbounded cache would be a leak on demand.
     assert token_counts.cache_info().maxsize is not None
+    assert make_plan.cache_info().maxsize is not None
+
+
+def test_what_is_kept_is_made_once_and_serves_training_too() -> None:
+    plan = make_plan((Schedule.of(1), Schedule.of(0)), 2, 9, 1, Bipartite())
+    with torch.inference_mode():
+        offsets = plan.offsets(torch.empty(0))
+        assert plan.arrange(torch.arange(2)).tolist() == plan.order
+    assert plan.offsets(torch.empty(0)) is offsets and not offsets.is_inference()
+    assert offsets.tolist() == [[0, 9, 18], [0, 8, 17], [0, 7, 16]]
+    rows = torch.randn(2, 3, requires_grad=True)
+    plan.restore(plan.arrange(rows)).square().sum().backward()
+    torch.testing.assert_close(rows.grad, 2 * rows.detach())
+
+
+def test_nothing_fake_is_kept() -> None:
+    plan = make_plan((Schedule.of(2), Schedule.of(0)), 2, 9, 1, Bipartite())
+    with FakeTensorMode():
+        assert plan.offsets(torch.empty(1, device="cuda")).device.type == "cuda"
+        assert plan.offsets(torch.empty(1)).device.type == "cpu"
+    assert plan.offsets(torch.empty(1)).tolist()[0] == [0, 9, 18]

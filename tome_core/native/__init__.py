@@ -70,8 +70,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """``pixels``, uint8 ``(B, C, H, W)``, times ``scale`` plus ``shift``, float32 ``(C,)``, in ``dtype``."""
+    """uint8 ``pixels (B, C, H, W)`` times ``scale`` plus ``shift``, float32 ``(C,)`` or ``(1,)``, in ``dtype``."""
     pixels = pixels.contiguous()
+    scale, shift = (values.expand(pixels.shape[1]).contiguous() for values in (scale, shift))
     out = torch.empty(pixels.shape, dtype=dtype)
     batch, channels, height, width = pixels.shape
     planes = _at(pixels), _at(scale), _at(shift), batch * channels, channels

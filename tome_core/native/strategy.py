@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from tome_core import native
@@ -36,8 +35,8 @@ class Kernels(GroupByGroup):
         biased = positional is not None and positional.biased
         if biased or dropout or v.shape != k.shape or not _fits(k):
             return super().attend(merging, plan, index, packed, qkv, positional, dropout)
-        sizes = _flat_sizes(plan, index, packed) if merging.prop_attn else None
-        return native.attention(q, k, v, sizes, plan.offsets[index])
+        sizes = packed.flat_sizes(plan, index) if merging.prop_attn else None
+        return native.attention(q, k, v, sizes, plan.offsets(q)[index])
 
     def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
         """Matching and merging of all images at once, if they are the paper's."""
@@ -46,8 +45,8 @@ class Kernels(GroupByGroup):
         papers = merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
         if not papers or not _fits(features.k):
             return super().merge(merging, plan, index, packed, features)
-        sizes = _flat_sizes(plan, index, packed)
-        before, after = plan.offsets[index], plan.offsets[index + 1]
+        sizes = packed.flat_sizes(plan, index)
+        before, after = plan.offsets(features.k)[index : index + 2]
         tokens, sizes, dest, merged = native.merge(packed.tokens, features.k, sizes, before, after, merging.prefix)
         sources, positions = packed.sources, packed.positions
         if sources or positions:
@@ -65,14 +64,3 @@ class Kernels(GroupByGroup):
 
 def _fits(heads: Tensor) -> bool:
     return heads.dtype in native.DTYPES and heads.shape[2] % native.LANES == 0
-
-
-def _flat_sizes(plan: Plan, index: int, packed: Packed) -> Tensor | None:
-    """Sizes of all tokens of the buffer, float32 ``(T,)``; None while all are 1."""
-    if all(sizes is None for sizes in packed.sizes):
-        return None
-    parts = [
-        torch.ones(len(group.images) * group.tokens[index]) if sizes is None else sizes.flatten()
-        for group, sizes in zip(plan.groups, packed.sizes, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.engine.device import pick_device, pick_dtype, usable_cores
+from server.engine.device import avoid_plans, pick_device, pick_dtype, usable_cores
 from server.errors import ConfigError
 
 CORES = len(os.sched_getaffinity(0))
@@ -32,3 +32,14 @@ def test_devices() -> None:
 def test_dtypes() -> None:
     assert pick_dtype("float32", torch.device("cpu")) == torch.float32
     assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+
+
+def test_on_a_gpu_attention_needs_no_plans() -> None:
+    try:
+        avoid_plans(torch.device("cpu"))
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+        avoid_plans(torch.device("cuda"))
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)

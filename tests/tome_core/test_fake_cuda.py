@@ -1,0 +1,146 @@
+"""Everything that `optimize` picks for a GPU, on tensors that only know their device, dtype and shape.
+
+A value that the host would have to wait for raises `DataDependentOutputException`, a tensor left on the CPU raises too.
+What this cannot show is what the real kernels compute: the server proves that where it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import functional_call
+
+from tests.tome_core.models import CLASSES, make_vit
+from tests.tome_core.test_offsets import with_positions
+from tome_core import MergedViT, Outputs, Schedule, Trace, offsets, patch
+from tome_core.adapters.inference import fold_scales
+from tome_core.metric import Features
+from tome_core.offsets import Offsets
+from tome_core.optimizing import has_flash, merging_for
+from tome_core.packed import Merging, Packed
+from tome_core.plan import Plan
+from tome_core.widening import widened_attention
+
+MODELS: dict[str, dict[str, Any]] = {
+    "token": {"init_values": 0.1},
+    "average": {"class_token": False, "global_pool": "avg"},
+    "attention": {"global_pool": "map", "reg_tokens": 4},
+    "distilled": {"distilled": True},
+}
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+MIXED: list[list[Any]] = [
+    [0, 3, 8, 3],
+    [1, 2, 3, 4],
+    [Schedule.linear(4, -1), 0, Schedule.per_layer([8, 0, 1]), 8],
+]
+
+
+def for_cuda(model: MergedViT, dtype: torch.dtype, flash: bool = True) -> MergedViT:
+    """What `optimize` makes of ``model`` on a GPU, but for the device of its weights."""
+    fold_scales(model.adapter.network)
+    merging = merging_for(model.merging, "cuda", dtype, flash=flash)
+    return MergedViT(model.adapter, merging).eval().requires_grad_(False)
+
+
+def run(model: MergedViT, dtype: torch.dtype, r: Any, **options: Any) -> Any:
+    """``model`` on four fake images, with weights of ``dtype`` on a fake GPU."""
+    with FakeTensorMode(), torch.inference_mode():
+        weights = {
+            name: torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device="cuda")
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        }
+        images = torch.empty(4, 3, 16, 16, device="cuda")
+        return functional_call(Both(model), {f"model.{name}": tensor for name, tensor in weights.items()}, (images, r))
+
+
+class Both(torch.nn.Module):
+    def __init__(self, model: MergedViT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, r: Any) -> tuple[Outputs, Trace]:
+        outputs = self.model.outputs(images, r=r, source=True)
+        return outputs, self.model.trace(images, r=r)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", MODELS)
+def test_every_r_and_mixed_batches(variant: str, dtype: torch.dtype) -> None:
+    model = for_cuda(patch(make_vit(dtype=torch.float32, **MODELS[variant])), dtype)
+    assert model.merging.strategy == Offsets(flash=dtype != torch.float32)
+    assert (model.merging.attend is widened_attention) == (dtype != torch.float32)
+    for r in [*range(9), *MIXED]:
+        outputs, trace = run(model, dtype, r)
+        for tensor, shape in ((outputs.logits, (4, CLASSES)), (trace.logits, (4, CLASSES))):
+            assert (tensor.device.type, tensor.dtype, tensor.shape) == ("cuda", dtype, shape)
+        assert (outputs.features.device.type, outputs.features.dtype) == ("cuda", dtype)
+        for image in range(4):
+            wanted = r if isinstance(r, int) else r[image]
+            left = model.token_counts(wanted, 16 + model.merging.prefix)[-1]
+            assert trace.tokens[image].shape == (left, 16) and trace.tokens[image].dtype == dtype
+            assert trace.sizes[image].shape == (left,) and trace.sizes[image].dtype == torch.float32
+            assert trace.sizes[image].device.type == trace.tokens[image].device.type == "cuda"
+        for source in (outputs.source, trace.source):
+            assert source is not None
+            assert (source.device.type, source.dtype) == ("cuda", torch.int64)
+            assert source.shape == (4, 16 + model.merging.prefix)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gpus_without_flash_attention(dtype: torch.dtype) -> None:
+    model = for_cuda(patch(make_vit(dtype=torch.float32)), dtype, flash=False)
+    assert model.merging.strategy == Offsets(flash=False)
+    for r in (0, 5, *MIXED):
+        assert run(model, dtype, r)[0].logits.dtype == dtype
+
+
+@pytest.mark.parametrize("kind", ["rotary", "relative"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rotary_and_relative_positions(kind: str, dtype: torch.dtype) -> None:
+    model = for_cuda(with_positions(kind), dtype)
+    for r in (0, 5, *MIXED):
+        outputs, _ = run(model, dtype, r)
+        assert (outputs.logits.device.type, outputs.logits.dtype) == ("cuda", dtype)
+
+
+@dataclass(frozen=True)
+class Waits(Offsets):
+    """Reads one number back in each merge."""
+
+    def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
+        assert features.k.isfinite().all().item()
+        return super().merge(merging, plan, index, packed, features)
+
+
+def test_a_wait_of_the_host_would_be_seen() -> None:
+    model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.float32)
+    model.merging = replace(model.merging, strategy=Waits())
+    with pytest.raises(DataDependentOutputException):
+        run(model, torch.float32, 3)
+
+
+def test_attention_over_offsets_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.bfloat16)
+    calls = []
+    real = offsets.varlen_attention()
+    assert real is not None
+
+    def counted(q: Tensor, *arguments: Any, **options: Any) -> Any:
+        calls.append(q.shape)
+        return real(q, *arguments, **options)
+
+    monkeypatch.setattr(offsets, "varlen_attention", lambda: counted)
+    run(model, torch.bfloat16, 4)
+    assert not calls
+    run(model, torch.bfloat16, [4, 0, 0, 0])
+    # Heads of 8 channels are as wide as they need to be until there are sizes.
+    assert calls == 2 * [(68, 2, 8), (64, 2, 16), (60, 2, 16)]
+
+
+def test_flash_is_for_recent_gpus_only() -> None:
+    assert not has_flash(torch.device("cpu"))

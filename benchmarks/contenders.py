@@ -110,9 +110,9 @@ class Timm:
 
 
 class Compiled:
-    """The timm model through `torch.compile`, whole, for one static shape, in the faster of its ways.
+    """The timm model through `torch.compile`, whole, for one static shape.
 
-    On a CPU its weights are frozen, which lets the compiler pack them; on a GPU it records CUDA graphs.
+    On a CPU its weights are frozen, which lets the compiler fold and pack them; on a GPU it records CUDA graphs.
     """
 
     name, merges, dtypes = "compile", False, tuple(DTYPES)

@@ -87,7 +87,7 @@ class OpenVino:
         return _missing("openvino", device)
 
     def build(self, setup: Setup) -> Callable[[Tensor, Any], Logits]:
-        """From the ONNX file, whose conversion is several times as quick as that of the module."""
+        """From the same ONNX file as ONNX Runtime."""
         import openvino
 
         core = openvino.Core()

@@ -33,14 +33,11 @@ def _engine(config: Path, threads: int) -> dict[str, float]:
     """Start as the engine does, run full batches, and say what that took, in MB above what the imports took."""
     from server.engine.config import EngineConfig
     from server.engine.starting import start_models
-    from server.memory import keep_freed_memory
     from tome_core.schedule import Schedule
 
-    keep_freed_memory()
     imports = _megabytes("VmRSS")
-    served, _ = start_models(
-        EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, slots=BATCH, target_seconds=1, log_level="error")
-    )
+    given = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
+    served, _ = start_models(EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given))
     loading = _megabytes("VmHWM")
     _CLEAR.write_text("5")  # proc(5): sets the high-water mark back to what is resident now
     for _ in range(ROUNDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -26,6 +27,7 @@ def keep_freed_memory() -> bool:
 
 def release_freed_memory() -> None:
     """Hand what is free now back to the kernel: what a start-up used once would otherwise be kept for ever."""
+    gc.collect()  # models are full of cycles
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(0)

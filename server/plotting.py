@@ -24,8 +24,12 @@ def plot_profiles(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for name, rows in curves.items():
-        rows = sorted(rows, key=lambda row: row.speedup)
-        axes.plot([row.speedup for row in rows], [row.accuracy for row in rows], marker="o", label=name)
+        constant = sorted((row for row in rows if row.r.isdigit()), key=lambda row: row.speedup)
+        others = [row for row in rows if not row.r.isdigit()]
+        (line,) = axes.plot([row.speedup for row in constant], [row.accuracy for row in constant], "o-", label=name)
+        # No curve goes through schedules that differ in more than one number.
+        points = [row.speedup for row in others], [row.accuracy for row in others]
+        axes.plot(*points, marker="D", fillstyle="none", linestyle="", color=line.get_color())
         for row in rows:
             axes.annotate(f"r={row.r}", (row.speedup, row.accuracy), xytext=(4, 5), textcoords="offset points", size=8)
     # At least a few points of accuracy high: a difference of a tenth is noise and should look like it.

@@ -25,7 +25,11 @@ State = Mapping[str, Tensor]
 _ADVICE = (
     (r"fc_norm\.", 'set model_args = { global_pool = "token" }', 'set model_args = { global_pool = "avg" }'),
     (r"dist_token|head_dist\.", "name an architecture that is not distilled", "name a distilled architecture"),
-    (r"head\.", "it has no classifier; name a file that was fine-tuned", "it has a classifier; set num_classes"),
+    (
+        r"head\.",
+        "it has no classifier; name a file that was fine-tuned, or set num_classes = 0",
+        "it has a classifier; set num_classes",
+    ),
     (r"reg_token|register_tokens", "name an architecture without registers", "name an architecture with registers"),
     (r".*\.ls[12]\.", "name an architecture without LayerScale", "set model_args = { init_values = 1e-5 }"),
     (

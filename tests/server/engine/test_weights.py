@@ -221,7 +221,7 @@ MISFITS: dict[str, tuple[Callable[[], nn.Module], str, dict[str, Any], dict[str,
         {},
         {"head.weight": DROP, "head.bias": DROP},
         "lacks head.weight, which the model needs (2 missing in all); it has no classifier; name a file that was "
-        "fine-tuned",
+        "fine-tuned, or set num_classes = 0",
     ),
     "classes": (
         Original,

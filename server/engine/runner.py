@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,8 @@ class Runner:
         self.model, self.device = model, device
         self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
         self.acceleration = model.acceleration
+        # Asked for every waiting job of every batch; bounded, since clients choose schedules.
+        self._work = lru_cache(maxsize=1024)(model.network.cost().relative)
         self._forward = Forward(model.network, model.mean, model.std, device)
 
     def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
@@ -106,7 +109,7 @@ class Runner:
 
     def work(self, schedule: Schedule) -> float:
         """What one image under ``schedule`` costs, as a share of what it costs at r=0 (FLOPs)."""
-        return self.model.network.cost().relative(self.tokens(schedule))
+        return self._work(self.tokens(schedule))
 
 
 def pack_rows(values: Tensor, wanted: Sequence[bool]) -> list[bytes]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tome_core import native
+from tome_core.rows import with_room
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
-        activation = "gelu" if self.gelu else "none"
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.kernel, self.bias, activation, [], "none"))
+        rows, activation = x.flatten(0, -2), "gelu" if self.gelu else "none"
+        out = torch.ops.mkldnn._linear_pointwise(with_room(rows), self.kernel, self.bias, activation, [], "none")
+        return cast(Tensor, out[: len(rows)].unflatten(0, x.shape[:-1]))
 
 
 class PackedPatches(nn.Module):

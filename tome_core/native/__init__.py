@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tome_core.rows import empty_rows
+
 DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 LANES = 16  # the width of a head must be a multiple of it
 
@@ -63,10 +65,10 @@ def supports(dtype: torch.dtype) -> bool:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer norm of each row of ``x (..., D)`` (arXiv 1607.06450); ``weight`` and ``bias (D,)`` are float32."""
     x = x.contiguous()
-    out = torch.empty_like(x)
-    dim = x.shape[-1]
-    _call("layer_norm", x, _at(x), _at(weight), _at(bias), x.numel() // dim, dim, eps, _at(out))
-    return out
+    rows, dim = x.numel() // x.shape[-1], x.shape[-1]
+    out = empty_rows(rows, dim, x.dtype)
+    _call("layer_norm", x, _at(x), _at(weight), _at(bias), rows, dim, eps, _at(out))
+    return out.view(x.shape)
 
 
 def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
@@ -93,7 +95,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
     """
     q, k, v = _dense_heads(q), _dense_heads(k), _dense_heads(v)
     tokens, heads, depth = q.shape
-    out = q.new_empty(tokens, heads * depth)
+    out = empty_rows(tokens, heads * depth, q.dtype)
     bias = None if sizes is None else sizes.log()
     strides = q.stride(0), k.stride(0), v.stride(0)
     where = _at(bias), _at(offsets), len(offsets) - 1

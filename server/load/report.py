@@ -139,7 +139,7 @@ def is_good(record: Record, spec: LoadSpec) -> bool:
 def windows(
     spec: LoadSpec, records: Iterable[Record], until: float, width: float = WINDOW_SECONDS
 ) -> tuple[Window, ...]:
-    """``records`` by when they were to be sent, in slots of ``width`` seconds up to ``until``; the last may be shorter."""
+    """``records`` by when they were to be sent, in slots of ``width`` seconds; the last ends with the run."""
     slots: dict[int, list[Record]] = {}
     for record in records:
         slots.setdefault(int(record.intended // width), []).append(record)

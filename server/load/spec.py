@@ -15,8 +15,7 @@ Endpoint = Literal["classify", "embed"]
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """One run. Exactly one of ``rate`` (open loop) and ``connections`` (closed loop), one of ``duration`` and
-    ``requests``.
+    """One run: an open loop with a ``rate``, a closed one with ``connections``; for a ``duration`` or ``requests``.
 
     Attributes:
         url: the server, ``http://host:port``.

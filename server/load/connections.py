@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from urllib.parse import urlsplit
 
 from server.load.connection import Connection, NoAnswer
@@ -18,7 +19,7 @@ class Connections:
     def __init__(self, url: str, limit: int, timeout: float) -> None:
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
-        self._address = (parts.hostname, parts.port or (443 if self._tls else 80))
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._timeout = timeout
         self._free = asyncio.Semaphore(limit)
         self._idle: list[Connection] = []
@@ -57,12 +58,14 @@ class Connections:
         try:
             async with asyncio.timeout(self._timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._lost), *self._address, ssl=True if self._tls else None
+                    lambda: Connection(self._lost), self._host, self._port, ssl=True if self._tls else None
                 )
         except TimeoutError:
             raise NoAnswer("connect", f"no connection within {self._timeout:g} s") from None
         except OSError as error:
-            raise NoAnswer("connect", error.strerror or str(error)) from error
+            # asyncio writes its own words over the system's; a name that is not found has no number of the system.
+            known = (error.errno or 0) > 0
+            raise NoAnswer("connect", os.strerror(error.errno or 0) if known else str(error)) from error
         self.opened += 1
         return connection
 

@@ -52,7 +52,7 @@ def top(command: TopCommand) -> int:
             return 0
         _watch(command, console, first)
     except NoMetrics as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{command.url}: {error}") from error
     except KeyboardInterrupt:
         pass
     return 0

@@ -38,9 +38,9 @@ class Scrape:
                 for sample in family.samples:
                     series[sample.name].append((sample.labels, sample.value))
         except (ValueError, IndexError, KeyError) as error:
-            raise NoMetrics("what answers there gives no Prometheus metrics") from error
+            raise NoMetrics("what answers there are no Prometheus metrics") from error
         if not any(name.startswith("tome_") for name in series):
-            raise NoMetrics("what answers there has no metrics of tome-serve")
+            raise NoMetrics("what answers there is no tome-serve")
         return cls(at, dict(series))
 
     def by(self, name: str, label: str) -> dict[str, float]:
@@ -69,7 +69,7 @@ def scrape(url: str) -> Scrape:
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoMetrics(f"{url} gives no answer: {getattr(error, 'strerror', None) or error}") from error
+        raise NoMetrics(f"no answer: {getattr(error, 'strerror', None) or error}") from error
     if response.status != 200:
-        raise NoMetrics(f"{url} answers with status {response.status}; metrics may have a port of their own")
+        raise NoMetrics(f"status {response.status}; metrics may have a port of their own")
     return Scrape.parse(text, time.monotonic())

@@ -13,7 +13,7 @@ from server.load.spec import LoadSpec
 from tome_core.schedule import Schedule
 
 WINDOW_SECONDS = 5.0
-REFUSALS = (429, 503, 504)
+REFUSALS = (429, 503)  # at once; a 504 is an answer that did not come in time
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class LoadReport:
     Attributes:
         seconds: from the first moment of measuring to the last answer.
         outcomes: requests by status, or by the kind of failure where there was no answer.
-        reasons: refusals by the reason that the server gives.
+        reasons: answers without a result by the reason that the server gives.
         answered: requests with status 200.
         good: those of them that came within the deadline, if there is one, counted from when they were to be sent.
         response: of answers, counted from when they were to be sent: a stall counts for all that it holds up.
         service: of answers, counted from when they were sent; what a generator that waits would have reported.
-        refused: how long refusals (429, 503, 504) took, counted from when they were sent.
+        refused: how long refusals (429, 503) took, counted from when they were sent.
         lag: how much later than planned requests were sent, for want of a connection or of this generator's time.
         r_used: answers by the schedule that they name.
         cpu_ms_per_request: CPU time that this process spent for each request, in milliseconds.

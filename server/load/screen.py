@@ -127,7 +127,7 @@ def _latencies(report: LoadReport) -> Table:
 def _remarks(report: LoadReport) -> list[str]:
     lines = []
     if report.reasons:
-        lines.append("refused for: " + ", ".join(f"{reason} {number}" for reason, number in report.reasons.items()))
+        lines.append("reasons given: " + ", ".join(f"{reason} {number}" for reason, number in report.reasons.items()))
     if report.r_mean is not None:
         shares = ", ".join(f"{r}: {number / report.answered:.0%}" for r, number in report.r_used.items())
         lines.append(f"r used: {report.r_mean:.2f} on average ({shares})")

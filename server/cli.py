@@ -1,4 +1,4 @@
-"""The command line: ``tome-serve serve | models | classify | visualize | evaluate``.
+"""The command line: ``tome-serve serve | models | classify | visualize | evaluate | load | top``.
 
 Imports are late: ``--help`` and a wrong flag should answer at once, and the engine process should be on its way before
 the API imports what it needs itself.
@@ -29,6 +29,8 @@ commands:
   classify IMAGE    classify one image here, without a server
   visualize IMAGE   draw which patches of an image are merged
   evaluate [DATA]   accuracy and images/s for each r, over a folder of labelled images or the Fashion-MNIST files
+  load [IMAGE]      send a server requests by plan, and report latency, goodput and the r that was used
+  top               watch a server: throughput by r, latency, speed-up, queue, refusals
 
 `tome-serve COMMAND --help` lists a command's flags. Every flag is also an environment variable: --max-batch is
 TOME_MAX_BATCH."""
@@ -90,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
         "classify": _classify,
         "visualize": _visualize,
         "evaluate": _evaluate,
+        "load": _load,
+        "top": _top,
     }
     if name not in commands:
         print(f"tome-serve: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
@@ -107,6 +111,7 @@ def _settings(kind: type[Command], name: str, arguments: list[str]) -> Command:
     """Read ``kind`` from flags and environment; what is wrong is said in one line each."""
     # pydantic-settings gives a field of one letter a single dash; people write --r as in the query.
     flags = [re.sub(r"^--r(?=$|=)", "-r", re.sub(r"^-o(?=$|=)", "--output", argument)) for argument in arguments]
+    flags = [re.sub(r"^--json(?=$|=)", "--json-file", flag) for flag in flags]
     try:
         return kind(_cli_parse_args=flags, _cli_prog_name=f"tome-serve {name}")
     except ValidationError as error:
@@ -192,3 +197,29 @@ def _evaluate(arguments: list[str]) -> int:
     if command.plot is not None:
         plot_profiles({str(about["model"]): rows, **others}, command.plot)
     return 0
+
+
+def _load(arguments: list[str]) -> int:
+    from server.load.command import LoadCommand, load
+
+    return load(_settings(LoadCommand, "load", join_repeated("--r", arguments)))
+
+
+def join_repeated(flag: str, arguments: list[str]) -> list[str]:
+    """``arguments`` with all values of ``flag`` as one, separated by spaces: a schedule may have commas."""
+    rest, values, left = [], [], iter(arguments)
+    for argument in left:
+        name, equals, value = argument.partition("=")
+        if name not in (flag, flag[1:]):
+            rest.append(argument)
+        elif equals or (value := next(left, "")):
+            values.append(value)
+        else:
+            return arguments  # nothing follows: the parser says so
+    return [*rest, f"{flag}={' '.join(values)}"] if values else rest
+
+
+def _top(arguments: list[str]) -> int:
+    from server.top.command import TopCommand, top
+
+    return top(_settings(TopCommand, "top", arguments))

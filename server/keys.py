@@ -20,6 +20,35 @@ class Secrets(BaseSettings):
     api_keys_file: Path | None = None
 
 
+class ClientSecrets(BaseSettings):
+    """The one key that a client of ours sends, ``TOME_API_KEY``."""
+
+    model_config = SettingsConfigDict(env_prefix="TOME_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    api_key: SecretStr | None = None
+
+
+def read_key(secrets: ClientSecrets, file: Path | None) -> str:
+    """The client's key: the first line of ``file``, else ``TOME_API_KEY``, else none, ``""``.
+
+    Raises:
+        ConfigError: the file cannot be read, or what it holds could not stand in a header.
+    """
+    key = "" if secrets.api_key is None else secrets.api_key.get_secret_value()
+    if file is not None:
+        try:
+            key = (file.read_text("utf-8").splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ConfigError(f"cannot read the API key in {file}: {reason}") from None
+    key = key.strip()
+    if file is not None and not key:
+        raise ConfigError(f"{file} holds no API key")
+    if not re.fullmatch(r"[!-~]*", key):
+        raise ConfigError("an API key may only have visible ASCII characters")
+    return key
+
+
 def read_keys(secrets: Secrets) -> tuple[str, ...]:
     """All keys: those of ``TOME_API_KEYS``, separated by commas, and the lines of ``TOME_API_KEYS_FILE``.
 

@@ -49,6 +49,19 @@ RULES = [
         for name in ("client", "supervisor", "pool", "health", "heart", "isolation")
     ),
     Rule("server.engine.health", never=("time", "asyncio", "subprocess")),
+    # A load generator shares the machine with the server it measures, and none of its heavy parts.
+    Rule(
+        "server.load",
+        never=("server", "tome_core", "torch", "timm", "numpy", "fastapi", "starlette", "uvicorn"),
+        allowed=("server.load", "server.errors", "server.keys", "tome_core.schedule"),
+    ),
+    Rule("server.load.arrivals", never=("server", "asyncio", "time")),
+    Rule(
+        "server.top",
+        never=("server", "tome_core", "torch", "timm", "numpy", "fastapi", "starlette", "uvicorn"),
+        allowed=("server.top", "server.errors"),
+    ),
+    Rule("server.top.frame", never=("time", "rich", "http")),
     # Leaves.
     Rule("server.errors", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule(

@@ -46,7 +46,7 @@ def test_help_needs_no_torch() -> None:
     assert "usage: tome-serve COMMAND" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "models", "classify", "visualize", "evaluate"])
+@pytest.mark.parametrize("command", ["serve", "models", "classify", "visualize", "evaluate", "load", "top"])
 def test_each_command_has_help(tome_serve: Run, command: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         tome_serve(command, "--help")
@@ -87,6 +87,17 @@ def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None
         (["visualize", "examples/bag.png", "-o", "none/x.png"], 1, "cannot write none/x.png: No such file"),
         (["visualize", "examples/bag.png", "-o", "x.pictures"], 1, "x.pictures ends as no picture file does; use .png"),
         (["evaluate", "examples"], 1, "has no sub-folder of images"),
+        (["load", "none.png"], 1, "cannot read none.png: No such file"),
+        (["load", "tests"], 1, "tests holds no image file"),
+        (["load", "--rate", "0"], 1, "rate must be above 0, got 0"),
+        (["load", "--rate", "5", "--connections", "5"], 1, "either a rate (open loop) or a number of connections"),
+        (["load", "--requests", "5", "--duration", "5"], 1, "either a duration or a number of requests"),
+        (["load", "--url", "localhost"], 1, "'localhost' is no address of a server"),
+        (["load", "--url", "http://127.0.0.1:9"], 1, "http://127.0.0.1:9 gives no answer: Connection refused"),
+        (["load", "--arrivals", "never"], 1, "arrivals: Input should be 'poisson', 'constant' or 'bursty'"),
+        (["load", "--api-key-file", "none"], 1, "cannot read the API key in none: No such file"),
+        (["top", "--url", "http://127.0.0.1:9"], 1, "http://127.0.0.1:9: no answer: Connection refused"),
+        (["top", "--url", "localhost"], 1, "'localhost' is no address of a server"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(tome_serve: Run, arguments: list[str], code: int, sentence: str) -> None:

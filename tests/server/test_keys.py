@@ -1,12 +1,12 @@
 import pytest
 
 from server.errors import ConfigError
-from server.keys import Secrets, read_keys
+from server.keys import ClientSecrets, Secrets, read_key, read_keys
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
-    for name in ("TOME_API_KEYS", "TOME_API_KEYS_FILE"):
+    for name in ("TOME_API_KEYS", "TOME_API_KEYS_FILE", "TOME_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -48,3 +48,17 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatc
         read_keys(Secrets())
     assert "hidden" not in str(caught.value)
     assert "hidden" not in repr(Secrets())
+
+
+def test_the_key_of_a_client(monkeypatch, tmp_path):
+    assert read_key(ClientSecrets(), None) == ""
+    monkeypatch.setenv("TOME_API_KEY", "one")
+    assert read_key(ClientSecrets(), None) == "one"
+    file = tmp_path / "key"
+    file.write_text(" two \nthree\n")
+    assert read_key(ClientSecrets(), file) == "two"
+    for content, message in (("", "holds no API key"), ("t\u00fc", "visible ASCII"), ("a b", "visible ASCII")):
+        file.write_text(content, "utf-8")
+        with pytest.raises(ConfigError, match=message) as caught:
+            read_key(ClientSecrets(), file)
+        assert "a b" not in str(caught.value)

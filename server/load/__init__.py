@@ -1,0 +1,1 @@
+"""A load generator: requests sent by plan or by patient clients, and what became of each."""

@@ -1,0 +1,198 @@
+"""The generator against peers that stall, break off, or say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from server.errors import ConfigError
+from server.load.pictures import Picture
+from server.load.report import LoadReport
+from server.load.requests import Requests, draws
+from server.load.run import run_load
+from server.load.spec import LoadSpec
+from tests.server.conftest import free_port
+from tests.server.load.peer import OK, Answer, always_ok, peer
+
+PICTURES = (Picture("a", b"xyz"), Picture("b", b"xy" * 40_000))
+
+
+def load(answer: Answer, **spec: Any) -> LoadReport:
+    async def main() -> LoadReport:
+        async with peer(answer) as url:
+            return await run_load(LoadSpec(url, PICTURES, **{"probe": False, **spec}))
+
+    return asyncio.run(main())
+
+
+def test_a_stall_counts_for_every_request_that_it_holds_up() -> None:
+    """Coordinated omission: over one connection a single request meets the stall, but dozens were to be sent in it."""
+
+    async def stall_once(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 20:
+            await asyncio.sleep(0.6)
+        writer.write(OK)
+
+    report = load(stall_once, rate=100, arrivals="constant", requests=100, max_connections=1)
+    assert report.outcomes == {"200": 100}
+    held_up = [record for record in report.records if record.response > 0.3]
+    assert len(held_up) >= 25
+    assert sum(record.service > 0.3 for record in report.records) <= 3
+    assert {record.number for record in held_up} > set(range(21, 45))
+    assert report.response is not None and report.service is not None and report.lag is not None
+    assert report.response.p90 > 300 > report.service.p95
+    # What a request waited for its connection is what lies between the two.
+    assert all(r.response == pytest.approx(r.service + r.sent - r.intended) for r in report.records if r.sent)
+
+
+def test_a_closed_loop_waits_for_its_answers() -> None:
+    most = under_way = 0
+
+    async def slow(number: int, writer: asyncio.StreamWriter) -> None:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.005)
+        under_way -= 1
+        writer.write(OK)
+
+    report = load(slow, connections=3, requests=31)
+    assert (report.requests, report.answered, report.connections_opened, most) == (31, 31, 3, 3)
+    assert [record.number for record in report.records] == list(range(31))
+
+
+def test_an_open_loop_waits_for_nobody() -> None:
+    held: list[asyncio.StreamWriter] = []
+
+    async def answer_when_all_are_here(number: int, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+        if len(held) == 50:
+            for each in held:
+                each.write(OK)
+
+    report = load(answer_when_all_are_here, rate=500, requests=50)
+    assert (report.answered, report.connections_opened) == (50, 50)
+
+
+def test_the_warm_up_does_not_count() -> None:
+    answered = 0
+
+    async def count(number: int, writer: asyncio.StreamWriter) -> None:
+        nonlocal answered
+        answered += 1
+        writer.write(OK)
+
+    report = load(count, rate=200, arrivals="constant", warmup=0.2, duration=0.3)
+    assert (report.requests, answered) == (60, 100)
+    assert all(record.intended >= 0 for record in report.records)
+
+
+@pytest.mark.parametrize(
+    ("sent", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "closed"),
+        (b"", "closed"),
+        (b"SSH-2.0-x\r\n\r\n", "protocol"),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "503"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}", "200"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "200"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, "200"),
+    ],
+)
+@pytest.mark.parametrize("loop", [{"connections": 2}, {"rate": 200.0}])
+def test_an_answer_and_the_end_of_its_connection(sent: bytes, outcome: str, loop: dict[str, Any]) -> None:
+    async def then_close(number: int, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    report = load(then_close, requests=9, **loop)
+    # An answer may come before its connection is known to be closed; then the next request on it meets that.
+    assert report.outcomes.get(outcome, 0) >= 5
+    assert set(report.outcomes) <= {outcome, "closed"}
+    assert sum(report.outcomes.values()) == 9
+
+
+def test_silence_ends_with_the_timeout_and_its_connection_is_not_used_again() -> None:
+    async def late(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 0:
+            await asyncio.sleep(0.4)
+        writer.write(OK)
+
+    report = load(late, connections=1, requests=3, timeout=0.15)
+    assert [record.failure or record.status for record in report.records] == ["timeout", 200, 200]
+    assert report.connections_opened == 2
+
+
+def test_nobody_there() -> None:
+    spec = LoadSpec(f"http://127.0.0.1:{free_port()}", PICTURES, connections=1, requests=2)
+    with pytest.raises(ConfigError, match="gives no answer: Connection refused"):
+        asyncio.run(run_load(spec))
+    report = asyncio.run(run_load(LoadSpec(spec.url, PICTURES, connections=1, requests=2, probe=False)))
+    assert (report.outcomes, report.answered, report.response) == ({"connect": 2}, 0, None)
+
+
+def test_a_request_that_is_wrong_stops_the_run_before_it_starts() -> None:
+    async def refuse(number: int, writer: asyncio.StreamWriter) -> None:
+        body = b'{"detail": "r is too big"}'
+        writer.write(b"HTTP/1.1 422 x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    with pytest.raises(ConfigError, match="refuses r=99: 422, r is too big"):
+        load(refuse, connections=1, requests=2, r=("99",), probe=True)
+
+
+def test_a_stop_ends_the_sending_and_waits_for_answers() -> None:
+    async def main() -> LoadReport:
+        stop = asyncio.Event()
+
+        async def stop_at_five(number: int, writer: asyncio.StreamWriter) -> None:
+            if number == 5:
+                stop.set()
+                await asyncio.sleep(0.05)
+            writer.write(OK)
+
+        async with peer(stop_at_five) as url:
+            spec = LoadSpec(url, PICTURES, rate=50, duration=600, probe=False)
+            return await asyncio.wait_for(run_load(spec, stop=stop), 30)
+
+    report = asyncio.run(main())
+    assert 6 <= report.requests < 50
+    assert report.outcomes == {"200": report.requests}
+
+
+def test_the_observer_sees_bodies_and_the_report_keeps_none() -> None:
+    bodies = []
+
+    async def main() -> LoadReport:
+        async with peer(always_ok) as url:
+            spec = LoadSpec(url, PICTURES, connections=2, requests=4, probe=False)
+            return await run_load(spec, lambda record: bodies.append((record.number, record.body)))
+
+    report = asyncio.run(main())
+    assert sorted(bodies) == [(number, b"{}") for number in range(4)]
+    assert not any(record.body for record in report.records)
+
+
+def test_a_request_asks_for_what_the_spec_says() -> None:
+    spec = LoadSpec(
+        "http://[::1]:80/behind/", PICTURES, connections=1, requests=1, r=("16:-1", "3,1"), model="m", deadline_ms=250,
+        key="secret", endpoint="embed",
+    )  # fmt: skip
+    head, body = Requests(spec).bytes_of("3,1", 1)
+    assert head.startswith(b"POST /behind/embed?r=3,1&model=m&deadline_ms=250 HTTP/1.1\r\nHost: [::1]:80\r\n")
+    assert b"\r\nContent-Length: 80000\r\n" in head
+    assert b"\r\nAuthorization: Bearer secret\r\n" in head and head.endswith(b"\r\n\r\n")
+    assert body is PICTURES[1].content
+    assert "secret" not in repr(spec)
+
+
+def test_the_same_seed_asks_for_the_same() -> None:
+    def first(seed: int) -> list[tuple[str, int]]:
+        source = draws(LoadSpec("http://x", PICTURES, rate=1, requests=1, r=("0", "8", "16"), seed=seed))
+        return [next(source) for _ in range(300)]
+
+    assert first(1) == first(1) != first(2)
+    assert {r for r, _ in first(1)} == {"0", "8", "16"}
+    assert {picture for _, picture in first(1)} == {0, 1}

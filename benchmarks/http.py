@@ -40,6 +40,8 @@ class Bench:
         self.args, self.console, self.folder = args, console, folder
         self.config = write_random_model(args.model, folder)
         self.image = jpeg()
+        self.picture = folder / "picture.jpg"
+        self.picture.write_bytes(self.image)
 
     def ours(self) -> dict[str, Load]:
         """Our server at every r, mixed, and on one connection."""
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number in range(args.rounds):
                 console.print(f"round {number + 1} of {args.rounds}", style="dim")
                 rounds.ours.append(bench.ours())
-                rounds.parts.append(measure_parts(bench.config, bench.image, LEVELS, BATCH, args.threads, args.dtype))
+                rounds.parts.append(measure_parts(bench.config, bench.picture, LEVELS, BATCH, args.threads, args.dtype))
                 if has_peer:
                     rounds.peer.append(bench.peer())
     except (FailedRequests, servers.NotReady, OSError) as error:

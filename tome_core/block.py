@@ -50,6 +50,15 @@ def run_block(
     block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, positional: Positional | None
 ) -> Packed:
     """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
+    packed = _attend_and_merge(block, merging, plan, index, packed, positional)
+    branch = block.mlp(packed.tokens)
+    return replace(packed, tokens=packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1))
+
+
+def _attend_and_merge(
+    block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, positional: Positional | None
+) -> Packed:
+    """The first branch. What it computes on its way is gone when the MLP, which takes the most memory, begins."""
     x = packed.tokens
     h = block.attention_input(x)
     q, k, v = block.qkv(h)
@@ -60,9 +69,7 @@ def run_block(
     attended = strategy.attend(merging, plan, index, packed, (q, k, v), positional, block.attention_dropout)
     branch = block.attention_output(attended, h)
     packed = replace(packed, tokens=x + _drop_path(block.drop_path1, branch, plan, index))
-    packed = strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
-    branch = block.mlp(packed.tokens)
-    return replace(packed, tokens=packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1))
+    return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
 
 
 def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:

@@ -69,7 +69,8 @@ def accelerate(
     device = next(plain.parameters()).device
     cases, exact = run_within_budget(plain, make_cases(size, levels, device))
     reference = copy_in(plain, dtype)
-    noise = [0.0] if dtype == torch.float32 else errors([run(reference, case) for case in cases], exact)
+    # The mixed batch alone: oneDNN compiles, and keeps, its kernels for every number of tokens that it meets.
+    noise = [0.0] if dtype == torch.float32 else errors([run(reference, cases[0])], exact[:1])
     try:
         fast = tome_core.optimize(plain, dtype, in_place=True)
     except Exception as error:  # whatever an acceleration raises concerns it alone
@@ -141,7 +142,7 @@ def make_cases(size: tuple[int, int, int], levels: Sequence[int], device: torch.
         return torch.randn(count, *size, generator=generator).to(device)
 
     schedules = [Schedule.constant(r) for r in sorted({0, *levels}, reverse=True)]
-    mixed = tuple(schedules) * (1 if len(schedules) >= IMAGES else IMAGES)
+    mixed = tuple(schedules) * IMAGES
     return [Case(noise(len(mixed)), mixed), *(Case(noise(IMAGES), (schedule,) * IMAGES) for schedule in schedules)]
 
 

@@ -99,8 +99,10 @@ class TestReport:
         assert "peer" not in markdown(rounds(peer=[]))
 
 
-def test_parts_of_a_real_model() -> None:
-    parts = measure_parts(BUNDLED, jpeg(), (16,), images=2, threads=1, dtype="float32")
+def test_parts_of_a_real_model(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(jpeg())
+    parts = measure_parts(BUNDLED, picture, (16,), images=2, threads=1, dtype="float32")
     assert parts.decode > 0
     assert 0 < parts.single[16] < parts.batch[16] + 1
     assert parts.bound((16,), cores=2) == pytest.approx(1 / (parts.batch[16] / 2 + parts.decode / 2))

@@ -19,9 +19,7 @@ def run(code: str, *arguments: str) -> str:
 
 
 def test_exports_are_sorted_and_there():
-    assert tome_client.__all__ == sorted(tome_client.__all__, key=str.lower) or tome_client.__all__ == sorted(
-        tome_client.__all__
-    )
+    assert tome_client.__all__ == sorted(tome_client.__all__)
     assert all(hasattr(tome_client, name) for name in tome_client.__all__)
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench bench-http ablations coverage-models
+.PHONY: help install serve test test-slow lint format bench bench-http ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ lint: install  ## ruff and mypy
 format: install  ## rewrite the code as ruff formats it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install  ## write docs/configuration.md from the settings
+	$(BIN)/python -m tests.docs.configuration
 
 coverage-models: install  ## check every ViT of timm, and write docs/models.md
 	$(BIN)/python -W ignore -m tests.tome_core.registry

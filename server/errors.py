@@ -5,6 +5,7 @@ EngineStartError         an engine process did not get ready; after some in a ro
 DeviceLost               a device fails at everything; its engine process ends
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── BadImage             400  empty, corrupt or truncated
+├── BadRequest           400  a body that is to hold tensors does not
 ├── Unauthorized         401  no API key that is known
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
@@ -69,6 +70,12 @@ class BadImage(RequestError):
     """The body is empty, or an image of an allowed format that cannot be read to its end."""
 
     status, slug, title = 400, "bad-image", "The image cannot be read"
+
+
+class BadRequest(RequestError):
+    """The body or a header of it does not follow the protocol, or a tensor is not what the model takes."""
+
+    status, slug, title = 400, "bad-request", "The request cannot be understood"
 
 
 class Unauthorized(RequestError):

@@ -82,9 +82,10 @@ class Job:
     """One admitted, decoded image.
 
     Attributes:
-        slot: where its pixels lie, CHW uint8 at the slot's start.
+        slot: where its pixels lie, CHW at the slot's start.
         top_k: how many classes are wanted, 0 where something else is.
         deadline: when its answer is worth nothing any more; None for the server's default target.
+        normalised: its pixels are float32 as the model takes them, else uint8.
     """
 
     id: int
@@ -95,6 +96,7 @@ class Job:
     submitted: float
     deadline: float | None = None
     want: Want = "classes"
+    normalised: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ import mmap
 import os
 import sys
 import tempfile
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 _PAGE = mmap.PAGESIZE
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def create_memory(name: str = "tome-slots", size: int = 0) -> int:
@@ -46,12 +49,12 @@ class Slots:
         self._map = mmap.mmap(descriptor, count * stride)
         self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(count, stride)
 
-    def view(self, slot: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """The first bytes of ``slot`` as a writable ``uint8`` array of ``shape``."""
-        size = int(np.prod(shape))
-        return self.array[slot, :size].reshape(shape)
+    def view(self, slot: int, shape: tuple[int, ...], dtype: type[Pixel]) -> npt.NDArray[Pixel]:
+        """The first bytes of ``slot`` as a writable array of ``shape``."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.array[slot, :size].view(dtype).reshape(shape)
 
-    def gather(self, slots: list[int], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def gather(self, slots: list[int], shape: tuple[int, ...], dtype: type[Pixel]) -> npt.NDArray[Pixel]:
         """A copy of several slots in one array ``(len(slots), *shape)``."""
-        size = int(np.prod(shape))
-        return self.array[slots, :size].reshape(len(slots), *shape)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.array[slots, :size].view(dtype).reshape(len(slots), *shape)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.server.conftest import RunningServer
 
 # Tests run beside other work on few cores; more threads only wait for one another.
 torch.set_num_threads(1)
@@ -13,3 +20,12 @@ _SLOW_IS_FINE = [HealthCheck.too_slow]
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE)
 settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[RunningServer]:
+    """A real server as it is without settings, for tests of what people do with it."""
+    from tests.server.conftest import run_server
+
+    with run_server() as running:
+        yield running

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tome_core", "server")
+PACKAGES = ("tome_core", "server", "tome_client")
 MAX_LINES = 300
 
 
@@ -62,6 +62,7 @@ RULES = [
         allowed=("server.top", "server.errors"),
     ),
     Rule("server.top.frame", never=("time", "rich", "http")),
+    Rule("tome_client", never=("server", "tome_core", "torch", "timm", "fastapi", "starlette", "pydantic")),
     # Leaves.
     Rule("server.errors", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule(

@@ -55,7 +55,7 @@ class Access:
         self.metrics.observe_error(error)
         # RFC 6750, section 3: an error code only where there were credentials.
         challenge = 'Bearer realm="tome-serve"' + (', error="invalid_token"' if given else "")
-        response = respond(error, scope["state"]["record"].id, {"WWW-Authenticate": challenge})
+        response = respond(error, scope["state"]["record"].id, {"WWW-Authenticate": challenge}, scope["path"])
         await response(scope, receive, send)
 
 

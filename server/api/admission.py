@@ -99,8 +99,7 @@ class Admission:
             TooLarge: the body says that it is.
         """
         self.check_open()
-        if deadline is not None:
-            self._check_in_time(deadline)
+        self.check_in_time(deadline)
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self.limits.one:
             raise TooLarge(f"the body has {announced} bytes; allowed are {self.limits.one}", limit=self.limits.one)
@@ -111,7 +110,10 @@ class Admission:
             finally:
                 self.admitted -= 1
 
-    def _check_in_time(self, deadline: float) -> None:
+    def check_in_time(self, deadline: float | None) -> None:
+        """Raises `Overloaded` if the queue will not meet ``deadline``."""
+        if deadline is None:
+            return
         now, wait = time.monotonic(), self._engine.predicted_wait(deadline)
         # A deadline that has passed already is the caller's own matter, and no sign of too much work.
         if now < deadline < now + wait:

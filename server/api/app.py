@@ -12,7 +12,8 @@ from server.api.decoder import Decoder
 from server.api.images import router as image_routes
 from server.api.inference import Inference
 from server.api.observe import Observe
-from server.api.routes import Parts, router
+from server.api.oip.routes import router as protocol_routes
+from server.api.routes import NAME, VERSION, Parts, router
 from server.engine.pool import EnginePool
 from server.metrics import Metrics
 from server.settings import Settings
@@ -27,7 +28,7 @@ Errors are `application/problem+json` (RFC 9457)."""
 
 def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metrics) -> FastAPI:
     """The ASGI application in front of ``engine``. Its `Admission` is ``app.state.parts.admission``."""
-    app = FastAPI(title="tome-serve", version="0.1.0", description=_ABOUT, docs_url=None, redoc_url=None)
+    app = FastAPI(title=NAME, version=VERSION, description=_ABOUT, docs_url=None, redoc_url=None)
     app.router.redirect_slashes = False
     limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
     admission = Admission(engine, limits)
@@ -37,6 +38,7 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
     app.state.metrics = metrics
     app.include_router(image_routes)
     app.include_router(router)
+    app.include_router(protocol_routes)
     if settings.metrics_port is None:
         app.include_router(scraping.router)
     problems.install(app, metrics)

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.api.answers import CLASSES, FEATURES, PICTURE, RAW_FEATURES
-from server.api.multipart import is_multipart
 from server.api.negotiate import prefers
 from server.api.observe import Record
 from server.api.params import Params, documentation, parse_params
@@ -70,14 +69,14 @@ async def classify(request: Request, parts: FromApp) -> Any:
 async def embed(request: Request, parts: FromApp) -> Any:
     """The pooled features of one image, or of several in a multipart body.
 
-    With `Accept: application/octet-stream` those of one image come as nothing but little-endian float32.
+    With `Accept: application/octet-stream` they come as nothing but little-endian float32, one image after the other;
+    there is no room for a problem then, so one image that fails is the problem of all, with its `index`.
     """
     params, record = read_params(request, parts, "features"), request.state.record
     raw = prefers(request.headers.get("accept"), RAW, _JSON)
-    if raw and not is_multipart(request.headers.get("content-type")):
-        features = await parts.inference.run(request, params, record, RAW_FEATURES)
-        assert isinstance(features, bytes)
-        return respond(features, RAW, record)
+    if raw:
+        rows = await parts.inference.run_together(request, params, record, RAW_FEATURES)
+        return respond(b"".join(rows), RAW, record)
     answer = await parts.inference.run(request, params, record, FEATURES)
     body = Embeddings(results=answer) if isinstance(answer, list) else answer
     return respond(body.model_dump_json(), _JSON, record)

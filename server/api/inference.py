@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+import numpy.typing as npt
+from starlette.requests import Request
 
+from server.api.abandon import until, while_connected
 from server.api.admission import Admission, Reservation
 from server.api.answers import Done, Kind
 from server.api.decoder import Decoder
@@ -21,25 +21,15 @@ from server.api.observe import Record
 from server.api.params import Params
 from server.api.problems import describe
 from server.api.schemas import Problem, Timing
+from server.api.uploads import Asked, Upload, the_only
 from server.engine.client import Result
 from server.engine.pool import EnginePool, Lease
-from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, RequestError
+from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
+from server.messages import ModelInfo
 from server.metrics import Metrics
 
 T = TypeVar("T")
-
-
-@dataclass
-class Upload:
-    """One encoded image, counted in ``reservation`` until it is dropped."""
-
-    content: bytes
-    reservation: Reservation
-
-    def drop(self) -> None:
-        """It is decoded: give its bytes back."""
-        self.reservation.release(len(self.content))
-        self.content = b""
+Body = TypeVar("Body", bound=Asked)
 
 
 class Inference:
@@ -56,33 +46,97 @@ class Inference:
             ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
         """
         with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
-            try:
-                async with asyncio.timeout_at(params.deadline):
-                    if is_multipart(request.headers.get("content-type")):
-                        uploads = await self._read_files(request, record, reservation)
-                        if not kind.picture:
-                            results = self._answer_all(uploads, lease, params, record, kind)
-                            return await while_connected(request.receive, results)
-                        upload = the_only(uploads)
-                    else:
-                        upload = await self._read_image(request, record, reservation)
-                    return await while_connected(request.receive, self._answer(upload, lease, params, record, kind))
-            except TimeoutError:
-                raise DeadlineExceeded("the deadline passed before the answer was there") from None
+            async with until(params.deadline):
+                uploads = await self._read_uploads(request, record, reservation)
+                if is_multipart(request.headers.get("content-type")) and not kind.picture:
+                    results = self._answer_each(uploads, lease, params, record, kind)
+                    return await while_connected(request.receive, results)
+                answer = self._answer(the_only(uploads), lease, params, record, kind)
+                return await while_connected(request.receive, answer)
 
-    async def _read_image(self, request: Request, record: Record, reservation: Reservation) -> Upload:
+    async def run_together(self, request: Request, params: Params, record: Record, kind: Kind[T]) -> list[T]:
+        """An answer for the image as the body, or for each file of a multipart body.
+
+        Raises:
+            As `run`. One file without an answer leaves the request without one.
+        """
+        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
+            async with until(params.deadline):
+                uploads = await self._read_uploads(request, record, reservation)
+                results = self._answer_together(uploads, lease, params, record, kind)
+                return await while_connected(request.receive, results)
+
+    async def run_asked(
+        self, request: Request, read: Callable[[bytes], Body], record: Record, kind: Kind[T]
+    ) -> tuple[Body, list[T]]:
+        """What a body asks for that holds its parameters itself, and an answer for each of its images.
+
+        Args:
+            read: finds out what a body asks for, in a decode thread.
+
+        Raises:
+            As `run_together`.
+        """
+        with self._admission.admit(request, None) as lease, self._admission.reserve() as reservation:
+            body = await self._read_body(request, record, reservation)
+            return await while_connected(request.receive, self._answer_asked(body, read, lease, record, kind))
+
+    async def _read_body(self, request: Request, record: Record, reservation: Reservation) -> Upload:
         chunks: list[bytes] = []
         await self._admission.read(request, reservation, chunks.append)
         self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
-        return Upload(b"".join(chunks), reservation)
+        content = b"".join(chunks)
+        return Upload(content, reservation, len(content))
 
-    async def _read_files(self, request: Request, record: Record, reservation: Reservation) -> list[Upload]:
+    async def _read_uploads(self, request: Request, record: Record, reservation: Reservation) -> list[Upload]:
+        """The image that the body is, or the files of a multipart body."""
+        if not is_multipart(request.headers.get("content-type")):
+            return [await self._read_body(request, record, reservation)]
         parts = FileParts(request.headers["content-type"])
         await self._admission.read(request, reservation, parts.feed)
         self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
-        return [Upload(content, reservation) for content in parts.finish()]
+        return [Upload(content, reservation, len(content)) for content in parts.finish()]
 
-    async def _answer_all(
+    async def _answer_asked(
+        self, body: Upload, read: Callable[[bytes], Body], lease: Lease, record: Record, kind: Kind[T]
+    ) -> tuple[Body, list[T]]:
+        try:
+            asked = await self._decoder.run(lambda: read(body.encoded()))
+        finally:
+            body.forget()
+        params = asked.params
+        record.model, record.r = params.model.name, str(params.schedule)
+        self._admission.check_in_time(params.deadline)
+        async with until(params.deadline):
+            return asked, await self._answer_together(asked.take(body), lease, params, record, kind)
+
+    async def _answer_together(
+        self, uploads: list[Upload], lease: Lease, params: Params, record: Record, kind: Kind[T]
+    ) -> list[T]:
+        """An answer for each image, or the error of the first that fails, with its ``index``.
+
+        Their slots are taken before any work is done.
+        """
+
+        async def result(index: int, upload: Upload, own: Lease) -> T:
+            try:
+                return await self._answer(upload, own, params, record, kind)
+            except RequestError as error:
+                if len(uploads) > 1:
+                    error.extensions["index"] = index
+                raise
+
+        with contextlib.ExitStack() as stack:
+            leases = [lease] + [stack.enter_context(self._engine.lease()) for _ in uploads[1:]]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    each = zip(uploads, leases, strict=True)
+                    tasks = [group.create_task(result(index, *one)) for index, one in enumerate(each)]
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None  # the first that failed; the others were cancelled then
+            return [task.result() for task in tasks]
+
+    async def _answer_each(
         self, uploads: list[Upload], lease: Lease, params: Params, record: Record, kind: Kind[T]
     ) -> list[T | Problem]:
         """Each file's answer, or its problem. The request's own slot is for the first; others find one or do not."""
@@ -105,13 +159,13 @@ class Inference:
         """Decode one image into its slot, have it run, and say what came out."""
         model, began = params.model, time.monotonic()
         try:
-            pixels = await self._decoder.decode(lambda: upload.content, model.transform)
+            pixels = await self._pixels(upload, model)
+            lease.write(pixels)
         finally:
             upload.drop()
-        slot = lease.pixels(model.transform.size)
-        np.copyto(slot, pixels)
         decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
-        kept = slot.copy() if kind.picture else None  # the slot is another's as soon as the engine has answered
+        kept = pixels if kind.picture else None
+        del pixels
         result = await lease.run(model.name, params.schedule, params.top_k, params.deadline, params.want)
         check(result)
         timing = Timing(
@@ -122,6 +176,11 @@ class Inference:
         answer = await self._make(kind, Done(params, result.outcome, timing, result.batch.images, kept), record)
         self._metrics.observe_image(model.name, params.schedule)
         return answer
+
+    async def _pixels(self, upload: Upload, model: ModelInfo) -> npt.NDArray[Any]:
+        if isinstance(upload.content, np.ndarray):
+            return upload.content
+        return await self._decoder.decode(upload.encoded, model.transform)
 
     async def _make(self, kind: Kind[T], done: Done, record: Record) -> T:
         if not kind.picture:
@@ -137,13 +196,6 @@ class Inference:
         return record.note(stage, seconds)
 
 
-def the_only(uploads: list[Upload]) -> Upload:
-    """The one of ``uploads``. Raises `BadImage` if there are more."""
-    if len(uploads) > 1:
-        raise BadImage(f"the multipart body has {len(uploads)} files; there is one picture a request, so send one")
-    return uploads[0]
-
-
 def check(result: Result) -> None:
     """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if it has nothing of what was wanted."""
     if result.outcome.failure == "expired":
@@ -152,27 +204,3 @@ def check(result: Result) -> None:
         raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
     if result.outcome.failure:
         raise InferenceFailed("the model gave no valid numbers for this image")
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, unless the client goes away first.
-
-    Raises:
-        ClientDisconnect: it has; ``work`` is cancelled.
-    """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def wait_for_disconnect(receive: Receive) -> None:
-    """Return once the client has gone away; its request's body has been read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -20,6 +20,7 @@ from server.metrics import Metrics
 log = logging.getLogger("tome.access")
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; only in the log and the metrics, since nobody is there to read it
+_PROBES = ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready")
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -78,7 +79,8 @@ class Observe:
             log.exception("a request failed unexpectedly", extra={"request_id": record.id})
             if status:
                 raise  # too late to say so; the server cuts the connection
-            problem = respond(RequestError("the server failed; the fault is not in the request"), record.id)
+            error = RequestError("the server failed; the fault is not in the request")
+            problem = respond(error, record.id, path=scope["path"])
             await problem(scope, receive, send_with_id)
         finally:
             self.metrics.inflight_requests.dec()
@@ -100,7 +102,7 @@ class Observe:
             **{f"{stage}_ms": milliseconds for stage, milliseconds in record.stages.items()},
         }
         # Probes and scrapes come every few seconds and say nothing; their failures do.
-        level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") and status < 400 else logging.INFO
+        level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
         log.log(level, "request", extra=line)
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from server import errors
@@ -30,13 +31,23 @@ def describe(error: RequestError, request_id: str | None = None) -> Problem:
     )
 
 
-def respond(error: RequestError, request_id: str | None = None, headers: dict[str, str] | None = None) -> Response:
-    """The answer of a request that fails with ``error``."""
+def respond(
+    error: RequestError, request_id: str | None = None, headers: dict[str, str] | None = None, path: str = ""
+) -> Response:
+    """The answer of a request for ``path`` that fails with ``error``."""
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if path == "/v2" or path.startswith("/v2/"):
+        return JSONResponse(protocol_error(error), error.status, headers)
     body = describe(error, request_id).model_dump_json(exclude_none=True)
     return Response(body, error.status, headers, MEDIA_TYPE)
+
+
+def protocol_error(error: RequestError) -> dict[str, str]:
+    """``error`` as the Open Inference Protocol has it, for all paths of ``/v2``."""
+    index = error.extensions.get("index")
+    return {"error": error.detail if index is None else f"image {index}: {error.detail}"}
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
@@ -44,13 +55,13 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_request_error(request: Request, error: RequestError) -> Response:
         metrics.observe_error(error)
-        return respond(error, request.state.record.id)
+        return respond(error, request.state.record.id, path=request.url.path)
 
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
         known = translate(error, request)
         metrics.observe_error(known)
         allow = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
-        return respond(known, request.state.record.id, allow)
+        return respond(known, request.state.record.id, allow, request.url.path)
 
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         return await on_request_error(request, InvalidParameter("a parameter has a value that is not allowed"))

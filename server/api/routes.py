@@ -20,6 +20,7 @@ from server.messages import ModelInfo
 
 router = APIRouter()
 
+NAME, VERSION = "tome-serve", "0.1.0"
 _DOCS = Page("docs.html")
 
 

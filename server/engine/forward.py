@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,14 @@ from server.engine.graphs import CudaRecorder, Graphs, Record
 from server.engine.staging import Staging
 from tome_core import MergedViT, Outputs, native
 from tome_core.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Floats:
+    """The images of a batch that came normalised: ``values``, float32 ``(n, C, H, W)``, and their ``rows`` in it."""
+
+    rows: Sequence[int]
+    values: npt.NDArray[np.float32]
 
 
 class Forward:
@@ -35,21 +44,31 @@ class Forward:
 
     @torch.inference_mode()
     def __call__(
-        self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule], *, source: bool = False
+        self,
+        pixels: npt.NDArray[np.uint8],
+        schedules: Sequence[Schedule],
+        *,
+        source: bool = False,
+        floats: Floats | None = None,
     ) -> Outputs:
         """Outputs of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule.
 
         Args:
             source: give source maps too, as `MergedViT.outputs`.
+            floats: images that take the place of their rows of ``pixels``, whatever lies there.
         """
-        graph = self._graphs.find(schedules) if self._graphs and not source else None
+        graph = self._graphs.find(schedules) if self._graphs and not source and floats is None else None
         if graph is not None:
             self._copy(pixels, graph.pixels[: len(pixels)])
             return graph.run(len(pixels))
         images = torch.from_numpy(pixels)
         if self._device.type != "cpu":
             images = self._copy(pixels, torch.empty(pixels.shape, dtype=torch.uint8, device=self._device))
-        return self.network.outputs(self._normalised(images), r=list(schedules), source=source)
+        images = self._normalised(images)
+        if floats is not None:
+            rows = torch.tensor(floats.rows, device=self._device)
+            images[rows] = torch.from_numpy(floats.values).to(images)
+        return self.network.outputs(images, r=list(schedules), source=source)
 
     @torch.inference_mode()
     def record(

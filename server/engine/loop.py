@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from server.channel import Channel
 from server.engine import faults
+from server.engine.forward import Floats
 from server.engine.isolation import Kind, run_isolated
 from server.engine.runner import Prediction, Runner
 from server.engine.scheduler import Scheduler
@@ -103,15 +106,23 @@ class Loop:
         # What the pass takes without merging is what it takes at most.
         self._page.begin(time.monotonic(), served.baseline(len(jobs)))
         try:
-            pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size)
+            pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size, np.uint8)
             schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
-            return runner.run(pixels, schedules, top_k, wants)
+            return runner.run(pixels, schedules, top_k, wants, self._floats(jobs, runner))
         except Exception as error:
             if faults.is_lost(runner.device):
                 raise DeviceLost(f"{runner.device} fails at everything from now on") from error
             raise
         finally:
             self._page.end()
+
+    def _floats(self, jobs: Sequence[Job], runner: Runner) -> Floats | None:
+        """The images among ``jobs`` that came normalised."""
+        rows = [row for row, job in enumerate(jobs) if job.normalised]
+        if not rows:
+            return None
+        slots = [jobs[row].slot for row in rows]
+        return Floats(rows, self._slots.gather(slots, runner.model.transform.size, np.float32))
 
 
 def outcome(job: Job, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:

@@ -34,11 +34,14 @@ class Lease:
 
     def __init__(self, pool: EnginePool, slot: int) -> None:
         self._pool, self._slot = pool, slot
+        self._normalised = False
         self.submitted = False
 
-    def pixels(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """The slot's memory, to write the decoded image ``(C, H, W)`` into."""
-        return self._pool.slots.view(self._slot, shape)
+    def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
+        """Copy an image ``(C, H, W)`` into the slot: decoded, uint8, or as the model takes it, float32."""
+        self._normalised = pixels.dtype != np.uint8
+        dtype = np.float32 if self._normalised else np.uint8
+        np.copyto(self._pool.slots.view(self._slot, pixels.shape, dtype), pixels)
 
     async def run(
         self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None, want: Want = "classes"
@@ -48,7 +51,7 @@ class Lease:
         Raises:
             EngineLost: there is no engine, or it ended first.
         """
-        future = self._pool.submit(self._slot, model, schedule, top_k, deadline, want)
+        future = self._pool.submit(self._slot, model, schedule, top_k, deadline, want, self._normalised)
         self.submitted = True
         return await future
 
@@ -146,7 +149,14 @@ class EnginePool:
                 self._free.append(slot)
 
     def submit(
-        self, slot: int, model: str, schedule: Schedule, top_k: int, deadline: float | None, want: Want
+        self,
+        slot: int,
+        model: str,
+        schedule: Schedule,
+        top_k: int,
+        deadline: float | None,
+        want: Want,
+        normalised: bool,
     ) -> asyncio.Future[Result]:
         """Hand ``slot`` and the image in it to the engine with the least to do. Cancelling the future cancels the job.
 
@@ -156,7 +166,7 @@ class EnginePool:
         clients = self._ready_clients()
         if not clients:
             raise EngineLost("the model process was lost; please retry", retry_after=self.retry_after())
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want)
+        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want, normalised)
         client = min(clients, key=lambda client: client.work)
         return client.submit(job, work_of(self.models[model], schedule))
 

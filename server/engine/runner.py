@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from server.engine.forward import Forward
+from server.engine.forward import Floats, Forward
 from server.engine.loading import LoadedModel
 from server.engine.proving import REFERENCE
 from server.messages import Want
@@ -80,10 +80,11 @@ class Runner:
         schedules: Sequence[Schedule],
         top_k: Sequence[int],
         wants: Sequence[Want] | None = None,
+        floats: Floats | None = None,
     ) -> list[Prediction]:
         """One forward pass for all; the best ``top_k[i]`` classes of each image, or what else ``wants[i]`` says."""
         wants = wants or ["classes"] * len(pixels)
-        outputs = self._forward(pixels, schedules, source="source" in wants)
+        outputs = self._forward(pixels, schedules, source="source" in wants, floats=floats)
         logits = outputs.logits.float()
         finite = logits.isfinite().all(dim=-1) & outputs.features.isfinite().all(dim=-1)
         most = min(max(top_k), len(self.model.labels))

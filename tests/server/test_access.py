@@ -36,12 +36,20 @@ def answers(server):
 
 
 @pytest.mark.parametrize(
-    "path", ["/classify", "/models", "/nothing", "/healthz/", "//healthz", "/v2/models", "/metrics/"]
+    "path", ["/classify", "/models", "/nothing", "/healthz/", "//healthz", "/v3/models", "/metrics/"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_without_a_key_nothing_is_told_of_what_there_is(guarded, method, path):
     response = httpx.request(method, f"{guarded.url}{path}", content=b"x" if method == "POST" else None)
     assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == 'Bearer realm="tome-serve"'
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/models", "/v2/models/fashion-mnist/infer", "/v2/health/ready/"])
+def test_nor_by_the_open_inference_protocol(guarded, path):
+    response = httpx.post(f"{guarded.url}{path}", content=b"x")
+    assert response.status_code == 401
+    assert set(response.json()) == {"error"}
     assert response.headers["www-authenticate"] == 'Bearer realm="tome-serve"'
 
 
@@ -70,9 +78,10 @@ def test_a_right_key(guarded, header, key):
 
 
 def test_probes_and_pages_are_open(guarded):
-    for path in ("/healthz", "/docs", "/openapi.json"):
+    for path in ("/healthz", "/docs", "/openapi.json", "/v2/health/live"):
         assert httpx.get(f"{guarded.url}{path}").status_code == 200
-    assert httpx.get(f"{guarded.url}/readyz").status_code in (200, 503)
+    for path in ("/readyz", "/v2/health/ready"):
+        assert httpx.get(f"{guarded.url}{path}").status_code in (200, 503)
 
 
 def test_metrics_are_on_their_own_port_alone(guarded):

@@ -50,6 +50,10 @@ def regions(picture: bytes) -> int:
     return int((colours.min(axis=1) != colours.max(axis=1)).sum())
 
 
+def files(bodies: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("file", ("name", body)) for body in bodies]
+
+
 class TestEmbed:
     @pytest.mark.parametrize("r", [0, 16])
     def test_it_is_what_the_core_gives(self, client, runner, r):
@@ -74,13 +78,26 @@ class TestEmbed:
 
     def test_several_files(self, client):
         bodies = [EXAMPLES["bag"], b"hello", SNEAKER]
-        files = [("file", ("name", body)) for body in bodies]
-        for headers in ({}, RAW):
-            results = client.post("/embed?r=16", files=files, headers=headers).json()["results"]
-            assert [result.get("status", 200) for result in results] == [200, 415, 200]
-            for body, result in zip(bodies[::2], results[::2], strict=True):
-                alone = client.post("/embed?r=16", content=body).json()["embedding"]
-                np.testing.assert_allclose(result["embedding"], alone, atol=0.02 * np.abs(alone).max())
+        results = client.post("/embed?r=16", files=files(bodies)).json()["results"]
+        assert [result.get("status", 200) for result in results] == [200, 415, 200]
+        for body, result in zip(bodies[::2], results[::2], strict=True):
+            alone = client.post("/embed?r=16", content=body).json()["embedding"]
+            np.testing.assert_allclose(result["embedding"], alone, atol=0.02 * np.abs(alone).max())
+
+    def test_several_files_raw(self, client):
+        names = ["bag", "sneaker", "trouser"]
+        response = client.post("/embed?r=16", files=files([EXAMPLES[name] for name in names]), headers=RAW)
+        assert response.headers["content-type"] == "application/octet-stream"
+        rows = np.frombuffer(response.content, "<f4").reshape(3, 128)
+        for name, row in zip(names, rows, strict=True):
+            alone = client.post("/embed?r=16", content=EXAMPLES[name]).json()["embedding"]
+            np.testing.assert_allclose(row, alone, atol=0.02 * np.abs(alone).max())
+
+    def test_one_bad_file_leaves_no_raw_answer(self, client, server, eventually):
+        response = client.post("/embed?r=16", files=files([SNEAKER, SNEAKER, b"hello", SNEAKER]), headers=RAW)
+        assert assert_problem(response, 415, "unsupported-format")["index"] == 2
+        eventually(lambda: server.metric("tome_queue_jobs") == 0)
+        assert client.post("/embed?r=16", files=files([SNEAKER] * 8), headers=RAW).status_code == 200
 
 
 class TestVisualize:

@@ -88,5 +88,5 @@ async def classify(
     model: str = "tiny",
 ) -> Result:
     with pool.lease() as lease:
-        np.copyto(lease.pixels(SIZE), pixels)
+        lease.write(pixels)
         return await lease.run(model, Schedule.constant(r), 3 if want == "classes" else 0, deadline, want)

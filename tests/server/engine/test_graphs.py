@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from server.engine import graphs
-from server.engine.forward import Forward
+from server.engine.forward import Floats, Forward
 from server.engine.graphs import Graphs, buckets
 from server.engine.loading import LoadedModel
 from tests.server.engine.test_proving import plain
@@ -73,6 +73,19 @@ def test_a_batch_is_padded_up_to_its_bucket(forward: Forward, count: int) -> Non
     kept = got.logits.clone()
     forward(images(6), [Schedule.constant(4)] * 6)
     assert torch.equal(got.logits, kept)  # it is the caller's own
+
+
+def test_a_graph_reads_bytes_so_batches_with_floats_do_without(forward: Forward) -> None:
+    schedules = [Schedule.constant(4)] * 2
+    expected = forward(images(2), schedules)
+    recorder = Again()
+    assert forward.record((0, 4), 4, SIZE, recorder) == ""
+    recorder.replays.clear()
+    mean, std = 0.5, 0.25
+    floats = Floats([1], ((images(2)[1:] / 255 - mean) / std).astype(np.float32))
+    got = forward(np.stack([images(2)[0], 0 * images(2)[1]]), schedules, floats=floats)
+    assert recorder.replays == []
+    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_recorded_runs_as_it_comes(forward: Forward) -> None:

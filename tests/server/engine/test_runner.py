@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from server.catalog import read_catalog
+from server.engine.forward import Floats
 from server.engine.loading import LoadedModel, load_model
 from server.engine.runner import Runner, pack_rows
 from server.errors import ConfigError
@@ -66,6 +67,19 @@ def test_nobody_pays_for_sources_that_nobody_wants(runner: Runner, monkeypatch: 
     )
     runner.run(PIXELS[:2], SCHEDULES[:2], [1, 0], ["classes", "features"])
     assert asked == [False]
+
+
+def test_floats_and_bytes_share_a_batch(runner: Runner) -> None:
+    """An image is the same to the model whether it comes normalised or not; what its bytes would be is overwritten."""
+    expected = runner.run(PIXELS, SCHEDULES, [3] * 5)
+    rubbish = PIXELS.copy()
+    rubbish[[1, 3, 4]] = 255
+    mixed = Floats([1, 3, 4], normalised(PIXELS[[1, 3, 4]]).numpy())
+    for one, other in zip(runner.run(rubbish, SCHEDULES, [3] * 5, floats=mixed), expected, strict=True):
+        assert one.classes == other.classes
+        assert one.scores == pytest.approx(other.scores, abs=1e-6)
+    passes = runner.run(rubbish, SCHEDULES, [3] * 5)
+    assert passes[1].scores != pytest.approx(expected[1].scores, abs=1e-3)
 
 
 def test_the_activation_makes_the_scores(tiny: LoadedModel) -> None:

@@ -1,0 +1,101 @@
+"""Writes ``docs/configuration.md`` from the settings themselves: ``python -m tests.docs.configuration``."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from server.settings import ModelSettings, Settings
+
+FILE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+
+TEXT = """# Configuration
+
+<!-- Written by `make docs` from server/settings.py. -->
+
+A setting is a flag of `tome-serve serve` or an environment variable; a flag comes before the variable, and that before
+the default. An empty variable counts as not set. Lists are separated by commas. A value that is not allowed stops the
+start, with one sentence that says why. `tome-serve serve --help` lists the same.
+
+## Models and devices
+
+The other commands that run a model (`models`, `classify`, `visualize`, `evaluate`) take these too, on one device.
+
+{models}
+
+With neither `TOME_CONFIG` nor `TOME_MODELS` the bundled model is served; with one of them only what it names. The
+fields of the TOML file are in [README.md](../README.md#models) and [checkpoints.md](checkpoints.md).
+
+## The server
+
+{server}
+
+## API keys
+
+Without keys everyone may ask. They have no flags, since every process of a machine can read those of another.
+
+| variable | what |
+| --- | --- |
+| `TOME_API_KEYS` | keys, separated by commas |
+| `TOME_API_KEYS_FILE` | file with one key a line; its keys count beside those of `TOME_API_KEYS` |
+
+`tome-serve load` sends the key in `TOME_API_KEY`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    shared = set(ModelSettings.model_fields)
+    fields = Settings.model_fields
+    models = {name: fields[name] for name in fields if name in shared}
+    server = {name: fields[name] for name in fields if name not in shared}
+    return TEXT.format(models=table(models), server=table(server))
+
+
+def table(fields: dict[str, FieldInfo]) -> str:
+    """Fields as a table of Markdown."""
+    rows = [
+        (f"`--{name.replace('_', '-')}`", f"`TOME_{name.upper()}`", default(field), allowed(field), what(field))
+        for name, field in fields.items()
+    ]
+    head = [("flag", "variable", "default", "allowed", "what"), ("---",) * 5]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (*head, *rows))
+
+
+def what(field: FieldInfo) -> str:
+    """The description, which may not break the table."""
+    return (field.description or "").removesuffix(".").replace("|", "\\|")
+
+
+def default(field: FieldInfo) -> str:
+    """The default as one would write it."""
+    value = field.default
+    if value is None or value == ():
+        return ""
+    if isinstance(value, tuple):
+        return f"`{','.join(map(str, value))}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values that are allowed, where type or bounds say so."""
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(field.annotation))
+    bounds = {name: getattr(rule, name) for rule in parts(field) for name in BOUNDS if hasattr(rule, name)}
+    if set(bounds) == {"ge", "le"}:
+        return f"{bounds['ge']} to {bounds['le']}"
+    return ", ".join(BOUNDS[name].format(bound) for name, bound in bounds.items())
+
+
+def parts(field: FieldInfo) -> list[Any]:
+    """The rules that pydantic keeps for a field, also those that it moved into its type."""
+    return [*field.metadata, *(rule for part in typing.get_args(field.annotation) for rule in typing.get_args(part))]
+
+
+if __name__ == "__main__":
+    FILE.write_text(page())

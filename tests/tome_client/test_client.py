@@ -1,0 +1,281 @@
+"""Both clients against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import tome_client
+from tests.server.conftest import ROOT, eventually, free_port, run_server
+from tests.server.wire import EXAMPLES, SNEAKER
+from tome_client import AsyncClient, Client, Retry
+
+KEY = "a-key"
+ONCE = Retry(attempts=1)
+QUICK = Retry(attempts=3, total=5, first=0.01)
+
+
+class Blocking:
+    """An `AsyncClient` whose coroutines are run at once, so that both clients take the same tests."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._loop, self._client = asyncio.Runner(), AsyncClient(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return lambda *args, **options: self._loop.run(method(*args, **options))
+
+    def __enter__(self) -> Blocking:
+        self._loop.run(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._loop:
+            self._loop.run(self._client.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=[Client, Blocking], ids=["sync", "async"])
+def make(request) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def client(make, default_server) -> Iterator[Any]:
+    with make(default_server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A server with three slots that asks for a key."""
+    with run_server(queue_limit=3, max_body_bytes=300_000, api_keys=KEY) as running:
+        yield running
+
+
+class TestImages:
+    def test_every_form(self, client, tmp_path):
+        path = tmp_path / "sneaker.jpg"
+        path.write_bytes(SNEAKER)
+        picture = Image.open(io.BytesIO(SNEAKER))
+        for image in (
+            SNEAKER,
+            bytearray(SNEAKER),
+            path,
+            str(path),
+            io.BytesIO(SNEAKER),
+            picture,
+            picture.convert("CMYK"),
+        ):
+            found = client.classify(image, r=16)
+            assert found.label == "Sneaker", image
+            assert found.predictions[0].score == pytest.approx(0.995, abs=0.01)
+
+    def test_what_is_no_image(self, client, tmp_path):
+        with pytest.raises(TypeError, match="not int"):
+            client.classify(3)
+        with pytest.raises(TypeError, match="not StringIO"):
+            client.classify(io.StringIO("x"))
+        with pytest.raises(FileNotFoundError):
+            client.classify(tmp_path / "nothing.jpg")
+
+
+class TestAnswers:
+    def test_classify(self, client, default_server):
+        found = client.classify(SNEAKER, r=16, top_k=2, deadline_ms=30_000, model="fashion-mnist")
+        answer = httpx.post(f"{default_server.url}/classify?r=16&top_k=2", content=SNEAKER).json()
+        assert (found.model, found.r, found.r_requested) == ("fashion-mnist", "16", "16")
+        assert [one.label for one in found.predictions] == [one["label"] for one in answer["predictions"]]
+        assert [one.index for one in found.predictions] == [one["index"] for one in answer["predictions"]]
+        assert (found.tokens.input, found.tokens.output, found.batch_size) == (197, 11, 1)
+        assert min(found.timing_ms.decode, found.timing_ms.forward) > 0
+
+    @pytest.mark.parametrize(("r", "used"), [(None, "0"), (8, "8"), ("16:-1", "16:-1"), ([30, 0, 5], "30,0,5")])
+    def test_r(self, client, r, used):
+        assert client.classify(SNEAKER, r=r).r == used
+
+    def test_many(self, client):
+        images = [EXAMPLES["bag"], b"hello", *[SNEAKER] * 20]
+        first, second, *others = client.classify_many(iter(images), r=16)
+        assert first.label == "Bag"
+        assert isinstance(second, tome_client.UnsupportedFormat)
+        assert (second.status, second.title) == (415, "Not a supported image format")
+        assert [found.label for found in others] == ["Sneaker"] * 20
+        assert client.classify_many([]) == []
+
+    def test_embed(self, client, default_server):
+        expected = httpx.post(f"{default_server.url}/embed?r=16", content=SNEAKER).json()["embedding"]
+        found = client.embed(SNEAKER, r=16)
+        assert (found.shape, found.dtype) == ((128,), np.float32)
+        assert found.flags.writeable
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+        many = client.embed_many([EXAMPLES["bag"], *[SNEAKER] * 17], r=16)
+        assert np.stack(many).shape == (18, 128)
+        np.testing.assert_allclose(many[17], expected, atol=0.02 * np.abs(expected).max())
+        with pytest.raises(tome_client.UnsupportedFormat) as caught:
+            client.embed_many([SNEAKER, b"hello"])
+        assert caught.value.members["index"] == 1
+
+    def test_visualize(self, client):
+        picture = Image.open(io.BytesIO(client.visualize(SNEAKER, r=16)))
+        assert (picture.format, picture.size) == ("PNG", (224, 224))
+
+    def test_models_and_ready(self, client):
+        (model,) = client.models()
+        assert (model.name, model.input_size, model.r_max) == ("fashion-mnist", (1, 28, 28), 98)
+        assert [level.r for level in model.levels] == ["0", "16"]
+        assert client.ready()
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("image", "options", "kind"),
+        [
+            (b"", {}, "BadImage"),
+            (SNEAKER[:300], {}, "BadImage"),
+            (b"hello", {}, "UnsupportedFormat"),
+            (b"x" * 20_000_001, {}, "TooLarge"),
+            (SNEAKER, {"model": "resnet"}, "NotFound"),
+            (SNEAKER, {"r": 99}, "InvalidParameter"),
+            (SNEAKER, {"deadline_ms": 0.01}, "DeadlineExceeded"),
+        ],
+    )
+    def test_problems(self, client, image, options, kind):
+        with pytest.raises(getattr(tome_client, kind)) as caught:
+            client.classify(image, **options)
+        error = caught.value
+        assert isinstance(error, tome_client.ProblemError)
+        assert error.type == f"urn:tome:problem:{error.slug}"
+        assert error.detail
+        assert error.detail in str(error)
+        assert error.request_id
+        assert error.members["instance"].endswith(error.request_id)
+        if kind == "InvalidParameter":
+            assert error.members["parameter"] == "r"
+
+    def test_nobody_there(self, make):
+        with make(f"http://127.0.0.1:{free_port()}", retry=QUICK) as client:
+            with pytest.raises(tome_client.Unreachable) as caught:
+                client.classify(SNEAKER)
+            assert isinstance(caught.value.__cause__, httpx.ConnectError)
+            assert not client.ready()
+
+    def test_keys(self, make, small):
+        for key in (None, "another"):
+            with make(small.url, api_key=key) as client, pytest.raises(tome_client.Unauthorized):
+                client.models()
+        with make(small.url, api_key=KEY) as client:
+            assert len(client.models()) == 1
+
+
+@contextlib.contextmanager
+def stranger(status: int, body: bytes) -> Iterator[str]:
+    """Something else that speaks HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+class TestStrangers:
+    @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"model": 3}', b"null"])
+    def test_another_answer(self, make, body):
+        with stranger(200, body) as url, make(url, retry=ONCE) as client:
+            with pytest.raises(tome_client.BadAnswer):
+                client.classify(SNEAKER)
+            with pytest.raises(tome_client.BadAnswer):
+                client.classify_many([SNEAKER])
+
+    def test_another_error(self, make):
+        with stranger(502, b"<html>bad gateway") as url, make(url, retry=ONCE) as client:
+            with pytest.raises(tome_client.ProblemError, match="502 Bad Gateway") as caught:
+                client.classify(SNEAKER)
+            assert (caught.value.status, caught.value.type, caught.value.members) == (
+                502, "about:blank", {"title": "Bad Gateway"},
+            )  # fmt: skip
+
+
+class TestOverload:
+    def test_files_without_room_are_sent_again(self, make, small):
+        with make(small.url, api_key=KEY, retry=Retry(first=0.01)) as client:
+            found = client.classify_many([SNEAKER] * 10, r=16)
+            assert [one.label for one in found] == ["Sneaker"] * 10
+        with make(small.url, api_key=KEY, retry=ONCE) as client:
+            found = client.classify_many([SNEAKER] * 5)
+            assert [isinstance(one, tome_client.Overloaded) for one in found] == [False] * 3 + [True] * 2
+            with pytest.raises(tome_client.Overloaded) as caught:
+                client.embed_many([SNEAKER] * 4)
+            assert caught.value.retry_after is not None
+            assert caught.value.retry_after >= 1
+
+    def test_while_a_server_is_replaced(self, make):
+        """It stops, says when to come back, is gone, listens again without its models, and answers at last."""
+        with contextlib.ExitStack() as stack:
+            old = stack.enter_context(run_server(levels="0", max_batch=1))
+            held = old.connect()
+            held.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SNEAKER))
+            eventually(lambda: old.metric("tome_inflight_requests") == 2)
+            old.process.terminate()
+            eventually(lambda: not old.ready())
+            with make(old.url, retry=ONCE) as client:
+                assert not client.ready()
+                with pytest.raises(tome_client.Overloaded) as caught:
+                    client.classify(SNEAKER)
+            assert (caught.value.retry_after, caught.value.members["reason"]) == (5, "draining")
+            answers: list[Any] = []
+
+            def ask() -> None:
+                with make(old.url, retry=Retry(attempts=50, total=60)) as client:
+                    answers.append(client.classify(SNEAKER, r=16).label)
+
+            refused = old.metric('tome_rejected_total{reason="draining"}')
+            asking = threading.Thread(target=ask)
+            asking.start()
+            eventually(lambda: old.metric('tome_rejected_total{reason="draining"}') == refused + 1)
+            time.sleep(1.5)  # without Retry-After it would have asked again, and been refused, several times by now
+            assert old.metric('tome_rejected_total{reason="draining"}') == refused + 1
+            held.sendall(SNEAKER)
+            assert held.recv(12) == b"HTTP/1.1 200"
+            held.close()
+            assert old.process.wait(20) == 0
+            stack.enter_context(run_server(levels="0", max_batch=1, port=old.port))
+            asking.join(60)
+            assert answers == ["Sneaker"]
+
+
+def test_both_have_the_same_methods():
+    names = {"close": "aclose", "__enter__": "__aenter__", "__exit__": "__aexit__"}
+    for name, method in vars(Client).items():
+        if inspect.isfunction(method):
+            other = vars(AsyncClient)[names.get(name, name)]
+            assert inspect.signature(method) == inspect.signature(other), name
+            assert inspect.iscoroutinefunction(other) == (name != "__init__"), name
+            assert name.startswith("_") or name == "close" or method.__doc__ == other.__doc__, name
+    assert (ROOT / "tome_client/py.typed").exists()

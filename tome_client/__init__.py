@@ -1,0 +1,62 @@
+"""A client of tome-serve: ``pip install 'tome-serve[client]'``.
+
+    from tome_client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.classify("shoe.jpg", r=16).label)
+
+It needs httpx, and nothing that the server needs. `AsyncClient` has the same methods as coroutines.
+"""
+
+from tome_client.asynchronous import AsyncClient
+from tome_client.errors import (
+    BadAnswer,
+    BadImage,
+    BadRequest,
+    DeadlineExceeded,
+    EngineLost,
+    InferenceFailed,
+    InvalidParameter,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    ProblemError,
+    SlowBody,
+    TomeError,
+    TooLarge,
+    Unauthorized,
+    Unreachable,
+    UnsupportedFormat,
+)
+from tome_client.results import Classification, Level, Model, Prediction, Timing, Tokens
+from tome_client.retrying import Retry
+from tome_client.synchronous import Client
+
+__all__ = [
+    "AsyncClient",
+    "BadAnswer",
+    "BadImage",
+    "BadRequest",
+    "Classification",
+    "Client",
+    "DeadlineExceeded",
+    "EngineLost",
+    "InferenceFailed",
+    "InvalidParameter",
+    "Level",
+    "MethodNotAllowed",
+    "Model",
+    "NotFound",
+    "Overloaded",
+    "Prediction",
+    "ProblemError",
+    "Retry",
+    "SlowBody",
+    "Timing",
+    "Tokens",
+    "TomeError",
+    "TooLarge",
+    "Unauthorized",
+    "Unreachable",
+    "UnsupportedFormat",
+]

@@ -1,0 +1,146 @@
+"""The client for asyncio and trio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import httpx
+
+from tome_client.calls import Calls, parameters
+from tome_client.results import Classification, Model
+from tome_client.retrying import Pause, Retry, Steps
+
+if TYPE_CHECKING:
+    from tome_client.errors import ProblemError
+    from tome_client.pictures import ImageLike
+
+R = int | str | Sequence[int] | None
+
+
+class AsyncClient:
+    """Asks one server. Tasks may share it.
+
+    Args:
+        url: of the server.
+        api_key: where the server asks for one.
+        timeout: seconds that each part of a request (to connect, to send, to wait for the answer) may take.
+        retry: how persistently to ask where the server has no room or cannot be reached.
+
+    All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow image. ``r`` is a
+    number, one a block, or the text of a schedule (``"16:-1"``); ``model`` a name, default the server's first model.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+    ) -> None:
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers)
+        self._calls = Calls(timeout, retry or Retry())
+
+    async def classify(
+        self,
+        image: ImageLike,
+        *,
+        r: R = None,
+        top_k: int | None = None,
+        deadline_ms: float | None = None,
+        model: str | None = None,
+    ) -> Classification:
+        """The best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds from its arrival."""
+        query = parameters(r=r, top_k=top_k, deadline_ms=deadline_ms, model=model)
+        found: Classification = await self._run(self._calls.classify(image, query))
+        return found
+
+    async def classify_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        r: R = None,
+        top_k: int | None = None,
+        deadline_ms: float | None = None,
+        model: str | None = None,
+    ) -> list[Classification | ProblemError]:
+        """The same of several images, in order, a few in each request. One that fails has its error in its place."""
+        query = parameters(r=r, top_k=top_k, deadline_ms=deadline_ms, model=model)
+        found: list[Classification | ProblemError] = await self._run(self._calls.classify_many(images, query))
+        return found
+
+    async def embed(
+        self, image: ImageLike, *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+    ) -> Any:
+        """The pooled features ``(D,)`` of an image: a float32 numpy array, or an ``array.array`` without numpy."""
+        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        return await self._run(self._calls.embed(image, query))
+
+    async def embed_many(
+        self, images: Iterable[ImageLike], *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+    ) -> list[Any]:
+        """The same of several images, in order, a few in each request. One that fails fails all."""
+        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        found: list[Any] = await self._run(self._calls.embed_many(images, query))
+        return found
+
+    async def visualize(
+        self, image: ImageLike, *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+    ) -> bytes:
+        """A picture of what was merged, as a PNG file."""
+        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        found: bytes = await self._run(self._calls.visualize(image, query))
+        return found
+
+    async def models(self) -> list[Model]:
+        """The models that are served, the default one first, and what each ``r`` costs and gives."""
+        found: list[Model] = await self._run(self._calls.models())
+        return found
+
+    async def ready(self) -> bool:
+        """Whether the server takes work now; asks once."""
+        found: bool = await self._run(self._calls.ready())
+        return found
+
+    async def aclose(self) -> None:
+        """Close all connections; leaving a ``async with`` block does so too."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is opened before it is needed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See `aclose`."""
+        await self.aclose()
+
+    async def _run(self, steps: Steps) -> Any:
+        """Carry out ``steps``; what they come to."""
+        reply: httpx.Response | httpx.TransportError | None = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, Pause):
+                    await anyio.sleep(step.seconds)
+                    reply = None
+                    continue
+                try:
+                    reply = await self._http.request(
+                        step.method,
+                        step.path,
+                        params=step.params,
+                        content=step.content,
+                        files=step.files,
+                        headers=step.headers,
+                        timeout=step.timeout,
+                    )
+                except httpx.TransportError as error:
+                    reply = error
+        except StopIteration as end:
+            return end.value

@@ -113,6 +113,9 @@ class Metrics:
         self.model_info = gauge(
             "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
         )
+        self.level_accuracy = gauge(
+            "level_accuracy", "Top-1 accuracy from 0 to 1 by the model's profile; none without one.", "model", "r"
+        )
         self.acceleration_info = gauge(
             "acceleration_info", "1 for what makes each model fast; kind reference: nothing that proved right.",
             "model", "kind",
@@ -168,9 +171,13 @@ class Metrics:
     def observe_models(self, models: tuple[ModelInfo, ...]) -> None:
         """These models, and no others, are served."""
         self.model_info.clear()
+        self.level_accuracy.clear()
         for model in models:
             self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
             self.acceleration_info.labels(model.name, model.acceleration).set(1)
+            for level in model.levels:
+                if level.accuracy is not None:
+                    self.level_accuracy.labels(model.name, level.r).set(level.accuracy / 100)
             # Series that exist from the start have a rate from the first image on.
             self.forward_seconds.labels(model.name)
             self.r0_seconds.labels(model.name)

@@ -78,7 +78,7 @@ def test_the_path_in_front(proxy):
     assert httpx.get(f"{proxy}/openapi.json").json()["servers"] == [{"url": "/vision"}]
 
 
-@pytest.mark.parametrize("path", ["/classify", "/models", "/healthz/", "//healthz", "/classify/../healthz"])
+@pytest.mark.parametrize("path", ["/classify", "/models", "/healthz/", "//healthz"])
 def test_no_path_in_front_opens_what_asks_for_a_key(proxy, path):
     assert_problem(httpx.post(proxy + path, content=SNEAKER), 401, "unauthorized")
 

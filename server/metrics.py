@@ -20,6 +20,8 @@ SPEEDUP_WINDOW = 60  # seconds
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = tuple(2**power for power in range(7, 18))
+# Why work is refused for want of capacity; other reasons, the faults of requests, come as they occur.
+_REASONS = ("queue-full", "memory-full", "deadline", "out-of-memory", "not-ready", "draining")
 
 # A second series beside each counter, when it began, is no use here and no base unit either.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -120,6 +122,13 @@ class Metrics:
             "acceleration_info", "1 for what makes each model fast; kind reference: nothing that proved right.",
             "model", "kind",
         )  # fmt: skip
+        # A series that starts with its first event has no rate at that event, and a rule no result before it.
+        for reason in _REASONS:
+            self.rejected.labels(reason)
+        for kind in ("error", "out-of-memory", "nan"):
+            self.batch_failures.labels(kind)
+        for stage in ("body", "decode", "queue", "picture"):
+            self.cancelled.labels(stage)
         self._speedup = SpeedupWindow()
         registry.register(self._speedup)
 

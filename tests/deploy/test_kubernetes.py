@@ -54,7 +54,9 @@ def test_all_mean_the_same_pods():
     assert (target["kind"], target["name"]) == (DEPLOYMENT["kind"], DEPLOYMENT["metadata"]["name"])
     monitor = load("monitoring/servicemonitor.yml")["spec"]
     assert monitor["selector"]["matchLabels"] == load("service.yml")["metadata"]["labels"]
-    assert [end["port"] for end in monitor["endpoints"]] == [port["name"] for port in load("service.yml")["spec"]["ports"]]
+    assert [end["port"] for end in monitor["endpoints"]] == [
+        port["name"] for port in load("service.yml")["spec"]["ports"]
+    ]
 
 
 def test_probes():
@@ -89,4 +91,6 @@ def test_a_gpu_is_reserved():
 
 
 def test_only_settings_that_exist_are_set():
-    assert {variable["name"] for variable in SERVER["env"]} <= {f"TOME_{name.upper()}" for name in Settings.model_fields}
+    assert {variable["name"] for variable in SERVER["env"]} <= {
+        f"TOME_{name.upper()}" for name in Settings.model_fields
+    }

@@ -20,9 +20,7 @@ FILES = ("docker-compose.yml", "deploy/compose.cpu.yml")
 
 def run(*command: str, check: bool = True, **environment: str) -> str:
     """What ``command`` prints."""
-    done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not check, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout.strip()
 

@@ -74,7 +74,9 @@ class TestServer:
         assert answer["tokens"]["output"] == 11
 
     def test_the_kernels_were_compiled_into_the_image(self, server):
-        code = "from tome_core import native; from pathlib import Path; print(*Path(native.__file__).parent.glob('*.so'))"
+        code = (
+            "from tome_core import native; from pathlib import Path; print(*Path(native.__file__).parent.glob('*.so'))"
+        )
         assert server.python(code).endswith(".so")
 
     def test_they_run_where_the_processor_has_what_they_need(self, server):
@@ -147,7 +149,15 @@ def test_a_change_of_the_source_leaves_the_dependencies_as_they_are(images, tmp_
         pytest.skip("SERVER_IMAGE is not built here")
     for name in ("server", "tome_core"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "Dockerfile", ".dockerignore"):
+    for name in (
+        "pyproject.toml",
+        "setup.py",
+        "constraints.txt",
+        "README.md",
+        "LICENSE",
+        "Dockerfile",
+        ".dockerignore",
+    ):
         shutil.copy(ROOT / name, tmp_path / name)
     with (tmp_path / "server/__init__.py").open("a") as file:
         file.write("# changed\n")

@@ -1,4 +1,4 @@
-"""Every query of the dashboard, every rule and every alert, run by a real Prometheus against a real server under load."""
+"""Every query of the dashboard, rule and alert, run by a real Prometheus against a real server under load."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The containers for real: ``make test-docker`` on a machine with a Docker engine builds them and brings them up on the CPU.
+"""The containers for real: ``make test-docker`` builds them with a Docker engine and brings them up on the CPU.
 
-SERVER_IMAGE names an image that is there already; BASE and TORCH_INDEX go to the build. Where Prometheus's image cannot be
-pulled, Debian's is built in its place; without Grafana's its tests are skipped.
+SERVER_IMAGE names an image that is there already; BASE and TORCH_INDEX go to the build. Where Prometheus's image cannot
+be pulled, Debian's is built in its place; without Grafana's its tests are skipped.
 """
 
 from __future__ import annotations
@@ -90,10 +90,11 @@ class TestServer:
         eventually(lambda: server.inspect("server", ".State.Health.Status") == "healthy", 60)
 
     def test_its_processes_have_no_rights(self, server):
-        code = (
-            "import pathlib, json; print(json.dumps([dict(line.split(':', 1) for line in path.read_text().splitlines()) "
-            "for path in pathlib.Path('/proc').glob('[0-9]*/status')]))"
-        )
+        code = """
+import json, pathlib
+texts = [path.read_text() for path in pathlib.Path("/proc").glob("[0-9]*/status")]
+print(json.dumps([dict(line.split(":", 1) for line in text.splitlines()) for text in texts]))
+"""
         processes = json.loads(server.python(code))
         assert any("tome-serve" in process["Name"] for process in processes)
         for process in processes:

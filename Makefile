@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench bench-http ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker lint format bench bench-http ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: lint  ## lint, types and the fast tests
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-docker: install  ## build the image and bring the containers up, on a machine with a Docker engine
+	$(BIN)/pytest -m docker tests/docker
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ SPEEDUP_WINDOW = 60  # seconds
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = tuple(2**power for power in range(7, 18))
+# Why work is refused for want of capacity; other reasons, the faults of requests, come as they occur.
+_REASONS = ("queue-full", "memory-full", "deadline", "out-of-memory", "not-ready", "draining")
 
 # A second series beside each counter, when it began, is no use here and no base unit either.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -113,10 +115,20 @@ class Metrics:
         self.model_info = gauge(
             "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
         )
+        self.level_accuracy = gauge(
+            "level_accuracy", "Top-1 accuracy from 0 to 1 by the model's profile; none without one.", "model", "r"
+        )
         self.acceleration_info = gauge(
             "acceleration_info", "1 for what makes each model fast; kind reference: nothing that proved right.",
             "model", "kind",
         )  # fmt: skip
+        # A series that starts with its first event has no rate at that event, and a rule no result before it.
+        for reason in _REASONS:
+            self.rejected.labels(reason)
+        for kind in ("error", "out-of-memory", "nan"):
+            self.batch_failures.labels(kind)
+        for stage in ("body", "decode", "queue", "picture"):
+            self.cancelled.labels(stage)
         self._speedup = SpeedupWindow()
         registry.register(self._speedup)
 
@@ -168,9 +180,13 @@ class Metrics:
     def observe_models(self, models: tuple[ModelInfo, ...]) -> None:
         """These models, and no others, are served."""
         self.model_info.clear()
+        self.level_accuracy.clear()
         for model in models:
             self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
             self.acceleration_info.labels(model.name, model.acceleration).set(1)
+            for level in model.levels:
+                if level.accuracy is not None:
+                    self.level_accuracy.labels(model.name, level.r).set(level.accuracy / 100)
             # Series that exist from the start have a rate from the first image on.
             self.forward_seconds.labels(model.name)
             self.r0_seconds.labels(model.name)

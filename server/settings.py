@@ -5,6 +5,8 @@ Components receive the values they use, never these objects.
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -37,7 +39,7 @@ class ModelSettings(BaseSettings):
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core.")
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "forwarded_allow_ips", "cors_origins", mode="before", check_fields=False)
     @classmethod
     def _split_names(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -50,6 +52,11 @@ class Settings(ModelSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Own port of /metrics; default: the same port.")
+    root_path: str = Field("", description="Path under which a proxy serves this server, such as /vision.")
+    forwarded_allow_ips: Names = Field(
+        ("127.0.0.1", "::1"), description="Proxies whose X-Forwarded-For and -Proto are believed; *: all."
+    )
+    cors_origins: Names = Field((), description="Origins whose pages may ask, such as https://app.example; *: all.")
     default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
@@ -86,6 +93,30 @@ class Settings(ModelSettings):
         if any(level < 0 for level in value):
             raise ValueError("levels must not be negative")
         return tuple(sorted({0, *value}))
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+            raise ValueError("root_path must be a path such as /vision, of letters, digits and . _ ~ - only")
+        return value
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name != "*":
+                ip_network(name)  # what is wrong with it is in its ValueError
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
+                raise ValueError(f"{origin!r} is no origin; one is https://app.example or http://localhost:3000")
+        return value
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:

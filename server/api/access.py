@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.problems import respond
+from server.api.proxies import route_path
 from server.errors import Unauthorized
 from server.metrics import Metrics
 
@@ -42,7 +43,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or not self.keys or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or not self.keys or route_path(scope) in OPEN_PATHS:
             return await self.app(scope, receive, send)
         given = list(presented(Headers(scope=scope)))
         if any(key in self.keys for key in given):

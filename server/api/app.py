@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from server.api import problems, scraping
 from server.api.access import Access, Keys
@@ -13,6 +14,7 @@ from server.api.images import router as image_routes
 from server.api.inference import Inference
 from server.api.observe import Observe
 from server.api.oip.routes import router as protocol_routes
+from server.api.proxies import RootPath, cors
 from server.api.routes import NAME, VERSION, Parts, router
 from server.engine.pool import EnginePool
 from server.metrics import Metrics
@@ -44,8 +46,13 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
     problems.install(app, metrics)
     # The last one added is the outermost.
     app.add_middleware(Access, keys=keys, metrics=metrics)
+    if settings.cors_origins:
+        # Outside of Access: a preflight has no key, and a page should be able to read that its key was wrong.
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     app.add_middleware(Connections, draining=lambda: admission.draining)
     app.add_middleware(Observe, metrics=metrics)
+    if settings.root_path:
+        app.add_middleware(RootPath, root=settings.root_path)
     metrics.queue_jobs.set_function(lambda: engine.queued)
     for supervisor in engine.engines:
         metrics.observe_engine(supervisor.name, supervisor.pulse, supervisor.is_ready)

@@ -93,6 +93,7 @@ class Observe:
         self.metrics.request_duration.labels(route, record.model).observe(seconds)
         line: dict[str, Any] = {
             "request_id": record.id,
+            "client": scope["client"][0] if scope.get("client") else "",
             "method": scope["method"],
             "route": route,
             "status": status,

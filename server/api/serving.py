@@ -66,7 +66,7 @@ class Service:
         self._settings, self._engine, self._listener = settings, engine, listener
         app = create_app(settings, keys, engine, metrics)
         self._admission = app.state.parts.admission
-        config = http_config(app)
+        config = http_config(app, settings.forwarded_allow_ips)
         self.loop_factory = config.get_loop_factory()
         self._servers = {HttpServer(config): listener}
         if scrapes is not None:

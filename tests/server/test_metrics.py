@@ -3,7 +3,7 @@ import time
 import pytest
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
-from server.messages import BatchDone, ModelInfo, Outcome, Transform
+from server.messages import BatchDone, Level, ModelInfo, Outcome, Transform
 from server.metrics import Metrics, SpeedupWindow
 from server.pulse import Pulse
 from tome_core.schedule import Schedule
@@ -93,8 +93,11 @@ def test_speedup_is_of_the_last_minute():
 
 def test_models(metrics):
     transform = Transform((3, 32, 32), "bicubic", 1.0, "center")
-    model = ModelInfo("m", "vit", transform, ("a",), 17, 1, 2, "cpu", "float32", (), (4, 4), acceleration="kernels")
+    levels = (Level("0", 17, 1.0, accuracy=90.5), Level("4", 9, 0.6))
+    model = ModelInfo("m", "vit", transform, ("a",), 17, 1, 2, "cpu", "float32", levels, (4, 4), acceleration="kernels")
     metrics.observe_models((model,))
     assert value(metrics, "model_info", model="m", architecture="vit", device="cpu", dtype="float32") == 1
     assert value(metrics, "acceleration_info", model="m", kind="kernels") == 1
     assert value(metrics, "forward_seconds_total", model="m") == 0
+    assert value(metrics, "level_accuracy", model="m", r="0") == 0.905
+    assert value(metrics, "level_accuracy", model="m", r="4") is None

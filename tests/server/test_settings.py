@@ -42,3 +42,31 @@ def test_every_setting_is_described_in_one_line() -> None:
         assert field.description.endswith("."), name
         assert "\n" not in field.description, name
         assert len(field.description) < 120, name
+
+
+def test_what_a_proxy_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOME_ROOT_PATH", "/vision/v1/")
+    monkeypatch.setenv("TOME_FORWARDED_ALLOW_IPS", "10.0.0.0/8, 2001:db8::1")
+    monkeypatch.setenv("TOME_CORS_ORIGINS", "https://app.example, http://localhost:3000,http://[::1]:8080")
+    settings = Settings()
+    assert settings.root_path == "/vision/v1"
+    assert settings.forwarded_allow_ips == ("10.0.0.0/8", "2001:db8::1")
+    assert settings.cors_origins == ("https://app.example", "http://localhost:3000", "http://[::1]:8080")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ROOT_PATH", "vision", "such as /vision"),
+        ("ROOT_PATH", "/a//b", "such as /vision"),
+        ("ROOT_PATH", "/a?b", "such as /vision"),
+        ("FORWARDED_ALLOW_IPS", "proxy", "'proxy' does not appear to be an IPv4 or IPv6 network"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "has host bits set"),
+        ("CORS_ORIGINS", "app.example", "'app.example' is no origin"),
+        ("CORS_ORIGINS", "https://app.example/page", "is no origin"),
+    ],
+)
+def test_what_no_proxy_or_origin_is(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(f"TOME_{name}", value)
+    with pytest.raises(ValidationError, match=said):
+        Settings()

@@ -1,0 +1,96 @@
+"""The manifests, against the schemas that Kubernetes publishes, the server's settings and one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from server.settings import Settings
+from tests.server.conftest import ROOT
+
+FOLDER = ROOT / "deploy/kubernetes"
+FILES = yaml.safe_load((FOLDER / "kustomization.yml").read_text())["resources"]
+# preStop's `sleep` is on by default from 1.30; the newest is what the validator has.
+VERSIONS = ("1.30", kubernetes_validate.latest_version())
+
+
+def load(name: str) -> dict[str, Any]:
+    (document,) = yaml.safe_load_all((FOLDER / name).read_text())
+    return document
+
+
+DEPLOYMENT = load("deployment.yml")
+POD = DEPLOYMENT["spec"]["template"]["spec"]
+(SERVER,) = POD["containers"]
+LABELS = {"app.kubernetes.io/name": "tome-serve"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", FILES)
+def test_schema(name, version):
+    kubernetes_validate.validate(load(name), version, strict=True)
+
+
+def test_the_validator_finds_what_is_wrong():
+    wrong = load("deployment.yml")
+    wrong["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readynessProbe"):
+        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+
+
+def test_every_manifest_is_applied():
+    assert sorted(FILES) == sorted(path.name for path in FOLDER.glob("*.yml") if path.name != "kustomization.yml")
+
+
+def test_all_mean_the_same_pods():
+    assert DEPLOYMENT["spec"]["template"]["metadata"]["labels"] == LABELS
+    assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == LABELS
+    assert load("service.yml")["spec"]["selector"] == LABELS
+    assert load("disruption.yml")["spec"]["selector"]["matchLabels"] == LABELS
+    target = load("autoscaling.yml")["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (DEPLOYMENT["kind"], DEPLOYMENT["metadata"]["name"])
+    monitor = load("monitoring/servicemonitor.yml")["spec"]
+    assert monitor["selector"]["matchLabels"] == load("service.yml")["metadata"]["labels"]
+    assert [end["port"] for end in monitor["endpoints"]] == [
+        port["name"] for port in load("service.yml")["spec"]["ports"]
+    ]
+
+
+def test_probes():
+    port = {port["name"]: port["containerPort"] for port in SERVER["ports"]}
+    assert port == {"http": Settings.model_fields["port"].default}
+    paths = {name: SERVER[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+
+
+def test_there_is_time_to_drain_and_to_start():
+    pause = SERVER["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert POD["terminationGracePeriodSeconds"] > pause + 2 * Settings.model_fields["drain_timeout"].default + 10
+    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > Settings.model_fields["start_timeout"].default
+
+
+def test_pods_have_no_rights_that_they_do_not_need():
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["enableServiceLinks"] is False
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["runAsUser"] == POD["securityContext"]["runAsGroup"] == 10001
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert SERVER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {mount["mountPath"] for mount in SERVER["volumeMounts"]} == {"/cache", "/tmp"}
+
+
+def test_a_gpu_is_reserved():
+    assert SERVER["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_only_settings_that_exist_are_set():
+    assert {variable["name"] for variable in SERVER["env"]} <= {
+        f"TOME_{name.upper()}" for name in Settings.model_fields
+    }

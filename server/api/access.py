@@ -36,7 +36,7 @@ class Keys:
 
 
 class Access:
-    """ASGI middleware: lets requests to all but `OPEN_PATHS` and `OPEN_FOLDER` through only with one of ``keys``, if there are any."""
+    """ASGI middleware: if there are ``keys``, lets requests through with one of them only, or to what `is_open`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
         self.app, self.keys, self.metrics = app, keys, metrics

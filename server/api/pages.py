@@ -86,7 +86,7 @@ def content_security_policy(html: str) -> str:
 
 
 def sources(html: str, tag: str, outside: str) -> str:
-    """The hashes of all inline elements ``tag``, ``'self'`` if ``html`` loads others as ``outside`` matches; or none."""
+    """The hashes of all inline elements ``tag``, and ``'self'`` if ``html`` loads others, as ``outside`` finds."""
     contents = re.findall(rf"<{tag}\b(?![^>]* src=)[^>]*>(.*?)</{tag}>", html, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents]
     allowed = [f"'sha256-{value}'" for value in hashes] + ["'self'"] * bool(re.search(outside, html))

@@ -16,6 +16,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.server.page import browser as browsers
 
 SECONDS = 15
+UNKNOWN = "\N{EN DASH}"  # what stands where a number is not known
 
 
 class Page:
@@ -26,6 +27,8 @@ class Page:
 
     def open(self, address: str) -> None:
         """Load it anew, as in a new tab: without a key, and with empty logs."""
+        self.browser.get(address)
+        self.script("sessionStorage.clear()")
         self.browser.get("about:blank")
         browsers.complaints(self.browser)
         browsers.requested(self.browser)
@@ -53,7 +56,9 @@ class Page:
 
     def until_tokens(self, text: str) -> None:
         """Wait for an answer with so many tokens that is no older than the choice."""
-        self.until(lambda: self.text("tokens") == text and self.at("outcome").get_attribute("aria-busy") != "true", text)
+        self.until(
+            lambda: self.text("tokens") == text and self.at("outcome").get_attribute("aria-busy") != "true", text
+        )
 
     def until_regions(self, r: str) -> None:
         """Wait for both pictures of merging."""

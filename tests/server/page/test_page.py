@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.server.conftest import ROOT
 from tests.server.page import browser as browsers
+from tests.server.page.conftest import UNKNOWN
 
 BAG, SNEAKER = ROOT / "examples" / "bag.png", ROOT / "examples" / "sneaker.jpg"
 
@@ -38,7 +39,7 @@ def test_a_file_is_classified_beside_r_0(opened):
     opened.upload(BAG)
     opened.until(lambda: best(opened) == "Bag", "the file's class")
     opened.until(lambda: opened.text("agreement") == "as with r = 0", "that both agree")
-    opened.until(lambda: re.fullmatch(r"\d+\.\d\d×", opened.text("speedup")), "a speed-up")
+    opened.until(lambda: re.fullmatch(r"\d+\.\d\d\u00d7", opened.text("speedup")), "a speed-up")
     assert re.search(r"round trip \d", opened.text("timing"))
     assert re.fullmatch(r"\d+ of \d+ tokens", opened.text("tokens"))
     rows = [row.text for row in opened.at("forward").find_elements(By.TAG_NAME, "tr")]
@@ -109,7 +110,7 @@ def test_a_level_is_chosen_in_its_table(opened):
 def test_measuring_in_batches(opened):
     opened.at("measure").click()
     opened.until(lambda: opened.text("passes") == "Per image in batches, median of 8", "the measurement's end")
-    assert re.fullmatch(r"\d+\.\d\d×", opened.text("speedup"))
+    assert re.fullmatch(r"\d+\.\d\d\u00d7", opened.text("speedup"))
 
 
 def test_the_chart_is_of_the_servers_metrics(opened):
@@ -136,7 +137,7 @@ def test_what_is_no_image_is_told_and_the_next_one_is_answered(opened, tmp_path)
     opened.upload(text)
     opened.until(lambda: opened.shown("problem"), "a problem")
     assert "image" in opened.text("problem").lower()
-    assert opened.text("tokens") == "–"
+    assert opened.text("tokens") == UNKNOWN
     assert not opened.shown("region-merged")
     assert all("415" in line for line in browsers.complaints(opened.browser))
     opened.upload(SNEAKER)
@@ -171,7 +172,9 @@ def test_it_fits_a_screen_of(width, opened):
 def test_on_a_small_screen_the_slider_stays_in_sight(opened):
     browsers.resize(opened.browser, 360, 740)
     opened.script("document.getElementById('regions').scrollIntoView()")
-    opened.until(lambda: 0 <= opened.script("return document.getElementById('r').getBoundingClientRect().top") < 200, "r")
+    opened.until(
+        lambda: 0 <= opened.script("return document.getElementById('r').getBoundingClientRect().top") < 200, "r"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

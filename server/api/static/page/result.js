@@ -55,14 +55,14 @@ export function clear() {
 
 /** The answer in a sentence, for those who hear it. */
 export function sentence(answer) {
-  const best = answer.predictions?.[0];
-  const seen = best ? `${best.label}, ${score(best.score)}; ` : "";
+  const seen = answer.predictions ? `${answer.predictions[0].label}, ${inWords(answer.predictions)[0]}; ` : "";
   return `${seen}${at("tokens").textContent}; forward pass ${milliseconds(answer.timing_ms.forward)}`;
 }
 
 function showLabels(predictions, plain) {
   const before = new Map(plain?.map(each => [each.index, each.score]));
-  at("labels").replaceChildren(...predictions.map(each => labelLine(each, before.get(each.index))));
+  const words = inWords(predictions);
+  at("labels").replaceChildren(...predictions.map((each, rank) => labelLine(each, words[rank], before.get(each.index))));
   at("tick-note").hidden = !at("labels").querySelector("s");
   if (!plain) at("agreement").textContent = "";
   else if (plain[0].index === predictions[0].index) at("agreement").textContent = "as with r = 0";
@@ -70,10 +70,10 @@ function showLabels(predictions, plain) {
   at("agreement").classList.toggle("differs", Boolean(plain) && plain[0].index !== predictions[0].index);
 }
 
-function labelLine(prediction, before) {
+function labelLine(prediction, words, before) {
   const [line, name, value, bar] = ["li", "span", "b", "div"].map(each => document.createElement(each));
   name.textContent = prediction.label;
-  value.textContent = score(prediction.score);
+  value.textContent = words;
   bar.className = "bar";
   bar.append(document.createElement("i"));
   bar.style.setProperty("--share", Math.min(1, Math.max(0, prediction.score)));
@@ -98,9 +98,10 @@ function cosine(a, b) {
   return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
 }
 
-// Some models answer with logits, which are no percentages.
-function score(value) {
-  return value >= 0 && value <= 1 ? `${(100 * value).toFixed(1)}%` : value.toFixed(2);
+// The scores; some models answer with logits, which are no percentages.
+function inWords(predictions) {
+  const shares = predictions.every(({ score }) => score >= 0 && score <= 1);
+  return predictions.map(({ score }) => (shares ? `${(100 * score).toFixed(1)}%` : score.toFixed(2)));
 }
 
 function milliseconds(value) {

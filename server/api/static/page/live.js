@@ -27,6 +27,7 @@ export async function watch() {
       } catch (problem) {
         if (problem.status === 404) {
           at("live").classList.add("off");
+          document.querySelector("nav [href=metrics]").remove();
           note.textContent = "This server's metrics are on a port of their own, which a page may not read.";
           return;
         }

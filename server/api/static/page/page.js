@@ -35,7 +35,10 @@ async function only(work) {
     await work(signal);
   } catch (error) {
     if (signal.aborted) return;
-    if (!(error instanceof api.Problem)) throw error;
+    if (!(error instanceof api.Problem)) {
+      tell(new api.Problem(0, "The page failed", error.message));
+      throw error;
+    }
     if (error.status === 401) return askKey(error);
     tell(error);
     if (error.status === 503) {
@@ -64,10 +67,9 @@ function askKey(problem) {
 /** Ask for what is chosen now, once the choice has stood for a moment. */
 function update() {
   showChoice();
-  if (picture && model) {
-    result.stale(true);
-    only(answer);
-  }
+  if (!picture) return;
+  result.stale(true);
+  only(model ? answer : begin); // to choose an example has ended the wait for models
 }
 
 async function answer(signal) {

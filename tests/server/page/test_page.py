@@ -109,7 +109,8 @@ def test_a_level_is_chosen_in_its_table(opened):
 
 def test_measuring_in_batches(opened):
     opened.at("measure").click()
-    opened.until(lambda: opened.text("passes") == "Per image in batches, median of 8", "the measurement's end")
+    opened.until(lambda: opened.text("passes").startswith("Forward pass, each of 64, median of "), "a measurement")
+    opened.until(lambda: opened.at("measure").is_enabled(), "its end")
     assert re.fullmatch(r"\d+\.\d\d\u00d7", opened.text("speedup"))
 
 

@@ -8,7 +8,8 @@ import { Samples } from "./samples.js";
 
 const EXAMPLES = ["ankle-boot.png", "bag.png", "sandal.png", "sneaker.jpg", "t-shirt-top.jpg", "trouser.png"];
 const PAUSE = 0.08; // seconds: a slider that moves on within them asks for nothing
-const [TURNS, BATCH, MOST_BYTES] = [8, 16, 8e6]; // of a measurement
+// Of a measurement: so many copies at once fill batches, of which the first would otherwise be small ones.
+const [TURNS, COPIES, MOST_BYTES, MOST_SECONDS] = [6, 64, 8e6, 10];
 const PLAIN = "0";
 
 const at = id => document.getElementById(id);
@@ -104,7 +105,7 @@ function endpoint() {
   return model.classes ? "classify" : "embed";
 }
 
-function showForward(r, samples = alone, title = "Forward pass") {
+function showForward(r, samples = alone, title = "Forward pass, alone") {
   const [merged, unmerged] = [r, PLAIN].map(each => samples.median(model.name, each));
   const count = samples.count(model.name, r);
   result.showForward(r, merged, unmerged, count > 1 ? `${title}, median of ${count}` : title);
@@ -122,17 +123,18 @@ async function drawRegions(place, r, tokens, signal) {
 async function measure(signal) {
   await answer(signal); // which this may have interrupted
   const [r, batches] = [chosen(), new Samples()];
-  const count = Math.max(1, Math.min(BATCH, Math.floor(MOST_BYTES / picture.size)));
+  const count = Math.max(1, Math.min(COPIES, Math.floor(MOST_BYTES / picture.size)));
   at("measure").disabled = true;
   try {
-    for (let turn = 0; turn < TURNS; turn++) {
+    const end = performance.now() + 1000 * MOST_SECONDS;
+    for (let turn = 0; turn < TURNS && (turn === 0 || performance.now() < end); turn++) {
       for (const each of [r, PLAIN]) {
         const results = await api.many(endpoint(), picture, count, { r: each, model: model.name }, signal);
         // One of them may have found the server full.
         const times = results.filter(one => one.timing_ms).map(one => one.timing_ms.forward / one.batch_size);
         if (times.length) batches.add(model.name, each, times.reduce((a, b) => a + b) / times.length);
       }
-      showForward(r, batches, "Per image in batches");
+      showForward(r, batches, `Forward pass, each of ${count}`);
     }
   } finally {
     at("measure").disabled = false;

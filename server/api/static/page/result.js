@@ -14,8 +14,8 @@ export function show(answer, plain) {
   else showFeatures(answer.embedding, plain?.embedding);
 }
 
-/** Milliseconds of forward passes with r and without, or null, and what they are. */
-export function showForward(r, merged, plain, title) {
+/** Milliseconds of forward passes with r and without, or null; what they are; whether they can be compared. */
+export function showForward(r, merged, plain, title, compared) {
   const most = Math.max(merged ?? 0, plain ?? 0) || 1;
   const rows = [[r, merged], ["0", plain]];
   for (const [index, [name, time]] of rows.entries()) {
@@ -24,7 +24,7 @@ export function showForward(r, merged, plain, title) {
     cells[1].querySelector("i").style.setProperty("--share", (time ?? 0) / most);
     cells[2].textContent = time === null ? NONE : milliseconds(time);
   }
-  at("speedup").textContent = merged !== null && plain !== null ? `${(plain / merged).toFixed(2)}×` : "";
+  at("speedup").textContent = compared && merged && plain ? `${(plain / merged).toFixed(2)}×` : "";
   at("passes").textContent = title;
 }
 

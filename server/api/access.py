@@ -18,6 +18,7 @@ from server.metrics import Metrics
 OPEN_PATHS = frozenset(
     {"/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 )
+OPEN_FOLDER = "/static/"  # what pages load
 
 
 class Keys:
@@ -36,14 +37,14 @@ class Keys:
 
 
 class Access:
-    """ASGI middleware: lets requests to all but `OPEN_PATHS` through only with one of ``keys``, if there are any."""
+    """ASGI middleware: if there are ``keys``, lets requests through with one of them only, or to what `is_open`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
         self.app, self.keys, self.metrics = app, keys, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or not self.keys or route_path(scope) in OPEN_PATHS:
+        if scope["type"] != "http" or not self.keys or is_open(route_path(scope)):
             return await self.app(scope, receive, send)
         given = list(presented(Headers(scope=scope)))
         if any(key in self.keys for key in given):
@@ -58,6 +59,11 @@ class Access:
         challenge = 'Bearer realm="tome-serve"' + (', error="invalid_token"' if given else "")
         response = respond(error, scope["state"]["record"].id, {"WWW-Authenticate": challenge}, scope["path"])
         await response(scope, receive, send)
+
+
+def is_open(path: str) -> bool:
+    """Whether ``path`` can be asked for without a key."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 def presented(headers: Headers) -> Iterator[bytes]:

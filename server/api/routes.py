@@ -1,4 +1,4 @@
-"""The endpoints about the server itself: models, health, metrics, documentation. Those of images are in `images`."""
+"""The endpoints about the server itself: models, health, pages. Those of images are in `images`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 from server.api.admission import Admission
 from server.api.inference import Inference
-from server.api.pages import Page
+from server.api.pages import FOLDER, Page, load_assets
 from server.api.problems import document, respond
 from server.api.schemas import Health, LevelDescription, ModelDescription, Models
 from server.engine.pool import EnginePool
-from server.errors import EngineLost, Overloaded
+from server.errors import EngineLost, NotFound, Overloaded
 from server.messages import ModelInfo
 
 router = APIRouter()
 
 NAME, VERSION = "tome-serve", "0.1.0"
 _DOCS = Page("docs.html")
+_FRONT = Page("page/index.html")
+_ASSETS = load_assets(FOLDER / "page")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,20 @@ async def readyz(request: Request, parts: FromApp) -> Any:
     except Overloaded as error:  # here it is the answer, no refusal that a metric should count
         return respond(error, request.state.record.id)
     return Health(status="ready")
+
+
+@router.get("/", include_in_schema=False)
+async def front() -> HTMLResponse:
+    """A page to try the server on: a picture, a slider for `r`, and what comes of them."""
+    return _FRONT.response()
+
+
+@router.get("/static/{name:path}", include_in_schema=False)
+async def static(request: Request, name: str) -> Response:
+    """A file of that page. Raises `NotFound`."""
+    if name not in _ASSETS:
+        raise NotFound("there is no such file")
+    return _ASSETS[name].response(request.headers.get("if-none-match", ""))
 
 
 @router.get("/docs", include_in_schema=False)

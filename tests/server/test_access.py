@@ -78,10 +78,13 @@ def test_a_right_key(guarded, header, key):
 
 
 def test_probes_and_pages_are_open(guarded):
-    for path in ("/healthz", "/docs", "/openapi.json", "/v2/health/live"):
+    pages = ("/", "/static/page.js", "/static/examples/bag.png", "/docs", "/openapi.json")
+    for path in (*pages, "/healthz", "/v2/health/live"):
         assert httpx.get(f"{guarded.url}{path}").status_code == 200
     for path in ("/readyz", "/v2/health/ready"):
         assert httpx.get(f"{guarded.url}{path}").status_code in (200, 503)
+    for path in ("/static/nothing", "/static/../models", "/static//docs"):
+        assert httpx.get(f"{guarded.url}{path}").status_code in (401, 404)
 
 
 def test_metrics_are_on_their_own_port_alone(guarded):

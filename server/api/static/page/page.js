@@ -1,0 +1,247 @@
+// The page: a picture, a model and r are chosen; what the server makes of them is shown beside r=0.
+
+import * as api from "./api.js";
+import * as levels from "./levels.js";
+import { watch } from "./live.js";
+import * as result from "./result.js";
+import { Samples } from "./samples.js";
+
+const EXAMPLES = ["ankle-boot.png", "bag.png", "sandal.png", "sneaker.jpg", "t-shirt-top.jpg", "trouser.png"];
+const PAUSE = 0.08; // seconds: a slider that moves on within them asks for nothing
+// Of a measurement: so many copies at once fill batches, of which the first would otherwise be small ones.
+const [TURNS, COPIES, MOST_BYTES, MOST_SECONDS] = [6, 64, 8e6, 10];
+const PASSES = 5; // at each r, before times are compared
+const PLAIN = "0";
+
+const at = id => document.getElementById(id);
+const alone = new Samples();
+let served = [];
+let model = null;
+let picture = null;
+let regions = new Map(); // addresses of pictures of merging, by r, for the picture and model chosen
+let plain = null; // the answer at r=0, likewise
+let current = new AbortController(); // of the requests whose answers are still wanted
+
+/** The chosen schedule, in the form that the server takes. */
+function chosen() {
+  const [r, inflection] = [at("r").value, Number(at("inflection").value)];
+  return inflection && r !== PLAIN ? `${r}:${inflection}` : r;
+}
+
+/** Do `work(signal)`; requests of earlier work are given up, and its errors are told. */
+async function only(work) {
+  current.abort();
+  current = new AbortController();
+  const { signal } = current;
+  try {
+    await work(signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof api.Problem)) {
+      tell(new api.Problem(0, "The page failed", error.message));
+      throw error;
+    }
+    if (error.status === 401) return askKey(error);
+    tell(error);
+    if (error.status === 503) {
+      const seconds = Math.max(1, error.retryAfter);
+      at("problem").append(` Trying again in ${seconds} s.`);
+      await api.sleep(seconds, signal).then(() => only(work), () => {});
+    }
+  }
+}
+
+function tell(problem) {
+  result.clear();
+  result.stale(false);
+  const title = document.createElement("b");
+  title.textContent = problem.title;
+  at("problem").replaceChildren(title, " ", problem.detail);
+  at("problem").hidden = false;
+}
+
+function askKey(problem) {
+  if (api.hasKey()) tell(problem); // a key that is not known; to have none yet is no fault
+  at("access").hidden = false;
+  at("key").focus();
+}
+
+/** Ask for what is chosen now, once the choice has stood for a moment. */
+function update() {
+  showChoice();
+  if (!picture) return;
+  result.stale(true);
+  only(model ? answer : begin); // to choose an example has ended the wait for models
+}
+
+async function answer(signal) {
+  await api.sleep(PAUSE, signal);
+  const r = chosen();
+  const found = await ask(r, signal);
+  if (r === PLAIN) plain = found;
+  at("problem").hidden = true;
+  result.show(found, plain);
+  showForward(r);
+  result.stale(false);
+  at("spoken").textContent = result.sentence(found);
+  // One after the other: passes that ran together would have one time. r=0 runs each time, so that both age alike.
+  if (r !== PLAIN) {
+    plain = await ask(PLAIN, signal);
+    result.show(found, plain);
+    showForward(r);
+  }
+  await drawRegions("merged", r, found.tokens, signal);
+  await drawRegions("plain", PLAIN, plain.tokens, signal);
+  // The first pass at another r takes longer than those that follow, so one is not compared.
+  for (let turn = alone.count(model.name, r); turn < PASSES; turn++) {
+    for (const each of [r, PLAIN]) await ask(each, signal);
+    showForward(r);
+  }
+}
+
+async function ask(r, signal) {
+  const found = await api.ask(endpoint(), picture, { r, model: model.name }, signal);
+  // A pass that it shared with others took longer for other reasons than r.
+  if (found.batch_size === 1) alone.add(model.name, r, found.timing_ms.forward);
+  return found;
+}
+
+// A model without a classifier has features only.
+function endpoint() {
+  return model.classes ? "classify" : "embed";
+}
+
+function showForward(r, samples = alone, title = "Forward pass, alone") {
+  const [merged, unmerged] = [r, PLAIN].map(each => samples.median(model.name, each));
+  const count = samples.count(model.name, r);
+  const compared = samples !== alone || count >= PASSES;
+  result.showForward(r, merged, unmerged, count > 1 ? `${title}, median of ${count}` : title, compared);
+}
+
+async function drawRegions(place, r, tokens, signal) {
+  if (!regions.has(r)) {
+    const drawn = await api.visualize(picture, { r, model: model.name }, signal);
+    regions.set(r, URL.createObjectURL(drawn));
+  }
+  result.showRegions(place, regions.get(r), `r = ${r}, ${tokens.output} tokens`);
+}
+
+/** Time batches of copies of the picture, with r and without in turns: what merging gives a server that has work. */
+async function measure(signal) {
+  await answer(signal); // which this may have interrupted
+  const [r, batches] = [chosen(), new Samples()];
+  const count = Math.max(1, Math.min(COPIES, Math.floor(MOST_BYTES / picture.size)));
+  at("measure").disabled = true;
+  try {
+    const end = performance.now() + 1000 * MOST_SECONDS;
+    for (let turn = 0; turn < TURNS && (turn === 0 || performance.now() < end); turn++) {
+      for (const each of [r, PLAIN]) {
+        const results = await api.many(endpoint(), picture, count, { r: each, model: model.name }, signal);
+        // One of them may have found the server full.
+        const times = results.filter(one => one.timing_ms).map(one => one.timing_ms.forward / one.batch_size);
+        if (times.length) batches.add(model.name, each, times.reduce((a, b) => a + b) / times.length);
+      }
+      showForward(r, batches, `Forward pass, each of ${count}`);
+    }
+  } finally {
+    at("measure").disabled = false;
+  }
+}
+
+/** Another picture or model: nothing that is known holds for it. */
+function renew() {
+  for (const address of regions.values()) URL.revokeObjectURL(address);
+  regions = new Map();
+  plain = null;
+  update();
+}
+
+function choosePicture(blob) {
+  picture = blob;
+  const preview = at("preview");
+  if (preview.src) URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(blob);
+  preview.hidden = false;
+  preview.alt = blob.name ? `Your picture ${blob.name}` : "The chosen example";
+  for (const button of at("examples").children) button.setAttribute("aria-pressed", button.dataset.name === blob.example);
+  renew();
+}
+
+async function chooseExample(name) {
+  await only(async signal => choosePicture(Object.assign(await api.example(name, signal), { example: name })));
+}
+
+function chooseModel(name) {
+  model = served.find(each => each.name === name);
+  // Few merge more than this for long: 1.5 times what would leave nothing, were blocks not limited to half.
+  const most = Math.min(model.r_max, Math.max(16, Math.ceil((1.5 * model.tokens) / model.blocks)));
+  at("r").max = most;
+  at("r-most").textContent = most;
+  levels.show(model, chooseLevel);
+  renew();
+}
+
+function chooseLevel(r) {
+  [at("r").value, at("inflection").value] = [...r.split(":"), "0"];
+  update();
+}
+
+function showChoice() {
+  const r = chosen();
+  at("r-value").textContent = `r = ${r}`;
+  at("r-note").textContent = r === PLAIN ? "Nothing is merged: this is the original model."
+    : `${model ? `Each of ${model.blocks} blocks` : "Each block"} joins ${at("r").value} pairs of similar tokens`
+      + `${r.includes(":") ? " on average" : ""}, for as long as there are that many.`;
+  levels.mark(r);
+}
+
+/** Learn what is served; until it is, ask again. */
+async function begin(signal) {
+  served = await api.models(signal);
+  at("problem").hidden = at("access").hidden = true;
+  at("model").replaceChildren(...served.map(each => new Option(each.name, each.name)));
+  at("choice").hidden = served.length < 2;
+  chooseModel(served[0].name);
+  if (!picture) chooseExample(EXAMPLES[0]);
+}
+
+function listen() {
+  at("r").addEventListener("input", update);
+  at("inflection").addEventListener("input", update);
+  at("model").addEventListener("change", event => chooseModel(event.target.value));
+  at("measure").addEventListener("click", () => picture && model && only(measure));
+  at("file").addEventListener("change", event => event.target.files[0] && choosePicture(event.target.files[0]));
+  document.addEventListener("paste", event => take(event, event.clipboardData));
+  document.addEventListener("drop", event => take(event, event.dataTransfer));
+  document.addEventListener("dragover", event => event.preventDefault());
+  for (const kind of ["dragover", "dragleave", "drop"])
+    document.addEventListener(kind, () => document.body.classList.toggle("dropping", kind === "dragover"));
+  at("access").addEventListener("submit", event => {
+    event.preventDefault();
+    api.useKey(at("key").value);
+    only(begin);
+  });
+}
+
+// Text that is pasted into a field, or dropped, is none of ours.
+function take(event, data) {
+  if (!data.files.length) return;
+  event.preventDefault();
+  at("file").value = "";
+  choosePicture(data.files[0]);
+}
+
+for (const name of EXAMPLES) {
+  const [button, image] = [document.createElement("button"), new Image()];
+  button.type = "button";
+  button.dataset.name = name;
+  image.src = `static/examples/${name}`;
+  image.alt = name.replace(/\..*/, "").replaceAll("-", " ");
+  button.append(image);
+  button.addEventListener("click", () => chooseExample(name));
+  at("examples").append(button);
+}
+listen();
+showChoice();
+only(begin);
+watch();

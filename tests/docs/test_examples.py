@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from server.catalog import ModelSpec
 from tests.docs.blocks import Block, read_files
@@ -42,7 +43,7 @@ def check_toml(text: str) -> None:
         ModelSpec.model_validate(table)
 
 
-CHECKS: dict[str, Callable[[str], Any]] = {"toml": check_toml, "json": json.loads}
+CHECKS: dict[str, Callable[[str], Any]] = {"toml": check_toml, "json": json.loads, "yaml": yaml.safe_load}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 from server import logs
 from server.api.access import Keys
 from server.api.app import create_app
-from server.api.listening import HttpServer, http_config, listen
+from server.api.listening import HttpServer, allow_connections, http_config, listen
+from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
 from server.engine.pool import EnginePool
 from server.errors import EngineStartError
@@ -66,11 +67,16 @@ class Service:
         self._settings, self._engine, self._listener = settings, engine, listener
         app = create_app(settings, keys, engine, metrics)
         self._admission = app.state.parts.admission
-        config = http_config(app)
+        connections = allow_connections(settings.max_connections)
+
+        def bounds() -> Bounds:
+            return Bounds(connections, settings.header_timeout, settings.send_timeout, metrics.observe_error)
+
+        config = http_config(app, bounds())
         self.loop_factory = config.get_loop_factory()
         self._servers = {HttpServer(config): listener}
         if scrapes is not None:
-            self._servers[HttpServer(http_config(create_scrape_app(metrics)))] = scrapes
+            self._servers[HttpServer(http_config(create_scrape_app(metrics), bounds()))] = scrapes
         self._signalled, self._forced = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:

@@ -20,6 +20,7 @@ from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, S
 
 HEADER_BYTES = 65536
 PIPELINED = 32
+LAST_SECONDS = 0.5
 
 
 @dataclass
@@ -148,6 +149,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._bounds.kept[self] = None
             if self._in_header:
                 self._expect_header()
+
+    def shutdown(self) -> None:
+        """The server ends: what the client is sending just now gets an answer still, which closes the connection."""
+        if self._answered:
+            self.loop.call_later(LAST_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing has come for long: end the connection, even if the client has not read its last answer."""

@@ -1,4 +1,4 @@
-"""Exceptions, NaN, memory that runs out and slow passes in the engine, under load: who shares a batch does not notice."""
+"""Exceptions, NaN, memory that runs out, slow passes in the engine, under load: who shares a batch does not notice."""
 
 from __future__ import annotations
 

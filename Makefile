@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow lint format bench bench-http ablations coverage-models
+.PHONY: help install serve test test-slow chaos lint format bench bench-http ablations coverage-models
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ test: lint  ## lint, types and the fast tests
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from server.api import problems, scraping
 from server.api.access import Access, Keys
@@ -13,6 +14,7 @@ from server.api.images import router as image_routes
 from server.api.inference import Inference
 from server.api.observe import Observe
 from server.api.routes import Parts, router
+from server.api.shedding import Shedding
 from server.engine.pool import EnginePool
 from server.metrics import Metrics
 from server.settings import Settings
@@ -41,6 +43,8 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
         app.include_router(scraping.router)
     problems.install(app, metrics)
     # The last one added is the outermost.
+    image_paths = [route.path for route in image_routes.routes if isinstance(route, APIRoute)]
+    app.add_middleware(Shedding, paths=image_paths, check_room=admission.check_room, metrics=metrics)
     app.add_middleware(Access, keys=keys, metrics=metrics)
     app.add_middleware(Connections, draining=lambda: admission.draining)
     app.add_middleware(Observe, metrics=metrics)

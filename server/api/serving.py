@@ -19,6 +19,7 @@ from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
 from server.engine.pool import EnginePool
 from server.errors import EngineStartError
+from server.memory import keep_what_is_there
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -112,6 +113,7 @@ class Service:
         ready = asyncio.create_task(self._engine.wait_ready())
         await first_of(signalled, attending, ready)
         if ready.done():
+            keep_what_is_there()
             self._announce()
             await first_of(signalled, attending)
         ready.cancel()

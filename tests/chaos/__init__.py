@@ -1,1 +1,1 @@
-"""Tests that try to break the server: short ones for every run, long ones by ``make chaos``; see `tests.chaos.__main__`."""
+"""Tests that try to break the server: short ones in every run, long ones by ``make chaos``."""

@@ -179,6 +179,7 @@ class Crowd:
         allowed: statuses that any request may get in this scenario.
         cancels: share of requests whose client goes away.
         pause: seconds that a client waits after a 503 before it comes back.
+        every: seconds that a client waits after any answer.
     """
 
     def __init__(
@@ -188,9 +189,11 @@ class Crowd:
         allowed: Iterable[int] = (),
         cancels: float = 0.0,
         pause: float = 0.05,
+        every: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.port, self.draw, self.allowed, self.cancels, self.pause = port, draw, frozenset(allowed), cancels, pause
+        self.every = every
         self.tally, self.random = Tally(), random.Random(seed)
         self._ids = 0
 
@@ -234,8 +237,8 @@ class Crowd:
             self.tally.unanswered.append(request_id)
             return False
         self.tally.take(case, reply, self.allowed)
-        if reply.status == 503:
-            await asyncio.sleep(self.pause)
+        if reply.status == 503 or self.every:
+            await asyncio.sleep(max(self.every, self.pause if reply.status == 503 else 0))
         return reply.headers.get("connection") != "close"
 
 

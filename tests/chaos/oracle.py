@@ -55,6 +55,8 @@ class Case:
 
     def is_right(self, reply: Reply) -> bool:
         """Whether an answer with status 200 is this request's own."""
+        if self.route == "/visualize":
+            return reply.body.startswith(b"\x89PNG")
         if self.route == "/embed":
             return near(np.frombuffer(reply.body, "<f4").tolist(), self.features)
         answer = json.loads(reply.body)

@@ -104,8 +104,8 @@ def test_a_model_that_fails(start_server, broken, eventually, tiny_folder):
 def test_one_of_two_engines(start_server, eventually):
     """One dies, the other goes on; then both are gone, and it is told to stop while they are started again."""
     with start_server(levels="0", max_batch=4, device="cpu,cpu", threads=1) as server:
-        for engine in "01":
-            eventually(lambda: server.metric(f'tome_engine_ready{{engine="{engine}"}}') == 1, 60)
+        for engine in (0, 1):
+            eventually(lambda engine=engine: server.metric(f'tome_engine_ready{{engine="{engine}"}}') == 1, 60)
         assert httpx.get(f"{server.url}/models").json()["models"][0]["device"] == "cpu,cpu"
         server.signal_engine(signal.SIGSTOP)
         answers = ask_all(server, [SNEAKER] * 8, "?r=16")

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker lint format bench bench-http ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker chaos lint format bench bench-http ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test-slow: install  ## the tests that take minutes
 
 test-docker: install  ## build the image and bring the containers up, on a machine with a Docker engine
 	$(BIN)/pytest -m docker tests/docker
+
+chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -4,15 +4,18 @@ ConfigError              start-up fails with this one sentence
 EngineStartError         an engine process did not get ready; after some in a row the server ends
 DeviceLost               a device fails at everything; its engine process ends
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
+├── Malformed            400  not HTTP
 ├── BadImage             400  empty, corrupt or truncated
 ├── BadRequest           400  a body that is to hold tensors does not
 ├── Unauthorized         401  no API key that is known
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
+├── SlowHeader           408  the header did not arrive in time
 ├── SlowBody             408  the body did not arrive in time
 ├── TooLarge             413  too many bytes or pixels
 ├── UnsupportedFormat    415  not one of the image formats that are decoded
 ├── InvalidParameter     422  a query parameter is out of its range
+├── HeaderTooLarge       431
 ├── InferenceFailed      500  the model failed on this image
 ├── Overloaded           503  no slot or memory is free, or the server is stopping; with Retry-After
 ├── EngineLost           503  the engine process died with this request in it; with Retry-After
@@ -78,6 +81,12 @@ class BadRequest(RequestError):
     status, slug, title = 400, "bad-request", "The request cannot be understood"
 
 
+class Malformed(RequestError):
+    """What came is no request of HTTP/1.1."""
+
+    status, slug, title = 400, "malformed", "Not HTTP"
+
+
 class Unauthorized(RequestError):
     """The request has no API key, or one that is not known."""
 
@@ -94,6 +103,12 @@ class MethodNotAllowed(RequestError):
     """The path exists, but not for this method."""
 
     status, slug, title = 405, "method-not-allowed", "Method not allowed"
+
+
+class SlowHeader(RequestError):
+    """The request's header did not arrive within its time."""
+
+    status, slug, title = 408, "slow-header", "The header arrived too slowly"
 
 
 class SlowBody(RequestError):
@@ -124,6 +139,12 @@ class InferenceFailed(RequestError):
     """The model failed on this image alone."""
 
     status, slug, title = 500, "inference-failed", "The model failed on this image"
+
+
+class HeaderTooLarge(RequestError):
+    """The request's header has too many bytes (RFC 6585, section 5)."""
+
+    status, slug, title = 431, "header-too-large", "The header is too large"
 
 
 class Overloaded(RequestError):

@@ -109,6 +109,9 @@ class Metrics:
             "engine",
         )
         self.engine_resident_bytes = gauge("engine_resident_bytes", "Memory of the engine's process.", "engine")
+        self.engine_batch_limit = gauge(
+            "engine_batch_limit", "Most images in one batch now; lower for a while after memory ran out.", "engine"
+        )
         self.engine_restarts = counter(
             "engine_restarts_total", "Processes of the engine that took the place of another.", "engine"
         )
@@ -171,6 +174,7 @@ class Metrics:
         self.engine_ready.labels(engine).set_function(ready)
         self.engine_heartbeat.labels(engine).set_function(heartbeat)
         self.engine_resident_bytes.labels(engine).set_function(lambda: pulse().resident)
+        self.engine_batch_limit.labels(engine).set_function(lambda: pulse().batch_limit)
         self.engine_restarts.labels(engine)
 
     def observe_restart(self, engine: str) -> None:

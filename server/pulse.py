@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_BEAT, _BEGAN, _PREDICTED, _RESIDENT = range(4)
+_BEAT, _BEGAN, _PREDICTED, _RESIDENT, _LIMIT = range(5)
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Pulse:
         began: when the batch that runs now began.
         predicted: how many seconds that batch should take at most.
         resident: bytes of memory that the engine process occupies.
+        batch_limit: most images that it takes in one batch now.
     """
 
     beat: float = 0.0
     began: float = 0.0
     predicted: float = 0.0
     resident: int = 0
+    batch_limit: int = 0
 
 
 class PulsePage:
@@ -58,7 +60,11 @@ class PulsePage:
         """No batch runs."""
         self._values[_BEGAN] = 0.0
 
+    def set_batch_limit(self, images: int) -> None:
+        """Batches have ``images`` at most from now on. Called by the engine's loop."""
+        self._values[_LIMIT] = images
+
     def read(self) -> Pulse:
         """What the page shows now."""
-        beat, began, predicted, resident = self._values[:4].tolist()
-        return Pulse(beat, began, predicted, int(resident))
+        beat, began, predicted, resident, limit = self._values[:5].tolist()
+        return Pulse(beat, began, predicted, int(resident), int(limit))

@@ -44,6 +44,7 @@ RULES = [
     Rule("server.engine", never=("server.api", "fastapi", "starlette", "uvicorn")),
     # The policy is pure: it is tested without torch or a clock.
     Rule("server.engine.scheduler", never=("torch", "time")),
+    Rule("server.engine.batch_limit", never=("torch", "time", "server")),
     *(
         Rule(f"server.engine.{name}", never=("torch", "timm"))
         for name in ("client", "supervisor", "pool", "health", "heart", "isolation")

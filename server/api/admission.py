@@ -90,6 +90,11 @@ class Admission:
         if not self._engine.ready:
             raise Overloaded("the models are not loaded", retry_after=self._engine.retry_after(), reason="not-ready")
 
+    def check_room(self) -> None:
+        """Raises `Overloaded` unless a request would be let in just now."""
+        self.check_open()
+        self._engine.check_room()
+
     @contextlib.contextmanager
     def admit(self, request: Request, deadline: float | None) -> Iterator[Lease]:
         """Let ``request`` in, before its body is read: its slot is its permit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 
 from server.api import problems, scraping
 from server.api.access import Access, Keys
@@ -16,6 +17,7 @@ from server.api.observe import Observe
 from server.api.oip.routes import router as protocol_routes
 from server.api.proxies import RootPath, cors
 from server.api.routes import NAME, VERSION, Parts, router
+from server.api.shedding import Shedding
 from server.engine.pool import EnginePool
 from server.metrics import Metrics
 from server.settings import Settings
@@ -45,6 +47,8 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
         app.include_router(scraping.router)
     problems.install(app, metrics)
     # The last one added is the outermost.
+    image_paths = [route.path for route in image_routes.routes if isinstance(route, APIRoute)]
+    app.add_middleware(Shedding, paths=image_paths, check_room=admission.check_room, metrics=metrics)
     app.add_middleware(Access, keys=keys, metrics=metrics)
     if settings.cors_origins:
         # Outside of Access: a preflight has no key, and a page should be able to read that its key was wrong.

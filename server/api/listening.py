@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import resource
 import socket
 from collections.abc import Generator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.api.protocol import Bounds, HttpConfig
 from server.errors import ConfigError
 
+log = logging.getLogger("tome.server")
+
 KEEP_ALIVE_SECONDS = 75
+OTHER_FILES = 64  # that are open beside the connections
 
 
 class HttpServer(uvicorn.Server):
@@ -32,14 +38,28 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
-def http_config(app: ASGIApp, proxies: Sequence[str] = ()) -> uvicorn.Config:
+def allow_connections(wanted: int) -> int:
+    """Raise the limit on open files for ``wanted`` connections, as far as the system lets us; how many it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    allowed = max(1, limit - OTHER_FILES)
+    if allowed < wanted:
+        log.warning("the limit on open files (ulimit -n) allows %d connections only", allowed)
+    return allowed
+
+
+def http_config(app: ASGIApp, bounds: Bounds, proxies: Sequence[str] = ()) -> HttpConfig:
     """How both of our servers run.
 
     Args:
         proxies: addresses and networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
     """
-    return uvicorn.Config(
+    return HttpConfig(
         app,
+        bounds,
         log_config=None,
         access_log=False,
         lifespan="off",

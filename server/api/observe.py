@@ -29,6 +29,7 @@ class Record:
     """One request, filled in on its way.
 
     Attributes:
+        route: the path of the route, where it was answered before its route was called.
         started: when its headers arrived, ``time.monotonic()`` seconds.
         stage: where it is: ``body``, ``decode``, ``queue`` or ``picture``.
         stages: milliseconds of each stage that is over; the longest one where several images were sent together.
@@ -38,6 +39,7 @@ class Record:
     started: float
     model: str = ""
     r: str = ""
+    route: str = ""
     stage: str = "body"
     stages: dict[str, float] = field(default_factory=dict)
 
@@ -87,10 +89,14 @@ class Observe:
             self._finish(scope, record, status)
 
     def _finish(self, scope: Scope, record: Record, status: int) -> None:
-        route = getattr(scope.get("route"), "path", "")
+        route = record.route or getattr(scope.get("route"), "path", "")
         seconds = time.monotonic() - record.started
         self.metrics.requests.labels(route, record.model, str(status)).inc()
         self.metrics.request_duration.labels(route, record.model).observe(seconds)
+        # Probes and scrapes come every few seconds and say nothing; their failures do.
+        level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         line: dict[str, Any] = {
             "request_id": record.id,
             "client": scope["client"][0] if scope.get("client") else "",
@@ -102,8 +108,6 @@ class Observe:
             "duration_ms": round(seconds * 1000, 3),
             **{f"{stage}_ms": milliseconds for stage, milliseconds in record.stages.items()},
         }
-        # Probes and scrapes come every few seconds and say nothing; their failures do.
-        level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
         log.log(level, "request", extra=line)
 
 

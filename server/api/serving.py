@@ -14,10 +14,12 @@ from typing import Any
 from server import logs
 from server.api.access import Keys
 from server.api.app import create_app
-from server.api.listening import HttpServer, http_config, listen
+from server.api.listening import HttpServer, allow_connections, http_config, listen
+from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
 from server.engine.pool import EnginePool
 from server.errors import EngineStartError
+from server.memory import keep_what_is_there
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -66,11 +68,16 @@ class Service:
         self._settings, self._engine, self._listener = settings, engine, listener
         app = create_app(settings, keys, engine, metrics)
         self._admission = app.state.parts.admission
-        config = http_config(app, settings.forwarded_allow_ips)
+        connections = allow_connections(settings.max_connections)
+
+        def bounds() -> Bounds:
+            return Bounds(connections, settings.header_timeout, settings.send_timeout, metrics.observe_error)
+
+        config = http_config(app, bounds(), settings.forwarded_allow_ips)
         self.loop_factory = config.get_loop_factory()
         self._servers = {HttpServer(config): listener}
         if scrapes is not None:
-            self._servers[HttpServer(http_config(create_scrape_app(metrics)))] = scrapes
+            self._servers[HttpServer(http_config(create_scrape_app(metrics), bounds()))] = scrapes
         self._signalled, self._forced = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:
@@ -106,6 +113,7 @@ class Service:
         ready = asyncio.create_task(self._engine.wait_ready())
         await first_of(signalled, attending, ready)
         if ready.done():
+            keep_what_is_there()
             self._announce()
             await first_of(signalled, attending)
         ready.cancel()

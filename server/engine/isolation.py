@@ -22,11 +22,18 @@ class Isolated(Generic[Answer]):
 
     Attributes:
         answers: one per item, in order; the kind of failure where an item failed alone.
+        largest: how many items the largest run had that went well.
         kinds: of all failures on the way, those that halving cured included.
     """
 
     answers: list[Answer | Kind]
+    largest: int
     kinds: frozenset[Kind] = frozenset()
+
+    @property
+    def ran_out_together(self) -> bool:
+        """Whether memory ran out for items together that all went well in smaller runs."""
+        return "out-of-memory" in self.kinds and "out-of-memory" not in self.answers
 
 
 def run_isolated(
@@ -48,7 +55,7 @@ def run_isolated(
         DeviceLost: no retry can help.
     """
     try:
-        return Isolated(list(run(items)))
+        return Isolated(list(run(items)), len(items))
     except DeviceLost:
         raise
     except Exception as error:  # whatever the model raises concerns this batch alone
@@ -58,7 +65,8 @@ def run_isolated(
     if kind == "out-of-memory":
         free_memory()
     if len(items) == 1:
-        return Isolated([kind], frozenset({kind}))
+        return Isolated([kind], 0, frozenset({kind}))
     middle = len(items) // 2
     first, second = (run_isolated(run, half, free_memory, kind_of) for half in (items[:middle], items[middle:]))
-    return Isolated(first.answers + second.answers, first.kinds | second.kinds | {kind})
+    largest = max(first.largest, second.largest)
+    return Isolated(first.answers + second.answers, largest, first.kinds | second.kinds | {kind})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import numpy as np
 
 from server.channel import Channel
 from server.engine import faults
+from server.engine.batch_limit import BatchLimit
 from server.engine.forward import Floats
-from server.engine.isolation import Kind, run_isolated
+from server.engine.isolation import Isolated, Kind, run_isolated
 from server.engine.runner import Prediction, Runner
 from server.engine.scheduler import Scheduler
 from server.engine.warmup import Baseline
@@ -20,6 +22,8 @@ from server.errors import DeviceLost
 from server.messages import BatchDone, Cancel, Job, Outcome, Stop
 from server.pulse import PulsePage
 from server.slots import Slots
+
+log = logging.getLogger("tome.engine")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Loop:
     ) -> None:
         self._channel, self._scheduler, self._models, self._slots = channel, scheduler, models, slots
         self._page = page
+        self._limit = BatchLimit(scheduler.max_batch)
+        page.set_batch_limit(self._limit.now)
         self._stopping = False
 
     def run(self) -> None:
@@ -83,6 +89,7 @@ class Loop:
         started = time.monotonic()
         isolated = run_isolated(partial(self._attempt, served), jobs, faults.free_memory, faults.kind_of)
         seconds = time.monotonic() - started
+        self._learn(isolated, len(jobs))
         counts = [served.runner.tokens(job.schedule) for job in jobs]
         outcomes = tuple(
             outcome(job, answer, tokens[-1], started)
@@ -99,6 +106,18 @@ class Loop:
             r0_seconds=0.0 if isolated.kinds else served.baseline(len(jobs)),
             failures=(*sorted(isolated.kinds), *(["nan"] if nan else [])),
         )
+
+    def _learn(self, isolated: Isolated[Prediction], images: int) -> None:
+        """Take smaller batches from now on if memory ran out for this one, and larger ones again after a while."""
+        if isolated.ran_out_together:
+            changed = self._limit.ran_out(isolated.largest)
+        else:
+            # An image that does not fit alone says nothing of how many fit.
+            changed = "out-of-memory" not in isolated.kinds and self._limit.went_well(images)
+        if changed:
+            log.warning("memory ran out lately: batches have at most %d images now", self._limit.now)
+            self._scheduler.max_batch = self._limit.now
+            self._page.set_batch_limit(self._limit.now)
 
     def _attempt(self, served: Served, jobs: Sequence[Job]) -> list[Prediction]:
         """One forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""

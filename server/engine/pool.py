@@ -128,6 +128,14 @@ class EnginePool:
         waits = [predicted_wait(client.ahead_of(deadline), client.rate) for client in self._ready_clients()]
         return min(waits, default=0.0)
 
+    def check_room(self) -> None:
+        """Raises `Overloaded` if no slot is free, or no engine is ready."""
+        if not self.ready:
+            raise Overloaded("the models are not loaded", retry_after=self.retry_after(), reason="not-ready")
+        if not self._free:
+            text = f"{self._count} images are waiting already"
+            raise Overloaded(text, retry_after=self.retry_after(), reason="queue-full")
+
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:
         """Hold one slot. It is free again on leaving, or, once its job was submitted, when the engine answers or ends.
@@ -135,11 +143,7 @@ class EnginePool:
         Raises:
             Overloaded: no slot is free, or no engine is ready.
         """
-        if not self.ready:
-            raise Overloaded("the models are not loaded", retry_after=self.retry_after(), reason="not-ready")
-        if not self._free:
-            text = f"{self._count} images are waiting already"
-            raise Overloaded(text, retry_after=self.retry_after(), reason="queue-full")
+        self.check_room()
         slot = self._free.pop()
         lease = Lease(self, slot)
         try:

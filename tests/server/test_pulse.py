@@ -15,3 +15,5 @@ def test_one_mapping_reads_what_the_other_writes() -> None:
     assert api.read() == Pulse(12.5, 13.25, 0.5, 1 << 40)
     engine.end()
     assert api.read().began == 0
+    engine.set_batch_limit(4)
+    assert api.read().batch_limit == 4

@@ -7,13 +7,15 @@ from dataclasses import replace
 from server.cli import main
 from server.engine import pool
 
+HUNG_SECONDS = 4.0
+
 
 class FaultyPool(pool.EnginePool):
-    """Engines run the faulty module, and a batch hangs after four seconds already."""
+    """Engines run the faulty module, and a batch hangs after `HUNG_SECONDS` already."""
 
     def __init__(self, configs, patience, **callbacks):
         module = f"tests.server.engine.{os.environ['FAULTY']}"
-        super().__init__(configs, replace(patience, hung=4.0), **callbacks, module=module)
+        super().__init__(configs, replace(patience, hung=HUNG_SECONDS), **callbacks, module=module)
 
 
 if __name__ == "__main__":

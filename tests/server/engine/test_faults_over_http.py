@@ -63,6 +63,16 @@ def test_a_model_that_fails(start_server, broken, eventually, tiny_folder):
         for place in (3, 5, 7):
             assert best_score(answers[place]) == pytest.approx(best_score(answers[1]), abs=2e-2)
 
+        # Batches that do not fit are run in parts, and those that follow are smaller from the start.
+        def limit():
+            return server.metric('tome_engine_batch_limit{engine="0"}')
+
+        assert limit() == 4  # the image that did not fit alone changed nothing
+        bodies = [picture(faulty.SLOW), *[picture(faulty.MEMORY)] * 4]
+        for _ in range(5):
+            assert {answer.status_code for answer in ask_all(server, bodies)} == {200}
+        assert limit() == faulty.FITS
+
         # A deadline that the queue will not meet is refused at once.
         assert {answer.status_code for answer in ask_all(server, [picture(faulty.SLOW)] * 16)} == {200}
         with ThreadPoolExecutor(20) as pool:

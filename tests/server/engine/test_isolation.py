@@ -53,8 +53,22 @@ def test_a_batch_that_does_not_fit_runs_in_parts_that_do(count: int, fits: int) 
     isolated = run_isolated(run, range(count), free, kind_of)
     assert isolated.answers == list(range(count))
     assert max(sizes) <= fits
+    assert isolated.largest == max(sizes)
+    assert isolated.ran_out_together == (count > fits)
     assert isolated.kinds == ({"out-of-memory"} if count > fits else set())
     assert bool(freed) == (count > fits)
+
+
+def test_memory_that_one_item_alone_exceeds_did_not_run_out_for_all_together() -> None:
+    def run(items: Sequence[int]) -> list[int]:
+        if 3 in items:
+            raise MemoryError
+        return list(items)
+
+    isolated = run_isolated(run, range(8), nothing, kind_of)
+    assert isolated.answers.count("out-of-memory") == 1
+    assert isolated.largest == 4
+    assert not isolated.ran_out_together
 
 
 def test_what_a_failed_run_held_is_gone_before_the_next() -> None:

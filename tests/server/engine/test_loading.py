@@ -14,7 +14,7 @@ from server.catalog import ModelSpec, read_catalog
 from server.engine.loading import LoadedModel, check_classifier, create, load_model
 from server.engine.runner import Runner
 from server.errors import ConfigError
-from tests.server.engine.conftest import ARGUMENTS
+from tests.server.engine.tiny import ARGUMENTS
 from tome_core import Schedule
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from server.errors import ConfigError
 from server.messages import Want
 from server.offline import classify
 from server.settings import ModelSettings
-from tests.server.engine.conftest import ARGUMENTS
+from tests.server.engine.tiny import ARGUMENTS
 from tome_core import Schedule
 
 CPU = torch.device("cpu")

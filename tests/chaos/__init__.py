@@ -1,0 +1,1 @@
+"""Tests that try to break the server: short ones in every run, long ones by ``make chaos``."""

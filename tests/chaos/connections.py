@@ -1,0 +1,76 @@
+"""Storms of connections that never ask, ask too slowly, or come and go, beside clients that behave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from tests.chaos.client import Connection
+from tests.chaos.harness import Arena, Crowd, files_lost, open_files, resident_mib, scrape, settle
+from tests.chaos.results import Check, Found
+
+BOUND = 256
+HEADER_SECONDS = 2.0
+HELD = 4 * BOUND
+
+
+async def run(arena: Arena) -> Found:
+    """As many connections as wanted, up to four times as many at once as the server takes."""
+    chance, most_open = random.Random(2), 0
+    with arena.server(max_connections=BOUND, header_timeout=HEADER_SECONDS, max_batch=8) as server:
+        crowd, storm = Crowd(server.port, arena.oracle.draw), True
+        await crowd.run(4, lambda: sum(crowd.tally.answered.values()) < 200)  # so that memory has its usual size
+        before, files, pid = await scrape(server.port), open_files(server.process.pid), server.process.pid
+        memory = resident_mib(pid)
+        crowd = Crowd(server.port, arena.oracle.draw)
+        beside = asyncio.create_task(crowd.run(4, lambda: storm))
+
+        async def one() -> None:
+            with contextlib.suppress(OSError):
+                connection = await Connection.open(server.port)
+                await pester(connection, chance)
+                connection.close(reset=chance.random() < 0.3)
+
+        opened = 0
+        while opened < arena.times:
+            wave = min(HELD, arena.times - opened)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(wave):
+                    group.create_task(one())
+                await asyncio.sleep(HEADER_SECONDS / 2)
+                most_open = max(most_open, open_files(pid) - files)
+            opened += wave
+            arena.progress(wave)
+        storm = False
+        await beside
+        after = await settle(server.port)
+        grown, leaked = resident_mib(pid) - memory, await files_lost(pid, files)
+    tally = crowd.tally
+    checks = (
+        *tally.checks(),
+        Check("connections at once", most_open, "most", BOUND + 16),
+        Check("slowest answer of those that behave", tally.slowest, "most", 2.0, "s"),
+        Check("memory growth", grown, "most", 20, "MiB"),
+        Check("file descriptors lost", leaked, "most", 0),
+    )
+    lost = tally.lost + tally.miscounted(before, after)
+    return Found(
+        "connections", "connections that never ask, drip or come and go", arena.times, "connections", lost, checks
+    )
+
+
+async def pester(connection: Connection, chance: random.Random) -> None:
+    """Hold ``connection`` until the server ends it: in silence, or a byte at a time; or leave at once."""
+    match chance.randrange(3):
+        case 0:
+            async with asyncio.timeout(2 * HEADER_SECONDS):
+                await connection.reader.read()
+        case 1:
+            for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 1000:
+                connection.writer.write(bytes([byte]))
+                await asyncio.sleep(HEADER_SECONDS / 8)
+                if connection.reader.at_eof() or connection.reader.exception():
+                    return
+        case _:
+            await asyncio.sleep(chance.random() / 10)

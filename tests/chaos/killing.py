@@ -1,0 +1,78 @@
+"""The engine's process is killed or stopped under load, over and over; in the end it cannot come back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from tests.chaos.harness import Arena, Crowd, Stopwatch, free_slots, is_ready, scrape, settle, total, until, wait_ready
+from tests.chaos.results import Check, Found
+
+SLOTS = 48
+CLIENTS = 24
+ANSWER_SECONDS = READY_MORE_SECONDS = 5.0
+
+
+async def kill(arena: Arena) -> Found:
+    """``kill -9``."""
+    return await run(arena, "kill", signal.SIGKILL)
+
+
+async def stop(arena: Arena) -> Found:
+    """``kill -STOP``."""
+    return await run(arena, "stop", signal.SIGSTOP)
+
+
+async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
+    """Send ``number`` to the engine as often as wanted, each time when it is busy."""
+    watch, slowest_start = Stopwatch(), 0.0
+    with arena.server(queue_limit=SLOTS, max_batch=8) as server:
+        load_seconds = watch.seconds
+        before = await scrape(server.port)
+        crowd, going = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.02, pause=0.2), True
+        load = asyncio.create_task(crowd.run(CLIENTS, lambda: going))
+        for _ in range(arena.times):
+            reached = sum(crowd.tally.answered.values()) + 5 * CLIENTS
+            await until(lambda reached=reached: sum(crowd.tally.answered.values()) > reached)
+            (engine,) = server.engines()
+            server.signal_engine(number)
+            watch = Stopwatch()
+            await until(lambda engine=engine: server.engines() != [engine])
+            await wait_ready(server.port)
+            slowest_start = max(slowest_start, watch.seconds)
+            arena.progress(1)
+        going = False
+        await load
+        after = await settle(server.port)
+        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+        ended = (await cannot_come_back(arena, server),) if number == signal.SIGKILL else ()
+    tally = crowd.tally
+    checks = (
+        *tally.checks(),
+        Check("slowest answer", tally.slowest, "most", ANSWER_SECONDS, "s"),
+        Check(
+            "ready again, beyond the time of the first start",
+            slowest_start - load_seconds,
+            "most",
+            READY_MORE_SECONDS,
+            "s",
+        ),
+        Check("restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0),
+        Check("slots lost", missing, "most", 0),
+        *(Check("exit code when it cannot come back", code, "least", 1) for code in ended),
+    )
+    lost = tally.lost + tally.miscounted(before, after)
+    return Found(name, f"`kill -{number.name[3:]}` of the engine under load", arena.times, "times", lost, checks)
+
+
+async def cannot_come_back(arena: Arena, server) -> int:
+    """The exit code of a server whose engine is killed after its checkpoint has been taken away."""
+    checkpoint = arena.oracle.config.parent / "tiny.safetensors"
+    hidden = checkpoint.rename(checkpoint.with_suffix(".hidden"))
+    try:
+        server.signal_engine(signal.SIGKILL)
+        await until(lambda: server.process.poll() is not None, 120)
+    finally:
+        hidden.rename(checkpoint)
+    assert not await is_ready(server.port)
+    return server.process.wait()

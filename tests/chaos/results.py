@@ -1,0 +1,102 @@
+"""What a scenario found: how often something was done, what was lost, and which bars hold. Pieces of a run add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Check:
+    """One bar: ``value`` must be at ``most``, or at ``least``, ``limit``. Of several pieces the worst value counts."""
+
+    what: str
+    value: float
+    bound: Literal["most", "least"]
+    limit: float
+    unit: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.value <= self.limit if self.bound == "most" else self.value >= self.limit
+
+    def worse(self, other: Check) -> Check:
+        pick = max if self.bound == "most" else min
+        return pick(self, other, key=lambda check: check.value)
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.what}: {self.value:.4g}{unit} (at {self.bound} {self.limit:g})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one scenario, or one piece of it, gave.
+
+    Attributes:
+        done: what was done, in a few words.
+        times: how often, in ``unit``.
+        lost: requests that got no answer, or a wrong one, or that client and server count differently.
+    """
+
+    scenario: str
+    done: str
+    times: int
+    unit: str
+    lost: int
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return not self.lost and all(check.holds for check in self.checks)
+
+    def __add__(self, other: Found) -> Found:
+        """Both pieces together."""
+        checks = {check.what: check for check in self.checks}
+        for check in other.checks:
+            checks[check.what] = check.worse(checks[check.what]) if check.what in checks else check
+        return replace(
+            other, times=self.times + other.times, lost=self.lost + other.lost, checks=tuple(checks.values())
+        )
+
+
+def read(path: Path) -> dict[str, Found]:
+    """What earlier pieces found, by scenario."""
+    rows = json.loads(path.read_text("utf-8"))["scenarios"] if path.exists() else []
+    found = [Found(**{**row, "checks": tuple(Check(**check) for check in row["checks"])}) for row in rows]
+    return {one.scenario: one for one in found}
+
+
+def write(path: Path, about: dict[str, Any], found: Iterable[Found]) -> None:
+    """Keep all that was found, for pieces that follow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"about": about, "scenarios": [asdict(one) for one in found]}
+    path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+
+
+def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
+    """The report."""
+    rows = [
+        f"| {one.done} | {one.times:,} {one.unit} | {one.lost} | "
+        f"{'<br>'.join(str(check) + ('' if check.holds else ' **missed**') for check in one.checks) or '-'} |"
+        for one in found
+    ]
+    where = "; ".join(f"{name} {value}" for name, value in about.items())
+    return "\n".join(
+        [
+            "# What was done to break it",
+            "",
+            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost is a request without an answer, or",
+            "with another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
+            "",
+            f"Measured on: {where}.",
+            "",
+            "| done | how often | lost | bars |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )

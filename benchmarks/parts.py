@@ -52,8 +52,8 @@ def measure_parts(config: Path, image: bytes, levels: Sequence[int], images: int
     return Parts(
         decode=_median(lambda: decode(image, transform, *limits), DECODE_REPEATS),
         images=images,
-        batch={r: _median(partial(runner.seconds, images, Schedule.constant(r)), REPEATS) for r in levels},
-        single={r: _median(partial(runner.seconds, 1, Schedule.constant(r)), 3 * REPEATS) for r in levels},
+        batch={r: _median(partial(runner.seconds, [Schedule.constant(r)] * images), REPEATS) for r in levels},
+        single={r: _median(partial(runner.seconds, [Schedule.constant(r)]), 3 * REPEATS) for r in levels},
     )
 
 

@@ -50,7 +50,7 @@ class Settings(ModelSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="Own port of /metrics; default: the same port.")
-    default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
+    default_r: str = Field("0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
     max_batch_work: float = Field(
@@ -64,7 +64,9 @@ class Settings(ModelSettings):
     max_side: int = Field(16384, ge=1, description="Longest side of an image, in pixels.")
     max_inflight_bytes: int = Field(256_000_000, ge=1, description="Most bytes of bodies held at once.")
     body_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's body must arrive.")
-    target_ms: float = Field(1000.0, gt=0, description="Queueing target of a request without a deadline, milliseconds.")
+    target_ms: float = Field(
+        1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
+    )
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
@@ -96,4 +98,4 @@ class Settings(ModelSettings):
     @field_validator("default_r")
     @classmethod
     def _is_schedule(cls, value: str) -> str:
-        return str(Schedule.parse(value))
+        return value if value == "auto" else str(Schedule.parse(value))

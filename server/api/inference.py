@@ -25,6 +25,8 @@ from server.engine.client import Result
 from server.engine.pool import EnginePool, Lease
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.metrics import Metrics
+from server.waiting import Claim
+from tome_core.schedule import Schedule
 
 T = TypeVar("T")
 
@@ -55,7 +57,8 @@ class Inference:
             RequestError: why there is no answer.
             ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
         """
-        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
+        claim = self._claim(params)
+        with self._admission.admit(request, claim, params.deadline) as lease, self._admission.reserve() as reservation:
             try:
                 async with asyncio.timeout_at(params.deadline):
                     if is_multipart(request.headers.get("content-type")):
@@ -89,7 +92,7 @@ class Inference:
 
         async def result(upload: Upload, own: Lease | None) -> T | Problem:
             try:
-                with contextlib.nullcontext(own) if own else self._engine.lease() as lease:
+                with contextlib.nullcontext(own) if own else self._engine.lease(self._claim(params)) as lease:
                     return await self._answer(upload, lease, params, record, kind)
             except RequestError as error:
                 self._metrics.observe_error(error)
@@ -112,16 +115,38 @@ class Inference:
         np.copyto(slot, pixels)
         decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
         kept = slot.copy() if kind.picture else None  # the slot is another's as soon as the engine has answered
-        result = await lease.run(model.name, params.schedule, params.top_k, params.deadline, params.want)
-        check(result)
+        result = await lease.run(model.name, params.choices, params.top_k, params.deadline, params.want)
+        used = self._check(result)
+        record.r = str(used)
         timing = Timing(
             decode=decoding,
             queue=record.note("queue", result.outcome.queue_seconds),
             forward=record.note("forward", result.batch.forward_seconds),
         )
         answer = await self._make(kind, Done(params, result.outcome, timing, result.batch.images, kept), record)
-        self._metrics.observe_image(model.name, params.schedule)
+        self._metrics.observe_image(model.name, used)
         return answer
+
+    def _check(self, result: Result) -> Schedule:
+        """The schedule that an image ran under.
+
+        Raises:
+            DeadlineExceeded, Overloaded, InferenceFailed: it has nothing of what was wanted.
+        """
+        outcome = result.outcome
+        if outcome.failure == "expired":
+            raise DeadlineExceeded("the deadline passed before the image's turn came")
+        if outcome.failure == "refused":
+            text = "with none of the allowed r would the answer be there before the deadline"
+            raise Overloaded(text, retry_after=self._engine.retry_after(), reason="deadline")
+        if outcome.failure == "out-of-memory":
+            raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
+        if outcome.failure or outcome.schedule is None:
+            raise InferenceFailed("the model gave no valid numbers for this image")
+        return outcome.schedule
+
+    def _claim(self, params: Params) -> Claim:
+        return self._engine.claim(params.model.name, params.choices, params.deadline)
 
     async def _make(self, kind: Kind[T], done: Done, record: Record) -> T:
         if not kind.picture:
@@ -142,16 +167,6 @@ def the_only(uploads: list[Upload]) -> Upload:
     if len(uploads) > 1:
         raise BadImage(f"the multipart body has {len(uploads)} files; there is one picture a request, so send one")
     return uploads[0]
-
-
-def check(result: Result) -> None:
-    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if it has nothing of what was wanted."""
-    if result.outcome.failure == "expired":
-        raise DeadlineExceeded("the deadline passed before the image's turn came")
-    if result.outcome.failure == "out-of-memory":
-        raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
-    if result.outcome.failure:
-        raise InferenceFailed("the model gave no valid numbers for this image")
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

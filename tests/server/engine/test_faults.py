@@ -144,7 +144,7 @@ def test_a_killed_process_is_replaced_and_who_was_not_in_it_keeps_the_slot(fault
             assert failures(await asking) == ["EngineLost"] * 7
             await until(lambda: pool.held == 1)
             with pytest.raises(EngineLost):
-                await lease.run("tiny", Schedule.constant(0), 1)
+                await lease.run("tiny", [Schedule.constant(0)], 1)
         assert pool.held == 0
         await back(pool)
 

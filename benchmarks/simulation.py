@@ -1,4 +1,4 @@
-"""`make simulate`: what choosing r buys under load, on a simulated device with the server's own scheduler and admission.
+"""`make simulate`: what choosing r buys under load, with the server's own scheduler on a simulated device.
 
 A discrete-event simulation. Images arrive, are admitted or refused as the API does, wait, are cut into batches and get
 their schedules from `server.engine.scheduler`; only the device is made up: a batch takes what a cost model says, with
@@ -77,8 +77,9 @@ def capacity(r: int) -> float:
 
 @dataclass
 class PerBatch:
-    """One r for a whole batch, from how fast images arrive: in the manner of OTAS (arXiv 2401.05031), which adapts
-    tokens batch by batch. The smallest r whose capacity is above the rate of the last seconds.
+    """One r for a whole batch, in the manner of OTAS (arXiv 2401.05031), which adapts tokens batch by batch.
+
+    It is the smallest r whose capacity is above the rate at which images arrived in the last seconds.
     """
 
     window: float = 2.0

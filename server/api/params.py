@@ -27,18 +27,6 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20", "auto"]},
     },
     {
-        "name": "r_max",
-        "in": "query",
-        "description": "With `r=auto`: no level above this one; by default all that `/models` lists may be chosen.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    {
-        "name": "min_accuracy",
-        "in": "query",
-        "description": "With `r=auto`: only levels for which `/models` lists at least this accuracy, in percent.",
-        "schema": {"type": "number", "minimum": 0, "maximum": 100},
-    },
-    {
         "name": "model",
         "in": "query",
         "description": "A name that `/models` lists; the first of them where it is missing.",
@@ -55,6 +43,18 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "in": "query",
         "description": "Milliseconds after the arrival of the request's headers; an answer later than that is a 504.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+    {
+        "name": "r_max",
+        "in": "query",
+        "description": "With `r=auto`: no level above this one; by default all that `/models` lists may be chosen.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {
+        "name": "min_accuracy",
+        "in": "query",
+        "description": "With `r=auto`: only levels for which `/models` lists at least this accuracy, in percent.",
+        "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
 ]
 

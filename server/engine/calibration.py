@@ -16,9 +16,9 @@ from tome_core.schedule import Schedule
 
 # A batch counts for so much less with each later one; the warm-up never fades, so that what rarely runs stays known.
 _FADE = 0.99
-_RECENT = 15  # batches whose median is the contention
+_RECENT = 11  # batches whose median is the contention
 _ERRORS = 64  # batches whose errors are the margin
-_OUTLIER = 1.5  # times the prediction, or its inverse: beyond, a batch counts as if it had been there
+_OUTLIER = 1.5  # times the prediction, or its inverse: beyond, a batch teaches nothing about coefficients
 _REFIT = 4  # batches between two fits: a fit takes a fraction of a millisecond, of which a GPU's batch has few
 _MARGIN = (0.05, 1.0)
 
@@ -85,8 +85,9 @@ class Calibration:
         self._ratios.append(seconds / (predicted / now.contention))
         contention = statistics.median(self._ratios)
         quiet, expected = seconds / contention, predicted / now.contention
-        self._recent.scale(_FADE)
-        self._recent.add(row, min(max(quiet, expected / _OUTLIER), expected * _OUTLIER))
+        if expected / _OUTLIER < quiet < expected * _OUTLIER:
+            self._recent.scale(_FADE)
+            self._recent.add(row, quiet)
         self._batches += 1
         self._update(self._fit() if self._batches % _REFIT == 0 else now.coefficients)
 
@@ -100,7 +101,10 @@ class Calibration:
         self._update(self.estimate.coefficients)
 
     def _fit(self) -> Features:
-        a, b, c, d, e = solve(self._anchor.gram + self._recent.gram, self._anchor.moment + self._recent.moment).tolist()
+        found = solve(self._anchor.gram + self._recent.gram, self._anchor.moment + self._recent.moment)
+        # On average over the warm-up they predict what it took: were they free to follow how fast all is, they would
+        # share the contention's work, and neither would mean anything.
+        a, b, c, d, e = (found * self._anchor.rows / (self._anchor.moment @ found)).tolist()
         return a, b, c, d, e
 
     def _update(self, coefficients: Features) -> None:
@@ -116,12 +120,15 @@ class _Sums:
     def __init__(self) -> None:
         self.gram: Vector = np.zeros((5, 5))
         self.moment: Vector = np.zeros(5)
+        self.rows = 0.0
 
     def add(self, row: Features, seconds: float) -> None:
         scaled = np.asarray(row) / seconds
         self.gram += np.outer(scaled, scaled)
         self.moment += scaled
+        self.rows += 1
 
     def scale(self, factor: float) -> None:
         self.gram *= factor
         self.moment *= factor
+        self.rows *= factor

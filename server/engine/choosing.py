@@ -15,6 +15,8 @@ from server.costs import Estimate, Load
 from server.messages import Job
 from tome_core.schedule import Schedule
 
+_EFFICIENT = 5  # times its overhead that a batch lasts before a deadline can end it
+
 
 @dataclass(frozen=True)
 class Option:
@@ -66,7 +68,8 @@ class Cutter:
     """Fills one batch, job by job, in the order in which they are due. The scheduler and its forecast share it.
 
     A job that would make the first one late does not join, unless the first is late anyway: with a deadline shorter
-    than a full batch, fewer images run together.
+    than a full batch, fewer images run together. But not so few that a batch is mostly overhead: under overload that
+    would cost more deadlines than it saves.
     """
 
     bounds: Bounds
@@ -86,7 +89,7 @@ class Cutter:
         elif (
             self.images == self.bounds.images
             or self.work + option.work > self.bounds.work
-            or self.start + seconds > self._first_due
+            or (self.start + seconds > self._first_due and self.seconds > _EFFICIENT * estimate.overhead)
         ):
             return False
         self.images, self.work, self.seconds = self.images + 1, self.work + option.work, seconds
@@ -97,19 +100,23 @@ Estimates = Callable[[str], Estimate]
 
 
 def forecast(
-    queue: Sequence[Waiting], limits: Sequence[float], now: float, bounds: Bounds, of: Estimates
+    queue: Sequence[Waiting], limits: Sequence[float], now: float, bounds: Bounds, of: Estimates, reserve: float = 0.0
 ) -> list[float]:
-    """When each job of ``queue`` (as due, earliest first) will be done under its limit, if nothing else arrives."""
+    """When each job of ``queue`` (as due, earliest first) will be done under its limit, if nothing else arrives.
+
+    Args:
+        reserve: share of all batches but the next that is added to them, for what may arrive and be due earlier.
+    """
     done: list[float] = []
-    clock = now
-    while len(done) < len(queue):
-        cutter, begin = Cutter(bounds, clock), len(done)
-        for waiting, limit in zip(queue[begin:], limits[begin:], strict=True):
-            if not cutter.takes(waiting, waiting.under(limit), of(waiting.job.model)):
-                break
-        clock += cutter.seconds
-        done += [clock] * cutter.images
-    return done
+    cutter, stretch = Cutter(bounds, now), 1.0
+    for waiting, limit in zip(queue, limits, strict=True):
+        option, estimate = waiting.under(limit), of(waiting.job.model)
+        if not cutter.takes(waiting, option, estimate):
+            end = cutter.start + cutter.seconds * stretch
+            done += [end] * cutter.images
+            cutter, stretch = Cutter(bounds, end), 1.0 + reserve
+            cutter.takes(waiting, option, estimate)  # the first one always joins
+    return done + [cutter.start + cutter.seconds * stretch] * cutter.images
 
 
 def limits_of(queue: Sequence[Waiting]) -> list[float]:
@@ -117,48 +124,48 @@ def limits_of(queue: Sequence[Waiting]) -> list[float]:
     return sorted({option.work for waiting in queue if waiting.flexible for option in waiting.options}, reverse=True)
 
 
-def assign(queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates) -> list[float]:
+def assign(queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates, reserve: float = 0.0) -> list[float]:
     """The mildest limit for each job with which it and all that run after it are in time.
 
-    A job is late for those behind it too, so a limit holds for all jobs up to the last one that needs it. Jobs that
-    would be late under the strongest limit count no more: nothing that is done for them helps.
+    What runs before a job decides whether it is in time, so a limit holds for all jobs up to the last that needs it.
     """
-    candidates = limits_of(queue)
-    if not candidates:
-        return [1.0] * len(queue)
-    strongest = candidates[-1]
-    limits = [strongest] * len(queue)
-    possible = [
-        waiting.binding and done <= waiting.due
-        for waiting, done in zip(queue, forecast(queue, limits, now, bounds, of), strict=True)
-    ]
-    edge = len(queue)
-    for limit in candidates[:-1]:
+    candidates = limits_of(queue) or [1.0]
+    limits = [candidates[0]] * len(queue)
+    done = forecast(queue, limits, now, bounds, of, reserve)
+    late = [index for index, waiting in enumerate(queue) if waiting.binding and done[index] > waiting.due]
+    if not late or len(candidates) == 1:
+        return limits
+    best = forecast(queue, [candidates[-1]] * len(queue), now, bounds, of, reserve)
+    # One that misses its deadline anyway needs no help; one that misses a target needs all there is.
+    late = [index for index in late if best[index] <= queue[index].due or queue[index].job.deadline is None]
+    for limit in candidates[1:]:
+        if not late:
+            break
+        edge = late[-1] + 1
         limits[:edge] = [limit] * edge
-        done = forecast(queue, limits, now, bounds, of)
-        late = (index for index in reversed(range(edge)) if possible[index] and done[index] > queue[index].due)
-        edge = next(late, -1) + 1
-        if not edge:
-            return limits
-    limits[:edge] = [strongest] * edge
+        done = forecast(queue, limits, now, bounds, of, reserve)
+        late = [index for index in late if done[index] > queue[index].due]
     return limits
 
 
 @dataclass
 class Steady:
-    """`assign`, but a limit that was needed is given up slowly, so that a steady load has a steady r.
+    """`assign`, with a reserve, and a limit that was needed is given up slowly, so that a steady load has a steady r.
 
     Attributes:
-        relax: seconds in which the limit may come back by the whole of the work at r=0.
+        reserve: see `forecast`. Without one the smallest r lets the queue grow until it just fits, and the next burst
+            finds it full: accuracy would have been kept at the cost of answers.
+        relax: seconds in which a limit may come back from nothing to all of the work at r=0.
     """
 
-    relax: float = 5.0
+    reserve: float = 0.25
+    relax: float = 2.5
     _held: float = 1.0
     _since: float = 0.0
 
     def limits(self, queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates) -> Sequence[float]:
         """Of the jobs of ``queue``, earliest due first."""
-        needed = assign(queue, now, bounds, of)
-        held = min(1.0, self._held + (now - self._since) / self.relax) if self.relax else 1.0
+        needed = assign(queue, now, bounds, of, self.reserve)
+        held = min(1.0, self._held + (now - self._since) / self.relax)
         self._held, self._since = min([held, *needed[:1]]), now
         return [min(limit, self._held) for limit in needed]

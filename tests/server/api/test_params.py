@@ -156,7 +156,7 @@ def test_only_classes_are_counted(want):
     params = parse("r=8", want=want)
     assert (params.want, params.top_k) == (want, 0)
     with pytest.raises(
-        InvalidParameter, match="no parameter 'top_k' here; there are r, model, deadline_ms, r_max, deadline_ms"
+        InvalidParameter, match="no parameter 'top_k' here; there are r, model, deadline_ms, r_max, min_accuracy"
     ):
         parse("top_k=3", want=want)
 

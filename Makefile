@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker chaos lint format bench bench-http ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker chaos lint format bench bench-http bench-auto simulate ablations \
+        coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +56,12 @@ bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--
 
 bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to name a peer
 	$(BIN)/python -m benchmarks.http $(ARGS)
+
+bench-auto: install  ## r=auto under an open load on a real server; ARGS="--help" for more
+	$(BIN)/python -m benchmarks.auto $(ARGS)
+
+simulate: install  ## the scheduler under load on a simulated device
+	$(BIN)/python -m benchmarks.simulation $(ARGS)
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
 	$(BIN)/python -m benchmarks.ablations

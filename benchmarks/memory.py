@@ -42,7 +42,7 @@ def _engine(config: Path, threads: int) -> dict[str, float]:
     _CLEAR.write_text("5")  # proc(5): sets the high-water mark back to what is resident now
     for _ in range(ROUNDS):
         for r in LEVELS:
-            served[MODEL].runner.seconds(BATCH, Schedule.constant(r))
+            served[MODEL].runner.seconds([Schedule.constant(r)] * BATCH)
     return {"imports": imports, "loading": loading - imports, "load": _megabytes("VmHWM") - imports}
 
 

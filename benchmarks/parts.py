@@ -69,8 +69,8 @@ def _measure(config: str, image: str, levels: Sequence[int], images: int, thread
     return Parts(
         decode=_median(lambda: decode(body, transform, *limits), DECODE_REPEATS),
         images=images,
-        batch={r: _median(partial(runner.seconds, images, Schedule.constant(r)), REPEATS) for r in levels},
-        single={r: _median(partial(runner.seconds, 1, Schedule.constant(r)), 3 * REPEATS) for r in levels},
+        batch={r: _median(partial(runner.seconds, [Schedule.constant(r)] * images), REPEATS) for r in levels},
+        single={r: _median(partial(runner.seconds, [Schedule.constant(r)]), 3 * REPEATS) for r in levels},
     )
 
 

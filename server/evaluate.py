@@ -63,7 +63,7 @@ def measure(
     hits = [0] * len(schedules)
     seconds: list[list[float]] = [[] for _ in schedules]
     for schedule in schedules:
-        runner.seconds(batch, schedule)
+        runner.seconds([schedule] * batch)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("images", total=len(data))

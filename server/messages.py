@@ -7,9 +7,11 @@ Times are ``time.monotonic()`` seconds, which all processes of a machine share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from server.costs import Estimate, Geometry
+from tome_core.cost import Cost
 from tome_core.schedule import Schedule
 
 # What a job is for: the best classes, the pooled features, or where every token ended.
@@ -56,6 +58,7 @@ class ModelInfo:
         grid: rows and columns of patches.
         acceleration: what makes it fast on its device, and proved right there: ``kernels`` (for CPUs), ``operators``,
             ``graphs`` (both), or ``reference``, the plain network, where nothing did.
+        cost: of its blocks.
     """
 
     name: str
@@ -70,6 +73,12 @@ class ModelInfo:
     levels: tuple[Level, ...]
     grid: tuple[int, int]
     acceleration: str = "reference"
+    cost: Cost = field(default=Cost(0, ()))
+
+    @property
+    def geometry(self) -> Geometry:
+        """What prices follow from."""
+        return Geometry(self.tokens, self.prefix, self.depth, self.cost)
 
     @property
     def r_max(self) -> int:
@@ -83,6 +92,7 @@ class Job:
 
     Attributes:
         slot: where its pixels lie, CHW at the slot's start.
+        choices: the one schedule that was asked for, or several from which the engine takes one when the job runs.
         top_k: how many classes are wanted, 0 where something else is.
         deadline: when its answer is worth nothing any more; None for the server's default target.
         normalised: its pixels are float32 as the model takes them, else uint8.
@@ -91,7 +101,7 @@ class Job:
     id: int
     slot: int
     model: str
-    schedule: Schedule
+    choices: tuple[Schedule, ...]
     top_k: int
     submitted: float
     deadline: float | None = None
@@ -120,10 +130,16 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ready:
-    """The models are loaded and warm. ``slot_bytes``: what the largest input needs."""
+    """The models are loaded and warm.
+
+    Attributes:
+        slot_bytes: what the largest input needs.
+        estimates: of each model's speed, by name.
+    """
 
     models: tuple[ModelInfo, ...]
     slot_bytes: int
+    estimates: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,9 @@ class Outcome:
     """What became of one job: what it wanted, or why it did not get it.
 
     Attributes:
-        failure: empty on success, else ``expired``, ``cancelled``, ``failed`` or ``out-of-memory``.
+        failure: empty on success, else ``expired``, ``refused`` (it would be late under any of its schedules),
+            ``cancelled``, ``failed`` or ``out-of-memory``.
+        schedule: that it ran under; None where it did not run.
         scores, classes: the best ``top_k``, best first.
         features: ``(D,)``, little-endian float32.
         source: ``(N0,)``, for every input token the position of the token it ended in, little-endian int32.
@@ -147,6 +165,7 @@ class Outcome:
 
     id: int
     failure: str = ""
+    schedule: Schedule | None = None
     scores: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
     tokens_out: int = 0
@@ -162,7 +181,10 @@ class BatchDone:
     Attributes:
         images: how many images ran together; 0 for outcomes that never ran.
         forward_seconds: device time from pixels to predictions.
-        r0_seconds: what the same images would have taken at r=0, by the warm-up table; 0 where they cannot be compared.
+        predicted_seconds: what was predicted when it began.
+        r0_seconds: what the same images would have taken at r=0; 0 where they cannot be compared, because the batch
+            failed and ran again in parts; then there is no prediction either.
+        estimate: of the model's speed, after this batch.
         failures: the kinds of all failures in it: ``error``, ``out-of-memory`` (halving may have cured it), ``nan``.
     """
 
@@ -171,8 +193,10 @@ class BatchDone:
     images: int = 0
     tokens: int = 0
     forward_seconds: float = 0.0
+    predicted_seconds: float = 0.0
     r0_seconds: float = 0.0
     failures: tuple[str, ...] = ()
+    estimate: Estimate | None = None
 
 
 ToEngine = Begin | Job | Cancel | Stop

@@ -19,6 +19,7 @@ from tome_core.schedule import Schedule
 SPEEDUP_WINDOW = 60  # seconds
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_ERRORS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 _TOKENS = tuple(2**power for power in range(7, 18))
 # Why work is refused for want of capacity; other reasons, the faults of requests, come as they occur.
 _REASONS = ("queue-full", "memory-full", "deadline", "out-of-memory", "not-ready", "draining")
@@ -47,7 +48,8 @@ class SpeedupWindow(Collector):
         """One sample for each model that ran within the window."""
         family = GaugeMetricFamily(
             "tome_speedup_ratio",
-            "r0_equivalent over forward seconds of the last minute; no sample for a model that ran nothing in it.",
+            "tome_r0_equivalent_seconds_total over tome_forward_seconds_total, both over the last minute: how many "
+            "times as long its batches would have taken at r=0. No sample for a model that ran nothing in it.",
             labels=["model"],
         )
         since = self._clock() - SPEEDUP_WINDOW
@@ -88,9 +90,21 @@ class Metrics:
             "deadline_missed_total", "Images, or whole multipart requests, whose deadline passed unanswered."
         )
         self.batch_failures = counter("batch_failures_total", "Batches in which the model failed.", "kind")
-        self.forward_seconds = counter("forward_seconds_total", "Device time of forward passes.", "model")
+        self.forward_seconds = counter(
+            "forward_seconds_total",
+            "Device time of forward passes, without those that failed and ran again.",
+            "model",
+        )
         self.r0_seconds = counter(
-            "r0_equivalent_seconds_total", "What the same images would have taken at r=0.", "model"
+            "r0_equivalent_seconds_total",
+            "What the same images would have taken at r=0: forward time by its prediction, times that at r=0.",
+            "model",
+        )
+        self.predicted_seconds = counter(
+            "predicted_seconds_total", "What was predicted of the batches in forward_seconds_total.", "model"
+        )
+        self.prediction_error = histogram(
+            "prediction_error_ratio", "By how much a batch differs from its prediction, as a share.", _ERRORS, "model"
         )
         self.request_duration = histogram(
             "request_duration_seconds", "From a request's headers to its answer.", _SECONDS, "route", "model"
@@ -142,6 +156,9 @@ class Metrics:
         if batch.r0_seconds:
             self.forward_seconds.labels(batch.model).inc(batch.forward_seconds)
             self.r0_seconds.labels(batch.model).inc(batch.r0_seconds)
+            self.predicted_seconds.labels(batch.model).inc(batch.predicted_seconds)
+            error = abs(batch.predicted_seconds - batch.forward_seconds) / batch.forward_seconds
+            self.prediction_error.labels(batch.model).observe(error)
             self._speedup.add(batch.model, batch.forward_seconds, batch.r0_seconds)
         self.batch_images.observe(batch.images)
         self.batch_tokens.observe(batch.tokens)
@@ -194,3 +211,5 @@ class Metrics:
             # Series that exist from the start have a rate from the first image on.
             self.forward_seconds.labels(model.name)
             self.r0_seconds.labels(model.name)
+            self.predicted_seconds.labels(model.name)
+            self.prediction_error.labels(model.name)

@@ -57,7 +57,7 @@ class Settings(ModelSettings):
         ("127.0.0.1", "::1"), description="Proxies whose X-Forwarded-For and -Proto are believed; *: all."
     )
     cors_origins: Names = Field((), description="Origins whose pages may ask, such as https://app.example; *: all.")
-    default_r: str = Field("0", description="Schedule of requests that name no r, such as 8, 16:-1 or 30,0,5,20.")
+    default_r: str = Field("0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
     max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
     max_batch_work: float = Field(
@@ -74,7 +74,9 @@ class Settings(ModelSettings):
     header_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's header must arrive.")
     body_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's body must arrive.")
     send_timeout: float = Field(60.0, gt=0, description="Seconds in which a client that does not read must read on.")
-    target_ms: float = Field(1000.0, gt=0, description="Queueing target of a request without a deadline, milliseconds.")
+    target_ms: float = Field(
+        1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
+    )
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
@@ -130,4 +132,4 @@ class Settings(ModelSettings):
     @field_validator("default_r")
     @classmethod
     def _is_schedule(cls, value: str) -> str:
-        return str(Schedule.parse(value))
+        return value if value == "auto" else str(Schedule.parse(value))

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-_FALL = 0.1
+from server.costs import Estimate, Load
+
 _LONGEST_RETRY = 60
 
 
-def next_rate(rate: float | None, images: int, seconds: float, saturated: bool) -> float | None:
-    """The drain rate in images/s after one more batch of ``images`` that took ``seconds``; None while unknown.
+@dataclass(frozen=True)
+class Claim:
+    """What one image, decoded or not, needs of an engine at least.
 
-    It rises at once and falls slowly: a rate that is too high lets in a request whose own timer then answers it, one
-    that is too low refuses work that could have been done. And only a batch behind which others waited
-    (``saturated``) can lower it, since one that was small for lack of work says nothing of how fast a queue drains.
+    Attributes:
+        load: under the strongest schedule that it may get.
+        due: when it ought to be done, ``time.monotonic()`` seconds; earlier ones run first.
     """
-    if seconds <= 0:
-        return rate
-    measured = images / seconds
-    if rate is None or measured >= rate:
-        return measured
-    # Times of images are averaged, not rates, of which a large one would outweigh many small ones.
-    return 1 / ((1 - _FALL) / rate + _FALL / measured) if saturated else rate
+
+    model: str
+    load: Load
+    due: float
 
 
-def predicted_wait(ahead: int, rate: float | None) -> float:
-    """Seconds until ``ahead`` images are done at ``rate`` images/s; 0 while the rate is unknown.
+def busy_seconds(claims: Iterable[Claim], estimates: Mapping[str, Estimate], max_batch: int) -> float:
+    """Seconds in which an engine does all that ``claims`` need, in batches as large as may be."""
+    seconds, images = 0.0, dict.fromkeys(estimates, 0)
+    for claim in claims:
+        seconds += estimates[claim.model].image(claim.load)
+        images[claim.model] += 1
+    batches = sum(math.ceil(count / max_batch) * estimates[model].overhead for model, count in images.items())
+    return seconds + batches
 
-    It is 0 with nothing ahead, whatever the rate: work that is let in is what corrects a rate that is wrong.
+
+def answer_seconds(
+    claim: Claim, ahead: Sequence[Claim], done: float, estimates: Mapping[str, Estimate], max_batch: int
+) -> float:
+    """Seconds until an engine would have done ``claim`` after all that is ``ahead`` of it, with a margin for error.
+
+    With nothing ahead it is the time of the image alone on a quiet machine: a batch that runs is what corrects an
+    estimate that is wrong.
+
+    Args:
+        done: seconds of work on ``ahead`` that are over.
     """
-    return ahead / rate if ahead and rate else 0.0
+    estimate = estimates[claim.model]
+    if ahead:
+        return max(0.0, busy_seconds([*ahead, claim], estimates, max_batch) - done) * (1 + estimate.margin)
+    return estimate.quiet().overhead + estimate.quiet().image(claim.load)
 
 
 def retry_after(seconds: float) -> int:

@@ -36,6 +36,7 @@ RULES = [
         exempt=("tome_core.adapters", "tome_core.patching", "tome_core.optimizing"),
     ),
     Rule("tome_core.schedule", never=("torch", "numpy", "tome_core")),
+    Rule("tome_core.cost", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.errors", never=("torch", "timm", "tome_core")),
     # The API process prices and decodes; it never builds or runs a model.
     Rule("server.api", never=("torch", "timm"), exempt=()),
@@ -43,7 +44,10 @@ RULES = [
     Rule("server.api", never=("server.engine",), allowed=("server.engine.client", "server.engine.pool")),
     Rule("server.engine", never=("server.api", "fastapi", "starlette", "uvicorn")),
     # The policy is pure: it is tested without torch or a clock.
-    Rule("server.engine.scheduler", never=("torch", "time")),
+    *(
+        Rule(f"server.engine.{name}", never=("torch", "timm", "time"))
+        for name in ("scheduler", "choosing", "calibration")
+    ),
     Rule("server.engine.batch_limit", never=("torch", "time", "server")),
     *(
         Rule(f"server.engine.{name}", never=("torch", "timm"))
@@ -69,13 +73,23 @@ RULES = [
     Rule(
         "server.messages",
         never=("server", "tome_core", "torch", "fastapi", "starlette"),
-        allowed=("tome_core.schedule", "server.errors"),
+        allowed=("tome_core.schedule", "tome_core.cost", "server.errors", "server.costs"),
+    ),
+    # Prices: the same pure functions in both processes.
+    Rule(
+        "server.costs",
+        never=("server", "tome_core", "torch", "time", "fastapi", "starlette"),
+        allowed=("tome_core.schedule", "tome_core.cost"),
     ),
     Rule("server.picture", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule("server.settings", never=("server", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
     Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.pulse")),
     Rule("server.pulse", never=("server", "tome_core", "torch", "fastapi", "starlette")),
-    Rule("server.waiting", never=("server", "tome_core", "torch", "time", "fastapi", "starlette")),
+    Rule(
+        "server.waiting",
+        never=("server", "tome_core", "torch", "time", "fastapi", "starlette"),
+        allowed=("server.costs",),
+    ),
     Rule("server.keys", never=("server", "tome_core", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
 ]
 

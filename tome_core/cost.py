@@ -42,12 +42,19 @@ class Cost:
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Total for one image with ``tokens`` at the input and after each block (`Schedule.tokens`)."""
-        total = self.fixed + (tokens[-1] - self.prefix) * self.pool
+        total = self.linear(tokens)
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
-            total += before * block.attention + before * before * block.pair + after * block.mlp
+            total += before * before * block.pair
             if after < before:
                 mergeable = before - self.prefix
                 total += (mergeable // 2) * (mergeable - mergeable // 2) * block.match
+        return total
+
+    def linear(self, tokens: Sequence[int]) -> int:
+        """The part of `macs` that grows with the number of tokens, and what is fixed: all but pairs of tokens."""
+        total = self.fixed + (tokens[-1] - self.prefix) * self.pool
+        for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
+            total += before * block.attention + after * block.mlp
         return total
 
     def relative(self, tokens: Sequence[int]) -> float:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from server.engine.pool import EnginePool, Lease
 from server.errors import Overloaded, SlowBody, TooLarge
-from server.waiting import retry_after
+from server.waiting import Claim, retry_after
 
 
 @dataclass(frozen=True)
@@ -96,34 +96,38 @@ class Admission:
         self._engine.check_room()
 
     @contextlib.contextmanager
-    def admit(self, request: Request, deadline: float | None) -> Iterator[Lease]:
+    def admit(self, request: Request, claim: Claim | None, deadline: float | None) -> Iterator[Lease]:
         """Let ``request`` in, before its body is read: its slot is its permit.
+
+        Args:
+            claim: what its image needs, where that is known before its body is.
 
         Raises:
             Overloaded: the server is stopping, not ready, full, or too busy to answer before ``deadline``.
             TooLarge: the body says that it is.
         """
         self.check_open()
-        self.check_in_time(deadline)
+        if claim is not None:
+            self.check_in_time(claim, deadline)
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self.limits.one:
             raise TooLarge(f"the body has {announced} bytes; allowed are {self.limits.one}", limit=self.limits.one)
-        with self._engine.lease() as lease:
+        with self._engine.lease(claim) as lease:
             self.admitted += 1
             try:
                 yield lease
             finally:
                 self.admitted -= 1
 
-    def check_in_time(self, deadline: float | None) -> None:
-        """Raises `Overloaded` if the queue will not meet ``deadline``."""
+    def check_in_time(self, claim: Claim, deadline: float | None) -> None:
+        """Raises `Overloaded` if what ``claim`` needs would not be done by ``deadline``."""
         if deadline is None:
             return
-        now, wait = time.monotonic(), self._engine.predicted_wait(deadline)
+        now, needed = time.monotonic(), self._engine.predict(claim)
         # A deadline that has passed already is the caller's own matter, and no sign of too much work.
-        if now < deadline < now + wait:
-            text = f"the queue takes {wait:.1f} s, and the deadline is in {deadline - now:.1f} s"
-            raise Overloaded(text, retry_after=retry_after(now + wait - deadline), reason="deadline")
+        if now < deadline < now + needed:
+            text = f"the answer would take {needed:.3g} s, and the deadline is in {deadline - now:.3g} s"
+            raise Overloaded(text, retry_after=retry_after(now + needed - deadline), reason="deadline")
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[Reservation]:

@@ -65,7 +65,7 @@ def about(done: Done) -> dict[str, Any]:
     params, model = done.params, done.params.model
     return {
         "model": model.name,
-        "r": str(params.schedule),
+        "r": str(done.outcome.schedule),
         "r_requested": params.requested,
         "tokens": Tokens(input=model.tokens, output=done.outcome.tokens_out),
         "timing_ms": done.timing,

@@ -36,14 +36,15 @@ def read_params(request: Request, parts: Parts, want: Want) -> Params:
     """The parameters of ``request``, noted in its record. Raises as `parse_params`, or `Overloaded`."""
     record: Record = request.state.record
     params = parse_params(request.query_params, parts.models(), parts.default_r, record.started, want)
-    record.model, record.r = params.model.name, str(params.schedule)
+    record.model, record.r = params.model.name, params.text
     return params
 
 
 def respond(content: str | bytes, media_type: str, record: Record) -> Response:
-    """An answer, with what its stages took."""
+    """An answer, with what its stages took and, also where it is no JSON, the schedule that was used."""
     timing = ", ".join(f"{stage};dur={milliseconds}" for stage, milliseconds in record.stages.items())
-    return Response(content, headers={"Server-Timing": timing}, media_type=media_type)
+    headers = {"Server-Timing": timing} if media_type == _JSON else {"Server-Timing": timing, "X-Tome-R": record.r}
+    return Response(content, headers=headers, media_type=media_type)
 
 
 @router.post(

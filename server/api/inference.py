@@ -27,6 +27,8 @@ from server.engine.pool import EnginePool, Lease
 from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.messages import ModelInfo
 from server.metrics import Metrics
+from server.waiting import Claim
+from tome_core.schedule import Schedule
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=Asked)
@@ -45,7 +47,8 @@ class Inference:
             RequestError: why there is no answer.
             ClientDisconnect: the client has gone away; what was under way for it has been cancelled.
         """
-        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
+        claim = self._claim(params)
+        with self._admission.admit(request, claim, params.deadline) as lease, self._admission.reserve() as reservation:
             async with until(params.deadline):
                 uploads = await self._read_uploads(request, record, reservation)
                 if is_multipart(request.headers.get("content-type")) and not kind.picture:
@@ -60,7 +63,8 @@ class Inference:
         Raises:
             As `run`. One file without an answer leaves the request without one.
         """
-        with self._admission.admit(request, params.deadline) as lease, self._admission.reserve() as reservation:
+        claim = self._claim(params)
+        with self._admission.admit(request, claim, params.deadline) as lease, self._admission.reserve() as reservation:
             async with until(params.deadline):
                 uploads = await self._read_uploads(request, record, reservation)
                 results = self._answer_together(uploads, lease, params, record, kind)
@@ -77,7 +81,7 @@ class Inference:
         Raises:
             As `run_together`.
         """
-        with self._admission.admit(request, None) as lease, self._admission.reserve() as reservation:
+        with self._admission.admit(request, None, None) as lease, self._admission.reserve() as reservation:
             body = await self._read_body(request, record, reservation)
             return await while_connected(request.receive, self._answer_asked(body, read, lease, record, kind))
 
@@ -105,8 +109,8 @@ class Inference:
         finally:
             body.forget()
         params = asked.params
-        record.model, record.r = params.model.name, str(params.schedule)
-        self._admission.check_in_time(params.deadline)
+        record.model, record.r = params.model.name, params.text
+        self._admission.check_in_time(self._claim(params), params.deadline)
         async with until(params.deadline):
             return asked, await self._answer_together(asked.take(body), lease, params, record, kind)
 
@@ -127,7 +131,7 @@ class Inference:
                 raise
 
         with contextlib.ExitStack() as stack:
-            leases = [lease] + [stack.enter_context(self._engine.lease()) for _ in uploads[1:]]
+            leases = [lease] + [stack.enter_context(self._engine.lease(self._claim(params))) for _ in uploads[1:]]
             try:
                 async with asyncio.TaskGroup() as group:
                     each = zip(uploads, leases, strict=True)
@@ -143,7 +147,7 @@ class Inference:
 
         async def result(upload: Upload, own: Lease | None) -> T | Problem:
             try:
-                with contextlib.nullcontext(own) if own else self._engine.lease() as lease:
+                with contextlib.nullcontext(own) if own else self._engine.lease(self._claim(params)) as lease:
                     return await self._answer(upload, lease, params, record, kind)
             except RequestError as error:
                 self._metrics.observe_error(error)
@@ -166,21 +170,43 @@ class Inference:
         decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
         kept = pixels if kind.picture else None
         del pixels
-        result = await lease.run(model.name, params.schedule, params.top_k, params.deadline, params.want)
-        check(result)
+        result = await lease.run(model.name, params.choices, params.top_k, params.deadline, params.want)
+        used = self._check(result)
+        record.r = str(used)
         timing = Timing(
             decode=decoding,
             queue=record.note("queue", result.outcome.queue_seconds),
             forward=record.note("forward", result.batch.forward_seconds),
         )
         answer = await self._make(kind, Done(params, result.outcome, timing, result.batch.images, kept), record)
-        self._metrics.observe_image(model.name, params.schedule)
+        self._metrics.observe_image(model.name, used)
         return answer
 
     async def _pixels(self, upload: Upload, model: ModelInfo) -> npt.NDArray[Any]:
         if isinstance(upload.content, np.ndarray):
             return upload.content
         return await self._decoder.decode(upload.encoded, model.transform)
+
+    def _check(self, result: Result) -> Schedule:
+        """The schedule that an image ran under.
+
+        Raises:
+            DeadlineExceeded, Overloaded, InferenceFailed: it has nothing of what was wanted.
+        """
+        outcome = result.outcome
+        if outcome.failure == "expired":
+            raise DeadlineExceeded("the deadline passed before the image's turn came")
+        if outcome.failure == "refused":
+            text = "with none of the allowed r would the answer be there before the deadline"
+            raise Overloaded(text, retry_after=self._engine.retry_after(), reason="deadline")
+        if outcome.failure == "out-of-memory":
+            raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
+        if outcome.failure or outcome.schedule is None:
+            raise InferenceFailed("the model gave no valid numbers for this image")
+        return outcome.schedule
+
+    def _claim(self, params: Params) -> Claim:
+        return self._engine.claim(params.model.name, params.choices, params.deadline)
 
     async def _make(self, kind: Kind[T], done: Done, record: Record) -> T:
         if not kind.picture:
@@ -194,13 +220,3 @@ class Inference:
         self._metrics.stage_duration.labels(stage).observe(seconds)
         record.stage = then
         return record.note(stage, seconds)
-
-
-def check(result: Result) -> None:
-    """Raises `DeadlineExceeded`, `Overloaded` or `InferenceFailed` if it has nothing of what was wanted."""
-    if result.outcome.failure == "expired":
-        raise DeadlineExceeded("the deadline passed before the image's turn came")
-    if result.outcome.failure == "out-of-memory":
-        raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")
-    if result.outcome.failure:
-        raise InferenceFailed("the model gave no valid numbers for this image")

@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.errors import InvalidParameter, NotFound
+from server.api.choices import AUTO, invalid, parse_choices
+from server.errors import NotFound
 from server.messages import ModelInfo, Want
 from tome_core.schedule import Schedule
 
@@ -22,8 +23,8 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "in": "query",
         "description": "Tokens merged away per block: `16`; `16:-1`, changing linearly over the blocks with an "
         "inflection from -1 (most in the first blocks) to 1; or `30,0,5,20`, one number per block. "
-        "0 is the exact original model.",
-        "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20"]},
+        "0 is the exact original model. `auto`: the smallest of the model's levels with which the deadlines are met.",
+        "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20", "auto"]},
     },
     {
         "name": "model",
@@ -43,6 +44,18 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "description": "Milliseconds after the arrival of the request's headers; an answer later than that is a 504.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
+    {
+        "name": "r_max",
+        "in": "query",
+        "description": "With `r=auto`: no level above this one; by default all that `/models` lists may be chosen.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {
+        "name": "min_accuracy",
+        "in": "query",
+        "description": "With `r=auto`: only levels for which `/models` lists at least this accuracy, in percent.",
+        "schema": {"type": "number", "minimum": 0, "maximum": 100},
+    },
 ]
 
 
@@ -56,17 +69,23 @@ class Params:
     """What a request asks for.
 
     Attributes:
+        choices: the schedule that was asked for; with ``r=auto`` those that may be chosen, mildest first.
         requested: the text of ``r`` as it was asked for.
         top_k: how many classes, 0 where none are wanted.
         deadline: ``time.monotonic()`` seconds, or None.
     """
 
     model: ModelInfo
-    schedule: Schedule
+    choices: tuple[Schedule, ...]
     requested: str
     top_k: int
     deadline: float | None
     want: Want
+
+    @property
+    def text(self) -> str:
+        """``r``, in its normal form, as far as it is known before the image runs."""
+        return AUTO if self.requested == AUTO else str(self.choices[0])
 
 
 def parse_params(
@@ -76,7 +95,7 @@ def parse_params(
 
     Args:
         models: by name, the default one first.
-        default_r: the schedule of requests that name no ``r``; what of it a model cannot do is cut off.
+        default_r: of requests that name no ``r``; what of it a model cannot do is cut off.
         arrival: when the request's headers arrived, ``time.monotonic()`` seconds.
         want: what the endpoint is for.
 
@@ -87,17 +106,16 @@ def parse_params(
     names = [parameter["name"] for parameter in documentation(want)]
     for name in query:
         if name not in names:
-            raise _invalid(name[:40], f"there is no parameter {name[:40]!r} here; there are {', '.join(names)}")
+            raise invalid(name[:40], f"there is no parameter {name[:40]!r} here; there are {', '.join(names)}")
         if len(query.getlist(name)) > 1:
-            raise _invalid(name, f"{name} is given {len(query.getlist(name))} times")
+            raise invalid(name, f"{name} is given {len(query.getlist(name))} times")
     model = find_model(query.get("model") or None, models)  # empty is what a form sends for a field left out
     if want == "classes" and not model.labels:
-        raise _invalid("model", f"{model.name} has no classifier; it serves /embed and /visualize only")
-    text = query.get("r")
+        raise invalid("model", f"{model.name} has no classifier; it serves /embed and /visualize only")
     return Params(
         model=model,
-        schedule=clamp(Schedule.parse(default_r), model) if text is None else parse_r(text, model),
-        requested=default_r if text is None else text,
+        choices=parse_choices(query, default_r, model),
+        requested=query.get("r", default_r),
         top_k=parse_top_k(query.get("top_k"), len(model.labels)) if want == "classes" else 0,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
         want=want,
@@ -113,37 +131,12 @@ def find_model(name: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
     return models[name]
 
 
-def parse_r(text: str, model: ModelInfo) -> Schedule:
-    """The schedule that ``text`` asks for. Raises `InvalidParameter` if ``model`` cannot do it."""
-    if text == "auto":
-        raise _invalid("r", "r=auto is not available yet; name a number")
-    try:
-        schedule = Schedule.parse(text)
-    except ValueError:
-        raise _invalid(
-            "r",
-            f"r={text[:40]!r} is not a schedule; allowed are a number from 0 to {model.r_max} (16), a number with an "
-            f"inflection from -1 to 1 (16:-1), or up to {model.depth} numbers, one per block (30,0,5,20)",
-        ) from None
-    if max(schedule.counts) > model.r_max:
-        raise _invalid("r", f"r={max(schedule.counts)} is too large for {model.name}; allowed are 0 to {model.r_max}")
-    if schedule.explicit and len(schedule.counts) > model.depth:
-        raise _invalid("r", f"r lists {len(schedule.counts)} numbers; {model.name} has {model.depth} blocks")
-    return schedule
-
-
-def clamp(schedule: Schedule, model: ModelInfo) -> Schedule:
-    """What ``model`` can do of ``schedule``: the default has to suit every model that is served."""
-    counts = tuple(min(count, model.r_max) for count in schedule.counts)
-    return Schedule(counts[: model.depth], schedule.inflection, schedule.explicit)
-
-
 def parse_top_k(text: str | None, classes: int) -> int:
     """How many classes to answer with. Raises `InvalidParameter`."""
     if text is None:
         return min(DEFAULT_TOP_K, classes)
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= classes):
-        raise _invalid("top_k", f"top_k={text[:40]!r} is not allowed; allowed are 1 to {classes}")
+        raise invalid("top_k", f"top_k={text[:40]!r} is not allowed; allowed are 1 to {classes}")
     return int(text)
 
 
@@ -153,9 +146,5 @@ def parse_deadline(text: str | None, arrival: float) -> float | None:
         return None
     # float() alone also takes "1_000", "nan", blanks around and digits of other scripts.
     if not re.fullmatch(r"\d{1,12}(\.\d{0,12})?", text, re.ASCII) or float(text) == 0:
-        raise _invalid("deadline_ms", f"deadline_ms={text[:40]!r} is not allowed; allowed is a positive number")
+        raise invalid("deadline_ms", f"deadline_ms={text[:40]!r} is not allowed; allowed is a positive number")
     return arrival + float(text) / 1000
-
-
-def _invalid(parameter: str, detail: str) -> InvalidParameter:
-    return InvalidParameter(detail, parameter=parameter)

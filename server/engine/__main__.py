@@ -44,6 +44,7 @@ def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
 def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) -> int:
     """The engine's life, from its configuration on."""
     # Imported late: torch and timm take seconds, in which the configuration's errors should not have to wait.
+    from server.engine.choosing import Bounds
     from server.engine.loop import Loop
     from server.engine.scheduler import Scheduler
     from server.engine.starting import start_models
@@ -59,16 +60,13 @@ def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) 
         channel.send(StartFailed(f"the engine could not start: {type(error).__name__}; its log has the details"))
         return 1
     largest = max(4 * _elements(info.transform.size) for info in described)
-    channel.send(Ready(described, slot_bytes=largest))
+    estimates = {name: served.calibration.estimate for name, served in models.items()}
+    channel.send(Ready(described, slot_bytes=largest, estimates=estimates))
     begin = channel.receive()
     assert isinstance(begin, Begin)
     slots = Slots(memory, config.slots, begin.slot_bytes)
-    scheduler = Scheduler(
-        config.max_batch,
-        config.target_seconds,
-        max_work=config.max_batch_work or config.max_batch,
-        work=lambda job: models[job.model].runner.work(job.schedule),
-    )
+    bounds = Bounds(config.max_batch, config.max_batch_work or config.max_batch)
+    scheduler = Scheduler(bounds, config.target_seconds, lambda model: models[model].calibration)
     Loop(channel, scheduler, models, slots, page).run()
     return 0
 

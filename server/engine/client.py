@@ -9,17 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.channel import AsyncChannel, ChannelClosed
+from server.costs import Estimate
 from server.engine.config import EngineConfig
 from server.errors import EngineLost, EngineStartError
 from server.messages import BatchDone, Begin, Cancel, Job, Outcome, Ready, StartFailed, Stop
 from server.pulse import Pulse, PulsePage
 from server.slots import create_memory
-from server.waiting import next_rate
+from server.waiting import Claim, answer_seconds, busy_seconds
 
 MODULE = "server.engine"
 _KILL_SECONDS = 30.0
@@ -39,6 +40,7 @@ class Pending:
     """A job that the engine has not answered yet. ``work`` is its share of what `EngineClient.work` sums up."""
 
     job: Job
+    claim: Claim
     work: int
     future: asyncio.Future[Result]
 
@@ -55,7 +57,7 @@ class EngineClient:
     Attributes:
         ready: it takes jobs.
         work: predicted work of the jobs that it has not answered, in the unit of `submit`.
-        rate: images/s at which its queue drains; None before its first batch.
+        estimates: of each model's speed, by name; those of the last batch.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class EngineClient:
         self._channel: AsyncChannel | None = None
         self.ready = False
         self.work = 0
-        self.rate: float | None = None
+        self.estimates: dict[str, Estimate] = {}
         self._connection, theirs = socket.socketpair()
         descriptor = create_memory("tome-pulse", PulsePage.SIZE)
         self._page = PulsePage(descriptor)
@@ -106,11 +108,22 @@ class EngineClient:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def ahead_of(self, deadline: float) -> int:
-        """How many jobs are due before ``deadline``, so that the engine's scheduler will take them first."""
-        target = self._config.target_seconds
-        jobs = (pending.job for pending in self._pending.values())
-        return sum((job.submitted + target if job.deadline is None else job.deadline) <= deadline for job in jobs)
+    def claims(self) -> list[Claim]:
+        """What its jobs need, those that run now included."""
+        return [pending.claim for pending in self._pending.values()]
+
+    def busy_seconds(self, claims: Sequence[Claim]) -> float:
+        """Seconds until it will have done ``claims``, all of which it has or may get."""
+        return max(0.0, busy_seconds(claims, self.estimates, self._config.max_batch) - self._done())
+
+    def answer_seconds(self, claim: Claim, ahead: Sequence[Claim]) -> float:
+        """Seconds until it would have done ``claim`` after ``ahead``; see `server.waiting.answer_seconds`."""
+        return answer_seconds(claim, ahead, self._done(), self.estimates, self._config.max_batch)
+
+    def _done(self) -> float:
+        """Seconds of the batch that runs now that are over."""
+        pulse = self.pulse
+        return min(time.monotonic() - pulse.began, pulse.predicted) if pulse.began else 0.0
 
     async def start(self, timeout: float) -> Ready:
         """Wait until the models are loaded. Jobs may follow after `begin`.
@@ -130,6 +143,7 @@ class EngineClient:
         if isinstance(message, StartFailed):
             raise EngineStartError(message.reason, explained=True)
         assert isinstance(message, Ready)
+        self.estimates = dict(message.estimates)
         return message
 
     def begin(self, slot_bytes: int) -> None:
@@ -148,19 +162,20 @@ class EngineClient:
                 self._on_batch(batch)
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
-                if batch.images:
-                    self.rate = next_rate(self.rate, batch.images, batch.forward_seconds, saturated=self.queued > 0)
+                if batch.estimate is not None:
+                    self.estimates[batch.model] = batch.estimate
 
-    def submit(self, job: Job, work: int) -> asyncio.Future[Result]:
+    def submit(self, job: Job, claim: Claim, work: int) -> asyncio.Future[Result]:
         """Hand a job to the engine, whose slot is its own until it answers or ends. Cancelling the future cancels it.
 
         Args:
+            claim: what it needs.
             work: what the job adds to `work`.
         """
         assert self.ready and self._channel is not None
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._cancel(job.id) if done.cancelled() else None)
-        self._pending[job.id] = Pending(job, work, future)
+        self._pending[job.id] = Pending(job, claim, work, future)
         self.work += work
         self._channel.send(job)
         return future

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,11 @@ import numpy as np
 from server.channel import Channel
 from server.engine import faults
 from server.engine.batch_limit import BatchLimit
+from server.engine.calibration import Calibration
 from server.engine.forward import Floats
 from server.engine.isolation import Isolated, Kind, run_isolated
 from server.engine.runner import Prediction, Runner
-from server.engine.scheduler import Scheduler
-from server.engine.warmup import Baseline
+from server.engine.scheduler import Placed, Scheduler
 from server.errors import DeviceLost
 from server.messages import BatchDone, Cancel, Job, Outcome, Stop
 from server.pulse import PulsePage
@@ -28,10 +28,10 @@ log = logging.getLogger("tome.engine")
 
 @dataclass(frozen=True)
 class Served:
-    """A model that takes jobs: how to run it, and what its batches would take without merging."""
+    """A model that takes jobs: how to run it, and how long that takes."""
 
     runner: Runner
-    baseline: Baseline
+    calibration: Calibration
 
 
 class Loop:
@@ -46,7 +46,7 @@ class Loop:
     ) -> None:
         self._channel, self._scheduler, self._models, self._slots = channel, scheduler, models, slots
         self._page = page
-        self._limit = BatchLimit(scheduler.max_batch)
+        self._limit = BatchLimit(scheduler.bounds.images)
         page.set_batch_limit(self._limit.now)
         self._stopping = False
 
@@ -60,8 +60,9 @@ class Loop:
         while not self._stopping or len(self._scheduler):
             self._read()
             step = self._scheduler.step(time.monotonic())
-            if step.expired:
-                self._reply_unrun([(job.id, "expired") for job in step.expired])
+            unrun = [(job.id, "expired") for job in step.expired] + [(job.id, "refused") for job in step.refused]
+            if unrun:
+                self._reply_unrun(unrun)
             if step.batch:
                 self._channel.send(self._run(step.batch))
 
@@ -84,27 +85,36 @@ class Loop:
     def _reply_unrun(self, failures: Sequence[tuple[int, str]]) -> None:
         self._channel.send(BatchDone("", tuple(Outcome(job_id, failure) for job_id, failure in failures)))
 
-    def _run(self, jobs: Sequence[Job]) -> BatchDone:
-        served = self._models[jobs[0].model]
+    def _run(self, batch: Sequence[Placed]) -> BatchDone:
+        model, schedules = batch[0].job.model, [placed.schedule for placed in batch]
+        served = self._models[model]
+        calibration = served.calibration
+        predicted = calibration.predict(schedules)
         started = time.monotonic()
-        isolated = run_isolated(partial(self._attempt, served), jobs, faults.free_memory, faults.kind_of)
+        isolated = run_isolated(partial(self._attempt, served), batch, faults.free_memory, faults.kind_of)
         seconds = time.monotonic() - started
-        self._learn(isolated, len(jobs))
-        counts = [served.runner.tokens(job.schedule) for job in jobs]
+        self._learn(isolated, len(batch))
+        counts = [served.runner.tokens(schedule) for schedule in schedules]
         outcomes = tuple(
-            outcome(job, answer, tokens[-1], started)
-            for job, answer, tokens in zip(jobs, isolated.answers, counts, strict=True)
+            outcome(placed, answer, tokens[-1], started)
+            for placed, answer, tokens in zip(batch, isolated.answers, counts, strict=True)
         )
+        # A batch that failed and ran again in parts has no counterpart to be compared with.
+        whole = not isolated.kinds
+        unmerged = calibration.unmerged(schedules, seconds) if whole else 0.0
+        if whole:
+            calibration.observe(schedules, seconds)
         nan = any(isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers)
         return BatchDone(
-            model=jobs[0].model,
+            model=model,
             outcomes=outcomes,
-            images=len(jobs),
+            images=len(batch),
             tokens=sum(tokens[0] for tokens in counts),
             forward_seconds=seconds,
-            # A batch that failed and ran again in parts has no counterpart to be compared with.
-            r0_seconds=0.0 if isolated.kinds else served.baseline(len(jobs)),
+            predicted_seconds=predicted if whole else 0.0,
+            r0_seconds=unmerged,
             failures=(*sorted(isolated.kinds), *(["nan"] if nan else [])),
+            estimate=calibration.estimate,
         )
 
     def _learn(self, isolated: Isolated[Prediction], images: int) -> None:
@@ -116,17 +126,17 @@ class Loop:
             changed = "out-of-memory" not in isolated.kinds and self._limit.went_well(images)
         if changed:
             log.warning("memory ran out lately: batches have at most %d images now", self._limit.now)
-            self._scheduler.max_batch = self._limit.now
+            self._scheduler.bounds = replace(self._scheduler.bounds, images=self._limit.now)
             self._page.set_batch_limit(self._limit.now)
 
-    def _attempt(self, served: Served, jobs: Sequence[Job]) -> list[Prediction]:
+    def _attempt(self, served: Served, batch: Sequence[Placed]) -> list[Prediction]:
         """One forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
-        runner = served.runner
-        # What the pass takes without merging is what it takes at most.
-        self._page.begin(time.monotonic(), served.baseline(len(jobs)))
+        runner, schedules = served.runner, [placed.schedule for placed in batch]
+        self._page.begin(time.monotonic(), served.calibration.predict(schedules))
         try:
+            jobs = [placed.job for placed in batch]
             pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size, np.uint8)
-            schedules, top_k, wants = zip(*((job.schedule, job.top_k, job.want) for job in jobs), strict=True)
+            top_k, wants = [job.top_k for job in jobs], [job.want for job in jobs]
             return runner.run(pixels, schedules, top_k, wants, self._floats(jobs, runner))
         except Exception as error:
             if faults.is_lost(runner.device):
@@ -144,14 +154,16 @@ class Loop:
         return Floats(rows, self._slots.gather(slots, runner.model.transform.size, np.float32))
 
 
-def outcome(job: Job, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:
-    """What to tell the caller of ``job``. An answer with NaN in it is no answer."""
+def outcome(placed: Placed, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:
+    """What to tell the caller of a job. An answer with NaN in it is no answer."""
+    job = placed.job
     if answer == "out-of-memory":
         return Outcome(job.id, "out-of-memory")
     if not isinstance(answer, Prediction) or not answer.finite:
         return Outcome(job.id, "failed")
     return Outcome(
         id=job.id,
+        schedule=placed.schedule,
         scores=answer.scores,
         classes=answer.classes,
         tokens_out=tokens_out,

@@ -21,7 +21,7 @@ from server.engine.supervisor import Supervisor
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.messages import BatchDone, Job, ModelInfo, Ready, Want
 from server.slots import Slots, create_memory
-from server.waiting import predicted_wait, retry_after
+from server.waiting import Claim, retry_after
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
@@ -44,14 +44,22 @@ class Lease:
         np.copyto(self._pool.slots.view(self._slot, pixels.shape, dtype), pixels)
 
     async def run(
-        self, model: str, schedule: Schedule, top_k: int, deadline: float | None = None, want: Want = "classes"
+        self,
+        model: str,
+        choices: Sequence[Schedule],
+        top_k: int,
+        deadline: float | None = None,
+        want: Want = "classes",
     ) -> Result:
         """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
+
+        Args:
+            choices: the schedule to run it under, or several, mildest first, of which the engine takes one.
 
         Raises:
             EngineLost: there is no engine, or it ended first.
         """
-        future = self._pool.submit(self._slot, model, schedule, top_k, deadline, want, self._normalised)
+        future = self._pool.submit(self._slot, model, choices, top_k, deadline, want, self._normalised)
         self.submitted = True
         return await future
 
@@ -82,8 +90,9 @@ class EnginePool:
     ) -> None:
         self._on_models = on_models
         self._memory, self._slot_bytes = create_memory(), 0
-        self._count = configs[0].slots
+        self._count, self._target = configs[0].slots, configs[0].target_seconds
         self._free = list(range(self._count))
+        self._decoding: dict[int, Claim] = {}  # by slot
         self._ids = itertools.count(1)
         self._was_ready = asyncio.Event()
         self.slots: Slots
@@ -121,11 +130,19 @@ class EnginePool:
         """Seconds after which it makes sense to come back: what is queued drained, or an engine started again."""
         if not self.ready:
             return retry_after(min(engine.ready_in for engine in self.engines))
-        return retry_after(predicted_wait(self.queued, sum(client.rate or 0.0 for client in self._ready_clients())))
+        return retry_after(min(client.busy_seconds(ahead) for client, ahead in self._ahead(float("inf"))))
 
-    def predicted_wait(self, deadline: float) -> float:
-        """Seconds until an engine would begin a job that is due at ``deadline``, by the rates measured."""
-        waits = [predicted_wait(client.ahead_of(deadline), client.rate) for client in self._ready_clients()]
+    def claim(self, model: str, choices: Sequence[Schedule], deadline: float | None) -> Claim:
+        """What an image needs of an engine that runs it under the last, the strongest, of ``choices``."""
+        due = time.monotonic() + self._target if deadline is None else deadline
+        return Claim(model, self.models[model].geometry.load(choices[-1]), due)
+
+    def predict(self, claim: Claim) -> float:
+        """Seconds until an engine would have done one more image, after all that are due before, decoded or not.
+
+        All are taken at their strongest schedules.
+        """
+        waits = [client.answer_seconds(claim, ahead) for client, ahead in self._ahead(claim.due)]
         return min(waits, default=0.0)
 
     def check_room(self) -> None:
@@ -137,8 +154,11 @@ class EnginePool:
             raise Overloaded(text, retry_after=self.retry_after(), reason="queue-full")
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Lease]:
+    def lease(self, claim: Claim | None = None) -> Iterator[Lease]:
         """Hold one slot. It is free again on leaving, or, once its job was submitted, when the engine answers or ends.
+
+        Args:
+            claim: what the image in it will need; counted as waiting from now on.
 
         Raises:
             Overloaded: no slot is free, or no engine is ready.
@@ -146,17 +166,20 @@ class EnginePool:
         self.check_room()
         slot = self._free.pop()
         lease = Lease(self, slot)
+        if claim is not None:
+            self._decoding[slot] = claim
         try:
             yield lease
         finally:
             if not lease.submitted:
+                self._decoding.pop(slot, None)
                 self._free.append(slot)
 
     def submit(
         self,
         slot: int,
         model: str,
-        schedule: Schedule,
+        choices: Sequence[Schedule],
         top_k: int,
         deadline: float | None,
         want: Want,
@@ -170,9 +193,10 @@ class EnginePool:
         clients = self._ready_clients()
         if not clients:
             raise EngineLost("the model process was lost; please retry", retry_after=self.retry_after())
-        job = Job(next(self._ids), slot, model, schedule, top_k, time.monotonic(), deadline, want, normalised)
+        job = Job(next(self._ids), slot, model, tuple(choices), top_k, time.monotonic(), deadline, want, normalised)
         client = min(clients, key=lambda client: client.work)
-        return client.submit(job, work_of(self.models[model], schedule))
+        self._decoding.pop(slot, None)
+        return client.submit(job, self.claim(model, choices, deadline), work_of(self.models[model], choices[0]))
 
     async def run(self) -> None:
         """Keep all engines alive until `stop`. One that cannot be kept is given up, and the others go on.
@@ -215,6 +239,15 @@ class EnginePool:
 
     def _ready_clients(self) -> list[EngineClient]:
         return [engine.client for engine in self.engines if engine.client.ready]
+
+    def _ahead(self, due: float) -> list[tuple[EngineClient, list[Claim]]]:
+        """What each engine that is ready will do before something due at ``due``; each its part of what is decoded."""
+        clients = self._ready_clients()
+        decoding = list(self._decoding.values())
+        return [
+            (client, [one for one in (*client.claims(), *decoding[index :: len(clients)]) if one.due <= due])
+            for index, client in enumerate(clients)
+        ]
 
     def _on_ready(self, engine: Supervisor, ready: Ready) -> int:
         if not self.models:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +49,6 @@ class Runner:
         self.model, self.device = model, device
         self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
         self.acceleration = model.acceleration
-        # Asked for every waiting job of every batch; bounded, since clients choose schedules.
-        self._work = lru_cache(maxsize=1024)(model.network.cost().relative)
         self._forward = Forward(model.network, model.mean, model.std, device)
 
     def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
@@ -96,21 +93,17 @@ class Runner:
         rows = zip(scores, classes, finite.tolist(), features, source, top_k, strict=True)
         return [Prediction(tuple(s[:k]), tuple(c[:k]), ok, f, m) for s, c, ok, f, m, k in rows]
 
-    def seconds(self, batch: int, schedule: Schedule) -> float:
-        """Time one batch of ``batch`` blank images, from pixels to predictions."""
-        pixels = np.zeros((batch, *self.model.transform.size), np.uint8)
+    def seconds(self, schedules: Sequence[Schedule]) -> float:
+        """Time one batch of blank images under ``schedules``, from pixels to predictions."""
+        pixels = np.zeros((len(schedules), *self.model.transform.size), np.uint8)
         started = time.perf_counter()
-        self.run(pixels, [schedule] * batch, [1] * batch)
+        self.run(pixels, schedules, [1] * len(schedules))
         return time.perf_counter() - started
 
     def tokens(self, schedule: Schedule) -> tuple[int, ...]:
         """Token counts of one image: at the input and after each block."""
         model = self.model
         return schedule.tokens(model.depth, model.tokens, model.prefix)
-
-    def work(self, schedule: Schedule) -> float:
-        """What one image under ``schedule`` costs, as a share of what it costs at r=0 (FLOPs)."""
-        return self._work(self.tokens(schedule))
 
 
 def pack_rows(values: Tensor, wanted: Sequence[bool]) -> list[bytes]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from server.catalog import read_catalog
+from server.engine.calibration import Calibration
 from server.engine.config import EngineConfig
 from server.engine.device import avoid_plans, pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
 from server.engine.loop import Served
 from server.engine.runner import Runner
-from server.engine.warmup import describe, level_batch, measure_baseline, measure_levels
+from server.engine.warmup import describe, level_batch, measure_costs, measure_levels, possible
 from server.memory import keep_freed_memory, release_freed_memory
 from server.messages import ModelInfo
 
@@ -36,11 +38,12 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         release_freed_memory()
         keep_freed_memory()  # from now on: what batches use, the next batch uses again
         runner.record_graphs(config.levels, config.max_batch)
-        baseline = measure_baseline(runner, config.max_batch)
-        batch = level_batch(baseline, len(config.levels), config.max_batch)
-        levels = measure_levels(runner, config.levels, batch)
-        info = describe(runner, levels)
-        served[spec.name] = Served(runner, baseline)
+        levels = possible(runner, config.levels)
+        info = describe(runner, ())
+        calibration = Calibration(info.geometry, measure_costs(runner, levels, config.max_batch))
+        batch = level_batch(calibration.predict(levels[:1]), len(levels), config.max_batch)
+        info = replace(info, levels=measure_levels(runner, levels, batch))
+        served[spec.name] = Served(runner, calibration)
         described.append(info)
         seconds = time.perf_counter() - started
         log.info(

@@ -4,78 +4,81 @@ from __future__ import annotations
 
 import statistics
 import time
-from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
+from server.engine.calibration import Sample
 from server.engine.runner import Runner
 from server.messages import Level, ModelInfo
 from tome_core.schedule import Schedule, most_mergeable
 
 ROUNDS = 3
 LEVEL_BATCH = 8
-# A large model on a slow device is described by fewer sizes and smaller batches rather than being ready minutes later.
+# A large model on a slow device is described by fewer and smaller batches rather than being ready minutes later.
 BUDGET_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """Seconds that a batch takes at r=0, by its size: what the speed-up is measured against."""
-
-    sizes: tuple[int, ...]
-    seconds: tuple[float, ...]
-
-    def __call__(self, images: int) -> float:
-        """Seconds for ``images``, on the line between the two sizes around it; in proportion beyond the largest."""
-        right = bisect_left(self.sizes, images)
-        if right == len(self.sizes):
-            return self.seconds[-1] * images / self.sizes[-1]
-        if right == 0:
-            return self.seconds[0]
-        left = right - 1
-        slope = (self.seconds[right] - self.seconds[left]) / (self.sizes[right] - self.sizes[left])
-        return self.seconds[left] + slope * (images - self.sizes[left])
+def possible(runner: Runner, levels: Sequence[int]) -> list[Schedule]:
+    """Those of ``levels`` that the model can do, as schedules."""
+    largest = most_mergeable(runner.model.tokens, runner.model.prefix)
+    return [Schedule.constant(level) for level in levels if level <= largest]
 
 
-def measure_baseline(runner: Runner, max_batch: int) -> Baseline:
-    """Time r=0 at 1, 2, 4 ... images and at ``max_batch``: medians, as far as the budget reaches."""
-    plain, end = Schedule.constant(0), time.monotonic() + BUDGET_SECONDS
-    runner.seconds(1, plain)  # the first pass of all is not counted
-    sizes, seconds = [], []
-    for size in sorted({1 << power for power in range(max_batch.bit_length())} | {max_batch}):
-        sizes.append(size)
-        seconds.append(statistics.median(runner.seconds(size, plain) for _ in range(ROUNDS)))
-        if time.monotonic() > end:
-            break
-    return Baseline(tuple(sizes), tuple(seconds))
+def measure_costs(runner: Runner, levels: Sequence[Schedule], max_batch: int) -> list[Sample]:
+    """Time batches of all kinds, small ones first, as far as the budget reaches.
+
+    Each runs in several rounds, and the shortest time counts: whatever else uses the machine only makes it longer. The
+    first round brings it all into caches; where even that takes all of the budget, it is what counts.
+    """
+    runner.seconds([levels[0]])  # the first pass of all is not counted
+    kinds = list(kinds_of(levels, max_batch))
+    times: list[list[float]] = [[] for _ in kinds]
+    end = time.monotonic() + BUDGET_SECONDS
+    for _ in range(1 + ROUNDS):
+        for kind, taken in zip(kinds, times, strict=True):
+            if time.monotonic() > end and any(times):
+                break
+            taken.append(runner.seconds(kind))
+    return [Sample(kind, min(taken)) for kind, taken in zip(kinds, times, strict=True) if taken]
 
 
-def measure_levels(runner: Runner, levels: tuple[int, ...], batch: int) -> tuple[Level, ...]:
-    """Describe each ``r`` that the model can do, from batches of ``batch`` images.
+def kinds_of(levels: Sequence[Schedule], max_batch: int) -> Iterator[tuple[Schedule, ...]]:
+    """Batches that tell the features of `server.costs` apart: some sizes, at the ends of ``levels`` and mixed."""
+    sizes = sorted({1, min(4, max_batch), min(12, max_batch), max_batch})
+    for size in sizes:
+        for schedule in dict.fromkeys((levels[0], levels[-1])):
+            yield (schedule,) * size
+        if size > 1 and len(levels) > 1:
+            yield tuple(levels[index % len(levels)] for index in range(size))
+
+
+def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tuple[Level, ...]:
+    """Describe each of ``levels``, from batches of ``batch`` images.
 
     Each is timed against r=0 in turns, so that a change of the machine's speed meets all alike; the first turn is not
     counted.
     """
-    model = runner.model
-    largest = most_mergeable(model.tokens, model.prefix)
-    schedules = [Schedule.constant(r) for r in levels if r <= largest]
-    rounds = [[runner.seconds(batch, schedule) for schedule in schedules] for _ in range(1 + ROUNDS)]
+    rounds = [[runner.seconds([schedule] * batch) for schedule in levels] for _ in range(1 + ROUNDS)]
     medians = [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
     return tuple(
         Level(
             r=str(schedule),
             tokens_out=runner.tokens(schedule)[-1],
-            relative_flops=model.network.cost().relative(runner.tokens(schedule)),
+            relative_flops=runner.model.network.cost().relative(runner.tokens(schedule)),
             speedup=medians[0] / seconds,
-            accuracy=model.accuracy.get(str(schedule)),
+            accuracy=runner.model.accuracy.get(str(schedule)),
         )
-        for schedule, seconds in zip(schedules, medians, strict=True)
+        for schedule, seconds in zip(levels, medians, strict=True)
     )
 
 
-def level_batch(baseline: Baseline, levels: int, max_batch: int) -> int:
-    """The largest batch, of `LEVEL_BATCH` and ``max_batch`` at most, with which timing all levels fits the budget."""
+def level_batch(seconds: float, levels: int, max_batch: int) -> int:
+    """The largest batch, of `LEVEL_BATCH` and ``max_batch`` at most, with which timing all levels fits the budget.
+
+    Args:
+        seconds: of one image at r=0.
+    """
     batch = min(LEVEL_BATCH, max_batch)
-    while batch > 1 and baseline(batch) * levels * (1 + ROUNDS) > BUDGET_SECONDS:
+    while batch > 1 and seconds * batch * levels * (1 + ROUNDS) > BUDGET_SECONDS:
         batch //= 2
     return batch
 
@@ -96,4 +99,5 @@ def describe(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         levels=levels,
         grid=model.grid,
         acceleration=runner.acceleration,
+        cost=model.network.cost(),
     )

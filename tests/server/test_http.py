@@ -129,7 +129,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "query",
-        ["r=-1", "r=99", "r=x", "r=auto", "r=16:3", f"r={','.join('1' * 13)}", "top_k=0", "top_k=11", "top_k=x",
+        ["r=-1", "r=99", "r=x", "r_max=x", "r=16:3", f"r={','.join('1' * 13)}", "top_k=0", "top_k=11", "top_k=x",
          "deadline_ms=0", "q=1", "r=1&r=2"],
     )  # fmt: skip
     def test_parameters(self, client, query):
@@ -229,6 +229,8 @@ class TestOtherEndpoints:
             'tome_forward_seconds_total{model="fashion-mnist"}',
             'tome_r0_equivalent_seconds_total{model="fashion-mnist"}',
             'tome_speedup_ratio{model="fashion-mnist"}',
+            'tome_predicted_seconds_total{model="fashion-mnist"}',
+            'tome_prediction_error_ratio_count{model="fashion-mnist"}',
             'tome_stage_duration_seconds_count{stage="decode"}',
             'tome_engine_ready{engine="0"}',
             'tome_engine_heartbeat_timestamp_seconds{engine="0"}',
@@ -273,7 +275,8 @@ class TestOtherEndpoints:
     def test_openapi(self, client):
         api = client.get("/openapi.json").json()
         operation = api["paths"]["/classify"]["post"]
-        assert [parameter["name"] for parameter in operation["parameters"]] == ["r", "model", "top_k", "deadline_ms"]
+        names = [parameter["name"] for parameter in operation["parameters"]]
+        assert names == ["r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy"]
         assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
         for status in ("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"):
             assert set(operation["responses"][status]["content"]) == {"application/problem+json"}

@@ -1,6 +1,8 @@
 import time
 
 import pytest
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
 from server.messages import BatchDone, Level, ModelInfo, Outcome, Transform
@@ -20,9 +22,11 @@ def value(metrics, name, **labels):
 
 def test_batch(metrics):
     outcomes = (Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5), Outcome(2, failure="failed"))
-    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.75, ("error", "nan")))
+    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.2, 0.75, ("error", "nan")))
     assert value(metrics, "forward_seconds_total", model="m") == 0.25
     assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
+    assert value(metrics, "predicted_seconds_total", model="m") == 0.2
+    assert value(metrics, "prediction_error_ratio_sum", model="m") == pytest.approx(0.2)
     assert value(metrics, "speedup_ratio", model="m") == 3
     assert value(metrics, "batch_images_sum") == 2
     assert value(metrics, "batch_tokens_sum") == 394
@@ -101,3 +105,40 @@ def test_models(metrics):
     assert value(metrics, "forward_seconds_total", model="m") == 0
     assert value(metrics, "level_accuracy", model="m", r="0") == 0.905
     assert value(metrics, "level_accuracy", model="m", r="4") is None
+
+
+NAMES = {
+    "requests_total": {"route", "model", "code"},
+    "images_total": {"model", "r"},
+    "rejected_total": {"reason"},
+    "cancelled_total": {"stage"},
+    "deadline_missed_total": set(),
+    "batch_failures_total": {"kind"},
+    "forward_seconds_total": {"model"},
+    "r0_equivalent_seconds_total": {"model"},
+    "predicted_seconds_total": {"model"},
+    "request_duration_seconds": {"route", "model"},
+    "stage_duration_seconds": {"stage"},
+    "prediction_error_ratio": {"model"},
+    "batch_images": set(),
+    "batch_tokens": set(),
+    "queue_jobs": set(),
+    "inflight_requests": set(),
+    "engine_heartbeat_timestamp_seconds": {"engine"},
+    "engine_resident_bytes": {"engine"},
+    "model_info": {"model", "architecture", "device", "dtype"},
+}
+
+
+def test_names_and_labels_are_those_that_dashboards_rely_on(metrics):
+    found = {}
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            name = metric._name + "_total" * isinstance(metric, Counter)
+            found[name.removeprefix("tome_")] = set(metric._labelnames)
+    assert {name: found.get(name) for name in NAMES} == NAMES
+
+
+def test_the_help_says_what_the_speedup_is():
+    (family,) = SpeedupWindow().collect()
+    assert "tome_r0_equivalent_seconds_total over tome_forward_seconds_total" in family.documentation

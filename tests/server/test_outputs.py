@@ -164,7 +164,9 @@ class TestBothAsClassify:
 
     def test_openapi(self, client, path):
         operation = client.get("/openapi.json").json()["paths"][path]["post"]
-        assert [parameter["name"] for parameter in operation["parameters"]] == ["r", "model", "deadline_ms"]
+        assert [parameter["name"] for parameter in operation["parameters"]] == [
+            "r", "model", "deadline_ms", "r_max", "min_accuracy",
+        ]  # fmt: skip
         media = {"/embed": {"application/json", "application/octet-stream"}, "/visualize": {"image/png"}}[path]
         assert set(operation["responses"]["200"]["content"]) == media
         for status in ("400", "404", "408", "413", "415", "422", "500", "503", "504"):

@@ -22,6 +22,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_LEVELS", "16,4")
     settings = Settings()
     assert settings.models == ("vit_a", "vit_b")
+    assert Settings(_cli_parse_args=["--default-r", "auto"]).default_r == "auto"
     assert settings.levels == (0, 4, 16)  # r=0 is what all is compared with
     assert Settings(_cli_parse_args=["--levels", "8"]).levels == (0, 8)
 

@@ -1,48 +1,35 @@
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.waiting import next_rate, predicted_wait, retry_after
+from server.costs import Estimate, Load
+from server.waiting import Claim, answer_seconds, busy_seconds, retry_after
 
-RATES = st.floats(0.01, 1e5)
-IMAGES, SECONDS = st.integers(1, 1024), st.floats(1e-4, 1e3)
-
-
-@given(IMAGES, SECONDS)
-def test_the_first_batch_is_believed(images: int, seconds: float) -> None:
-    assert next_rate(None, images, seconds, saturated=False) == images / seconds
-
-
-@given(RATES, IMAGES, SECONDS, st.booleans())
-def test_it_rises_at_once_and_falls_slowly(rate: float, images: int, seconds: float, saturated: bool) -> None:
-    after, measured = next_rate(rate, images, seconds, saturated), images / seconds
-    assert after is not None
-    if measured >= rate:
-        assert after == measured
-    elif saturated:
-        assert measured <= after <= rate
-    else:  # a small batch on an idle device is slow per image, and no reason to refuse anything
-        assert after == rate
+ESTIMATES = {
+    "small": Estimate((0.5, 0.1, 1.0, 0.0, 0.0), contention=2.0, margin=0.5),
+    "large": Estimate((1.0, 0.0, 0.0, 3.0, 0.0)),
+}
+SMALL, LARGE = Claim("small", Load(2.0, 1.0, 1.0), 0.0), Claim("large", Load(1.0, 1.0, 1.0), 0.0)
 
 
-def test_it_reaches_a_new_steady_state() -> None:
-    rate: float | None = 100.0
-    for _ in range(40):
-        rate = next_rate(rate, 10, 1.0, saturated=True)
-    assert rate is not None
-    assert 10 < rate < 10.2
+def test_a_queue_takes_what_its_images_and_its_batches_take() -> None:
+    assert busy_seconds([], ESTIMATES, 4) == 0
+    assert busy_seconds([SMALL], ESTIMATES, 4) == pytest.approx(2 * (0.6 + 2.0))
+    assert busy_seconds([SMALL] * 5, ESTIMATES, 4) == pytest.approx(2 * (2 * 0.6 + 5 * 2.0))
+    assert busy_seconds([SMALL, LARGE, LARGE], ESTIMATES, 4) == pytest.approx(2 * 2.6 + 1.0 + 2 * 3.0)
 
 
-def test_a_batch_without_time_says_nothing() -> None:
-    assert next_rate(5.0, 3, 0.0, saturated=True) == 5.0
+def test_an_answer_takes_what_is_ahead_with_a_margin() -> None:
+    whole = busy_seconds([LARGE, SMALL], ESTIMATES, 4)
+    assert answer_seconds(SMALL, [LARGE], 0.0, ESTIMATES, 4) == pytest.approx(1.5 * whole)
+    assert answer_seconds(SMALL, [LARGE], 1.0, ESTIMATES, 4) == pytest.approx(1.5 * (whole - 1))
+    assert answer_seconds(SMALL, [LARGE], 100.0, ESTIMATES, 4) == 0
 
 
-@given(st.integers(0, 10_000), st.none() | RATES)
-def test_nothing_ahead_or_nothing_known_is_no_wait(ahead: int, rate: float | None) -> None:
-    wait = predicted_wait(ahead, rate)
-    assert wait == (ahead / rate if rate else 0.0)
-    assert predicted_wait(0, rate) == 0
+def test_with_nothing_ahead_it_is_the_time_on_a_quiet_machine() -> None:
+    assert answer_seconds(SMALL, [], 0.0, ESTIMATES, 4) == pytest.approx(0.6 + 2.0)
 
 
 @given(st.floats(0, 1e9))

@@ -1,19 +1,32 @@
+from dataclasses import replace
+
 import pytest
 from starlette.datastructures import QueryParams
 
-from server.api.params import clamp, parse_params
+from server.api.choices import clamp
+from server.api.params import parse_params
 from server.errors import InvalidParameter, NotFound
-from server.messages import ModelInfo, Transform, Want
+from server.messages import Level, ModelInfo, Transform, Want
 from tome_core.schedule import Schedule
 
+LEVELS = tuple(
+    Level(str(r), 197 - 12 * r, 1 - r / 30, None, accuracy)
+    for r, accuracy in ((0, 90.88), (4, 90.93), (8, 90.88), (12, None), (16, 90.77))
+)
 
-def model(name="small", tokens=197, depth=12, classes=10) -> ModelInfo:
+
+def model(name="small", tokens=197, depth=12, classes=10, levels=()) -> ModelInfo:
     transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
     labels = tuple(f"class {index}" for index in range(classes))
-    return ModelInfo(name, "vit", transform, labels, tokens, 1, depth, "cpu", "float32", (), (14, 14))
+    return ModelInfo(name, "vit", transform, labels, tokens, 1, depth, "cpu", "float32", levels, (14, 14))
 
 
-MODELS = {"small": model(), "tiny": model("tiny", tokens=17, depth=4, classes=3), "bare": model("bare", classes=0)}
+MODELS = {
+    "small": model(levels=LEVELS),
+    "tiny": model("tiny", tokens=17, depth=4, classes=3),
+    "bare": model("bare", classes=0),
+    "unknown": model("unknown", levels=tuple(replace(level, accuracy=None) for level in LEVELS)),
+}
 
 
 def parse(query: str, default_r: str = "0", want: Want = "classes"):
@@ -23,7 +36,7 @@ def parse(query: str, default_r: str = "0", want: Want = "classes"):
 def test_defaults():
     params = parse("")
     assert params.model.name == "small"
-    assert (params.schedule, params.requested) == (Schedule.constant(0), "0")
+    assert (params.choices, params.requested) == ((Schedule.constant(0),), "0")
     assert (params.top_k, params.deadline) == (5, None)
     assert parse("model=tiny").top_k == 3
 
@@ -41,7 +54,7 @@ def test_defaults():
 )
 def test_r(text, schedule):
     params = parse(f"r={text}")
-    assert params.schedule == schedule
+    assert params.choices == (schedule,)
     assert params.requested == text
 
 
@@ -63,7 +76,16 @@ def test_r(text, schedule):
         (f"r={','.join('1' * 13)}", "r", "12 blocks"),
         ("model=tiny&r=9", "r", "0 to 8"),
         (f"r={'9' * 5000}", "r", "0 to 98"),
-        ("r=auto", "r", "not available yet"),
+        ("r_max=8", "r_max", "with r=0 there is nothing to choose"),
+        ("r=8&min_accuracy=90", "min_accuracy", "with r=8 there is nothing to choose"),
+        ("r=auto&r_max=99", "r_max", "0 to 98"),
+        ("r=auto&r_max=x", "r_max", "0 to 98"),
+        ("r=auto&r_max=-1", "r_max", "0 to 98"),
+        ("r=auto&min_accuracy=101", "min_accuracy", "0 to 100"),
+        ("r=auto&min_accuracy=nan", "min_accuracy", "0 to 100"),
+        ("r=auto&min_accuracy=99", "min_accuracy", "reaches 90.93%"),
+        ("r=auto&r_max=0&min_accuracy=90.9", "min_accuracy", "reaches 90.88%"),
+        ("r=auto&model=unknown&min_accuracy=1", "min_accuracy", "has no profile"),
         ("top_k=0", "top_k", "1 to 10"),
         ("top_k=11", "top_k", "1 to 10"),
         ("top_k=-1", "top_k", "1 to 10"),
@@ -75,7 +97,7 @@ def test_r(text, schedule):
         ("deadline_ms=nan", "deadline_ms", "positive"),
         ("deadline_ms=inf", "deadline_ms", "positive"),
         ("deadline_ms=soon", "deadline_ms", "positive"),
-        ("topk=3", "topk", "r, model, top_k, deadline_ms"),
+        ("topk=3", "topk", "r, model, top_k, deadline_ms, r_max, min_accuracy"),
         ("r=1&r=2", "r", "2 times"),
     ],
 )
@@ -88,7 +110,7 @@ def test_refused(query, parameter, says):
 
 
 def test_unknown_model_lists_the_known():
-    with pytest.raises(NotFound, match="small, tiny, bare"):
+    with pytest.raises(NotFound, match="small, tiny, bare, unknown"):
         parse("model=big")
 
 
@@ -101,16 +123,41 @@ def test_deadline_counts_from_the_arrival():
 )
 def test_default_is_cut_to_what_the_model_can_do(default, used):
     params = parse("model=tiny", default_r=default)
-    assert str(params.schedule) == used
+    assert params.text == used
     assert params.requested == default
     assert str(clamp(Schedule.parse(default), MODELS["small"])) == default
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("", [0, 4, 8, 12, 16]),
+        ("&r_max=", [0, 4, 8, 12, 16]),
+        ("&r_max=98", [0, 4, 8, 12, 16]),
+        ("&r_max=11", [0, 4, 8]),
+        ("&r_max=0", [0]),
+        ("&min_accuracy=90.8", [0, 4, 8]),  # 12 is not in the profile
+        ("&min_accuracy=90.9", [4]),
+        ("&min_accuracy=0&r_max=16", [0, 4, 8, 16]),
+    ],
+)
+def test_auto_allows_the_levels_within_its_bounds(query, allowed):
+    choices = tuple(map(Schedule.constant, allowed))
+    for params in (parse(f"r=auto{query}"), parse(query.removeprefix("&"), default_r="auto")):
+        assert (params.choices, params.requested, params.text) == (choices, "auto", "auto")
+
+
+def test_a_named_r_comes_before_a_default_of_auto():
+    assert parse("r=3", default_r="auto").choices == (Schedule.constant(3),)
 
 
 @pytest.mark.parametrize("want", ["features", "source"])
 def test_only_classes_are_counted(want):
     params = parse("r=8", want=want)
     assert (params.want, params.top_k) == (want, 0)
-    with pytest.raises(InvalidParameter, match="no parameter 'top_k' here; there are r, model, deadline_ms"):
+    with pytest.raises(
+        InvalidParameter, match="no parameter 'top_k' here; there are r, model, deadline_ms, r_max, min_accuracy"
+    ):
         parse("top_k=3", want=want)
 
 

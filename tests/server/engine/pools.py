@@ -89,4 +89,4 @@ async def classify(
 ) -> Result:
     with pool.lease() as lease:
         lease.write(pixels)
-        return await lease.run(model, Schedule.constant(r), 3 if want == "classes" else 0, deadline, want)
+        return await lease.run(model, [Schedule.constant(r)], 3 if want == "classes" else 0, deadline, want)

@@ -103,7 +103,7 @@ def test_a_model_without_a_classifier(tiny_folder: Path, tmp_path: Path) -> None
     (tmp_path / "models.toml").write_text(entry)
     runner = Runner(load_model(read_catalog(tmp_path / "models.toml", ())[0], CPU, torch.float32), CPU)
     assert runner.model.labels == ()
-    assert runner.seconds(2, Schedule.constant(4)) > 0
+    assert runner.seconds([Schedule.constant(4)] * 2) > 0
     predictions = runner.run(PIXELS, [Schedule.constant(0)] * 5, [0] * 5, ["features"] * 5)
     found = np.stack([np.frombuffer(prediction.features, "<f4") for prediction in predictions])
     with torch.inference_mode():

@@ -1,32 +1,50 @@
 import pytest
 
+from server.engine import warmup
+from server.engine.calibration import Calibration
 from server.engine.runner import Runner
-from server.engine.warmup import Baseline, level_batch, measure_baseline, measure_levels
+from server.engine.warmup import describe, kinds_of, level_batch, measure_costs, measure_levels, possible
+from tome_core.schedule import Schedule
+
+LEVELS = [Schedule.constant(r) for r in (0, 4, 8)]
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, 1.0), (2, 1.5), (3, 2.5), (4, 3.5), (6, 4.5), (8, 5.5)])
-def test_the_baseline_is_a_line_between_measured_sizes(images: int, expected: float) -> None:
-    assert Baseline((1, 2, 4, 8), (1.0, 1.5, 3.5, 5.5))(images) == pytest.approx(expected)
-
-
-def test_every_batch_size_up_to_the_largest_is_covered(runner: Runner) -> None:
-    assert measure_baseline(runner, 6).sizes == (1, 2, 4, 6)
+def test_levels_are_those_that_the_model_can_do(runner: Runner) -> None:
+    assert possible(runner, (0, 4, 8, 99)) == LEVELS
 
 
 def test_levels_say_what_is_left(runner: Runner) -> None:
-    levels = measure_levels(runner, (0, 4, 8, 99), batch=2)
-    # 99 is more than the model has
+    levels = measure_levels(runner, LEVELS, batch=2)
     assert [(level.r, level.tokens_out) for level in levels] == [("0", 17), ("4", 9), ("8", 5)]
     assert levels[0].relative_flops == levels[0].speedup == 1
     assert 1 > levels[1].relative_flops > levels[2].relative_flops > 0
 
 
+@pytest.mark.parametrize("max_batch", [1, 2, 6, 32])
+def test_batches_of_all_kinds_are_timed(max_batch: int) -> None:
+    kinds = list(kinds_of(LEVELS, max_batch))
+    assert len(set(kinds)) == len(kinds)
+    assert {len(kind) for kind in kinds} >= {1, max_batch}
+    assert max_batch == 1 or any(len(set(kind)) > 1 for kind in kinds)
+    assert {kind[0] for kind in kinds if len(kind) == max_batch} == {LEVELS[0], LEVELS[-1]}
+    assert list(kinds_of(LEVELS[:1], max_batch))
+
+
+def test_a_model_can_be_calibrated(runner: Runner) -> None:
+    samples = measure_costs(runner, LEVELS, 6)
+    assert [sample.schedules for sample in samples] == list(kinds_of(LEVELS, 6))
+    calibration = Calibration(describe(runner, ()).geometry, samples)
+    assert calibration.predict(LEVELS[:1] * 6) > 0
+
+
+def test_a_budget_that_is_spent_leaves_the_small_batches(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "BUDGET_SECONDS", 0.0)
+    (sample,) = measure_costs(runner, LEVELS, 6)
+    assert sample.schedules == (LEVELS[0],)
+
+
 def test_a_slow_model_is_timed_with_fewer_images() -> None:
-    assert level_batch(Baseline((1, 8), (0.001, 0.008)), levels=5, max_batch=32) == 8
-    assert level_batch(Baseline((1, 8), (0.001, 0.008)), levels=5, max_batch=2) == 2
-    assert level_batch(Baseline((1, 8), (0.2, 1.6)), levels=5, max_batch=32) == 2
-    assert level_batch(Baseline((1,), (3.0,)), levels=5, max_batch=32) == 1
-
-
-def test_beyond_the_sizes_measured_time_is_in_proportion() -> None:
-    assert Baseline((1, 2), (1.0, 1.5))(8) == 6.0
+    assert level_batch(0.001, levels=5, max_batch=32) == 8
+    assert level_batch(0.001, levels=5, max_batch=2) == 2
+    assert level_batch(0.2, levels=5, max_batch=32) == 2
+    assert level_batch(3.0, levels=5, max_batch=32) == 1

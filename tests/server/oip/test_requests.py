@@ -90,7 +90,7 @@ class TestParametersAndOutputs:
     @pytest.mark.parametrize(("given_r", "used"), [(3, "3"), (3.0, "3"), ("3", "3"), ("3:-1", "3:-1"), ("8,2", "8,2")])
     def test_r(self, given_r, used):
         params = read({**with_input(IMAGE, data=TEXTS), "parameters": {"r": given_r}}).params
-        assert (str(params.schedule), params.top_k, params.deadline) == (used, 3, None)
+        assert (params.text, params.top_k, params.deadline) == (used, 3, None)
 
     def test_others(self):
         asked = read({**with_input(IMAGE, data=TEXTS), "id": "7", "parameters": {"top_k": 2, "deadline_ms": 1500.5}})

@@ -1,0 +1,313 @@
+"""`make simulate`: what choosing r buys under load, with the server's own scheduler on a simulated device.
+
+A discrete-event simulation. Images arrive, are admitted or refused as the API does, wait, are cut into batches and get
+their schedules from `server.engine.scheduler`; only the device is made up: a batch takes what a cost model says, with
+noise, outliers and a second user of the machine who comes and goes. The scheduler knows of the device what its warm-up
+and its own batches have shown. Writes CSV and Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from server.catalog import BUNDLED
+from server.costs import Estimate, Features, Geometry, features
+from server.engine.calibration import Calibration, Sample
+from server.engine.choosing import Bounds, Estimates, Steady, Waiting
+from server.engine.scheduler import Policy, Scheduler
+from server.engine.warmup import kinds_of
+from server.messages import Job
+from server.profiles import read_profile
+from server.waiting import Claim, answer_seconds
+from tome_core.cost import BlockCost, Cost
+from tome_core.schedule import Schedule
+
+MODEL = "vit-s"
+LEVELS = (0, 4, 8, 11, 13, 16)
+# ViT-S/16 at 224: width 384, 12 blocks of 6 heads, 1000 classes; MACs as `tome_core.cost` counts them.
+VIT_S = Geometry(
+    tokens=197,
+    prefix=1,
+    depth=12,
+    cost=Cost(196 * 768 * 384 + 384 * 1000, (BlockCost(4 * 384 * 384, 8 * 384 * 384, 2 * 384, 64),) * 12, prefix=1),
+)
+# About what a warm-up of ViT-S finds on 2 cores in bfloat16; only the ratios matter here.
+DEVICE: Features = (0.005, 0.0005, 0.0026, 0.0, 0.0086)
+BOUNDS = Bounds(images=32, work=32)
+WINDOW = 5.0
+
+
+@dataclass
+class Device:
+    """Takes batches; never tells how long before they are over.
+
+    Attributes:
+        noise: standard deviation of the logarithm of a batch's time.
+        outliers: share of the batches that take three times as long.
+        shared: how many times longer all takes in every second half minute, when someone else uses the machine.
+    """
+
+    random: random.Random
+    noise: float = 0.06
+    outliers: float = 0.005
+    shared: float = 1.15
+
+    def seconds(self, batch: Features, now: float) -> float:
+        """Of a batch that begins at ``now``."""
+        factor = self.random.lognormvariate(0, self.noise) * (3 if self.random.random() < self.outliers else 1)
+        return Estimate(DEVICE).seconds(batch) * factor * (self.shared if now % 60 >= 30 else 1)
+
+
+def capacity(r: int) -> float:
+    """Images/s of full batches at ``r`` on the undisturbed device."""
+    loads = [VIT_S.load(Schedule.constant(r))] * BOUNDS.images
+    estimate = Estimate(DEVICE)
+    return BOUNDS.images / (estimate.overhead + sum(map(estimate.image, loads)))
+
+
+@dataclass
+class PerBatch:
+    """One r for a whole batch, in the manner of OTAS (arXiv 2401.05031), which adapts tokens batch by batch.
+
+    It is the smallest r whose capacity is above the rate at which images arrived in the last seconds.
+    """
+
+    window: float = 2.0
+    _seen: dict[int, float] = field(default_factory=dict)
+
+    def limits(self, queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates) -> Sequence[float]:
+        """See `server.engine.scheduler.Policy`."""
+        self._seen.update((waiting.job.id, waiting.job.submitted) for waiting in queue)
+        self._seen = {number: when for number, when in self._seen.items() if when > now - self.window}
+        rate = len(self._seen) / self.window
+        if not queue:
+            return []
+        estimate, options = of(MODEL), queue[0].options
+        for option in options:
+            if rate * (estimate.image(option.load) + estimate.overhead / bounds.images) < 1:
+                break
+        return [option.work] * len(queue)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to serve: the levels that a request leaves to the server, and who chooses from them."""
+
+    name: str
+    levels: tuple[int, ...]
+    policy: Callable[[], Policy] = Steady
+
+
+CONTENDERS = (
+    Contender("r=0", (0,)),
+    Contender("r=16", (16,)),
+    Contender("per batch", LEVELS, PerBatch),
+    Contender("auto", LEVELS),
+)
+
+
+@dataclass
+class Tally:
+    """What became of the images of one run.
+
+    Attributes:
+        used: when each image in time was answered, and its r.
+        errors: of the predictions, as shares of what the batches took.
+    """
+
+    arrived: int = 0
+    refused: int = 0
+    late: int = 0
+    used: list[tuple[float, int]] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+    def mean_r(self) -> float:
+        """Of the images in time."""
+        return statistics.fmean(r for _, r in self.used) if self.used else 0.0
+
+    def steps(self, skip: float = 2 * WINDOW) -> list[float]:
+        """By how much the mean r differs between windows of 5 s that follow each other."""
+        windows: dict[int, list[int]] = {}
+        for when, r in self.used:
+            if when >= skip:
+                windows.setdefault(int(when / WINDOW), []).append(r)
+        means = {number: statistics.fmean(values) for number, values in windows.items()}
+        return [abs(means[number + 1] - mean) for number, mean in means.items() if number + 1 in means]
+
+
+def poisson(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
+    """Times of arrivals, one after the other."""
+    clock = source.expovariate(rate)
+    while clock < seconds:
+        yield clock
+        clock += source.expovariate(rate)
+
+
+def bursty(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
+    """The same mean rate in bursts: phases of 2 s on average at 1.8 times the rate, and others at 0.2 times."""
+    clock = 0.0
+    for share in itertools.cycle((1.8, 0.2)):
+        length = source.expovariate(0.5)
+        yield from (clock + when for when in poisson(rate * share, length, source) if clock + when < seconds)
+        clock += length
+        if clock >= seconds:
+            return
+
+
+def simulate(contender: Contender, arrivals: Sequence[float], deadlines: Sequence[float], seed: int = 0) -> Tally:
+    """Serve images that arrive at ``arrivals``, each with one of ``deadlines`` seconds from then, drawn at random."""
+    source = random.Random(seed)
+    device, tally = Device(random.Random(seed + 1)), Tally(arrived=len(arrivals))
+    warmup = [tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)]
+    times = [device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup]
+    calibration = Calibration(VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, times, strict=True)])
+    scheduler = Scheduler(BOUNDS, deadlines[0], lambda model: calibration, contender.policy())
+    choices = tuple(map(Schedule.constant, contender.levels))
+    fastest = VIT_S.load(choices[-1])
+    coming = [(when, when + source.choice(deadlines)) for when in arrivals]
+    claims: dict[int, Claim] = {}  # of all jobs inside
+    clock, began, predicted, place = 0.0, 0.0, 0.0, 0
+
+    def admit(now: float, due: float) -> None:
+        claim = Claim(MODEL, fastest, due)
+        ahead = [one for one in claims.values() if one.due <= due]
+        done = min(now - began, predicted)
+        if answer_seconds(claim, ahead, done, {MODEL: calibration.estimate}, BOUNDS.images) > due - now:
+            tally.refused += 1
+            return
+        claims[place] = claim
+        scheduler.add(Job(place, 0, MODEL, choices, 1, now, due))
+
+    while place < len(coming) or len(scheduler):
+        step = scheduler.step(clock)
+        tally.late += len(step.expired)
+        tally.refused += len(step.refused)
+        for job in (*step.expired, *step.refused):
+            del claims[job.id]
+        schedules = [placed.schedule for placed in step.batch]
+        if schedules:
+            began, predicted = clock, calibration.predict(schedules)
+            taken = device.seconds(calibration.features(schedules), clock)
+            clock += taken
+        elif place < len(coming):
+            began, predicted, clock = 0.0, 0.0, max(clock, coming[place][0])
+        while place < len(coming) and coming[place][0] <= clock:
+            admit(*coming[place])
+            place += 1
+        if schedules:
+            tally.errors.append(abs(predicted - taken) / taken)
+            calibration.observe(schedules, taken)
+        for placed in step.batch:
+            del claims[placed.job.id]
+            if placed.job.deadline is not None and clock <= placed.job.deadline:
+                tally.used.append((clock, placed.schedule.counts[0]))
+            else:
+                tally.late += 1
+    return tally
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; shares are of all images that arrived.
+
+    Attributes:
+        load: arrivals by the capacity at r=0.
+        accuracy: expected, of the images in time, percent.
+        step_r: the largest difference of the mean r between windows of 5 s that follow each other.
+    """
+
+    arrivals: str
+    load: float
+    contender: str
+    in_time: float
+    late: float
+    refused: float
+    goodput: float
+    mean_r: float
+    accuracy: float
+    step_r: float
+    median_error: float
+
+    @classmethod
+    def of(cls, tally: Tally, seconds: float, accuracy: dict[int, float], **what: str | float) -> Row:
+        """From what became of the images in ``seconds``."""
+        return cls(
+            in_time=len(tally.used) / tally.arrived,
+            late=tally.late / tally.arrived,
+            refused=tally.refused / tally.arrived,
+            goodput=len(tally.used) / seconds,
+            mean_r=tally.mean_r(),
+            accuracy=statistics.fmean(accuracy[r] for _, r in tally.used) if tally.used else 0.0,
+            step_r=max(tally.steps(), default=0.0),
+            median_error=statistics.median(tally.errors),
+            **what,  # type: ignore[arg-type]
+        )
+
+
+def run(args: argparse.Namespace, accuracy: dict[int, float]) -> Iterator[Row]:
+    """Every kind of arrivals, load and contender."""
+    batch = BOUNDS.images / capacity(16)
+    for kind in (poisson, bursty):
+        for load in args.loads:
+            arrivals = list(kind(load * capacity(0), args.seconds, random.Random(args.seed)))
+            for contender in CONTENDERS:
+                tally = simulate(contender, arrivals, [batch * one for one in args.deadlines], args.seed)
+                what = {"arrivals": kind.__name__, "load": load, "contender": contender.name}
+                yield Row.of(tally, args.seconds, accuracy, **what)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table."""
+    lines = [
+        "| arrivals | load | served | in time | late | refused | images/s in time | mean r | accuracy, % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        shares = f"{row.in_time:.1%} | {row.late:.1%} | {row.refused:.1%}"
+        numbers = f"{row.goodput:.1f} | {row.mean_r:.1f} | {row.accuracy:.2f}"
+        lines.append(f"| {row.arrivals} | {row.load:g} | {row.contender} | {shares} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: Sequence[Row], folder: Path) -> None:
+    """``simulation.csv`` and ``simulation.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [item.name for item in fields(Row)]
+    with (folder / "simulation.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([getattr(row, name) for name in names] for row in rows)
+    (folder / "simulation.md").write_text(markdown(rows), "utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate, write, print. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 1.2, 1.5, 2, 3, 5], help="by r=0 capacity")
+    parser.add_argument("--deadlines", type=float, nargs="+", default=[10], help="in times of a full batch at r=16")
+    parser.add_argument("--seconds", type=float, default=120, help="of arrivals")
+    parser.add_argument("--seed", type=int, default=0)
+    profile = BUNDLED.with_name("fashion-mnist.profile.json")
+    parser.add_argument("--profile", type=Path, default=profile, help="accuracy by r; default: the bundled model's")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
+    args = parser.parse_args(arguments)
+    found = {row.r: row.accuracy for row in read_profile(args.profile)}
+    rows = list(run(args, {r: found[str(r)] for r in LEVELS}))
+    write(rows, args.out)
+    Console(width=None if Console().is_terminal else 160).print(Markdown(markdown(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""Learns how long batches take: fitted to the runs of the warm-up, refined by every batch. No torch, no clock."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from server.costs import Estimate, Features, Geometry, Vector, features, solve
+from tome_core.schedule import Schedule
+
+# A batch counts for so much less with each later one; the warm-up never fades, so that what rarely runs stays known.
+_FADE = 0.99
+_RECENT = 11  # batches whose median is the contention
+_ERRORS = 64  # batches whose errors are the margin
+_OUTLIER = 1.5  # times the prediction, or its inverse: beyond, a batch teaches nothing about coefficients
+_REFIT = 4  # batches between two fits: a fit takes a fraction of a millisecond, of which a GPU's batch has few
+_MARGIN = (0.05, 1.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One batch that ran: the schedule of each image, and seconds."""
+
+    schedules: tuple[Schedule, ...]
+    seconds: float
+
+
+class Calibration:
+    """The speed of one model on its device.
+
+    Two things change what a batch takes. The shape of the costs hardly ever changes, and is in the coefficients, which
+    move slowly. Whatever else uses the machine slows all batches alike, and is in the contention, which moves within
+    some batches. Each batch updates the contention first, and the coefficients with what that leaves unexplained.
+
+    Args:
+        samples: of the warm-up.
+
+    Attributes:
+        estimate: the latest.
+        load, relative: of a schedule, as those of `Geometry`.
+    """
+
+    def __init__(self, geometry: Geometry, samples: Sequence[Sample]) -> None:
+        self.geometry = geometry
+        # Asked for every job that arrives; bounded, since clients choose schedules.
+        self.load = lru_cache(maxsize=1024)(geometry.load)
+        self.relative = lru_cache(maxsize=1024)(geometry.relative)
+        self._ratios: deque[float] = deque(maxlen=_RECENT)
+        self._errors: deque[float] = deque(maxlen=_ERRORS)
+        self._anchor, self._recent = _Sums(), _Sums()
+        self._batches = 0
+        rows = [(self.features(sample.schedules), sample.seconds) for sample in samples]
+        self._start(rows)
+        # Whatever disturbs a run makes it longer; a second fit leaves out the runs that the first finds too long.
+        self._start([row for row in rows if row[1] < _OUTLIER * self.estimate.seconds(row[0])] or rows)
+
+    def features(self, schedules: Sequence[Schedule]) -> Features:
+        """Of a batch with these schedules."""
+        return features([self.load(schedule) for schedule in schedules])
+
+    def predict(self, schedules: Sequence[Schedule]) -> float:
+        """Seconds that such a batch takes now."""
+        return self.estimate.seconds(self.features(schedules))
+
+    def unmerged(self, schedules: Sequence[Schedule], seconds: float) -> float:
+        """What a batch that took ``seconds`` would have taken at r=0 in the same circumstances.
+
+        The ratio of the two predictions is all that counts, so whatever slowed the batch slows its counterpart alike.
+        """
+        plain = [Schedule.constant(0)] * len(schedules)
+        return seconds * self.predict(plain) / self.predict(schedules)
+
+    def observe(self, schedules: Sequence[Schedule], seconds: float) -> None:
+        """A batch has taken ``seconds``."""
+        row = self.features(schedules)
+        now = self.estimate
+        predicted = now.seconds(row)
+        self._errors.append(seconds / predicted)
+        self._ratios.append(seconds / (predicted / now.contention))
+        contention = statistics.median(self._ratios)
+        quiet, expected = seconds / contention, predicted / now.contention
+        if expected / _OUTLIER < quiet < expected * _OUTLIER:
+            self._recent.scale(_FADE)
+            self._recent.add(row, quiet)
+        self._batches += 1
+        self._update(self._fit() if self._batches % _REFIT == 0 else now.coefficients)
+
+    def _start(self, rows: Sequence[tuple[Features, float]]) -> None:
+        self._anchor = _Sums()
+        for row, seconds in rows:
+            self._anchor.add(row, seconds)
+        self.estimate = Estimate(self._fit())
+        self._errors.clear()
+        self._errors.extend(seconds / self.estimate.seconds(row) for row, seconds in rows)
+        self._update(self.estimate.coefficients)
+
+    def _fit(self) -> Features:
+        found = solve(self._anchor.gram + self._recent.gram, self._anchor.moment + self._recent.moment)
+        # On average over the warm-up they predict what it took: were they free to follow how fast all is, they would
+        # share the contention's work, and neither would mean anything.
+        a, b, c, d, e = (found * self._anchor.rows / (self._anchor.moment @ found)).tolist()
+        return a, b, c, d, e
+
+    def _update(self, coefficients: Features) -> None:
+        contention = statistics.median(self._ratios) if self._ratios else 1.0
+        errors = sorted(self._errors)
+        exceeded = errors[math.ceil(0.9 * len(errors)) - 1] - 1
+        self.estimate = Estimate(coefficients, contention, min(max(exceeded, _MARGIN[0]), _MARGIN[1]))
+
+
+class _Sums:
+    """The normal equations of a least-squares fit of relative errors, so that small batches count like large ones."""
+
+    def __init__(self) -> None:
+        self.gram: Vector = np.zeros((5, 5))
+        self.moment: Vector = np.zeros(5)
+        self.rows = 0.0
+
+    def add(self, row: Features, seconds: float) -> None:
+        scaled = np.asarray(row) / seconds
+        self.gram += np.outer(scaled, scaled)
+        self.moment += scaled
+        self.rows += 1
+
+    def scale(self, factor: float) -> None:
+        self.gram *= factor
+        self.moment *= factor
+        self.rows *= factor

@@ -196,7 +196,7 @@ def markdown(found: dict[str, object]) -> str:
             f"Capacity (closed loop): {found['capacity_16']:.1f} images/s at r=16, {found['capacity_0']:.1f} at r=0; "
             f"deadline {found['deadline_ms']:.0f} ms.",
             "",
-            "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | largest step of r | accuracy, % |",
+            "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | largest step | accuracy, % |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for row in map(lambda one: Open(**one), found["open"]):  # type: ignore[call-overload]

@@ -89,8 +89,8 @@ def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
         [
             "# What was done to break it",
             "",
-            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost is a request without an answer, or",
-            "with another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
+            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost is a request that got no answer or",
+            "another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
             "",
             f"Measured on: {where}.",
             "",

@@ -9,6 +9,9 @@ TomeError
     ├── Unauthorized         401
     ├── NotFound             404
     ├── MethodNotAllowed     405
+    ├── Malformed            400
+    ├── SlowHeader           408
+    ├── HeaderTooLarge       431
     ├── SlowBody             408
     ├── TooLarge             413
     ├── UnsupportedFormat    415
@@ -94,6 +97,24 @@ class MethodNotAllowed(ProblemError):
     """The path is not for this method."""
 
     slug = "method-not-allowed"
+
+
+class Malformed(ProblemError):
+    """What was sent is not HTTP; something between here and the server broke it."""
+
+    slug = "malformed"
+
+
+class SlowHeader(ProblemError):
+    """The request's header took too long to arrive."""
+
+    slug = "slow-header"
+
+
+class HeaderTooLarge(ProblemError):
+    """The request's header is too large."""
+
+    slug = "header-too-large"
 
 
 class SlowBody(ProblemError):

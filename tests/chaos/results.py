@@ -89,7 +89,7 @@ def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
         [
             "# What was done to break it",
             "",
-            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost is a request that got no answer or",
+            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: a request that got no answer or",
             "another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
             "",
             f"Measured on: {where}.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -16,6 +16,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.server.page import browser as browsers
 
 SECONDS = 15
+# The page draws its results anew whenever they change, even while one is being read.
+REDRAWN = (NoSuchElementException, StaleElementReferenceException)
 UNKNOWN = "\N{EN DASH}"  # what stands where a number is not known
 
 
@@ -49,7 +51,7 @@ class Page:
     def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until ``condition`` holds."""
         try:
-            WebDriverWait(self.browser, SECONDS, 0.05).until(lambda _: condition())
+            WebDriverWait(self.browser, SECONDS, 0.05, REDRAWN).until(lambda _: condition())
         except TimeoutException:
             state = {name: self.text(name) for name in ("r-value", "tokens", "labels", "problem")}
             pytest.fail(f"not seen within {SECONDS} s: {what}; the page shows {state}")

@@ -1,7 +1,7 @@
 """``make chaos``: every scenario in its long form, and the report that the numbers make.
 
-Pieces add up: ``--only sigterm --times 10`` five times is the same as fifty at once. ``--fresh`` forgets all that was
-found before.
+Pieces add up: ``--only sigterm --times 10`` five times is the same as fifty at once. ``--fresh`` forgets what the
+same scenarios found before.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         oracle = Oracle(Path(folder))
         for scenario in chosen:
-            known = {} if args.fresh else read(args.results)
+            known = read(args.results)
+            if args.fresh:
+                known.pop(scenario.name, None)
             found = run_one(scenario, oracle, args.times or scenario.long, console)
             console.print(f"{found.scenario}: {found.times} {found.unit}, {found.lost} lost", style="bold")
             for check in found.checks:
                 console.print(f"  {check}", style=None if check.holds else "red", highlight=False)
-            args.fresh = False
             known[found.scenario] = known[found.scenario] + found if found.scenario in known else found
             ordered = [known[each.name] for each in SCENARIOS if each.name in known]
             write(args.results, where, ordered)
@@ -64,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", nargs="+", choices=[each.name for each in SCENARIOS], help="these scenarios")
     parser.add_argument("--times", type=int, help="how often, instead of the long form's number")
-    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
+    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs of these scenarios found")
     parser.add_argument(
         "--results", type=Path, default=Path("docs/reliability.json"), help="what is found is kept here"
     )

@@ -75,11 +75,16 @@ def answers(series: Series) -> Counter[tuple[str, int]]:
     return found
 
 
-async def until(condition: Callable[[], object], seconds: float = READY_SECONDS) -> None:
-    """Wait until ``condition`` holds. Raises `TimeoutError`."""
+async def until(
+    condition: Callable[[], object], seconds: float = READY_SECONDS, load: asyncio.Task[None] | None = None
+) -> None:
+    """Wait until ``condition`` holds. Raises `TimeoutError`, or what ended ``load``, which should go on meanwhile."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
+            if load is not None and load.done():
+                load.result()
+                raise AssertionError("all clients have stopped asking")
 
 
 async def is_ready(port: int) -> bool:
@@ -168,6 +173,7 @@ class Tally:
         """The bars of every scenario."""
         return [
             Check("answers that are another's", self.wrong, "most", 0),
+            Check("no answer", len(self.unanswered), "most", 0),
             Check("unexpected statuses", sum(self.unexpected.values()), "most", 0),
         ]
 

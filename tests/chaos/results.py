@@ -11,13 +11,18 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Check:
-    """One bar: ``value`` must be at ``most``, or at ``least``, ``limit``. Of several pieces the worst value counts."""
+    """One bar: ``value`` must be at ``most``, or at ``least``, ``limit``. Of several pieces the worst value counts.
+
+    Attributes:
+        timed: it says something on a quiet machine only.
+    """
 
     what: str
     value: float
     bound: Literal["most", "least"]
     limit: float
     unit: str = ""
+    timed: bool = False
 
     @property
     def holds(self) -> bool:
@@ -89,7 +94,7 @@ def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
         [
             "# What was done to break it",
             "",
-            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: a request that got no answer or",
+            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: requests that got no answer or",
             "another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
             "",
             f"Measured on: {where}.",

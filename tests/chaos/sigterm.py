@@ -32,7 +32,7 @@ async def run(arena: Arena) -> Found:
         arena.progress(1)
     checks = (
         Check("exit codes that are not 0", len(codes - {0}), "most", 0),
-        Check("slowest stop", slowest, "most", 10, "s"),
+        Check("slowest stop", slowest, "most", 10, "s", timed=True),
         Check("requests answered around the stops", answered, "least", arena.times * CLIENTS),
         Check(
             "requests never read, as their connection was closed before",

@@ -81,6 +81,23 @@ def test_metrics_elsewhere_are_not_asked_for_again(let_in):
     assert not let_in.shown("throughput")
 
 
+def test_the_r_that_the_server_chooses_is_what_is_drawn_and_timed(page, start_server):
+    with start_server(levels="8") as server:
+        page.open(f"{server.url}/")
+        page.until_tokens("11 of 197 tokens")
+        page.slide(8000, "deadline")
+        page.at("auto").click()
+        page.until_tokens("101 of 197 tokens")
+        assert page.text("r-value") == "r = 8, chosen for 8000 ms"
+        page.until_regions("8")
+        assert page.text("forward-r") == "r = 8"
+        assert page.at("r").get_attribute("value") == "16"
+        page.at("measure").click()
+        page.until(lambda: page.text("passes").startswith("Forward pass, each of 64, median of "), "a measurement")
+        assert page.text("forward-r") == "r = 8"
+        page.browser.get("about:blank")  # it goes on asking for metrics
+
+
 @pytest.fixture
 def prefix(server) -> Iterator[str]:
     """The address of a proxy that has ``server`` below ``/models/try/``."""

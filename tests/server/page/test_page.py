@@ -107,7 +107,8 @@ def test_auto_is_chosen_and_left_by_keyboard(opened):
     opened.until_tokens("197 of 197 tokens")
     opened.until_regions("0")
     asked = [parse_qs(urlsplit(address).query) for address in browsers.requested(opened.browser)]
-    assert [query["deadline_ms"] for query in asked if query.get("r") == ["auto"]] == [["8000"]]
+    deadlines = [query["deadline_ms"][0] for query in asked if query.get("r") == ["auto"]]
+    assert deadlines in (["8000"], ["100", "8000"])  # nothing while it is typed; the first may have been given up
     assert all(control.is_enabled() for control in opened.browser.find_elements(By.CSS_SELECTOR, "input, button"))
     opened.at("r").send_keys(Keys.ARROW_LEFT)  # whoever moves the slider chooses r
     opened.until_regions("15")

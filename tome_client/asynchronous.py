@@ -30,9 +30,9 @@ class AsyncClient:
         retry: how persistently to ask where the server has no room or cannot be reached.
 
     All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow image. ``r`` is a
-    number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the server merges no more than it takes to meet
-    ``deadline_ms``, with no level above ``r_max`` and none whose accuracy is below ``min_accuracy`` percent. ``model`` is
-    a name, default the server's first model.
+    number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the server merges no more than it takes to
+    meet ``deadline_ms``, with no level above ``r_max`` and none whose accuracy is below ``min_accuracy`` percent.
+    ``model`` is a name, default the server's first model.
     """
 
     def __init__(

@@ -30,7 +30,9 @@ class AsyncClient:
         retry: how persistently to ask where the server has no room or cannot be reached.
 
     All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow image. ``r`` is a
-    number, one a block, or the text of a schedule (``"16:-1"``); ``model`` a name, default the server's first model.
+    number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the server merges no more than it takes to
+    meet ``deadline_ms``, with no level above ``r_max`` and none whose accuracy is below ``min_accuracy`` percent.
+    ``model`` is a name, default the server's first model.
     """
 
     def __init__(
@@ -50,12 +52,16 @@ class AsyncClient:
         image: ImageLike,
         *,
         r: R = None,
+        r_max: int | None = None,
+        min_accuracy: float | None = None,
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> Classification:
         """The best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds from its arrival."""
-        query = parameters(r=r, top_k=top_k, deadline_ms=deadline_ms, model=model)
+        query = parameters(
+            r=r, r_max=r_max, min_accuracy=min_accuracy, top_k=top_k, deadline_ms=deadline_ms, model=model
+        )
         found: Classification = await self._run(self._calls.classify(image, query))
         return found
 
@@ -64,35 +70,60 @@ class AsyncClient:
         images: Iterable[ImageLike],
         *,
         r: R = None,
+        r_max: int | None = None,
+        min_accuracy: float | None = None,
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> list[Classification | ProblemError]:
         """The same of several images, in order, a few in each request. One that fails has its error in its place."""
-        query = parameters(r=r, top_k=top_k, deadline_ms=deadline_ms, model=model)
+        query = parameters(
+            r=r, r_max=r_max, min_accuracy=min_accuracy, top_k=top_k, deadline_ms=deadline_ms, model=model
+        )
         found: list[Classification | ProblemError] = await self._run(self._calls.classify_many(images, query))
         return found
 
     async def embed(
-        self, image: ImageLike, *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+        self,
+        image: ImageLike,
+        *,
+        r: R = None,
+        r_max: int | None = None,
+        min_accuracy: float | None = None,
+        deadline_ms: float | None = None,
+        model: str | None = None,
     ) -> Any:
         """The pooled features ``(D,)`` of an image: a float32 numpy array, or an ``array.array`` without numpy."""
-        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
         return await self._run(self._calls.embed(image, query))
 
     async def embed_many(
-        self, images: Iterable[ImageLike], *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+        self,
+        images: Iterable[ImageLike],
+        *,
+        r: R = None,
+        r_max: int | None = None,
+        min_accuracy: float | None = None,
+        deadline_ms: float | None = None,
+        model: str | None = None,
     ) -> list[Any]:
         """The same of several images, in order, a few in each request. One that fails fails all."""
-        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
         found: list[Any] = await self._run(self._calls.embed_many(images, query))
         return found
 
     async def visualize(
-        self, image: ImageLike, *, r: R = None, deadline_ms: float | None = None, model: str | None = None
+        self,
+        image: ImageLike,
+        *,
+        r: R = None,
+        r_max: int | None = None,
+        min_accuracy: float | None = None,
+        deadline_ms: float | None = None,
+        model: str | None = None,
     ) -> bytes:
         """A picture of what was merged, as a PNG file."""
-        query = parameters(r=r, deadline_ms=deadline_ms, model=model)
+        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
         found: bytes = await self._run(self._calls.visualize(image, query))
         return found
 

@@ -105,6 +105,14 @@ class TestAnswers:
     def test_r(self, client, r, used):
         assert client.classify(SNEAKER, r=r).r == used
 
+    def test_auto_on_an_idle_server_is_the_exact_model(self, client):
+        found = client.classify(SNEAKER, r="auto", r_max=16, min_accuracy=90.5, deadline_ms=10_000)
+        assert (found.label, found.r, found.r_requested) == ("Sneaker", "0", "auto")
+        results = client.classify_many([SNEAKER] * 2, r="auto", r_max=0)
+        assert [(one.r, one.r_requested) for one in results] == [("0", "auto")] * 2
+        exact = client.embed(SNEAKER, r=0)
+        np.testing.assert_allclose(client.embed(SNEAKER, r="auto", r_max=0), exact, atol=0.02 * np.abs(exact).max())
+
     def test_many(self, client):
         images = [EXAMPLES["bag"], b"hello", *[SNEAKER] * 20]
         first, second, *others = client.classify_many(iter(images), r=16)
@@ -163,6 +171,19 @@ class TestErrors:
         assert error.members["instance"].endswith(error.request_id)
         if kind == "InvalidParameter":
             assert error.members["parameter"] == "r"
+
+    @pytest.mark.parametrize("method", ["classify", "classify_many", "embed", "embed_many", "visualize"])
+    def test_every_method_hands_on_the_bounds_of_auto(self, client, method):
+        image = [SNEAKER] if method.endswith("many") else SNEAKER
+        for bounds, parameter in (({"r_max": 99}, "r_max"), ({"min_accuracy": 99.5}, "min_accuracy")):
+            with pytest.raises(tome_client.InvalidParameter) as caught:
+                getattr(client, method)(image, r="auto", **bounds)
+            assert caught.value.members["parameter"] == parameter
+
+    def test_no_r_is_fast_enough(self, make, default_server):
+        with make(default_server.url, retry=ONCE) as client, pytest.raises(tome_client.Overloaded) as caught:
+            client.classify(SNEAKER, r="auto", deadline_ms=3)
+        assert caught.value.members["reason"] == "deadline"
 
     def test_nobody_there(self, make):
         with make(f"http://127.0.0.1:{free_port()}", retry=QUICK) as client:

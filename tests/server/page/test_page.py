@@ -93,6 +93,42 @@ def test_only_the_last_place_of_the_slider_counts(opened):
     assert of_r.count("8") <= 6  # its picture, and five passes that are timed
 
 
+def test_auto_is_chosen_and_left_by_keyboard(opened):
+    opened.until_regions("16")
+    opened.at("auto").send_keys(Keys.SPACE)
+    assert opened.at("auto").is_selected()
+    opened.at("auto").send_keys(Keys.TAB)
+    field = opened.browser.switch_to.active_element
+    assert (field.get_attribute("id"), field.get_attribute("value")) == ("deadline", "100")
+    browsers.requested(opened.browser)
+    field.send_keys(Keys.CONTROL + "a")
+    field.send_keys("8000" + Keys.ENTER)
+    opened.until(lambda: opened.text("r-value") == "r = 0, chosen for 8000 ms", "which r the server used")
+    opened.until_tokens("197 of 197 tokens")
+    opened.until_regions("0")
+    asked = [parse_qs(urlsplit(address).query) for address in browsers.requested(opened.browser)]
+    deadlines = [query["deadline_ms"][0] for query in asked if query.get("r") == ["auto"]]
+    assert deadlines in (["8000"], ["100", "8000"])  # nothing while it is typed; the first may have been given up
+    assert all(control.is_enabled() for control in opened.browser.find_elements(By.CSS_SELECTOR, "input, button"))
+    opened.at("r").send_keys(Keys.ARROW_LEFT)  # whoever moves the slider chooses r
+    opened.until_regions("15")
+    assert opened.text("r-value") == "r = 15"
+    assert not opened.at("auto").is_selected()
+
+
+def test_a_deadline_that_no_r_meets_is_told(opened):
+    opened.at("auto").click()
+    opened.slide(3, "deadline")
+    opened.until(lambda: "Trying again in" in opened.text("problem"), "why there is no answer")
+    assert opened.text("r-value") == "r = auto"
+    assert opened.text("tokens") == UNKNOWN
+    opened.slide(0, "deadline")  # which is none, so that the first one holds again
+    opened.until(lambda: opened.at("deadline").get_attribute("value") == "100", "a deadline")
+    opened.slide(8)
+    opened.until_tokens("101 of 197 tokens")
+    assert not opened.shown("problem")
+
+
 def test_an_inflection(opened):
     opened.browser.find_element(By.TAG_NAME, "summary").click()
     opened.slide(-1, "inflection")
@@ -164,7 +200,7 @@ def test_it_fits_a_screen_of(width, opened):
     browsers.resize(opened.browser, width, 740)
     opened.until_regions("16")
     assert opened.script("return document.scrollingElement.scrollWidth <= innerWidth")
-    for name in ("file", "r", "measure", "levels", "live"):
+    for name in ("file", "r", "auto", "deadline", "measure", "levels", "live"):
         box = opened.at(name).rect
         assert box["x"] >= 0
         assert 0 < box["width"] <= width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import httpx
 import pytest
 from selenium.webdriver.support.select import Select
 
-from tests.server.conftest import free_port
+from tests.server.conftest import eventually, free_port
 from tests.server.page import browser as browsers
 from tests.server.page.conftest import UNKNOWN
 from tests.server.test_outputs import ENTRY, write_model
+from tests.server.wire import SNEAKER
 
 KEY = "the-right-key"
 
@@ -79,6 +81,42 @@ def test_models_are_chosen_and_one_may_have_no_classes(let_in):
 def test_metrics_elsewhere_are_not_asked_for_again(let_in):
     let_in.until(lambda: "port of their own" in let_in.text("live-note"), "why there is no chart")
     assert not let_in.shown("throughput")
+
+
+@contextlib.contextmanager
+def merging(server) -> Iterator[None]:
+    """Others ask for more, with r=auto, than ``server`` does in its target time; it merges for everyone who lets it."""
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            httpx.post(f"{server.url}/classify?r=auto", files=[("f", ("f", SNEAKER))] * 32, timeout=30)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        eventually(lambda: server.metric('tome_images_total{model="fashion-mnist",r="8"}') >= 1)
+        yield
+    finally:
+        done.set()
+        asking.join()
+
+
+def test_the_r_that_the_server_chooses_is_what_is_drawn_and_timed(page, start_server):
+    with start_server(levels="0,8", target_ms=20, max_batch=4) as server:
+        page.open(f"{server.url}/")
+        page.until_tokens("11 of 197 tokens")
+        page.slide(8000, "deadline")
+        with merging(server):
+            page.at("auto").click()
+            page.until_tokens("101 of 197 tokens")
+        assert page.text("r-value") == "r = 8, chosen for 8000 ms"
+        assert page.at("r").get_attribute("value") == "16"
+        page.until_regions("8")
+        assert page.text("forward-r") == "r = 8"
+        chosen = page.at("level-rows").find_element("css selector", "[aria-current=true]")
+        assert chosen.get_attribute("data-r") == "8"
+        page.browser.get("about:blank")  # it goes on asking for metrics
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ const PAUSE = 0.08; // seconds: a slider that moves on within them asks for noth
 const [TURNS, COPIES, MOST_BYTES, MOST_SECONDS] = [6, 64, 8e6, 10];
 const PASSES = 5; // at each r, before times are compared
 const PLAIN = "0";
+const AUTO = "auto";
 
 const at = id => document.getElementById(id);
 const alone = new Samples();
@@ -22,10 +23,18 @@ let regions = new Map(); // addresses of pictures of merging, by r, for the pict
 let plain = null; // the answer at r=0, likewise
 let current = new AbortController(); // of the requests whose answers are still wanted
 
-/** The chosen schedule, in the form that the server takes. */
+/** What is chosen, as the parameters that the server takes: a schedule, or a deadline for which it finds one. */
 function chosen() {
+  if (at("auto").checked) return { r: AUTO, deadline_ms: deadline() };
   const [r, inflection] = [at("r").value, Number(at("inflection").value)];
-  return inflection && r !== PLAIN ? `${r}:${inflection}` : r;
+  return { r: inflection && r !== PLAIN ? `${r}:${inflection}` : r };
+}
+
+// What cannot be one is put right.
+function deadline() {
+  const field = at("deadline");
+  if (!field.validity.valid) field.value = field.defaultValue;
+  return field.value;
 }
 
 /** Do `work(signal)`; requests of earlier work are given up, and its errors are told. */
@@ -74,10 +83,13 @@ function update() {
   only(model ? answer : begin); // to choose an example has ended the wait for models
 }
 
+/** Show all that the server makes of what is chosen; the r that it used. */
 async function answer(signal) {
   await api.sleep(PAUSE, signal);
-  const r = chosen();
-  const found = await ask(r, signal);
+  const query = chosen();
+  const found = await ask(query, signal);
+  const { r } = found;
+  if (query.r === AUTO) showChoice(r, `, chosen for ${query.deadline_ms} ms`);
   if (r === PLAIN) plain = found;
   at("problem").hidden = true;
   result.show(found, plain);
@@ -86,7 +98,7 @@ async function answer(signal) {
   at("spoken").textContent = result.sentence(found);
   // One after the other: passes that ran together would have one time. r=0 runs each time, so that both age alike.
   if (r !== PLAIN) {
-    plain = await ask(PLAIN, signal);
+    plain = await ask({ r: PLAIN }, signal);
     result.show(found, plain);
     showForward(r);
   }
@@ -94,15 +106,16 @@ async function answer(signal) {
   await drawRegions("plain", PLAIN, plain.tokens, signal);
   // The first pass at another r takes longer than those that follow, so one is not compared.
   for (let turn = alone.count(model.name, r); turn < PASSES; turn++) {
-    for (const each of [r, PLAIN]) await ask(each, signal);
+    for (const each of [r, PLAIN]) await ask({ r: each }, signal);
     showForward(r);
   }
+  return r;
 }
 
-async function ask(r, signal) {
-  const found = await api.ask(endpoint(), picture, { r, model: model.name }, signal);
+async function ask(query, signal) {
+  const found = await api.ask(endpoint(), picture, { ...query, model: model.name }, signal);
   // A pass that it shared with others took longer for other reasons than r.
-  if (found.batch_size === 1) alone.add(model.name, r, found.timing_ms.forward);
+  if (found.batch_size === 1) alone.add(model.name, found.r, found.timing_ms.forward);
   return found;
 }
 
@@ -128,8 +141,8 @@ async function drawRegions(place, r, tokens, signal) {
 
 /** Time batches of copies of the picture, with r and without in turns: what merging gives a server that has work. */
 async function measure(signal) {
-  await answer(signal); // which this may have interrupted
-  const [r, batches] = [chosen(), new Samples()];
+  const r = await answer(signal); // which this may have interrupted
+  const batches = new Samples();
   const count = Math.max(1, Math.min(COPIES, Math.floor(MOST_BYTES / picture.size)));
   at("measure").disabled = true;
   try {
@@ -183,13 +196,21 @@ function chooseModel(name) {
 
 function chooseLevel(r) {
   [at("r").value, at("inflection").value] = [...r.split(":"), "0"];
+  chooseR();
+}
+
+// Whoever moves a slider does not leave r to the server.
+function chooseR() {
+  at("auto").checked = false;
   update();
 }
 
-function showChoice() {
-  const r = chosen();
-  at("r-value").textContent = `r = ${r}`;
-  at("r-note").textContent = r === PLAIN ? "Nothing is merged: this is the original model."
+function showChoice(r = chosen().r, why = "") {
+  const reason = document.createElement("small");
+  reason.textContent = why;
+  at("r-value").replaceChildren(`r = ${r}`, reason);
+  at("r-note").textContent = at("auto").checked ? "The server merges no more than it takes to meet the deadline."
+    : r === PLAIN ? "Nothing is merged: this is the original model."
     : `${model ? `Each of ${model.blocks} blocks` : "Each block"} joins ${at("r").value} pairs of similar tokens`
       + `${r.includes(":") ? " on average" : ""}, for as long as there are that many.`;
   levels.mark(r);
@@ -206,8 +227,10 @@ async function begin(signal) {
 }
 
 function listen() {
-  at("r").addEventListener("input", update);
-  at("inflection").addEventListener("input", update);
+  at("r").addEventListener("input", chooseR);
+  at("inflection").addEventListener("input", chooseR);
+  at("auto").addEventListener("change", update);
+  at("deadline").addEventListener("change", () => at("auto").checked && update());
   at("model").addEventListener("change", event => chooseModel(event.target.value));
   at("measure").addEventListener("click", () => picture && model && only(measure));
   at("file").addEventListener("change", event => event.target.files[0] && choosePicture(event.target.files[0]));

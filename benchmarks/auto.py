@@ -41,7 +41,6 @@ from tome_core.schedule import Schedule
 
 PORT = 8127
 BATCH = 32
-CONNECTIONS = 96  # of a closed loop: some full batches wait while one runs
 LEVELS = (0, 4, 8, 12, 16)
 BATCH_TIMES = 10
 
@@ -74,13 +73,13 @@ class Predictions:
 class Bench:
     """One server, its capacity, and the loads that it gets."""
 
-    def __init__(self, url: str, accuracy: dict[str, float], console: Console) -> None:
-        self.url, self.accuracy, self.console = url, accuracy, console
+    def __init__(self, url: str, connections: int, accuracy: dict[str, float], console: Console) -> None:
+        self.url, self.connections, self.accuracy, self.console = url, connections, accuracy, console
         self.pictures = (Picture("photograph.jpg", jpeg()),)
 
     def capacity(self, r: str, seconds: float) -> float:
         """Images/s of a closed loop at ``r``."""
-        report = self._run(r=(r,), connections=CONNECTIONS, duration=seconds, warmup=3.0)
+        report = self._run(r=(r,), connections=self.connections, duration=seconds, warmup=3.0)
         self.console.print(f"capacity at r={r}: {report.answered_per_s:.1f} images/s", style="dim")
         return report.answered_per_s
 
@@ -105,7 +104,7 @@ class Bench:
     def predictions(self, r: tuple[str, ...], seconds: float) -> Predictions:
         """The errors of the batches of a closed loop whose requests draw their r from ``r``."""
         before = self._series()
-        self._run(r=r, connections=CONNECTIONS, duration=seconds)
+        self._run(r=r, connections=self.connections, duration=seconds)
         after = self._series()
 
         def batches(bucket: str) -> float:
@@ -119,7 +118,7 @@ class Bench:
     def speedup(self, r: str, seconds: float) -> float:
         """What the server shows as its speed-up at ``r``: the ratio of the two counters over this load alone."""
         before = self._series()
-        self._run(r=(r,), connections=CONNECTIONS, duration=seconds)
+        self._run(r=(r,), connections=self.connections, duration=seconds)
         after = self._series()
         plain, merged = (
             after[name] - before[name] for name in ("tome_r0_equivalent_seconds_total", "tome_forward_seconds_total")
@@ -162,10 +161,10 @@ def offline_speedup(config: Path, r: int, threads: int) -> float:
 
 def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], console: Console) -> dict[str, object]:
     """Everything that ``args.parts`` names."""
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"connections": args.connections}
     settings = {"threads": args.threads, "max_batch": BATCH, "levels": ",".join(map(str, LEVELS))}
     with servers.ours(config, PORT, **settings) as url:
-        bench = Bench(url, accuracy, console)
+        bench = Bench(url, args.connections, accuracy, console)
         if "load" in args.parts:
             fast, exact = bench.capacity("16", args.capacity_seconds), bench.capacity("0", args.capacity_seconds)
             deadline = BATCH_TIMES * BATCH / fast
@@ -193,10 +192,10 @@ def markdown(found: dict[str, object]) -> str:
     lines: list[str] = []
     if "open" in found:
         lines += [
-            f"Capacity (closed loop): {found['capacity_16']:.1f} images/s at r=16, {found['capacity_0']:.1f} at r=0; "
-            f"deadline {found['deadline_ms']:.0f} ms.",
+            f"Capacity (closed loop, {found['connections']} connections): {found['capacity_16']:.1f} images/s at r=16, "
+            f"{found['capacity_0']:.1f} at r=0; deadline {found['deadline_ms']:.0f} ms.",
             "",
-            "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | largest step | accuracy, % |",
+            "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | step of r | accuracy, % |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for row in map(lambda one: Open(**one), found["open"]):  # type: ignore[call-overload]
@@ -238,6 +237,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", default="vit_small_patch16_224", help="timm name")
     parser.add_argument("--threads", type=int, default=0, help="of our engine; default: all cores")
+    parser.add_argument("--connections", type=int, default=BATCH, help="of each closed loop, as in `make bench-http`")
     parser.add_argument("--seconds", type=float, default=60, help="of the longest load; others take a part of that")
     parser.add_argument("--capacity-seconds", type=float, default=12, help="of each closed loop")
     parts = ("load", "predictions", "speedup")

@@ -135,11 +135,11 @@ class Tally:
         """Of the images in time."""
         return statistics.fmean(r for _, r in self.used) if self.used else 0.0
 
-    def steps(self, skip: float = 2 * WINDOW) -> list[float]:
-        """By how much the mean r differs between windows of 5 s that follow each other."""
+    def steps(self, until: float, skip: float = 2 * WINDOW) -> list[float]:
+        """By how much the mean r differs between windows of 5 s that follow each other, up to ``until``."""
         windows: dict[int, list[int]] = {}
         for when, r in self.used:
-            if when >= skip:
+            if skip <= when < until // WINDOW * WINDOW:
                 windows.setdefault(int(when / WINDOW), []).append(r)
         means = {number: statistics.fmean(values) for number, values in windows.items()}
         return [abs(means[number + 1] - mean) for number, mean in means.items() if number + 1 in means]
@@ -164,10 +164,16 @@ def bursty(rate: float, seconds: float, source: random.Random) -> Iterator[float
             return
 
 
-def simulate(contender: Contender, arrivals: Sequence[float], deadlines: Sequence[float], seed: int = 0) -> Tally:
+def simulate(
+    contender: Contender,
+    arrivals: Sequence[float],
+    deadlines: Sequence[float],
+    seed: int = 0,
+    device: Device | None = None,
+) -> Tally:
     """Serve images that arrive at ``arrivals``, each with one of ``deadlines`` seconds from then, drawn at random."""
-    source = random.Random(seed)
-    device, tally = Device(random.Random(seed + 1)), Tally(arrived=len(arrivals))
+    source, tally = random.Random(seed), Tally(arrived=len(arrivals))
+    device = device or Device(random.Random(seed + 1))
     warmup = [tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)]
     times = [device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup]
     calibration = Calibration(VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, times, strict=True)])
@@ -248,7 +254,7 @@ class Row:
             goodput=len(tally.used) / seconds,
             mean_r=tally.mean_r(),
             accuracy=statistics.fmean(accuracy[r] for _, r in tally.used) if tally.used else 0.0,
-            step_r=max(tally.steps(), default=0.0),
+            step_r=max(tally.steps(seconds), default=0.0),
             median_error=statistics.median(tally.errors),
             **what,  # type: ignore[arg-type]
         )

@@ -21,7 +21,7 @@ class Pulse:
     Attributes:
         beat: when the engine's heart beat last.
         began: when the batch that runs now began.
-        predicted: how many seconds that batch should take at most.
+        predicted: how many seconds that batch should take.
         resident: bytes of memory that the engine process occupies.
         batch_limit: most images that it takes in one batch now.
     """

@@ -48,7 +48,9 @@ def answer_seconds(
     """
     estimate = estimates[claim.model]
     if ahead:
-        return max(0.0, busy_seconds([*ahead, claim], estimates, max_batch) - done) * (1 + estimate.margin)
+        # The errors of several batches cancel in part, as those of independent measurements do.
+        margin = estimate.margin / math.sqrt(math.ceil((len(ahead) + 1) / max_batch))
+        return max(0.0, busy_seconds([*ahead, claim], estimates, max_batch) - done) * (1 + margin)
     return estimate.quiet().overhead + estimate.quiet().image(claim.load)
 
 

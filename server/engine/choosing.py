@@ -154,11 +154,12 @@ class Steady:
 
     Attributes:
         reserve: see `forecast`. Without one the smallest r lets the queue grow until it just fits, and the next burst
-            finds it full: accuracy would have been kept at the cost of answers.
+            finds it full: accuracy would be kept at the cost of answers. Under a steady load it costs nothing, since
+            there the rate of arrivals decides what the mean r must be, whatever the length of the queue.
         relax: seconds in which a limit may come back from nothing to all of the work at r=0.
     """
 
-    reserve: float = 0.25
+    reserve: float = 1.0
     relax: float = 2.5
     _held: float = 1.0
     _since: float = 0.0

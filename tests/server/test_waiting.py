@@ -28,6 +28,11 @@ def test_an_answer_takes_what_is_ahead_with_a_margin() -> None:
     assert answer_seconds(SMALL, [LARGE], 100.0, ESTIMATES, 4) == 0
 
 
+def test_the_margin_of_many_batches_is_smaller() -> None:
+    whole = busy_seconds([SMALL] * 16, ESTIMATES, 4)
+    assert answer_seconds(SMALL, [SMALL] * 15, 0.0, ESTIMATES, 4) == pytest.approx(1.25 * whole)
+
+
 def test_with_nothing_ahead_it_is_the_time_on_a_quiet_machine() -> None:
     assert answer_seconds(SMALL, [], 0.0, ESTIMATES, 4) == pytest.approx(0.6 + 2.0)
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker lint format bench bench-http ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker test-ray lint format bench bench-http bench-ray ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,13 @@ test-slow: install  ## the tests that take minutes
 test-docker: install  ## build the image and bring the containers up, on a machine with a Docker engine
 	$(BIN)/pytest -m docker tests/docker
 
+.venv/ray: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --group ray
+	touch $@
+
+test-ray: .venv/ray  ## the server under Ray Serve: answers, lost replicas, rolling restart
+	$(BIN)/pytest -m ray tests/ray
+
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,6 +59,9 @@ bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--
 
 bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to name a peer
 	$(BIN)/python -m benchmarks.http $(ARGS)
+
+bench-ray: .venv/ray  ## images/s under Ray Serve, of one replica and of two; ARGS="--help" for more
+	$(BIN)/python -m benchmarks.ray_serve $(ARGS)
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
 	$(BIN)/python -m benchmarks.ablations

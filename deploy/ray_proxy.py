@@ -1,9 +1,8 @@
-"""What Ray Serve's HTTP proxy says when the replica of a request is lost, named by an environment variable of Ray:
+"""What Ray Serve's HTTP proxy says when the replica of a request is lost.
 
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray_proxy:middlewares
-
-By itself the proxy ends such a request without a response, of which uvicorn makes a 500, "Internal Server Error". No client
-may take that for a reason to ask again. A replica that is gone is one: this answers 503 with ``Retry-After``.
+Ray's variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray_proxy:middlewares`` brings it into the proxy.
+By itself the proxy ends such a request without a response, of which uvicorn makes a 500 in plain text. No client should
+take that for a reason to ask again. A replica that is gone is one: this answers 503 with ``Retry-After``.
 """
 
 from __future__ import annotations

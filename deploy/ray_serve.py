@@ -1,7 +1,7 @@
 """The server as a Ray Serve application: ``serve run deploy.ray_serve:app``; docs/operations.md tells more.
 
-A replica is our API and our engine in one Ray actor, without a socket or signals of their own: Ray's proxy listens, Ray's
-controller starts, watches, replaces and stops replicas. Settings are the usual ``TOME_*`` variables.
+A replica is our API and our engine in one Ray actor, without a socket or signals of their own: Ray's proxy listens, and
+Ray's controller starts, watches, replaces and stops replicas. Settings are the usual ``TOME_*`` variables.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ log = logging.getLogger("tome.ray")
 
 PROXY_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 METRICS_PORTS = 64
-# Requests that need no slot (probes, /models) beside a full queue: so our own 503 comes first, with what it knows of when
-# to come back.
+# So many requests more than a replica has slots are sent to it: then its own 503 comes first, which knows when to come
+# back, and probes find a way in.
 SPARE_REQUESTS = 32
 
 
 class Scale(BaseModel, extra="forbid"):
-    """Arguments of the application: ``serve run deploy.ray_serve:app max_replicas=4``, or ``args:`` of a config file."""
+    """Arguments of the application, as in ``serve run deploy.ray_serve:app max_replicas=2``, or ``args`` in YAML."""
 
     min_replicas: int = Field(1, ge=0, description="Fewest replicas.")
     max_replicas: int = Field(4, ge=1, description="Most replicas.")
     target_ongoing_requests: float = Field(32, gt=0, description="Requests in one replica that autoscaling aims at.")
+    upscale_delay_s: float = Field(10, ge=0, description="Seconds of more than that before there are more replicas.")
+    downscale_delay_s: float = Field(300, ge=0, description="Seconds of less before there are fewer.")
     cpus: float | None = Field(
         None, gt=0, description="Cores of a replica, and its threads; default TOME_THREADS or 1."
     )
@@ -99,6 +101,8 @@ def app(arguments: dict[str, Any]) -> Application:
             min_replicas=scale.min_replicas,
             max_replicas=scale.max_replicas,
             target_ongoing_requests=scale.target_ongoing_requests,
+            upscale_delay_s=scale.upscale_delay_s,
+            downscale_delay_s=scale.downscale_delay_s,
         ),
         max_ongoing_requests=settings.queue_limit + SPARE_REQUESTS,
         max_queued_requests=settings.queue_limit,
@@ -126,7 +130,7 @@ def with_threads(settings: Settings, resources: dict[str, float]) -> Settings:
 
 
 def listen_from(host: str, port: int) -> socket.socket:
-    """A socket on the first free port from ``port`` on: the replicas of a machine have one each. Raises `ConfigError`."""
+    """A socket on the first free port from ``port`` on: each replica of a machine has its own. Raises `ConfigError`."""
     for candidate in range(port, port + METRICS_PORTS - 1):
         with contextlib.suppress(ConfigError):
             return listen(host, candidate)

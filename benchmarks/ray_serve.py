@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 from benchmarks.servers import STOP_SECONDS, NotReady
@@ -102,14 +103,18 @@ def environment() -> dict[str, str]:
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Until all replicas are ready; gives the dashboard's address."""
+    """Until all replicas are ready; gives the dashboard's address, where Serve says so."""
     end = time.monotonic() + START_SECONDS
-    while "is ready at" not in (text := log.read_text(errors="replace")):
+    while True:
+        text = re.sub(r"\x1b\[\d+m", "", log.read_text(errors="replace"))
         if process.poll() is not None or time.monotonic() > end:
             raise NotReady(f"the application did not get ready; {log} ends with\n{text[-2000:]}")
+        if (found := _DASHBOARD.search(text)) and "Submitted deploy config" in text:
+            with suppress(httpx.HTTPError, KeyError):
+                details = httpx.get(f"{found[1]}/api/serve/applications/", timeout=10).json()
+                if details["applications"]["tome-serve"]["status"] == "RUNNING":
+                    return found[1]
         time.sleep(0.2)
-    found = _DASHBOARD.search(re.sub(r"\x1b\[\d+m", "", text))
-    return found[1] if found else "http://127.0.0.1:8265"
 
 
 def measure(url: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -74,6 +74,7 @@ async def _alive(parts: Parts, drain_seconds: float) -> AsyncIterator[None]:
         await engine.stop(0 if admission.admitted else ENGINE_STOP_SECONDS)
     finally:
         engine.kill()
+        await first_of(attending, timeout=ENGINE_STOP_SECONDS)
         attending.cancel()
         await asyncio.gather(attending, return_exceptions=True)
 

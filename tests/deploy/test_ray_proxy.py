@@ -27,7 +27,7 @@ async def lost(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def answering(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = [(b"x-request-id", b"id"), (b"X-Request-ID", b"id")]
+    headers = [(b"x-request-id", b"id"), (b"x-request-id", b"id")]
     await send({"type": "http.response.start", "status": 418, "headers": headers})
     await send({"type": "http.response.body", "body": b"as it is"})
 

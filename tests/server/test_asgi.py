@@ -47,7 +47,7 @@ def test_it_answers_within_its_lifespan_and_lets_what_it_accepted_end():
 
 def test_what_cannot_start_ends_its_lifespan(tmp_path):
     config = tmp_path / "models.toml"
-    config.write_text('[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\nweights = "missing.safetensors"\n')
+    config.write_text('[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\ncheckpoint = "missing.safetensors"\n')
     app = create_server(Settings(**QUICK, config=config))
 
     async def run():

@@ -80,9 +80,10 @@ class Replica:
     app: FastAPI
 
     def check_health(self) -> None:
-        """Raises while no engine takes work: one that was lost or hangs is being replaced, or cannot be.
+        """Raises while no engine takes work: one that was lost or hung is being started again, or never will be.
 
-        Ray sends an unhealthy replica no requests, and replaces it after three such checks in a row.
+        The replica refuses requests meanwhile. Ray replaces it if three checks in a row fail, which leaves an engine
+        that starts within seconds the time to come back with its replica.
         """
         if not self.app.state.parts.engine.ready:
             raise RuntimeError("no engine takes work")
@@ -107,7 +108,7 @@ def app(arguments: dict[str, Any]) -> Application:
         max_ongoing_requests=settings.queue_limit + SPARE_REQUESTS,
         max_queued_requests=settings.queue_limit,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        health_check_period_s=2,
+        health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         # Ray waits for accepted requests, then the lifespan ends; each may take the whole of its time.

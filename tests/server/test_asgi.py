@@ -47,14 +47,15 @@ def test_it_answers_within_its_lifespan_and_lets_what_it_accepted_end():
 
 def test_what_cannot_start_ends_its_lifespan(tmp_path):
     config = tmp_path / "models.toml"
-    config.write_text('[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\ncheckpoint = "missing.safetensors"\n')
+    config.write_text('[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\ncheckpoint = "bad.safetensors"\n')
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     app = create_server(Settings(**QUICK, config=config))
 
     async def run():
         async with app.router.lifespan_context(app):
             pytest.fail("it is not ready")
 
-    with pytest.raises(EngineStartError, match=r"missing\.safetensors"):
+    with pytest.raises(EngineStartError, match=r"bad\.safetensors"):
         asyncio.run(run())
     assert not app.state.parts.engine.engines[0].client.alive
 

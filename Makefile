@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker chaos lint format bench bench-http bench-auto simulate ablations \
-        coverage-models docs
+.PHONY: help install serve test test-slow test-docker test-ray chaos lint format bench bench-http bench-auto bench-ray \
+        simulate ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,13 @@ test-docker: install  ## build the image and bring the containers up, on a machi
 
 chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+.venv/ray: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --group ray
+	touch $@
+
+test-ray: .venv/ray  ## the server under Ray Serve: answers, lost replicas, rolling restart
+	$(BIN)/pytest -m ray tests/ray
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -62,6 +69,9 @@ bench-auto: install  ## r=auto under an open load on a real server; ARGS="--help
 
 simulate: install  ## the scheduler under load on a simulated device
 	$(BIN)/python -m benchmarks.simulation $(ARGS)
+
+bench-ray: .venv/ray  ## images/s under Ray Serve, of one replica and of two; ARGS="--help" for more
+	$(BIN)/python -m benchmarks.ray_serve $(ARGS)
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
 	$(BIN)/python -m benchmarks.ablations

@@ -122,10 +122,8 @@ def _settings(kind: type[Command], name: str, arguments: list[str]) -> Command:
 def _serve(arguments: list[str]) -> int:
     settings = _settings(Settings, "serve", arguments)
     from server.catalog import read_catalog
-    from server.engine.config import EngineConfig
-    from server.engine.health import Patience
-    from server.engine.pool import EnginePool
     from server.keys import Secrets, read_keys
+    from server.launching import launch
     from server.metrics import Metrics
 
     # Until the server has its own handlers: nothing was accepted yet, so a stop is a clean one.
@@ -133,30 +131,7 @@ def _serve(arguments: list[str]) -> int:
     read_catalog(settings.config, settings.models)  # a mistake in the file should not wait for torch
     keys = read_keys(Secrets())
     metrics = Metrics(settings.levels)
-    configs = [
-        EngineConfig(
-            config=settings.config,
-            models=settings.models,
-            device=device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            levels=settings.levels,
-            max_batch=settings.max_batch,
-            max_batch_work=settings.max_batch_work,
-            slots=settings.queue_limit,
-            target_seconds=settings.target_ms / 1000,
-            log_level=settings.log_level,
-            share=len(settings.devices),
-        )
-        for device in settings.devices
-    ]
-    engine = EnginePool(
-        configs,
-        Patience(start=settings.start_timeout),
-        on_batch=metrics.observe_batch,
-        on_models=metrics.observe_models,
-        on_restart=metrics.observe_restart,
-    )
+    engine = launch(settings, metrics)
     from server.api.serving import run
 
     return run(settings, keys, engine, metrics)

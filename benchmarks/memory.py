@@ -21,11 +21,12 @@ def measure_memory(threads: int) -> Memory | None:
         return None
     # Imported here: the measured process imports this module too, and has only what an engine has.
     from benchmarks.checkpoints import write_random_model
+    from server.engine.client import environment
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_random_model(MODEL, Path(folder))
         command = [sys.executable, "-m", "benchmarks.memory", str(config), str(threads)]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout
     return Memory(MODEL, DTYPE, BATCH, **json.loads(printed.splitlines()[-1]))
 
 

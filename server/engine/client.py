@@ -257,8 +257,8 @@ def environment() -> dict[str, str]:
     return ours | {
         # Idle OpenMP threads give their core back at once: the API needs it (measured in benchmarks/).
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-        # oneDNN keeps what it compiled for each shape, half a megabyte apiece. Those of one model are about 500.
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512"),
+        # oneDNN keeps what it compiled for each shape, half a megabyte apiece: 1024 by default.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"),
         "PYTHONUNBUFFERED": "1",
         # This very package, and never one of that name in the working directory, which -P leaves out.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),

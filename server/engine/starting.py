@@ -43,6 +43,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
         calibration = Calibration(info.geometry, measure_costs(runner, levels, config.max_batch))
         batch = level_batch(calibration.predict(levels[:1]), len(levels), config.max_batch)
         info = replace(info, levels=measure_levels(runner, levels, batch))
+        release_freed_memory()  # batches of all kinds have left holes in the heap
         served[spec.name] = Served(runner, calibration)
         described.append(info)
         seconds = time.perf_counter() - started

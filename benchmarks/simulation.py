@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 1.2, 1.5, 2, 3, 5], help="by r=0 capacity")
     parser.add_argument("--deadlines", type=float, nargs="+", default=[10], help="in times of a full batch at r=16")
-    parser.add_argument("--seconds", type=float, default=120, help="of arrivals")
+    parser.add_argument("--seconds", type=float, default=60, help="of arrivals")
     parser.add_argument("--seed", type=int, default=0)
     profile = BUNDLED.with_name("fashion-mnist.profile.json")
     parser.add_argument("--profile", type=Path, default=profile, help="accuracy by r; default: the bundled model's")

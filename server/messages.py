@@ -154,7 +154,7 @@ class Outcome:
     """What became of one job: what it wanted, or why it did not get it.
 
     Attributes:
-        failure: empty on success, else ``expired``, ``refused`` (it would be late under any of its schedules),
+        failure: empty on success, else ``expired``, ``refused`` (it would be late, whatever is done),
             ``cancelled``, ``failed`` or ``out-of-memory``.
         schedule: that it ran under; None where it did not run.
         scores, classes: the best ``top_k``, best first.

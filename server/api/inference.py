@@ -197,7 +197,7 @@ class Inference:
         if outcome.failure == "expired":
             raise DeadlineExceeded("the deadline passed before the image's turn came")
         if outcome.failure == "refused":
-            text = "with none of the allowed r would the answer be there before the deadline"
+            text = "the answer would not be there before the deadline"
             raise Overloaded(text, retry_after=self._engine.retry_after(), reason="deadline")
         if outcome.failure == "out-of-memory":
             raise Overloaded("the device had no memory left for this image", retry_after=5, reason="out-of-memory")

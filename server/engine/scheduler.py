@@ -54,7 +54,7 @@ class Step:
     Attributes:
         batch: jobs to run together, all of one model.
         expired: jobs whose deadline has passed.
-        refused: jobs that leave the schedule open, and would be late under any.
+        refused: jobs whose deadline will have passed before they are done, whatever is done.
     """
 
     batch: tuple[Placed, ...] = ()
@@ -128,16 +128,19 @@ class Scheduler:
         return tuple(batch)
 
     def _hopeless(self, queue: Sequence[Waiting], now: float) -> list[Waiting]:
-        """Jobs that are free to choose from, and will be late even if all are run as fast as they may be."""
-        strongest = limits_of(queue)[-1:]
-        if not strongest:
+        """Jobs that will miss their deadline even if all are run as fast as they may be.
+
+        To run them would be for nothing, and would make others late: under overload few answers would be in time.
+        """
+        if all(waiting.job.deadline is None for waiting in queue):
             return []
         exact = {model: replace(self._estimate(model), margin=0.0) for model in {one.job.model for one in queue}}
-        done = forecast(queue, strongest * len(queue), now, self.bounds, exact.__getitem__)
+        strongest = [min(limits_of(queue), default=1.0)] * len(queue)
+        done = forecast(queue, strongest, now, self.bounds, exact.__getitem__)
         late = [
             waiting
             for waiting, end in zip(queue, done, strict=True)
-            if waiting.flexible and waiting.job.deadline is not None and end > waiting.job.deadline
+            if waiting.job.deadline is not None and end > waiting.job.deadline
         ]
         # If that leaves nothing, one of them may try: a batch that runs is what corrects an estimate that is wrong.
         trying = next((one for one in late if self._alone(one) <= one.due - now), None)

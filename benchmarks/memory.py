@@ -36,18 +36,23 @@ def _engine(config: Path, threads: int) -> dict[str, float]:
     from server.engine.starting import start_models
     from tome_core.schedule import Schedule
 
-    imports = _megabytes("VmRSS")
+    imports = megabytes("VmRSS")
     given = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
     served, _ = start_models(EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given))
-    loading = _megabytes("VmHWM")
-    _CLEAR.write_text("5")  # proc(5): sets the high-water mark back to what is resident now
+    loading = megabytes("VmHWM")
+    clear_peak()
     for _ in range(ROUNDS):
         for r in LEVELS:
             served[MODEL].runner.seconds([Schedule.constant(r)] * BATCH)
-    return {"imports": imports, "loading": loading - imports, "load": _megabytes("VmHWM") - imports}
+    return {"imports": imports, "loading": loading - imports, "load": megabytes("VmHWM") - imports}
 
 
-def _megabytes(name: str) -> float:
+def clear_peak() -> None:
+    """Set this process's high-water mark back to what is resident now (proc(5))."""
+    _CLEAR.write_text("5")
+
+
+def megabytes(name: str) -> float:
     """A field of /proc/self/status, which is in units of 1024 bytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024 / 1e6

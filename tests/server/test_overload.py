@@ -32,6 +32,7 @@ class TestOverload:
         assert httpx.get(f"{small.url}/readyz").status_code == 200
         assert [finish(connection).status_code for connection in held] == [200] * 3
         assert small.metric('tome_rejected_total{reason="queue-full"}') == 1
+        assert small.metric('tome_requests_total{code="503",model="",route="/classify"}') == 1
 
     def test_files_without_a_slot_get_a_problem_in_their_place(self, small):
         response = httpx.post(f"{small.url}/classify?r=16", files=[("f", ("f", SNEAKER))] * 5, timeout=30)

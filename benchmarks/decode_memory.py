@@ -1,0 +1,105 @@
+"""Peak memory of decoding one image of 50 megapixels, by format: ``python -m benchmarks.decode_memory``.
+
+Each is decoded in a process of its own, as the server does it, for a model of 224 pixels. What counts is the highest
+resident memory meanwhile, less that before, when the encoded bytes are there already.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.memory import clear_peak, megabytes
+from server.messages import Transform
+from server.settings import Settings
+
+SIDE = 7071
+TRANSFORM = Transform((3, 224, 224), "bicubic", 0.9, "center")
+
+
+def picture() -> Image.Image:
+    """A picture of ``SIDE`` x ``SIDE``: shapes large and small, repeated."""
+    random = np.random.default_rng(0)
+    tile = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    repeats = -(-SIDE // 512)
+    return Image.fromarray(np.tile(np.asarray(tile), (repeats, repeats, 1))[:SIDE, :SIDE])
+
+
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
+    """``image`` as a file."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def sixteen_bits(image: Image.Image) -> Image.Image:
+    """``image`` in grey of 16 bits."""
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+CASES: dict[str, Callable[[Image.Image], bytes]] = {
+    "JPEG": lambda image: encode(image, "JPEG"),
+    "JPEG, progressive": lambda image: encode(image, "JPEG", progressive=True),
+    "JPEG, progressive, CMYK": lambda image: encode(image.convert("CMYK"), "JPEG", progressive=True),
+    "JPEG, progressive, turned by EXIF": lambda image: encode(image, "JPEG", progressive=True, exif=turned()),
+    "PNG, RGB": lambda image: encode(image, "PNG", compress_level=1),
+    "PNG, RGB, turned by EXIF": lambda image: encode(image, "PNG", compress_level=1, exif=turned()),
+    "PNG, RGB with transparency": lambda image: encode(image.convert("RGBA"), "PNG", compress_level=1),
+    "PNG, palette": lambda image: encode(image.quantize(), "PNG", compress_level=1),
+    "PNG, grey, 1 bit": lambda image: encode(image.convert("1"), "PNG", compress_level=1),
+    "PNG, grey, 16 bits": lambda image: encode(sixteen_bits(image), "PNG", compress_level=1),
+    "WebP": lambda image: encode(image, "WEBP", method=0),
+    "WebP with transparency": lambda image: encode(image.convert("RGBA"), "WEBP", method=0),
+    "GIF": lambda image: encode(image.quantize(), "GIF"),
+    "BMP": lambda image: encode(image, "BMP"),
+}
+
+
+def turned() -> Image.Exif:
+    """EXIF data that ask for a quarter turn."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def measure(path: Path) -> float:
+    """Megabytes (1e6 bytes) that decoding ``path`` takes at most; run in a process of its own."""
+    from server.decode import decode
+
+    body, limits = path.read_bytes(), Settings.model_fields
+    before = megabytes("VmRSS")
+    clear_peak()
+    decode(body, TRANSFORM, limits["max_pixels"].default, limits["max_side"].default)
+    return megabytes("VmHWM") - before
+
+
+def main() -> int:
+    """Print the table."""
+    image = picture()
+    table = Table("format", "file, MB", "peak, MB", "bytes per pixel", caption=f"{SIDE} x {SIDE} pixels")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image"
+        for name, make in CASES.items():
+            path.write_bytes(make(image))
+            command = [sys.executable, "-m", "benchmarks.decode_memory", str(path)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            peak, size = float(printed), path.stat().st_size / 1e6
+            table.add_row(name, f"{size:.1f}", f"{peak:.0f}", f"{peak * 1e6 / SIDE**2:.1f}")
+    Console(width=None if Console().is_terminal else 100).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(measure(Path(sys.argv[1])))
+    else:
+        sys.exit(main())

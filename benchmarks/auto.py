@@ -17,7 +17,9 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -133,8 +135,8 @@ class Bench:
             shown, taken[r] = plain / forward, forward / images
         return shown, taken["0"] / taken["16"]
 
-    def _run(self, **load: object) -> LoadReport:
-        return asyncio.run(run_load(LoadSpec(url=self.url, pictures=self.pictures, **load)))  # type: ignore[arg-type]
+    def _run(self, **load: Any) -> LoadReport:
+        return asyncio.run(run_load(LoadSpec(url=self.url, pictures=self.pictures, **load)))
 
     def _series(self) -> dict[str, float]:
         """The samples of /metrics by their name, and the bucket where there is one; there is one model."""
@@ -162,14 +164,14 @@ def offline_speedup(config: Path, r: int, threads: int) -> float:
     keep_freed_memory()
     settings = ModelSettings(config=config, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
-    calls = [lambda one=one: runner.seconds([Schedule.constant(one)] * BATCH) for one in (0, r)]  # type: ignore[misc]
+    calls = [partial(runner.seconds, [Schedule.constant(one)] * BATCH) for one in (0, r)]
     plain, merged = (statistics.median(times) for times in alternate(calls, Plan(rounds=9, turn_seconds=0.6)))
     return plain / merged
 
 
-def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], console: Console) -> dict[str, object]:
+def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], console: Console) -> dict[str, Any]:
     """Everything that ``args.parts`` names."""
-    found: dict[str, object] = {"connections": args.connections}
+    found: dict[str, Any] = {"connections": args.connections}
     settings = {"threads": args.threads, "max_batch": BATCH, "levels": ",".join(map(str, LEVELS))}
     with servers.ours(config, PORT, **settings) as url:
         bench = Bench(url, args.connections, accuracy, console)
@@ -195,7 +197,7 @@ def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], 
     return found
 
 
-def markdown(found: dict[str, object]) -> str:
+def markdown(found: dict[str, Any]) -> str:
     """The results in words and a table."""
     lines: list[str] = []
     if "open" in found:
@@ -206,14 +208,14 @@ def markdown(found: dict[str, object]) -> str:
             "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | step of r | accuracy, % |",
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        for row in map(lambda one: Open(**one), found["open"]):  # type: ignore[call-overload]
+        for row in (Open(**one) for one in found["open"]):
             accuracy = "" if row.accuracy is None else f"{row.accuracy:.2f}"
             lines.append(
                 f"| {row.name} | {row.rate:.1f} | {row.in_time:.1%} | {row.refused:.1%} | {row.p50_ms:.0f} | "
                 f"{row.p99_ms:.0f} | {row.mean_r:.1f} | {row.step:.1f} | {accuracy} |"
             )
     if "predictions" in found:
-        errors = Predictions(**found["predictions"])  # type: ignore[arg-type]
+        errors = Predictions(**found["predictions"])
         lines += [
             "",
             f"Of {errors.batches:.0f} batches of mixed r, {errors.within_15:.1%} took within 15% of the prediction, "

@@ -23,8 +23,9 @@ from benchmarks.checkpoints import write_random_model
 from benchmarks.http_report import PEER, Rounds, alone_name, level_name, markdown, write_json
 from benchmarks.parts import measure_parts
 from benchmarks.results import about
-from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form, jpeg
+from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
 from server.engine.device import pick_device, usable_cores
+from server.load.pictures import jpeg
 
 LEVELS = (0, 4, 8, 12, 16)
 ALONE = (0, 16)

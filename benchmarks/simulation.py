@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -26,6 +27,7 @@ from server.engine.calibration import Calibration, Sample
 from server.engine.choosing import Bounds, Estimates, Steady, Waiting
 from server.engine.scheduler import Policy, Scheduler
 from server.engine.warmup import kinds_of
+from server.load.arrivals import Arrivals, arrivals
 from server.messages import Job
 from server.profiles import read_profile
 from server.waiting import Claim, answer_seconds
@@ -45,6 +47,7 @@ VIT_S = Geometry(
 DEVICE: Features = (0.005, 0.0005, 0.0026, 0.0, 0.0086)
 BOUNDS = Bounds(images=32, work=32)
 WINDOW = 5.0
+KINDS: tuple[Arrivals, ...] = ("poisson", "bursty")
 
 
 @dataclass
@@ -145,42 +148,23 @@ class Tally:
         return [abs(means[number + 1] - mean) for number, mean in means.items() if number + 1 in means]
 
 
-def poisson(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
-    """Times of arrivals, one after the other."""
-    clock = source.expovariate(rate)
-    while clock < seconds:
-        yield clock
-        clock += source.expovariate(rate)
-
-
-def bursty(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
-    """The same mean rate in bursts: phases of 2 s on average at 1.8 times the rate, and others at 0.2 times."""
-    clock = 0.0
-    for share in itertools.cycle((1.8, 0.2)):
-        length = source.expovariate(0.5)
-        yield from (clock + when for when in poisson(rate * share, length, source) if clock + when < seconds)
-        clock += length
-        if clock >= seconds:
-            return
-
-
 def simulate(
     contender: Contender,
-    arrivals: Sequence[float],
+    times: Sequence[float],
     deadlines: Sequence[float],
     seed: int = 0,
     device: Device | None = None,
 ) -> Tally:
-    """Serve images that arrive at ``arrivals``, each with one of ``deadlines`` seconds from then, drawn at random."""
-    source, tally = random.Random(seed), Tally(arrived=len(arrivals))
+    """Serve images that arrive at ``times``, each with one of ``deadlines`` seconds from then, drawn at random."""
+    source, tally = random.Random(seed), Tally(arrived=len(times))
     device = device or Device(random.Random(seed + 1))
     warmup = [tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)]
-    times = [device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup]
-    calibration = Calibration(VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, times, strict=True)])
+    taken_each = [device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup]
+    calibration = Calibration(VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, taken_each, strict=True)])
     scheduler = Scheduler(BOUNDS, deadlines[0], lambda model: calibration, contender.policy())
     choices = tuple(map(Schedule.constant, contender.levels))
     fastest = VIT_S.load(choices[-1])
-    coming = [(when, when + source.choice(deadlines)) for when in arrivals]
+    coming = [(when, when + source.choice(deadlines)) for when in times]
     claims: dict[int, Claim] = {}  # of all jobs inside
     clock, began, predicted, place = 0.0, 0.0, 0.0, 0
 
@@ -245,7 +229,7 @@ class Row:
     median_error: float
 
     @classmethod
-    def of(cls, tally: Tally, seconds: float, accuracy: dict[int, float], **what: str | float) -> Row:
+    def of(cls, tally: Tally, seconds: float, accuracy: dict[int, float], **what: Any) -> Row:
         """From what became of the images in ``seconds``."""
         return cls(
             in_time=len(tally.used) / tally.arrived,
@@ -256,19 +240,20 @@ class Row:
             accuracy=statistics.fmean(accuracy[r] for _, r in tally.used) if tally.used else 0.0,
             step_r=max(tally.steps(seconds), default=0.0),
             median_error=statistics.median(tally.errors),
-            **what,  # type: ignore[arg-type]
+            **what,
         )
 
 
 def run(args: argparse.Namespace, accuracy: dict[int, float]) -> Iterator[Row]:
     """Every kind of arrivals, load and contender."""
     batch = BOUNDS.images / capacity(16)
-    for kind in (poisson, bursty):
+    for kind in KINDS:
         for load in args.loads:
-            arrivals = list(kind(load * capacity(0), args.seconds, random.Random(args.seed)))
+            times = arrivals(kind, load * capacity(0), random.Random(args.seed))
+            coming = list(itertools.takewhile(lambda when: when < args.seconds, times))
             for contender in CONTENDERS:
-                tally = simulate(contender, arrivals, [batch * one for one in args.deadlines], args.seed)
-                what = {"arrivals": kind.__name__, "load": load, "contender": contender.name}
+                tally = simulate(contender, coming, [batch * one for one in args.deadlines], args.seed)
+                what = {"arrivals": kind, "load": load, "contender": contender.name}
                 yield Row.of(tally, args.seconds, accuracy, **what)
 
 

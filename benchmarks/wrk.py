@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -10,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import numpy as np
-from PIL import Image
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 _BOUNDARY = "tome-benchmark-boundary"
@@ -38,18 +34,6 @@ class Load:
 
 class FailedRequests(Exception):
     """Some answers were no 2xx, or did not come: the numbers would say nothing."""
-
-
-def jpeg(width: int = 500, height: int = 375) -> bytes:
-    """The same photograph-like picture every time: shapes large and small, so it compresses as photographs do."""
-    random = np.random.default_rng(0)
-    pixels = np.zeros((height, width, 3), np.float32)
-    for scale, weight in ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05)):
-        coarse = random.integers(0, 256, (-(-height // scale), -(-width // scale), 3), np.uint8)
-        pixels += weight * np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    file = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-    return file.getvalue()
 
 
 def bare(image: bytes) -> Body:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -25,8 +24,6 @@ from server.metrics import Metrics
 from server.settings import Settings
 
 log = logging.getLogger("tome.server")
-
-_POLL_SECONDS = 0.02
 
 
 def create_server(settings: Settings) -> FastAPI:
@@ -66,12 +63,8 @@ async def _alive(parts: Parts, drain_seconds: float) -> AsyncIterator[None]:
         attending.add_done_callback(_tell)
         yield
         admission.drain(body_seconds=drain_seconds / 2)
-        end = time.monotonic() + drain_seconds
-        while admission.admitted and time.monotonic() < end:
-            await asyncio.sleep(_POLL_SECONDS)
-        if admission.admitted:
-            log.error("%d requests were cut off", admission.admitted)
-        await engine.stop(0 if admission.admitted else ENGINE_STOP_SECONDS)
+        answered = await admission.answered(drain_seconds)
+        await engine.stop(ENGINE_STOP_SECONDS if answered else 0)
     finally:
         engine.kill()
         await first_of(attending, timeout=ENGINE_STOP_SECONDS)

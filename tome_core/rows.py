@@ -1,8 +1,8 @@
 """Numbers of rows, rounded up to few different ones.
 
-oneDNN compiles its kernels for each number of rows: between half a millisecond and two for one linear layer. The
-numbers of tokens of batches of many schedules hardly ever repeat, so a server would compile for every batch, and keep
-what it compiled. Rows behind the last token cost next to nothing; a buffer that has room for them needs no copy.
+oneDNN compiles its kernels for each number of rows, which can take as long as multiplying. The numbers of tokens of
+batches of many schedules hardly ever repeat, so a server would compile for every batch, and keep what it compiled. Rows
+behind the last token cost next to nothing; a buffer that has room for them needs no copy.
 """
 
 from __future__ import annotations

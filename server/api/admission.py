@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from starlette.requests import Request
 from server.engine.pool import EnginePool, Lease
 from server.errors import Overloaded, SlowBody, TooLarge
 from server.waiting import Claim, retry_after
+
+log = logging.getLogger("tome.server")
+
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,15 @@ class Admission:
         for timer in self._arriving:
             if not timer.expired():
                 timer.reschedule(min(limit, timer.when() or limit))
+
+    async def answered(self, seconds: float, forced: asyncio.Event | None = None) -> bool:
+        """Wait until every request inside is answered, or ``forced`` is set, ``seconds`` at most; whether all are."""
+        end = time.monotonic() + seconds
+        while self.admitted and time.monotonic() < end and not (forced and forced.is_set()):
+            await asyncio.sleep(_POLL_SECONDS)
+        if self.admitted:
+            log.error("%d requests were cut off", self.admitted)
+        return not self.admitted
 
     def check_open(self) -> None:
         """Raises `Overloaded` unless work is taken at all."""

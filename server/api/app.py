@@ -47,8 +47,9 @@ def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metr
         app.include_router(scraping.router)
     problems.install(app, metrics)
     # The last one added is the outermost.
-    image_paths = [route.path for route in image_routes.routes if isinstance(route, APIRoute)]
-    app.add_middleware(Shedding, paths=image_paths, check_room=admission.check_room, metrics=metrics)
+    routes = [*image_routes.routes, *protocol_routes.routes]
+    posts = [route for route in routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())]
+    app.add_middleware(Shedding, routes=posts, check_room=admission.check_room, metrics=metrics)
     app.add_middleware(Access, keys=keys, metrics=metrics)
     if settings.cors_origins:
         # Outside of Access: a preflight has no key, and a page should be able to read that its key was wrong.

@@ -7,7 +7,6 @@ import logging
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from server.settings import Settings
 log = logging.getLogger("tome.server")
 
 ENGINE_STOP_SECONDS = 10.0
-_POLL_SECONDS = 0.02
 
 
 def run(settings: Settings, keys: tuple[str, ...], engine: EnginePool, metrics: Metrics) -> int:
@@ -126,12 +124,7 @@ class Service:
     async def _drain(self) -> bool:
         """Wait until every accepted request is answered; whether that came about."""
         log.info("stopping; %d requests are being answered", self._admission.admitted)
-        end = time.monotonic() + self._settings.drain_timeout
-        while self._admission.admitted and not self._forced.is_set() and time.monotonic() < end:
-            await asyncio.sleep(_POLL_SECONDS)
-        if self._admission.admitted:
-            log.error("%d requests were cut off", self._admission.admitted)
-        return not self._admission.admitted
+        return await self._admission.answered(self._settings.drain_timeout, self._forced)
 
     def _on_signal(self) -> None:
         if self._signalled.is_set():

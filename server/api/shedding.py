@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.observe import Record
@@ -14,23 +15,29 @@ from server.metrics import Metrics
 
 
 class Shedding:
-    """ASGI middleware: answers a POST to one of ``paths`` with 503 before its route is called, while there is no room.
+    """ASGI middleware: answers a POST to one of ``routes`` with 503 before it is called, while there is no room.
 
     Args:
+        routes: those that take images.
         check_room: raises `Overloaded` while no request is let in.
     """
 
-    def __init__(self, app: ASGIApp, paths: Collection[str], check_room: Callable[[], None], metrics: Metrics) -> None:
-        self.app, self.paths, self.check_room, self.metrics = app, frozenset(paths), check_room, metrics
+    def __init__(
+        self, app: ASGIApp, routes: Sequence[APIRoute], check_room: Callable[[], None], metrics: Metrics
+    ) -> None:
+        self.app, self.routes, self.check_room, self.metrics = app, routes, check_room, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in self.paths:
+        if scope["type"] == "http" and scope["method"] == "POST":
             try:
                 self.check_room()
             except Overloaded as error:
-                record: Record = scope["state"]["record"]
-                record.route = path
-                self.metrics.observe_error(error)
-                return await respond(error, record.id)(scope, receive, send)
+                path = route_path(scope)
+                route = next((route for route in self.routes if route.path_regex.match(path)), None)
+                if route is not None:
+                    record: Record = scope["state"]["record"]
+                    record.route = route.path
+                    self.metrics.observe_error(error)
+                    return await respond(error, record.id, path=path)(scope, receive, send)
         await self.app(scope, receive, send)

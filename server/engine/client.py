@@ -257,7 +257,7 @@ def environment() -> dict[str, str]:
     return ours | {
         # Idle OpenMP threads give their core back at once: the API needs it (measured in benchmarks/).
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-        # oneDNN keeps what it compiled for each shape, half a megabyte apiece: 1024 by default.
+        # oneDNN keeps what it compiled for each shape, with large tables; by default of 1024 shapes.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"),
         "PYTHONUNBUFFERED": "1",
         # This very package, and never one of that name in the working directory, which -P leaves out.

@@ -27,6 +27,7 @@ from tome_core.schedule import Schedule
 log = logging.getLogger("tome.engine")
 
 _KILL_SECONDS = 5.0
+_RETRY_SECONDS = 0.1  # for which a `Retry-After`, in whole seconds, holds
 
 
 class Lease:
@@ -93,6 +94,7 @@ class EnginePool:
         self._count, self._target = configs[0].slots, configs[0].target_seconds
         self._free = list(range(self._count))
         self._decoding: dict[int, Claim] = {}  # by slot
+        self._retry, self._retry_known = 0, 0.0  # until when it holds
         self._ids = itertools.count(1)
         self._was_ready = asyncio.Event()
         self.slots: Slots
@@ -130,7 +132,12 @@ class EnginePool:
         """Seconds after which it makes sense to come back: what is queued drained, or an engine started again."""
         if not self.ready:
             return retry_after(min(engine.ready_in for engine in self.engines))
-        return retry_after(min(client.busy_seconds(ahead) for client, ahead in self._ahead(float("inf"))))
+        now = time.monotonic()
+        if now > self._retry_known:
+            # Told to each request that is refused, while all that is queued has to be looked at to find it out.
+            self._retry_known = now + _RETRY_SECONDS
+            self._retry = retry_after(min(client.busy_seconds(ahead) for client, ahead in self._ahead(float("inf"))))
+        return self._retry
 
     def claim(self, model: str, choices: Sequence[Schedule], deadline: float | None) -> Claim:
         """What an image needs of an engine that runs it under the last, the strongest, of ``choices``."""
@@ -195,8 +202,8 @@ class EnginePool:
             raise EngineLost("the model process was lost; please retry", retry_after=self.retry_after())
         job = Job(next(self._ids), slot, model, tuple(choices), top_k, time.monotonic(), deadline, want, normalised)
         client = min(clients, key=lambda client: client.work)
-        self._decoding.pop(slot, None)
-        return client.submit(job, self.claim(model, choices, deadline), work_of(self.models[model], choices[0]))
+        claim = self._decoding.pop(slot, None) or self.claim(model, choices, deadline)
+        return client.submit(job, claim, work_of(self.models[model], choices[0]))
 
     async def run(self) -> None:
         """Keep all engines alive until `stop`. One that cannot be kept is given up, and the others go on.

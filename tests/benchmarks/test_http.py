@@ -17,9 +17,10 @@ from benchmarks.http import main
 from benchmarks.http_report import Rounds, bound, http_seconds, markdown, mixed_ratio
 from benchmarks.parts import Parts, measure_parts
 from benchmarks.results import command_line
-from benchmarks.wrk import Body, FailedRequests, Load, bare, form, jpeg, read
+from benchmarks.wrk import Body, FailedRequests, Load, bare, form, read
 from server.api.multipart import FileParts
 from server.catalog import BUNDLED
+from server.load.pictures import jpeg
 
 LEVELS = (0, 16)
 PARTS = Parts(decode=0.002, images=32, batch={0: 0.64, 16: 0.32}, single={0: 0.030, 16: 0.020})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 from pathlib import Path
@@ -16,13 +17,12 @@ from benchmarks.simulation import (
     Device,
     Row,
     Tally,
-    bursty,
     capacity,
     main,
-    poisson,
     simulate,
 )
 from server.catalog import BUNDLED
+from server.load.arrivals import arrivals
 from server.load.pictures import Picture
 from server.load.record import Record
 from server.load.report import LoadReport
@@ -34,21 +34,18 @@ DEADLINE = 10 * BOUNDS.images / capacity(16)
 SECONDS = 25.0
 
 
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    return list(itertools.takewhile(lambda when: when < seconds, arrivals("poisson", rate, random.Random(seed))))
+
+
 def serve(contender, rate: float, seed: int = 0, deadlines=(DEADLINE,)) -> Tally:
-    tally = simulate(contender, list(poisson(rate, SECONDS, random.Random(seed))), deadlines, seed)
+    tally = simulate(contender, poisson(rate, SECONDS, seed), deadlines, seed)
     assert len(tally.used) + tally.late + tally.refused == tally.arrived
     return tally
 
 
 def in_time(tally: Tally) -> float:
     return len(tally.used) / tally.arrived
-
-
-@pytest.mark.parametrize("make", [poisson, bursty])
-def test_arrivals_have_their_rate(make) -> None:
-    times = list(make(50.0, 400.0, random.Random(0)))
-    assert times == sorted(times)
-    assert len(times) / 400 == pytest.approx(50, rel=0.25)
 
 
 def test_below_the_capacity_of_r0_it_is_the_exact_model() -> None:
@@ -80,9 +77,9 @@ def test_predictions_are_close_on_a_noisy_shared_device() -> None:
 
 def test_a_steady_load_has_a_steady_r() -> None:
     for seed in range(3):
-        arrivals = list(poisson(0.9 * capacity(16), 40.0, random.Random(seed)))
+        times = poisson(0.9 * capacity(16), 40.0, seed)
         device = Device(random.Random(seed), outliers=0.0, shared=1.0)
-        assert max(simulate(AUTO, arrivals, (DEADLINE,), seed, device).steps(40.0)) <= 2
+        assert max(simulate(AUTO, times, (DEADLINE,), seed, device).steps(40.0)) <= 2
 
 
 def test_deadlines_of_several_lengths_are_met_together() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.checkpoints import write_random_model
-from benchmarks.wrk import jpeg
+from server.load.pictures import jpeg
 from tests.chaos.client import Lost, Reply, ask, encode
 from tests.chaos.harness import Arena, Series, Stopwatch, resident_mib, scrape, settle, total
 from tests.chaos.results import Check, Found

@@ -112,6 +112,9 @@ class TestBounds:
         with small.connect() as connection:
             connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
             assert_error(read_response(connection), 503, "waiting already")
+        refused = {"code": "503", "model": "", "route": "/v2/models/{name}/infer"}  # before its route was called
+        labels = ",".join(f'{name}="{value}"' for name, value in refused.items())
+        assert small.metric(f"tome_requests_total{{{labels}}}") >= 1
         for connection, rest in held:
             connection.sendall(rest)
             with connection:

@@ -1,11 +1,11 @@
-"""A client of tome-serve: ``pip install 'tome-serve[client]'``.
+"""A client of tome-serve. It needs httpx: ``pip install '.[client]'`` in a checkout.
 
     from tome_client import Client
 
     with Client("http://127.0.0.1:8000") as client:
         print(client.classify("shoe.jpg", r=16).label)
 
-It needs httpx, and nothing that the server needs. `AsyncClient` has the same methods as coroutines.
+The package needs nothing that the server needs. `AsyncClient` has the same methods as coroutines.
 """
 
 from tome_client.asynchronous import AsyncClient

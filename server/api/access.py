@@ -57,7 +57,7 @@ class Access:
         self.metrics.observe_error(error)
         # RFC 6750, section 3: an error code only where there were credentials.
         challenge = 'Bearer realm="tome-serve"' + (', error="invalid_token"' if given else "")
-        response = respond(error, scope["state"]["record"].id, {"WWW-Authenticate": challenge}, scope["path"])
+        response = respond(error, scope["state"]["record"].id, {"WWW-Authenticate": challenge}, route_path(scope))
         await response(scope, receive, send)
 
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.problems import respond
+from server.api.proxies import route_path
 from server.errors import RequestError
 from server.metrics import Metrics
 
@@ -82,7 +83,7 @@ class Observe:
             if status:
                 raise  # too late to say so; the server cuts the connection
             error = RequestError("the server failed; the fault is not in the request")
-            problem = respond(error, record.id, path=scope["path"])
+            problem = respond(error, record.id, path=route_path(scope))
             await problem(scope, receive, send_with_id)
         finally:
             self.metrics.inflight_requests.dec()

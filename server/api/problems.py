@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from server import errors
+from server.api.proxies import route_path
 from server.api.schemas import Problem
 from server.errors import InvalidParameter, MethodNotAllowed, NotFound, RequestError
 from server.metrics import Metrics
@@ -34,7 +35,7 @@ def describe(error: RequestError, request_id: str | None = None) -> Problem:
 def respond(
     error: RequestError, request_id: str | None = None, headers: dict[str, str] | None = None, path: str = ""
 ) -> Response:
-    """The answer of a request for ``path`` that fails with ``error``."""
+    """The answer of a request for ``path``, as routes know it, that fails with ``error``."""
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
@@ -55,13 +56,13 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_request_error(request: Request, error: RequestError) -> Response:
         metrics.observe_error(error)
-        return respond(error, request.state.record.id, path=request.url.path)
+        return respond(error, request.state.record.id, path=route_path(request.scope))
 
     async def on_http_exception(request: Request, error: HTTPException) -> Response:
         known = translate(error, request)
         metrics.observe_error(known)
         allow = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
-        return respond(known, request.state.record.id, allow, request.url.path)
+        return respond(known, request.state.record.id, allow, route_path(request.scope))
 
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         return await on_request_error(request, InvalidParameter("a parameter has a value that is not allowed"))

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 # What a page of another origin may send and read beside what every page may (Fetch standard, section 3.3).
 _ASKED = ("Authorization", "X-API-Key", "X-Request-ID", "Inference-Header-Content-Length")
-_ANSWERED = ("X-Request-ID", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
+_ANSWERED = ("X-Request-ID", "Server-Timing", "Retry-After", "X-Tome-R", "Inference-Header-Content-Length")
 
 
 class RootPath:

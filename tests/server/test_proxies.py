@@ -74,6 +74,9 @@ def test_the_path_in_front(proxy):
     assert httpx.get(f"{proxy}/readyz").status_code == 200
     assert httpx.post(f"{proxy}/classify", content=SNEAKER, headers=KEY).json()["r"] == "0"
     assert_problem(httpx.get(f"{proxy}/nothing", headers=KEY), 404, "not-found")
+    for key, status in ((KEY, 404), ({}, 401)):
+        answer = httpx.get(f"{proxy}/v2/models/nothing", headers=key)
+        assert (answer.status_code, list(answer.json())) == (status, ["error"])
     # What the page of the API loads is beside it, and its server's address is what the client sees.
     assert httpx.get(f"{proxy}/openapi.json").json()["servers"] == [{"url": "/vision"}]
 
@@ -137,7 +140,8 @@ class TestPagesOfOtherOrigins:
             answer = httpx.post(f"{proxied.url}/classify", content=SNEAKER, headers={"Origin": PAGE, **key})
             assert answer.status_code == status
             assert answer.headers["access-control-allow-origin"] == PAGE
-            assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert {"X-Request-ID", "X-Tome-R"} <= set(exposed)
         answer = httpx.post(f"{proxied.url}/classify", content=SNEAKER, headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in answer.headers
 

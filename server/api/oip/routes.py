@@ -14,6 +14,7 @@ from server.api.oip.requests import HEADER, OUTPUTS, InferRequest, read_request
 from server.api.oip.responses import VERSION, write_response
 from server.api.params import find_model
 from server.api.problems import respond as respond_problem
+from server.api.proxies import route_path
 from server.api.routes import NAME, FromApp, Parts, parts_of
 from server.api.routes import VERSION as SERVER_VERSION
 from server.errors import EngineLost, NotFound, Overloaded, UnsupportedFormat
@@ -73,7 +74,7 @@ async def live(request: Request, parts: FromApp) -> Any:
     """As `/healthz`."""
     if parts.engine.given_up:
         error = EngineLost("the models cannot be loaded any more")
-        return respond_problem(error, request.state.record.id, path=request.url.path)
+        return respond_problem(error, request.state.record.id, path=route_path(request.scope))
     return {"live": True}
 
 
@@ -136,5 +137,5 @@ def readiness(request: Request, parts: Parts, answer: dict[str, Any]) -> Respons
     try:
         parts.admission.check_open()
     except Overloaded as error:
-        return respond_problem(error, request.state.record.id, path=request.url.path)
+        return respond_problem(error, request.state.record.id, path=route_path(request.scope))
     return JSONResponse(answer)

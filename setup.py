@@ -8,7 +8,7 @@ setup(
     ext_modules=[
         Extension(
             "tome_core.native._kernels",
-            sources=[f"tome_core/native/{name}.cpp" for name in ("attention", "merging", "norm")],
+            sources=[f"tome_core/native/{name}.cpp" for name in ("attention", "linear", "merging", "norm")],
             depends=["tome_core/native/simd.h", "tome_core/native/products.h"],
             language="c++",
             optional=True,

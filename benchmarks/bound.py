@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tome_core
+from tome_core import native
 
 # Rows, inputs, outputs: large squares, and the linear layers of ViT-S and ViT-B on 32 images of 197 tokens.
 SHAPES = (
@@ -48,7 +49,7 @@ def bound_seconds(macs: int, flops_per_s: float) -> float:
 
 
 def gemms(dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> Iterator[Gemm]:
-    """Every shape, by PyTorch's linear layer and, on a CPU, by oneDNN's with packed weights."""
+    """Every shape, by PyTorch's linear layer and, on a CPU, by oneDNN's with packed weights and by our own kernel."""
     for rows, inputs, outputs in shapes:
         x = torch.randn(rows, inputs, device=device).to(dtype)
         weight = torch.randn(outputs, inputs, device=device).to(dtype)
@@ -56,6 +57,8 @@ def gemms(dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, 
         yield Gemm(f"linear {shape}", flops, partial(F.linear, x, weight))
         if device.type == "cpu" and (packed := _packed(x, weight)) is not None:
             yield Gemm(f"packed linear {shape}", flops, packed)
+        if device.type == "cpu" and native.multiplies(weight):
+            yield Gemm(f"our linear {shape}", flops, partial(native.linear, x, native.pack_linear(weight, None)))
 
 
 def fastest_gemm(candidates: Iterator[Gemm], synchronize: Callable[[], None]) -> Gemm:

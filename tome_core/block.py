@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
@@ -52,7 +53,8 @@ def run_block(
     """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
     packed = _attend_and_merge(block, merging, plan, index, packed, positional)
     branch = block.mlp(packed.tokens)
-    return replace(packed, tokens=packed.tokens + _drop_path(block.drop_path2, branch, plan, index + 1))
+    branch = _drop_path(block.drop_path2, branch, plan, index + 1)
+    return replace(packed, tokens=_add(branch, packed.tokens))
 
 
 def _attend_and_merge(
@@ -68,8 +70,15 @@ def _attend_and_merge(
     strategy = merging.strategy
     attended = strategy.attend(merging, plan, index, packed, (q, k, v), positional, block.attention_dropout)
     branch = block.attention_output(attended, h)
-    packed = replace(packed, tokens=x + _drop_path(block.drop_path1, branch, plan, index))
+    packed = replace(packed, tokens=_add(_drop_path(block.drop_path1, branch, plan, index), x))
     return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
+
+
+def _add(branch: Tensor, tokens: Tensor) -> Tensor:
+    """The sum, in the place of ``branch``, which nobody else has, unless gradients are computed."""
+    if torch.is_grad_enabled() or branch.dtype != tokens.dtype:  # they differ under autocast
+        return tokens + branch
+    return branch.add_(tokens)
 
 
 def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:

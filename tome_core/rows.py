@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tome_core.workspace import WORKSPACE
+
 _FINEST = 8  # rows
 _STEPS = 32  # in each doubling: 3% more rows at most, from 256 on
 
@@ -22,7 +24,7 @@ def rounded(rows: int) -> int:
 
 def empty_rows(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised ``(rows, width)`` on the CPU, with room behind it for `with_room`."""
-    return torch.empty(rounded(rows), width, dtype=dtype)[:rows]
+    return WORKSPACE.empty(rounded(rows), width, dtype=dtype)[:rows]
 
 
 def with_room(x: Tensor) -> Tensor:

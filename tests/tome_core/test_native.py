@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tome_core import native
 from tome_core.attention import explicit_attention
-from tome_core.layers import PackedLinear, PackedPatches, packs
+from tome_core.layers import pack_patches
+from tome_core.linears import KernelLinear, OneDnnLinear, PackedLinear, onednn_works, pack_linear
 from tome_core.matching import Bipartite
 from tome_core.merge import merge
 
@@ -139,19 +140,71 @@ def test_normalisation_of_pixels(batch: int, channels: int, height: int, width: 
     torch.testing.assert_close(got, expected, rtol=8e-3 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
 
 
+@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 200), dtypes, st.booleans(), st.integers(0, 99))
+def test_linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype, gelu: bool, seed: int) -> None:
+    inputs *= 2
+    x, weight = random(rows, inputs, seed=seed, dtype=dtype), random(outputs, inputs, seed=seed + 1, dtype=dtype)
+    bias = None if seed % 5 == 0 else random(outputs, seed=seed + 2, dtype=dtype)
+    packed = native.pack_linear(weight, bias)
+    got = native.linear(x, packed, gelu)
+    expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    expected = F.gelu(expected) if gelu else expected
+    torch.testing.assert_close(got.double(), expected, rtol=8e-3 if dtype == torch.bfloat16 else 1e-5, atol=4e-5)
+    for part in (slice(rows // 3, None), slice(0, rows // 2)):
+        assert torch.equal(native.linear(x[part], packed, gelu), got[part])  # whichever rows are beside them
+
+
+@given(st.integers(1, 2000), st.integers(1, 20), st.integers(1, 70), st.integers(1, 90), dtypes, st.integers(0, 99))
+def test_mlp(rows: int, inputs: int, hidden: int, outputs: int, dtype: torch.dtype, seed: int) -> None:
+    x, *weights = (
+        random(*shape, seed=seed, dtype=dtype)
+        for shape in ((rows, 2 * inputs), (2 * hidden, 2 * inputs), (outputs, 2 * hidden))
+    )
+    first, second = (native.pack_linear(weight, weight[:, 0]) for weight in weights)
+    expected = native.linear(native.linear(x, first, gelu=True), second)
+    assert torch.equal(native.mlp(x, first, second), expected)
+
+
+@given(st.floats(-30, 30, width=32) | st.floats(-(2.0**99), 2.0**99, width=32))
+def test_gelu(x: float) -> None:
+    value = torch.tensor([[x]])
+    got = native.linear(value, native.pack_linear(torch.ones(1, 1), None), gelu=True)
+    torch.testing.assert_close(got.double(), F.gelu(value.double()), rtol=1e-6, atol=4e-7)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    x = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0], [float("-inf"), 1.0], [1.0, 1.0]])
+    for dtype in TOLERANCE:
+        packed = native.pack_linear(torch.ones(70, 2, dtype=dtype), None)
+        for gelu in (False, True):
+            out = native.linear(x.to(dtype), packed, gelu)
+            assert out[0].isnan().all() and not out[1:3].isfinite().all() and out[3].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [KernelLinear, OneDnnLinear])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_packed_layers(dtype: torch.dtype) -> None:
-    assert packs(dtype)
+def test_packed_layers(kind: type[PackedLinear], dtype: torch.dtype) -> None:
+    assert onednn_works(dtype)
     linear = torch.nn.Linear(40, 24).to(dtype)
     x = random(3, 5, 40, seed=0, dtype=dtype)
-    torch.testing.assert_close(PackedLinear(linear)(x), linear(x), rtol=2e-2, atol=TOLERANCE[dtype])
-    torch.testing.assert_close(PackedLinear(linear, gelu=True)(x), F.gelu(linear(x)), rtol=2e-2, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(kind(linear)(x), linear(x), rtol=2e-2, atol=TOLERANCE[dtype])
+    torch.testing.assert_close(kind(linear, gelu=True)(x), F.gelu(linear(x)), rtol=2e-2, atol=TOLERANCE[dtype])
     convolution = torch.nn.Conv2d(3, 24, (4, 2), (4, 2)).to(dtype)
     images = random(2, 3, 17, 13, seed=1, dtype=dtype)
-    torch.testing.assert_close(
-        PackedPatches(convolution)(images), convolution(images), rtol=2e-2, atol=TOLERANCE[dtype]
-    )
+    patches = pack_patches(convolution)
+    assert patches is not None
+    torch.testing.assert_close(patches(images), convolution(images), rtol=2e-2, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("inputs", "kind"), [(40, KernelLinear), (41, OneDnnLinear)])
+def test_an_odd_number_of_inputs_is_for_onednn_in_bfloat16(inputs: int, kind: type[PackedLinear]) -> None:
+    if (amx := "amx_bf16" in Path("/proc/cpuinfo").read_text()) and inputs % 2 == 0:
+        kind = OneDnnLinear
+    kernels = native.library()
+    assert kernels is not None and bool(kernels.tome_has_amx()) == amx
+    assert native.multiplies(torch.empty(3, inputs))
+    assert type(pack_linear(torch.nn.Linear(inputs, 3).bfloat16())) is kind
 
 
 def test_without_the_kernels_one_line_says_so_and_answers_are_the_same(tmp_path: Path) -> None:

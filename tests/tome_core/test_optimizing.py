@@ -15,7 +15,7 @@ from tests.tome_core.test_eva import make_eva
 from tests.tome_core.test_relative import BEITS
 from tests.tome_core.test_relative import make as make_beit
 from tome_core import Schedule, native, optimize, patch
-from tome_core.layers import packs
+from tome_core.linears import onednn_works
 from tome_core.native.strategy import Kernels
 
 R: list[Any] = [*range(9), Schedule.linear(4, -1), Schedule.per_layer([8, 0, 1]), [0, 8, 3, 3, 1, 0, 8, 5]]
@@ -112,7 +112,7 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
     fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)))
     kinds = {type(module) for module in fast.modules()}
     assert LayerScale not in kinds
-    assert (nn.Linear in kinds, nn.Conv2d in kinds) == (not packs(torch.float32),) * 2
+    assert (nn.Linear in kinds, nn.Conv2d in kinds) == (not native.available() and not onednn_works(torch.float32),) * 2
     assert (nn.LayerNorm in kinds) == (not native.available())
     assert isinstance(fast.merging.strategy, Kernels) == native.available()
 

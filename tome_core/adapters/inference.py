@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import GELU, GluMlp, LayerNorm, LayerScale, Mlp, SwiGLU
 from torch import nn
 
 from tome_core import native
-from tome_core.layers import KernelLayerNorm, PackedLinear, PackedPatches, packs
+from tome_core.layers import KernelLayerNorm, pack_patches
+from tome_core.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 _MLPS = (Mlp, GluMlp, SwiGLU)
@@ -47,7 +48,7 @@ def join_biases(network: nn.Module) -> None:
 
 
 def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
-    """Put the layers of `tome_core.layers` in the place of plain ones, in place; only what works here is replaced."""
+    """Put the layers of `tome_core.layers` and `linears` in the place of plain ones, where they work here, in place."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             faster = _faster(layer, dtype)
@@ -55,13 +56,18 @@ def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, faster)
         if type(parent) is Mlp and isinstance(parent.fc1, PackedLinear) and _is_gelu(parent.act):
             parent.fc1.gelu, parent.act = True, nn.Identity()
+    for parent in list(network.modules()):
+        for name, mlp in list(parent.named_children()):
+            if _is_kernel_mlp(mlp):
+                fc1, fc2 = cast(KernelLinear, mlp.fc1), cast(KernelLinear, mlp.fc2)
+                setattr(parent, name, KernelMlp(fc1, fc2))
 
 
 def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    if type(layer) is nn.Linear and packs(dtype):
-        return PackedLinear(layer)
-    if type(layer) is nn.Conv2d and packs(dtype) and _is_patchwise(layer):
-        return PackedPatches(layer)
+    if type(layer) is nn.Linear:
+        return pack_linear(layer)
+    if type(layer) is nn.Conv2d and _is_patchwise(layer):
+        return pack_patches(layer)
     if isinstance(layer, nn.LayerNorm) and native.supports(dtype) and _is_kernel_norm(layer):
         return KernelLayerNorm(layer)
     return None
@@ -69,6 +75,12 @@ def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
 
 def _is_gelu(module: Any) -> bool:
     return type(module) in (nn.GELU, GELU) and getattr(module, "approximate", "none") == "none"
+
+
+def _is_kernel_mlp(mlp: Any) -> bool:
+    if type(mlp) is not Mlp or type(mlp.norm) is not nn.Identity:
+        return False
+    return isinstance(mlp.fc1, KernelLinear) and mlp.fc1.gelu and isinstance(mlp.fc2, KernelLinear)
 
 
 def _is_patchwise(layer: nn.Conv2d) -> bool:

@@ -1,60 +1,31 @@
-"""Kernels for x86 processors with AVX-512 and bfloat16: attention, merging and norms over packed buffers.
+"""Kernels for x86 processors with AVX-512 and bfloat16: linear layers, attention, merging and norms of packed buffers.
 
 They are compiled when the package is installed and a compiler is there; `available` says whether they can be used. All
-work in float32 inside, on contiguous buffers of float32 or bfloat16, image by image: an image's result does not depend
-on who shares its batch. OpenMP is PyTorch's own, so ``torch.set_num_threads`` holds here too.
+work in float32 inside, on contiguous buffers of float32 or bfloat16, image by image or row by row: an image's result
+does not depend on who shares its batch. OpenMP is PyTorch's own, so ``torch.set_num_threads`` holds here too.
 """
 
 from __future__ import annotations
 
-import ctypes
-import logging
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from tome_core.native.library import DTYPES, call, library
 from tome_core.rows import empty_rows
 
-DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+__all__ = ["DTYPES"]
+
 LANES = 16  # the width of a head must be a multiple of it
-
-_log = logging.getLogger(__name__)
-_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-_SIGNATURES = {
-    "attention": [_POINTER] * 3 + [_INT] * 3 + [_POINTER] * 2 + [_INT] * 3 + [_FLOAT, _POINTER],
-    "merge": [_POINTER] * 2 + [_INT] + [_POINTER] * 3 + [_INT] * 5 + [_POINTER] * 4,
-    "layer_norm": [_POINTER] * 3 + [_INT] * 2 + [_FLOAT, _POINTER],
-    "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
-}
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
-    """The compiled kernels; None, with one line in the log, where they are missing or not for this processor."""
-    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
-    if not found:
-        _log.warning("the CPU kernels are not compiled (no C++ compiler at installation?); PyTorch's are used instead")
-        return None
-    try:
-        library = ctypes.CDLL(str(found[0]))  # its OpenMP symbols are those that torch has loaded
-    except OSError as error:
-        _log.warning("the CPU kernels cannot be loaded, PyTorch's are used instead: %s", error)
-        return None
-    if not library.tome_supported():
-        _log.info("this processor lacks AVX-512 with bfloat16; PyTorch's kernels are used")
-        return None
-    for name, arguments in _SIGNATURES.items():
-        for suffix in DTYPES.values():
-            function = getattr(library, f"tome_{name}_{suffix}")
-            function.argtypes, function.restype = arguments, None
-    return library
+_PANEL = 64  # outputs of a linear layer that are computed together
+_MLP_ROWS = 8 * 48  # for each thread: eight blocks, so that none waits long for the others
 
 
 def available() -> bool:
     """Whether the kernels of this package can run here."""
-    return _library() is not None
+    return library() is not None
 
 
 def supports(dtype: torch.dtype) -> bool:
@@ -62,12 +33,67 @@ def supports(dtype: torch.dtype) -> bool:
     return dtype in DTYPES and available()
 
 
+def multiplies(weight: Tensor) -> bool:
+    """Whether `linear` is the fastest way to multiply by ``weight (out, in)``.
+
+    With AMX, which `linear` does not use, oneDNN is much faster in bfloat16.
+    """
+    if not supports(weight.dtype) or weight.shape[1] % _pair(weight.dtype):
+        return False
+    kernels = library()
+    return weight.dtype == torch.float32 or (kernels is not None and not kernels.tome_has_amx())
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight ``(out, in)`` in panels of 64 outputs, zeros behind the last, and the bias in float32."""
+
+    panels: Tensor
+    bias: Tensor
+    outputs: int
+
+
+def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedWeight:
+    """``weight (out, in)`` and ``bias (out,)`` in the order in which `linear` reads them."""
+    outputs, inputs = weight.shape
+    room, pair = (0, -outputs % _PANEL), _pair(weight.dtype)
+    padded = F.pad(weight, (0, 0, *room)).view(-1, _PANEL, inputs // pair, pair)
+    bias = weight.new_zeros(outputs) if bias is None else bias.detach()
+    return PackedWeight(padded.transpose(1, 2).contiguous(), F.pad(bias.float(), room), outputs)
+
+
+def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
+    """``x (T, in)`` times ``weight`` plus its bias, ``(T, out)``, through GELU (arXiv 1606.08415) where asked."""
+    x = x.contiguous()
+    rows, inputs = x.shape
+    out = empty_rows(rows, weight.outputs, x.dtype)
+    call("linear", x.dtype, x, weight.panels, weight.bias, rows, inputs, weight.outputs, gelu, out)
+    return out
+
+
+def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
+    """`linear` with GELU by ``first``, then `linear` by ``second``: ``(T, in)`` -> ``(T, out)``, the same bits."""
+    x = x.contiguous()
+    rows, inputs = x.shape
+    if rows < _MLP_ROWS * torch.get_num_threads():  # too few to divide among threads by rows alone
+        return linear(linear(x, first, gelu=True), second)
+    out = empty_rows(rows, second.outputs, x.dtype)
+    weights = first.panels, first.bias, second.panels, second.bias
+    call("mlp", x.dtype, x, *weights, rows, inputs, first.outputs, second.outputs, out)
+    return out
+
+
+def _pair(dtype: torch.dtype) -> int:
+    """Inputs that one instruction multiplies and adds."""
+    return 4 // dtype.itemsize
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Layer norm of each row of ``x (..., D)`` (arXiv 1607.06450); ``weight`` and ``bias (D,)`` are float32."""
     x = x.contiguous()
     rows, dim = x.numel() // x.shape[-1], x.shape[-1]
     out = empty_rows(rows, dim, x.dtype)
-    _call("layer_norm", x, _at(x), _at(weight), _at(bias), rows, dim, eps, _at(out))
+    call("layer_norm", x.dtype, x, weight, bias, rows, dim, eps, out)
     return out.view(x.shape)
 
 
@@ -77,8 +103,8 @@ def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) 
     scale, shift = (values.expand(pixels.shape[1]).contiguous() for values in (scale, shift))
     out = torch.empty(pixels.shape, dtype=dtype)
     batch, channels, height, width = pixels.shape
-    planes = _at(pixels), _at(scale), _at(shift), batch * channels, channels
-    _call("normalise", out, *planes, height * width, _at(out))
+    planes = pixels, scale, shift, batch * channels, channels
+    call("normalise", dtype, *planes, height * width, out)
     return out
 
 
@@ -98,8 +124,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
     out = empty_rows(tokens, heads * depth, q.dtype)
     bias = None if sizes is None else sizes.log()
     strides = q.stride(0), k.stride(0), v.stride(0)
-    where = _at(bias), _at(offsets), len(offsets) - 1
-    _call("attention", q, _at(q), _at(k), _at(v), *strides, *where, heads, depth, depth**-0.5, _at(out))
+    where = bias, offsets, len(offsets) - 1
+    call("attention", q.dtype, q, k, v, *strides, *where, heads, depth, depth**-0.5, out)
     return out
 
 
@@ -122,24 +148,12 @@ def merge(
     x, keys = x.contiguous(), _dense_heads(keys)
     tokens, dim = x.shape
     left = int(out_offsets[-1])
-    out, out_sizes = x.new_empty(left, dim), x.new_empty(left, dtype=torch.float32)
+    out, out_sizes = empty_rows(left, dim, x.dtype), x.new_empty(left, dtype=torch.float32)
     dest, merged = x.new_empty(tokens, dtype=torch.int64), x.new_empty(tokens, dtype=torch.bool)
-    where = _at(sizes), _at(offsets), _at(out_offsets), len(offsets) - 1
+    where = sizes, offsets, out_offsets, len(offsets) - 1
     shape = dim, keys.shape[1], keys.shape[2], prefix
-    _call(
-        "merge", x, _at(x), _at(keys), keys.stride(0), *where, *shape, _at(out), _at(out_sizes), _at(dest), _at(merged)
-    )
+    call("merge", x.dtype, x, keys, keys.stride(0), *where, *shape, out, out_sizes, dest, merged)
     return out, out_sizes, dest, merged
-
-
-def _call(name: str, like: Tensor, *arguments: object) -> None:
-    library = _library()
-    assert library is not None, "check available() first"
-    getattr(library, f"tome_{name}_{DTYPES[like.dtype]}")(*arguments)
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _dense_heads(x: Tensor) -> Tensor:

@@ -1,13 +1,17 @@
 // Layer normalisation (arXiv 1607.06450, equation 4) of rows, and normalisation of pixels; weights in float32.
+#include <cpuid.h>
+
 #include <cmath>
 
 #include "simd.h"
 
 namespace {
 
+constexpr int64_t kWorthWaking = 1 << 18;  // values; fewer are done before another thread has woken up
+
 template <class T>
 void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps, T* out) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * dim > kWorthWaking)
     for (int64_t row = 0; row < rows; row++) {
         const T* in = x + row * dim;
         __m512 sum = _mm512_setzero_ps();
@@ -70,5 +74,11 @@ int tome_supported() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
+}
+
+// Whether it multiplies matrices of bfloat16 in tiles (Intel's manual, volume 2, CPUID leaf 7).
+int tome_has_amx() {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22;
 }
 }

@@ -1,0 +1,54 @@
+"""The compiled library of kernels: found, loaded and called with ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+_log = logging.getLogger(__name__)
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_SIGNATURES = {
+    "attention": [_POINTER] * 3 + [_INT] * 3 + [_POINTER] * 2 + [_INT] * 3 + [_FLOAT, _POINTER],
+    "merge": [_POINTER] * 2 + [_INT] + [_POINTER] * 3 + [_INT] * 5 + [_POINTER] * 4,
+    "layer_norm": [_POINTER] * 3 + [_INT] * 2 + [_FLOAT, _POINTER],
+    "linear": [_POINTER] * 3 + [_INT] * 3 + [ctypes.c_int, _POINTER],
+    "mlp": [_POINTER] * 5 + [_INT] * 4 + [_POINTER],
+    "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None, with one line in the log, where they are missing or not for this processor."""
+    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    if not found:
+        _log.warning("the CPU kernels are not compiled (no C++ compiler at installation?); PyTorch's are used instead")
+        return None
+    try:
+        kernels = ctypes.CDLL(str(found[0]))  # its OpenMP symbols are those that torch has loaded
+    except OSError as error:
+        _log.warning("the CPU kernels cannot be loaded, PyTorch's are used instead: %s", error)
+        return None
+    if not kernels.tome_supported():
+        _log.info("this processor lacks AVX-512 with bfloat16; PyTorch's kernels are used")
+        return None
+    for name, arguments in _SIGNATURES.items():
+        for suffix in DTYPES.values():
+            function = getattr(kernels, f"tome_{name}_{suffix}")
+            function.argtypes, function.restype = arguments, None
+    return kernels
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+    """Run kernel ``name`` for ``dtype``. Tensors, which are dense, are given as the address of their data."""
+    kernels = library()
+    assert kernels is not None, "check available() first"
+    given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
+    getattr(kernels, f"tome_{name}_{DTYPES[dtype]}")(*given)

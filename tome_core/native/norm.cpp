@@ -7,11 +7,12 @@
 
 namespace {
 
+constexpr int64_t kRowsAtOnce = 32;        // a thread that others hold up takes fewer
 constexpr int64_t kWorthWaking = 1 << 18;  // values; fewer are done before another thread has woken up
 
 template <class T>
 void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps, T* out) {
-#pragma omp parallel for schedule(static) if (rows * dim > kWorthWaking)
+#pragma omp parallel for schedule(dynamic, kRowsAtOnce) if (rows * dim > kWorthWaking)
     for (int64_t row = 0; row < rows; row++) {
         const T* in = x + row * dim;
         __m512 sum = _mm512_setzero_ps();
@@ -37,7 +38,7 @@ void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows
 template <class T>
 void normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
                int64_t size, T* out) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(dynamic)
     for (int64_t plane = 0; plane < planes; plane++) {
         const __m512 times = _mm512_set1_ps(scale[plane % channels]), plus = _mm512_set1_ps(shift[plane % channels]);
         for (int64_t i = 0; i < size; i += kLanes) {

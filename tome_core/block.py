@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
@@ -39,11 +38,11 @@ class Block(Protocol):
         ...
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
-        """The branch's output ``(T, D)`` from ``attended (T, H * d)`` and what `attention_input` gave."""
+        """The branch's output ``(T, D)``, a new tensor, from ``attended (T, H * d)`` and `attention_input`'s."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:
-        """The second branch, ``(T, D)``, normalisation included."""
+        """The second branch, ``(T, D)``, normalisation included: a new tensor."""
         ...
 
 
@@ -54,7 +53,7 @@ def run_block(
     packed = _attend_and_merge(block, merging, plan, index, packed, positional)
     branch = block.mlp(packed.tokens)
     branch = _drop_path(block.drop_path2, branch, plan, index + 1)
-    return replace(packed, tokens=_add(branch, packed.tokens))
+    return replace(packed, tokens=_add(merging, branch, packed.tokens))
 
 
 def _attend_and_merge(
@@ -70,15 +69,13 @@ def _attend_and_merge(
     strategy = merging.strategy
     attended = strategy.attend(merging, plan, index, packed, (q, k, v), positional, block.attention_dropout)
     branch = block.attention_output(attended, h)
-    packed = replace(packed, tokens=_add(_drop_path(block.drop_path1, branch, plan, index), x))
+    packed = replace(packed, tokens=_add(merging, _drop_path(block.drop_path1, branch, plan, index), x))
     return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
 
 
-def _add(branch: Tensor, tokens: Tensor) -> Tensor:
-    """The sum, in the place of ``branch``, which nobody else has, unless gradients are computed."""
-    if torch.is_grad_enabled() or branch.dtype != tokens.dtype:  # they differ under autocast
-        return tokens + branch
-    return branch.add_(tokens)
+def _add(merging: Merging, branch: Tensor, tokens: Tensor) -> Tensor:
+    """The sum of two ``(T, D)``, in the place of ``branch`` if that is allowed."""
+    return branch.add_(tokens) if merging.in_place and branch.dtype == tokens.dtype else tokens + branch
 
 
 def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:

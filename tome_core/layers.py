@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tome_core import native
 from tome_core.linears import PackedLinear, pack_linear
+from tome_core.rows import empty_rows
 
 
 class PackedPatches(nn.Module):
@@ -22,8 +23,10 @@ class PackedPatches(nn.Module):
         height, width = self.patch
         rows, columns = images.shape[2] // height, images.shape[3] // width
         images = images[:, :, : rows * height, : columns * width]
-        pixels = images.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
-        return self.linear(pixels.flatten(3).flatten(0, 2)).view(len(images), rows, columns, -1).permute(0, 3, 1, 2)
+        patches = images.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
+        pixels = empty_rows(patches.shape[:3].numel(), self.linear.in_features, images.dtype)
+        pixels.view(patches.shape).copy_(patches)
+        return self.linear(pixels).view(len(images), rows, columns, -1).permute(0, 3, 1, 2)
 
 
 def pack_patches(convolution: nn.Conv2d) -> PackedPatches | None:

@@ -28,6 +28,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.gelu = linear.in_features, linear.out_features, gelu
         self.bias = linear.bias
+        # Packed weights are neither parameters nor buffers: they take part in neither state_dict nor .to().
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
@@ -56,10 +57,12 @@ class KernelLinear(PackedLinear):
 
 
 class KernelMlp(nn.Module):
-    """Two layers with GELU between them, whose hidden values are never all there at once."""
+    """Two layers with GELU between them; of large batches the hidden values are never all there at once."""
 
     def __init__(self, fc1: KernelLinear, fc2: KernelLinear) -> None:
         super().__init__()
+        if fc2.in_features != fc1.out_features:
+            raise ValueError(f"{fc1.out_features} outputs are no {fc2.in_features} inputs")
         self.fc1, self.fc2 = fc1, fc2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class OneDnnLinear(PackedLinear):
 
 def pack_linear(linear: nn.Linear) -> PackedLinear | None:
     """``linear`` as the fastest layer that works here, or None where that is ``linear`` itself."""
-    if native.multiplies(linear.weight):
+    if native.multiplies_fastest(linear.weight):
         return KernelLinear(linear)
     return OneDnnLinear(linear) if onednn_works(linear.weight.dtype) else None
 

@@ -210,6 +210,7 @@ class MergedViT(nn.Module):
             sources=places if trace else None,
             positions=places if positional is not None else None,
         )
+        del x  # a generator keeps its variables, and blocks need the memory
         yield plan, packed
         save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
         for index, block in enumerate(adapter.blocks):

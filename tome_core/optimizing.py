@@ -53,8 +53,9 @@ def merging_for(merging: Merging, device: str, dtype: torch.dtype, *, flash: boo
         flash: whether flash attention runs there.
     """
     if device == "cpu":
-        strategy = Kernels() if native.supports(dtype) else merging.strategy
-        return replace(merging, attend=explicit_attention, strategy=strategy)
+        if not native.supports(dtype):
+            return replace(merging, attend=explicit_attention)
+        return replace(merging, attend=explicit_attention, strategy=Kernels(), in_place=True)
     if device == "cuda":
         flash = flash and dtype in HALF
         return replace(merging, attend=widened_attention if flash else fused_attention, strategy=Offsets(flash))

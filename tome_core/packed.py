@@ -78,6 +78,7 @@ class Merging:
         attend: attention over images of one length, where the strategy takes them so.
         metric: what of the tokens ``matcher`` is given.
         combine: how the tokens of one destination become one.
+        in_place: add a branch to its tokens where it lies; not where hooks may have kept it, or gradients need it.
     """
 
     matcher: Matcher
@@ -87,3 +88,4 @@ class Merging:
     attend: Attend = field(default=fused_attention)
     metric: Metric = mean_key
     combine: Combine = weighted_mean
+    in_place: bool = False

@@ -24,7 +24,7 @@ def rounded(rows: int) -> int:
 
 def empty_rows(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised ``(rows, width)`` on the CPU, with room behind it for `with_room`."""
-    return WORKSPACE.empty(rounded(rows), width, dtype=dtype)[:rows]
+    return WORKSPACE.empty(rounded(rows), width, dtype)[:rows]
 
 
 def with_room(x: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """Memory for large activations, kept from layer to layer and from batch to batch.
 
-The layers of a network want blocks of few sizes over and over. The C allocator, asked for aligned blocks that shrink as
+The layers of a network want rows of few widths over and over. The C allocator, asked for aligned blocks that shrink as
 tokens merge, splits what it has until it holds several times what is in use; mapped anew each time, their pages cost
-more than the sums that go there. So whole blocks are kept, and each goes to whoever fits in it best.
+more than the sums that go there. So whole blocks are kept, for rows of one width each: of a width there are never more
+than were in use at once, none larger than the most rows.
 """
 
 from __future__ import annotations
 
 import mmap
 import weakref
-from math import prod
 
 import torch
 from torch import Tensor
@@ -21,39 +21,54 @@ class Workspace:
     """Blocks of memory that are free. Tensors may be asked for, and end, in any thread."""
 
     def __init__(self) -> None:
-        self._free: list[mmap.mmap] = []
+        self._free: dict[int, list[mmap.mmap]] = {}  # by the bytes of a row
 
     @property
     def free_bytes(self) -> int:
         """What is kept and not in use."""
-        return sum(map(len, self._free))
+        return sum(len(block) for blocks in list(self._free.values()) for block in list(blocks))
 
-    def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor on the CPU; its memory comes back when the last view of it is gone."""
-        size = prod(shape) * dtype.itemsize
-        if size < _LARGE:
-            return torch.empty(*shape, dtype=dtype)
-        block = self._take(size)
+    def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised ``(rows, width)`` on the CPU; its memory comes back when the last view of it is gone.
+
+        Raises:
+            MemoryError: the system has none left.
+        """
+        row = width * dtype.itemsize
+        if rows * row < _LARGE:
+            return torch.empty(rows, width, dtype=dtype)
+        free = self._free.setdefault(row, [])
+        block = _take(free, rows * row)
         lent = memoryview(block)
-        weakref.finalize(lent, self._free.append, block).atexit = False
-        return torch.frombuffer(lent, dtype=dtype, count=prod(shape)).view(*shape)
+        weakref.finalize(lent, free.append, block).atexit = False
+        return torch.frombuffer(lent, dtype=dtype, count=rows * width).view(rows, width)
 
-    def _take(self, size: int) -> mmap.mmap:
-        for block in sorted(self._free, key=len):
-            if len(block) >= size and self._remove(block):
-                return block
-        # What is too small for this will not be wanted as long as something larger is: it makes room.
-        for block in list(self._free):
-            self._remove(block)
+    def clear(self) -> None:
+        """Give back what is free now."""
+        for blocks in list(self._free.values()):
+            blocks.clear()
+
+
+def _take(free: list[mmap.mmap], size: int) -> mmap.mmap:
+    """The smallest of ``free`` that has ``size`` bytes, or a new one."""
+    for block in sorted(free, key=len):
+        if len(block) >= size and _remove(free, block):
+            return block
+    for block in list(free):  # batches have become larger: what is too small from now on makes room
+        _remove(free, block)
+    try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"can't allocate memory: {size} bytes for activations") from error
 
-    def _remove(self, block: mmap.mmap) -> bool:
-        """Whether this thread was the first to take ``block``."""
-        try:
-            self._free.remove(block)
-        except ValueError:
-            return False
-        return True
+
+def _remove(free: list[mmap.mmap], block: mmap.mmap) -> bool:
+    """Whether this thread was the first to take ``block``."""
+    try:
+        free.remove(block)
+    except ValueError:
+        return False
+    return True
 
 
 WORKSPACE = Workspace()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from server.engine.isolation import Kind
+from tome_core.workspace import WORKSPACE
 
 # torch.OutOfMemoryError is what CUDA's caching allocator raises; the CPU's allocator, the driver and the libraries on
 # top of it raise a RuntimeError that differs by its text alone.
@@ -21,7 +22,8 @@ def kind_of(error: Exception) -> Kind:
 
 
 def free_memory() -> None:
-    """Give back what the allocator keeps for blocks of sizes that a smaller batch does not use."""
+    """Give back what is kept in blocks of sizes that a smaller batch does not use."""
+    WORKSPACE.clear()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

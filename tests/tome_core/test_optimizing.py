@@ -140,3 +140,21 @@ def test_other_families_in_float32(make: Callable[[], Any]) -> None:
         trace = fast.trace(images, r=r)
         assert torch.equal(trace.source, expected.source)
         torch.testing.assert_close(trace.logits, expected.logits, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_hooks_of_a_plain_model_keep_what_they_were_given() -> None:
+    """Only layers that are the transform's own are added to where they lie."""
+    vit = make_vit(dtype=torch.float32)
+    seen: list[torch.Tensor] = []
+    vit.blocks[0].mlp.fc2.register_forward_hook(lambda module, args, out: seen.extend((out, out.clone())))
+    patch(vit)(make_images(2, dtype=torch.float32), r=3)
+    assert torch.equal(*seen)
+
+
+@torch.no_grad()
+def test_images_of_other_channels_are_an_error() -> None:
+    fast = optimize(patch(make_vit(dtype=torch.float32)))
+    for channels in (1, 4):
+        with pytest.raises((ValueError, RuntimeError)):
+            fast(torch.randn(2, channels, 16, 16), r=3)

@@ -13,19 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome_core.native.library import DTYPES, call, library
+from tome_core.native.library import DTYPES as DTYPES
+from tome_core.native.library import call, kernels
 from tome_core.rows import empty_rows
-
-__all__ = ["DTYPES"]
+from tome_core.workspace import WORKSPACE
 
 LANES = 16  # the width of a head must be a multiple of it
-_PANEL = 64  # outputs of a linear layer that are computed together
-_MLP_ROWS = 8 * 48  # for each thread: eight blocks, so that none waits long for the others
+_PANEL = 64  # outputs of a linear layer that are computed together: kPanel of linear.cpp
+_MLP_BLOCK = 48  # rows of an MLP that one thread computes at a time: its kMlpBlock
+_MLP_BLOCKS = 8  # for each thread at least, so that none waits long for the others
 
 
 def available() -> bool:
     """Whether the kernels of this package can run here."""
-    return library() is not None
+    return kernels() is not None
 
 
 def supports(dtype: torch.dtype) -> bool:
@@ -33,58 +34,81 @@ def supports(dtype: torch.dtype) -> bool:
     return dtype in DTYPES and available()
 
 
-def multiplies(weight: Tensor) -> bool:
+def multiplies_fastest(weight: Tensor) -> bool:
     """Whether `linear` is the fastest way to multiply by ``weight (out, in)``.
 
     With AMX, which `linear` does not use, oneDNN is much faster in bfloat16.
     """
     if not supports(weight.dtype) or weight.shape[1] % _pair(weight.dtype):
         return False
-    kernels = library()
-    return weight.dtype == torch.float32 or (kernels is not None and not kernels.tome_has_amx())
+    library = kernels()
+    return weight.dtype == torch.float32 or (library is not None and not library.tome_has_amx())
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight ``(out, in)`` in panels of 64 outputs, zeros behind the last, and the bias in float32."""
+    """A weight ``(out, in)`` and its bias, in the order in which `linear` reads them; zeros behind the last output.
+
+    Attributes:
+        panels: ``(panels, in / pair, 64, pair)``; a pair is what one instruction multiplies and adds: two values of
+            bfloat16, one of float32.
+        bias: float32 ``(panels * 64,)``.
+    """
 
     panels: Tensor
     bias: Tensor
+    inputs: int
     outputs: int
+
+    def check(self, x: Tensor) -> None:
+        """Raise `ValueError` unless ``x (T, in)`` can be multiplied: the kernels would read what is not theirs."""
+        if x.shape[1] != self.inputs or x.dtype != self.panels.dtype or x.device != self.panels.device:
+            raise ValueError(
+                f"a layer of {self.inputs} inputs in {self.panels.dtype} on {self.panels.device} was given "
+                f"{x.shape[1]} in {x.dtype} on {x.device}"
+            )
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedWeight:
-    """``weight (out, in)`` and ``bias (out,)`` in the order in which `linear` reads them."""
+    """``weight (out, in)`` and ``bias (out,)``. Raises `ValueError` for an odd number of inputs in bfloat16."""
     outputs, inputs = weight.shape
     room, pair = (0, -outputs % _PANEL), _pair(weight.dtype)
+    if inputs % pair:
+        raise ValueError(f"{inputs} inputs are no whole pairs")
     padded = F.pad(weight, (0, 0, *room)).view(-1, _PANEL, inputs // pair, pair)
     bias = weight.new_zeros(outputs) if bias is None else bias.detach()
-    return PackedWeight(padded.transpose(1, 2).contiguous(), F.pad(bias.float(), room), outputs)
+    return PackedWeight(padded.transpose(1, 2).contiguous(), F.pad(bias.float(), room), inputs, outputs)
 
 
 def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
-    """``x (T, in)`` times ``weight`` plus its bias, ``(T, out)``, through GELU (arXiv 1606.08415) where asked."""
+    """``x (T, in)`` times ``weight`` plus its bias, ``(T, out)``, through GELU (arXiv 1606.08415) where asked.
+
+    Raises:
+        ValueError: ``x`` has other inputs, another dtype or device than ``weight``.
+    """
+    weight.check(x)
     x = x.contiguous()
-    rows, inputs = x.shape
-    out = empty_rows(rows, weight.outputs, x.dtype)
-    call("linear", x.dtype, x, weight.panels, weight.bias, rows, inputs, weight.outputs, gelu, out)
+    out = empty_rows(len(x), weight.outputs, x.dtype)
+    call("linear", x.dtype, x, weight.panels, weight.bias, len(x), weight.inputs, weight.outputs, gelu, out)
     return out
 
 
 def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
-    """`linear` with GELU by ``first``, then `linear` by ``second``: ``(T, in)`` -> ``(T, out)``, the same bits."""
-    x = x.contiguous()
-    rows, inputs = x.shape
-    if rows < _MLP_ROWS * torch.get_num_threads():  # too few to divide among threads by rows alone
+    """`linear` with GELU by ``first``, then `linear` by ``second``: ``(T, in)`` -> ``(T, out)``, the same bits.
+
+    Of large batches the values between the two are never all there at once. Raises `ValueError` as `linear`.
+    """
+    first.check(x)
+    if len(x) < _MLP_BLOCKS * _MLP_BLOCK * torch.get_num_threads():
         return linear(linear(x, first, gelu=True), second)
-    out = empty_rows(rows, second.outputs, x.dtype)
+    x = x.contiguous()
+    out = empty_rows(len(x), second.outputs, x.dtype)
     weights = first.panels, first.bias, second.panels, second.bias
-    call("mlp", x.dtype, x, *weights, rows, inputs, first.outputs, second.outputs, out)
+    call("mlp", x.dtype, x, *weights, len(x), first.inputs, first.outputs, second.outputs, out)
     return out
 
 
 def _pair(dtype: torch.dtype) -> int:
-    """Inputs that one instruction multiplies and adds."""
     return 4 // dtype.itemsize
 
 
@@ -101,8 +125,8 @@ def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) 
     """uint8 ``pixels (B, C, H, W)`` times ``scale`` plus ``shift``, float32 ``(C,)`` or ``(1,)``, in ``dtype``."""
     pixels = pixels.contiguous()
     scale, shift = (values.expand(pixels.shape[1]).contiguous() for values in (scale, shift))
-    out = torch.empty(pixels.shape, dtype=dtype)
     batch, channels, height, width = pixels.shape
+    out = WORKSPACE.empty(batch, channels * height * width, dtype).view(pixels.shape)
     planes = pixels, scale, shift, batch * channels, channels
     call("normalise", dtype, *planes, height * width, out)
     return out

@@ -25,30 +25,30 @@ _SIGNATURES = {
 
 
 @lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None, with one line in the log, where they are missing or not for this processor."""
     found = sorted(Path(__file__).parent.glob("_kernels*.so"))
     if not found:
         _log.warning("the CPU kernels are not compiled (no C++ compiler at installation?); PyTorch's are used instead")
         return None
     try:
-        kernels = ctypes.CDLL(str(found[0]))  # its OpenMP symbols are those that torch has loaded
-    except OSError as error:
+        library = ctypes.CDLL(str(found[0]))  # its OpenMP symbols are those that torch has loaded
+        for name, arguments in _SIGNATURES.items():
+            for suffix in DTYPES.values():
+                function = getattr(library, f"tome_{name}_{suffix}")
+                function.argtypes, function.restype = arguments, None
+    except (OSError, AttributeError) as error:  # missing symbols: compiled from other sources
         _log.warning("the CPU kernels cannot be loaded, PyTorch's are used instead: %s", error)
         return None
-    if not kernels.tome_supported():
+    if not library.tome_supported():
         _log.info("this processor lacks AVX-512 with bfloat16; PyTorch's kernels are used")
         return None
-    for name, arguments in _SIGNATURES.items():
-        for suffix in DTYPES.values():
-            function = getattr(kernels, f"tome_{name}_{suffix}")
-            function.argtypes, function.restype = arguments, None
-    return kernels
+    return library
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
     """Run kernel ``name`` for ``dtype``. Tensors, which are dense, are given as the address of their data."""
-    kernels = library()
-    assert kernels is not None, "check available() first"
+    library = kernels()
+    assert library is not None, "check available() first"
     given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    getattr(kernels, f"tome_{name}_{DTYPES[dtype]}")(*given)
+    getattr(library, f"tome_{name}_{DTYPES[dtype]}")(*given)

@@ -1,4 +1,5 @@
 // Linear layers: rows times a weight that was packed once, plus a bias, with GELU on the way out where one follows.
+// Weight and bias are padded to whole panels of outputs; of bf16 there is an even number of inputs.
 #include <omp.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@ namespace {
 constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers for kRows rows
 constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels pass by
 constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay there
+static_assert(kPanel == 64 && kMlpBlock == 48, "_PANEL and _MLP_BLOCK of __init__.py");
 constexpr int64_t kTasks = 8;                  // for each thread, at least, so that a slow one does not hold up the rest
 
 // x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415): max(x, 0) - |x| * Phi(-|x|), where the tail is by the
@@ -102,6 +104,7 @@ void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_
 template <class T>
 void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2, int64_t rows,
          int64_t inputs, int64_t hidden, int64_t outputs, T* out) {
+    if (!rows) return;
     const int64_t blocks = (rows + kMlpBlock - 1) / kMlpBlock, height = round_up((rows + blocks - 1) / blocks, kRows);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t row = 0; row < rows; row += height) {

@@ -35,7 +35,6 @@ from server.load.pictures import Picture, jpeg
 from server.load.report import LoadReport
 from server.load.run import run_load
 from server.load.spec import LoadSpec
-from server.memory import keep_freed_memory
 from server.offline import load_runner, pick_model
 from server.profiles import read_profile
 from server.settings import ModelSettings
@@ -164,7 +163,6 @@ def steps(report: LoadReport) -> list[float]:
 
 def offline_speedup(config: Path, r: int, threads: int) -> float:
     """How many times as long a full batch takes at r=0 as at ``r``: medians of turns, without a server."""
-    keep_freed_memory()
     settings = ModelSettings(config=config, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
     calls = [partial(runner.seconds, [Schedule.constant(one)] * BATCH) for one in (0, r)]

@@ -19,7 +19,6 @@ from typing import Literal
 
 from server.decode import decode
 from server.engine.client import environment
-from server.memory import keep_freed_memory
 from server.offline import load_runner, pick_model
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
@@ -61,7 +60,6 @@ def measure_parts(config: Path, image: Path, levels: Sequence[int], images: int,
 
 
 def _measure(config: str, image: str, levels: Sequence[int], images: int, threads: int, dtype: Dtype) -> Parts:
-    keep_freed_memory()
     settings = ModelSettings(config=Path(config), dtype=dtype, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
     limits = [Settings.model_fields[name].default for name in ("max_pixels", "max_side")]

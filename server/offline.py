@@ -13,9 +13,10 @@ from server.catalog import ModelSpec, read_catalog
 from server.decode import decode
 from server.engine.device import pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
+from server.engine.proving import KERNELS
 from server.engine.runner import Prediction, Runner
 from server.errors import ConfigError
-from server.memory import keep_freed_memory
+from server.memory import keep_freed_memory, map_large_blocks
 from server.messages import Want
 from server.picture import draw
 from server.settings import ModelSettings, Settings
@@ -35,8 +36,10 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     """``spec`` on the device and in the dtype of the settings. Raises `ConfigError` if it cannot be loaded."""
     set_threads(settings.threads)
     device = pick_device(settings.device)
+    map_large_blocks()
     loaded = load_model(spec, device, pick_dtype(settings.dtype, device))
-    keep_freed_memory()
+    if loaded.acceleration != KERNELS:
+        keep_freed_memory()
     return Runner(loaded, device)
 
 

@@ -33,7 +33,7 @@ BUDGET_SECONDS = 1.0  # after which no further level is tried; the mixed batch h
 # An acceleration is right if its errors are at most so many times those of the plain network in its dtype, and that
 # much more: of the median image (and the dtype's own resolution), and of the worst, for a merge that went another way.
 FACTOR, TYPICAL, WORST = 3.0, 1e-3, 0.05
-REFERENCE = "reference"
+KERNELS, REFERENCE = "kernels", "reference"
 
 Network = Callable[[Tensor, Sequence[Schedule]], Tensor]
 
@@ -78,7 +78,7 @@ def accelerate(
     reason = reason_against(lambda: [run(fast, case) for case in cases], exact, noise, dtype)
     if reason:
         return _fall_back(reference, reason, name)
-    return Proven(fast, "kernels" if isinstance(fast.merging.strategy, Kernels) else "operators")
+    return Proven(fast, KERNELS if isinstance(fast.merging.strategy, Kernels) else "operators")
 
 
 def copy_in(network: tome_core.MergedViT, dtype: torch.dtype) -> tome_core.MergedViT:

@@ -12,9 +12,10 @@ from server.engine.config import EngineConfig
 from server.engine.device import avoid_plans, pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
 from server.engine.loop import Served
+from server.engine.proving import KERNELS
 from server.engine.runner import Runner
 from server.engine.warmup import describe, level_batch, measure_costs, measure_levels, possible
-from server.memory import keep_freed_memory, release_freed_memory
+from server.memory import keep_freed_memory, map_large_blocks, release_freed_memory
 from server.messages import ModelInfo
 
 log = logging.getLogger("tome.engine")
@@ -34,9 +35,11 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
     served, described = {}, []
     for spec in specs:
         started = time.perf_counter()
+        map_large_blocks()
         runner = Runner(load_model(spec, device, dtype, config.levels), device)
         release_freed_memory()
-        keep_freed_memory()  # from now on: what batches use, the next batch uses again
+        if runner.acceleration != KERNELS:
+            keep_freed_memory()  # from now on: what batches use, the next batch uses again
         runner.record_graphs(config.levels, config.max_batch)
         levels = possible(runner, config.levels)
         info = describe(runner, ())

@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 class PackedLinear(nn.Module):
     """A linear layer whose weights are packed once, in the order in which they are read.
 
+    Packed, they are neither parameters nor buffers: they take part in neither ``state_dict`` nor ``.to()``.
+
     Args:
         gelu: apply GELU to the result, in the same pass.
     """
@@ -28,7 +30,6 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.gelu = linear.in_features, linear.out_features, gelu
         self.bias = linear.bias
-        # Packed weights are neither parameters nor buffers: they take part in neither state_dict nor .to().
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""

@@ -37,7 +37,7 @@ def supports(dtype: torch.dtype) -> bool:
 def multiplies_fastest(weight: Tensor) -> bool:
     """Whether `linear` is the fastest way to multiply by ``weight (out, in)``.
 
-    With AMX, which `linear` does not use, oneDNN is much faster in bfloat16.
+    With AMX, which `linear` does not use, oneDNN is left to multiply in bfloat16; nobody measured that yet.
     """
     if not supports(weight.dtype) or weight.shape[1] % _pair(weight.dtype):
         return False

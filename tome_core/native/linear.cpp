@@ -47,21 +47,12 @@ inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
 template <class T, int R>
 void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, bool with_gelu, T* out,
           int64_t out_stride) {
-    using S = Step<T>;
     __m512 acc[R][kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < kColumns; j++) acc[i][j] = load(bias + j * kLanes);
-    for (int64_t s = 0; s < inputs; s += S::width) {
-        decltype(S::right(panel)) b[kColumns];
-#pragma GCC unroll 8
-        for (int j = 0; j < kColumns; j++) b[j] = S::right(panel + s * kPanel + j * kLanes * S::width);
-#pragma GCC unroll 8
-        for (int i = 0; i < R; i++)
-#pragma GCC unroll 8
-            for (int j = 0; j < kColumns; j++) acc[i][j] = S::madd(acc[i][j], x + i * inputs + s, b[j]);
-    }
+    accumulate(acc, x, inputs, panel, kPanel * Step<T>::width, inputs / Step<T>::width);
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
         if (with_gelu)

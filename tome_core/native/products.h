@@ -23,16 +23,12 @@ struct Step<bf16> {
     }
 };
 
-// out[R][16 V] = left[R][steps] * right[steps][16 V]; strides in elements, of the right side in elements per step.
+// sums[R][16 V] += left[R][steps] * right[steps][16 V], step by step; strides in elements, of the right side in elements
+// per step. Inlined always: the sums have to stay in registers.
 template <class T, int R, int V>
-inline void product(const T* left, int64_t left_stride, const T* right, int64_t right_stride, int64_t steps, float* out,
-                    int64_t out_stride) {
+[[gnu::always_inline]] inline void accumulate(__m512 (&sums)[R][V], const T* left, int64_t left_stride, const T* right,
+                                              int64_t right_stride, int64_t steps) {
     using S = Step<T>;
-    __m512 acc[R][V];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < V; j++) acc[i][j] = _mm512_setzero_ps();
     for (int64_t s = 0; s < steps; s++) {
         decltype(S::right(right)) b[V];
 #pragma GCC unroll 8
@@ -40,8 +36,20 @@ inline void product(const T* left, int64_t left_stride, const T* right, int64_t 
 #pragma GCC unroll 8
         for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
-            for (int j = 0; j < V; j++) acc[i][j] = S::madd(acc[i][j], left + i * left_stride + s * S::width, b[j]);
+            for (int j = 0; j < V; j++) sums[i][j] = S::madd(sums[i][j], left + i * left_stride + s * S::width, b[j]);
     }
+}
+
+// out[R][16 V] = left[R][steps] * right[steps][16 V]
+template <class T, int R, int V>
+inline void product(const T* left, int64_t left_stride, const T* right, int64_t right_stride, int64_t steps, float* out,
+                    int64_t out_stride) {
+    __m512 acc[R][V];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) acc[i][j] = _mm512_setzero_ps();
+    accumulate(acc, left, left_stride, right, right_stride, steps);
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 8

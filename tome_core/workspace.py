@@ -2,8 +2,8 @@
 
 The layers of a network want rows of few widths over and over. The C allocator, asked for aligned blocks that shrink as
 tokens merge, splits what it has until it holds several times what is in use; mapped anew each time, their pages would
-be faulted in and cleared each time. So whole blocks are kept, for rows of one width each: of a width there are never more
-than were in use at once, none larger than the most rows.
+be faulted in and cleared each time. So whole blocks are kept, for rows of one width each: of a width there are never
+more than were in use at once, none larger than the most rows.
 """
 
 from __future__ import annotations

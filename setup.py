@@ -9,7 +9,7 @@ setup(
         Extension(
             "tome_core.native._kernels",
             sources=[f"tome_core/native/{name}.cpp" for name in ("attention", "linear", "merging", "norm")],
-            depends=["tome_core/native/simd.h", "tome_core/native/products.h"],
+            depends=[f"tome_core/native/{name}.h" for name in ("simd", "functions", "products")],
             language="c++",
             optional=True,
             extra_compile_args=[

@@ -7,6 +7,7 @@ does not depend on who shares its batch. OpenMP is PyTorch's own, so ``torch.set
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -146,10 +147,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
     q, k, v = _dense_heads(q), _dense_heads(k), _dense_heads(v)
     tokens, heads, depth = q.shape
     out = empty_rows(tokens, heads * depth, q.dtype)
-    bias = None if sizes is None else sizes.log()
+    bias = None if sizes is None else sizes.log2()
     strides = q.stride(0), k.stride(0), v.stride(0)
     where = bias, offsets, len(offsets) - 1
-    call("attention", q.dtype, q, k, v, *strides, *where, heads, depth, depth**-0.5, out)
+    call("attention", q.dtype, q, k, v, *strides, *where, heads, depth, depth**-0.5 * math.log2(math.e), out)
     return out
 
 

@@ -4,13 +4,15 @@
 #include <limits>
 #include <type_traits>
 
+#include "functions.h"
 #include "products.h"
 
 namespace {
 
 constexpr int64_t kBlock = 2 * kRows;  // query rows whose logits lie in the first-level cache together
 
-// Softmax of logits * scale + bias over n columns, not yet divided: weights as T, zero from n to columns. Returns the sum.
+// Softmax, to the base of 2, of logits * scale + bias over n columns, not yet divided: weights as T, zero from n to columns.
+// Returns the sum.
 template <class T>
 float softmax(float* logits, const float* bias, float scale, int64_t n, int64_t columns, T* weights) {
     const __m512 scales = _mm512_set1_ps(scale);
@@ -25,7 +27,7 @@ float softmax(float* logits, const float* bias, float scale, int64_t n, int64_t 
     __m512 sum = _mm512_setzero_ps();
     for (int64_t j = 0; j < columns; j += kLanes) {
         const __mmask16 m = first(n > j ? n - j : 0);
-        const __m512 e = _mm512_maskz_mov_ps(m, exp(_mm512_sub_ps(load(logits + j), top)));
+        const __m512 e = _mm512_maskz_mov_ps(m, exp2<T>(_mm512_sub_ps(load(logits + j), top)));
         sum = _mm512_add_ps(sum, e);
         store(weights + j, e);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "functions.h"
 #include "products.h"
 
 namespace {
@@ -13,20 +14,6 @@ constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-l
 constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay there
 static_assert(kPanel == 64 && kMlpBlock == 48, "_PANEL and _MLP_BLOCK of __init__.py");
 constexpr int64_t kTasks = 8;                  // for each thread, at least, so that a slow one does not hold up the rest
-
-// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415): max(x, 0) - |x| * Phi(-|x|), where the tail is by the
-// rational approximation 7.1.26 of Abramowitz and Stegun's handbook, within 1e-7; from 16 on it is 0. NaN stays NaN.
-inline __m512 gelu(__m512 x) {
-    const __m512 size = _mm512_min_ps(_mm512_set1_ps(16), _mm512_abs_ps(x)), one = _mm512_set1_ps(1);
-    const __m512 d = _mm512_fmadd_ps(size, _mm512_set1_ps(0.3275911f * 0.70710678f), one);
-    __m512 t = _mm512_rcp14_ps(d);
-    t = _mm512_mul_ps(t, _mm512_fnmadd_ps(d, t, _mm512_set1_ps(2)));  // one step of Newton's
-    __m512 p = _mm512_set1_ps(0.5f * 1.061405429f);
-    for (float c : {-0.5f * 1.453152027f, 0.5f * 1.421413741f, -0.5f * 0.284496736f, 0.5f * 0.254829592f})
-        p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c));
-    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), exp(_mm512_mul_ps(_mm512_mul_ps(size, size), _mm512_set1_ps(-0.5f))));
-    return _mm512_fnmadd_ps(size, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
-}
 
 // The sums of one row and panel, of which there may be fewer columns. Whole lines of the cache are written at once.
 inline void store_panel(float* out, const __m512* sums, int64_t columns) {
@@ -57,7 +44,7 @@ void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t
     for (int i = 0; i < R; i++) {
         if (with_gelu)
 #pragma GCC unroll 8
-            for (auto& sum : acc[i]) sum = gelu(sum);
+            for (auto& sum : acc[i]) sum = gelu<T>(sum);
         store_panel(out + i * out_stride, acc[i], columns);
     }
 }

@@ -81,24 +81,51 @@ inline void products(int64_t rows, int64_t columns, const T* left, int64_t left_
     }
 }
 
+// The transpose of 16 rows of 16 units.
+inline void transpose(__m512i (&t)[kLanes]) {
+    __m512i u[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes; i += 2) {
+        u[i] = _mm512_unpacklo_epi32(t[i], t[i + 1]);
+        u[i + 1] = _mm512_unpackhi_epi32(t[i], t[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; i += 4)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            t[i + 2 * j] = _mm512_unpacklo_epi64(u[i + j], u[i + j + 2]);
+            t[i + 2 * j + 1] = _mm512_unpackhi_epi64(u[i + j], u[i + j + 2]);
+        }
+    // Quarter l of t[4 q + c] now holds units 4 l + c of rows 4 q to 4 q + 3.
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        const __m512i even_low = _mm512_shuffle_i32x4(t[c], t[c + 4], 0x88);
+        const __m512i even_high = _mm512_shuffle_i32x4(t[c + 8], t[c + 12], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(t[c], t[c + 4], 0xdd);
+        const __m512i odd_high = _mm512_shuffle_i32x4(t[c + 8], t[c + 12], 0xdd);
+        t[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+        t[c + 4] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+        t[c + 8] = _mm512_shuffle_i32x4(even_low, even_high, 0xdd);
+        t[c + 12] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd);
+    }
+}
+
 // The transpose of rows[n][depth] as a right side: packed[depth / width][columns], columns >= n and the rest zero.
 template <class T>
 void pack_transposed(const T* rows, int64_t stride, int64_t n, int64_t depth, T* packed, int64_t columns) {
     using Unit = uint32_t;  // one float or one pair of bf16
     auto* out = reinterpret_cast<Unit*>(packed);
     const int64_t units = depth / Step<T>::width;
-    for (int64_t base = 0; base < columns; base += kLanes) {
-        const int64_t filled = n - base < kLanes ? n - base : kLanes;
+    for (int64_t base = 0; base < columns; base += kLanes)
         for (int64_t unit = 0; unit < units; unit += kLanes) {
-            // A tile of 16 rows by 16 units, by way of gathers down its columns.
-            const int64_t wide = units - unit < kLanes ? units - unit : kLanes;
-            alignas(64) Unit tile[kLanes][kLanes];
-            for (int64_t i = 0; i < filled; i++)
-                _mm512_store_si512(tile[i], _mm512_maskz_loadu_epi32(first(wide), reinterpret_cast<const Unit*>(rows + (base + i) * stride) + unit));
-            for (int64_t i = filled < 0 ? 0 : filled; i < kLanes; i++) _mm512_store_si512(tile[i], _mm512_setzero_si512());
-            const __m512i down = _mm512_mullo_epi32(_mm512_set1_epi32(kLanes), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
-            for (int64_t j = 0; j < wide; j++)
-                _mm512_storeu_si512(out + (unit + j) * columns + base, _mm512_i32gather_epi32(down, &tile[0][j], 4));
+            const __mmask16 wide = first(units - unit);
+            __m512i t[kLanes];
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; i++)
+                t[i] = _mm512_maskz_loadu_epi32(base + i < n ? wide : 0, reinterpret_cast<const Unit*>(rows + (base + i) * stride) + unit);
+            transpose(t);
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; i++)
+                if (unit + i < units) _mm512_storeu_si512(out + (unit + i) * columns + base, t[i]);
         }
-    }
 }

@@ -1,0 +1,79 @@
+// 2^x and GELU by polynomials, which are interpolated when the library is loaded. Of bfloat16, which rounds to 2^-9, they
+// have the degree that it needs.
+#pragma once
+
+#include <array>
+#include <cmath>
+
+#include "simd.h"
+
+template <class T>
+constexpr int kDegree = std::is_same_v<T, float> ? 5 : 3;
+
+// Coefficients, lowest first, of the polynomial that is f at Chebyshev's nodes between -1/2 and 1/2.
+template <int Degree, class F>
+std::array<float, Degree + 1> interpolate(F f) {
+    double node[Degree + 1], difference[Degree + 1], sum[Degree + 1] = {};
+    for (int i = 0; i <= Degree; i++) {
+        node[i] = std::cos(M_PI * (i + 0.5) / (Degree + 1)) / 2;
+        difference[i] = f(node[i]);
+    }
+    for (int j = 1; j <= Degree; j++)  // Newton's divided differences
+        for (int i = Degree; i >= j; i--) difference[i] = (difference[i] - difference[i - 1]) / (node[i] - node[i - j]);
+    for (int i = Degree; i >= 0; i--) {  // sum * (u - node[i]) + difference[i]
+        for (int j = Degree; j > 0; j--) sum[j] = sum[j - 1] - node[i] * sum[j];
+        sum[0] = difference[i] - node[i] * sum[0];
+    }
+    std::array<float, Degree + 1> coefficients;
+    for (int i = 0; i <= Degree; i++) coefficients[i] = static_cast<float>(sum[i]);
+    return coefficients;
+}
+
+template <int Degree>
+const auto kPower = interpolate<Degree>([](double u) { return std::exp2(u); });
+
+// 2^x, as T needs it; 0 far below, NaN stays NaN.
+template <class T>
+inline __m512 exp2(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(x, 8), u = _mm512_sub_ps(x, n);
+    const auto& c = kPower<kDegree<T>>;
+    __m512 sum = _mm512_set1_ps(c[kDegree<T>]);
+#pragma GCC unroll 8
+    for (int i = kDegree<T> - 1; i >= 0; i--) sum = _mm512_fmadd_ps(sum, u, _mm512_set1_ps(c[i]));
+    return _mm512_scalef_ps(sum, n);
+}
+
+// The normal distribution's tail Phi(-s) for s from 0 to 6: one polynomial for each of 16 pieces around k * kStep, whose
+// coefficients fill a register each.
+constexpr double kStep = 0.4;
+
+template <int Degree>
+struct Tail {
+    alignas(64) float coefficients[Degree + 1][kLanes];
+    Tail() {
+        for (int k = 0; k < kLanes; k++) {
+            const auto piece = interpolate<Degree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
+            for (int i = 0; i <= Degree; i++) coefficients[i][k] = piece[i];
+        }
+    }
+};
+
+template <int Degree>
+const Tail<Degree> kTail;
+
+// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), as T needs it: max(x, 0) - |x| * Phi(-|x|), where the
+// second part is nothing from 6 on. NaN stays NaN.
+template <class T>
+inline __m512 gelu(__m512 x) {
+    const __m512 s = _mm512_min_ps(_mm512_set1_ps(15 * kStep), _mm512_abs_ps(x));
+    const __m512 scale = _mm512_set1_ps(1 / kStep), whole = _mm512_set1_ps(0x1.8p23f);
+    const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the piece
+    const __m512 u = _mm512_fmsub_ps(s, scale, _mm512_sub_ps(shifted, whole));
+    const auto piece = [&](int i) {
+        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<kDegree<T>>.coefficients[i]));
+    };
+    __m512 tail = piece(kDegree<T>);
+#pragma GCC unroll 8
+    for (int i = kDegree<T> - 1; i >= 0; i--) tail = _mm512_fmadd_ps(tail, u, piece(i));
+    return _mm512_fnmadd_ps(s, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
+}

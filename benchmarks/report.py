@@ -100,8 +100,8 @@ def _introduction(run: Run) -> Iterator[str]:
     )
     chosen = ", ".join(f"{dtype}: {name}" for dtype, name in run.gemms.items())
     yield (
-        "The bound is the exact FLOPs of the schedule at the rate of the fastest matrix product found, timed in the "
-        f"same rounds ({chosen})."
+        "The bound is the exact FLOPs of the schedule, all of the last block included, at the rate of the fastest "
+        f"matrix product found, timed in the same rounds ({chosen})."
     )
 
 

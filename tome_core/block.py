@@ -47,17 +47,34 @@ class Block(Protocol):
 
 
 def run_block(
-    block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, positional: Positional | None
+    block: Block,
+    merging: Merging,
+    plan: Plan,
+    index: int,
+    packed: Packed,
+    positional: Positional | None,
+    leading: int | None = None,
 ) -> Packed:
-    """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP")."""
-    packed = _attend_and_merge(block, merging, plan, index, packed, positional)
+    """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP").
+
+    Args:
+        leading: of the last block, if so many tokens at the front of each image, which are prefix tokens, are all that
+            is read of it: what is left then are these, ``(B * leading, D)``. Nothing merges into them. Not in training.
+    """
+    packed = _attend_and_merge(block, merging, plan, index, packed, positional, leading)
     branch = block.mlp(packed.tokens)
     branch = _drop_path(block.drop_path2, branch, plan, index + 1)
     return replace(packed, tokens=_add(merging, branch, packed.tokens))
 
 
 def _attend_and_merge(
-    block: Block, merging: Merging, plan: Plan, index: int, packed: Packed, positional: Positional | None
+    block: Block,
+    merging: Merging,
+    plan: Plan,
+    index: int,
+    packed: Packed,
+    positional: Positional | None,
+    leading: int | None,
 ) -> Packed:
     """The first branch. What it computes on its way is gone when the MLP, which takes the most memory, begins."""
     x = packed.tokens
@@ -68,8 +85,12 @@ def _attend_and_merge(
         q, k = positional.turn(q, index, positions), positional.turn(k, index, positions)
     strategy = merging.strategy
     attended = strategy.attend(merging, plan, index, packed, (q, k, v), positional, block.attention_dropout)
+    if leading is not None:
+        attended, h, x = (plan.leading(rows, index, leading) for rows in (attended, h, x))
     branch = block.attention_output(attended, h)
     packed = replace(packed, tokens=_add(merging, _drop_path(block.drop_path1, branch, plan, index), x))
+    if leading is not None:
+        return packed
     return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
 
 

@@ -29,6 +29,7 @@ class Adapter(Protocol):
 
     network: nn.Module
     prefix: int
+    leading: int | None  # so many tokens at the front are all that `pool` reads; None where it may read any
     cost: Cost
 
     @property
@@ -93,13 +94,11 @@ class MergedViT(nn.Module):
             ValueError: a negative ``r``, a list of another length than the batch, a schedule longer than the model.
             TypeError: ``images`` are not floating point, or ``r`` is none of its types.
         """
-        plan, packed = self._encode(images, r, trace=False)
-        return self.adapter.logits(self._pool(plan, packed))
+        return self.adapter.logits(self._pooled(images, r))
 
     def embed(self, images: Tensor, r: R = 0) -> Tensor:
         """Pooled features ``(B, D)`` of the merged tokens. Raises as `forward` does."""
-        plan, packed = self._encode(images, r, trace=False)
-        return self.adapter.features(self._pool(plan, packed))
+        return self.adapter.features(self._pooled(images, r))
 
     def trace(self, images: Tensor, r: R = 0) -> Trace:
         """Logits, together with what merging did to reach them. Raises as `forward` does."""
@@ -111,11 +110,12 @@ class MergedViT(nn.Module):
 
     def outputs(self, images: Tensor, r: R = 0, *, source: bool = False) -> Outputs:
         """Logits, pooled features and, if asked for, sources, of one forward pass. Raises as `forward` does."""
-        plan, packed = self._encode(images, r, trace=source)
-        pooled = self._pool(plan, packed)
-        return Outputs(
-            self.adapter.logits(pooled), self.adapter.features(pooled), _source(plan, packed) if source else None
-        )
+        if source:
+            plan, packed = self._encode(images, r, trace=True)
+            pooled, found = self._pool(plan, packed), _source(plan, packed)
+        else:
+            pooled, found = self._pooled(images, r), None
+        return Outputs(self.adapter.logits(pooled), self.adapter.features(pooled), found)
 
     def forward_features(self, images: Tensor, r: R = 0) -> Tensor | list[Tensor]:
         """The merged tokens after the final norm, as a `Trace` has them; timm's at r=0. Raises as `forward` does."""
@@ -183,13 +183,13 @@ class MergedViT(nn.Module):
             raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")
         return [Schedule.of(item) for item in r]
 
-    def _encode(self, images: Tensor, r: R, trace: bool) -> tuple[Plan, Packed]:
-        """Run embedding, blocks and final norm."""
-        for plan, packed in self._states(images, r, trace):  # noqa: B007
+    def _encode(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> tuple[Plan, Packed]:
+        """Run embedding, blocks and final norm; for ``leading`` see `run_block`."""
+        for plan, packed in self._states(images, r, trace, leading):  # noqa: B007
             pass
         return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
 
-    def _states(self, images: Tensor, r: R, trace: bool) -> Iterator[tuple[Plan, Packed]]:
+    def _states(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> Iterator[tuple[Plan, Packed]]:
         """The tokens that enter the first block, then those after each block."""
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
@@ -217,8 +217,17 @@ class MergedViT(nn.Module):
             if save_memory:
                 packed = checkpoint(run_block, block, merging, plan, index, packed, positional, use_reentrant=False)
             else:
-                packed = run_block(block, merging, plan, index, packed, positional)
+                last = index == len(adapter.blocks) - 1
+                packed = run_block(block, merging, plan, index, packed, positional, leading if last else None)
             yield plan, packed
+
+    def _pooled(self, images: Tensor, r: R) -> Tensor:
+        """What `pool` gives for ``images``, where nothing else is wanted of their tokens."""
+        leading = self.adapter.leading if self.merging.prune and not self.training else None
+        plan, packed = self._encode(images, r, trace=False, leading=leading)
+        if leading is None:
+            return self._pool(plan, packed)
+        return plan.restore(self.adapter.pool(packed.tokens.unflatten(0, (len(images), leading)), None))
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:
         views = plan.views(packed.tokens, -1)

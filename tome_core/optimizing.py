@@ -55,10 +55,11 @@ def merging_for(merging: Merging, device: str, dtype: torch.dtype, *, flash: boo
     if device == "cpu":
         if not native.supports(dtype):
             return replace(merging, attend=explicit_attention)
-        return replace(merging, attend=explicit_attention, strategy=Kernels(), in_place=True)
+        return replace(merging, attend=explicit_attention, strategy=Kernels(), in_place=True, prune=True)
     if device == "cuda":
         flash = flash and dtype in HALF
-        return replace(merging, attend=widened_attention if flash else fused_attention, strategy=Offsets(flash))
+        attend = widened_attention if flash else fused_attention
+        return replace(merging, attend=attend, strategy=Offsets(flash), prune=True)
     return merging
 
 

@@ -79,6 +79,8 @@ class Merging:
         metric: what of the tokens ``matcher`` is given.
         combine: how the tokens of one destination become one.
         in_place: add a branch to its tokens where it lies; not where hooks may have kept it, or gradients need it.
+        prune: where the head reads prefix tokens alone, the last block goes on with these once it has attended. Layers
+            that round otherwise for fewer rows give other last bits then.
     """
 
     matcher: Matcher
@@ -89,3 +91,4 @@ class Merging:
     metric: Metric = mean_key
     combine: Combine = weighted_mean
     in_place: bool = False
+    prune: bool = False

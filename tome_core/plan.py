@@ -80,6 +80,15 @@ class Plan:
                 self._kept[key] = make()
         return cast(T, self._kept[key])
 
+    def leading(self, rows: Tensor, block: int, count: int) -> Tensor:
+        """The first ``count`` of each image's ``rows (T, ...)``, before ``block`` merges: ``(B * count, ...)``."""
+
+        def make() -> Tensor:
+            starts = accumulate(self.counts[block][:-1], initial=0)
+            return to_device([start + i for start in starts for i in range(count)], rows.device)
+
+        return rows[self.keep(f"leading {count} of {block}", rows, make)]
+
     def length(self, block: int) -> int:
         """Tokens of the whole buffer before ``block`` merges."""
         return sum(len(group.images) * group.tokens[block] for group in self.groups)

@@ -140,6 +140,30 @@ def test_other_families_in_float32(make: Callable[[], Any]) -> None:
         trace = fast.trace(images, r=r)
         assert torch.equal(trace.source, expected.source)
         torch.testing.assert_close(trace.logits, expected.logits, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(fast(images, r=r), expected.logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not native.available(), reason="rows are independent bit for bit in the kernels alone")
+@pytest.mark.parametrize(
+    ("variant", "leading"),
+    [("class-token", 1), ("distilled", 2), ("registers", 1), ("average-of-patches", None), ("attention-pool", None)],
+)
+@torch.no_grad()
+def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: int | None) -> None:
+    fast = optimize(patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32})))
+    assert fast.adapter.leading == leading
+    rows: list[int] = []
+    fast.get_submodule("blocks.2.norm2").register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    images = make_images(8, dtype=torch.float32)
+    for r in R:
+        rows.clear()
+        whole = fast.outputs(images, r=r, source=True)
+        left = sum(len(image) for image in fast.trace(images, r=r).tokens)
+        assert rows == [left] * 2
+        rows.clear()
+        assert torch.equal(fast(images, r=r), whole.logits)
+        assert rows == [left if leading is None else 8 * leading]
+        assert torch.equal(fast.embed(images, r=r), whole.features)
 
 
 @torch.no_grad()

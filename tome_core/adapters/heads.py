@@ -39,6 +39,8 @@ class PooledHead:
         self.network: Any = network
         self.prefix: int = network.num_prefix_tokens
         self._skip = self.prefix if pool_skip is None else pool_skip
+        reads_first = self._attn_pool is None and network.global_pool == "token" and self.prefix > 0
+        self.leading: int | None = 1 if reads_first else None
         fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
         per_token = 0
         if self._attn_pool is not None:

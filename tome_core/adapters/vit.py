@@ -67,6 +67,7 @@ class DistilledAdapter(PooledHead):
         self.blocks = take_apart(network.blocks)
         super().__init__(network, [block.cost for block in self.blocks])
         self.cost = replace(self.cost, fixed=self.cost.fixed + linear_macs(network.head_dist))
+        self.leading = 2
 
     def embed(self, images: Tensor) -> tuple[Tensor, None]:
         """``(B, C, H, W)`` -> ``(B, N0, D)``; positions are added here, none are rotary."""

@@ -8,8 +8,8 @@ setup(
     ext_modules=[
         Extension(
             "tome_core.native._kernels",
-            sources=[f"tome_core/native/{name}.cpp" for name in ("attention", "linear", "merging", "norm")],
-            depends=[f"tome_core/native/{name}.h" for name in ("simd", "functions", "products")],
+            sources=[f"tome_core/native/{name}.cpp" for name in ("attention", "encoder", "linear", "merging", "norm")],
+            depends=[f"tome_core/native/{name}.h" for name in ("simd", "functions", "kernels", "products")],
             language="c++",
             optional=True,
             extra_compile_args=[

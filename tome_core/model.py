@@ -58,6 +58,18 @@ class Adapter(Protocol):
         ...
 
 
+class Encoder(Protocol):
+    """All blocks at once, for inference: made by `tome_core.optimize` where that is faster than one by one."""
+
+    def takes(self, merging: Merging, packed: Packed) -> bool:
+        """Whether it would do what ``merging`` says with ``packed``."""
+        ...
+
+    def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
+        """What `run_block` gives after the last block; ``packed.tokens`` are used up."""
+        ...
+
+
 class MergedViT(nn.Module):
     """A Vision Transformer whose calls say how much to merge. Made by `tome_core.patch`.
 
@@ -80,6 +92,7 @@ class MergedViT(nn.Module):
         object.__setattr__(self, "adapter", adapter)
         self.adapter: Adapter
         self.merging = merging
+        self.encoder: Encoder | None = None
 
     def train(self, mode: bool = True) -> MergedViT:
         """As `nn.Module.train`; the adapter's network follows, whose own methods look at its flag."""
@@ -185,8 +198,13 @@ class MergedViT(nn.Module):
 
     def _encode(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> tuple[Plan, Packed]:
         """Run embedding, blocks and final norm; for ``leading`` see `run_block`."""
-        for plan, packed in self._states(images, r, trace, leading):  # noqa: B007
-            pass
+        states = self._states(images, r, trace, leading)
+        plan, packed = next(states)
+        if self.encoder is not None and not self.training and self.encoder.takes(self.merging, packed):
+            packed = self.encoder(self.merging, plan, packed, leading)
+        else:
+            for plan, packed in states:  # noqa: B007
+                pass
         return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
 
     def _states(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> Iterator[tuple[Plan, Packed]]:

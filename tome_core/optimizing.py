@@ -30,7 +30,7 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
     `tome_core.native` where these can be used; on a GPU mixed batches run without a loop over their groups, and
     attention in 16 bits keeps its fastest kernels. It stays on its device and in its dtype.
     """
-    from tome_core.adapters.inference import fold_scales, join_biases, replace_layers
+    from tome_core.adapters.inference import fold_scales, join_biases, join_blocks, replace_layers
 
     fast = (model if in_place else copy.deepcopy(model)).eval().requires_grad_(False)
     network = fast.adapter.network
@@ -42,6 +42,7 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
     if parameter.device.type == "cpu":
         replace_layers(network, parameter.dtype)
         fast.eval()  # new layers begin in training mode
+        fast.encoder = join_blocks(fast.adapter)
     fast.merging = merging_for(fast.merging, parameter.device.type, parameter.dtype, flash=has_flash(parameter.device))
     return fast
 

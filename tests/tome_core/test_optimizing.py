@@ -16,6 +16,7 @@ from tests.tome_core.test_relative import BEITS
 from tests.tome_core.test_relative import make as make_beit
 from tome_core import Schedule, native, optimize, patch
 from tome_core.linears import onednn_works
+from tome_core.matching import Kth
 from tome_core.native.strategy import Kernels
 
 R: list[Any] = [*range(9), Schedule.linear(4, -1), Schedule.per_layer([8, 0, 1]), [0, 8, 3, 3, 1, 0, 8, 5]]
@@ -152,6 +153,7 @@ def test_other_families_in_float32(make: Callable[[], Any]) -> None:
 def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: int | None) -> None:
     fast = optimize(patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32})))
     assert fast.adapter.leading == leading
+    fast.encoder = None
     rows: list[int] = []
     fast.get_submodule("blocks.2.norm2").register_forward_hook(lambda module, args, out: rows.append(len(out)))
     images = make_images(8, dtype=torch.float32)
@@ -164,6 +166,49 @@ def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: 
         assert torch.equal(fast(images, r=r), whole.logits)
         assert rows == [left if leading is None else 8 * leading]
         assert torch.equal(fast.embed(images, r=r), whole.features)
+
+
+@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.parametrize("variant", ["class-token", "distilled", "registers", "layer-scale", "average-with-prefix"])
+@pytest.mark.parametrize("prop_attn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_all_blocks_at_once_are_the_blocks_one_by_one(variant: str, prop_attn: bool, dtype: torch.dtype) -> None:
+    plain = make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32, "img_size": 32})
+    fast = optimize(patch(plain, prop_attn=prop_attn), dtype)
+    images = make_images(8, (32, 32), dtype=torch.float32)
+    for r in R:
+        at_once, logits = fast.trace(images, r=r), fast(images, r=r)
+        assert torch.equal(at_once.logits, logits)
+        encoder, fast.encoder = fast.encoder, None
+        assert encoder is not None
+        one_by_one = fast.trace(images, r=r)
+        fast.encoder = encoder
+        if dtype == torch.float32:  # the same bits; in bfloat16 a residual is rounded once less
+            assert torch.equal(at_once.logits, one_by_one.logits)
+            assert torch.equal(at_once.source, one_by_one.source)
+            for name in ("tokens", "sizes"):
+                torch.testing.assert_close(getattr(at_once, name), getattr(one_by_one, name), rtol=0, atol=0)
+    with torch.inference_mode():
+        assert torch.equal(fast(images, r=5), fast(images, r=5))
+
+
+@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.parametrize(
+    "variant", ["qk-norm", "gated", "swiglu", "attention-norm", "post-norm", "wide-heads", "differential", "rms-norm"]
+)
+def test_blocks_with_other_parts_run_one_by_one(variant: str) -> None:
+    assert optimize(patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32}))).encoder is None
+
+
+@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@torch.no_grad()
+def test_other_ways_of_merging_run_one_by_one() -> None:
+    model = patch(make_vit(dtype=torch.float32, embed_dim=32), matcher=Kth(3))
+    images, fast = make_images(3, dtype=torch.float32), optimize(model)
+    assert fast.encoder is not None
+    for r in R[:-1]:
+        torch.testing.assert_close(fast(images, r=r), model(images, r=r), rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

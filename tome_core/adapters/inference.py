@@ -9,8 +9,10 @@ from timm.layers import GELU, GluMlp, LayerNorm, LayerScale, Mlp, SwiGLU
 from torch import nn
 
 from tome_core import native
+from tome_core.adapters.vit import ViTBlock
 from tome_core.layers import KernelLayerNorm, pack_patches
 from tome_core.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
+from tome_core.native.encoder import BlockLayers, Encoder
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 _MLPS = (Mlp, GluMlp, SwiGLU)
@@ -61,6 +63,37 @@ def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
             if _is_kernel_mlp(mlp):
                 fc1, fc2 = cast(KernelLinear, mlp.fc1), cast(KernelLinear, mlp.fc2)
                 setattr(parent, name, KernelMlp(fc1, fc2))
+
+
+def join_blocks(adapter: Any) -> Encoder | None:
+    """The blocks of ``adapter``, whose layers were replaced, as one; None unless all are plain blocks of one shape."""
+    if not all(type(block) is ViTBlock and _is_plain(block.block) for block in adapter.blocks):
+        return None
+    layers = [
+        BlockLayers(
+            norm1=block.norm1,
+            qkv=block.attn.qkv,
+            proj=block.attn.proj,
+            norm2=block.norm2,
+            mlp=block.mlp,
+            heads=block.attn.num_heads,
+        )
+        for block in (wrapped.block for wrapped in adapter.blocks)
+    ]
+    fits = len({block.shape for block in layers}) == 1 and all(block.fits for block in layers)
+    return Encoder(layers) if fits else None
+
+
+def _is_plain(block: Any) -> bool:
+    attn = block.attn
+    layers = (block.norm1, KernelLayerNorm), (block.norm2, KernelLayerNorm), (block.mlp, KernelMlp)
+    linears = (attn.qkv, KernelLinear), (attn.proj, KernelLinear)
+    nothing = block.ls1, block.ls2, attn.q_norm, attn.k_norm, attn.norm
+    return (
+        all(type(layer) is kind for layer, kind in (*layers, *linears))
+        and all(type(module) is nn.Identity for module in nothing)
+        and getattr(attn, "gate", None) is None
+    )
 
 
 def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:

@@ -21,8 +21,6 @@ from tome_core.workspace import WORKSPACE
 
 LANES = 16  # the width of a head must be a multiple of it
 _PANEL = 64  # outputs of a linear layer that are computed together: kPanel of linear.cpp
-_MLP_BLOCK = 48  # rows of an MLP that one thread computes at a time: its kMlpBlock
-_MLP_BLOCKS = 8  # for each thread at least, so that none waits long for the others
 
 
 def available() -> bool:
@@ -90,22 +88,23 @@ def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
     weight.check(x)
     x = x.contiguous()
     out = empty_rows(len(x), weight.outputs, x.dtype)
-    call("linear", x.dtype, x, weight.panels, weight.bias, len(x), weight.inputs, weight.outputs, gelu, out)
+    call("linear", x.dtype, x, weight.panels, weight.bias, len(x), weight.inputs, weight.outputs, gelu, None, out)
     return out
 
 
 def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
     """`linear` with GELU by ``first``, then `linear` by ``second``: ``(T, in)`` -> ``(T, out)``, the same bits.
 
-    Of large batches the values between the two are never all there at once. Raises `ValueError` as `linear`.
+    Of large batches the values between the two are never all there at once. Raises `ValueError` as `linear`, and where
+    ``second`` has other inputs than ``first`` has outputs.
     """
     first.check(x)
-    if len(x) < _MLP_BLOCKS * _MLP_BLOCK * torch.get_num_threads():
-        return linear(linear(x, first, gelu=True), second)
+    if first.outputs != second.inputs or first.panels.dtype != second.panels.dtype:
+        raise ValueError(f"{first.outputs} outputs are no {second.inputs} inputs")
     x = x.contiguous()
     out = empty_rows(len(x), second.outputs, x.dtype)
     weights = first.panels, first.bias, second.panels, second.bias
-    call("mlp", x.dtype, x, *weights, len(x), first.inputs, first.outputs, second.outputs, out)
+    call("mlp", x.dtype, x, *weights, len(x), first.inputs, first.outputs, second.outputs, None, out)
     return out
 
 

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "functions.h"
+#include "kernels.h"
 #include "products.h"
 
 namespace {

@@ -6,6 +6,7 @@ import ctypes
 import logging
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ _SIGNATURES = {
     "attention": [_POINTER] * 3 + [_INT] * 3 + [_POINTER] * 2 + [_INT] * 3 + [_FLOAT, _POINTER],
     "merge": [_POINTER] * 2 + [_INT] + [_POINTER] * 3 + [_INT] * 5 + [_POINTER] * 4,
     "layer_norm": [_POINTER] * 3 + [_INT] * 2 + [_FLOAT, _POINTER],
-    "linear": [_POINTER] * 3 + [_INT] * 3 + [ctypes.c_int, _POINTER],
-    "mlp": [_POINTER] * 5 + [_INT] * 4 + [_POINTER],
+    "linear": [_POINTER] * 3 + [_INT] * 3 + [ctypes.c_int] + [_POINTER] * 2,
+    "mlp": [_POINTER] * 5 + [_INT] * 4 + [_POINTER] * 2,
+    "encode": [_POINTER] * 3 + [_INT] * 7 + [ctypes.c_int, _INT] + [_POINTER] * 9,
     "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
 }
+_RESULTS = {"encode": ctypes.c_int}
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +39,7 @@ def kernels() -> ctypes.CDLL | None:
         for name, arguments in _SIGNATURES.items():
             for suffix in DTYPES.values():
                 function = getattr(library, f"tome_{name}_{suffix}")
-                function.argtypes, function.restype = arguments, None
+                function.argtypes, function.restype = arguments, _RESULTS.get(name)
     except (OSError, AttributeError) as error:  # missing symbols: compiled from other sources
         _log.warning("the CPU kernels cannot be loaded, PyTorch's are used instead: %s", error)
         return None
@@ -46,9 +49,9 @@ def kernels() -> ctypes.CDLL | None:
     return library
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> None:
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> Any:
     """Run kernel ``name`` for ``dtype``. Tensors, which are dense, are given as the address of their data."""
     library = kernels()
     assert library is not None, "check available() first"
     given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    getattr(library, f"tome_{name}_{DTYPES[dtype]}")(*given)
+    return getattr(library, f"tome_{name}_{DTYPES[dtype]}")(*given)

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "functions.h"
+#include "kernels.h"
 #include "products.h"
 
 namespace {
@@ -12,7 +13,7 @@ namespace {
 constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers for kRows rows
 constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels pass by
 constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay there
-static_assert(kPanel == 64 && kMlpBlock == 48, "_PANEL and _MLP_BLOCK of __init__.py");
+static_assert(kPanel == 64, "_PANEL of __init__.py");
 constexpr int64_t kTasks = 8;                  // for each thread, at least, so that a slow one does not hold up the rest
 
 // The sums of one row and panel, of which there may be fewer columns. Whole lines of the cache are written at once.
@@ -29,11 +30,24 @@ inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
     }
 }
 
+// What a tile writes: `out`, of so many columns to a row, with GELU or plus `residual`, which has the shape of `out`.
+template <class T>
+struct Target {
+    T* out;
+    const T* residual;
+    int64_t stride;
+    bool with_gelu;
+
+    Target at(int64_t row, int64_t column) const {
+        const int64_t by = row * stride + column;
+        return {out + by, residual ? residual + by : nullptr, stride, with_gelu};
+    }
+};
+
 // One tile of R rows and one panel. Each sum runs over the inputs in their order, whatever R is: a row's result does not
 // depend on which rows are beside it.
 template <class T, int R>
-void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, bool with_gelu, T* out,
-          int64_t out_stride) {
+void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, Target<T> to) {
     __m512 acc[R][kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++)
@@ -42,26 +56,30 @@ void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t
     accumulate(acc, x, inputs, panel, kPanel * Step<T>::width, inputs / Step<T>::width);
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
-        if (with_gelu)
 #pragma GCC unroll 8
-            for (auto& sum : acc[i]) sum = gelu<T>(sum);
-        store_panel(out + i * out_stride, acc[i], columns);
+        for (int j = 0; j < kColumns; j++) {
+            if (to.with_gelu) acc[i][j] = gelu<T>(acc[i][j]);
+            if (to.residual) {
+                const __mmask16 m = first(std::max<int64_t>(columns - j * kLanes, 0));
+                acc[i][j] = _mm512_add_ps(acc[i][j], load(to.residual + i * to.stride + j * kLanes, m));
+            }
+        }
+        store_panel(to.out + i * to.stride, acc[i], columns);
     }
 }
 
 template <class T, int R = kRows>
-void tiles(int64_t rows, const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, bool with_gelu,
-           T* out, int64_t out_stride) {
-    for (; rows >= R; rows -= R, x += R * inputs, out += R * out_stride)
-        tile<T, R>(x, panel, bias, inputs, columns, with_gelu, out, out_stride);
+void tiles(int64_t rows, const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, Target<T> to) {
+    for (; rows >= R; rows -= R, x += R * inputs, to = to.at(R, 0)) tile<T, R>(x, panel, bias, inputs, columns, to);
     if constexpr (R > 1)
-        if (rows) tiles<T, R - 1>(rows, x, panel, bias, inputs, columns, with_gelu, out, out_stride);
+        if (rows) tiles<T, R - 1>(rows, x, panel, bias, inputs, columns, to);
 }
 
 template <class T>
 void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
-            bool with_gelu, T* out) {
+            bool with_gelu, const T* residual, T* out) {
     if (!rows) return;
+    const Target<T> to{out, residual, outputs, with_gelu};
     const int64_t panels = (outputs + kPanel - 1) / kPanel, blocks = (rows + kBlock - 1) / kBlock;
     const int64_t height = round_up((rows + blocks - 1) / blocks, kRows);
     const int64_t width = std::max<int64_t>(1, panels * blocks / (kTasks * omp_get_max_threads()));  // in panels
@@ -73,27 +91,34 @@ void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_
             for (int64_t panel = chunk * width; panel < std::min(panels, (chunk + 1) * width); panel++) {
                 const int64_t column = panel * kPanel;
                 tiles<T>(end - row, x + row * inputs, weight + column * inputs, bias + column, inputs,
-                         std::min(kPanel, outputs - column), with_gelu, out + row * outputs + column, outputs);
+                         std::min(kPanel, outputs - column), to.at(row, column));
             }
         }
 }
 
-// Two linear layers with GELU between them; what is between them stays in the cache of the thread that needs it.
+// Two linear layers with GELU between them. What is between them stays in the cache of the thread that needs it, if there
+// are enough rows for all threads.
 template <class T>
 void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2, int64_t rows,
-         int64_t inputs, int64_t hidden, int64_t outputs, T* out) {
-    if (!rows) return;
+         int64_t inputs, int64_t hidden, int64_t outputs, const T* residual, T* out) {
+    if (rows < kTasks * kMlpBlock * omp_get_max_threads()) {
+        T* between = scratch<9, T>(rows * hidden);
+        linear<T>(x, weight1, bias1, rows, inputs, hidden, true, nullptr, between);
+        linear<T>(between, weight2, bias2, rows, hidden, outputs, false, residual, out);
+        return;
+    }
     const int64_t blocks = (rows + kMlpBlock - 1) / kMlpBlock, height = round_up((rows + blocks - 1) / blocks, kRows);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t row = 0; row < rows; row += height) {
         T* between = scratch<5, T>(height * hidden);
         const int64_t n = std::min(height, rows - row);
+        const Target<T> middle{between, nullptr, hidden, true}, to{out, residual, outputs, false};
         for (int64_t column = 0; column < hidden; column += kPanel)
             tiles<T>(n, x + row * inputs, weight1 + column * inputs, bias1 + column, inputs,
-                     std::min(kPanel, hidden - column), true, between + column, hidden);
+                     std::min(kPanel, hidden - column), middle.at(0, column));
         for (int64_t column = 0; column < outputs; column += kPanel)
-            tiles<T>(n, between, weight2 + column * hidden, bias2 + column, hidden,
-                     std::min(kPanel, outputs - column), false, out + row * outputs + column, outputs);
+            tiles<T>(n, between, weight2 + column * hidden, bias2 + column, hidden, std::min(kPanel, outputs - column),
+                     to.at(row, column));
     }
 }
 
@@ -102,19 +127,19 @@ void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, con
 #pragma GCC visibility push(default)
 extern "C" {
 void tome_linear_bf16(const bf16* x, const bf16* weight, const float* bias, int64_t rows, int64_t inputs,
-                      int64_t outputs, int gelu, bf16* out) {
-    linear(x, weight, bias, rows, inputs, outputs, gelu, out);
-}
-void tome_mlp_bf16(const bf16* x, const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
-                   int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, bf16* out) {
-    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, out);
-}
-void tome_mlp_f32(const float* x, const float* weight1, const float* bias1, const float* weight2, const float* bias2,
-                  int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, float* out) {
-    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, out);
+                      int64_t outputs, int gelu, const bf16* residual, bf16* out) {
+    linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);
 }
 void tome_linear_f32(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs,
-                     int64_t outputs, int gelu, float* out) {
-    linear(x, weight, bias, rows, inputs, outputs, gelu, out);
+                     int64_t outputs, int gelu, const float* residual, float* out) {
+    linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);
+}
+void tome_mlp_bf16(const bf16* x, const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
+                   int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, const bf16* residual, bf16* out) {
+    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, residual, out);
+}
+void tome_mlp_f32(const float* x, const float* weight1, const float* bias1, const float* weight2, const float* bias2,
+                  int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, const float* residual, float* out) {
+    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, residual, out);
 }
 }

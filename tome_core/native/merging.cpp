@@ -5,6 +5,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "kernels.h"
 #include "products.h"
 
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "simd.h"
+#include "kernels.h"
 
 namespace {
 

@@ -42,8 +42,7 @@ class Kernels(GroupByGroup):
         """Matching and merging of all images at once, if they are the paper's."""
         if not plan.merges(index):
             return packed
-        papers = merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
-        if not papers or not _fits(features.k):
+        if not is_papers(merging) or not _fits(features.k):
             return super().merge(merging, plan, index, packed, features)
         sizes = packed.flat_sizes(plan, index)
         before, after = plan.offsets(features.k)[index : index + 2]
@@ -60,6 +59,11 @@ class Kernels(GroupByGroup):
                 positions = tuple(places.gather(1, stay) for places, stay in zip(positions, stays, strict=True))
         views = tuple(view for _, view in plan.views(sizes, index + 1))
         return replace(packed, tokens=tokens, sizes=views, sources=sources, positions=positions)
+
+
+def is_papers(merging: Merging) -> bool:
+    """Whether it matches and merges as the paper does, which is what the kernels know."""
+    return merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
 
 
 def _fits(heads: Tensor) -> bool:

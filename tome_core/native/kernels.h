@@ -1,0 +1,45 @@
+// What the library exports, for both types of activations; each kernel's file says what it does.
+#pragma once
+
+#include "simd.h"
+
+#define TOME_KERNELS(T, suffix)                                                                                        \
+    void tome_linear_##suffix(const T* x, const T* weight, const float* bias, int64_t rows, int64_t inputs,            \
+                              int64_t outputs, int gelu, const T* residual, T* out);                                   \
+    void tome_mlp_##suffix(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2,     \
+                           int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, const T* residual, T* out);  \
+    void tome_attention_##suffix(const T* q, const T* k, const T* v, int64_t q_stride, int64_t k_stride,               \
+                                 int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images,          \
+                                 int64_t heads, int64_t depth, float scale, T* out);                                   \
+    void tome_merge_##suffix(const T* x, const T* k, int64_t k_stride, const float* sizes, const int64_t* offsets,     \
+                             const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t depth,    \
+                             int64_t prefix, T* out, float* out_sizes, int64_t* dest, uint8_t* merged);                \
+    void tome_layer_norm_##suffix(const T* x, const float* weight, const float* bias, int64_t rows, int64_t dim,       \
+                                  float eps, T* out);
+
+#pragma GCC visibility push(default)
+extern "C" {
+TOME_KERNELS(float, f32)
+TOME_KERNELS(bf16, bf16)
+}
+#pragma GCC visibility pop
+
+// The same by type.
+template <class T>
+struct Kernels;
+template <>
+struct Kernels<float> {
+    static constexpr auto linear = tome_linear_f32;
+    static constexpr auto mlp = tome_mlp_f32;
+    static constexpr auto attention = tome_attention_f32;
+    static constexpr auto merge = tome_merge_f32;
+    static constexpr auto layer_norm = tome_layer_norm_f32;
+};
+template <>
+struct Kernels<bf16> {
+    static constexpr auto linear = tome_linear_bf16;
+    static constexpr auto mlp = tome_mlp_bf16;
+    static constexpr auto attention = tome_attention_bf16;
+    static constexpr auto merge = tome_merge_bf16;
+    static constexpr auto layer_norm = tome_layer_norm_bf16;
+};

@@ -12,6 +12,8 @@ FROM ${BASE} AS requirements
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN ["python", "-c", "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\\n', file=open('requirements.txt', 'w'))"]
+# Their layer is kept by the files' modes too, which follow the umask of whoever checked them out.
+RUN chmod 0644 requirements.txt constraints.txt
 
 FROM ${BASE} AS dependencies
 # /cache is for downloaded weights; a volume that is mounted there for the first time takes over its owner.

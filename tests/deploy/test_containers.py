@@ -19,8 +19,17 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {f"TOME_{name.upper()}" for name in (*Settings.model_fields, *Secrets.model_fields)}
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML that names a key twice is refused, as `docker compose` does; PyYAML and docker-compose 1.29 let it pass."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"twice the same key{node.start_mark}: {sorted(keys)}"
+        return super().construct_mapping(node, deep)
+
+
 def load(name: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / name).read_text())
+    return yaml.load((ROOT / name).read_text(), UniqueKeys)
 
 
 def server(name: str = "docker-compose.yml") -> dict[str, Any]:
@@ -141,13 +150,17 @@ def test_cpu_file_takes_a_cpu_only_torch() -> None:
     assert set(override["environment"]) <= SETTINGS
 
 
+def installed(*command: str) -> bool:
+    return bool(shutil.which(command[0])) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["plugin", "docker-compose"])
 @pytest.mark.parametrize("files", [[], ["docker-compose.yml", "deploy/compose.cpu.yml"]], ids=["gpu", "cpu"])
-def test_compose_accepts_the_files(files: list[str]) -> None:
-    compose = shutil.which("docker-compose")
-    if compose is None:
-        pytest.skip("docker-compose is not installed")
+def test_compose_accepts_the_files(files: list[str], command: list[str]) -> None:
+    if not installed(*command):
+        pytest.skip(f"{' '.join(command)} is not installed")
     flags = [part for name in files for part in ("-f", name)]
-    done = subprocess.run([compose, *flags, "config"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *flags, "config"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert ("nvidia" in done.stdout) == (not files)
 

@@ -160,6 +160,7 @@ def test_a_change_of_the_source_leaves_the_dependencies_as_they_are(images, tmp_
         ".dockerignore",
     ):
         shutil.copy(ROOT / name, tmp_path / name)
+        (tmp_path / name).chmod(0o664)  # as under another umask
     with (tmp_path / "server/__init__.py").open("a") as file:
         file.write("# changed\n")
     docker.build_server(f"{TAG}-changed", tmp_path)

@@ -107,13 +107,15 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
     end = time.monotonic() + START_SECONDS
     while True:
         text = re.sub(r"\x1b\[\d+m", "", log.read_text(errors="replace"))
-        if process.poll() is not None or time.monotonic() > end:
-            raise NotReady(f"the application did not get ready; {log} ends with\n{text[-2000:]}")
+        status = ""
         if (found := _DASHBOARD.search(text)) and "Submitted deploy config" in text:
             with suppress(httpx.HTTPError, KeyError):
                 details = httpx.get(f"{found[1]}/api/serve/applications/", timeout=10).json()
-                if details["applications"]["tome-serve"]["status"] == "RUNNING":
-                    return found[1]
+                status = details["applications"]["tome-serve"]["status"]
+            if status == "RUNNING":
+                return found[1]
+        if status == "DEPLOY_FAILED" or process.poll() is not None or time.monotonic() > end:
+            raise NotReady(f"the application did not get ready; {log} ends with\n{text[-2000:]}")
         time.sleep(0.2)
 
 

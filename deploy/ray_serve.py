@@ -24,6 +24,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
 from server.api.listening import HttpServer, http_config, listen
+from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
 from server.api.serving import ENGINE_STOP_SECONDS
 from server.asgi import create_server
@@ -66,7 +67,7 @@ def build() -> FastAPI:
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            async with scraped(app.state.metrics, listener), inner(app):
+            async with scraped(app.state.metrics, listener, settings), inner(app):
                 yield
 
         app.router.lifespan_context = lifespan
@@ -139,9 +140,10 @@ def listen_from(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def scraped(metrics: Metrics, listener: socket.socket) -> AsyncIterator[None]:
+async def scraped(metrics: Metrics, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
     """Serve ``metrics`` on ``listener``."""
-    server = HttpServer(http_config(create_scrape_app(metrics)))
+    bounds = Bounds(settings.max_connections, settings.header_timeout, settings.send_timeout, metrics.observe_error)
+    server = HttpServer(http_config(create_scrape_app(metrics), bounds))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("metrics of this replica are on port %d", listener.getsockname()[1])
     try:

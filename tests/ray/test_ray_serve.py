@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from benchmarks.ray_serve import Cluster, cluster
+from benchmarks.ray_serve import Cluster, application, cluster
 from server.offline import load_runner, parse_schedule, pick_model, run_one
 from server.settings import ModelSettings
 from tests.server.conftest import eventually, free_port
@@ -33,7 +33,7 @@ Answers = dict[tuple[str, str], dict[int, float]]
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[Cluster]:
     settings = {"levels": "0,16", "max_batch": 8, "log_level": "warning", "metrics_port": METRICS, "mark": MARK}
-    with cluster(tmp_path_factory.mktemp("ray"), free_port(), replicas=2, cpus=0.5, **settings) as running:
+    with cluster(tmp_path_factory.mktemp("ray"), free_port(), application(2, 0.5, **settings)) as running:
         yield running
 
 

@@ -7,6 +7,7 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -122,8 +123,14 @@ def test_a_deadline_that_no_r_meets_is_told(opened):
     opened.at("auto").click()
     opened.slide(3, "deadline")
     opened.until(lambda: "Trying again in" in opened.text("problem"), "why there is no answer")
+    assert re.search(r" is in \S+ s\. Trying again in \d+ s\.$", opened.text("problem"))
     assert opened.text("r-value") == "r = auto"
     assert opened.text("tokens") == UNKNOWN
+    captions = [caption.text.strip() for caption in opened.at("regions").find_elements(By.TAG_NAME, "figcaption")]
+    assert captions == ["r = 0", ""]
+    times = [row.text.split()[-1] for row in opened.at("forward").find_elements(By.TAG_NAME, "tr")]
+    assert times == [UNKNOWN, UNKNOWN]
+    assert opened.text("speedup") == ""
     opened.slide(0, "deadline")  # which is none, so that the first one holds again
     opened.until(lambda: opened.at("deadline").get_attribute("value") == "100", "a deadline")
     opened.slide(8)
@@ -147,12 +154,15 @@ def test_a_level_is_chosen_in_its_table(opened):
     rows[0].find_element(By.TAG_NAME, "button").click()
     opened.until_tokens("197 of 197 tokens")
     assert [row.get_attribute("aria-current") for row in rows] == ["true", None]
+    pressed = [row.find_element(By.TAG_NAME, "button").get_attribute("aria-pressed") for row in rows]
+    assert pressed == ["true", "false"]
 
 
 def test_measuring_in_batches(opened):
-    opened.at("measure").click()
+    opened.at("measure").send_keys(Keys.ENTER)
     opened.until(lambda: opened.text("passes").startswith("Forward pass, each of 64, median of "), "a measurement")
     opened.until(lambda: opened.at("measure").is_enabled(), "its end")
+    assert opened.browser.switch_to.active_element.get_attribute("id") == "measure"
     assert re.fullmatch(r"\d+\.\d\d\u00d7", opened.text("speedup"))
 
 
@@ -218,6 +228,26 @@ def test_on_a_small_screen_the_slider_stays_in_sight(opened):
     opened.until(
         lambda: 0 <= opened.script("return document.getElementById('r').getBoundingClientRect().top") < 200, "r"
     )
+
+
+def test_on_a_small_screen_a_problem_covers_neither_the_slider_nor_what_has_the_focus(opened):
+    browsers.resize(opened.browser, 360, 740)
+    opened.slide(3, "deadline")
+    opened.at("auto").send_keys(Keys.SPACE)
+    opened.until(lambda: opened.shown("problem"), "a problem")
+    seen = (
+        "const e = document.activeElement, b = e.getBoundingClientRect();"
+        "return e === document.body || [[b.left + 3, b.top + 3], [b.right - 3, b.bottom - 3]].every(place =>"
+        "{ const at = document.elementFromPoint(...place); return at && (e.contains(at) || at.contains(e)) })"
+    )
+    for _ in range(20):  # there are fewer controls than that
+        ActionChains(opened.browser).send_keys(Keys.TAB).perform()
+        focused = opened.browser.switch_to.active_element
+        assert opened.script(seen), focused.get_attribute("outerHTML")
+    opened.script("document.getElementById('levels').scrollIntoView()")
+    opened.at("r").send_keys(Keys.NULL)
+    assert opened.script(seen)
+    assert opened.script("return document.activeElement.id") == "r"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

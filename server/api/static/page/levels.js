@@ -11,6 +11,7 @@ export function show(model, choose) {
 /** Which level is the chosen one, if any. */
 export function mark(r) {
   for (const row of rows.children) {
+    row.querySelector("button").setAttribute("aria-pressed", row.dataset.r === r);
     if (row.dataset.r === r) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
   }

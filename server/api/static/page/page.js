@@ -65,7 +65,8 @@ function tell(problem) {
   result.stale(false);
   const title = document.createElement("b");
   title.textContent = problem.title;
-  at("problem").replaceChildren(title, " ", problem.detail);
+  // A sentence, so that another can follow.
+  at("problem").replaceChildren(title, problem.detail && `: ${problem.detail}`.replace(/\.?$/, "."));
   at("problem").hidden = false;
 }
 
@@ -144,6 +145,7 @@ async function measure(signal) {
   const r = await answer(signal); // which this may have interrupted
   const batches = new Samples();
   const count = Math.max(1, Math.min(COPIES, Math.floor(MOST_BYTES / picture.size)));
+  const focused = document.activeElement === at("measure"); // which a button that is disabled loses
   at("measure").disabled = true;
   try {
     const end = performance.now() + 1000 * MOST_SECONDS;
@@ -158,6 +160,7 @@ async function measure(signal) {
     }
   } finally {
     at("measure").disabled = false;
+    if (focused && document.activeElement === document.body) at("measure").focus();
   }
 }
 

@@ -50,7 +50,16 @@ export function clear() {
   at("timing").textContent = at("agreement").textContent = "";
   at("labels").replaceChildren();
   at("tick-note").hidden = true;
-  for (const place of ["plain", "merged"]) at(`region-${place}`).hidden = true;
+  for (const [place, caption] of [["plain", "r = 0"], ["merged", "\u00a0"]]) {
+    at(`region-${place}`).hidden = true;
+    at(`region-${place}`).parentElement.querySelector("figcaption").textContent = caption;
+  }
+  at("speedup").textContent = "";
+  for (const row of at("forward").rows) {
+    row.querySelector("i").style.setProperty("--share", 0);
+    row.cells[2].textContent = NONE;
+  }
+  at("passes").textContent = "Forward pass";
 }
 
 /** The answer in a sentence, for those who hear it. */

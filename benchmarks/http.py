@@ -13,7 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urljoin
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -26,6 +28,7 @@ from benchmarks.results import about
 from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
 from server.engine.device import pick_device, usable_cores
 from server.load.pictures import jpeg
+from server.top.scrape import NoMetrics, scrape
 
 LEVELS = (0, 4, 8, 12, 16)
 ALONE = (0, 16)
@@ -73,9 +76,24 @@ class Bench:
         connections = 1 if alone else self.args.connections
         with suppress(FailedRequests):  # a slow server may not finish a first batch in so short a time
             drive(urls, file, body.content_type, connections, WARM_SECONDS)
+        before = _stages(urls[0]) if alone else {}
         found = drive(urls, file, body.content_type, connections, self.args.seconds)
+        if before:
+            after = _stages(urls[0])
+            requests = after["decoded"] - before["decoded"]
+            found = replace(found, stages=(after["seconds"] - before["seconds"]) / requests)
         self.console.print(f"{name}: {found.images_per_s:.1f} images/s, p50 {1000 * found.p50:.1f} ms", style="dim")
         return found
+
+
+def _stages(url: str) -> dict[str, float]:
+    """What ``/metrics`` of our server beside ``url`` says: seconds of decoding and forward passes, images decoded."""
+    try:
+        found = scrape(urljoin(url, "/metrics"))
+    except NoMetrics:  # the peer's
+        return {}
+    seconds, counts = (found.by(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("sum", "count"))
+    return {"seconds": seconds["decode"] + seconds["forward"], "decoded": counts["decode"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,8 +29,12 @@ class Adapter(Protocol):
 
     network: nn.Module
     prefix: int
-    leading: int | None  # so many tokens at the front are all that `pool` reads; None where it may read any
     cost: Cost
+
+    @property
+    def leading(self) -> int | None:
+        """So many tokens at the front are all that `pool` reads; None where it may read any."""
+        ...
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -217,7 +221,8 @@ class MergedViT(nn.Module):
         schedules = tuple(self.schedules(r, len(images)))
         x, positional = adapter.embed(images.to(next(self.parameters()).dtype))
         tokens = x.shape[1]
-        plan = make_plan(schedules, len(adapter.blocks), tokens, merging.prefix, merging.matcher)
+        depth = len(adapter.blocks)
+        plan = make_plan(schedules, depth, tokens, merging.prefix, merging.matcher)
         places: tuple[Tensor, ...] = ()
         if trace or positional is not None:
             place = torch.arange(tokens, device=x.device)
@@ -232,16 +237,14 @@ class MergedViT(nn.Module):
         yield plan, packed
         save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
         for index, block in enumerate(adapter.blocks):
-            if save_memory:
-                packed = checkpoint(run_block, block, merging, plan, index, packed, positional, use_reentrant=False)
-            else:
-                last = index == len(adapter.blocks) - 1
-                packed = run_block(block, merging, plan, index, packed, positional, leading if last else None)
+            given = block, merging, plan, index, packed, positional, leading if index == depth - 1 else None
+            packed = checkpoint(run_block, *given, use_reentrant=False) if save_memory else run_block(*given)
             yield plan, packed
 
     def _pooled(self, images: Tensor, r: R) -> Tensor:
         """What `pool` gives for ``images``, where nothing else is wanted of their tokens."""
-        leading = self.adapter.leading if self.merging.prune and not self.training else None
+        prune = self.merging.prune and not self.training and len(self.adapter.blocks) > 0
+        leading = self.adapter.leading if prune else None
         plan, packed = self._encode(images, r, trace=False, leading=leading)
         if leading is None:
             return self._pool(plan, packed)

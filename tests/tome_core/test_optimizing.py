@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from timm.layers import LayerScale
+from timm.layers import LayerScale, Mlp
 from torch import nn
 
 from tests.tome_core.models import VARIANTS, make_images, make_vit
@@ -169,15 +171,24 @@ def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: 
 
 
 @pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
-@pytest.mark.parametrize("variant", ["class-token", "distilled", "registers", "layer-scale", "average-with-prefix"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({**VARIANTS[name], "embed_dim": 32} for name in ("class-token", "distilled", "registers", "layer-scale")),
+        {**VARIANTS["average-with-prefix"], "embed_dim": 32, "depth": 1},
+        {"embed_dim": 48, "num_heads": 1, "mlp_ratio": 4.0},
+    ],
+)
 @pytest.mark.parametrize("prop_attn", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_all_blocks_at_once_are_the_blocks_one_by_one(variant: str, prop_attn: bool, dtype: torch.dtype) -> None:
-    plain = make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32, "img_size": 32})
+def test_all_blocks_at_once_are_the_blocks_one_by_one(
+    options: dict[str, Any], prop_attn: bool, dtype: torch.dtype
+) -> None:
+    plain = make_vit(dtype=torch.float32, **{**options, "img_size": 32})
     fast = optimize(patch(plain, prop_attn=prop_attn), dtype)
     images = make_images(8, (32, 32), dtype=torch.float32)
-    for r in R:
+    for r in R if len(plain.blocks) == 3 else [0, 9]:
         at_once, logits = fast.trace(images, r=r), fast(images, r=r)
         assert torch.equal(at_once.logits, logits)
         encoder, fast.encoder = fast.encoder, None
@@ -191,6 +202,49 @@ def test_all_blocks_at_once_are_the_blocks_one_by_one(variant: str, prop_attn: b
                 torch.testing.assert_close(getattr(at_once, name), getattr(one_by_one, name), rtol=0, atol=0)
     with torch.inference_mode():
         assert torch.equal(fast(images, r=5), fast(images, r=5))
+
+
+@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@torch.no_grad()
+def test_copies_and_other_default_dtypes() -> None:
+    """A copy has weights at other addresses; what the kernels are given has the type that they read."""
+    model, images = patch(make_vit(dtype=torch.float32, embed_dim=32)), make_images(3, dtype=torch.float32)
+    fast = optimize(model)
+    expected = fast(images, r=3)
+    for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):  # noqa: S301
+        assert copied.encoder is not None
+        assert torch.equal(copied(images, r=3), expected)
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            assert torch.equal(fast(images, r=3), expected)
+            torch.testing.assert_close(optimize(model)(images, r=3), expected, rtol=0, atol=1e-5)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+def test_layers_of_another_dtype_or_shape_run_one_by_one() -> None:
+    vit = make_vit(dtype=torch.float32, embed_dim=32)
+    vit.blocks[1].attn.qkv.to(torch.bfloat16)
+    assert optimize(patch(vit)).encoder is None
+    vit = make_vit(dtype=torch.float32, embed_dim=32)
+    vit.blocks[1].mlp = Mlp(32, 48)
+    assert optimize(patch(vit)).encoder is None
+
+
+def test_what_the_head_reads_is_asked_of_each_call() -> None:
+    """With gradients that are not wanted, without blocks, and after another pooling was chosen."""
+    images = make_images(3, dtype=torch.float32)
+    vit = make_vit(dtype=torch.float32, embed_dim=32, qk_norm=True)
+    vit.set_grad_checkpointing(True)
+    model = patch(vit)
+    fast = optimize(model)
+    torch.testing.assert_close(fast(images, r=3), model(images, r=3), rtol=0, atol=1e-4)
+    fast.adapter.network.global_pool = model.adapter.network.global_pool = "avg"
+    torch.testing.assert_close(fast(images, r=3), model(images, r=3), rtol=0, atol=1e-4)
+    model = patch(make_vit(dtype=torch.float32, embed_dim=32, depth=0))
+    torch.testing.assert_close(optimize(model)(images), model(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")

@@ -39,14 +39,18 @@ class PooledHead:
         self.network: Any = network
         self.prefix: int = network.num_prefix_tokens
         self._skip = self.prefix if pool_skip is None else pool_skip
-        reads_first = self._attn_pool is None and network.global_pool == "token" and self.prefix > 0
-        self.leading: int | None = 1 if reads_first else None
         fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
         per_token = 0
         if self._attn_pool is not None:
             of_pool, per_token = attention_pool_macs(self._attn_pool)
             fixed += of_pool + (self.prefix - self._skip) * per_token
         self.cost = Cost(fixed, tuple(blocks), self.prefix, per_token)
+
+    @property
+    def leading(self) -> int | None:
+        """So many tokens at the front are all that `pool` reads; None where it may read any."""
+        reads_first = self._attn_pool is None and self.network.global_pool == "token" and self.prefix > 0
+        return 1 if reads_first else None
 
     def norm(self, tokens: Tensor) -> Tensor:
         """``(T, D)`` -> ``(T, D)``."""

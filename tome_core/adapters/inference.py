@@ -12,7 +12,7 @@ from tome_core import native
 from tome_core.adapters.vit import ViTBlock
 from tome_core.layers import KernelLayerNorm, pack_patches
 from tome_core.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
-from tome_core.native.encoder import BlockLayers, Encoder
+from tome_core.native.encoder import BlockLayers, Encoder, fit_together
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 _MLPS = (Mlp, GluMlp, SwiGLU)
@@ -80,8 +80,7 @@ def join_blocks(adapter: Any) -> Encoder | None:
         )
         for block in (wrapped.block for wrapped in adapter.blocks)
     ]
-    fits = len({block.shape for block in layers}) == 1 and all(block.fits for block in layers)
-    return Encoder(layers) if fits else None
+    return Encoder(layers) if fit_together(layers) else None
 
 
 def _is_plain(block: Any) -> bool:

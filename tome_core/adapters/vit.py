@@ -67,11 +67,15 @@ class DistilledAdapter(PooledHead):
         self.blocks = take_apart(network.blocks)
         super().__init__(network, [block.cost for block in self.blocks])
         self.cost = replace(self.cost, fixed=self.cost.fixed + linear_macs(network.head_dist))
-        self.leading = 2
 
     def embed(self, images: Tensor) -> tuple[Tensor, None]:
         """``(B, C, H, W)`` -> ``(B, N0, D)``; positions are added here, none are rotary."""
         return embed(self.network, images), None
+
+    @property
+    def leading(self) -> int:
+        """The two tokens that the heads read."""
+        return 2
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
         """``(B, N, D)`` -> ``(B, 2, D)``, the two tokens that the heads read."""

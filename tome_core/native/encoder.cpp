@@ -37,18 +37,18 @@ void gather_leading(T* rows, int64_t width, const int64_t* offsets, int64_t imag
         std::memmove(rows + image * count * width, rows + offsets[image] * width, count * width * sizeof(T));
 }
 
-// offsets[depth + 1][images + 1]. tokens, other and normed have room for dim values of each token, qkv for three times as
-// many; sizes, other_sizes and bias for one float, merged for one byte. dest of a block begins dest_stride behind the
+// offsets[depth + 1][images + 1]. tokens, other and normed have room for dim values of each token, wide for three times as
+// many and for hidden; sizes, other_sizes and bias for one float, merged for one byte. dest of a block begins dest_stride behind the
 // last one's. Where leading is not 0, only so many prefix tokens of each image are computed of the last block.
 // Returns whether what is left is in `other`.
 template <class T>
 int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images, int64_t dim,
            int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional, int64_t dest_stride,
-           T* tokens, T* other, T* normed, T* qkv, float* sizes, float* other_sizes, float* bias, int64_t* dest,
+           T* tokens, T* other, T* normed, T* wide, float* sizes, float* other_sizes, float* bias, int64_t* dest,
            uint8_t* merged) {
     using K = Kernels<T>;
     const int64_t head = dim / heads, stride = 3 * dim;
-    const float scale = 1 / std::sqrt(static_cast<float>(head)) * static_cast<float>(M_LOG2E);
+    const float scale = static_cast<float>(std::pow(static_cast<double>(head), -0.5) * M_LOG2E);
     int swaps = 0;
     for (int64_t i = 0; i < depth; i++) {
         const Block<T>& block = blocks[i];
@@ -57,9 +57,9 @@ int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int
         int64_t n = before[images];
         const bool weighted = swaps && proportional, cut = leading && i == depth - 1;
         K::layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, eps[2 * i], normed);
-        K::linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, qkv);
+        K::linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
         if (weighted) log2_of(sizes, n, bias);
-        K::attention(qkv, qkv + dim, qkv + 2 * dim, stride, stride, stride, weighted ? bias : nullptr, before, images,
+        K::attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? bias : nullptr, before, images,
                      heads, head, scale, normed);
         if (cut) {
             gather_leading(tokens, dim, before, images, leading);
@@ -68,7 +68,7 @@ int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int
         }
         K::linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!cut && after[images] < n) {
-            K::merge(tokens, qkv + dim, stride, swaps ? sizes : nullptr, before, after, images, dim, heads, head, prefix,
+            K::merge(tokens, wide + dim, stride, swaps ? sizes : nullptr, before, after, images, dim, heads, head, prefix,
                      other, other_sizes, dest + i * dest_stride, merged);
             std::swap(tokens, other);
             std::swap(sizes, other_sizes);
@@ -76,8 +76,13 @@ int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int
             n = after[images];
         }
         K::layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, eps[2 * i + 1], normed);
-        K::mlp(normed, block.fc1_weight, block.fc1_bias, block.fc2_weight, block.fc2_bias, n, dim, hidden, dim, tokens,
-               tokens);
+        if (n < tome_mlp_rows()) {
+            K::linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
+            K::linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);
+        } else {
+            K::mlp(normed, block.fc1_weight, block.fc1_bias, block.fc2_weight, block.fc2_bias, n, dim, hidden, dim, tokens,
+                   tokens);
+        }
     }
     return swaps % 2;
 }
@@ -88,16 +93,16 @@ int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int
 extern "C" {
 int tome_encode_bf16(const void* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images,
                      int64_t dim, int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional,
-                     int64_t dest_stride, bf16* tokens, bf16* other, bf16* normed, bf16* qkv, float* sizes,
+                     int64_t dest_stride, bf16* tokens, bf16* other, bf16* normed, bf16* wide, float* sizes,
                      float* other_sizes, float* bias, int64_t* dest, uint8_t* merged) {
     return encode(static_cast<const Block<bf16>*>(blocks), eps, offsets, depth, images, dim, heads, hidden, prefix,
-                  leading, proportional, dest_stride, tokens, other, normed, qkv, sizes, other_sizes, bias, dest, merged);
+                  leading, proportional, dest_stride, tokens, other, normed, wide, sizes, other_sizes, bias, dest, merged);
 }
 int tome_encode_f32(const void* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images,
                     int64_t dim, int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional,
-                    int64_t dest_stride, float* tokens, float* other, float* normed, float* qkv, float* sizes,
+                    int64_t dest_stride, float* tokens, float* other, float* normed, float* wide, float* sizes,
                     float* other_sizes, float* bias, int64_t* dest, uint8_t* merged) {
     return encode(static_cast<const Block<float>*>(blocks), eps, offsets, depth, images, dim, heads, hidden, prefix,
-                  leading, proportional, dest_stride, tokens, other, normed, qkv, sizes, other_sizes, bias, dest, merged);
+                  leading, proportional, dest_stride, tokens, other, normed, wide, sizes, other_sizes, bias, dest, merged);
 }
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,16 +35,26 @@ class BlockLayers:
     heads: int
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and tokens."""
+        return self.qkv.packed.panels.dtype
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Width of a token, heads, width of the MLP."""
         return self.qkv.in_features, self.heads, self.mlp.fc1.out_features
 
     @property
     def fits(self) -> bool:
-        """Whether the kernels can compute it: heads of a width they know, which together are as wide as a token."""
-        dim, heads, _ = self.shape
-        same = self.qkv.out_features == 3 * dim and self.proj.in_features == self.proj.out_features == dim
-        return same and self.mlp.fc2.out_features == dim and dim % (heads * LANES) == 0
+        """Whether the kernels can compute it: one dtype, heads of a width they know, together as wide as a token."""
+        dim, heads, hidden = self.shape
+        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
+        ins = [linear.in_features for linear in (self.qkv, self.proj, fc1, fc2)]
+        outs = [linear.out_features for linear in (self.qkv, self.proj, fc1, fc2)]
+        norms = all(norm.weight.shape == (dim,) for norm in (self.norm1, self.norm2))
+        one_dtype = len({linear.packed.panels.dtype for linear in (self.qkv, self.proj, fc1, fc2)}) == 1
+        same = ins == [dim, dim, dim, hidden] and outs == [3 * dim, dim, hidden, dim]
+        return same and norms and one_dtype and dim % (heads * LANES) == 0
 
     @property
     def weights(self) -> list[Tensor]:
@@ -57,6 +68,12 @@ class BlockLayers:
         return found
 
 
+def fit_together(layers: Sequence[BlockLayers]) -> bool:
+    """Whether the kernels can compute all of these blocks in one call."""
+    alike = len({(block.shape, block.dtype) for block in layers}) == 1
+    return alike and all(block.fits for block in layers)
+
+
 class Encoder:
     """The blocks of a model, made of ``layers``, which are all of one shape and dtype.
 
@@ -65,31 +82,39 @@ class Encoder:
     """
 
     def __init__(self, layers: Sequence[BlockLayers]) -> None:
-        self._weights = [block.weights for block in layers]  # kept alive: the kernels are given their addresses
-        self.dtype = self._weights[0][2].dtype
-        if {block.shape for block in layers} != {layers[0].shape} or not all(block.fits for block in layers):
-            raise ValueError("the blocks are not all of one shape that the kernels know")
+        if not fit_together(layers):
+            raise ValueError("the blocks are not all of one shape and dtype that the kernels know")
+        self._layers = tuple(layers)
+        self.dtype = layers[0].dtype
         self.dim, self.heads, self.hidden = layers[0].shape
-        self._addresses = torch.tensor([[weight.data_ptr() for weight in weights] for weights in self._weights])
-        self._eps = torch.tensor([[block.norm1.eps, block.norm2.eps] for block in layers])
+        self._weights = [block.weights for block in layers]  # kept alive: the kernels are given their addresses
+        addresses = [[weight.data_ptr() for weight in weights] for weights in self._weights]
+        self._addresses = torch.tensor(addresses, dtype=torch.int64, device="cpu")
+        eps = [[block.norm1.eps, block.norm2.eps] for block in layers]
+        self._eps = torch.tensor(eps, dtype=torch.float32, device="cpu")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Encoder:
         return self  # nothing can change it
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Encoder, (self._layers,)  # addresses are of no use in another process
+
     def takes(self, merging: Merging, packed: Packed) -> bool:
         """Whether it would do what ``merging`` says with ``packed``."""
-        dense = packed.positions is None and packed.tokens.dtype == self.dtype
-        return dense and isinstance(merging.strategy, Kernels) and is_papers(merging)
+        tokens = packed.tokens
+        plain = packed.positions is None and tokens.dtype == self.dtype and tokens.device.type == "cpu"
+        return plain and type(merging.strategy) is Kernels and is_papers(merging)
 
     def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
         """Run all blocks; ``packed.tokens (T, D)`` are used up. For ``leading`` see `tome_core.block.run_block`."""
         tokens, depth = packed.tokens.contiguous(), len(self._weights)
         offsets, rows = plan.offsets(tokens), len(tokens)
-        tensors = [tokens, *(WORKSPACE.empty(rows, width, self.dtype) for width in (self.dim, self.dim, 3 * self.dim))]
-        sizes, other_sizes, bias = torch.empty(3, rows)
+        widths = self.dim, self.dim, max(3 * self.dim, self.hidden)
+        tensors = [tokens, *(WORKSPACE.empty(rows, width, self.dtype) for width in widths)]
+        sizes, other_sizes, bias = tokens.new_empty(3, rows, dtype=torch.float32)
         traced = packed.sources is not None
-        dest = torch.empty(depth if traced else 1, rows, dtype=torch.int64)
-        merged = torch.empty(rows, dtype=torch.bool)
+        dest = tokens.new_empty(depth if traced else 1, rows, dtype=torch.int64)
+        merged = tokens.new_empty(rows, dtype=torch.bool)
         shape = depth, offsets.shape[1] - 1, self.dim, self.heads, self.hidden, merging.prefix, leading or 0
         flags = merging.prop_attn, rows if traced else 0
         where = sizes, other_sizes, bias, dest, merged

@@ -1,5 +1,5 @@
-// 2^x and GELU by polynomials, which are interpolated when the library is loaded. Of bfloat16, which rounds to 2^-9, they
-// have the degree that it needs.
+// 2^x and GELU by polynomials, which `prepare` interpolates. Of bfloat16, which rounds to 2^-9, they have the degree that it
+// needs. Nothing here runs when the library is loaded: the processor may not know these instructions.
 #pragma once
 
 #include <array>
@@ -30,7 +30,7 @@ std::array<float, Degree + 1> interpolate(F f) {
 }
 
 template <int Degree>
-const auto kPower = interpolate<Degree>([](double u) { return std::exp2(u); });
+std::array<float, Degree + 1> kPower;  // of 2^u
 
 // 2^x, as T needs it; 0 far below, NaN stays NaN.
 template <class T>
@@ -48,21 +48,21 @@ inline __m512 exp2(__m512 x) {
 constexpr double kStep = 0.4;
 
 template <int Degree>
-struct Tail {
-    alignas(64) float coefficients[Degree + 1][kLanes];
-    Tail() {
-        for (int k = 0; k < kLanes; k++) {
-            const auto piece = interpolate<Degree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
-            for (int i = 0; i <= Degree; i++) coefficients[i][k] = piece[i];
-        }
-    }
-};
+alignas(64) float kTail[Degree + 1][kLanes];
 
-template <int Degree>
-const Tail<Degree> kTail;
+// Fills the tables; before any other function of this file.
+template <class T>
+void prepare() {
+    constexpr int degree = kDegree<T>;
+    kPower<degree> = interpolate<degree>([](double u) { return std::exp2(u); });
+    for (int k = 0; k < kLanes; k++) {
+        const auto piece = interpolate<degree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
+        for (int i = 0; i <= degree; i++) kTail<degree>[i][k] = piece[i];
+    }
+}
 
 // x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), as T needs it: max(x, 0) - |x| * Phi(-|x|), where the
-// second part is nothing from 6 on. NaN stays NaN.
+// second part stays at 6e-9 from 6 on. NaN stays NaN.
 template <class T>
 inline __m512 gelu(__m512 x) {
     const __m512 s = _mm512_min_ps(_mm512_set1_ps(15 * kStep), _mm512_abs_ps(x));
@@ -70,7 +70,7 @@ inline __m512 gelu(__m512 x) {
     const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the piece
     const __m512 u = _mm512_fmsub_ps(s, scale, _mm512_sub_ps(shifted, whole));
     const auto piece = [&](int i) {
-        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<kDegree<T>>.coefficients[i]));
+        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<kDegree<T>>[i]));
     };
     __m512 tail = piece(kDegree<T>);
 #pragma GCC unroll 8

@@ -19,6 +19,8 @@
 
 #pragma GCC visibility push(default)
 extern "C" {
+void tome_prepare();      // once, before all others but tome_supported
+int64_t tome_mlp_rows();  // with fewer rows two linear layers, which share them out better, are faster than an MLP
 TOME_KERNELS(float, f32)
 TOME_KERNELS(bf16, bf16)
 }

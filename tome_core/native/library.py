@@ -24,7 +24,7 @@ _SIGNATURES = {
     "encode": [_POINTER] * 3 + [_INT] * 7 + [ctypes.c_int, _INT] + [_POINTER] * 9,
     "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
 }
-_RESULTS = {"encode": ctypes.c_int}
+_RESULTS: dict[str, Any] = {"encode": ctypes.c_int}
 
 
 @lru_cache(maxsize=1)
@@ -46,6 +46,8 @@ def kernels() -> ctypes.CDLL | None:
     if not library.tome_supported():
         _log.info("this processor lacks AVX-512 with bfloat16; PyTorch's kernels are used")
         return None
+    library.tome_prepare()
+    library.tome_mlp_rows.restype = ctypes.c_int64
     return library
 
 

@@ -96,17 +96,11 @@ void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_
         }
 }
 
-// Two linear layers with GELU between them. What is between them stays in the cache of the thread that needs it, if there
-// are enough rows for all threads.
+// Two linear layers with GELU between them; what is between them stays in the cache of the thread that needs it.
 template <class T>
 void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2, int64_t rows,
          int64_t inputs, int64_t hidden, int64_t outputs, const T* residual, T* out) {
-    if (rows < kTasks * kMlpBlock * omp_get_max_threads()) {
-        T* between = scratch<9, T>(rows * hidden);
-        linear<T>(x, weight1, bias1, rows, inputs, hidden, true, nullptr, between);
-        linear<T>(between, weight2, bias2, rows, hidden, outputs, false, residual, out);
-        return;
-    }
+    if (!rows) return;
     const int64_t blocks = (rows + kMlpBlock - 1) / kMlpBlock, height = round_up((rows + blocks - 1) / blocks, kRows);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t row = 0; row < rows; row += height) {
@@ -126,6 +120,10 @@ void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, con
 
 #pragma GCC visibility push(default)
 extern "C" {
+void tome_prepare() { prepare<float>(), prepare<bf16>(); }
+
+int64_t tome_mlp_rows() { return kTasks * kMlpBlock * omp_get_max_threads(); }
+
 void tome_linear_bf16(const bf16* x, const bf16* weight, const float* bias, int64_t rows, int64_t inputs,
                       int64_t outputs, int gelu, const bf16* residual, bf16* out) {
     linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);

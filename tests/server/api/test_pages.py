@@ -64,7 +64,7 @@ def test_the_examples_are_those_of_the_repository():
 
 def test_the_page_is_small():
     text = [path for path in (FOLDER / "page").iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in text) < 44 * 1024
+    assert sum(path.stat().st_size for path in text) < 42 * 1024
 
 
 def test_the_wheel_has_all_of_them():

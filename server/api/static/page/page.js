@@ -61,7 +61,7 @@ async function only(work) {
 }
 
 function tell(problem) {
-  result.clear();
+  result.clear(chosen().r);
   result.stale(false);
   const title = document.createElement("b");
   title.textContent = problem.title;

@@ -43,8 +43,8 @@ export function stale(yes) {
   at("outcome").setAttribute("aria-busy", yes);
 }
 
-/** There is no answer any more. */
-export function clear() {
+/** There is no answer any more, at this r. */
+export function clear(r) {
   at("tokens").textContent = NONE;
   at("tokens-bar").style.setProperty("--share", 0);
   at("timing").textContent = at("agreement").textContent = "";
@@ -54,12 +54,7 @@ export function clear() {
     at(`region-${place}`).hidden = true;
     at(`region-${place}`).parentElement.querySelector("figcaption").textContent = caption;
   }
-  at("speedup").textContent = "";
-  for (const row of at("forward").rows) {
-    row.querySelector("i").style.setProperty("--share", 0);
-    row.cells[2].textContent = NONE;
-  }
-  at("passes").textContent = "Forward pass";
+  showForward(r, null, null, "Forward pass", false);
 }
 
 /** The answer in a sentence, for those who hear it. */

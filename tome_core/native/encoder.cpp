@@ -37,15 +37,29 @@ void gather_leading(T* rows, int64_t width, const int64_t* offsets, int64_t imag
         std::memmove(rows + image * count * width, rows + offsets[image] * width, count * width * sizeof(T));
 }
 
-// offsets[depth + 1][images + 1]. tokens, other and normed have room for dim values of each token, wide for three times as
-// many and for hidden; sizes, other_sizes and bias for one float, merged for one byte. dest of a block begins dest_stride behind the
-// last one's. Where leading is not 0, only so many prefix tokens of each image are computed of the last block.
+// What one call is given; all fields have 8 bytes, in the order in which encoder.py lists them. offsets[depth + 1]
+// [images + 1]. tokens, other and normed have room for dim values of each token, wide for three times as many and for
+// hidden; sizes, other_sizes and bias for one float, merged for one byte. dest of a block begins dest_stride behind the last
+// one's. Where leading is not 0, only so many prefix tokens of each image are computed of the last block.
+template <class T>
+struct Pass {
+    int64_t depth, images, dim, heads, hidden, prefix, leading, proportional, dest_stride;
+    const Block<T>* blocks;
+    const float* eps;
+    const int64_t* offsets;
+    T *tokens, *other, *normed, *wide;
+    float *sizes, *other_sizes, *bias;
+    int64_t* dest;
+    uint8_t* merged;
+};
+
 // Returns whether what is left is in `other`.
 template <class T>
-int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images, int64_t dim,
-           int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional, int64_t dest_stride,
-           T* tokens, T* other, T* normed, T* wide, float* sizes, float* other_sizes, float* bias, int64_t* dest,
-           uint8_t* merged) {
+int encode(const Pass<T>& pass) {
+    const auto [depth, images, dim, heads, hidden, prefix, leading, proportional, dest_stride, blocks, eps, offsets, first,
+                second, normed, wide, sizes1, sizes2, bias, dest, merged] = pass;
+    T *tokens = first, *other = second;
+    float *sizes = sizes1, *other_sizes = sizes2;
     using K = Kernels<T>;
     const int64_t head = dim / heads, stride = 3 * dim;
     const float scale = static_cast<float>(std::pow(static_cast<double>(head), -0.5) * M_LOG2E);
@@ -91,18 +105,6 @@ int encode(const Block<T>* blocks, const float* eps, const int64_t* offsets, int
 
 #pragma GCC visibility push(default)
 extern "C" {
-int tome_encode_bf16(const void* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images,
-                     int64_t dim, int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional,
-                     int64_t dest_stride, bf16* tokens, bf16* other, bf16* normed, bf16* wide, float* sizes,
-                     float* other_sizes, float* bias, int64_t* dest, uint8_t* merged) {
-    return encode(static_cast<const Block<bf16>*>(blocks), eps, offsets, depth, images, dim, heads, hidden, prefix,
-                  leading, proportional, dest_stride, tokens, other, normed, wide, sizes, other_sizes, bias, dest, merged);
-}
-int tome_encode_f32(const void* blocks, const float* eps, const int64_t* offsets, int64_t depth, int64_t images,
-                    int64_t dim, int64_t heads, int64_t hidden, int64_t prefix, int64_t leading, int proportional,
-                    int64_t dest_stride, float* tokens, float* other, float* normed, float* wide, float* sizes,
-                    float* other_sizes, float* bias, int64_t* dest, uint8_t* merged) {
-    return encode(static_cast<const Block<float>*>(blocks), eps, offsets, depth, images, dim, heads, hidden, prefix,
-                  leading, proportional, dest_stride, tokens, other, normed, wide, sizes, other_sizes, bias, dest, merged);
-}
+int tome_encode_bf16(const void* pass) { return encode(*static_cast<const Pass<bf16>*>(pass)); }
+int tome_encode_f32(const void* pass) { return encode(*static_cast<const Pass<float>*>(pass)); }
 }

@@ -48,24 +48,19 @@ class BlockLayers:
     def fits(self) -> bool:
         """Whether the kernels can compute it: one dtype, heads of a width they know, together as wide as a token."""
         dim, heads, hidden = self.shape
-        fc1, fc2 = self.mlp.fc1, self.mlp.fc2
-        ins = [linear.in_features for linear in (self.qkv, self.proj, fc1, fc2)]
-        outs = [linear.out_features for linear in (self.qkv, self.proj, fc1, fc2)]
+        linears = self.qkv, self.proj, self.mlp.fc1, self.mlp.fc2
+        shapes = [(linear.in_features, linear.out_features) for linear in linears]
         norms = all(norm.weight.shape == (dim,) for norm in (self.norm1, self.norm2))
-        one_dtype = len({linear.packed.panels.dtype for linear in (self.qkv, self.proj, fc1, fc2)}) == 1
-        same = ins == [dim, dim, dim, hidden] and outs == [3 * dim, dim, hidden, dim]
+        one_dtype = len({linear.packed.panels.dtype for linear in linears}) == 1
+        same = shapes == [(dim, 3 * dim), (dim, dim), (dim, hidden), (hidden, dim)]
         return same and norms and one_dtype and dim % (heads * LANES) == 0
 
     @property
     def weights(self) -> list[Tensor]:
         """In the order of Block in encoder.cpp."""
-        found = [self.norm1.weight, self.norm1.bias]
-        for linear in (self.qkv, self.proj):
-            found += [linear.packed.panels, linear.packed.bias]
-        found += [self.norm2.weight, self.norm2.bias]
-        for linear in (self.mlp.fc1, self.mlp.fc2):
-            found += [linear.packed.panels, linear.packed.bias]
-        return found
+        qkv, proj, fc1, fc2 = (linear.packed for linear in (self.qkv, self.proj, self.mlp.fc1, self.mlp.fc2))
+        first = [self.norm1.weight, self.norm1.bias, qkv.panels, qkv.bias, proj.panels, proj.bias]
+        return [*first, self.norm2.weight, self.norm2.bias, fc1.panels, fc1.bias, fc2.panels, fc2.bias]
 
 
 def fit_together(layers: Sequence[BlockLayers]) -> bool:
@@ -88,8 +83,7 @@ class Encoder:
         self.dtype = layers[0].dtype
         self.dim, self.heads, self.hidden = layers[0].shape
         self._weights = [block.weights for block in layers]  # kept alive: the kernels are given their addresses
-        addresses = [[weight.data_ptr() for weight in weights] for weights in self._weights]
-        self._addresses = torch.tensor(addresses, dtype=torch.int64, device="cpu")
+        self._addresses = _fields([weight for weights in self._weights for weight in weights])
         eps = [[block.norm1.eps, block.norm2.eps] for block in layers]
         self._eps = torch.tensor(eps, dtype=torch.float32, device="cpu")
 
@@ -110,21 +104,27 @@ class Encoder:
         tokens, depth = packed.tokens.contiguous(), len(self._weights)
         offsets, rows = plan.offsets(tokens), len(tokens)
         widths = self.dim, self.dim, max(3 * self.dim, self.hidden)
-        tensors = [tokens, *(WORKSPACE.empty(rows, width, self.dtype) for width in widths)]
+        buffers = [tokens, *(WORKSPACE.empty(rows, width, self.dtype) for width in widths)]
         sizes, other_sizes, bias = tokens.new_empty(3, rows, dtype=torch.float32)
         traced = packed.sources is not None
         dest = tokens.new_empty(depth if traced else 1, rows, dtype=torch.int64)
         merged = tokens.new_empty(rows, dtype=torch.bool)
-        shape = depth, offsets.shape[1] - 1, self.dim, self.heads, self.hidden, merging.prefix, leading or 0
-        flags = merging.prop_attn, rows if traced else 0
-        where = sizes, other_sizes, bias, dest, merged
-        swapped = call("encode", self.dtype, self._addresses, self._eps, offsets, *shape, *flags, *tensors, *where)
+        shape = depth, offsets.shape[1] - 1, self.dim, self.heads, self.hidden
+        flags = merging.prefix, leading or 0, merging.prop_attn, rows if traced else 0
+        where = self._addresses, self._eps, offsets, *buffers, sizes, other_sizes, bias, dest, merged
+        swapped = call("encode", self.dtype, _fields([*shape, *flags, *where]))
         left = len(plan.order) * leading if leading else plan.length(depth)
-        packed = replace(packed, tokens=tensors[swapped][:left])
+        packed = replace(packed, tokens=buffers[swapped][:left])
         if leading or not any(map(plan.merges, range(depth))):
             return packed
         views = plan.views(other_sizes if swapped else sizes, depth)
         return replace(packed, sizes=tuple(view for _, view in views), sources=_sources(plan, packed, dest))
+
+
+def _fields(values: Sequence[Tensor | int]) -> Tensor:
+    """A structure of the kernels': each field a number of 8 bytes, or the address of a tensor's data."""
+    numbers = [value.data_ptr() if isinstance(value, Tensor) else int(value) for value in values]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def _sources(plan: Plan, packed: Packed, dest: Tensor) -> tuple[Tensor, ...] | None:

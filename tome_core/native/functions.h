@@ -1,5 +1,5 @@
-// 2^x and GELU by polynomials, which `prepare` interpolates. Of bfloat16, which rounds to 2^-9, they have the degree that it
-// needs. Nothing here runs when the library is loaded: the processor may not know these instructions.
+// 2^x and GELU by polynomials, which `prepare` interpolates. For bfloat16, which rounds to 2^-9, lower degrees do. Nothing
+// here runs when the library is loaded: the processor may not know these instructions.
 #pragma once
 
 #include <array>
@@ -8,7 +8,9 @@
 #include "simd.h"
 
 template <class T>
-constexpr int kDegree = std::is_same_v<T, float> ? 5 : 3;
+constexpr int kPowerDegree = std::is_same_v<T, float> ? 5 : 3;
+template <class T>
+constexpr int kTailDegree = std::is_same_v<T, float> ? 5 : 4;
 
 // Coefficients, lowest first, of the polynomial that is f at Chebyshev's nodes between -1/2 and 1/2.
 template <int Degree, class F>
@@ -36,10 +38,11 @@ std::array<float, Degree + 1> kPower;  // of 2^u
 template <class T>
 inline __m512 exp2(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(x, 8), u = _mm512_sub_ps(x, n);
-    const auto& c = kPower<kDegree<T>>;
-    __m512 sum = _mm512_set1_ps(c[kDegree<T>]);
+    constexpr int degree = kPowerDegree<T>;
+    const auto& c = kPower<degree>;
+    __m512 sum = _mm512_set1_ps(c[degree]);
 #pragma GCC unroll 8
-    for (int i = kDegree<T> - 1; i >= 0; i--) sum = _mm512_fmadd_ps(sum, u, _mm512_set1_ps(c[i]));
+    for (int i = degree - 1; i >= 0; i--) sum = _mm512_fmadd_ps(sum, u, _mm512_set1_ps(c[i]));
     return _mm512_scalef_ps(sum, n);
 }
 
@@ -53,8 +56,8 @@ alignas(64) float kTail[Degree + 1][kLanes];
 // Fills the tables; before any other function of this file.
 template <class T>
 void prepare() {
-    constexpr int degree = kDegree<T>;
-    kPower<degree> = interpolate<degree>([](double u) { return std::exp2(u); });
+    kPower<kPowerDegree<T>> = interpolate<kPowerDegree<T>>([](double u) { return std::exp2(u); });
+    constexpr int degree = kTailDegree<T>;
     for (int k = 0; k < kLanes; k++) {
         const auto piece = interpolate<degree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
         for (int i = 0; i <= degree; i++) kTail<degree>[i][k] = piece[i];
@@ -65,15 +68,16 @@ void prepare() {
 // second part stays at 6e-9 from 6 on. NaN stays NaN.
 template <class T>
 inline __m512 gelu(__m512 x) {
+    constexpr int degree = kTailDegree<T>;
     const __m512 s = _mm512_min_ps(_mm512_set1_ps(15 * kStep), _mm512_abs_ps(x));
     const __m512 scale = _mm512_set1_ps(1 / kStep), whole = _mm512_set1_ps(0x1.8p23f);
     const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the piece
     const __m512 u = _mm512_fmsub_ps(s, scale, _mm512_sub_ps(shifted, whole));
     const auto piece = [&](int i) {
-        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<kDegree<T>>[i]));
+        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<degree>[i]));
     };
-    __m512 tail = piece(kDegree<T>);
+    __m512 tail = piece(degree);
 #pragma GCC unroll 8
-    for (int i = kDegree<T> - 1; i >= 0; i--) tail = _mm512_fmadd_ps(tail, u, piece(i));
+    for (int i = degree - 1; i >= 0; i--) tail = _mm512_fmadd_ps(tail, u, piece(i));
     return _mm512_fnmadd_ps(s, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
 }

@@ -29,19 +29,14 @@ TOME_KERNELS(bf16, bf16)
 // The same by type.
 template <class T>
 struct Kernels;
-template <>
-struct Kernels<float> {
-    static constexpr auto linear = tome_linear_f32;
-    static constexpr auto mlp = tome_mlp_f32;
-    static constexpr auto attention = tome_attention_f32;
-    static constexpr auto merge = tome_merge_f32;
-    static constexpr auto layer_norm = tome_layer_norm_f32;
-};
-template <>
-struct Kernels<bf16> {
-    static constexpr auto linear = tome_linear_bf16;
-    static constexpr auto mlp = tome_mlp_bf16;
-    static constexpr auto attention = tome_attention_bf16;
-    static constexpr auto merge = tome_merge_bf16;
-    static constexpr auto layer_norm = tome_layer_norm_bf16;
-};
+#define TOME_KERNELS_OF(T, suffix)                                 \
+    template <>                                                    \
+    struct Kernels<T> {                                            \
+        static constexpr auto linear = tome_linear_##suffix;       \
+        static constexpr auto mlp = tome_mlp_##suffix;             \
+        static constexpr auto attention = tome_attention_##suffix; \
+        static constexpr auto merge = tome_merge_##suffix;         \
+        static constexpr auto layer_norm = tome_layer_norm_##suffix; \
+    };
+TOME_KERNELS_OF(float, f32)
+TOME_KERNELS_OF(bf16, bf16)

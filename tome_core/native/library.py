@@ -21,7 +21,7 @@ _SIGNATURES = {
     "layer_norm": [_POINTER] * 3 + [_INT] * 2 + [_FLOAT, _POINTER],
     "linear": [_POINTER] * 3 + [_INT] * 3 + [ctypes.c_int] + [_POINTER] * 2,
     "mlp": [_POINTER] * 5 + [_INT] * 4 + [_POINTER] * 2,
-    "encode": [_POINTER] * 3 + [_INT] * 7 + [ctypes.c_int, _INT] + [_POINTER] * 9,
+    "encode": [_POINTER],
     "normalise": [_POINTER] * 3 + [_INT] * 3 + [_POINTER],
 }
 _RESULTS: dict[str, Any] = {"encode": ctypes.c_int}

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urljoin
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -28,7 +27,7 @@ from benchmarks.results import about
 from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
 from server.engine.device import pick_device, usable_cores
 from server.load.pictures import jpeg
-from server.top.scrape import NoMetrics, scrape
+from server.top.scrape import NoMetrics, Scrape, scrape
 
 LEVELS = (0, 4, 8, 12, 16)
 ALONE = (0, 16)
@@ -55,10 +54,14 @@ class Bench:
             urls["mixed"] = [url for alone in urls.values() for url in alone]
             found = {name: self.load(f"ours, {name}", several, bare(self.image)) for name, several in urls.items()}
             for name in map(level_name, ALONE):
-                found[alone_name(name)] = self.load(
-                    f"ours, {alone_name(name)}", urls[name], bare(self.image), alone=True
-                )
+                found[alone_name(name)] = self.alone(f"ours, {alone_name(name)}", address, urls[name])
         return found
+
+    def alone(self, name: str, address: str, urls: Sequence[str]) -> Load:
+        """Drive our server at ``address`` on one connection; it says what its stages took, in the warm-up too."""
+        before = scrape(address)
+        found = self.load(name, urls, bare(self.image), alone=True)
+        return replace(found, stages=stage_seconds(before, scrape(address)))
 
     def peer(self) -> dict[str, Load]:
         """The peer, under the same load."""
@@ -76,24 +79,19 @@ class Bench:
         connections = 1 if alone else self.args.connections
         with suppress(FailedRequests):  # a slow server may not finish a first batch in so short a time
             drive(urls, file, body.content_type, connections, WARM_SECONDS)
-        before = _stages(urls[0]) if alone else {}
         found = drive(urls, file, body.content_type, connections, self.args.seconds)
-        if before:
-            after = _stages(urls[0])
-            requests = after["decoded"] - before["decoded"]
-            found = replace(found, stages=(after["seconds"] - before["seconds"]) / requests)
         self.console.print(f"{name}: {found.images_per_s:.1f} images/s, p50 {1000 * found.p50:.1f} ms", style="dim")
         return found
 
 
-def _stages(url: str) -> dict[str, float]:
-    """What ``/metrics`` of our server beside ``url`` says: seconds of decoding and forward passes, images decoded."""
-    try:
-        found = scrape(urljoin(url, "/metrics"))
-    except NoMetrics:  # the peer's
-        return {}
-    seconds, counts = (found.by(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("sum", "count"))
-    return {"seconds": seconds["decode"] + seconds["forward"], "decoded": counts["decode"]}
+def stage_seconds(before: Scrape, after: Scrape) -> float:
+    """Mean seconds of decoding and forward pass of the requests between two readings, each in a batch of its own."""
+    seconds = requests = 0.0
+    for reading, sign in ((after, 1), (before, -1)):
+        sums, counts = (reading.by(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("sum", "count"))
+        seconds += sign * (sums["decode"] + sums["forward"])
+        requests += sign * counts["decode"]
+    return seconds / requests
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rounds.parts.append(measure_parts(bench.config, bench.picture, LEVELS, BATCH, args.threads, args.dtype))
                 if has_peer:
                     rounds.peer.append(bench.peer())
-    except (FailedRequests, servers.NotReady, OSError) as error:
+    except (FailedRequests, servers.NotReady, NoMetrics, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
     write_json(rounds, args.out / "http.json")

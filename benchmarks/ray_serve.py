@@ -207,6 +207,13 @@ def summary(ratios: Sequence[float]) -> str:
     return text
 
 
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit code: 1 if any request failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_serve", description=__doc__)
@@ -219,9 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8017)
     parser.add_argument("--config", type=Path, help="models to serve; default: the bundled one")
     what = "of Ray's environment, as often as wanted, such as RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0"
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help=what)
+    parser.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help=what)
     args = parser.parse_args(arguments)
-    variables = dict(each.split("=", 1) for each in args.env)
+    variables = dict(args.env)
     settings = {"log_level": "warning", "levels": "0,16"} | ({"config": args.config.resolve()} if args.config else {})
     cores, ratios, failed = usable_cores(), [], 0
     threads = {replicas: max(1, cores // replicas) for replicas in (1, 2)}

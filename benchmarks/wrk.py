@@ -27,7 +27,8 @@ class Load:
     """What one run of wrk saw; latencies in seconds.
 
     Attributes:
-        stages: of our server, mean seconds of decoding and forward pass of these requests, as it timed them itself.
+        stages: of our server, mean seconds of decoding and forward pass of these requests, as it timed them itself; 0
+            where nobody asked.
     """
 
     images_per_s: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import servers
-from benchmarks.http import main
+from benchmarks.http import main, stage_seconds
 from benchmarks.http_report import Rounds, bound, http_seconds, http_seconds_beside, markdown, mixed_ratio
 from benchmarks.parts import Parts, measure_parts
 from benchmarks.results import command_line
@@ -21,6 +22,7 @@ from benchmarks.wrk import Body, FailedRequests, Load, bare, form, read
 from server.api.multipart import FileParts
 from server.catalog import BUNDLED
 from server.load.pictures import jpeg
+from server.top.scrape import Scrape
 
 LEVELS = (0, 16)
 PARTS = Parts(decode=0.002, images=32, batch={0: 0.64, 16: 0.32}, single={0: 0.030, 16: 0.020})
@@ -90,6 +92,20 @@ class TestReport:
     def test_what_http_adds(self) -> None:
         assert http_seconds(rounds(), 0) == pytest.approx(0.0345 - 0.032)
         assert http_seconds_beside(rounds(), 0) == pytest.approx(0.040 - 0.0375)
+
+    def test_stages_are_those_between_two_readings(self) -> None:
+        text = """
+            tome_stage_duration_seconds_sum{{stage="queue"}} 9
+            tome_stage_duration_seconds_sum{{stage="decode"}} {decode}
+            tome_stage_duration_seconds_count{{stage="decode"}} {images}
+            tome_stage_duration_seconds_sum{{stage="forward"}} {forward}
+            tome_stage_duration_seconds_count{{stage="forward"}} {images}
+        """
+        before, after = (
+            Scrape.parse(textwrap.dedent(text).format(decode=decode, forward=forward, images=images), 0.0)
+            for decode, forward, images in ((1, 5, 10), (1.4, 8.6, 110))
+        )
+        assert stage_seconds(before, after) == pytest.approx(0.04)
 
     def test_markdown(self) -> None:
         lines = markdown(rounds()).splitlines()

@@ -17,6 +17,8 @@ from tests.server.page import browser as browsers
 from tests.server.page.conftest import UNKNOWN
 
 PROFILE = ROOT / "server" / "bundled" / "fashion-mnist.profile.json"
+# A millisecond may pass before the server looks at the clock, before it estimates, or in the queue.
+UNMET = r"^The deadline has passed: .*\.$|^The server cannot take .* deadline.*\. Trying again in \d+ s\.$"
 BAG, SNEAKER = ROOT / "examples" / "bag.png", ROOT / "examples" / "sneaker.jpg"
 
 
@@ -121,9 +123,8 @@ def test_auto_is_chosen_and_left_by_keyboard(opened):
 
 def test_a_deadline_that_no_r_meets_is_told(opened):
     opened.at("auto").click()
-    opened.slide(3, "deadline")
-    opened.until(lambda: "Trying again in" in opened.text("problem"), "why there is no answer")
-    assert re.search(r" is in \S+ s\. Trying again in \d+ s\.$", opened.text("problem"))
+    opened.slide(1, "deadline")
+    opened.until(lambda: re.search(UNMET, opened.text("problem")), "why there is no answer")
     assert opened.text("r-value") == "r = auto"
     assert opened.text("tokens") == UNKNOWN
     captions = [caption.text.strip() for caption in opened.at("regions").find_elements(By.TAG_NAME, "figcaption")]
@@ -232,7 +233,7 @@ def test_on_a_small_screen_the_slider_stays_in_sight(opened):
 
 def test_on_a_small_screen_a_problem_covers_neither_the_slider_nor_what_has_the_focus(opened):
     browsers.resize(opened.browser, 360, 740)
-    opened.slide(3, "deadline")
+    opened.slide(1, "deadline")
     opened.at("auto").send_keys(Keys.SPACE)
     opened.until(lambda: opened.shown("problem"), "a problem")
     seen = (

@@ -182,7 +182,10 @@ class TestErrors:
 
     def test_no_r_is_fast_enough(self, make, default_server):
         with make(default_server.url, retry=ONCE) as client, pytest.raises(tome_client.Overloaded) as caught:
-            client.classify(SNEAKER, r="auto", deadline_ms=3)
+            for _ in range(100):
+                # On a busy machine so close a deadline may pass before the server looks at the clock.
+                with contextlib.suppress(tome_client.DeadlineExceeded):
+                    client.classify(SNEAKER, r="auto", deadline_ms=2)
         assert caught.value.members["reason"] == "deadline"
 
     def test_nobody_there(self, make):

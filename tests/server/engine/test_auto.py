@@ -12,6 +12,7 @@ from PIL import Image
 from tests.server.wire import SNEAKER, assert_problem
 
 RAW = {"Accept": "application/octet-stream"}
+TOO_LATE = 504  # a deadline this close may pass, on a busy machine, before the server looks at the clock
 
 
 @pytest.mark.parametrize("path", ["/classify", "/embed"])
@@ -49,7 +50,10 @@ def test_bounds_without_a_choice_are_refused(client, query, parameter):
 
 
 def test_what_no_r_can_do_in_time_is_refused_at_once(client):
-    refused = client.post("/classify?r=auto&deadline_ms=3", content=SNEAKER)
+    def ask() -> httpx.Response:
+        return client.post("/classify?r=auto&deadline_ms=2", content=SNEAKER)
+
+    refused = next(answer for answer in (ask() for _ in range(100)) if answer.status_code != TOO_LATE)
     assert assert_problem(refused, 503, "overloaded")["reason"] == "deadline"
     assert int(refused.headers["retry-after"]) >= 1
 

@@ -66,7 +66,7 @@ class EvaluateCommand(ModelSettings):
     data: CliPositionalArg[Path | None] = Field(
         None, description="Folder with one sub-folder of images per class, or with the Fashion-MNIST test files."
     )
-    r: str = Field("0 4 8 11 13 16 17 20 25 15:-0.5 16:-1", description="Schedules, separated by spaces.")
+    r: str = Field("0 4 8 11 12 13 16 17 20 25 15:-0.5 16:-1", description="Schedules, separated by spaces.")
     model: str = Field("", description="Which of the models; default the first.")
     batch: int = Field(50, ge=1, le=1024, description="Images in one forward pass.")
     limit: int | None = Field(None, ge=1, description="Only the first so many images.")

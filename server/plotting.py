@@ -35,19 +35,20 @@ def plot_profiles(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
 
 def draw_profiles(axes: Any, curves: Mapping[str, Sequence[Row]], across: Callable[[Row], float]) -> None:
     """Draw accuracies into matplotlib's ``axes``, each above what ``across`` says of its row."""
-    for name, rows in curves.items():
+    for index, (name, rows) in enumerate(curves.items()):
         constant = sorted((row for row in rows if row.r.isdigit()), key=across)
         others = [row for row in rows if not row.r.isdigit()]
         (line,) = axes.plot([across(row) for row in constant], [row.accuracy for row in constant], "o-", label=name)
         # No curve goes through schedules that differ in more than one number.
         points = [across(row) for row in others], [row.accuracy for row in others]
         axes.plot(*points, marker="D", fillstyle="none", linestyle="", color=line.get_color())
-        # On two sides, since a schedule is often close to a constant r.
-        for side, place, marked in (("right", (-3, -11), constant), ("left", (4, 5), others)):
-            for row in marked:
-                axes.annotate(
-                    f"r={row.r}", (across(row), row.accuracy), place, textcoords="offset points", size=8, ha=side
-                )
+        # Curves start at one point: what belongs to the first stands above it, and in the colour of its curve.
+        height, style = 5 if index == 0 else -12, {"textcoords": "offset points", "size": 8, "color": line.get_color()}
+        for row in constant:
+            text = row.r if row.r != "0" else f"r={row.r}"
+            axes.annotate(text, (across(row), row.accuracy), (-2, height), ha="right", **style)
+        for row in others:
+            axes.annotate(row.r, (across(row), row.accuracy), (6, -3), **style)
     # At least a few points of accuracy high: a difference of a tenth is noise and should look like it.
     low, high = axes.get_ylim()
     slack = max(0.0, MIN_POINTS - (high - low)) / 2

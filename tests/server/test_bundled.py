@@ -9,7 +9,7 @@ from server.datasets import FASHION_MNIST_DIR, open_dataset
 from server.evaluate import batches, class_indices, measure
 from server.offline import load_runner, parse_schedule
 from server.profiles import read_profile
-from server.settings import ModelSettings
+from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
 
@@ -41,6 +41,13 @@ def test_bfloat16_names_the_same_class_as_float32() -> None:
     for r in (0, 8, 16):
         exact, rounded = (runner.logits(pixels, [Schedule.constant(r)] * 1000).argmax(dim=-1) for runner in runners)
         assert (exact == rounded).float().mean() >= 0.98
+
+
+def test_every_level_has_an_accuracy() -> None:
+    """Without one, a request with ``min_accuracy`` is never given that level."""
+    (spec,) = read_catalog(None, ())
+    assert spec.profile is not None
+    assert {str(level) for level in Settings().levels} <= {row.r for row in read_profile(spec.profile)}
 
 
 def test_it_is_small_enough_to_ship() -> None:

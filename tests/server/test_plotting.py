@@ -21,6 +21,6 @@ def test_a_line_joins_constant_r_and_other_schedules_are_marks():
     assert line.get_linestyle() == "-"
     assert marks.get_xydata().tolist() == [[210, 89], [150, 88]]
     assert marks.get_linestyle() == "None"
-    assert {text.get_text() for text in axes.texts} == {"r=0", "r=4", "r=8", "r=16:-1", "r=1,2"}
+    assert {text.get_text() for text in axes.texts} == {"r=0", "4", "8", "16:-1", "1,2"}
     low, high = axes.get_ylim()
     assert high - low >= 6

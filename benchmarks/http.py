@@ -1,19 +1,23 @@
 """`make bench-http`: images/s and latency over HTTP, ours against a peer and against what its own parts allow.
 
 Every round starts our server with random weights, measures it, ends it, times its forward pass and its decoding alone,
-and does the same with the peer. The peer is any server that takes a JPEG by POST:
+and does the same with the peer. With ``--tome`` that is LitServe with the published ToMe code at r=16; else it may be
+any server that takes a JPEG by POST:
 
-    python -m benchmarks.http --peer "python litserve_app.py" --peer-url http://127.0.0.1:8901/predict --peer-form file
+    python -m benchmarks.http --peer "python app.py" --peer-url http://127.0.0.1:8901/predict --peer-form file
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +35,7 @@ from server.top.scrape import NoMetrics, Scrape, scrape
 
 LEVELS = (0, 4, 8, 12, 16)
 ALONE = (0, 16)
-PORT = 8127
+PORT, PEER_PORT = 8127, 8901
 BATCH = 32
 WARM_SECONDS = 2.0
 
@@ -103,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     has_peer = args.peer is not None and args.peer_url is not None
     if not has_peer:
-        console.print("peer is skipped: name its command with --peer, and where it takes a POST with --peer-url")
+        console.print("peer is skipped: --tome has LitServe run a checkout of github.com/facebookresearch/ToMe;")
+        console.print("or name its command with --peer, and where it takes a POST with --peer-url")
     cores = usable_cores()
     rounds = Rounds(LEVELS, cores, about("benchmarks.http", pick_device("auto"), args.threads or cores))
     try:
@@ -136,11 +141,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
+    parser.add_argument("--tome", type=Path, metavar="PATH", help="of the published code, for LitServe to run")
     parser.add_argument("--peer", metavar="COMMAND", help="starts the server to compare with")
     parser.add_argument("--peer-url", metavar="URL", help="where it takes a POST")
     parser.add_argument("--peer-form", metavar="NAME", help="send the image as this file of a form, not as the body")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.tome is not None:
+        if args.peer is not None:
+            parser.error("--tome and --peer name two peers; only one is measured")
+        if find_spec("litserve") is None:
+            parser.error("LitServe is missing; `pip install --constraint constraints.txt --group bench` brings it")
+        args.peer, args.peer_url, args.peer_form = litserve(args), f"http://127.0.0.1:{PEER_PORT}/predict", "file"
+    return args
+
+
+def litserve(args: argparse.Namespace) -> str:
+    """The command of LitServe with the published code, in the dtype and on the threads that ours has."""
+    module = [sys.executable, "-W", "ignore", "-m", "benchmarks.litserve_peer"]
+    options = ["--tome", args.tome, "--model", args.model, "--dtype", args.dtype, "--port", PEER_PORT]
+    threads = args.threads or usable_cores()
+    return shlex.join([*module, *map(str, options), "--threads", str(threads)])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks import http as bench
 from benchmarks import servers
-from benchmarks.http import main, stage_seconds
+from benchmarks.http import main, parse, stage_seconds
 from benchmarks.http_report import Rounds, bound, http_seconds, http_seconds_beside, markdown, mixed_ratio
 from benchmarks.parts import Parts, measure_parts
 from benchmarks.results import command_line
@@ -163,6 +165,24 @@ def test_the_command_is_told_without_folders() -> None:
         "python -m benchmarks.http --peer env REF=ToMe PORT=89 python app.py "
         "--peer-url http://127.0.0.1:89/predict --out benchmarks/results"
     )
+
+
+def test_litserve_is_the_peer_of_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "find_spec", lambda name: name)
+    args = parse(["--tome", "/a b/ToMe", "--threads", "3", "--dtype", "float32"])
+    command = shlex.split(args.peer)
+    assert command[1:5] == ["-W", "ignore", "-m", "benchmarks.litserve_peer"]
+    asked = dict(zip(command[5::2], command[6::2], strict=True))
+    assert (asked["--tome"], asked["--threads"], asked["--dtype"]) == ("/a b/ToMe", "3", "float32")
+    assert (args.peer_url, args.peer_form) == (f"http://127.0.0.1:{asked['--port']}/predict", "file")
+    monkeypatch.undo()
+    for arguments in (["--tome", "x", "--peer", "y"], ["--tome", "x"]):
+        monkeypatch.setattr(bench, "find_spec", lambda name: None)
+        with pytest.raises(SystemExit):
+            parse(arguments)
+        assert ("two peers" if "--peer" in arguments else "LitServe is missing") in capsys.readouterr().err
 
 
 def test_without_wrk_it_says_where_to_get_it(

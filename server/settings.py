@@ -35,9 +35,11 @@ class ModelSettings(BaseSettings):
     models: Names = Field((), description="timm model names to serve, comma-separated; weights come from the hub.")
     device: str = Field("auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Of weights and activations; auto is bfloat16 where the device computes in it natively."
+        "auto",
+        description="Of weights and activations; auto is bfloat16 where the device computes in it natively, else "
+        "float16 on a GPU, float32 on a CPU.",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core.")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core, shared by engines.")
 
     @field_validator("models", "forwarded_allow_ips", "cors_origins", mode="before", check_fields=False)
     @classmethod

@@ -28,8 +28,8 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
     The copy is in evaluation mode and needs no gradients. What it is made of is not the model's: LayerScale is folded
     into weights; on a CPU linear layers are packed and layer norm, attention and merging run in the kernels of
     `tome_core.native` where these can be used; on a GPU mixed batches run without a loop over their groups, and
-    attention in 16 bits keeps its fastest kernels. It stays on its device and in its dtype; hooks on its blocks, and
-    changes to them, may have no effect.
+    attention in 16 bits keeps its fastest kernels. It stays on its device and in its dtype. Hooks on its blocks,
+    and changes to them, may have no effect, and what hooks before the blocks were given may be overwritten.
     """
     from tome_core.adapters.inference import fold_scales, join_biases, join_blocks, replace_layers
 

@@ -82,6 +82,10 @@ class Plan:
 
     def leading(self, rows: Tensor, block: int, count: int) -> Tensor:
         """The first ``count`` of each image's ``rows (T, ...)``, before ``block`` merges: ``(B * count, ...)``."""
+        if len(self.groups) == 1:
+            # No index, which is kept with the plan: a CUDA graph would read it when both are gone.
+            ((_, view),) = self.views(rows, block)
+            return view[:, :count].flatten(0, 1)
 
         def make() -> Tensor:
             starts = accumulate(self.counts[block][:-1], initial=0)

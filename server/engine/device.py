@@ -33,7 +33,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype called ``name``; ``auto`` is bfloat16 where the device multiplies in it natively, else float32."""
+    """The dtype called ``name``; ``auto`` is bfloat16 where the device multiplies in it natively.
+
+    Where it does not, a GPU gets float16, a CPU float32.
+    """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +23,7 @@ from tome_core.layers import pack_patches
 from tome_core.linears import KernelLinear, OneDnnLinear, PackedLinear, onednn_works, pack_linear
 from tome_core.matching import Bipartite
 from tome_core.merge import merge
+from tome_core.native.library import kernels
 
 AVX512 = "avx512_bf16" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
@@ -269,3 +271,20 @@ with torch.no_grad():
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("the CPU kernels are not compiled") == 1
+
+
+def test_the_number_of_threads_holds_in_every_thread() -> None:
+    packed = native.pack_linear(random(8, 4, seed=1, dtype=torch.float32), None)
+    library = kernels()
+    assert library is not None
+    found = []
+
+    def work() -> None:
+        native.linear(random(1, 4, seed=2, dtype=torch.float32), packed)
+        found.append(library.tome_mlp_rows())  # so many rows for each thread
+
+    with one_thread():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert found == [library.tome_mlp_rows()]

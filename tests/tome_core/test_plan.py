@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.tome_core.models import as_schedule, specs
+from tests.tome_core.models import as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
-from tome_core import Bipartite, Kth, Random, Schedule
+from tome_core import Bipartite, Kth, Random, Schedule, patch
+from tome_core.offsets import Offsets
 from tome_core.plan import make_plan, token_counts
 
 SPECS = st.lists(specs(depth=4), min_size=1, max_size=8)
@@ -82,3 +85,26 @@ def test_nothing_fake_is_kept() -> None:
         assert plan.offsets(torch.empty(1, device="cuda")).device.type == "cuda"
         assert plan.offsets(torch.empty(1)).device.type == "cpu"
     assert plan.offsets(torch.empty(1)).tolist()[0] == [0, 9, 18]
+
+
+@given(SPECS, st.integers(1, 3))
+def test_leading_rows_are_the_first_of_each_image(batch: list[Spec], count: int) -> None:
+    plan = make_plan(tuple(Schedule.of(as_schedule(spec)) for spec in batch), 4, 17, 3, Bipartite())
+    for block in range(4):
+        rows = torch.arange(plan.length(block) * 2).view(-1, 2)
+        expected = [image[:count] for _, view in plan.views(rows, block) for image in view]
+        assert torch.equal(plan.leading(rows, block, count), torch.cat(expected))
+
+
+def test_a_batch_of_one_schedule_keeps_nothing() -> None:
+    """A CUDA graph of it goes on reading what its pass read, when the plan is long gone."""
+    images, model = make_images(3), patch(make_vit(reg_tokens=4))
+    make_plan.cache_clear()
+    with torch.no_grad():
+        for strategy in (model.merging.strategy, Offsets()):
+            model.merging = replace(model.merging, prune=True, strategy=strategy)
+            model(images, r=2)
+    matcher, tokens = model.merging.matcher, model.input_tokens(images)
+    plan = make_plan((Schedule.of(2),) * 3, len(model.adapter.blocks), tokens, model.merging.prefix, matcher)
+    assert (make_plan.cache_info().misses, make_plan.cache_info().hits) == (1, 2)
+    assert not plan._kept

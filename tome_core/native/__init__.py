@@ -102,7 +102,8 @@ def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
     if first.outputs != second.inputs or first.panels.dtype != second.panels.dtype:
         raise ValueError(f"{first.outputs} outputs are no {second.inputs} inputs")
     library = kernels()
-    if library is None or len(x) < library.tome_mlp_rows():
+    assert library is not None, "check available() first"
+    if len(x) < library.tome_mlp_rows():
         return linear(linear(x, first, gelu=True), second)
     x = x.contiguous()
     out = empty_rows(len(x), second.outputs, x.dtype)

@@ -56,24 +56,23 @@ struct Pass {
 // Returns whether what is left is in `other`.
 template <class T>
 int encode(const Pass<T>& pass) {
-    const auto [depth, images, dim, heads, hidden, prefix, leading, proportional, dest_stride, blocks, eps, offsets, first,
-                second, normed, wide, sizes1, sizes2, bias, dest, merged] = pass;
-    T *tokens = first, *other = second;
-    float *sizes = sizes1, *other_sizes = sizes2;
     using K = Kernels<T>;
-    const int64_t head = dim / heads, stride = 3 * dim;
+    const int64_t depth = pass.depth, images = pass.images, dim = pass.dim, heads = pass.heads, hidden = pass.hidden;
+    const int64_t leading = pass.leading, head = dim / heads, stride = 3 * dim;
+    T *tokens = pass.tokens, *other = pass.other, *const normed = pass.normed, *const wide = pass.wide;
+    float *sizes = pass.sizes, *other_sizes = pass.other_sizes;
     const float scale = static_cast<float>(std::pow(static_cast<double>(head), -0.5) * M_LOG2E);
     int swaps = 0;
     for (int64_t i = 0; i < depth; i++) {
-        const Block<T>& block = blocks[i];
-        const int64_t* before = offsets + i * (images + 1);
+        const Block<T>& block = pass.blocks[i];
+        const int64_t* before = pass.offsets + i * (images + 1);
         const int64_t* after = before + images + 1;
         int64_t n = before[images];
-        const bool weighted = swaps && proportional, cut = leading && i == depth - 1;
-        K::layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, eps[2 * i], normed);
+        const bool weighted = swaps && pass.proportional, cut = leading && i == depth - 1;
+        K::layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, pass.eps[2 * i], normed);
         K::linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
-        if (weighted) log2_of(sizes, n, bias);
-        K::attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? bias : nullptr, before, images,
+        if (weighted) log2_of(sizes, n, pass.bias);
+        K::attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? pass.bias : nullptr, before, images,
                      heads, head, scale, normed);
         if (cut) {
             gather_leading(tokens, dim, before, images, leading);
@@ -82,14 +81,14 @@ int encode(const Pass<T>& pass) {
         }
         K::linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!cut && after[images] < n) {
-            K::merge(tokens, wide + dim, stride, swaps ? sizes : nullptr, before, after, images, dim, heads, head, prefix,
-                     other, other_sizes, dest + i * dest_stride, merged);
+            K::merge(tokens, wide + dim, stride, swaps ? sizes : nullptr, before, after, images, dim, heads, head,
+                     pass.prefix, other, other_sizes, pass.dest + i * pass.dest_stride, pass.merged);
             std::swap(tokens, other);
             std::swap(sizes, other_sizes);
             swaps++;
             n = after[images];
         }
-        K::layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, eps[2 * i + 1], normed);
+        K::layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, pass.eps[2 * i + 1], normed);
         if (n < tome_mlp_rows()) {
             K::linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
             K::linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);

@@ -1,4 +1,4 @@
-// What the library exports, for both types of activations; each kernel's file says what it does.
+// The kernels that encoder.cpp calls, for both types of activations; each one's file says what it does.
 #pragma once
 
 #include "simd.h"

@@ -55,5 +55,6 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> An
     """Run kernel ``name`` for ``dtype``. Tensors, which are dense, are given as the address of their data."""
     library = kernels()
     assert library is not None, "check available() first"
+    torch.get_num_threads()  # hands set_num_threads on to the OpenMP of this thread, if nothing has done so yet
     given = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
     return getattr(library, f"tome_{name}_{DTYPES[dtype]}")(*given)

@@ -13,7 +13,6 @@ import litserve
 import timm
 import torch
 from PIL import Image
-from starlette.datastructures import FormData
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
@@ -46,8 +45,8 @@ class Classifier(litserve.LitAPI):
         self.forward = Published(args.tome).build(Setup(vit, Case(model, dtype, BATCH, model.r), where, args.threads))
         self.where = where
 
-    def decode_request(self, request: FormData) -> Tensor:
-        """The picture, as timm's own transform makes it for the model."""
+    def decode_request(self, request) -> Tensor:  # LitServe takes a request apart by its annotation
+        """The picture of a form, as timm's own transform makes it for the model."""
         file: Any = request[FIELD]
         return self.transform(Image.open(file.file).convert("RGB"))
 

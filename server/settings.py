@@ -36,7 +36,7 @@ class ModelSettings(BaseSettings):
     device: str = Field("auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Of weights and activations; auto: bfloat16 where the device has it, else float16, on a CPU float32.",
+        description="Of weights and activations; auto: bfloat16 if the device has it, else float16, on a CPU float32.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core, shared by engines.")
 

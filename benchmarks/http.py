@@ -25,6 +25,7 @@ from rich.markdown import Markdown
 
 from benchmarks import servers
 from benchmarks.checkpoints import write_random_model
+from benchmarks.contenders import Published
 from benchmarks.http_report import PEER, Rounds, alone_name, level_name, markdown, write_json
 from benchmarks.parts import measure_parts
 from benchmarks.results import about
@@ -141,15 +142,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
-    parser.add_argument("--tome", type=Path, metavar="PATH", help="of the published code, for LitServe to run")
+    parser.add_argument(
+        "--tome", type=Path, metavar="PATH", help="LitServe runs this checkout of the published ToMe code as peer"
+    )
     parser.add_argument("--peer", metavar="COMMAND", help="starts the server to compare with")
     parser.add_argument("--peer-url", metavar="URL", help="where it takes a POST")
     parser.add_argument("--peer-form", metavar="NAME", help="send the image as this file of a form, not as the body")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
     args = parser.parse_args(arguments)
     if args.tome is not None:
-        if args.peer is not None:
+        if args.peer is not None or args.peer_url is not None:
             parser.error("--tome and --peer name two peers; only one is measured")
+        if why := Published(args.tome).missing(pick_device("cpu")):
+            parser.error(why)
         if find_spec("litserve") is None:
             parser.error("LitServe is missing; `pip install --constraint constraints.txt --group bench` brings it")
         args.peer, args.peer_url, args.peer_form = litserve(args), f"http://127.0.0.1:{PEER_PORT}/predict", "file"

@@ -168,21 +168,28 @@ def test_the_command_is_told_without_folders() -> None:
 
 
 def test_litserve_is_the_peer_of_a_checkout(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    checkout = tmp_path / "a b"
+    (checkout / "tome" / "patch").mkdir(parents=True)
+    (checkout / "tome" / "patch" / "timm.py").touch()
     monkeypatch.setattr(bench, "find_spec", lambda name: name)
-    args = parse(["--tome", "/a b/ToMe", "--threads", "3", "--dtype", "float32"])
+    args = parse(["--tome", str(checkout), "--threads", "3", "--dtype", "float32"])
     command = shlex.split(args.peer)
     assert command[1:5] == ["-W", "ignore", "-m", "benchmarks.litserve_peer"]
     asked = dict(zip(command[5::2], command[6::2], strict=True))
-    assert (asked["--tome"], asked["--threads"], asked["--dtype"]) == ("/a b/ToMe", "3", "float32")
+    assert (asked["--tome"], asked["--threads"], asked["--dtype"]) == (str(checkout), "3", "float32")
     assert (args.peer_url, args.peer_form) == (f"http://127.0.0.1:{asked['--port']}/predict", "file")
-    monkeypatch.undo()
-    for arguments in (["--tome", "x", "--peer", "y"], ["--tome", "x"]):
-        monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    for arguments, problem in (
+        ([str(checkout), "--peer", "y"], "two peers"),
+        ([str(checkout), "--peer-url", "y"], "two peers"),
+        ([str(tmp_path)], "is no checkout"),
+        ([str(checkout)], "LitServe is missing"),
+    ):
         with pytest.raises(SystemExit):
-            parse(arguments)
-        assert ("two peers" if "--peer" in arguments else "LitServe is missing") in capsys.readouterr().err
+            parse(["--tome", *arguments])
+        assert problem in capsys.readouterr().err
 
 
 def test_without_wrk_it_says_where_to_get_it(

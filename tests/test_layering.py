@@ -41,7 +41,11 @@ RULES = [
     # The API process prices and decodes; it never builds or runs a model.
     Rule("server.api", never=("torch", "timm"), exempt=()),
     Rule("server.api", never=("tome_core",), allowed=("tome_core.schedule",)),
-    Rule("server.api", never=("server.engine",), allowed=("server.engine.client", "server.engine.pool")),
+    Rule(
+        "server.api",
+        never=("server.engine",),
+        allowed=("server.engine.client", "server.engine.lease", "server.engine.pool"),
+    ),
     Rule("server.engine", never=("server.api", "fastapi", "starlette", "uvicorn")),
     # The policy is pure: it is tested without torch or a clock.
     *(
@@ -51,7 +55,7 @@ RULES = [
     Rule("server.engine.batch_limit", never=("torch", "time", "server")),
     *(
         Rule(f"server.engine.{name}", never=("torch", "timm"))
-        for name in ("client", "supervisor", "pool", "health", "heart", "isolation")
+        for name in ("client", "supervisor", "pool", "lease", "fleet", "health", "heart", "isolation")
     ),
     Rule("server.engine.health", never=("time", "asyncio", "subprocess")),
     # A load generator shares the machine with the server it measures, and none of its heavy parts.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from server.engine.pool import EnginePool, Lease
+from server.engine.lease import Lease
+from server.engine.pool import EnginePool
 from server.errors import Overloaded, SlowBody, TooLarge
 from server.waiting import Claim, retry_after
 

@@ -23,7 +23,8 @@ from server.api.problems import describe
 from server.api.schemas import Problem, Timing
 from server.api.uploads import Asked, Upload, the_only
 from server.engine.client import Result
-from server.engine.pool import EnginePool, Lease
+from server.engine.lease import Lease
+from server.engine.pool import EnginePool
 from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.messages import ModelInfo
 from server.metrics import Metrics

@@ -8,15 +8,13 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-
-import numpy as np
-import numpy.typing as npt
 
 from server.engine.client import MODULE, EngineClient, Result
 from server.engine.config import EngineConfig
+from server.engine.fleet import identities, merge
 from server.engine.health import Patience
+from server.engine.lease import Lease
 from server.engine.supervisor import Supervisor
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.messages import BatchDone, Job, ModelInfo, Ready, Want
@@ -28,41 +26,6 @@ log = logging.getLogger("tome.engine")
 
 _KILL_SECONDS = 5.0
 _RETRY_SECONDS = 0.1  # for which a `Retry-After`, in whole seconds, holds
-
-
-class Lease:
-    """One slot, held by one request from admission on; see `EnginePool.lease`."""
-
-    def __init__(self, pool: EnginePool, slot: int) -> None:
-        self._pool, self._slot = pool, slot
-        self._normalised = False
-        self.submitted = False
-
-    def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
-        """Copy an image ``(C, H, W)`` into the slot: decoded, uint8, or as the model takes it, float32."""
-        self._normalised = pixels.dtype != np.uint8
-        dtype = np.float32 if self._normalised else np.uint8
-        np.copyto(self._pool.slots.view(self._slot, pixels.shape, dtype), pixels)
-
-    async def run(
-        self,
-        model: str,
-        choices: Sequence[Schedule],
-        top_k: int,
-        deadline: float | None = None,
-        want: Want = "classes",
-    ) -> Result:
-        """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
-
-        Args:
-            choices: the schedule to run it under, or several, mildest first, of which the engine takes one.
-
-        Raises:
-            EngineLost: there is no engine, or it ended first.
-        """
-        future = self._pool.submit(self._slot, model, choices, top_k, deadline, want, self._normalised)
-        self.submitted = True
-        return await future
 
 
 class EnginePool:
@@ -172,7 +135,7 @@ class EnginePool:
         """
         self.check_room()
         slot = self._free.pop()
-        lease = Lease(self, slot)
+        lease = Lease(self.slots, slot, self.submit)
         if claim is not None:
             self._decoding[slot] = claim
         try:
@@ -276,15 +239,3 @@ class EnginePool:
 def work_of(model: ModelInfo, schedule: Schedule) -> int:
     """What a job costs, for comparing engines: tokens over all blocks, by which nearly all of a pass is measured."""
     return sum(schedule.tokens(model.depth, model.tokens, model.prefix)[:-1])
-
-
-def identities(models: tuple[ModelInfo, ...]) -> list[ModelInfo]:
-    """What must not differ between engines for any of them to run any job: all but how a device fares with it."""
-    return [replace(model, device="", dtype="", levels=()) for model in models]
-
-
-def merge(described: Sequence[tuple[ModelInfo, ...]]) -> tuple[ModelInfo, ...]:
-    """Each model once, as the first engine measured it, on the devices of all."""
-    return tuple(
-        replace(models[0], device=",".join(model.device for model in models)) for models in zip(*described, strict=True)
-    )

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.engine.pool import EnginePool, identities, merge, work_of
+from server.engine.fleet import identities, merge
+from server.engine.pool import EnginePool, work_of
 from server.engine.runner import Runner
 from server.errors import EngineStartError, Overloaded
 from server.messages import BatchDone, ModelInfo, Transform, Want

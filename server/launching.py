@@ -33,7 +33,7 @@ def launch(settings: Settings, metrics: Metrics) -> EnginePool:
     ]
     return EnginePool(
         configs,
-        Patience(start=settings.start_timeout),
+        Patience(start=settings.start_timeout, silent=settings.heartbeat_timeout),
         on_batch=metrics.observe_batch,
         on_models=metrics.observe_models,
         on_restart=metrics.observe_restart,

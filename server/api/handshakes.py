@@ -8,17 +8,21 @@ after a second (RFC 6298, section 2), and is refused by then, or reaches whoever
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
+import select
 import socket
 import struct
 import sys
+from collections.abc import Iterable
+
+HANDSHAKE_SECONDS = 0.2  # which one that has begun may take
+ACCEPT_SECONDS = 2.0  # which the loop may take to accept all of them, of which it takes one in each turn
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the module socket lacks it
-_FLAGS, _SYN = (
-    13,
-    0x02,
-)  # where TCP's header has its flags, and the one that begins a connection (RFC 9293, section 3.1)
+_FLAGS = 13  # which byte of TCP's header they are (RFC 9293, section 3.1)
+_SYN = 0x02  # the one that begins a connection
 # Classic BPF, each (code, jump if true, jump if false, value), on a packet that begins with TCP's header.
 _DROP_SYN = (
     (0x30, 0, 0, _FLAGS),  # load that byte
@@ -26,6 +30,19 @@ _DROP_SYN = (
     (0x06, 0, 0, 0),  # yes: keep nothing of it
     (0x06, 0, 0, 0xFFFFFFFF),  # no: keep all
 )
+
+
+async def accept_the_last(listeners: Iterable[socket.socket]) -> None:
+    """Return when the loop has accepted all who have begun to connect to ``listeners``; nobody else can from now on."""
+    queue = select.poll()
+    for listener in listeners:
+        drop_handshakes(listener)
+        queue.register(listener, select.POLLIN)
+    await asyncio.sleep(HANDSHAKE_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ACCEPT_SECONDS):
+            while queue.poll(0):
+                await asyncio.sleep(0.005)
 
 
 def drop_handshakes(listener: socket.socket) -> None:

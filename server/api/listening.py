@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import resource
@@ -12,14 +11,13 @@ from collections.abc import Generator, Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.handshakes import drop_handshakes
+from server.api.handshakes import accept_the_last
 from server.api.protocol import Bounds, HttpConfig
 from server.errors import ConfigError
 
 log = logging.getLogger("tome.server")
 
 KEEP_ALIVE_SECONDS = 75
-HANDSHAKE_SECONDS = 0.2  # which one that has begun may take, and the loop to accept it
 OTHER_FILES = 64  # that are open beside the connections
 
 
@@ -34,9 +32,7 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer whoever has connected by now, then close the sockets and end."""
         if not self.force_exit:
-            for listener in sockets or ():
-                drop_handshakes(listener)
-            await asyncio.sleep(HANDSHAKE_SECONDS)
+            await accept_the_last(sockets or ())
         await super().shutdown(sockets)
 
 

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import random
 
-from tests.chaos.client import Connection
-from tests.chaos.harness import Arena, Crowd, files_lost, open_files, resident_mib, scrape, settle
+from tests.chaos.client import PATIENCE, Connection
+from tests.chaos.harness import Arena, Crowd, files_lost, open_files, resident_mib, scrape, settle, until
 from tests.chaos.results import Check, Found
 
 BOUND = 256
@@ -17,7 +17,7 @@ HELD = 4 * BOUND
 
 async def run(arena: Arena) -> Found:
     """As many connections as wanted, up to four times as many at once as the server takes."""
-    chance, most_open = random.Random(2), 0
+    chance, most_open, overdue = random.Random(2), 0, 0
     with arena.server(max_connections=BOUND, header_timeout=HEADER_SECONDS, max_batch=8) as server:
         crowd, storm = Crowd(server.port, arena.oracle.draw), True
         await crowd.run(4, lambda: sum(crowd.tally.answered.values()) < 200)  # so that memory has its usual size
@@ -26,11 +26,19 @@ async def run(arena: Arena) -> Found:
         crowd = Crowd(server.port, arena.oracle.draw)
         beside = asyncio.create_task(crowd.run(4, lambda: storm))
 
+        # Their connections are open and have been used before the storm comes.
+        await until(lambda: crowd.tally.of(200) >= 8, load=beside)
+
         async def one() -> None:
+            nonlocal overdue
             with contextlib.suppress(OSError):
                 connection = await Connection.open(server.port)
-                await pester(connection, chance)
-                connection.close(reset=chance.random() < 0.3)
+                try:
+                    await pester(connection, chance)
+                except TimeoutError:
+                    overdue += 1
+                finally:
+                    connection.close(reset=chance.random() < 0.3)
 
         opened = 0
         while opened < arena.times:
@@ -50,6 +58,7 @@ async def run(arena: Arena) -> Found:
     checks = (
         *tally.checks(),
         Check("connections at once", most_open, "most", BOUND + 16),
+        Check("silent connections that the server did not end", overdue, "most", 0),
         Check("slowest answer of those that behave", tally.slowest, "most", 2.0, "s", timed=True),
         Check("memory growth", grown, "most", 20, "MiB"),
         Check("file descriptors lost", leaked, "most", 0),
@@ -61,10 +70,13 @@ async def run(arena: Arena) -> Found:
 
 
 async def pester(connection: Connection, chance: random.Random) -> None:
-    """Hold ``connection`` until the server ends it: in silence, or a byte at a time; or leave at once."""
+    """Hold ``connection`` until the server ends it: in silence, or a byte at a time; or leave at once.
+
+    Raises `TimeoutError` if the server holds it for ever.
+    """
     match chance.randrange(3):
         case 0:
-            async with asyncio.timeout(2 * HEADER_SECONDS):
+            async with asyncio.timeout(PATIENCE):
                 await connection.reader.read()
         case 1:
             for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 1000:

@@ -146,6 +146,10 @@ class Tally:
         elif reply.status not in case.allowed | allowed:
             self.unexpected[reply.status] += 1
 
+    def of(self, status: int) -> int:
+        """Answers with ``status``."""
+        return sum(count for (_, found), count in self.answered.items() if found == status)
+
     @property
     def asked(self) -> int:
         return sum(self.answered.values()) + sum(self.cancelled.values()) + len(self.unanswered)

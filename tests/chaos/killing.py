@@ -26,7 +26,7 @@ async def stop(arena: Arena) -> Found:
 async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
     """Send ``number`` to the engine as often as wanted, each time when it is busy."""
     watch, slowest_start = Stopwatch(), 0.0
-    with arena.server(queue_limit=SLOTS, max_batch=8) as server:
+    with arena.server(queue_limit=SLOTS, max_batch=8, heartbeat_timeout=2) as server:
         load_seconds = watch.seconds
         before = await scrape(server.port)
         crowd, going = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.02, pause=0.2), True

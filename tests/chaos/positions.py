@@ -12,6 +12,7 @@ from tests.chaos.results import Check, Found
 from tests.server.engine import faulty
 
 BATCH = 8
+TRIES = 5
 POISON = {faulty.ERROR: 500, faulty.NAN: 500, faulty.ALONE_TOO_LARGE: 503}
 
 
@@ -26,10 +27,13 @@ async def run(arena: Arena) -> Found:
                 for place in range(BATCH):
                     chosen = [good[(17 * number + 5 * place + other) % len(good)] for other in range(BATCH)]
                     chosen[place] = Case("/classify?r=1", picture(place, fault), frozenset({status}))
-                    batch = await one_batch(server.port, slow, chosen)
-                    wrong += sum(not right(case, reply) for case, reply in zip(chosen, batch, strict=True))
-                    sizes = [json.loads(reply.body)["batch_size"] for reply in batch if reply.status == 200]
-                    whole += sizes == [BATCH] * (BATCH - 1)
+                    for _ in range(TRIES):  # on a busy machine not all may arrive while the engine has something to do
+                        batch = await one_batch(server.port, slow, chosen)
+                        wrong += sum(not right(case, reply) for case, reply in zip(chosen, batch, strict=True))
+                        sizes = [json.loads(reply.body)["batch_size"] for reply in batch if reply.status == 200]
+                        if sizes == [BATCH] * (BATCH - 1):
+                            whole += 1
+                            break
             arena.progress(1)
         failed = total(await settle(server.port), "tome_batch_failures_total")
         after = await scrape(server.port)

@@ -22,7 +22,7 @@ async def run(arena: Arena) -> Found:
         log = arena.folder / f"stop-{number}.log"
         crowd, seconds, code = await one_stop(arena, log, number)
         known = statuses(log)
-        answered += crowd.tally.answered["/classify", 200] + crowd.tally.answered["/embed", 200]
+        answered += crowd.tally.of(200)
         # What the server has in its log it had taken in; what it has not, it has never read (RFC 9112, section 9.3.1).
         taken = [each for each in crowd.tally.unanswered if known.get(each, CLOSED) != CLOSED]
         unread += len(crowd.tally.unanswered) - len(taken)
@@ -50,7 +50,7 @@ async def one_stop(arena: Arena, log: Path, seed: int) -> tuple[Crowd, float, in
     with log.open("w") as stderr, arena.server(stderr=stderr, log_level="info", max_batch=8, queue_limit=16) as server:
         crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, seed=seed)
         load = asyncio.create_task(crowd.run(CLIENTS, lambda: server.process.poll() is None))
-        await until(lambda: sum(crowd.tally.answered.values()) > (2 + seed % 5) * CLIENTS)
+        await until(lambda: crowd.tally.of(200) > (2 + seed % 5) * CLIENTS)
         watch = Stopwatch()
         server.process.terminate()
         await until(lambda: server.process.poll() is not None)

@@ -29,14 +29,17 @@ from tests.server.engine import faulty
 CLIENTS = 4
 SAMPLE_SECONDS = 2.0
 WARM_SHARE = 0.25
+WARM_REQUESTS = 100
+REQUESTS = 300
 PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server holds, ``seconds`` after the start; memory in MiB."""
+    """What the server holds, ``seconds`` after the start and ``asked`` requests; memory in MiB."""
 
     seconds: float
+    asked: int
     api: float
     engine: float
     threads: int
@@ -45,7 +48,7 @@ class Sample:
 
 
 async def run(arena: Arena) -> Found:
-    """For as many seconds as wanted, the first quarter of which is warm-up."""
+    """For as many seconds as wanted, the first quarter of which is warm-up, but for a number of requests at least."""
     small = [(body, status) for _, body, status in FILES if len(body) < 50_000]
     bad = [Case("/classify?r=1", body, frozenset({status})) for body, status in small if status != 200]
     bad += [Case("/classify?r=1", picture(5, fault), frozenset({500})) for fault in (faulty.ERROR, faulty.NAN)]
@@ -60,25 +63,29 @@ async def run(arena: Arena) -> Found:
     with arena.server(faulty=True, max_batch=8, **limits) as server:
         before, watch = await scrape(server.port), Stopwatch()
         crowd = Crowd(server.port, draw, allowed={503}, cancels=0.05, every=PAUSE_SECONDS)
-        load = asyncio.create_task(crowd.run(CLIENTS, lambda: watch.seconds < arena.times))
+
+        def goes_on() -> bool:
+            return watch.seconds < arena.times or crowd.tally.asked < REQUESTS
+
+        load = asyncio.create_task(crowd.run(CLIENTS, goes_on))
         samples: list[Sample] = []
-        while watch.seconds < arena.times:
+        while goes_on():
             seconds = min(SAMPLE_SECONDS, arena.times / 20)
             await asyncio.sleep(seconds)
-            samples.append(await sample(server, watch.seconds))
+            samples.append(await sample(server, watch.seconds, crowd.tally.asked))
             arena.progress(round(watch.seconds) - round(samples[-2].seconds if len(samples) > 1 else 0))
         await load
         after = await settle(server.port)
         leaked = await files_lost(server.process.pid, samples[0].files)
-    warm = [each for each in samples if each.seconds > WARM_SHARE * arena.times]
+    warm = [each for each in samples if each.seconds > WARM_SHARE * arena.times and each.asked >= WARM_REQUESTS]
     return judge(arena, crowd, warm, leaked, crowd.tally.miscounted(before, after))
 
 
-async def sample(server: RunningServer, seconds: float) -> Sample:
+async def sample(server: RunningServer, seconds: float, asked: int) -> Sample:
     series = await scrape(server.port)
     pid = server.process.pid
     engine = total(series, "tome_engine_resident_bytes") / (1 << 20)
-    return Sample(seconds, resident_mib(pid), engine, threads(pid), open_files(pid), len(series))
+    return Sample(seconds, asked, resident_mib(pid), engine, threads(pid), open_files(pid), len(series))
 
 
 def slope(samples: list[Sample], value: str) -> float:

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.server.conftest import ROOT, eventually, free_port
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/tome-serve.json").read_text())
+PRESENT_SECONDS = 15.0
 PROGRAM = shutil.which("prometheus")
 
 
@@ -59,6 +61,13 @@ class Prometheus:
         result = answer["data"]["result"]
         samples = [result] if answer["data"]["resultType"] == "scalar" else [series["value"] for series in result]
         return [value for _, text in samples if math.isfinite(value := float(text))]
+
+    def present(self, expression: str) -> list[float]:
+        """The same, once there are any: a scrape that takes too long leaves no series until the next one."""
+        end = time.monotonic() + PRESENT_SECONDS
+        while not (found := self.query(expression)) and time.monotonic() < end:
+            time.sleep(0.1)
+        return found
 
     def label_values(self, metric: str, label: str) -> list[str]:
         """What ``label`` of ``metric`` can be."""

@@ -63,13 +63,13 @@ def prometheus(loaded, tmp_path_factory) -> Iterator[Prometheus]:
 
 @pytest.mark.parametrize(("title", "query"), queries(), ids=lambda value: value[:60])
 def test_the_dashboard(prometheus, title, query):
-    assert prometheus.query(filled(query)), title
+    assert prometheus.present(filled(query)), title
 
 
 @pytest.mark.parametrize("name", rules("record"))
 def test_recording_rules(prometheus, name):
-    assert prometheus.query(name), "the rule has recorded nothing"
-    assert prometheus.query(rules("record")[name]["expr"])
+    assert prometheus.present(name), "the rule has recorded nothing"
+    assert prometheus.present(rules("record")[name]["expr"])
 
 
 @pytest.mark.parametrize("name", rules("alert"))
@@ -77,7 +77,7 @@ def test_alerts(prometheus, name):
     expression = rules("alert")[name]["expr"]
     prometheus.query(expression)
     assert unfiltered(expression) != expression
-    assert prometheus.query(unfiltered(expression)), "the series that it watches do not exist"
+    assert prometheus.present(unfiltered(expression)), "the series that it watches do not exist"
 
 
 def test_no_rule_failed(prometheus):
@@ -96,13 +96,13 @@ def test_the_choices_of_the_dashboard(prometheus):
 
 
 def test_numbers_are_what_they_are_called(prometheus):
-    (speedup,) = prometheus.query("job_model:tome_speedup:ratio_rate5m")
+    (speedup,) = prometheus.present("job_model:tome_speedup:ratio_rate5m")
     assert 0.1 < speedup < 10
-    (expected,) = prometheus.query("job_model:tome_accuracy_expected:ratio_rate5m")
-    (original,) = prometheus.query("job_model:tome_accuracy_original:max")
+    (expected,) = prometheus.present("job_model:tome_accuracy_expected:ratio_rate5m")
+    (original,) = prometheus.present("job_model:tome_accuracy_original:max")
     assert 0.85 < expected <= original < 0.95
-    (missed,) = prometheus.query("job:tome_deadline_missed:ratio_rate5m")
-    (failed,) = prometheus.query("job:tome_request_failures:ratio_rate5m")
+    (missed,) = prometheus.present("job:tome_deadline_missed:ratio_rate5m")
+    (failed,) = prometheus.present("job:tome_request_failures:ratio_rate5m")
     assert 0 <= missed < 0.5
     assert 0 <= failed < 0.5
 

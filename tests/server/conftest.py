@@ -38,7 +38,7 @@ class RunningServer:
 
     def metric(self, line: str) -> float:
         """The value of one series of ``/metrics``, 0 where it is not there."""
-        for text in httpx.get(f"{self.url}/metrics").text.splitlines():
+        for text in httpx.get(f"{self.url}/metrics", timeout=30).text.splitlines():
             if text.startswith(f"{line} "):
                 return float(text.split()[-1])
         return 0.0
@@ -52,7 +52,7 @@ class RunningServer:
         os.kill(self.engines()[engine], number)
 
     def ready(self) -> bool:
-        return httpx.get(f"{self.url}/readyz").status_code == 200
+        return httpx.get(f"{self.url}/readyz", timeout=30).status_code == 200
 
 
 def free_port() -> int:
@@ -66,7 +66,8 @@ def run_server(
 ) -> Iterator[RunningServer]:
     """Start a server with ``settings`` (``TOME_*``, in lower case) and end it whatever happens."""
     port = free_port()
-    defaults = {"levels": "0,16", "max_batch": 8, "port": port, "log_level": "warning"}
+    # A busy machine may stop a healthy engine for seconds.
+    defaults = {"levels": "0,16", "max_batch": 8, "port": port, "log_level": "warning", "heartbeat_timeout": 8}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TOME_")}
     environment |= {f"TOME_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
     process = subprocess.Popen(
@@ -101,7 +102,7 @@ def start_server() -> Callable[..., contextlib.AbstractContextManager[RunningSer
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    with run_server(max_body_bytes=300_000, max_pixels=1_000_000, max_side=4000, body_timeout=1.5) as running:
+    with run_server(max_body_bytes=300_000, max_pixels=1_000_000, max_side=4000, body_timeout=5) as running:
         yield running
 
 
@@ -111,7 +112,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Wait until ``condition`` holds."""
     end = time.monotonic() + seconds
     while not condition():

@@ -9,7 +9,6 @@ from tests.server.conftest import free_port
 from tests.server.wire import SNEAKER, assert_problem
 
 KEYS = ("first-secret", "second-secret")
-PORT = free_port()
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +17,17 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def guarded(start_server, tmp_path_factory, log, eventually):
+def port():
+    """Where the metrics are, beside the rest."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def guarded(start_server, tmp_path_factory, log, port, eventually):
     """A server with a key in its environment, another in a file, and metrics on a port of their own."""
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"{KEYS[1]}\n")
-    settings = {"api_keys": KEYS[0], "api_keys_file": file, "metrics_port": PORT, "log_level": "debug"}
+    settings = {"api_keys": KEYS[0], "api_keys_file": file, "metrics_port": port, "log_level": "debug"}
     with log.open("w") as stderr, start_server(wait=False, stderr=stderr, **settings) as server:
         eventually(lambda: answers(server), 30)
         yield server
@@ -87,11 +92,11 @@ def test_probes_and_pages_are_open(guarded):
         assert httpx.get(f"{guarded.url}{path}").status_code in (401, 404)
 
 
-def test_metrics_are_on_their_own_port_alone(guarded):
-    text = httpx.get(f"http://127.0.0.1:{PORT}/metrics").text
+def test_metrics_are_on_their_own_port_alone(guarded, port):
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
     assert 'tome_rejected_total{reason="unauthorized"}' in text
     assert httpx.get(f"{guarded.url}/metrics").status_code == 404
-    assert httpx.get(f"http://127.0.0.1:{PORT}/healthz").status_code == 404
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 404
     assert "/metrics" not in httpx.get(f"{guarded.url}/openapi.json").json()["paths"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -12,7 +13,7 @@ import pytest
 from tests.server.wire import SNEAKER, assert_problem, read_response
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
-SECONDS = 1.0
+SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ class TestHeader:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(0.05)
             answer = b""
-            for byte in HEAD * 20:
+            for byte in HEAD + b"X: " + b"x" * 1000:
                 connection.send(bytes([byte]))
                 try:
                     answer = connection.recv(1, socket.MSG_PEEK)
@@ -72,16 +73,18 @@ class TestHeader:
             assert asks(connection) == 200
 
     @pytest.mark.parametrize("piece", [b"X: " + b"x" * 4000 + b"\r\n", b"x" * 4000], ids=["many", "long"])
-    def test_its_size_is_bounded(self, strict, piece):
+    def test_its_size_is_bounded(self, strict, server, piece):
         with strict.connect() as connection:
             connection.sendall(HEAD + b"X-First: ")
             with pytest.raises(OSError):
                 for _ in range(10_000):
                     connection.sendall(piece)
-        with strict.connect() as connection:
+        with server.connect() as connection:  # which has the patience to let all of it come
             connection.sendall(HEAD + b"X-First: ")
-            time.sleep(0.1)
-            connection.sendall(b"x" * 66_000)
+            for _ in range(50):
+                connection.sendall(b"x" * 66_000)
+                if select.select([connection], [], [], 0.2)[0]:
+                    break
             assert_problem(read_response(connection), 431, "header-too-large")
 
     def test_what_is_not_http_gets_a_problem(self, strict):
@@ -114,8 +117,8 @@ class TestNumber:
         kept = [strict.connect() for _ in range(6)]
         assert [asks(connection) for connection in kept] == [200] * 6
         with strict.connect() as one_more:
-            assert ended(kept[0])
             assert asks(one_more) == 200
+            assert ended(kept[0])
             assert [asks(connection) for connection in kept[1:]] == [200] * 5
         for connection in kept:
             connection.close()
@@ -179,7 +182,10 @@ def test_a_client_that_never_reads_is_ended(strict, eventually):
         for _ in range(1000):
             if strict.metric("tome_inflight_requests") == 2:
                 break
-            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+            try:
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+            except OSError:  # it has been ended already
+                break
         else:
             pytest.fail("the kernel holds all of the answers")
         eventually(lambda: strict.metric("tome_inflight_requests") == 1)

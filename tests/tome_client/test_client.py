@@ -262,7 +262,7 @@ class TestOverload:
     def test_while_a_server_is_replaced(self, make):
         """It stops, says when to come back, is gone, listens again without its models, and answers at last."""
         with contextlib.ExitStack() as stack:
-            old = stack.enter_context(run_server(levels="0", max_batch=1))
+            old = stack.enter_context(run_server(levels="0", max_batch=1, body_timeout=60))
             held = old.connect()
             held.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SNEAKER))
             eventually(lambda: old.metric("tome_inflight_requests") == 2)

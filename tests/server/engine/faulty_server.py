@@ -7,7 +7,7 @@ from dataclasses import replace
 from server.cli import main
 from server.engine import pool
 
-HUNG_SECONDS = 4.0
+HUNG_SECONDS = 8.0
 
 
 class FaultyPool(pool.EnginePool):

@@ -16,7 +16,7 @@ from server.messages import BatchDone, Want
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
-PATIENCE = Patience(start=60)
+PATIENCE = Patience(start=60, silent=8)  # a busy machine may stop a healthy process for seconds
 
 
 def configuration(folder: Path, slots: int = 8, **changes: object) -> EngineConfig:

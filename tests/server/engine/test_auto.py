@@ -17,7 +17,7 @@ RAW = {"Accept": "application/octet-stream"}
 
 @pytest.mark.parametrize("path", ["/classify", "/embed"])
 def test_an_idle_server_serves_the_exact_model(client, path):
-    answer = client.post(f"{path}?r=auto&deadline_ms=5000", content=SNEAKER).json()
+    answer = client.post(f"{path}?r=auto&deadline_ms=20000", content=SNEAKER).json()
     assert (answer["r"], answer["r_requested"]) == ("0", "auto")
     assert answer["tokens"] == {"input": 197, "output": 197}
     exact = client.post(f"{path}?r=0", content=SNEAKER).json()
@@ -27,17 +27,18 @@ def test_an_idle_server_serves_the_exact_model(client, path):
 
 
 def test_pictures_and_raw_features_name_the_schedule_in_a_header(client):
-    picture = client.post("/visualize?r=auto", content=SNEAKER)
+    picture = client.post("/visualize?r=auto&deadline_ms=20000", content=SNEAKER)
     assert picture.headers["x-tome-r"] == "0"
     assert Image.open(io.BytesIO(picture.content)).format == "PNG"
-    assert client.post("/embed?r=auto", content=SNEAKER, headers=RAW).headers["x-tome-r"] == "0"
+    auto = client.post("/embed?r=auto&deadline_ms=20000", content=SNEAKER, headers=RAW)
+    assert auto.headers["x-tome-r"] == "0"
     assert client.post("/embed?r=16:1", content=SNEAKER, headers=RAW).headers["x-tome-r"] == "16:1"
 
 
 @pytest.mark.parametrize(("query", "used"), [("r_max=0", "0"), ("r_max=15", "0"), ("min_accuracy=90.8", "0")])
 def test_bounds(client, query, used):
     for _ in range(3):
-        assert client.post(f"/classify?r=auto&{query}", content=SNEAKER).json()["r"] == used
+        assert client.post(f"/classify?r=auto&deadline_ms=20000&{query}", content=SNEAKER).json()["r"] == used
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_under_load_it_merges_more_and_named_ones_stay_as_they_are(server):
         used = {query: set() for query in queries}
 
         def ask(query: str) -> None:
-            results = client.post(f"/classify?{query}", files=files * 8).json()["results"]
+            results = client.post(f"/classify?{query}", files=files * 8).json().get("results", ())
             used[query] |= {result["r"] for result in results if "r" in result}
 
         with ThreadPoolExecutor(len(queries)) as pool:
@@ -90,7 +91,7 @@ def test_without_a_deadline_the_target_is_met_by_merging(start_server):
 
 
 def test_without_a_profile_there_is_no_accuracy_to_ask_for(start_server, tiny_folder):
-    with start_server(config=tiny_folder / "models.toml", levels="0,4", dtype="float32") as server:
+    with start_server(config=tiny_folder / "models.toml", levels="0,4", dtype="float32", target_ms=20_000) as server:
         image = io.BytesIO()
         Image.new("RGB", (32, 32)).save(image, "PNG")
         refused = httpx.post(f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue())

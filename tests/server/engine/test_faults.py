@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from server.engine.pool import EnginePool
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.messages import BatchDone
 from tests.server.engine import faulty
-from tests.server.engine.pools import SIZE, classify, configuration, running, shared, until
+from tests.server.engine.pools import PATIENCE, SIZE, classify, configuration, running, shared, until
 from tome_core.schedule import Schedule
 
 Shared = tuple[asyncio.Runner, EnginePool, list[BatchDone], list[str]]
-PATIENT = Patience(start=60, hung=2.0)
+PATIENT = Patience(start=60, silent=8, hung=6.0)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +52,17 @@ def image(fault: int = 0) -> np.ndarray:
 
 
 async def ask(pool: EnginePool, faults: list[int]) -> list[Result | BaseException]:
-    """All at once; but after a slow one that is first, and runs alone, so that the engine finds the others together."""
-    asked = [asyncio.ensure_future(classify(pool, image(faults[0]), 4))]
-    if faults[0] == faulty.SLOW:
-        await until(lambda: pool.engines[0].pulse().began > 0 or asked[0].done())
-    asked += [asyncio.ensure_future(classify(pool, image(fault), 4)) for fault in faults[1:]]
-    return await asyncio.gather(*asked, return_exceptions=True)
+    """All at once."""
+    return await asyncio.gather(*(classify(pool, image(fault), 4) for fault in faults), return_exceptions=True)
+
+
+async def ask_together(pool: EnginePool, faults: list[int]) -> list[Result | BaseException]:
+    """The same, and the only engine, which is stopped meanwhile, finds all of them waiting."""
+    kill(pool, signal.SIGSTOP)
+    asking = asyncio.ensure_future(ask(pool, faults))
+    await until(lambda: pool.queued == len(faults))
+    kill(pool, signal.SIGCONT)
+    return await asking
 
 
 def failures(results: list[Result | BaseException]) -> list[str]:
@@ -81,9 +87,8 @@ def test_in_every_place_of_a_batch_a_fault_is_its_own_images_alone(
     loop, pool, batches, _ = faulty_engine
     (expected,) = loop.run(ask(pool, [0]))
     for position in range(4):
-        # The slow one runs first, alone; meanwhile the others gather.
-        faults = [faulty.SLOW] + [fault if place == position else 0 for place in range(4)]
-        results = loop.run(ask(pool, faults))
+        faults = [fault if place == position else 0 for place in range(4)]
+        results = loop.run(ask_together(pool, faults))
         assert failures(results) == [failure if one == fault else "" for one in faults]
         healthy = [scores(result) for one, result in zip(faults, results, strict=True) if one == 0]
         np.testing.assert_allclose(healthy, [scores(expected)] * 3, atol=1e-5)
@@ -93,7 +98,7 @@ def test_in_every_place_of_a_batch_a_fault_is_its_own_images_alone(
 
 def test_what_is_too_much_for_the_device_is_run_in_halves(faulty_engine: Shared) -> None:
     loop, pool, batches, _ = faulty_engine
-    assert failures(loop.run(ask(pool, [faulty.SLOW, faulty.MEMORY, 0, 0, faulty.MEMORY]))) == [""] * 5
+    assert failures(loop.run(ask_together(pool, [faulty.MEMORY, 0, 0, faulty.MEMORY]))) == [""] * 4
     assert [batch.failures for batch in batches if batch.images == 4] == [("out-of-memory",)]
     assert [batch.r0_seconds > 0 for batch in batches] == [not batch.failures for batch in batches]
 
@@ -108,6 +113,7 @@ def test_a_deadline_behind_a_queue_is_predicted_to_be_missed(faulty_engine: Shar
         last, first = (pool.claim("tiny", [Schedule.constant(4)], now + sign * 60) for sign in (1, -1))
         alone = pool.predict(last)
         assert 0 < alone < faulty.SLOW_SECONDS  # nothing is ahead, and the warm-up knows of no such images
+        kill(pool, signal.SIGSTOP)
         asking = asyncio.ensure_future(ask(pool, [faulty.SLOW] * 7))
         await until(lambda: pool.queued == 7)
         assert pool.predict(last) > 2 * faulty.SLOW_SECONDS  # the last batches have shown it; these are two
@@ -116,6 +122,7 @@ def test_a_deadline_behind_a_queue_is_predicted_to_be_missed(faulty_engine: Shar
             assert pool.predict(first) > alone  # an image is counted while it is decoded
         assert pool.predict(first) == alone
         assert pool.retry_after() >= 1
+        kill(pool, signal.SIGCONT)
         assert failures(await asking) == [""] * 7
 
     loop.run(main())
@@ -128,7 +135,7 @@ def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
         stopped, began = pool.engines[0].client, time.monotonic()
         kill(pool, signal.SIGSTOP)
         assert failures(await ask(pool, [0] * 8)) == ["EngineLost"] * 8
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert not pool.ready
         with pytest.raises(Overloaded) as caught, pool.lease():
             pass
@@ -146,8 +153,8 @@ def test_a_killed_process_is_replaced_and_who_was_not_in_it_keeps_the_slot(fault
 
     async def main() -> None:
         with pool.lease() as lease:  # a request that is still being decoded
-            asking = asyncio.ensure_future(ask(pool, [faulty.SLOW] * 7))
-            await until(lambda: pool.queued == 7)
+            asking = asyncio.ensure_future(ask(pool, [faulty.HANG] + [0] * 6))
+            await until(lambda: pool.queued == 7 and pool.engines[0].pulse().began > 0)
             kill(pool, signal.SIGKILL)
             assert failures(await asking) == ["EngineLost"] * 7
             await until(lambda: pool.held == 1)
@@ -177,7 +184,7 @@ def test_of_two_engines_one_dies_and_the_other_goes_on(tiny_folder: Path) -> Non
     text = labels.read_text()
 
     async def main() -> None:
-        patience = Patience(start=60, starts=1)
+        patience = replace(PATIENCE, starts=1)
         async with running([configuration(tiny_folder)] * 2, patience=patience) as pool:
             assert pool.models["tiny"].device == "cpu,cpu"
             for engine in (0, 1):

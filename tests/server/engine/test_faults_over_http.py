@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +34,8 @@ def picture(fault=0):
 
 def ask_all(server, bodies, query=""):
     """All at once; the answers in order."""
-    with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(
-            pool.map(lambda body: httpx.post(f"{server.url}/classify{query}", content=body, timeout=60), bodies)
-        )
+    with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: client.post(f"/classify{query}", content=body), bodies))
 
 
 def best_score(answer):
@@ -75,8 +74,8 @@ def test_a_model_that_fails(start_server, broken, eventually, tiny_folder):
 
         # A deadline that the queue will not meet is refused at once.
         assert {answer.status_code for answer in ask_all(server, [picture(faulty.SLOW)] * 16)} == {200}
-        with ThreadPoolExecutor(20) as pool:
-            queue = [pool.submit(httpx.post, f"{server.url}/classify", content=picture(faulty.SLOW)) for _ in range(20)]
+        with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(30) as pool:
+            queue = [pool.submit(client.post, "/classify", content=picture(faulty.SLOW)) for _ in range(30)]
             eventually(lambda: server.metric("tome_queue_jobs") > 12)
             refused = httpx.post(f"{server.url}/classify?deadline_ms=300", content=picture())
             assert assert_problem(refused, 503, "overloaded")["reason"] == "deadline"
@@ -91,7 +90,7 @@ def test_a_model_that_fails(start_server, broken, eventually, tiny_folder):
             late = httpx.post(f"{server.url}/classify?deadline_ms=1500", content=picture())
             assert_problem(late, 504, "deadline-exceeded")
             lost = assert_problem(hung.result(), 503, "engine-lost")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         assert "retry" in lost["detail"]
         assert int(hung.result().headers["retry-after"]) >= 1
         eventually(server.ready, 60)
@@ -119,8 +118,8 @@ def test_one_of_two_engines(start_server, eventually):
         assert server.metric("tome_queue_jobs") == 0
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
-        for engine in (0, 1):
-            server.signal_engine(signal.SIGKILL, engine)
+        for engine in server.engines():
+            os.kill(engine, signal.SIGKILL)
         eventually(lambda: not server.ready())
         assert httpx.get(f"{server.url}/healthz").status_code == 200
         refused = httpx.post(f"{server.url}/classify", content=SNEAKER)

@@ -1,5 +1,4 @@
 import itertools
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -26,14 +25,16 @@ def test_levels_say_what_is_left(runner: Runner) -> None:
 
 @pytest.mark.parametrize("least", [0.0, 0.3])
 def test_what_disturbs_a_turn_does_not_show(least: float, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = itertools.count()
+    turns, now = itertools.count(), 0.0
 
     def seconds(schedules: Sequence[Schedule]) -> float:
-        time.sleep(0.001)
+        nonlocal now
+        now += 0.001
         disturbed = next(turns) % 5 < 3  # three levels: another of them each turn
         return {LEVELS[0]: 1.0, LEVELS[1]: 0.8, LEVELS[2]: 0.5}[schedules[0]] * (3 if disturbed else 1)
 
     monkeypatch.setattr(warmup, "LEVEL_SECONDS", least)
+    monkeypatch.setattr(warmup.time, "monotonic", lambda: now)
     monkeypatch.setattr(runner, "seconds", seconds)
     assert [level.speedup for level in measure_levels(runner, LEVELS, batch=2)] == [1.0, 1.25, 2.0]
     assert (next(turns) > 3 * (1 + warmup.ROUNDS)) == (least > 0)

@@ -118,10 +118,10 @@ def test_an_answer_and_the_end_of_its_connection(sent: bytes, outcome: str, loop
 def test_silence_ends_with_the_timeout_and_its_connection_is_not_used_again() -> None:
     async def late(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 0:
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(3)
         writer.write(OK)
 
-    report = load(late, connections=1, requests=3, timeout=0.15)
+    report = load(late, connections=1, requests=3, timeout=1)
     assert [record.failure or record.status for record in report.records] == ["timeout", 200, 200]
     assert report.connections_opened == 2
 
@@ -158,7 +158,7 @@ def test_a_stop_ends_the_sending_and_waits_for_answers() -> None:
             return await asyncio.wait_for(run_load(spec, stop=stop), 30)
 
     report = asyncio.run(main())
-    assert 6 <= report.requests < 50
+    assert 6 <= report.requests < 1000  # of 30,000
     assert report.outcomes == {"200": report.requests}
 
 

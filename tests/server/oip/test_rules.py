@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 
 import httpx
 import pytest
@@ -162,10 +163,13 @@ def refused(server) -> bool:
 
 def test_before_it_is_ready(start_server, eventually):
     with start_server(wait=False) as server:
-        eventually(lambda: listens(server), 20)
+        eventually(server.engines)
+        server.signal_engine(signal.SIGSTOP)  # so that it does not get ready meanwhile
+        eventually(lambda: listens(server))
         for path in ("/v2/health/ready", "/v2/models/fashion-mnist/ready", "/v2/models/fashion-mnist"):
             assert_error(httpx.get(f"{server.url}{path}"), 503, "not loaded")
         assert httpx.get(f"{server.url}/v2/health/live").status_code == 200
+        server.signal_engine(signal.SIGCONT)
 
 
 def listens(server) -> bool:

@@ -15,7 +15,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.server.page import browser as browsers
 
-SECONDS = 15
+SECONDS = 60
 # The page draws its results anew whenever they change, even while one is being read.
 REDRAWN = (NoSuchElementException, StaleElementReferenceException)
 UNKNOWN = "\N{EN DASH}"  # what stands where a number is not known

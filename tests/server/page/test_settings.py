@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -164,9 +165,12 @@ def test_below_a_path_of_a_proxy(page, prefix):
 
 def test_while_models_load_it_says_so_and_goes_on(page, models, start_server):
     with start_server(wait=False, config=models, levels="0") as server:
+        page.until(server.engines, "that an engine is started")
+        server.signal_engine(signal.SIGSTOP)  # so that it does not get ready meanwhile
         page.until(lambda: listens(server), "that it listens")
         page.open(f"{server.url}/")
         page.until(lambda: "Trying again" in page.text("problem"), "that it is not ready")
+        server.signal_engine(signal.SIGCONT)
         page.at("examples").find_element("tag name", "button").click()  # which gives up what was asked before
         page.until_tokens("3 of 9 tokens")
         assert not page.shown("problem")

@@ -82,7 +82,7 @@ class Settings(ModelSettings):
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
     heartbeat_timeout: float = Field(
-        2.0, ge=1, description="Seconds without a heartbeat after which an engine is replaced."
+        2.0, ge=1, le=20, description="Seconds without a heartbeat after which an engine is replaced."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
 

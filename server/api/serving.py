@@ -13,6 +13,7 @@ from typing import Any
 from server import logs
 from server.api.access import Keys
 from server.api.app import create_app
+from server.api.handshakes import ACCEPT_SECONDS
 from server.api.listening import HttpServer, allow_connections, http_config, listen
 from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
@@ -92,7 +93,7 @@ class Service:
         for http in self._servers:
             http.should_exit, http.force_exit = True, not answered
         forced = asyncio.create_task(self._forced.wait())
-        await first_of(serving, forced, timeout=self._settings.drain_timeout if answered else 1)
+        await first_of(serving, forced, timeout=self._settings.drain_timeout + ACCEPT_SECONDS if answered else 1)
         stopping = asyncio.create_task(self._engine.stop(ENGINE_STOP_SECONDS if answered else 0))
         await first_of(stopping, forced)
         if not stopping.done():

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 
 from tests.chaos.client import Reply, ask
 from tests.chaos.harness import Arena, scrape, settle, total
 from tests.chaos.oracle import Case, picture
 from tests.chaos.results import Check, Found
+from tests.server.conftest import RunningServer
 from tests.server.engine import faulty
 
 BATCH = 8
-TRIES = 5
 POISON = {faulty.ERROR: 500, faulty.NAN: 500, faulty.ALONE_TOO_LARGE: 503}
 
 
 async def run(arena: Arena) -> Found:
     """All kinds in all places, as many times over as wanted."""
     good = [case for case in arena.oracle.good if case.route == "/classify"]
-    slow = Case("/classify?r=0", picture(0, faulty.SLOW), frozenset({200}))
     wrong = whole = 0
     with arena.server(faulty=True, max_batch=BATCH) as server:
         for number in range(arena.times):
@@ -27,13 +27,10 @@ async def run(arena: Arena) -> Found:
                 for place in range(BATCH):
                     chosen = [good[(17 * number + 5 * place + other) % len(good)] for other in range(BATCH)]
                     chosen[place] = Case("/classify?r=1", picture(place, fault), frozenset({status}))
-                    for _ in range(TRIES):  # on a busy machine not all may arrive while the engine has something to do
-                        batch = await one_batch(server.port, slow, chosen)
-                        wrong += sum(not right(case, reply) for case, reply in zip(chosen, batch, strict=True))
-                        sizes = [json.loads(reply.body)["batch_size"] for reply in batch if reply.status == 200]
-                        if sizes == [BATCH] * (BATCH - 1):
-                            whole += 1
-                            break
+                    batch = await one_batch(server, chosen)
+                    wrong += sum(not right(case, reply) for case, reply in zip(chosen, batch, strict=True))
+                    sizes = [json.loads(reply.body)["batch_size"] for reply in batch if reply.status == 200]
+                    whole += sizes == [BATCH] * (BATCH - 1)
             arena.progress(1)
         failed = total(await settle(server.port), "tome_batch_failures_total")
         after = await scrape(server.port)
@@ -48,17 +45,17 @@ async def run(arena: Arena) -> Found:
     )
 
 
-async def one_batch(port: int, slow: Case, cases: list[Case]) -> list[Reply]:
-    """Have ``cases`` run together, in order: they arrive while the engine is busy, and their deadlines sort them."""
-    busy = asyncio.create_task(ask(port, slow.request()))
-    await asyncio.sleep(faulty.SLOW_SECONDS / 4)
+async def one_batch(server: RunningServer, cases: list[Case]) -> list[Reply]:
+    """Have ``cases`` run together, in order: they arrive while the engine is stopped, and their deadlines sort them."""
+    server.signal_engine(signal.SIGSTOP)
+    paths = [f"{case.path}&deadline_ms={60_000 + 1000 * place}" for place, case in enumerate(cases)]
     replies = [
-        asyncio.create_task(
-            ask(port, Case(f"{case.path}&deadline_ms={60_000 + 1000 * place}", case.body, case.allowed).request())
-        )
-        for place, case in enumerate(cases)
+        asyncio.create_task(ask(server.port, Case(path, case.body, case.allowed).request()))
+        for path, case in zip(paths, cases, strict=True)
     ]
-    await busy
+    while total(await scrape(server.port), "tome_queue_jobs") < len(cases):
+        await asyncio.sleep(0.005)
+    server.signal_engine(signal.SIGCONT)
     return list(await asyncio.gather(*replies))
 
 

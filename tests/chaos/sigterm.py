@@ -38,7 +38,7 @@ async def run(arena: Arena) -> Found:
             "requests never read, as their connection was closed before",
             unread / arena.times,
             "most",
-            CLIENTS / 4,
+            2,
             "a stop",
         ),
     )

@@ -69,7 +69,7 @@ async def run(arena: Arena) -> Found:
 
         load = asyncio.create_task(crowd.run(CLIENTS, goes_on))
         samples: list[Sample] = []
-        while goes_on():
+        while not load.done():
             seconds = min(SAMPLE_SECONDS, arena.times / 20)
             await asyncio.sleep(seconds)
             samples.append(await sample(server, watch.seconds, crowd.tally.asked))

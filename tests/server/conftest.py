@@ -44,15 +44,24 @@ class RunningServer:
         return 0.0
 
     def engines(self) -> list[int]:
-        """Process numbers of its engines."""
+        """Process numbers of its engines; not of one that is only just forked, with its parent waiting for it."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(number) for number in children.split()]
+        own = command(self.process.pid)
+        return [int(number) for number in children.split() if command(number) not in (own, None)]
 
     def signal_engine(self, number: signal.Signals, engine: int = 0) -> None:
         os.kill(self.engines()[engine], number)
 
     def ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz", timeout=30).status_code == 200
+
+
+def command(pid: int | str) -> bytes | None:
+    """The command line of a process; None if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def free_port() -> int:

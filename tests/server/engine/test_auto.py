@@ -60,8 +60,8 @@ def test_what_no_r_can_do_in_time_is_refused_at_once(client):
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_under_load_it_merges_more_and_named_ones_stay_as_they_are(server):
-    """More images at once than r=0 does within the deadline; half of them name an r."""
+def test_under_load_named_ones_stay_as_they_are(server):
+    """More images at once than r=0 does within the deadline; most of them name an r."""
     with httpx.Client(base_url=server.url, timeout=30) as client:
         client.post("/classify", content=SNEAKER)
         files = [("f", ("f", SNEAKER))]
@@ -69,12 +69,18 @@ def test_under_load_it_merges_more_and_named_ones_stay_as_they_are(server):
         used = {query: set() for query in queries}
 
         def ask(query: str) -> None:
-            results = client.post(f"/classify?{query}", files=files * 8).json().get("results", ())
+            answer = client.post(f"/classify?{query}", files=files * 8)
+            assert answer.status_code == 200 or ("deadline" in query and answer.status_code in (503, 504))
+            results = answer.json()["results"] if answer.status_code == 200 else []
             used[query] |= {result["r"] for result in results if "r" in result}
 
-        with ThreadPoolExecutor(len(queries)) as pool:
-            list(pool.map(ask, queries))
+        for _ in range(5):  # a machine that is busier still may answer none of those with a deadline
+            with ThreadPoolExecutor(len(queries)) as pool:
+                list(pool.map(ask, queries))
+            if all(used.values()):
+                break
     assert (used["r=0"], used["r=16"], used["r=3"]) == ({"0"}, {"16"}, {"3"})
+    assert used["r=auto&deadline_ms=400"]
     assert used["r=auto&deadline_ms=400"] <= {"0", "16"}
 
 

@@ -1,7 +1,7 @@
 """No new connections on a socket that goes on listening, so that closing it resets none of those that wait.
 
 A connection waits in the kernel, complete and with its request sent, until the loop accepts it. Closing the listening
-socket resets all that wait (tcp(7)), and under load some always do. A filter of the socket that drops the packet which
+socket makes the kernel reset all that wait, and under load some do. A filter of the socket that drops the packet which
 begins a connection lets those that have begun come through first; one whose handshake takes longer than
 `QUIET_SECONDS` is still reset. A client whose packet was dropped sends it again after a second, and after two more
 (RFC 6298, section 2): it is refused then, or reaches whoever listens in this server's place.

@@ -179,12 +179,14 @@ def test_a_client_that_never_reads_is_ended(strict, eventually):
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", strict.port))
+        began = time.monotonic()
         for _ in range(1000):
             if strict.metric("tome_inflight_requests") == 2:
                 break
             try:
                 connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
-            except OSError:  # it has been ended already
+            except OSError:  # it has been ended already, though not before its time
+                assert time.monotonic() - began > SECONDS
                 break
         else:
             pytest.fail("the kernel holds all of the answers")

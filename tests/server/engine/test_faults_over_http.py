@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.server.engine import faulty
+from tests.server.engine.faulty_server import HUNG_SECONDS
 from tests.server.wire import SNEAKER, assert_problem, finish, half_sent
 
 
@@ -90,7 +91,7 @@ def test_a_model_that_fails(start_server, broken, eventually, tiny_folder):
             late = httpx.post(f"{server.url}/classify?deadline_ms=1500", content=picture())
             assert_problem(late, 504, "deadline-exceeded")
             lost = assert_problem(hung.result(), 503, "engine-lost")
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 5 * HUNG_SECONDS
         assert "retry" in lost["detail"]
         assert int(hung.result().headers["retry-after"]) >= 1
         eventually(server.ready, 60)

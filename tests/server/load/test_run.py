@@ -154,11 +154,12 @@ def test_a_stop_ends_the_sending_and_waits_for_answers() -> None:
             writer.write(OK)
 
         async with peer(stop_at_five) as url:
-            spec = LoadSpec(url, PICTURES, rate=50, duration=600, probe=False)
+            # So slowly that few are overdue after a pause of this process: those are all sent at once.
+            spec = LoadSpec(url, PICTURES, rate=5, duration=600, probe=False)
             return await asyncio.wait_for(run_load(spec, stop=stop), 30)
 
     report = asyncio.run(main())
-    assert 6 <= report.requests < 1000  # of 30,000
+    assert 6 <= report.requests < 50
     assert report.outcomes == {"200": report.requests}
 
 

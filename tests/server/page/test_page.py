@@ -109,19 +109,20 @@ def test_auto_is_chosen_and_left_by_keyboard(opened):
     browsers.requested(opened.browser)
     field.send_keys(Keys.CONTROL + "a")
     field.send_keys("8000" + Keys.ENTER)
-    for _ in range(10):  # whoever was late for its 100 ms made the server merge, which it goes on doing for a while
-        opened.until(lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used")
-        if opened.text("r-value").startswith("r = 0,"):
-            break
-        time.sleep(1)
+    opened.until(lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used")
+    again = 0  # whoever was late for its 100 ms made the server merge, which it goes on doing for a while
+    while opened.text("r-value") != "r = 0, chosen for 8000 ms" and again < 10:
         opened.script("document.getElementById('deadline').dispatchEvent(new Event('change'))")
+        time.sleep(1)
+        again += 1
+        opened.until(lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used")
     assert opened.text("r-value") == "r = 0, chosen for 8000 ms"
     opened.until_tokens("197 of 197 tokens")
     opened.until_regions("0")
     asked = [parse_qs(urlsplit(address).query) for address in browsers.requested(opened.browser)]
     deadlines = [query["deadline_ms"][0] for query in asked if query.get("r") == ["auto"]]
-    assert deadlines[0] in ("100", "8000")  # the first may have been given up
-    assert set(deadlines[1:]) <= {"8000"}  # nothing while it is typed
+    of_8000 = ["8000"] * (1 + again)
+    assert deadlines in (of_8000, ["100", *of_8000])  # nothing while it is typed; the first may have been given up
     assert all(control.is_enabled() for control in opened.browser.find_elements(By.CSS_SELECTOR, "input, button"))
     opened.at("r").send_keys(Keys.ARROW_LEFT)  # whoever moves the slider chooses r
     opened.until_regions("15")

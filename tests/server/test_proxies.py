@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from tests.server.conftest import eventually
 from tests.server.wire import SNEAKER, assert_problem
 
 PAGE = "https://app.example"
@@ -98,7 +99,16 @@ def test_probes_and_scrapes_go_past_the_proxy(proxied):
 
 
 def logged(log, request_id: str) -> dict:
-    (line,) = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("request_id") == request_id]
+    """The line of one request. It is written after the answer, so it may be a moment late."""
+    lines: list[dict] = []
+
+    def written() -> bool:
+        whole = log.read_text().rpartition("\n")[0].splitlines()
+        lines[:] = [line for line in map(json.loads, whole) if line.get("request_id") == request_id]
+        return bool(lines)
+
+    eventually(written)
+    (line,) = lines
     return line
 
 

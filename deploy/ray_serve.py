@@ -23,6 +23,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
+from server.api.handshakes import ACCEPT_SECONDS
 from server.api.listening import HttpServer, http_config, listen
 from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
@@ -112,8 +113,8 @@ def app(arguments: dict[str, Any]) -> Application:
         health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
-        # Ray waits for accepted requests, then the lifespan ends; each may take the whole of its time.
-        graceful_shutdown_timeout_s=2 * settings.drain_timeout + ENGINE_STOP_SECONDS,
+        # Ray waits for accepted requests, then the lifespan ends, then the metrics' socket; each may take all its time.
+        graceful_shutdown_timeout_s=2 * settings.drain_timeout + ENGINE_STOP_SECONDS + ACCEPT_SECONDS,
     )
     return deployment.bind()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import resource
@@ -18,6 +19,7 @@ from server.errors import ConfigError
 log = logging.getLogger("tome.server")
 
 KEEP_ALIVE_SECONDS = 75
+CUT_SECONDS = 1.0
 OTHER_FILES = 64  # that are open beside the connections
 
 
@@ -34,6 +36,19 @@ class HttpServer(uvicorn.Server):
         if not self.force_exit:
             await accept_the_last(sockets or ())
         await super().shutdown(sockets)
+
+    async def cut(self) -> int:
+        """Abort whatever connections are still open, and let what was asked on them end; how many they were.
+
+        The task of a request whose client does not read would neither end by itself nor be cancelled: uvicorn catches
+        that, and sends that client one more answer.
+        """
+        open_still = list(self.server_state.connections)
+        for connection in open_still:
+            connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(list(self.server_state.tasks), timeout=CUT_SECONDS)
+        return len(open_still)
 
 
 def listen(host: str, port: int) -> socket.socket:

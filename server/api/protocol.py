@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.api.problems import respond
 from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, SlowHeader
@@ -73,6 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None  # runs while the client does not read
         self._in_header = self._begins = False
         self._header_bytes = 0
+        self._running: RequestResponseCycle | None = None  # being answered; with pipelining not the last one to come
 
     @property
     def _answered(self) -> bool:
@@ -103,6 +104,10 @@ class BoundedProtocol(HttpToolsProtocol):
         for timer in (self._timer, self._stalled):
             if timer is not None:
                 timer.cancel()
+        # uvicorn tells the last one to come alone, and the one that runs would write to what is closed.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -131,6 +136,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) == PIPELINED:
             return self.transport.abort()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
 
     def on_message_complete(self) -> None:
         """A body is complete; if it was answered before that, the connection is idle from now on."""
@@ -144,6 +151,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer has been given."""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         if self._answered and not self.transport.is_closing():
             self._bounds.kept[self] = None

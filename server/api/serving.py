@@ -94,6 +94,8 @@ class Service:
             http.should_exit, http.force_exit = True, not answered
         forced = asyncio.create_task(self._forced.wait())
         await first_of(serving, forced, timeout=self._settings.drain_timeout + ACCEPT_SECONDS if answered else 1)
+        if cut := sum(await asyncio.gather(*(http.cut() for http in self._servers))):
+            log.warning("%d connections were still open, and are cut", cut)
         stopping = asyncio.create_task(self._engine.stop(ENGINE_STOP_SECONDS if answered else 0))
         await first_of(stopping, forced)
         if not stopping.done():

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from server.api.handshakes import ACCEPT_SECONDS
+from server.api.listening import CUT_SECONDS
+from server.api.serving import ENGINE_STOP_SECONDS
 from server.keys import Secrets
 from server.settings import Settings
 
@@ -120,8 +123,9 @@ def test_compose_repeats_no_default_wrongly() -> None:
 
 def test_grace_period_covers_the_drain() -> None:
     grace = seconds(default(server()["stop_grace_period"]))
-    # The drain, what may then still be sent within as long again, and the engine's end.
-    assert grace > 2 * Settings.model_fields["drain_timeout"].default
+    # The drain, what may then still be sent within as long again, and the end of sockets, connections and engines.
+    drain = 2 * Settings.model_fields["drain_timeout"].default
+    assert grace > drain + ACCEPT_SECONDS + CUT_SECONDS + ENGINE_STOP_SECONDS
 
 
 @pytest.mark.parametrize("service", ["server", "prometheus", "grafana"])

@@ -175,25 +175,40 @@ def test_a_few_of_them_are_answered_in_order(strict):
     assert [int(part[:3]) for part in data.split(b"HTTP/1.1 ")[1:]] == [200, 404] * 8
 
 
+def ask_without_reading(server, connection: socket.socket) -> None:
+    """Send requests on ``connection`` until an answer waits in the server, or until it has ended the connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    for _ in range(1000):
+        if server.metric("tome_inflight_requests") == 2:
+            return
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+    pytest.fail("the kernel holds all of the answers")
+
+
 def test_a_client_that_never_reads_is_ended(strict, eventually):
     with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect(("127.0.0.1", strict.port))
         began = time.monotonic()
-        for _ in range(1000):
-            if strict.metric("tome_inflight_requests") == 2:
-                break
-            try:
-                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
-            except OSError:  # it has been ended already, though not before its time
-                assert time.monotonic() - began > SECONDS
-                break
-        else:
-            pytest.fail("the kernel holds all of the answers")
+        try:
+            ask_without_reading(strict, connection)
+        except OSError:  # it has been ended already, though not before its time
+            assert time.monotonic() - began > SECONDS
         eventually(lambda: strict.metric("tome_inflight_requests") == 1)
         connection.settimeout(10)
         while not ended(connection):
             pass
+
+
+def test_a_stop_does_not_wait_for_it_and_says_so(start_server, tmp_path):
+    log = tmp_path / "stderr"
+    settings = {"levels": "0", "max_batch": 1, "drain_timeout": 1, "send_timeout": 600}
+    with log.open("w") as stderr, start_server(stderr=stderr, **settings) as server, socket.socket() as connection:
+        ask_without_reading(server, connection)
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+    text = log.read_text()
+    assert "1 connections were still open, and are cut" in text
+    assert "traceback" not in text
 
 
 def test_a_reset_is_no_error_of_the_server(strict, eventually):

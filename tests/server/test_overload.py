@@ -89,7 +89,7 @@ def test_a_stop_while_starting_is_clean(start_server, eventually, launched):
         assert server.process.wait(20) in ((0,) if launched else (0, -signal.SIGTERM))
 
 
-def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(start_server, eventually):
+def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(start_server, eventually, tmp_path):
     with start_server(levels="0", max_batch=1, body_timeout=600, drain_timeout=10) as server:
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
@@ -98,7 +98,8 @@ def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(star
             response = read_response(held)
         assert_problem(response, 408, "slow-body")
         assert server.process.wait(20) == 0
-    with start_server(levels="0", max_batch=1, body_timeout=600, drain_timeout=600) as server:
+    log, patient = tmp_path / "stderr", {"body_timeout": 600, "drain_timeout": 600}
+    with log.open("w") as stderr, start_server(stderr=stderr, levels="0", max_batch=1, **patient) as server:
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
         server.process.terminate()
@@ -106,6 +107,8 @@ def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(star
         server.process.terminate()
         assert server.process.wait(20) == 1
         held.close()
+    assert "1 requests were cut off" in log.read_text()
+    assert "traceback" not in log.read_text()
 
 
 def test_before_it_is_ready(start_server, eventually):

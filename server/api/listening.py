@@ -13,13 +13,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.handshakes import accept_the_last
-from server.api.protocol import Bounds, HttpConfig
+from server.api.protocol import BoundedProtocol, Bounds, HttpConfig
 from server.errors import ConfigError
 
 log = logging.getLogger("tome.server")
 
 KEEP_ALIVE_SECONDS = 75
-CUT_SECONDS = 1.0
+CUT_SECONDS = 0.5
 OTHER_FILES = 64  # that are open beside the connections
 
 
@@ -38,17 +38,23 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def cut(self) -> int:
-        """Abort whatever connections are still open, and let what was asked on them end; how many they were.
+        """Abort whatever connections are still open; on how many of them an answer was not complete.
 
         The task of a request whose client does not read would neither end by itself nor be cancelled: uvicorn catches
-        that, and sends that client one more answer.
+        that, and sends that client one more answer. It takes twice `CUT_SECONDS` at most.
         """
-        open_still = list(self.server_state.connections)
-        for connection in open_still:
+        await self._settle()  # what has failed with the engines is being answered
+        connections = [one for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
+        waiting = sum(connection.waits for connection in connections)
+        for connection in connections:
             connection.transport.abort()
+        await self._settle()
+        return waiting
+
+    async def _settle(self) -> None:
+        """Wait for `CUT_SECONDS` at most until no request is being handled."""
         if self.server_state.tasks:
             await asyncio.wait(list(self.server_state.tasks), timeout=CUT_SECONDS)
-        return len(open_still)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -84,6 +90,7 @@ def http_config(app: ASGIApp, bounds: Bounds, proxies: Sequence[str] = ()) -> Ht
         bounds,
         log_config=None,
         access_log=False,
+        ws="none",  # nothing here speaks it, and its connections would know no bounds
         lifespan="off",
         server_header=False,
         proxy_headers=bool(proxies),

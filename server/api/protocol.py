@@ -76,6 +76,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # being answered; with pipelining not the last one to come
 
     @property
+    def waits(self) -> bool:
+        """Whether the client has not been sent all of an answer yet."""
+        return not self._answered or self.transport.get_write_buffer_size() > 0
+
+    @property
     def _answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 

@@ -94,8 +94,6 @@ class Service:
             http.should_exit, http.force_exit = True, not answered
         forced = asyncio.create_task(self._forced.wait())
         await first_of(serving, forced, timeout=self._settings.drain_timeout + ACCEPT_SECONDS if answered else 1)
-        if cut := sum(await asyncio.gather(*(http.cut() for http in self._servers))):
-            log.warning("%d connections were still open, and are cut", cut)
         stopping = asyncio.create_task(self._engine.stop(ENGINE_STOP_SECONDS if answered else 0))
         await first_of(stopping, forced)
         if not stopping.done():
@@ -103,6 +101,8 @@ class Service:
         await stopping
         attending.cancel()
         await asyncio.gather(attending, return_exceptions=True)
+        if cut := sum(await asyncio.gather(*(http.cut() for http in self._servers))):
+            log.warning("%d connections had not got all of their answers, and were cut", cut)
         return 0 if engines_lived and answered else 1
 
     async def _listen(self) -> None:

@@ -26,7 +26,8 @@ async def run(arena: Arena) -> Found:
         # What the server has in its log it had taken in; what it has not, it has never read (RFC 9112, section 9.3.1).
         taken = [each for each in crowd.tally.unanswered if known.get(each, CLOSED) != CLOSED]
         unread += len(crowd.tally.unanswered) - len(taken)
-        lost += len(taken) + crowd.tally.wrong + sum(crowd.tally.unexpected.values())
+        cut = log.read_text().count("were cut")
+        lost += len(taken) + cut + crowd.tally.wrong + sum(crowd.tally.unexpected.values())
         codes.add(code)
         slowest = max(slowest, seconds)
         arena.progress(1)

@@ -125,7 +125,7 @@ def test_grace_period_covers_the_drain() -> None:
     grace = seconds(default(server()["stop_grace_period"]))
     # The drain, what may then still be sent within as long again, and the end of sockets, connections and engines.
     drain = 2 * Settings.model_fields["drain_timeout"].default
-    assert grace > drain + ACCEPT_SECONDS + CUT_SECONDS + ENGINE_STOP_SECONDS
+    assert grace > drain + ACCEPT_SECONDS + 2 * CUT_SECONDS + ENGINE_STOP_SECONDS
 
 
 @pytest.mark.parametrize("service", ["server", "prometheus", "grafana"])

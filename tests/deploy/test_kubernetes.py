@@ -8,6 +8,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from server.api.handshakes import ACCEPT_SECONDS
+from server.api.listening import CUT_SECONDS
+from server.api.serving import ENGINE_STOP_SECONDS
 from server.settings import Settings
 from tests.server.conftest import ROOT
 
@@ -68,7 +71,9 @@ def test_probes():
 
 def test_there_is_time_to_drain_and_to_start():
     pause = SERVER["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert POD["terminationGracePeriodSeconds"] > pause + 2 * Settings.model_fields["drain_timeout"].default + 10
+    drain = 2 * Settings.model_fields["drain_timeout"].default
+    end = ACCEPT_SECONDS + 2 * CUT_SECONDS + ENGINE_STOP_SECONDS
+    assert POD["terminationGracePeriodSeconds"] > pause + drain + end
     assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > Settings.model_fields["start_timeout"].default
 
 

@@ -199,16 +199,25 @@ def test_a_client_that_never_reads_is_ended(strict, eventually):
             pass
 
 
-def test_a_stop_does_not_wait_for_it_and_says_so(start_server, tmp_path):
+def test_a_stop_waits_for_it_no_longer_than_for_others_and_says_so(start_server, tmp_path):
     log = tmp_path / "stderr"
     settings = {"levels": "0", "max_batch": 1, "drain_timeout": 1, "send_timeout": 600}
     with log.open("w") as stderr, start_server(stderr=stderr, **settings) as server, socket.socket() as connection:
         ask_without_reading(server, connection)
+        connection.sendall(HEAD + b"\r\n")  # so that one waits behind the one that is being answered
         server.process.terminate()
         assert server.process.wait(20) == 0
     text = log.read_text()
-    assert "1 connections were still open, and are cut" in text
-    assert "traceback" not in text
+    assert "1 connections had not got all of their answers, and were cut" in text
+    assert "Traceback" not in text
+
+
+def test_one_that_asks_for_another_protocol_is_answered_in_this_one(strict):
+    """RFC 9110, section 7.8: a server may ignore it."""
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "eA=="}
+    with httpx.Client(base_url=strict.url) as client:
+        assert client.get("/healthz", headers=upgrade).status_code == 200
+        assert client.get("/healthz").status_code == 200
 
 
 def test_a_reset_is_no_error_of_the_server(strict, eventually):

@@ -1,6 +1,6 @@
 """How long a batch takes: a linear model of five exact features, and its fit. Pure maths, shared by API and engine.
 
-    seconds = contention * (a + b * groups + c * tokens + d * linear MACs + e * pairs)
+    seconds = contention * (a + b * groups + c * tokens + d * linear MACs + e * pairs) + delay
 
 All five coefficients are at least 0, since no work takes negative time. The features follow from the schedules alone;
 `docs/scheduling.md` says how well they predict.
@@ -79,17 +79,19 @@ class Estimate:
 
     Attributes:
         coefficients: seconds per unit of each feature, on the machine as it was at warm-up.
-        contention: how many times longer batches take now, as a median of the last ones.
+        contention: how many times longer batches take now, whatever they are.
+        delay: seconds that each takes longer besides, however small it is.
         margin: by how much a prediction is exceeded at times, as a share: the 90th percentile of the last errors.
     """
 
     coefficients: Features
     contention: float = 1.0
+    delay: float = 0.0
     margin: float = 0.1
 
     def seconds(self, batch: Features) -> float:
         """Of a batch with these features."""
-        return self.contention * sum(a * b for a, b in zip(self.coefficients, batch, strict=True))
+        return self.contention * sum(a * b for a, b in zip(self.coefficients, batch, strict=True)) + self.delay
 
     def image(self, load: Load) -> float:
         """Seconds that one image adds to its batch."""
@@ -99,11 +101,11 @@ class Estimate:
     @property
     def overhead(self) -> float:
         """Seconds of a batch of one group besides its images."""
-        return self.contention * (self.coefficients[0] + self.coefficients[1])
+        return self.contention * (self.coefficients[0] + self.coefficients[1]) + self.delay
 
     def quiet(self) -> Estimate:
         """The same as if nobody else used the machine."""
-        return replace(self, contention=min(self.contention, 1.0), margin=0.0)
+        return replace(self, contention=min(self.contention, 1.0), delay=0.0, margin=0.0)
 
 
 def solve(gram: Vector, moment: Vector) -> Vector:

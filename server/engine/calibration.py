@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 from server.costs import Estimate, Features, Geometry, Vector, features, solve
+from server.engine.slowdown import slowdown
 from tome_core.schedule import Schedule
 
 # A batch counts for so much less with each later one; the warm-up never fades, so that what rarely runs stays known.
 _FADE = 0.99
-_RECENT = 11  # batches whose median is the contention
+_RECENT = 11  # batches that contention and delay are taken from
 _ERRORS = 64  # batches whose errors are the margin
 _OUTLIER = 1.5  # times the prediction, or its inverse: beyond, a batch teaches nothing about coefficients
 _REFIT = 4  # batches between two fits: a fit takes a fraction of a millisecond, of which a GPU's batch has few
@@ -35,8 +35,8 @@ class Calibration:
     """The speed of one model on its device.
 
     Two things change what a batch takes. The shape of the costs hardly ever changes, and is in the coefficients, which
-    move slowly. Whatever else uses the machine slows all batches alike, and is in the contention, which moves within
-    some batches. Each batch updates the contention first, and the coefficients with what that leaves unexplained.
+    move slowly. Whatever else uses the machine is in the contention and the delay, which move within some batches. Each
+    batch updates these first, and the coefficients with what they leave unexplained.
 
     Args:
         samples: of the warm-up.
@@ -51,7 +51,7 @@ class Calibration:
         # Asked for every job that arrives; bounded, since clients choose schedules.
         self.load = lru_cache(maxsize=1024)(geometry.load)
         self.relative = lru_cache(maxsize=1024)(geometry.relative)
-        self._ratios: deque[float] = deque(maxlen=_RECENT)
+        self._last: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self._errors: deque[float] = deque(maxlen=_ERRORS)
         self._anchor, self._recent = _Sums(), _Sums()
         self._batches = 0
@@ -71,20 +71,21 @@ class Calibration:
     def unmerged(self, schedules: Sequence[Schedule], seconds: float) -> float:
         """What a batch that took ``seconds`` would have taken at r=0 in the same circumstances.
 
-        The ratio of the two predictions is all that counts, so whatever slowed the batch slows its counterpart alike.
+        The ratio of two predictions for a quiet machine is all that counts: what slowed the batch slows its counterpart
+        alike.
         """
-        plain = [Schedule.constant(0)] * len(schedules)
-        return seconds * self.predict(plain) / self.predict(schedules)
+        plain, quiet = [Schedule.constant(0)] * len(schedules), self.estimate.quiet()
+        return seconds * quiet.seconds(self.features(plain)) / quiet.seconds(self.features(schedules))
 
     def observe(self, schedules: Sequence[Schedule], seconds: float) -> None:
         """A batch has taken ``seconds``."""
         row = self.features(schedules)
         now = self.estimate
-        predicted = now.seconds(row)
-        self._errors.append(seconds / predicted)
-        self._ratios.append(seconds / (predicted / now.contention))
-        contention = statistics.median(self._ratios)
-        quiet, expected = seconds / contention, predicted / now.contention
+        expected = Estimate(now.coefficients).seconds(row)
+        self._errors.append(seconds / now.seconds(row))
+        self._last.append((expected, seconds))
+        contention, delay = slowdown(self._last)
+        quiet = (seconds - delay) / contention
         if expected / _OUTLIER < quiet < expected * _OUTLIER:
             self._recent.scale(_FADE)
             self._recent.add(row, quiet)
@@ -108,10 +109,10 @@ class Calibration:
         return a, b, c, d, e
 
     def _update(self, coefficients: Features) -> None:
-        contention = statistics.median(self._ratios) if self._ratios else 1.0
+        contention, delay = slowdown(self._last) if self._last else (1.0, 0.0)
         errors = sorted(self._errors)
         exceeded = errors[math.ceil(0.9 * len(errors)) - 1] - 1
-        self.estimate = Estimate(coefficients, contention, min(max(exceeded, _MARGIN[0]), _MARGIN[1]))
+        self.estimate = Estimate(coefficients, contention, delay, min(max(exceeded, _MARGIN[0]), _MARGIN[1]))
 
 
 class _Sums:

@@ -76,6 +76,18 @@ def test_a_busy_machine_is_noticed_within_some_batches_and_forgotten_again() -> 
         assert calibration.predict(R[:1]) == pytest.approx(seconds(R[0], factor=factor), rel=0.1)
 
 
+def test_clients_that_come_in_turns_slow_the_small_batch_by_more() -> None:
+    """Clients that wait for their answers send their next images while the other batch runs, however short it is."""
+    calibration = Calibration(GEOMETRY, WARMUP)
+    errors = []
+    for turn in range(40):
+        batch = R * (7, 1)[turn % 2]
+        taken = 1.1 * seconds(*batch) + seconds(*R) / 2
+        errors.append(abs(calibration.predict(batch) / taken - 1))
+        calibration.observe(batch, taken)
+    assert max(errors[12:]) < 0.05
+
+
 @given(st.lists(st.floats(0.01, 100), max_size=7))
 def test_a_minority_of_outliers_changes_little(factors: list[float]) -> None:
     calibration = Calibration(GEOMETRY, WARMUP)

@@ -71,8 +71,8 @@ class Calibration:
     def unmerged(self, schedules: Sequence[Schedule], seconds: float) -> float:
         """What a batch that took ``seconds`` would have taken at r=0 in the same circumstances.
 
-        The ratio of two predictions for a quiet machine is all that counts: what slowed the batch slows its counterpart
-        alike.
+        By the ratio of the two predictions for a quiet machine, which an offline measurement can check: whatever slowed
+        the batch slows its counterpart by the same factor, a delay too.
         """
         plain, quiet = [Schedule.constant(0)] * len(schedules), self.estimate.quiet()
         return seconds * quiet.seconds(self.features(plain)) / quiet.seconds(self.features(schedules))

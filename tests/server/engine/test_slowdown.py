@@ -1,5 +1,6 @@
 """What the last batches show of a busy machine."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +11,11 @@ SECONDS = st.floats(1e-4, 10)
 
 
 @given(st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=11))
-def test_neither_is_negative_and_the_delay_is_in_every_batch(recent):
+def test_neither_is_negative_and_the_delay_is_in_all_batches_but_one(recent):
     contention, delay = slowdown(recent)
     assert contention > 0
-    assert 0 <= delay < min(seconds for _, seconds in recent)
+    assert delay >= 0
+    assert sum(seconds <= delay for _, seconds in recent) <= 1
 
 
 @given(st.floats(0.5, 3), st.floats(0, 0.15), st.integers(0, 1))
@@ -28,12 +30,26 @@ def test_batches_that_are_alike_have_no_delay():
     assert slowdown(recent) == (pytest.approx(0.5 / 0.405), 0.0)
 
 
-@given(st.floats(0.1, 100), st.integers(0, 10))
-def test_an_outlier_changes_little(factor, where):
-    seconds = [(each, each * (factor if index == where else 1)) for index, each in enumerate([0.4] * 8 + [0.1] * 3)]
-    contention, delay = slowdown(seconds)
-    for quiet in (0.4, 0.1):
-        assert contention * quiet + delay == pytest.approx(quiet, rel=0.05)
+@given(st.floats(0.1, 100), st.integers(0, 10), st.sampled_from([0.0, 0.1]))
+def test_an_outlier_changes_little(factor, where, delay):
+    right = [(quiet, quiet + delay) for quiet in [0.4] * 7 + [0.1] * 4]
+    recent = [(quiet, taken * (factor if index == where else 1)) for index, (quiet, taken) in enumerate(right)]
+    contention, found = slowdown(recent)
+    for quiet, taken in right:
+        assert contention * quiet + found == pytest.approx(taken, rel=0.05)
+
+
+@pytest.mark.parametrize("sizes", [[0.4] * 10 + [0.1], [0.4] * 9 + [0.1] * 2, [0.4, 0.4, 0.1], [0.4, 0.1]])
+def test_few_batches_or_few_of_another_size_show_no_delay(sizes):
+    assert slowdown([(quiet, quiet + 0.1) for quiet in sizes])[1] == 0
+
+
+def test_noise_is_no_delay():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        quiet = random.choice([0.01, 0.02, 0.03], 11)
+        contention, _ = slowdown(list(zip(quiet, quiet * random.lognormal(0, 0.1, 11), strict=True)))
+        assert contention > 0.7
 
 
 def test_work_on_the_machine_that_slows_all_alike_is_no_delay():

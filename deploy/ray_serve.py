@@ -24,10 +24,10 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
 from server.api.handshakes import ACCEPT_SECONDS
-from server.api.listening import CUT_SECONDS, HttpServer, http_config, listen
+from server.api.listening import HttpServer, http_config, listen
 from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
-from server.api.serving import ENGINE_STOP_SECONDS, first_of
+from server.api.serving import END_SECONDS, first_of
 from server.asgi import create_server
 from server.errors import ConfigError
 from server.metrics import Metrics
@@ -37,8 +37,7 @@ log = logging.getLogger("tome.ray")
 
 PROXY_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 METRICS_PORTS = 64
-SCRAPES_SECONDS = ACCEPT_SECONDS + 1  # in which whoever scrapes reads to the end
-SCRAPES_STOP_SECONDS = SCRAPES_SECONDS + 2 * CUT_SECONDS
+LAST_SCRAPE_SECONDS = 1.0  # in which whoever scrapes reads to the end
 # So many requests more than a replica has slots are sent to it: then its own 503 comes first, which knows when to come
 # back, and probes find a way in.
 SPARE_REQUESTS = 32
@@ -116,7 +115,7 @@ def app(arguments: dict[str, Any]) -> Application:
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         # Ray waits for accepted requests, then the lifespan ends, then the metrics' socket; each may take all its time.
-        graceful_shutdown_timeout_s=2 * settings.drain_timeout + ENGINE_STOP_SECONDS + SCRAPES_STOP_SECONDS,
+        graceful_shutdown_timeout_s=2 * settings.drain_timeout + END_SECONDS + LAST_SCRAPE_SECONDS,
     )
     return deployment.bind()
 
@@ -153,6 +152,6 @@ async def scraped(metrics: Metrics, listener: socket.socket, settings: Settings)
         yield
     finally:
         server.should_exit = True
-        await first_of(serving, timeout=SCRAPES_SECONDS)
+        await first_of(serving, timeout=ACCEPT_SECONDS + LAST_SCRAPE_SECONDS)
         await server.cut()
         await serving

@@ -97,7 +97,8 @@ class Metrics:
         )
         self.r0_seconds = counter(
             "r0_equivalent_seconds_total",
-            "What the same images would have taken at r=0: forward time by its prediction, times that at r=0.",
+            "What the same images would have taken at r=0: forward time by its prediction, times that at r=0, "
+            "both for a quiet machine.",
             "model",
         )
         self.predicted_seconds = counter(

@@ -14,7 +14,7 @@ from server import logs
 from server.api.access import Keys
 from server.api.app import create_app
 from server.api.handshakes import ACCEPT_SECONDS
-from server.api.listening import HttpServer, allow_connections, http_config, listen
+from server.api.listening import CUT_SECONDS, HttpServer, allow_connections, http_config, listen
 from server.api.protocol import Bounds
 from server.api.scraping import create_scrape_app
 from server.engine.pool import EnginePool
@@ -26,6 +26,8 @@ from server.settings import Settings
 log = logging.getLogger("tome.server")
 
 ENGINE_STOP_SECONDS = 10.0
+# At most, after twice the time to drain: the last connections, the engines, and what is cut.
+END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * CUT_SECONDS
 
 
 def run(settings: Settings, keys: tuple[str, ...], engine: EnginePool, metrics: Metrics) -> int:

@@ -90,7 +90,7 @@ class Calibration:
             self._recent.scale(_FADE)
             self._recent.add(row, quiet)
         self._batches += 1
-        self._update(self._fit() if self._batches % _REFIT == 0 else now.coefficients)
+        self._update(self._fit() if self._batches % _REFIT == 0 else now.coefficients, contention, delay)
 
     def _start(self, rows: Sequence[tuple[Features, float]]) -> None:
         self._anchor = _Sums()
@@ -108,8 +108,7 @@ class Calibration:
         a, b, c, d, e = (found * self._anchor.rows / (self._anchor.moment @ found)).tolist()
         return a, b, c, d, e
 
-    def _update(self, coefficients: Features) -> None:
-        contention, delay = slowdown(self._last) if self._last else (1.0, 0.0)
+    def _update(self, coefficients: Features, contention: float = 1.0, delay: float = 0.0) -> None:
         errors = sorted(self._errors)
         exceeded = errors[math.ceil(0.9 * len(errors)) - 1] - 1
         self.estimate = Estimate(coefficients, contention, delay, min(max(exceeded, _MARGIN[0]), _MARGIN[1]))

@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.api.handshakes import ACCEPT_SECONDS
-from server.api.listening import CUT_SECONDS
-from server.api.serving import ENGINE_STOP_SECONDS
+from server.api.serving import END_SECONDS
 from server.keys import Secrets
 from server.settings import Settings
 
@@ -123,9 +121,10 @@ def test_compose_repeats_no_default_wrongly() -> None:
 
 def test_grace_period_covers_the_drain() -> None:
     grace = seconds(default(server()["stop_grace_period"]))
-    # The drain, what may then still be sent within as long again, and the end of sockets, connections and engines.
-    drain = 2 * Settings.model_fields["drain_timeout"].default
-    assert grace > drain + ACCEPT_SECONDS + 2 * CUT_SECONDS + ENGINE_STOP_SECONDS
+    # The drain, what may then still be sent within as long again, and the end.
+    assert grace > 2 * Settings.model_fields["drain_timeout"].default + END_SECONDS
+    assert f"plus {END_SECONDS:g} s" in (ROOT / "deploy" / "README.md").read_text("utf-8")
+    assert f"twice that and {END_SECONDS:g} s" in (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("service", ["server", "prometheus", "grafana"])

@@ -8,9 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.api.handshakes import ACCEPT_SECONDS
-from server.api.listening import CUT_SECONDS
-from server.api.serving import ENGINE_STOP_SECONDS
+from server.api.serving import END_SECONDS
 from server.settings import Settings
 from tests.server.conftest import ROOT
 
@@ -72,8 +70,7 @@ def test_probes():
 def test_there_is_time_to_drain_and_to_start():
     pause = SERVER["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = 2 * Settings.model_fields["drain_timeout"].default
-    end = ACCEPT_SECONDS + 2 * CUT_SECONDS + ENGINE_STOP_SECONDS
-    assert POD["terminationGracePeriodSeconds"] > pause + drain + end
+    assert POD["terminationGracePeriodSeconds"] > pause + drain + END_SECONDS
     assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > Settings.model_fields["start_timeout"].default
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tome_core.optimizing import optimize
     from tome_core.outputs import Outputs
     from tome_core.patching import patch
+    from tome_core.pixels import Pixels
     from tome_core.schedule import Schedule
     from tome_core.trace import Trace
 
@@ -28,6 +29,7 @@ _HOME = {
     "Matcher": "matching",
     "MergedViT": "model",
     "Outputs": "outputs",
+    "Pixels": "pixels",
     "Random": "matching",
     "Schedule": "schedule",
     "Trace": "trace",
@@ -42,6 +44,7 @@ __all__ = [
     "Matcher",
     "MergedViT",
     "Outputs",
+    "Pixels",
     "Random",
     "Schedule",
     "Trace",

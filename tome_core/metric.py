@@ -37,4 +37,4 @@ class Metric(Protocol):
 
 def mean_key(features: Features) -> Tensor:
     """The paper's: keys, averaged over the heads (section 3, "Token similarity"), ``(T, d)``."""
-    return features.k.detach().to(accumulation_dtype(features.after.dtype)).mean(dim=1)
+    return features.k.detach().mean(dim=1, dtype=accumulation_dtype(features.after.dtype))

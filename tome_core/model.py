@@ -16,12 +16,13 @@ from tome_core.dense import Format, as_format, check_format, pick_layers, unmerg
 from tome_core.merge import accumulation_dtype
 from tome_core.outputs import Outputs
 from tome_core.packed import Merging, Packed
-from tome_core.plan import Plan, make_plan, token_counts
+from tome_core.pixels import Images, normalised
+from tome_core.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.positional import Positional
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
-R = SupportsIndex | Schedule | Sequence[SupportsIndex | Schedule]
+R = SupportsIndex | Schedule | Sequence[SupportsIndex | Schedule] | BoundedPlan
 
 
 class Adapter(Protocol):
@@ -62,6 +63,18 @@ class Adapter(Protocol):
         ...
 
 
+class Embedding(Protocol):
+    """What comes before the blocks, for inference: made by `tome_core.optimize` where that is faster."""
+
+    def takes(self, images: Images) -> bool:
+        """Whether it would embed ``images``."""
+        ...
+
+    def __call__(self, images: Images) -> Tensor:
+        """The tokens ``(B, N0, D)`` that `Adapter.embed` gives, of pixels once they are normalised."""
+        ...
+
+
 class Encoder(Protocol):
     """All blocks at once, for inference: made by `tome_core.optimize` where that is faster than one by one."""
 
@@ -81,7 +94,10 @@ class MergedViT(nn.Module):
     on it, so threads may share one.
 
     ``r`` is, in every call, one number or `Schedule` for the batch, or a sequence of them, one an image. Counts are
-    clamped in each block to what it can merge; r=0 is the original model.
+    clamped in each block to what it can merge; r=0 is the original model. Where `takes_bounds`, calls that pool may be
+    given a `BoundedPlan` of their batch size instead.
+
+    ``images`` are, in every call, floats ``(B, C, H, W)``, normalised, or `Pixels`.
     """
 
     def __init__(self, adapter: Adapter, merging: Merging) -> None:
@@ -96,6 +112,7 @@ class MergedViT(nn.Module):
         object.__setattr__(self, "adapter", adapter)
         self.adapter: Adapter
         self.merging = merging
+        self.embedding: Embedding | None = None
         self.encoder: Encoder | None = None
 
     def train(self, mode: bool = True) -> MergedViT:
@@ -104,7 +121,7 @@ class MergedViT(nn.Module):
         self.adapter.network.training = mode
         return self
 
-    def forward(self, images: Tensor, r: R = 0) -> Tensor:
+    def forward(self, images: Images, r: R = 0) -> Tensor:
         """Logits ``(B, classes)`` of ``images (B, C, H, W)``, of any float dtype; pooled features where classes is 0.
 
         Raises:
@@ -113,11 +130,11 @@ class MergedViT(nn.Module):
         """
         return self.adapter.logits(self._pooled(images, r))
 
-    def embed(self, images: Tensor, r: R = 0) -> Tensor:
+    def embed(self, images: Images, r: R = 0) -> Tensor:
         """Pooled features ``(B, D)`` of the merged tokens. Raises as `forward` does."""
         return self.adapter.features(self._pooled(images, r))
 
-    def trace(self, images: Tensor, r: R = 0) -> Trace:
+    def trace(self, images: Images, r: R = 0) -> Trace:
         """Logits, together with what merging did to reach them. Raises as `forward` does."""
         plan, packed = self._encode(images, r, trace=True)
         logits = self.adapter.logits(self._pool(plan, packed))
@@ -125,7 +142,7 @@ class MergedViT(nn.Module):
         sizes = [_or_ones(sizes, view) for sizes, view in zip(packed.sizes, tokens, strict=True)]
         return Trace(logits, plan.by_image(tokens), plan.by_image(sizes), _source(plan, packed))
 
-    def outputs(self, images: Tensor, r: R = 0, *, source: bool = False) -> Outputs:
+    def outputs(self, images: Images, r: R = 0, *, source: bool = False) -> Outputs:
         """Logits, pooled features and, if asked for, sources, of one forward pass. Raises as `forward` does."""
         if source:
             plan, packed = self._encode(images, r, trace=True)
@@ -134,14 +151,14 @@ class MergedViT(nn.Module):
             pooled, found = self._pooled(images, r), None
         return Outputs(self.adapter.logits(pooled), self.adapter.features(pooled), found)
 
-    def forward_features(self, images: Tensor, r: R = 0) -> Tensor | list[Tensor]:
+    def forward_features(self, images: Images, r: R = 0) -> Tensor | list[Tensor]:
         """The merged tokens after the final norm, as a `Trace` has them; timm's at r=0. Raises as `forward` does."""
         plan, packed = self._encode(images, r, trace=False)
         return plan.by_image([view for _, view in plan.views(packed.tokens, -1)])
 
     def intermediates(
         self,
-        images: Tensor,
+        images: Images,
         r: R = 0,
         layers: int | Sequence[int] | None = None,
         *,
@@ -169,7 +186,7 @@ class MergedViT(nn.Module):
         pairs = [(as_format(x[:, prefix:], grid, output_fmt), x[:, :prefix]) for x in dense]
         return pairs if return_prefix_tokens else [patches for patches, _ in pairs]
 
-    def patch_grid(self, images: Tensor) -> tuple[int, int]:
+    def patch_grid(self, images: Images) -> tuple[int, int]:
         """Rows and columns of patches that an image of the size of ``images (B, C, H, W)`` has."""
         embedding: Any = self.adapter.network.patch_embed
         rows, columns = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
@@ -179,10 +196,16 @@ class MergedViT(nn.Module):
         """What an image costs under any schedule, at the model's own input size."""
         return self.adapter.cost
 
-    def input_tokens(self, images: Tensor) -> int:
+    @property
+    def takes_bounds(self) -> bool:
+        """Whether ``r`` may be a `BoundedPlan`: nothing but an encoder that reads its starts needs to know images."""
+        reads = getattr(self.encoder, "reads_starts", False)
+        return bool(reads) and self.merging.prune and self.adapter.leading is not None and not self.training
+
+    def input_tokens(self, images: Images) -> int:
         """How many tokens an image of the size of ``images (B, C, H, W)`` enters the first block with (N0)."""
         with torch.no_grad():
-            return self.adapter.embed(images[:1].to(next(self.parameters()).dtype))[0].shape[1]
+            return self._embed(images[:1])[0].shape[1]
 
     def token_counts(self, r: int | Schedule, tokens: int) -> tuple[int, ...]:
         """Tokens of an image at the input, and after each block."""
@@ -200,7 +223,7 @@ class MergedViT(nn.Module):
             raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")
         return [Schedule.of(item) for item in r]
 
-    def _encode(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> tuple[Plan, Packed]:
+    def _encode(self, images: Images, r: R, trace: bool, leading: int | None = None) -> tuple[Plan, Packed]:
         """Run embedding, blocks and final norm; for ``leading`` see `run_block`."""
         states = self._states(images, r, trace, leading)
         plan, packed = next(states)
@@ -211,22 +234,23 @@ class MergedViT(nn.Module):
                 pass
         return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
 
-    def _states(self, images: Tensor, r: R, trace: bool, leading: int | None = None) -> Iterator[tuple[Plan, Packed]]:
+    def _states(self, images: Images, r: R, trace: bool, leading: int | None = None) -> Iterator[tuple[Plan, Packed]]:
         """The tokens that enter the first block, then those after each block."""
-        if not images.is_floating_point():
+        if isinstance(images, Tensor) and not images.is_floating_point():
             raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
         if not len(images):
             raise ValueError("the batch is empty")
         adapter, merging = self.adapter, self.merging
-        schedules = tuple(self.schedules(r, len(images)))
-        x, positional = adapter.embed(images.to(next(self.parameters()).dtype))
+        bounds = r if isinstance(r, BoundedPlan) else None
+        schedules = [] if isinstance(r, BoundedPlan) else self.schedules(r, len(images))
+        x, positional = self._embed(images)
         tokens = x.shape[1]
         depth = len(adapter.blocks)
-        plan = make_plan(schedules, depth, tokens, merging.prefix, merging.matcher)
+        plan = bounds or make_plan(schedules, depth, tokens, merging.prefix, merging.matcher)
         places: tuple[Tensor, ...] = ()
         if trace or positional is not None:
             place = torch.arange(tokens, device=x.device)
-            places = tuple(place.repeat(len(group.images), 1) for group in plan.groups)
+            places = tuple(place.repeat(group.images, 1) for group in plan.groups)
         packed = Packed(
             tokens=plan.arrange(x).flatten(0, 1),
             sizes=(None,) * len(plan.groups),
@@ -241,7 +265,12 @@ class MergedViT(nn.Module):
             packed = checkpoint(run_block, *given, use_reentrant=False) if save_memory else run_block(*given)
             yield plan, packed
 
-    def _pooled(self, images: Tensor, r: R) -> Tensor:
+    def _embed(self, images: Images) -> tuple[Tensor, Positional | None]:
+        if self.embedding is not None and not self.training and self.embedding.takes(images):
+            return self.embedding(images), None
+        return self.adapter.embed(normalised(images).to(next(self.parameters()).dtype))
+
+    def _pooled(self, images: Images, r: R) -> Tensor:
         """What `pool` gives for ``images``, where nothing else is wanted of their tokens."""
         prune = self.merging.prune and not self.training and len(self.adapter.blocks) > 0
         leading = self.adapter.leading if prune else None

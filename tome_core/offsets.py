@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -60,10 +61,8 @@ class Offsets(GroupByGroup):
         varlen = varlen_attention() if self.flash else None
         if varlen and bias is None and q.dtype in HALF and width_of(q, v, sizes is not None) <= WIDEST:
             wide = widen(q, k, v, None if sizes is None else sizes.log()[:, None, None])
-            scale = q.shape[-1] ** -0.5
-            # One split: the same sums in the same order, whoever shares the batch.
             starts, longest = places.starts, places.longest
-            out = varlen(*wide, starts, starts, longest, longest, scale=scale, num_splits=1)
+            out = varlen(*wide, starts, starts, longest, longest, scale=q.shape[-1] ** -0.5)
             return out[..., : v.shape[-1]].flatten(1)
         return padded_attention(q, k, v, sizes, places, bias)
 
@@ -87,7 +86,7 @@ class Offsets(GroupByGroup):
         weighted = x.to(sizes.dtype) * sizes[:, None]
         sums = weighted.new_zeros(left, x.shape[1]).index_add(0, place, weighted)
         sources, positions = packed.sources, packed.positions
-        counts = [len(group.images) for group in plan.groups]
+        counts = [group.images for group in plan.groups]
         if sources:
             sources = dest.gather(1, torch.cat(sources)).split(counts)
         if positions:
@@ -156,14 +155,18 @@ def match(metric: Tensor, before: Places, after: Places, prefix: int) -> tuple[T
     return torch.where(r > 0, dest, steps), merged
 
 
+@lru_cache
 def varlen_attention() -> Callable[..., Any] | None:
-    """`torch.nn.attention.varlen.varlen_attn`, where this torch has it with all that is needed of it."""
+    """`torch.nn.attention.varlen.varlen_attn`, where this torch has it with a scale."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     takes = inspect.signature(varlen_attn).parameters
-    return varlen_attn if {"scale", "num_splits"} <= set(takes) else None
+    if "scale" not in takes:
+        return None
+    # One split: the same sums in the same order, whoever shares the batch. Where it cannot be asked for, there is one.
+    return partial(varlen_attn, num_splits=1) if "num_splits" in takes else varlen_attn
 
 
 def _has_merged(plan: Plan, index: int) -> bool:

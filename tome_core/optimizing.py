@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from importlib.util import find_spec
 
 import torch
 
 from tome_core import native
 from tome_core.attention import explicit_attention, fused_attention
-from tome_core.model import MergedViT
+from tome_core.model import Embedding, Encoder, MergedViT
 from tome_core.native.strategy import Kernels
 from tome_core.offsets import Offsets
 from tome_core.packed import Merging
 from tome_core.widening import HALF, widened_attention
 
 
-def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bool = False) -> MergedViT:
+def optimize(
+    model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bool = False, kernels: bool = True
+) -> MergedViT:
     """A copy of ``model`` for inference only, with weights of its own, made for the device that ``model`` is on.
 
     Args:
@@ -24,14 +27,22 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
             float32.
         in_place: use ``model`` up instead, and the timm model that it was made from, so that weights are never there
             twice.
+        kernels: on a GPU, embed images for a plain ViT and run its blocks by the kernels of `tome_core.triton`.
 
     The copy is in evaluation mode and needs no gradients. What it is made of is not the model's: LayerScale is folded
     into weights; on a CPU linear layers are packed and layer norm, attention and merging run in the kernels of
-    `tome_core.native` where these can be used; on a GPU mixed batches run without a loop over their groups, and
-    attention in 16 bits keeps its fastest kernels. It stays on its device and in its dtype. Hooks on its blocks,
-    and changes to them, may have no effect, and what hooks before the blocks were given may be overwritten.
+    `tome_core.native` where these can be used; on a GPU mixed batches run without a loop over their groups, attention
+    in 16 bits keeps its fastest kernels, and patches are embedded by a matrix product. It stays on its device and in
+    its dtype. Hooks on its blocks and before them, and changes to those parts, may have no effect, and what hooks
+    before the blocks were given may be overwritten.
     """
-    from tome_core.adapters.inference import fold_scales, join_biases, join_blocks, replace_layers
+    from tome_core.adapters.inference import (
+        fold_scales,
+        join_biases,
+        join_blocks,
+        replace_convolutions,
+        replace_layers,
+    )
 
     fast = (model if in_place else copy.deepcopy(model)).eval().requires_grad_(False)
     network = fast.adapter.network
@@ -44,8 +55,33 @@ def optimize(model: MergedViT, dtype: torch.dtype | None = None, *, in_place: bo
         replace_layers(network, parameter.dtype)
         fast.eval()  # new layers begin in training mode
         fast.encoder = join_blocks(fast.adapter)
+    elif parameter.device.type == "cuda":
+        replace_convolutions(network)
+        fast.eval()
+        if kernels and has_triton(parameter.device):
+            fast.embedding = embedding_for_gpu(fast)
+            fast.encoder = encoder_for_gpu(fast)
     fast.merging = merging_for(fast.merging, parameter.device.type, parameter.dtype, flash=has_flash(parameter.device))
     return fast
+
+
+def embedding_for_gpu(model: MergedViT) -> Embedding | None:
+    """What comes before the blocks of ``model``, by the kernels of `tome_core.triton`; None unless it is plain."""
+    from tome_core.adapters.plain import embedding_weights
+    from tome_core.triton.embedding import TritonEmbedding
+
+    weights = embedding_weights(model.adapter)
+    return TritonEmbedding(weights) if weights and weights.fits else None
+
+
+def encoder_for_gpu(model: MergedViT) -> Encoder | None:
+    """The blocks of ``model`` as one, by the kernels of `tome_core.triton`; None unless all are plain ones."""
+    # Imported late: there are machines without Triton.
+    from tome_core.adapters.plain import plain_weights
+    from tome_core.triton.encoder import TritonEncoder, fit_together
+
+    weights = plain_weights(model.adapter)
+    return TritonEncoder(weights) if weights and fit_together(weights) else None
 
 
 def merging_for(merging: Merging, device: str, dtype: torch.dtype, *, flash: bool) -> Merging:
@@ -63,6 +99,11 @@ def merging_for(merging: Merging, device: str, dtype: torch.dtype, *, flash: boo
         attend = widened_attention if flash else fused_attention
         return replace(merging, attend=attend, strategy=Offsets(flash), prune=True)
     return merging
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether ``device`` is a GPU that our kernels are made for, and there is what compiles them."""
+    return has_flash(device) and find_spec("triton") is not None
 
 
 def has_flash(device: torch.device) -> bool:

@@ -40,7 +40,7 @@ class Packed:
         dtype, device = accumulation_dtype(self.tokens.dtype), self.tokens.device
         return join(
             [
-                torch.ones(len(group.images) * group.tokens[index], dtype=dtype, device=device)
+                torch.ones(group.images * group.tokens[index], dtype=dtype, device=device)
                 if sizes is None
                 else sizes.flatten()
                 for group, sizes in zip(plan.groups, self.sizes, strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar, cast
 
 import torch
@@ -26,38 +26,39 @@ class Group:
     """The images of a batch that have the same number of tokens in every block.
 
     Attributes:
-        images: their positions in the batch.
+        images: how many there are.
         wanted: ``r`` of each block, as the schedule says it.
         tokens: token counts of one image, at the input and after each block.
     """
 
-    images: tuple[int, ...]
+    images: int
     wanted: tuple[int, ...]
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one batch runs: its groups, and the order in which their images lie in the buffer."""
+    """How one batch runs: its groups, and the order in which their images lie in the buffer.
+
+    Attributes:
+        groups: those with the most tokens first, whatever the order of the batch: what is kept for these groups serves
+            every batch that has them.
+        order: position in the batch of each image of the buffer.
+    """
 
     groups: tuple[Group, ...]
-    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    order: tuple[int, ...]
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def order(self) -> list[int]:
-        """Position in the batch of each image of the buffer."""
-        return [image for group in self.groups for image in group.images]
-
-    @property
-    def back(self) -> list[int]:
+    def back(self) -> tuple[int, ...]:
         """Position in the buffer of each image of the batch."""
-        order = self.order
-        return sorted(range(len(order)), key=order.__getitem__)
+        return tuple(sorted(range(len(self.order)), key=self.order.__getitem__))
 
     @property
     def counts(self) -> list[tuple[int, ...]]:
         """Tokens of each image of the buffer: a row for the input, then one for what each block leaves."""
-        return list(zip(*(group.tokens for group in self.groups for _ in group.images), strict=True))
+        return list(zip(*(group.tokens for group in self.groups for _ in range(group.images)), strict=True))
 
     def offsets(self, like: Tensor) -> Tensor:
         """Where the tokens of each image of the buffer begin, then how many there are: int64, beside ``like``.
@@ -71,7 +72,7 @@ class Plan:
         return self.keep("offsets", like, make)
 
     def keep(self, name: str, like: Tensor, make: Callable[[], T]) -> T:
-        """What ``make`` gives for the device of ``like``: made once, and kept as long as the plan is."""
+        """What ``make`` gives for the device of ``like``: made once, and kept as long as these groups are."""
         if type(like) is not Tensor:  # what is made of fake tensors, or for a compiler, is of no use later
             return make()
         key = name, like.device
@@ -95,7 +96,7 @@ class Plan:
 
     def length(self, block: int) -> int:
         """Tokens of the whole buffer before ``block`` merges."""
-        return sum(len(group.images) * group.tokens[block] for group in self.groups)
+        return sum(group.images * group.tokens[block] for group in self.groups)
 
     def merges(self, block: int) -> bool:
         """Whether any image loses tokens in ``block``."""
@@ -105,7 +106,7 @@ class Plan:
         """Each group with its part of ``buffer (T, ...)`` as ``(images, tokens, ...)``, before ``block`` merges."""
         start = 0
         for group in self.groups:
-            images, tokens = len(group.images), group.tokens[block]
+            images, tokens = group.images, group.tokens[block]
             end = start + images * tokens
             yield group, buffer[start:end].unflatten(0, (images, tokens))
             start = end
@@ -114,13 +115,13 @@ class Plan:
         """``rows``, one an image, from the order of the batch to that of the buffer."""
         if len(self.groups) == 1:
             return rows
-        return rows[self.keep("order", rows, lambda: to_device(self.order, rows.device))]
+        return rows[index_tensor(self.order, rows)]
 
     def restore(self, rows: Tensor) -> Tensor:
         """``rows``, one an image, from the order of the buffer back to that of the batch."""
         if len(self.groups) == 1:
             return rows
-        return rows[self.keep("back", rows, lambda: to_device(self.back, rows.device))]
+        return rows[index_tensor(self.back, rows)]
 
     def by_image(self, groups: Sequence[Tensor]) -> Tensor | list[Tensor]:
         """What each group has, ``(images, tokens, ...)``, in the batch's order: one tensor, or a list of images."""
@@ -130,9 +131,50 @@ class Plan:
         return [images[index] for index in self.back]
 
 
-# Clients choose schedules, so there is no end of plans; and what a plan keeps on a device may be megabytes.
-@lru_cache(maxsize=64)
-def make_plan(schedules: tuple[Schedule, ...], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:
+@dataclass(frozen=True)
+class BoundedPlan(Plan):
+    """A plan for every batch that stays within bounds: what is where is read from the device as it runs.
+
+    So one CUDA graph serves any mix of schedules. The images lie in the order of the batch. An encoder that reads
+    `starts` runs it; nothing else can tell its images apart. Rows past the last token hold anything.
+
+    Attributes:
+        groups: one, whose images times tokens are the most rows that all images together may have before each block.
+        starts: int32 ``(depth + 1, images + 1)`` on the device: where each image begins at the input and after each
+            block, then how many tokens there are. Images that a batch has not have no tokens.
+    """
+
+    starts: Tensor = field(kw_only=True, compare=False)
+
+    @classmethod
+    def of(cls, counts: Sequence[int], starts: Tensor) -> BoundedPlan:
+        """For batches in which an image has at most ``counts`` tokens at the input and after each block, on average."""
+        images = starts.shape[1] - 1
+        group = Group(images, tuple(before - after for before, after in pairwise(counts)), tuple(counts))
+        return cls((group,), tuple(range(images)), starts=starts)
+
+    @property
+    def counts(self) -> list[tuple[int, ...]]:
+        """Raises TypeError: they are on the device."""
+        raise TypeError("the images of a bounded plan can be told apart on the device alone")
+
+    def views(self, buffer: Tensor, block: int) -> Iterator[tuple[Group, Tensor]]:
+        """Raises TypeError, as `counts` does."""
+        raise TypeError("the images of a bounded plan can be told apart on the device alone")
+
+    def merges(self, block: int) -> bool:
+        """Any image may lose tokens in any block."""
+        return True
+
+    def leading(self, rows: Tensor, block: int, count: int) -> Tensor:
+        """As of any plan; of images that the batch has not, anything."""
+        starts = self.starts[block, :-1]
+        if count > 1:
+            starts = (starts[:, None] + torch.arange(count, dtype=starts.dtype, device=starts.device)).flatten()
+        return rows.index_select(0, starts.clamp(max=len(rows) - 1))
+
+
+def make_plan(schedules: Sequence[Schedule], depth: int, tokens: int, prefix: int, matcher: Matcher) -> Plan:
     """The plan of a batch, one schedule an image.
 
     Raises:
@@ -143,8 +185,19 @@ def make_plan(schedules: tuple[Schedule, ...], depth: int, tokens: int, prefix: 
     for image, schedule in enumerate(schedules):
         counts = token_counts(schedule, depth, tokens, prefix, matcher)
         members.setdefault(counts, []).append(image)
-        wanted[counts] = schedule.wanted(depth)
-    return Plan(tuple(Group(tuple(images), wanted[counts], counts) for counts, images in members.items()))
+        asked = schedule.wanted(depth)
+        wanted[counts] = min(wanted.get(counts, asked), asked)  # of those that merge alike, whatever their order
+    in_order = sorted(members, reverse=True)
+    groups = tuple(Group(len(members[counts]), wanted[counts], counts) for counts in in_order)
+    order = tuple(image for counts in in_order for image in members[counts])
+    return Plan(groups, order, kept_for(groups))
+
+
+# Clients choose schedules, so there is no end of plans; and what is kept for one on a device may be megabytes.
+@lru_cache(maxsize=64)
+def kept_for(groups: tuple[Group, ...]) -> dict[Any, Any]:
+    """What plans of these groups share; see `Plan.keep`."""
+    return {}
 
 
 @lru_cache(maxsize=1024)
@@ -154,6 +207,19 @@ def token_counts(schedule: Schedule, depth: int, tokens: int, prefix: int, match
     for r in schedule.wanted(depth):
         counts.append(matcher.remaining(counts[-1], r, prefix) if r else counts[-1])
     return tuple(counts)
+
+
+def index_tensor(numbers: tuple[int, ...], like: Tensor) -> Tensor:
+    """``numbers`` as an int64 tensor beside ``like``; those that were used last are kept."""
+    if type(like) is not Tensor:  # as in `Plan.keep`
+        return to_device(numbers, like.device)
+    return _kept_index(numbers, like.device)
+
+
+@lru_cache(maxsize=256)
+def _kept_index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return to_device(numbers, device)
 
 
 def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:

@@ -15,16 +15,19 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
 
+from tests.fake_cuda import needs_fake_cuda
 from tests.tome_core.models import CLASSES, make_vit
 from tests.tome_core.test_offsets import with_positions
 from tome_core import MergedViT, Outputs, Schedule, Trace, offsets, patch
-from tome_core.adapters.inference import fold_scales
+from tome_core.adapters.inference import fold_scales, replace_convolutions
 from tome_core.metric import Features
 from tome_core.offsets import Offsets
 from tome_core.optimizing import has_flash, merging_for
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
 from tome_core.widening import widened_attention
+
+pytestmark = needs_fake_cuda
 
 MODELS: dict[str, dict[str, Any]] = {
     "token": {"init_values": 0.1},
@@ -43,6 +46,7 @@ MIXED: list[list[Any]] = [
 def for_cuda(model: MergedViT, dtype: torch.dtype, flash: bool = True) -> MergedViT:
     """What `optimize` makes of ``model`` on a GPU, but for the device of its weights."""
     fold_scales(model.adapter.network)
+    replace_convolutions(model.adapter.network)
     merging = merging_for(model.merging, "cuda", dtype, flash=flash)
     return MergedViT(model.adapter, merging).eval().requires_grad_(False)
 
@@ -128,7 +132,8 @@ def test_attention_over_offsets_is_what_runs(monkeypatch: pytest.MonkeyPatch) ->
     model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.bfloat16)
     calls = []
     real = offsets.varlen_attention()
-    assert real is not None
+    if real is None:
+        pytest.skip("this torch has no attention over offsets with a scale")
 
     def counted(q: Tensor, *arguments: Any, **options: Any) -> Any:
         calls.append(q.shape)

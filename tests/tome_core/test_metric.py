@@ -46,7 +46,7 @@ def test_a_metric_is_given_what_the_block_computed() -> None:
         return mean_key(features)
 
     model.merging = replace(model.merging, metric=record)
-    model(images, r=[3, 0])
+    model(images, r=[0, 3])
     assert len(seen) == DEPTH
     block = vit.blocks[0]
     before = vit._pos_embed(vit.patch_embed(images))
@@ -71,7 +71,7 @@ def test_a_metric_of_any_shape_reaches_the_matcher_image_by_image() -> None:
     model.merging = replace(model.merging, metric=lambda features: torch.stack([mean_key(features)] * 5, dim=-1))
     expected = tome_core.patch(make_vit())(make_images(3), r=[4, 2, 4])
     torch.testing.assert_close(model(make_images(3), r=[4, 2, 4]), expected, rtol=0, atol=0)
-    assert shapes[:2] == [(2, 17, 8, 5), (1, 17, 8, 5)]
+    assert shapes[:2] == [(1, 17, 8, 5), (2, 17, 8, 5)]
 
 
 def test_combining_is_given_the_matching_and_sizes_so_far() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.tome_core import oracle
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
-from tome_core import Bipartite, Kth, MergedViT, Random, Schedule, optimize, patch
+from tome_core import Bipartite, Kth, MergedViT, Pixels, Random, Schedule, optimize, patch
 
 TIMM_NAMES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 64},
@@ -233,6 +233,47 @@ def test_images_that_are_none() -> None:
         model(make_images(0), r=[])
     with pytest.raises(TypeError, match="uint8"):
         model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), r=2)
+
+
+def make_pixels(batch: int) -> Pixels:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 256, (batch, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return Pixels(values, torch.tensor([0.01, 0.02, 0.03]), torch.tensor([-1.0, -2.0, -3.0]))
+
+
+@pytest.mark.parametrize("r", [0, 3, [0, 3, 3]])
+@torch.no_grad()
+def test_pixels_are_normalised_first(r: Any) -> None:
+    model = patch(make_vit(dtype=torch.float32))
+    pixels = make_pixels(3)
+    mean, std = pixels.shift / -pixels.scale, 1 / pixels.scale
+    images = (pixels.values - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(pixels.normalised(), images)
+    images = pixels.normalised()
+    outputs, expected = model.outputs(pixels, r=r, source=True), model.outputs(images, r=r, source=True)
+    for found, wanted in zip(vars(outputs).values(), vars(expected).values(), strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(model(pixels, r=r), model(images, r=r))
+    assert torch.equal(model.embed(pixels, r=r), model.embed(images, r=r))
+    assert torch.equal(model.trace(pixels, r=r).logits, model.trace(images, r=r).logits)
+    assert torch.equal(model.intermediates(pixels, r=r)[0], model.intermediates(images, r=r)[0])
+    assert (len(pixels), pixels.shape, len(pixels[1:])) == (3, (3, 3, 16, 16), 2)
+    assert model.input_tokens(pixels) == model.input_tokens(images) == 17
+    assert model.patch_grid(pixels) == (4, 4)
+
+
+def test_pixels_that_are_none() -> None:
+    values, three = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(3)
+    for parts in ((values.float(), three, three), (values, three.double(), three), (values, three, three.half())):
+        with pytest.raises(TypeError, match="must be uint8"):
+            Pixels(*parts)
+    for parts in ((values[0], three, three), (values, three[:1], three), (values, three, three[None])):
+        with pytest.raises(ValueError, match=r"\(B, C, H, W\)"):
+            Pixels(*parts)
+    with pytest.raises(ValueError, match="one device"):
+        Pixels(values, three, three.to("meta"))
+    with pytest.raises(ValueError, match="empty"):
+        patch(make_vit())(make_pixels(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

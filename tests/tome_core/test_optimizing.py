@@ -17,6 +17,8 @@ from tests.tome_core.test_eva import make_eva
 from tests.tome_core.test_relative import BEITS
 from tests.tome_core.test_relative import make as make_beit
 from tome_core import Schedule, native, optimize, patch
+from tome_core.adapters.inference import replace_convolutions
+from tome_core.layers import MatrixPatches
 from tome_core.linears import onednn_works
 from tome_core.matching import Kth
 from tome_core.native.strategy import Kernels
@@ -281,3 +283,18 @@ def test_images_of_other_channels_are_an_error() -> None:
     for channels in (1, 4):
         with pytest.raises((ValueError, RuntimeError)):
             fast(torch.randn(2, channels, 16, 16), r=3)
+
+
+@pytest.mark.parametrize("variant", ["class-token", "registers"])
+@torch.no_grad()
+def test_patches_by_a_matrix_product_are_those_of_the_convolution(variant: str) -> None:
+    vit = make_vit(**VARIANTS[variant])
+    images = make_images(3)
+    expected = vit.patch_embed(images)
+    replace_convolutions(vit)
+    assert type(vit.patch_embed.proj) is MatrixPatches
+    torch.testing.assert_close(vit.patch_embed(images), expected, rtol=1e-10, atol=1e-10)
+    larger = make_images(2, (19, 22))  # what is left over at the right and at the bottom belongs to no patch
+    convolution = nn.Conv2d(3, 5, (4, 6), (4, 6)).double()
+    expected = convolution(larger)
+    torch.testing.assert_close(MatrixPatches(convolution)(larger), expected, rtol=1e-10, atol=1e-10)

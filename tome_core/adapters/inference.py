@@ -10,7 +10,7 @@ from torch import nn
 
 from tome_core import native
 from tome_core.adapters.vit import ViTBlock
-from tome_core.layers import KernelLayerNorm, pack_patches
+from tome_core.layers import KernelLayerNorm, MatrixPatches, pack_patches
 from tome_core.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
 from tome_core.native.encoder import BlockLayers, Encoder, fit_together
 
@@ -47,6 +47,14 @@ def join_biases(network: nn.Module) -> None:
         if attn.qkv.bias is not None:
             bias += attn.qkv.bias
         attn.qkv.bias, attn.q_bias = nn.Parameter(bias, requires_grad=False), None
+
+
+def replace_convolutions(network: nn.Module) -> None:
+    """Put `MatrixPatches` in the place of patch embeddings whose patches do not overlap, in place."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Conv2d and _is_patchwise(layer):
+                setattr(parent, name, MatrixPatches(layer))
 
 
 def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:

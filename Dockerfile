@@ -28,6 +28,9 @@ RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" python -m pip --python /opt/venv/bin/py
     --only-binary :all: --constraint /opt/constraints.txt --requirement /opt/requirements.txt
 # A torchvision made for another torch shows here, not when the server starts.
 RUN ["/opt/venv/bin/python", "-B", "-c", "import timm, torch, torchvision; print(torch.__version__, torchvision.__version__)"]
+# Triton, which comes with a torch that has CUDA, compiles what launches its kernels when they first run.
+RUN if [ -n "$(find /opt/venv -maxdepth 5 -name triton)" ]; then apt-get update -qq \
+    && apt-get install --yes -qq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; fi
 
 # Build tools stay in this stage; the image takes only what is in /project. Without a compiler the wheel would be built
 # too, but lack the CPU kernels.
@@ -50,6 +53,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     XDG_CACHE_HOME=/cache \
     HF_HOME=/cache/huggingface \
+    TRITON_CACHE_DIR=/cache/triton \
     TOME_HOST=0.0.0.0 \
     TOME_PORT=8000
 USER 10001:10001

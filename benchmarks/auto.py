@@ -30,7 +30,8 @@ from benchmarks import servers
 from benchmarks.checkpoints import write_random_model
 from benchmarks.measure import Plan, alternate
 from benchmarks.results import about
-from server.engine.device import pick_device, usable_cores
+from server.engine.device import pick_device
+from server.hardware import usable_cores
 from server.load.pictures import Picture, jpeg
 from server.load.report import LoadReport
 from server.load.run import run_load

@@ -30,7 +30,8 @@ from benchmarks.http_report import PEER, Rounds, alone_name, level_name, markdow
 from benchmarks.parts import measure_parts
 from benchmarks.results import about
 from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
-from server.engine.device import pick_device, usable_cores
+from server.engine.device import pick_device
+from server.hardware import usable_cores
 from server.load.pictures import jpeg
 from server.top.scrape import NoMetrics, Scrape, scrape
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from benchmarks.cases import DTYPES, Case, Model, Setup
 from benchmarks.contenders import Published
-from server.engine.device import pick_dtype, usable_cores
+from server.engine.device import pick_dtype
+from server.hardware import usable_cores
 
 FIELD = "file"
 BATCH = 16

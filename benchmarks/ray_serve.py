@@ -30,7 +30,7 @@ import httpx
 import yaml
 
 from benchmarks.servers import STOP_SECONDS, NotReady
-from server.engine.device import usable_cores
+from server.hardware import usable_cores
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "deploy" / "ray_serve.yaml"

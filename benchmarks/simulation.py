@@ -24,7 +24,8 @@ from rich.markdown import Markdown
 from server.catalog import BUNDLED
 from server.costs import Estimate, Features, Geometry, features
 from server.engine.calibration import Calibration, Sample
-from server.engine.choosing import Bounds, Estimates, Steady, Waiting
+from server.engine.choosing import Steady
+from server.engine.cutting import Bounds, Estimates, Waiting
 from server.engine.scheduler import Policy, Scheduler
 from server.engine.warmup import kinds_of
 from server.load.arrivals import Arrivals, arrivals
@@ -44,7 +45,7 @@ VIT_S = Geometry(
     cost=Cost(196 * 768 * 384 + 384 * 1000, (BlockCost(4 * 384 * 384, 8 * 384 * 384, 2 * 384, 64),) * 12, prefix=1),
 )
 # About what a warm-up of ViT-S finds on 2 cores in bfloat16; only the ratios matter here.
-DEVICE: Features = (0.005, 0.0005, 0.0026, 0.0, 0.0086)
+DEVICE = Features(host=0.005, groups=0.0005, tokens=0.0026, pairs=0.0086)
 BOUNDS = Bounds(images=32, work=32)
 WINDOW = 5.0
 KINDS: tuple[Arrivals, ...] = ("poisson", "bursty")
@@ -73,9 +74,7 @@ class Device:
 
 def capacity(r: int) -> float:
     """Images/s of full batches at ``r`` on the undisturbed device."""
-    loads = [VIT_S.load(Schedule.constant(r))] * BOUNDS.images
-    estimate = Estimate(DEVICE)
-    return BOUNDS.images / (estimate.overhead + sum(map(estimate.image, loads)))
+    return BOUNDS.images / Estimate(DEVICE).alike(VIT_S.load(Schedule.constant(r)), BOUNDS.images)
 
 
 @dataclass
@@ -97,7 +96,7 @@ class PerBatch:
             return []
         estimate, options = of(MODEL), queue[0].options
         for option in options:
-            if rate * (estimate.image(option.load) + estimate.overhead / bounds.images) < 1:
+            if rate * estimate.alike(option.load, bounds.images) < bounds.images:
                 break
         return [option.work] * len(queue)
 
@@ -196,7 +195,7 @@ def simulate(
             place += 1
         if schedules:
             tally.errors.append(abs(predicted - taken) / taken)
-            calibration.observe(schedules, taken)
+            calibration.observe(calibration.features(schedules), taken)
         for placed in step.batch:
             del claims[placed.job.id]
             if placed.job.deadline is not None and clock <= placed.job.deadline:

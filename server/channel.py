@@ -73,15 +73,15 @@ class Channel:
         return messages
 
     def _unpack(self) -> list[Any]:
-        messages, start = [], 0
-        while len(self._buffer) - start >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(self._buffer, start)
-            end = start + _LENGTH.size + size
-            if len(self._buffer) < end:
-                break
-            messages.append(pickle.loads(self._buffer[start + _LENGTH.size : end]))
-            start = end
-        del self._buffer[:start]
+        messages, begin, there = [], _LENGTH.size, len(self._buffer)
+        with memoryview(self._buffer) as view:
+            while begin <= there:
+                end = begin + _LENGTH.unpack_from(view, begin - _LENGTH.size)[0]
+                if end > there:
+                    break
+                messages.append(pickle.loads(view[begin:end]))
+                begin = end + _LENGTH.size
+        del self._buffer[: begin - _LENGTH.size]
         return messages
 
 

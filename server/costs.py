@@ -1,15 +1,20 @@
-"""How long a batch takes: a linear model of five exact features, and its fit. Pure maths, shared by API and engine.
+"""How long a batch takes: a linear model of exact features, and its fit. Pure maths, shared by API and engine.
 
-    seconds = contention * (a + b * groups + c * tokens + d * linear MACs + e * pairs) + delay
+    seconds = contention * (host + device) + delay
+            = contention * max(host, device) + delay     where CUDA graphs are recorded, beside which others run
 
-All five coefficients are at least 0, since no work takes negative time. The features follow from the schedules alone;
-`docs/scheduling.md` says how well they predict.
+Both are sums of coefficients times features: what the processor does for the batch as such, and what its tokens cost. A
+GPU computes while the processor launches what is next.
+All coefficients are at least 0, since no work takes negative time. The features follow from the schedules alone, and
+from what CUDA graphs are recorded; `docs/scheduling.md` says how well they predict.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +24,6 @@ from tome_core.cost import Cost
 from tome_core.schedule import Schedule
 
 Vector = npt.NDArray[np.float64]
-Features = tuple[float, float, float, float, float]
 
 _TOKENS, _MACS, _PAIRS = 1e3, 1e9, 1e6
 _RIDGE = 1e-6
@@ -32,11 +36,79 @@ class Load(NamedTuple):
         tokens: that enter a block, over all blocks, in thousands.
         linear: MACs of linear layers, in 1e9.
         pairs: of tokens in attention, over all blocks (the sum of N^2), in millions.
+        merged: those of ``tokens`` that enter a block that merges: matching and merging read and write them all.
+        blocks: that merge.
     """
 
     tokens: float
     linear: float
     pairs: float
+    merged: float = 0.0
+    blocks: int = 0
+
+
+class Features(NamedTuple):
+    """What the time of one batch is made of; as coefficients, seconds for one of each.
+
+    Attributes:
+        host: 1 for a batch that runs operator by operator, as all do on a CPU; 0 for one that a graph runs.
+        host_blocks: the blocks of such a batch that merge.
+        groups: of images that merge alike in such a batch.
+        device: 1 on a device for which graphs are recorded, whatever runs the batch, else 0.
+        device_blocks: the blocks that merge there.
+        tokens, linear, pairs, merged: of all images, as in `Load`; of those too that fill up the batch of a graph.
+        mixed: the tokens of a batch of several groups there.
+    """
+
+    host: float = 0.0
+    host_blocks: float = 0.0
+    groups: float = 0.0
+    device: float = 0.0
+    device_blocks: float = 0.0
+    tokens: float = 0.0
+    linear: float = 0.0
+    pairs: float = 0.0
+    merged: float = 0.0
+    mixed: float = 0.0
+
+    def sides(self) -> tuple[Features, Features]:
+        """The part that the host has to do, and that of the device."""
+        host = Features(*self[:3])
+        return host, self._replace(host=0.0, host_blocks=0.0, groups=0.0)
+
+    def dot(self, other: Features) -> float:
+        """The sum of the products."""
+        return sum(a * b for a, b in zip(self, other, strict=True))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The batches of a model that CUDA graphs run: those whose images are all of one of these levels, or all.
+
+    Attributes:
+        levels: what an image of each adds.
+        buckets: batch sizes, ascending, in each of which every level is recorded. A batch is filled up to the next.
+        any: whether batches up to the largest bucket are run by graphs whatever their images are. Those that are not
+            of one level are taken to cost what their own tokens do: the more room there is in a bucket, the stronger
+            the level whose graph they fit into.
+    """
+
+    levels: frozenset[Load] = frozenset()
+    buckets: tuple[int, ...] = ()
+    any: bool = False
+
+    def bucket(self, load: Load, images: int) -> int:
+        """The size of the graph that runs ``images`` with this load; 0 where none does."""
+        if not self.buckets or images > self.buckets[-1] or load not in self.levels:
+            return 0
+        return self.buckets[bisect_left(self.buckets, images)]
+
+    def launches(self, images: int) -> bool:
+        """Whether the operators of ``images`` that are not of one level are launched one by one."""
+        return not (self.any and images <= self.buckets[-1])
+
+
+NOTHING = Recorded()  # as on a CPU
 
 
 @dataclass(frozen=True)
@@ -59,18 +131,41 @@ class Geometry:
     def load(self, schedule: Schedule) -> Load:
         """What one image under ``schedule`` adds to its batch."""
         counts = self.counts(schedule)
-        inside = counts[:-1]
-        return Load(sum(inside) / _TOKENS, self.cost.linear(counts) / _MACS, sum(n * n for n in inside) / _PAIRS)
+        inside, merging = counts[:-1], [before for before, after in pairwise(counts) if after < before]
+        return Load(
+            sum(inside) / _TOKENS,
+            self.cost.linear(counts) / _MACS,
+            sum(n * n for n in inside) / _PAIRS,
+            sum(merging) / _TOKENS,
+            len(merging),
+        )
 
     def relative(self, schedule: Schedule) -> float:
         """FLOPs of one image as a share of those at r=0."""
         return self.cost.relative(self.counts(schedule))
 
 
-def features(loads: Sequence[Load]) -> Features:
-    """Of a batch of images with these loads; those that merge alike are a group."""
-    tokens, linear, pairs = map(sum, zip(*loads, strict=True))
-    return 1.0, float(len(set(loads))), tokens, linear, pairs
+def features(loads: Sequence[Load], recorded: Recorded = NOTHING) -> Features:
+    """Of a batch of images with these loads, of which those that merge alike are a group."""
+    groups = set(loads)
+    blocks = max(load.blocks for load in groups)
+    if len(groups) == 1 and (bucket := recorded.bucket(loads[0], len(loads))):
+        tokens, linear, pairs, merged, _ = (bucket * each for each in loads[0])
+        return Features(0.0, 0.0, 0.0, 1.0, blocks, tokens, linear, pairs, merged)
+    tokens, linear, pairs, merged, _ = map(sum, zip(*loads, strict=True))
+    if not recorded.buckets:
+        return Features(1.0, blocks, len(groups), 0.0, 0.0, tokens, linear, pairs, merged)
+    mixed = tokens if len(groups) > 1 else 0.0
+    host = (1.0, float(blocks), float(len(groups))) if recorded.launches(len(loads)) else (0.0, 0.0, 0.0)
+    return Features(*host, 1.0, blocks, tokens, linear, pairs, merged, mixed)
+
+
+def binding(batch: Features, coefficients: Features) -> Features:
+    """The part of ``batch`` that its time follows: the longer one, where host and device work at once."""
+    if not batch.device:
+        return batch
+    host, device = batch.sides()
+    return host if host.dot(coefficients) > device.dot(coefficients) else device
 
 
 @dataclass(frozen=True)
@@ -82,26 +177,45 @@ class Estimate:
         contention: how many times longer batches take now, whatever they are.
         delay: seconds that each takes longer besides, however small it is.
         margin: by how much a prediction is exceeded at times, as a share: the 90th percentile of the last errors.
+        recorded: what graphs run; nothing on a CPU.
     """
 
     coefficients: Features
     contention: float = 1.0
     delay: float = 0.0
     margin: float = 0.1
+    recorded: Recorded = NOTHING
 
     def seconds(self, batch: Features) -> float:
         """Of a batch with these features."""
-        return self.contention * sum(a * b for a, b in zip(self.coefficients, batch, strict=True)) + self.delay
+        return self.contention * binding(batch, self.coefficients).dot(self.coefficients) + self.delay
 
-    def image(self, load: Load) -> float:
-        """Seconds that one image adds to its batch."""
-        _, _, tokens, linear, pairs = self.coefficients
-        return self.contention * (tokens * load.tokens + linear * load.linear + pairs * load.pairs)
+    def image(self, load: Load, mixed: bool = False) -> float:
+        """Seconds that one image adds to its batch, without regard to steps; to one of several groups if ``mixed``."""
+        a, b, c, d, several = self.coefficients[5:]
+        tokens, linear, pairs, merged, _ = load
+        work = a * tokens + b * linear + c * pairs + d * merged
+        return self.contention * (work + several * tokens if mixed else work)
 
-    @property
-    def overhead(self) -> float:
-        """Seconds of a batch of one group besides its images."""
-        return self.contention * (self.coefficients[0] + self.coefficients[1]) + self.delay
+    def alike(self, load: Load, images: int) -> float:
+        """Seconds of a batch of ``images`` with this load each: in steps, where it is recorded."""
+        if bucket := self.recorded.bucket(load, images):
+            once = self.coefficients.device + self.coefficients.device_blocks * load.blocks
+            return self.contention * once + bucket * self.image(load) + self.delay
+        return self.unlike(images, load.blocks, images * self.image(load))
+
+    def unlike(self, images: int, blocks: int, each: float) -> float:
+        """Seconds of a batch of ``images`` that are not all of one recorded level.
+
+        Args:
+            blocks: in which it merges.
+            each: seconds of its images, by `image`.
+        """
+        host, host_blocks, groups, device, device_blocks = self.coefficients[:5]
+        launching = self.contention * (host + host_blocks * blocks + groups) * self.recorded.launches(images)
+        if not self.recorded.buckets:
+            return launching + each + self.delay
+        return max(launching, self.contention * (device + device_blocks * blocks) + each) + self.delay
 
     def quiet(self) -> Estimate:
         """The same as if nobody else used the machine."""

@@ -3,6 +3,7 @@
 ConfigError              start-up fails with this one sentence
 EngineStartError         an engine process did not get ready; after some in a row the server ends
 DeviceLost               a device fails at everything; its engine process ends
+UnsafeAcceleration       a device did not survive an acceleration; its engine process ends, the next does without
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── Malformed            400  not HTTP
 ├── BadImage             400  empty, corrupt or truncated
@@ -38,15 +39,28 @@ class EngineStartError(Exception):
 
     Attributes:
         explained: the engine itself said why, so that the same start would fail in the same way.
+        safer: with what another start may do better, a `server.messages.Accelerations`; None where nothing is known.
     """
 
-    def __init__(self, message: str, *, explained: bool = False) -> None:
+    def __init__(self, message: str, *, explained: bool = False, safer: Any = None) -> None:
         super().__init__(message)
-        self.explained = explained
+        self.explained, self.safer = explained, safer
 
 
 class DeviceLost(Exception):
     """The device fails at everything until the process that uses it has ended."""
+
+
+class UnsafeAcceleration(Exception):
+    """An acceleration left its device unfit for this process. The message says which, and what happened.
+
+    Attributes:
+        safer: the `server.messages.Accelerations` that a new process should start with.
+    """
+
+    def __init__(self, message: str, safer: Any) -> None:
+        super().__init__(message)
+        self.safer = safer
 
 
 class RequestError(Exception):

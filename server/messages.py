@@ -3,12 +3,18 @@
 API to engine: an `EngineConfig`, `Begin` in answer to `Ready`, then `Job` and `Cancel`, at last `Stop`.
 Engine to API: `Ready` or `StartFailed`, then one `BatchDone` per batch.
 Times are ``time.monotonic()`` seconds, which all processes of a machine share.
+
+A job and an outcome there is for every image, thousands a second on a GPU, so both are tuples, and cross as such:
+pickle, which would name and look up a class for each, is told a number for what puts them together again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import copyreg
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from server.costs import Estimate, Geometry
 from tome_core.cost import Cost
@@ -16,6 +22,8 @@ from tome_core.schedule import Schedule
 
 # What a job is for: the best classes, the pooled features, or where every token ended.
 Want = Literal["classes", "features", "source"]
+
+_JOB, _BATCH_DONE = 0xF0, 0xF1  # of the numbers that `copyreg` leaves to private use
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ class ModelInfo:
         labels: of the classes; none for a model without a classifier.
         tokens: at the input, prefix tokens included (N0).
         grid: rows and columns of patches.
-        acceleration: what makes it fast on its device, and proved right there: ``kernels`` (for CPUs), ``operators``,
-            ``graphs`` (both), or ``reference``, the plain network, where nothing did.
+        acceleration: what makes it fast on its device, and proved right there: ``kernels``, ``operators``, ``graphs``
+            (of either), or ``reference``, the plain network, and ``reference-graphs``, graphs of it, where the
+            optimised network did not prove right.
         cost: of its blocks.
     """
 
@@ -86,8 +95,7 @@ class ModelInfo:
         return (self.tokens - self.prefix) // 2
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One admitted, decoded image.
 
     Attributes:
@@ -107,6 +115,22 @@ class Job:
     deadline: float | None = None
     want: Want = "classes"
     normalised: bool = False
+
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
+        return job_of, (*self[:3], " ".join(map(str, self.choices)), *self[4:])
+
+
+@lru_cache(maxsize=1024)
+def _choices(texts: str) -> tuple[Schedule, ...]:
+    return tuple(map(Schedule.parse, texts.split(" ")))
+
+
+def job_of(number: int, slot: int, model: str, choices: str, *others: Any) -> Job:
+    """A job as it is pickled: its schedules in their text form. Those of jobs with the same text are the same."""
+    return Job(number, slot, model, _choices(choices), *others)
+
+
+copyreg.add_extension(__name__, job_of.__name__, _JOB)
 
 
 @dataclass(frozen=True)
@@ -143,14 +167,41 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class StartFailed:
-    """The engine cannot start. ``reason`` is one sentence for the operator."""
+class Accelerations:
+    """What an engine may try to be fast by; each still has to prove itself.
 
-    reason: str
+    Attributes:
+        optimised: the optimised network, in place of the plain one.
+        kernels: on a GPU, kernels of our own in it.
+        graphs: CUDA graphs of the network that serves.
+    """
+
+    optimised: bool = True
+    kernels: bool = True
+    graphs: bool = True
+
+    def also(self, other: Accelerations) -> Accelerations:
+        """Only what both allow."""
+        return Accelerations(
+            optimised=self.optimised and other.optimised,
+            kernels=self.kernels and other.kernels,
+            graphs=self.graphs and other.graphs,
+        )
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StartFailed:
+    """The engine cannot start. ``reason`` is one sentence for the operator.
+
+    Attributes:
+        safer: with what a new process should try; None where it would fail in the same way.
+    """
+
+    reason: str
+    safer: Accelerations | None = None
+
+
+class Outcome(NamedTuple):
     """What became of one job: what it wanted, or why it did not get it.
 
     Attributes:
@@ -197,6 +248,18 @@ class BatchDone:
     r0_seconds: float = 0.0
     failures: tuple[str, ...] = ()
     estimate: Estimate | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., BatchDone], tuple[Any, ...]]:
+        model, outcomes, *others = (getattr(self, attribute.name) for attribute in fields(self))
+        return batch_done_of, (model, list(map(tuple, outcomes)), *others)
+
+
+def batch_done_of(model: str, outcomes: list[tuple[Any, ...]], *others: Any) -> BatchDone:
+    """A batch as it is pickled: its outcomes as plain tuples."""
+    return BatchDone(model, tuple(map(Outcome._make, outcomes)), *others)
+
+
+copyreg.add_extension(__name__, batch_done_of.__name__, _BATCH_DONE)
 
 
 ToEngine = Begin | Job | Cancel | Stop

@@ -137,7 +137,7 @@ class Metrics:
             "level_accuracy", "Top-1 accuracy from 0 to 1 by the model's profile; none without one.", "model", "r"
         )
         self.acceleration_info = gauge(
-            "acceleration_info", "1 for what makes each model fast; kind reference: nothing that proved right.",
+            "acceleration_info", "1 for what makes each model fast; kind reference...: the plain network.",
             "model", "kind",
         )  # fmt: skip
         # A series that starts with its first event has no rate at that event, and a rule no result before it.

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from server.catalog import ModelSpec, read_catalog
 from server.decode import decode
-from server.engine.device import pick_device, pick_dtype, set_threads
+from server.engine.device import choose_kernels, make_current, pick_device, pick_dtype, set_threads
 from server.engine.loading import load_model
+from server.engine.prediction import Prediction
 from server.engine.proving import KERNELS
-from server.engine.runner import Prediction, Runner
+from server.engine.runner import Runner
 from server.errors import ConfigError
 from server.memory import keep_freed_memory, map_large_blocks
 from server.messages import Want
@@ -36,6 +37,8 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     """``spec`` on the device and in the dtype of the settings. Raises `ConfigError` if it cannot be loaded."""
     set_threads(settings.threads)
     device = pick_device(settings.device)
+    make_current(device)
+    choose_kernels(device)
     map_large_blocks()
     loaded = load_model(spec, device, pick_dtype(settings.dtype, device))
     if loaded.acceleration != KERNELS:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.hardware import has_gpu, usable_cores
 from tome_core.schedule import Schedule
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -60,13 +61,15 @@ class Settings(ModelSettings):
     cors_origins: Names = Field((), description="Origins whose pages may ask, such as https://app.example; *: all.")
     default_r: str = Field("0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto.")
     levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
-    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass.")
+    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass; default on a GPU: 128.")
     max_batch_work: float = Field(
         0,
         ge=0,
         description="Most work (FLOPs) in one forward pass, in images at r=0; 0: that of max_batch images.",
     )
-    queue_limit: int = Field(256, ge=1, le=65536, description="Most images admitted at once; more are refused, 503.")
+    queue_limit: int = Field(
+        256, ge=1, le=65536, description="Most images admitted at once; more are refused, 503; default on a GPU: 1024."
+    )
     max_connections: int = Field(2048, ge=1, description="Most connections; one more closes the longest idle one.")
     max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")
@@ -78,7 +81,9 @@ class Settings(ModelSettings):
     target_ms: float = Field(
         1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
     )
-    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode images.")
+    decode_threads: int = Field(
+        2, ge=1, le=64, description="Threads that decode images; default on a GPU: cores less 4, from 2 to 64."
+    )
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
     heartbeat_timeout: float = Field(
@@ -90,6 +95,13 @@ class Settings(ModelSettings):
     def devices(self) -> tuple[str, ...]:
         """One for each engine."""
         return tuple(part.strip() for part in self.device.split(","))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_a_gpu(cls, data: Any) -> Any:
+        """What is not set is as a GPU needs it, where the models run on one."""
+        device = str(data.get("device") or cls.model_fields["device"].default)
+        return gpu_defaults(usable_cores()) | data if runs_on_gpu(device, has_gpu()) else data
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -137,3 +149,22 @@ class Settings(ModelSettings):
     @classmethod
     def _is_schedule(cls, value: str) -> str:
         return value if value == "auto" else str(Schedule.parse(value))
+
+
+def runs_on_gpu(device: str, gpu_here: bool) -> bool:
+    """Whether an engine of the setting ``device`` runs on a GPU.
+
+    Args:
+        gpu_here: whether ``auto`` finds one.
+    """
+    kinds = {part.strip().split(":")[0] for part in device.split(",")}
+    return "cuda" in kinds or ("auto" in kinds and gpu_here)
+
+
+def gpu_defaults(cores: int) -> dict[str, int]:
+    """Defaults that keep a GPU busy: it takes as long for a few images as for many, and one core feeds only a few.
+
+    Args:
+        cores: that the server may use; four of them are left to its processes.
+    """
+    return {"max_batch": 128, "queue_limit": 1024, "decode_threads": min(max(cores - 4, 2), 64)}

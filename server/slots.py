@@ -58,3 +58,8 @@ class Slots:
         """A copy of several slots in one array ``(len(slots), *shape)``."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self.array[slots, :size].view(dtype).reshape(len(slots), *shape)
+
+    def gather_into(self, slots: list[int], out: npt.NDArray[np.uint8]) -> None:
+        """Copy several slots to ``out``, uint8 ``(len(slots), *shape)``."""
+        for row, slot in zip(out, slots, strict=True):
+            np.copyto(row, self.view(slot, row.shape, np.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,12 +28,28 @@ class Claim:
 
 def busy_seconds(claims: Iterable[Claim], estimates: Mapping[str, Estimate], max_batch: int) -> float:
     """Seconds in which an engine does all that ``claims`` need, in batches as large as may be."""
-    seconds, images = 0.0, dict.fromkeys(estimates, 0)
+    loads: dict[str, list[Load]] = {}
     for claim in claims:
-        seconds += estimates[claim.model].image(claim.load)
-        images[claim.model] += 1
-    batches = sum(math.ceil(count / max_batch) * estimates[model].overhead for model, count in images.items())
-    return seconds + batches
+        loads.setdefault(claim.model, []).append(claim.load)
+    return sum(_model_seconds(Counter(each), estimates[model], max_batch) for model, each in loads.items())
+
+
+def _model_seconds(counts: Counter[Load], estimate: Estimate, max_batch: int) -> float:
+    """Seconds for the images of one model, ``counts`` of each load.
+
+    Images of rarer loads are taken to be in as many batches as they can be, which are mixed ones then.
+    """
+    (common, most), *_ = counts.most_common(1)
+    images = counts.total()
+    mixed = min(images - most, math.ceil(images / max_batch))
+    full, rest = divmod(max(0, images - mixed * max_batch), max_batch)
+    seconds = full * estimate.alike(common, max_batch) + (estimate.alike(common, rest) if rest else 0.0)
+    if mixed:
+        each = sum(count * estimate.image(load, mixed=True) for load, count in counts.items())
+        each -= (full * max_batch + rest) * estimate.image(common, mixed=True)
+        size = math.ceil((images - full * max_batch - rest) / mixed)
+        seconds += mixed * estimate.unlike(size, max(load.blocks for load in counts), each / mixed)
+    return seconds
 
 
 def answer_seconds(
@@ -51,7 +68,7 @@ def answer_seconds(
         # The errors of several batches cancel in part, as those of independent measurements do.
         margin = estimate.margin / math.sqrt(math.ceil((len(ahead) + 1) / max_batch))
         return max(0.0, busy_seconds([*ahead, claim], estimates, max_batch) - done) * (1 + margin)
-    return estimate.quiet().overhead + estimate.quiet().image(claim.load)
+    return estimate.quiet().alike(claim.load, 1)
 
 
 def retry_after(seconds: float) -> int:

@@ -35,6 +35,8 @@ RULES = [
         never=("tome_core.adapters",),
         exempt=("tome_core.adapters", "tome_core.patching", "tome_core.optimizing"),
     ),
+    # Triton is not there on every machine.
+    Rule("tome_core", never=("triton",), exempt=("tome_core.triton",)),
     Rule("tome_core.schedule", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.cost", never=("torch", "numpy", "tome_core")),
     Rule("tome_core.errors", never=("torch", "timm", "tome_core")),
@@ -86,7 +88,12 @@ RULES = [
         allowed=("tome_core.schedule", "tome_core.cost"),
     ),
     Rule("server.picture", never=("server", "tome_core", "torch", "fastapi", "starlette")),
-    Rule("server.settings", never=("server", "torch", "fastapi", "starlette"), allowed=("server.errors",)),
+    Rule(
+        "server.settings",
+        never=("server", "torch", "fastapi", "starlette"),
+        allowed=("server.errors", "server.hardware"),
+    ),
+    Rule("server.hardware", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule("server.metrics", never=("server", "torch"), allowed=("server.errors", "server.messages", "server.pulse")),
     Rule("server.pulse", never=("server", "tome_core", "torch", "fastapi", "starlette")),
     Rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from server.errors import InvalidParameter
 from server.messages import Level, ModelInfo
@@ -32,12 +32,31 @@ def parse_choices(query: Mapping[str, str], default_r: str, model: ModelInfo) ->
 
 
 def parse_auto(r_max: str | None, min_accuracy: str | None, model: ModelInfo) -> tuple[Schedule, ...]:
-    """The levels of ``model`` within these bounds, mildest first. Raises `InvalidParameter` if there is none."""
+    """The levels of ``model`` within these bounds that are worth taking, mildest first.
+
+    Raises:
+        InvalidParameter: there is none within these bounds.
+    """
     most, least = parse_r_max(r_max, model), parse_accuracy(min_accuracy)
     levels = [level for level in model.levels if Schedule.parse(level.r).counts[0] <= most]
     if least is not None:
         levels = accurate(levels, least, model)
-    return tuple(Schedule.parse(level.r) for level in sorted(levels, key=lambda level: -level.relative_flops))
+    return tuple(Schedule.parse(level.r) for level in faster(levels))
+
+
+def faster(levels: Sequence[Level]) -> list[Level]:
+    """Those of ``levels`` that were measured to be faster than all milder ones, mildest first.
+
+    Merging costs time too: a level may be slower than r=0, or than one that merges less, and gains nothing then. What
+    was not measured stays.
+    """
+    kept: list[Level] = []
+    best = -math.inf
+    for level in sorted(levels, key=lambda level: -level.relative_flops):
+        if level.speedup is None or level.speedup > best:
+            kept.append(level)
+            best = max(best, level.speedup or best)
+    return kept
 
 
 def accurate(levels: list[Level], least: float, model: ModelInfo) -> list[Level]:

@@ -99,7 +99,8 @@ class ModelDescription(BaseModel):
     device: str
     dtype: str
     acceleration: str = Field(
-        description="What makes it fast, and proved right at start: kernels, operators, graphs; reference for nothing."
+        description="What makes it fast, and proved right at start: kernels, operators, graphs; reference and "
+        "reference-graphs for the plain network, without and in CUDA graphs."
     )
     levels: list[LevelDescription]
 

@@ -13,7 +13,7 @@ from server import logs
 from server.channel import Channel, ChannelClosed
 from server.engine.config import EngineConfig
 from server.engine.heart import start_heart
-from server.errors import ConfigError, DeviceLost
+from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
 from server.messages import Begin, Ready, StartFailed
 from server.pulse import PulsePage
 
@@ -44,7 +44,7 @@ def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
 def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) -> int:
     """The engine's life, from its configuration on."""
     # Imported late: torch and timm take seconds, in which the configuration's errors should not have to wait.
-    from server.engine.choosing import Bounds
+    from server.engine.cutting import Bounds
     from server.engine.loop import Loop
     from server.engine.scheduler import Scheduler
     from server.engine.starting import start_models
@@ -55,6 +55,10 @@ def serve(channel: Channel, config: EngineConfig, memory: int, page: PulsePage) 
     except ConfigError as error:
         channel.send(StartFailed(str(error)))
         return 1
+    except UnsafeAcceleration as error:
+        log.error("%s", error, exc_info=error.__cause__)
+        channel.send(StartFailed(str(error), error.safer))
+        return EXIT_DEVICE_LOST
     except Exception as error:
         log.exception("the engine could not start")
         channel.send(StartFailed(f"the engine could not start: {type(error).__name__}; its log has the details"))

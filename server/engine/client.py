@@ -141,7 +141,7 @@ class EngineClient:
         except TimeoutError:
             raise EngineStartError(f"the engine was not ready within {timeout:g} s (TOME_START_TIMEOUT)") from None
         if isinstance(message, StartFailed):
-            raise EngineStartError(message.reason, explained=True)
+            raise EngineStartError(message.reason, explained=message.safer is None, safer=message.safer)
         assert isinstance(message, Ready)
         self.estimates = dict(message.estimates)
         return message

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from server.messages import Accelerations
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class EngineConfig:
         slots: how many slots there will be, once the engine has said how large one is.
         target_seconds: default target of a job without a deadline.
         share: how many engines share the cores of the machine.
+        accelerations: what it may try to be fast by.
     """
 
     config: Path | None
@@ -29,3 +32,4 @@ class EngineConfig:
     target_seconds: float
     log_level: str
     share: int = 1
+    accelerations: Accelerations = field(default_factory=Accelerations)

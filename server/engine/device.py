@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import os
-from pathlib import Path
-
 import torch
 
 from server.errors import ConfigError
+from server.hardware import usable_cores
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -44,13 +41,22 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
-def avoid_plans(device: torch.device) -> None:
-    """Keep cuDNN out of attention: it makes a plan for every shape, and every block of every schedule is one.
+def make_current(device: torch.device) -> None:
+    """Launch on ``device`` what does not say where, as Triton's kernels."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
 
-    Requests would wait for each; flash attention needs none.
+
+def choose_kernels(device: torch.device) -> None:
+    """Choose what PyTorch computes with on ``device``.
+
+    cuDNN stays out of attention: it makes a plan for every shape, which a request would wait for, and every block of
+    every schedule is one; flash attention needs none. Float32 is float32: PyTorch's own default rounds the operands of
+    convolutions to 10 bits (TF32).
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def set_threads(count: int, share: int = 1) -> int:
@@ -61,13 +67,3 @@ def set_threads(count: int, share: int = 1) -> int:
     """
     torch.set_num_threads(count or max(1, usable_cores() // share))
     return torch.get_num_threads()
-
-
-def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may run on, or fewer where its container has a smaller share of time (cgroup v2)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text("ascii").split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup, or a quota of "max"
-        return cores

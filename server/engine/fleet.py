@@ -10,7 +10,7 @@ from server.messages import ModelInfo
 
 def identities(models: tuple[ModelInfo, ...]) -> list[ModelInfo]:
     """What must not differ between engines for any of them to run any job: all but how a device fares with it."""
-    return [replace(model, device="", dtype="", levels=()) for model in models]
+    return [replace(model, device="", dtype="", acceleration="", levels=()) for model in models]
 
 
 def merge(described: Sequence[tuple[ModelInfo, ...]]) -> tuple[ModelInfo, ...]:

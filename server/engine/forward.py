@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +14,14 @@ from torch import Tensor
 
 from server.engine import proving
 from server.engine.graphs import CudaRecorder, Graphs, Record
+from server.engine.mixes import Mixes
+from server.engine.readout import Readout, read_out
 from server.engine.staging import Staging
-from tome_core import MergedViT, Outputs, native
+from tome_core import MergedViT, Outputs, Pixels, native
+from tome_core.plan import BoundedPlan
 from tome_core.schedule import Schedule
+
+RECORDED_TOP = 10  # classes that a graph reads out; for more, its logits are read again
 
 
 @dataclass(frozen=True)
@@ -25,15 +32,27 @@ class Floats:
     values: npt.NDArray[np.float32]
 
 
+class CaptureFailed(Exception):
+    """Recording CUDA graphs, or running them, raised; nobody knows in what state that left the device's memory."""
+
+
 class Forward:
-    """A network and its normalisation. Not shared between threads.
+    """A network, its normalisation, and how its outputs are read. Not shared between threads.
 
     Args:
         mean, std: per channel, for pixels on a scale of 0 to 1.
+        activation: of the scores; see `server.engine.readout`.
     """
 
-    def __init__(self, network: MergedViT, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
-        self.network, self._device = network, device
+    def __init__(
+        self,
+        network: MergedViT,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        activation: str = "softmax",
+    ) -> None:
+        self.network, self._device, self._activation = network, device, activation
         # Normalisation as one multiply-add on pixels of 0 to 255.
         means, stds = (torch.tensor(values, device=device) for values in (mean, std))
         self._scale, self._shift = 1 / (255 * stds), -means / stds
@@ -42,33 +61,49 @@ class Forward:
         self._staging: Staging | None = None
         self._graphs: Graphs | None = None
 
+    def room(self, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """Memory to gather the pixels of the next batch into, ``(B, C, H, W)``: what is there needs no further copy."""
+        if self._device.type != "cuda":
+            return np.empty(shape, np.uint8)
+        self._staging = self._staging or Staging(self._device)
+        return self._staging.room(shape)
+
     @torch.inference_mode()
-    def __call__(
+    def __call__(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule], **options: Any) -> Outputs:
+        """Outputs of a batch, in memory of their own; arguments as those of `read`."""
+        outputs = self.read(pixels, schedules, 0, **options).outputs
+        return Outputs(outputs.logits.clone(), outputs.features.clone(), outputs.source)
+
+    @torch.inference_mode()
+    def read(
         self,
         pixels: npt.NDArray[np.uint8],
         schedules: Sequence[Schedule],
+        top: int,
         *,
         source: bool = False,
         floats: Floats | None = None,
-    ) -> Outputs:
-        """Outputs of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule.
+    ) -> Readout:
+        """Read out ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule.
+
+        Good until the next call, on the stream that it was made on.
 
         Args:
+            top: classes wanted of each image at least, as far as there are so many.
             source: give source maps too, as `MergedViT.outputs`.
             floats: images that take the place of their rows of ``pixels``, whatever lies there.
         """
-        graph = self._graphs.find(schedules) if self._graphs and not source and floats is None else None
-        if graph is not None:
-            self._copy(pixels, graph.pixels[: len(pixels)])
-            return graph.run(len(pixels))
+        graphs = self._graphs if not source and floats is None else None
+        if graphs and (found := graphs.find(schedules)):
+            self._copy(pixels, graphs.pixels[: len(pixels)])
+            readout = graphs.run(found, len(pixels))
+            return readout if readout.top >= top else read_out(readout.outputs, self._activation, top)
         images = torch.from_numpy(pixels)
         if self._device.type != "cpu":
             images = self._copy(pixels, torch.empty(pixels.shape, dtype=torch.uint8, device=self._device))
-        images = self._normalised(images)
-        if floats is not None:
-            rows = torch.tensor(floats.rows, device=self._device)
-            images[rows] = torch.from_numpy(floats.values).to(images)
-        return self.network.outputs(images, r=list(schedules), source=source)
+        given = self._given(images) if floats is None else self._with_floats(images, floats)
+        outputs = self.network.outputs(given, r=list(schedules), source=source)
+        return read_out(outputs, self._activation, top)
 
     @torch.inference_mode()
     def record(
@@ -81,34 +116,77 @@ class Forward:
             record: how; default CUDA graphs.
 
         Returns:
-            What is wrong; empty if nothing.
+            What is wrong with their answers; empty if nothing.
+
+        Raises:
+            CaptureFailed: they could not be recorded, or not be run.
         """
         schedules = [Schedule.constant(level) for level in levels]
         pixels = torch.zeros(max_batch, *size, dtype=torch.uint8, device=self._device)
         try:
-            graphs = Graphs(self.uniform, pixels, record or CudaRecorder(self._device))
+            mixes = self._mixes(pixels) if self.network.takes_bounds else None
+            graphs = Graphs(self.recordable, pixels, record or CudaRecorder(self._device), mixes)
             graphs.record(schedules)
             wrong = self._wrong(graphs)
         except Exception as error:  # whatever recording raises concerns the graphs alone
-            wrong = proving.describe(error)
+            raise CaptureFailed(proving.describe(error)) from error
         if not wrong:
             self._graphs = graphs
         return wrong
 
-    def uniform(self, pixels: Tensor, schedule: Schedule) -> Outputs:
-        """Outputs of uint8 pixels on the device, all under one schedule: what a graph records."""
-        return self.network.outputs(self._normalised(pixels), r=schedule)
+    @property
+    def recorded(self) -> tuple[frozenset[Schedule], tuple[int, ...], bool]:
+        """The schedules and the batch sizes that there are graphs of, and whether these run any mix as well."""
+        graphs = self._graphs
+        return (frozenset(), (), False) if graphs is None else (graphs.schedules, graphs.buckets, bool(graphs.mixes))
+
+    def recordable(self, pixels: Tensor, r: Schedule | Sequence[Schedule] | BoundedPlan) -> Readout:
+        """From uint8 pixels on the device: what a graph records, under one schedule or within bounds."""
+        outputs = self.network.outputs(self._given(pixels), r=r)
+        return read_out(outputs, self._activation, RECORDED_TOP)
+
+    def _mixes(self, pixels: Tensor) -> Mixes:
+        tokens = self.network.input_tokens(self._given(pixels[:1]))
+        return Mixes(lambda schedule: self.network.token_counts(schedule, tokens), len(pixels), self._device)
 
     def _wrong(self, graphs: Graphs) -> str:
-        """In what the graphs differ from the operators that they recorded, more than those do when they run again."""
-        generator, found, noise = torch.Generator().manual_seed(0), [], []
-        for schedule, graph in graphs.items():
-            images = torch.randint(0, 256, graph.pixels.shape, dtype=torch.uint8, generator=generator)
-            graph.pixels.copy_(images)
-            exact, again = (self.uniform(graph.pixels, schedule).logits for _ in range(2))
-            found += proving.errors([graph.run(len(images)).logits], [exact])
-            noise += proving.errors([again], [exact])
-        return proving.judge(found, noise, torch.finfo(exact.dtype).eps)
+        """In what the graphs differ from the operators that they recorded, more than those differ from each other.
+
+        These run in two ways, since other numbers of rows may be multiplied in another order.
+        """
+        generator = torch.Generator().manual_seed(0)
+        graphs.pixels.copy_(torch.randint(0, 256, graphs.pixels.shape, dtype=torch.uint8, generator=generator))
+        source, found, noise, read = random.Random(0), [], [], []
+        for trial, schedules in graphs.trials(source):
+            images = graphs.pixels[: len(schedules)]
+            exact = self.recordable(images, schedules).outputs.logits
+            readout = graphs.run(trial, len(schedules))
+            found += proving.errors([readout.outputs.logits], [exact])
+            noise += proving.errors([self._otherwise(images, schedules)], [exact])
+            expected = read_out(readout.outputs, self._activation, readout.top)
+            read += proving.errors([readout.best], [expected.best])
+        resolution = torch.finfo(exact.dtype).eps
+        return proving.judge(found, noise, resolution) or proving.judge(read, [0.0], resolution)
+
+    def _otherwise(self, pixels: Tensor, schedules: Sequence[Schedule]) -> Tensor:
+        """Logits of the same images in two halves; of one image, of two like it."""
+        half = len(schedules) // 2
+        if not half:
+            return self.recordable(pixels.repeat(2, 1, 1, 1), [*schedules] * 2).outputs.logits[:1]
+        parts = slice(half), slice(half, None)
+        return torch.cat([self.recordable(pixels[part], schedules[part]).outputs.logits for part in parts])
+
+    def _given(self, pixels: Tensor) -> Tensor | Pixels:
+        """What the network is given: on a GPU it normalises ``pixels`` itself."""
+        if self._device.type == "cuda":
+            return Pixels(pixels, self._scale, self._shift)
+        return self._normalised(pixels)
+
+    def _with_floats(self, pixels: Tensor, floats: Floats) -> Tensor:
+        images = self._normalised(pixels)
+        rows = torch.tensor(floats.rows, device=self._device)
+        images[rows] = torch.from_numpy(floats.values).to(images)
+        return images
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         if self._by_kernel:

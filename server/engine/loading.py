@@ -17,7 +17,7 @@ from server.engine.checkpoints import find_weights
 from server.engine.proving import accelerate
 from server.engine.weights import load_weights
 from server.errors import ConfigError
-from server.messages import Transform
+from server.messages import Accelerations, Transform
 from server.profiles import read_profile
 
 
@@ -49,12 +49,20 @@ class LoadedModel:
 
 
 def load_model(
-    spec: ModelSpec, device: torch.device, dtype: torch.dtype, levels: Sequence[int] = (0, 8, 16)
+    spec: ModelSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    levels: Sequence[int] = (0, 8, 16),
+    allowed: Accelerations = Accelerations(),  # noqa: B008, immutable
 ) -> LoadedModel:
     """Build, fill, check, patch and optimise the model of ``spec``, and prove on ``levels`` that it still is that.
 
+    Args:
+        allowed: what may be tried to be faster.
+
     Raises:
         ConfigError: anything about ``spec`` cannot work; the message says what.
+        UnsafeAcceleration: see `server.engine.proving.accelerate`.
     """
     labels = read_labels(spec.labels) if spec.labels else None
     checkpoint = find_checkpoint(spec)
@@ -71,7 +79,7 @@ def load_model(
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
     data = resolve_data(spec, vit)
     channels, height, width = data["input_size"]
-    proven = accelerate(network.to(device), dtype, (channels, height, width), levels, spec.name)
+    proven = accelerate(network.to(device), dtype, (channels, height, width), levels, spec.name, allowed)
     fast = proven.network
     blank = torch.zeros(1, channels, height, width, device=device)
     return LoadedModel(

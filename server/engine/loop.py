@@ -1,4 +1,8 @@
-"""The engine's loop: read messages, schedule, run, reply. One thread, no locks, nothing waits but for messages."""
+"""The engine's loop: read messages, schedule, launch, collect, reply. One thread, no locks.
+
+On a GPU one batch is launched before the one ahead of it is collected, so that the device never waits for the host. It
+is cut as late as that allows: whatever arrives until then may still join it.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,15 @@ from functools import partial
 import numpy as np
 
 from server.channel import Channel
+from server.costs import Features
 from server.engine import faults
 from server.engine.batch_limit import BatchLimit
 from server.engine.calibration import Calibration
 from server.engine.forward import Floats
 from server.engine.isolation import Isolated, Kind, run_isolated
-from server.engine.runner import Prediction, Runner
+from server.engine.launched import Launched
+from server.engine.prediction import Prediction
+from server.engine.runner import Runner
 from server.engine.scheduler import Placed, Scheduler
 from server.errors import DeviceLost
 from server.messages import BatchDone, Cancel, Job, Outcome, Stop
@@ -25,6 +32,10 @@ from server.slots import Slots
 
 log = logging.getLogger("tome.engine")
 
+# The host prepares a batch so many times longer than the last one, at most: then it is launched in time.
+_LEAD = 1.5
+_POLL_SECONDS = 0.0001  # between two looks whether the device is done
+
 
 @dataclass(frozen=True)
 class Served:
@@ -32,6 +43,30 @@ class Served:
 
     runner: Runner
     calibration: Calibration
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A batch that was launched.
+
+    Attributes:
+        launched: what to collect, or why there is nothing.
+        started: when the device turned to it, as far as the host knows.
+        features: what its time is made of.
+        predicted: seconds that it was expected to take.
+    """
+
+    served: Served
+    batch: Sequence[Placed]
+    launched: Launched | Exception
+    started: float
+    features: Features
+    predicted: float
+
+    @property
+    def done(self) -> bool:
+        """Whether it can be collected without waiting."""
+        return isinstance(self.launched, Exception) or self.launched.done()
 
 
 class Loop:
@@ -49,28 +84,32 @@ class Loop:
         self._limit = BatchLimit(scheduler.bounds.images)
         page.set_batch_limit(self._limit.now)
         self._stopping = False
+        self._ahead: InFlight | None = None
+        self._launch_seconds = 0.0  # that the host took for the last batch
 
     def run(self) -> None:
         """Serve until stopped.
 
         Raises:
             ChannelClosed: the API process is gone.
-            DeviceLost: no batch can run any more; the jobs of this one have got no outcome.
+            DeviceLost: no batch can run any more; the jobs of those in flight have got no outcome.
         """
-        while not self._stopping or len(self._scheduler):
+        while not self._stopping or len(self._scheduler) or self._ahead:
             self._read()
-            step = self._scheduler.step(time.monotonic())
-            unrun = [(job.id, "expired") for job in step.expired] + [(job.id, "refused") for job in step.refused]
-            if unrun:
-                self._reply_unrun(unrun)
-            if step.batch:
-                self._channel.send(self._run(step.batch))
+            if self._ahead and self._ahead.done:
+                self._finish(self._ahead, following=None)
+            if self._ahead and (self._time_left() or not len(self._scheduler)):
+                continue
+            following = self._launch_next()
+            if self._ahead and following:
+                self._finish(self._ahead, following)
+            elif following:
+                self._ahead = following
 
     def _read(self) -> None:
-        """Take in what has arrived; wait for it only when there is nothing to run."""
-        idle = not len(self._scheduler) and not self._stopping
+        """Take in what has arrived; wait for it only when there is nothing else to do."""
         cancelled = []
-        for message in self._channel.receive_all(timeout=None if idle else 0):
+        for message in self._channel.receive_all(timeout=self._patience()):
             match message:
                 case Job():
                     self._scheduler.add(message)
@@ -85,33 +124,82 @@ class Loop:
     def _reply_unrun(self, failures: Sequence[tuple[int, str]]) -> None:
         self._channel.send(BatchDone("", tuple(Outcome(job_id, failure) for job_id, failure in failures)))
 
-    def _run(self, batch: Sequence[Placed]) -> BatchDone:
-        model, schedules = batch[0].job.model, [placed.schedule for placed in batch]
-        served = self._models[model]
-        calibration = served.calibration
-        predicted = calibration.predict(schedules)
+    def _patience(self) -> float | None:
+        """Seconds to wait for messages, None: for ever."""
+        waiting = len(self._scheduler) > 0
+        if self._ahead:
+            return 0.0 if self._ahead.done or (waiting and not self._time_left()) else _POLL_SECONDS
+        return 0.0 if waiting or self._stopping else None
+
+    def _time_left(self) -> float:
+        """Seconds until the next batch has to be launched for the device not to wait."""
+        assert self._ahead is not None
+        end = self._ahead.started + self._ahead.predicted
+        return max(0.0, end - _LEAD * self._launch_seconds - time.monotonic())
+
+    def _launch_next(self) -> InFlight | None:
+        """Launch what is due next; None if nothing is."""
+        step = self._scheduler.step(time.monotonic())
+        unrun = [(job.id, "expired") for job in step.expired] + [(job.id, "refused") for job in step.refused]
+        if unrun:
+            self._reply_unrun(unrun)
+        if not step.batch:
+            return None
+        served = self._models[step.batch[0].job.model]
+        features = served.calibration.features([placed.schedule for placed in step.batch])
+        predicted = served.calibration.estimate.seconds(features)
         started = time.monotonic()
-        isolated = run_isolated(partial(self._attempt, served), batch, faults.free_memory, faults.kind_of)
-        seconds = time.monotonic() - started
+        if not self._ahead:
+            self._page.begin(started, predicted)
+        launched: Launched | Exception
+        try:
+            launched = self._launch(served, step.batch)
+        except DeviceLost:
+            raise
+        except Exception as error:  # it is dealt with when its turn comes, after the batch ahead of it
+            # What the frames of a larger batch hold on to would be missing when it runs again in halves.
+            launched = error if len(step.batch) == 1 else error.with_traceback(None)
+        self._launch_seconds = time.monotonic() - started
+        return InFlight(served, step.batch, launched, started, features, predicted)
+
+    def _finish(self, ahead: InFlight, following: InFlight | None) -> None:
+        """Collect the batch at the front, reply, and let ``following`` be at the front."""
+        isolated = run_isolated(partial(self._collect, ahead), ahead.batch, faults.free_memory, faults.kind_of)
+        now = time.monotonic()
+        self._page.end()
+        if following:
+            # The device has turned to it when it was done with the one ahead.
+            following = replace(following, started=now)
+            self._page.begin(now, following.predicted)
+        self._ahead = following
+        self._channel.send(self._summary(ahead, isolated, now - ahead.started))
+
+    def _summary(self, ran: InFlight, isolated: Isolated[Prediction], seconds: float) -> BatchDone:
+        """Learn from a batch that is done, and tell of it."""
+        batch, calibration, runner = ran.batch, ran.served.calibration, ran.served.runner
         self._learn(isolated, len(batch))
-        counts = [served.runner.tokens(schedule) for schedule in schedules]
+        # Few schedules are many objects, and an object is told from others sooner than a schedule is.
+        schedules = {id(placed.schedule): placed.schedule for placed in batch}
+        counts = {key: runner.tokens(schedule) for key, schedule in schedules.items()}
         outcomes = tuple(
-            outcome(placed, answer, tokens[-1], started)
-            for placed, answer, tokens in zip(batch, isolated.answers, counts, strict=True)
+            [
+                outcome(placed, answer, counts[id(placed.schedule)][-1], ran.started)
+                for placed, answer in zip(batch, isolated.answers, strict=True)
+            ]
         )
         # A batch that failed and ran again in parts has no counterpart to be compared with.
         whole = not isolated.kinds
-        unmerged = calibration.unmerged(schedules, seconds) if whole else 0.0
+        unmerged = calibration.unmerged(ran.features, len(batch), seconds) if whole else 0.0
         if whole:
-            calibration.observe(schedules, seconds)
+            calibration.observe(ran.features, seconds)
         nan = any(isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers)
         return BatchDone(
-            model=model,
+            model=batch[0].job.model,
             outcomes=outcomes,
             images=len(batch),
-            tokens=sum(tokens[0] for tokens in counts),
+            tokens=len(batch) * counts[id(batch[0].schedule)][0],
             forward_seconds=seconds,
-            predicted_seconds=predicted if whole else 0.0,
+            predicted_seconds=ran.predicted if whole else 0.0,
             r0_seconds=unmerged,
             failures=(*sorted(isolated.kinds), *(["nan"] if nan else [])),
             estimate=calibration.estimate,
@@ -129,21 +217,41 @@ class Loop:
             self._scheduler.bounds = replace(self._scheduler.bounds, images=self._limit.now)
             self._page.set_batch_limit(self._limit.now)
 
-    def _attempt(self, served: Served, batch: Sequence[Placed]) -> list[Prediction]:
-        """One forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
-        runner, schedules = served.runner, [placed.schedule for placed in batch]
-        self._page.begin(time.monotonic(), served.calibration.predict(schedules))
+    def _collect(self, ahead: InFlight, batch: Sequence[Placed]) -> list[Prediction]:
+        """What the batch that was launched gave; of a part of it, which is run anew after it failed, what that gives.
+
+        Raises what the model raises, or `DeviceLost` where nothing else can follow.
+        """
+        if batch is not ahead.batch:
+            schedules = [placed.schedule for placed in batch]
+            self._page.begin(time.monotonic(), ahead.served.calibration.predict(schedules))
+            launched = self._launch(ahead.served, batch)
+        elif isinstance(ahead.launched, Exception):
+            raise ahead.launched
+        else:
+            launched = ahead.launched
         try:
-            jobs = [placed.job for placed in batch]
-            pixels = self._slots.gather([job.slot for job in jobs], runner.model.transform.size, np.uint8)
-            top_k, wants = [job.top_k for job in jobs], [job.want for job in jobs]
-            return runner.run(pixels, schedules, top_k, wants, self._floats(jobs, runner))
+            return launched.collect()
         except Exception as error:
-            if faults.is_lost(runner.device):
-                raise DeviceLost(f"{runner.device} fails at everything from now on") from error
+            self._check_device(ahead.served.runner, error)
             raise
-        finally:
-            self._page.end()
+
+    def _launch(self, served: Served, batch: Sequence[Placed]) -> Launched:
+        """Start one forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
+        runner, jobs = served.runner, [placed.job for placed in batch]
+        try:
+            pixels = runner.room(len(jobs))
+            self._slots.gather_into([job.slot for job in jobs], pixels)
+            top_k, wants = [job.top_k for job in jobs], [job.want for job in jobs]
+            schedules = [placed.schedule for placed in batch]
+            return runner.launch(pixels, schedules, top_k, wants, self._floats(jobs, runner))
+        except Exception as error:
+            self._check_device(runner, error)
+            raise
+
+    def _check_device(self, runner: Runner, error: Exception) -> None:
+        if faults.is_lost(runner.device):
+            raise DeviceLost(f"{runner.device} fails at everything from now on") from error
 
     def _floats(self, jobs: Sequence[Job], runner: Runner) -> Floats | None:
         """The images among ``jobs`` that came normalised."""
@@ -156,18 +264,11 @@ class Loop:
 
 def outcome(placed: Placed, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:
     """What to tell the caller of a job. An answer with NaN in it is no answer."""
-    job = placed.job
+    job, schedule = placed
     if answer == "out-of-memory":
         return Outcome(job.id, "out-of-memory")
     if not isinstance(answer, Prediction) or not answer.finite:
         return Outcome(job.id, "failed")
-    return Outcome(
-        id=job.id,
-        schedule=placed.schedule,
-        scores=answer.scores,
-        classes=answer.classes,
-        tokens_out=tokens_out,
-        queue_seconds=started - job.submitted,
-        features=answer.features,
-        source=answer.source,
-    )
+    scores, classes, _, features, source = answer
+    # By position: names would take as long as all else here, for every image.
+    return Outcome(job.id, "", schedule, scores, classes, tokens_out, started - job.submitted, features, source)

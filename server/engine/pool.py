@@ -8,6 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from server.engine.client import MODULE, EngineClient, Result
@@ -17,7 +18,7 @@ from server.engine.health import Patience
 from server.engine.lease import Lease
 from server.engine.supervisor import Supervisor
 from server.errors import EngineLost, EngineStartError, Overloaded
-from server.messages import BatchDone, Job, ModelInfo, Ready, Want
+from server.messages import Accelerations, BatchDone, Job, ModelInfo, Ready, Want
 from server.slots import Slots, create_memory
 from server.waiting import Claim, retry_after
 from tome_core.schedule import Schedule
@@ -63,7 +64,8 @@ class EnginePool:
         self.slots: Slots
         self.models: dict[str, ModelInfo] = {}
 
-        def launch(config: EngineConfig) -> EngineClient:
+        def launch(config: EngineConfig, accelerations: Accelerations) -> EngineClient:
+            config = replace(config, accelerations=accelerations)
             return EngineClient(config, self._memory, on_batch, self._free.append, module)
 
         self.engines = [

@@ -15,7 +15,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +23,24 @@ import torch
 from torch import Tensor, nn
 
 import tome_core
+from server.engine.faults import is_lost
+from server.errors import UnsafeAcceleration
+from server.messages import Accelerations
 from tome_core.native.strategy import Kernels
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
 
 IMAGES = 2  # of each level
-BUDGET_SECONDS = 1.0  # after which no further level is tried; the mixed batch has them all
+# A batch of all levels and one of the largest alone run in any case, since both kinds serve; further levels only until
+# the budget is spent.
+FIRST = 2
+BUDGET_SECONDS = 1.0
 # An acceleration is right if its errors are at most so many times those of the plain network in its dtype, and that
 # much more: of the median image (and the dtype's own resolution), and of the worst, for a merge that went another way.
 FACTOR, TYPICAL, WORST = 3.0, 1e-3, 0.05
-KERNELS, REFERENCE = "kernels", "reference"
-
-Network = Callable[[Tensor, Sequence[Schedule]], Tensor]
+KERNELS, OPERATORS, GRAPHS = "kernels", "operators", "graphs"
+REFERENCE, REFERENCE_GRAPHS = "reference", "reference-graphs"
 
 
 @dataclass(frozen=True)
@@ -47,17 +52,45 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a network has to agree with: exact logits of some cases, and by how much rounding alone misses them.
+
+    Attributes:
+        noise: as `judge` has it.
+        resolution: likewise.
+    """
+
+    cases: Sequence[Case]
+    exact: Sequence[Tensor]
+    noise: Sequence[float]
+    resolution: float
+
+    def against(self, network: tome_core.MergedViT) -> str:
+        """What ``network`` does wrong; empty if nothing."""
+        try:
+            logits = [run(network, case) for case in self.cases]
+            return judge(errors(logits, self.exact), self.noise, self.resolution)
+        except Exception as error:  # whatever an acceleration raises concerns it alone
+            return describe(error)
+
+
+@dataclass(frozen=True)
 class Proven:
-    """The network that serves, and by what it is fast: ``kernels``, ``operators``, or ``reference`` for nothing."""
+    """The network that serves, and by what it is fast: `KERNELS`, `OPERATORS`, or `REFERENCE` for nothing."""
 
     network: tome_core.MergedViT
     kind: str
 
 
 def accelerate(
-    plain: tome_core.MergedViT, dtype: torch.dtype, size: tuple[int, int, int], levels: Sequence[int], name: str
+    plain: tome_core.MergedViT,
+    dtype: torch.dtype,
+    size: tuple[int, int, int],
+    levels: Sequence[int],
+    name: str,
+    allowed: Accelerations = Accelerations(),  # noqa: B008, immutable
 ) -> Proven:
-    """``plain`` optimised for its device and ``dtype`` if that proves right, else itself in ``dtype``.
+    """``plain`` optimised for its device and ``dtype`` as far as that proves right, at worst itself in ``dtype``.
 
     ``plain`` is float32 and evaluates, and is the caller's no more.
 
@@ -65,20 +98,49 @@ def accelerate(
         size: ``(C, H, W)`` of an image.
         levels: values of r to try, each for all images and all in one batch.
         name: of the model, for the log.
+        allowed: what may be tried.
+
+    Raises:
+        UnsafeAcceleration: trying it took the device down, so that only a new process can go on, without it.
     """
+    if not allowed.optimised:
+        return Proven(plain.to(dtype), REFERENCE)
     device = next(plain.parameters()).device
     cases, exact = run_within_budget(plain, make_cases(size, levels, device))
     reference = copy_in(plain, dtype)
-    # The mixed batch alone: oneDNN compiles, and keeps, its kernels for every number of tokens that it meets.
-    noise = [0.0] if dtype == torch.float32 else errors([run(reference, cases[0])], exact[:1])
+    # On a CPU the mixed batch alone: oneDNN compiles, and keeps, its kernels for every number of tokens that it meets.
+    rounded = cases[:1] if device.type == "cpu" else cases
+    noise = [0.0]
+    if dtype != torch.float32:
+        noise = errors([run(reference, case) for case in rounded], exact[: len(rounded)])
+    evidence = Evidence(cases, exact, noise, torch.finfo(dtype).eps)
     try:
-        fast = tome_core.optimize(plain, dtype, in_place=True)
+        fast = tome_core.optimize(plain, dtype, in_place=True, kernels=allowed.kernels)
     except Exception as error:  # whatever an acceleration raises concerns it alone
-        return _fall_back(reference, describe(error), name)
-    reason = reason_against(lambda: [run(fast, case) for case in cases], exact, noise, dtype)
-    if reason:
-        return _fall_back(reference, reason, name)
-    return Proven(fast, KERNELS if isinstance(fast.merging.strategy, Kernels) else "operators")
+        return _fall_back(reference, describe(error), name, device)
+    wrong = evidence.against(fast)
+    if wrong and device.type == "cuda" and (fast.encoder is not None or fast.embedding is not None):
+        _check_device(device, f"model {name}: the network with kernels for GPUs {wrong}", Accelerations(kernels=False))
+        log.warning("%s: kernels for GPUs are not used, PyTorch's operators are, because it %s", name, wrong)
+        fast.encoder = fast.embedding = None
+        wrong = evidence.against(fast)
+    if wrong:
+        return _fall_back(reference, wrong, name, device)
+    by_kernels = fast.encoder is not None or isinstance(fast.merging.strategy, Kernels)
+    return Proven(fast, KERNELS if by_kernels else OPERATORS)
+
+
+def _fall_back(reference: tome_core.MergedViT, wrong: str, name: str, device: torch.device) -> Proven:
+    safer = Accelerations(optimised=False)
+    _check_device(device, f"model {name}: the optimised network {wrong}", safer)
+    log.warning("%s: the optimised network is not used, the plain one is, because it %s", name, wrong)
+    return Proven(reference, REFERENCE)
+
+
+def _check_device(device: torch.device, reason: str, safer: Accelerations) -> None:
+    """Raises `UnsafeAcceleration` if ``device`` did not survive what ``reason`` tells."""
+    if is_lost(device):
+        raise UnsafeAcceleration(reason, safer)
 
 
 def copy_in(network: tome_core.MergedViT, dtype: torch.dtype) -> tome_core.MergedViT:
@@ -89,22 +151,6 @@ def copy_in(network: tome_core.MergedViT, dtype: torch.dtype) -> tome_core.Merge
         copied = weight.detach().to(dtype if weight.is_floating_point() else weight.dtype, copy=True)
         memo[id(weight)] = nn.Parameter(copied, requires_grad=False) if isinstance(weight, nn.Parameter) else copied
     return copy.deepcopy(network, memo)
-
-
-def _fall_back(plain: tome_core.MergedViT, reason: str, name: str) -> Proven:
-    log.warning("%s: the optimised network is not used, the plain one is, because it %s", name, reason)
-    return Proven(plain, REFERENCE)
-
-
-def reason_against(
-    attempt: Callable[[], Sequence[Tensor]], exact: Sequence[Tensor], noise: Sequence[float], dtype: torch.dtype
-) -> str:
-    """What ``attempt``, an acceleration's logits of each case, does wrong; empty if nothing."""
-    try:
-        found = errors(attempt(), exact)
-    except Exception as error:
-        return describe(error)
-    return judge(found, noise, torch.finfo(dtype).eps)
 
 
 def judge(found: Sequence[float], noise: Sequence[float], resolution: float) -> str:
@@ -147,12 +193,14 @@ def make_cases(size: tuple[int, int, int], levels: Sequence[int], device: torch.
 
 
 def run_within_budget(network: tome_core.MergedViT, cases: Sequence[Case]) -> tuple[list[Case], list[Tensor]]:
-    """The cases that the budget allows, at least the first, and their logits."""
+    """The cases that the budget allows, at least the `FIRST`, and their logits."""
+    # Untimed, since the first pass of a process loads the libraries of its device: one image is enough for that.
+    run(network, Case(cases[0].images[:1], cases[0].schedules[:1]))
     end = time.monotonic() + BUDGET_SECONDS
     done: list[Case] = []
     logits: list[Tensor] = []
     for case in cases:
-        if done and time.monotonic() > end:
+        if len(done) >= FIRST and time.monotonic() > end:
             break
         logits.append(run(network, case))
         done.append(case)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,33 +12,14 @@ import torch
 from torch import Tensor
 
 from server.engine.forward import Floats, Forward
+from server.engine.launched import Launched
 from server.engine.loading import LoadedModel
-from server.engine.proving import REFERENCE
+from server.engine.prediction import Prediction
+from server.engine.proving import GRAPHS, REFERENCE, REFERENCE_GRAPHS
 from server.messages import Want
 from tome_core.schedule import Schedule, most_mergeable
 
 log = logging.getLogger("tome.engine")
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits: logits.softmax(dim=-1),
-    "sigmoid": torch.sigmoid,
-    "none": lambda logits: logits,
-}
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one image gave, as far as it was wanted; see `server.messages.Outcome`.
-
-    Attributes:
-        finite: False where the model gave NaN or infinity.
-    """
-
-    scores: tuple[float, ...]
-    classes: tuple[int, ...]
-    finite: bool
-    features: bytes = b""
-    source: bytes = b""
 
 
 class Runner:
@@ -49,28 +29,57 @@ class Runner:
         self.model, self.device = model, device
         self.dtype = str(next(model.network.parameters()).dtype).removeprefix("torch.")
         self.acceleration = model.acceleration
-        self._forward = Forward(model.network, model.mean, model.std, device)
+        self._forward = Forward(model.network, model.mean, model.std, device, model.spec.activation)
 
     def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
-        """On a GPU, record the forward passes of ``levels``, unless something is wrong there."""
-        if self.device.type != "cuda" or self.acceleration == REFERENCE:
+        """On a GPU, record the forward passes of ``levels``; they are used if they prove right.
+
+        Raises:
+            CaptureFailed: they could not be recorded, or not be run.
+        """
+        if self.device.type != "cuda":
             return
         most = most_mergeable(self.model.tokens, self.model.prefix)
         possible = [level for level in levels if level <= most]
         wrong = self._forward.record(possible, max_batch, self.model.transform.size)
         if wrong:
-            log.warning(
-                "%s: CUDA graphs are not used, because recording or running them %s", self.model.spec.name, wrong
-            )
+            name = self.model.spec.name
+            log.warning("%s: CUDA graphs are not used, because running them %s", name, wrong)
         else:
-            self.acceleration = "graphs"
+            self.acceleration = REFERENCE_GRAPHS if self.acceleration == REFERENCE else GRAPHS
+
+    @property
+    def recorded(self) -> tuple[frozenset[Schedule], tuple[int, ...], bool]:
+        """The schedules and the batch sizes that CUDA graphs run, and whether they run any mix as well."""
+        return self._forward.recorded
 
     @torch.inference_mode()
     def logits(self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule]) -> Tensor:
         """Float32 logits ``(B, classes)`` of ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule."""
         return self._forward(pixels, schedules).logits.float()
 
+    def room(self, images: int) -> npt.NDArray[np.uint8]:
+        """Memory for the pixels of the next batch, ``(images, C, H, W)``, from where the device takes them."""
+        return self._forward.room((images, *self.model.transform.size))
+
     @torch.inference_mode()
+    def launch(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        schedules: Sequence[Schedule],
+        top_k: Sequence[int],
+        wants: Sequence[Want] | None = None,
+        floats: Floats | None = None,
+    ) -> Launched:
+        """Start one forward pass for all; the best ``top_k[i]`` classes of each image, or what else ``wants[i]`` says.
+
+        At most two may be in flight: pixels have two places on their way to the device.
+        """
+        wants = wants or ["classes"] * len(pixels)
+        most = min(max(top_k), len(self.model.labels))
+        readout = self._forward.read(pixels, schedules, most, source="source" in wants, floats=floats)
+        return Launched(readout, top_k, wants)
+
     def run(
         self,
         pixels: npt.NDArray[np.uint8],
@@ -79,23 +88,13 @@ class Runner:
         wants: Sequence[Want] | None = None,
         floats: Floats | None = None,
     ) -> list[Prediction]:
-        """One forward pass for all; the best ``top_k[i]`` classes of each image, or what else ``wants[i]`` says."""
-        wants = wants or ["classes"] * len(pixels)
-        outputs = self._forward(pixels, schedules, source="source" in wants, floats=floats)
-        logits = outputs.logits.float()
-        finite = logits.isfinite().all(dim=-1) & outputs.features.isfinite().all(dim=-1)
-        most = min(max(top_k), len(self.model.labels))
-        scores, classes = (best.tolist() for best in ACTIVATIONS[self.model.spec.activation](logits).topk(most, dim=-1))
-        features = pack_rows(outputs.features.float(), [want == "features" for want in wants])
-        source = [b""] * len(pixels)
-        if outputs.source is not None:
-            source = pack_rows(outputs.source.int(), [want == "source" for want in wants])
-        rows = zip(scores, classes, finite.tolist(), features, source, top_k, strict=True)
-        return [Prediction(tuple(s[:k]), tuple(c[:k]), ok, f, m) for s, c, ok, f, m, k in rows]
+        """`launch`, and its results."""
+        return self.launch(pixels, schedules, top_k, wants, floats).collect()
 
     def seconds(self, schedules: Sequence[Schedule]) -> float:
         """Time one batch of blank images under ``schedules``, from pixels to predictions."""
-        pixels = np.zeros((len(schedules), *self.model.transform.size), np.uint8)
+        pixels = self.room(len(schedules))
+        pixels.fill(0)
         started = time.perf_counter()
         self.run(pixels, schedules, [1] * len(schedules))
         return time.perf_counter() - started
@@ -104,12 +103,3 @@ class Runner:
         """Token counts of one image: at the input and after each block."""
         model = self.model
         return schedule.tokens(model.depth, model.tokens, model.prefix)
-
-
-def pack_rows(values: Tensor, wanted: Sequence[bool]) -> list[bytes]:
-    """The rows of ``values (B, N)`` that are wanted as little-endian bytes, and nothing for the others."""
-    if not any(wanted):
-        return [b""] * len(wanted)
-    rows = values.cpu().numpy()
-    little = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
-    return [row.tobytes() if want else b"" for row, want in zip(little, wanted, strict=True)]

@@ -6,14 +6,21 @@ more, since a busy device fills the next batch by itself. What a job may leave o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import cache
+from itertools import islice
+from operator import attrgetter
+from typing import NamedTuple, Protocol
 
 from server.costs import Estimate, Load
-from server.engine.choosing import Bounds, Cutter, Option, Steady, Waiting, forecast, limits_of
+from server.engine.choosing import Steady, faster
+from server.engine.cutting import Bounds, Future, Option, Waiting, next_batch
 from server.messages import Job
 from tome_core.schedule import Schedule
+
+_MOST_KNOWN = 1024  # choices; clients make some up
 
 
 class Pricing(Protocol):
@@ -39,12 +46,26 @@ class Policy(Protocol):
         """Of the jobs of ``queue``, earliest due first."""
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A job, and the schedule that it runs under."""
 
     job: Job
     schedule: Schedule
+
+
+class Allowed(NamedTuple):
+    """What jobs may get that leave these ``choices``.
+
+    Attributes:
+        every: one for each choice.
+        options: those of them that pay by ``estimate`` in batches of ``images``.
+    """
+
+    choices: tuple[Schedule, ...]
+    every: tuple[Option, ...]
+    options: tuple[Option, ...]
+    estimate: Estimate
+    images: int
 
 
 @dataclass(frozen=True)
@@ -83,18 +104,16 @@ class Scheduler:
     pricing: Callable[[str], Pricing]
     policy: Policy = field(default_factory=Steady)
     _waiting: dict[int, Waiting] = field(default_factory=dict)
+    _allowed: dict[tuple[str, int], Allowed] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, job: Job) -> None:
         """A job arrived."""
-        pricing = self.pricing(job.model)
-        options = (Option(one, pricing.relative(one), pricing.load(one)) for one in job.choices)
         due = job.submitted + self.target_seconds if job.deadline is None else job.deadline
         binding = job.deadline is not None or len(job.choices) > 1
-        mildest_first = tuple(sorted(options, key=lambda option: -option.work))
-        self._waiting[job.id] = Waiting(job, mildest_first, due, binding)
+        self._waiting[job.id] = Waiting(job, self._options(job), due, binding)
 
     def cancel(self, job_id: int) -> bool:
         """Forget a job; False if it is not waiting here (any more)."""
@@ -102,58 +121,91 @@ class Scheduler:
 
     def step(self, now: float) -> Step:
         """Take the next batch, and all jobs that are too late, off the queue."""
-        expired = [one for one in self._waiting.values() if one.job.deadline is not None and one.job.deadline <= now]
-        self._drop(expired)
-        queue = sorted(self._waiting.values(), key=lambda waiting: (waiting.due, waiting.job.id))
+        # Those that are due at once remain in the order in which they came.
+        queue = sorted(self._waiting.values(), key=attrgetter("due"))
+        expired = self._expired(queue, now)
+        if expired:
+            queue = self._without(expired, queue)
         refused = self._hopeless(queue, now)
-        self._drop(refused)
-        queue = [waiting for waiting in queue if waiting.job.id in self._waiting]
+        if refused:
+            queue = self._without(refused, queue)
         batch = self._cut(queue, now)
         for placed in batch:
             del self._waiting[placed.job.id]
         return Step(batch, tuple(one.job for one in expired), tuple(one.job for one in refused))
 
     def _cut(self, queue: Sequence[Waiting], now: float) -> tuple[Placed, ...]:
-        """The next batch: those of ``queue``, in order, that are of its first one's model and fit."""
-        batch: list[Placed] = []
-        cutter = Cutter(self.bounds, now)
+        """The next batch: those of ``queue``, in order, that are of its first one's model and fit.
+
+        Later ones that still fit do not overtake the first that does not.
+        """
         limits = self.policy.limits(queue, now, self.bounds, self._estimate)
-        for waiting, limit in zip(queue, limits, strict=True):
-            if waiting.job.model != queue[0].job.model:
-                continue
-            option = waiting.under(limit)
-            if not cutter.takes(waiting, option, self._estimate(waiting.job.model)):
-                break  # later ones that still fit do not overtake it
-            batch.append(Placed(waiting.job, option.schedule))
-        return tuple(batch)
+        if not queue:
+            return ()
+        model = queue[0].job.model
+        own = ((one, limit) for one, limit in zip(queue, limits, strict=True) if one.job.model == model)
+        first, limits = zip(*islice(own, self.bounds.images), strict=True)
+        options = next_batch(first, limits, now, self.bounds, self._estimate)
+        return tuple([Placed(one.job, option.schedule) for one, option in zip(first, options, strict=False)])
+
+    def _expired(self, queue: Sequence[Waiting], now: float) -> list[Waiting]:
+        """Jobs whose deadline has passed."""
+        found = []
+        for one in queue:
+            if one.due > now:
+                break
+            if one.job.deadline is not None:
+                found.append(one)
+        return found
 
     def _hopeless(self, queue: Sequence[Waiting], now: float) -> list[Waiting]:
         """Jobs that will miss their deadline even if all are run as fast as they may be.
 
         To run them would be for nothing, and would make others late: under overload few answers would be in time.
         """
-        if all(waiting.job.deadline is None for waiting in queue):
+        late = [position for position, one in enumerate(queue) if one.job.deadline is not None]
+        if not late:
             return []
-        exact = {model: replace(self._estimate(model), margin=0.0) for model in {one.job.model for one in queue}}
-        strongest = [min(limits_of(queue), default=1.0)] * len(queue)
-        done = forecast(queue, strongest, now, self.bounds, exact.__getitem__)
-        late = [
-            waiting
-            for waiting, end in zip(queue, done, strict=True)
-            if waiting.job.deadline is not None and end > waiting.job.deadline
-        ]
+        exact = cache(lambda model: replace(self._estimate(model), margin=0.0))
+        future = Future(queue, now, self.bounds, exact)
+        # The strongest schedules are the fastest in full batches, but perhaps not for the few images of a short queue.
+        for limit in (0.0, math.inf) if len(queue) < self.bounds.images else (0.0,):
+            behind = set(future.late(future.done([(len(queue), limit)])))
+            late = [position for position in late if position in behind] if behind else []
+            if not late:
+                return []
         # If that leaves nothing, one of them may try: a batch that runs is what corrects an estimate that is wrong.
-        trying = next((one for one in late if self._alone(one) <= one.due - now), None)
-        return [one for one in late if one is not trying or len(late) < len(queue)]
+        refused = [queue[position] for position in late]
+        trying = next((one for one in refused if self._alone(one) <= one.due - now), None)
+        return [one for one in refused if one is not trying or len(refused) < len(queue)]
 
     def _alone(self, waiting: Waiting) -> float:
         """Seconds of the job alone on a quiet machine, as fast as it may run."""
         quiet = self._estimate(waiting.job.model).quiet()
-        return quiet.overhead + quiet.image(waiting.options[-1].load)
+        return min(quiet.alike(option.load, 1) for option in waiting.options)
 
-    def _drop(self, some: Sequence[Waiting]) -> None:
+    def _without(self, some: Sequence[Waiting], queue: Sequence[Waiting]) -> list[Waiting]:
+        """Forget ``some`` of ``queue``; the others."""
         for waiting in some:
             del self._waiting[waiting.job.id]
+        return [waiting for waiting in queue if waiting.job.id in self._waiting]
+
+    def _options(self, job: Job) -> tuple[Option, ...]:
+        """What ``job`` may get. The choices of most jobs are the very same tuple, which need not be looked at again."""
+        pricing, images = self.pricing(job.model), self.bounds.images
+        key = job.model, id(job.choices)
+        known = self._allowed.get(key)
+        if known and known.choices is job.choices and known.estimate is pricing.estimate and known.images == images:
+            return known.options
+        if known and known.choices is job.choices:
+            every = known.every
+        else:
+            every = tuple(Option(one, pricing.relative(one), pricing.load(one)) for one in job.choices)
+        if len(self._allowed) >= _MOST_KNOWN:
+            self._allowed.clear()
+        options = faster(every, pricing.estimate, images)
+        self._allowed[key] = Allowed(job.choices, every, options, pricing.estimate, images)
+        return options
 
     def _estimate(self, model: str) -> Estimate:
         return self.pricing(model).estimate

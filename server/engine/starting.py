@@ -7,16 +7,19 @@ import time
 from dataclasses import replace
 
 from server.catalog import read_catalog
+from server.costs import Recorded
 from server.engine.calibration import Calibration
 from server.engine.config import EngineConfig
-from server.engine.device import avoid_plans, pick_device, pick_dtype, set_threads
+from server.engine.device import choose_kernels, make_current, pick_device, pick_dtype, set_threads
+from server.engine.forward import CaptureFailed
 from server.engine.loading import load_model
 from server.engine.loop import Served
 from server.engine.proving import KERNELS
 from server.engine.runner import Runner
 from server.engine.warmup import describe, level_batch, measure_costs, measure_levels, possible
+from server.errors import UnsafeAcceleration
 from server.memory import keep_freed_memory, map_large_blocks, release_freed_memory
-from server.messages import ModelInfo
+from server.messages import Accelerations, ModelInfo
 
 log = logging.getLogger("tome.engine")
 
@@ -26,25 +29,31 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
 
     Raises:
         ConfigError: one of them cannot be served; none is then.
+        UnsafeAcceleration: a new process has to start, with fewer accelerations.
     """
     specs = read_catalog(config.config, config.models)
     threads = set_threads(config.threads, config.share)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    avoid_plans(device)
+    make_current(device)
+    choose_kernels(device)
     served, described = {}, []
     for spec in specs:
         started = time.perf_counter()
         map_large_blocks()
-        runner = Runner(load_model(spec, device, dtype, config.levels), device)
+        runner = Runner(load_model(spec, device, dtype, config.levels, config.accelerations), device)
         release_freed_memory()
         if runner.acceleration != KERNELS:
             keep_freed_memory()  # from now on: what batches use, the next batch uses again
-        runner.record_graphs(config.levels, config.max_batch)
+        if config.accelerations.graphs:
+            record_graphs(runner, config)
         levels = possible(runner, config.levels)
         info = describe(runner, ())
-        calibration = Calibration(info.geometry, measure_costs(runner, levels, config.max_batch))
-        batch = level_batch(calibration.predict(levels[:1]), len(levels), config.max_batch)
+        schedules, buckets, mixed = runner.recorded
+        recorded = Recorded(frozenset(map(info.geometry.load, schedules)), buckets, mixed)
+        samples = measure_costs(runner, levels, config.max_batch, buckets)
+        calibration = Calibration(info.geometry, samples, recorded)
+        batch = level_batch(calibration.predict(levels[:1]), len(levels), config.max_batch, device.type)
         info = replace(info, levels=measure_levels(runner, levels, batch))
         release_freed_memory()  # batches of all kinds have left holes in the heap
         served[spec.name] = Served(runner, calibration)
@@ -55,3 +64,12 @@ def start_models(config: EngineConfig) -> tuple[dict[str, Served], tuple[ModelIn
             info.name, device, info.dtype, info.acceleration, threads, seconds,
         )  # fmt: skip
     return served, tuple(described)
+
+
+def record_graphs(runner: Runner, config: EngineConfig) -> None:
+    """Raises `UnsafeAcceleration` where that fails: a new process, whose memory is in order, does without graphs."""
+    try:
+        runner.record_graphs(config.levels, config.max_batch)
+    except CaptureFailed as error:
+        reason = f"model {runner.model.spec.name}: recording CUDA graphs {error}"
+        raise UnsafeAcceleration(reason, Accelerations(graphs=False)) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from server.engine.client import EngineClient
 from server.engine.health import WATCH_SECONDS, Patience, Vitals, backoff, is_hung, is_silent, observe
 from server.errors import EngineStartError
-from server.messages import ModelInfo, Ready
+from server.messages import Accelerations, ModelInfo, Ready
 from server.pulse import Pulse
 
 log = logging.getLogger("tome.engine")
@@ -23,7 +23,7 @@ class Supervisor:
 
     Args:
         name: of the engine, in logs and metrics.
-        launch: starts a process; cheap.
+        launch: starts a process with what it may be fast by; cheap.
         on_ready: called with what a process says when its models are loaded; returns the size of a slot.
         on_restart: called whenever a process takes the place of another.
 
@@ -36,7 +36,7 @@ class Supervisor:
     def __init__(
         self,
         name: str,
-        launch: Callable[[], EngineClient],
+        launch: Callable[[Accelerations], EngineClient],
         on_ready: Callable[[Supervisor, Ready], int],
         on_restart: Callable[[str], None],
         patience: Patience,
@@ -44,6 +44,7 @@ class Supervisor:
         self.name, self._launch, self._on_ready, self._on_restart = name, launch, on_ready, on_restart
         self._patience = patience
         self._stopping = False
+        self._accelerations = Accelerations()
         self._launched, self._load_seconds = 0.0, _FIRST_GUESS
         self.models: tuple[ModelInfo, ...] = ()
         self.given_up = False
@@ -90,8 +91,9 @@ class Supervisor:
             await self.client.end()
             if self._stopping:
                 return
-            failures = failures + 1 if failure else 0
-            if failure and (self.is_mistake(failure) or failures == self._patience.starts):
+            counts = failure is not None and not self._become_safer(failure)
+            failures = failures + 1 if counts else 0
+            if failure and counts and (self.is_mistake(failure) or failures == self._patience.starts):
                 raise failure
             reason = failure or f"the process was lost (exit code {code})"
             log.error("engine %s: %s; starting it again in %g s", self.name, reason, backoff(failures))
@@ -105,6 +107,13 @@ class Supervisor:
         """Whether ``error`` will come back at every start: the engine explained it, and never was ready."""
         return error.explained and not self.models
 
+    def _become_safer(self, error: EngineStartError) -> bool:
+        """Start with fewer accelerations from now on, if ``error`` says that this may help; whether that is new."""
+        if error.safer is None:
+            return False
+        before, self._accelerations = self._accelerations, self._accelerations.also(error.safer)
+        return self._accelerations != before
+
     async def stop(self, timeout: float) -> None:
         """Let the process finish what it has; kill it after ``timeout`` seconds. No other takes its place."""
         self._stopping = True
@@ -117,7 +126,7 @@ class Supervisor:
 
     def _spawn(self) -> EngineClient:
         self._launched = time.monotonic()
-        return self._launch()
+        return self._launch(self._accelerations)
 
     async def _start(self) -> None:
         ready = await self.client.start(self._patience.start)

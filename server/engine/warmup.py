@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 from server.engine.calibration import Sample
 from server.engine.runner import Runner
@@ -23,14 +24,19 @@ def possible(runner: Runner, levels: Sequence[int]) -> list[Schedule]:
     return [Schedule.constant(level) for level in levels if level <= largest]
 
 
-def measure_costs(runner: Runner, levels: Sequence[Schedule], max_batch: int) -> list[Sample]:
+def measure_costs(
+    runner: Runner, levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int] = ()
+) -> list[Sample]:
     """Time batches of all kinds, small ones first, as far as the budget reaches.
 
     Each runs in several rounds, and the shortest time counts: whatever else uses the machine only makes it longer. The
     first round brings it all into caches; where even that takes all of the budget, it is what counts.
+
+    Args:
+        buckets: batch sizes in which ``levels`` are recorded.
     """
     runner.seconds([levels[0]])  # the first pass of all is not counted
-    kinds = list(kinds_of(levels, max_batch))
+    kinds = list(graph_kinds(levels, max_batch, buckets) if buckets else kinds_of(levels, max_batch))
     times: list[list[float]] = [[] for _ in kinds]
     end = time.monotonic() + BUDGET_SECONDS
     for _ in range(1 + ROUNDS):
@@ -42,13 +48,36 @@ def measure_costs(runner: Runner, levels: Sequence[Schedule], max_batch: int) ->
 
 
 def kinds_of(levels: Sequence[Schedule], max_batch: int) -> Iterator[tuple[Schedule, ...]]:
-    """Batches that tell the features of `server.costs` apart: some sizes, at the ends of ``levels`` and mixed."""
+    """Batches that tell the features of `server.costs` apart: some sizes, at the ends of ``levels`` and mixed.
+
+    The mildest level that merges at all, where most tokens enter blocks that merge, is timed in the sizes between.
+    """
     sizes = sorted({1, min(4, max_batch), min(12, max_batch), max_batch})
     for size in sizes:
-        for schedule in dict.fromkeys((levels[0], levels[-1])):
+        mildest = levels[1:2] if 1 < size < max_batch else ()
+        for schedule in dict.fromkeys((levels[0], *mildest, levels[-1])):
             yield (schedule,) * size
         if size > 1 and len(levels) > 1:
-            yield tuple(levels[index % len(levels)] for index in range(size))
+            yield mixed(levels, size)
+
+
+def graph_kinds(levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int]) -> Iterator[tuple[Schedule, ...]]:
+    """The same where graphs run some batches: all levels in some buckets, and what runs operator by operator.
+
+    Of the latter, some merge in all blocks and some in one: launching merging takes most of its time.
+    """
+    other = Schedule.constant(next(r for r in count(1) if Schedule.constant(r) not in levels))
+    for size in sorted({1, min(8, max_batch), min(32, max_batch), max_batch}):
+        recorded = levels if size <= buckets[-1] else (levels[0], levels[-1])
+        for schedule in (*recorded, other, Schedule.per_layer([1])):
+            yield (schedule,) * size
+        if size > 1 and len(levels) > 1:
+            yield mixed(levels, size)
+
+
+def mixed(levels: Sequence[Schedule], size: int) -> tuple[Schedule, ...]:
+    """A batch of ``size`` images under all ``levels`` in turn."""
+    return tuple(levels[index % len(levels)] for index in range(size))
 
 
 def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tuple[Level, ...]:
@@ -75,13 +104,17 @@ def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tu
     )
 
 
-def level_batch(seconds: float, levels: int, max_batch: int) -> int:
-    """The largest batch, of `LEVEL_BATCH` and ``max_batch`` at most, with which timing all levels fits the budget.
+def level_batch(seconds: float, levels: int, max_batch: int, device: str = "cpu") -> int:
+    """The largest batch with which timing all levels fits the budget: ``max_batch`` on a GPU, else `LEVEL_BATCH`.
+
+    A GPU under load runs full batches, and what merging gains there says nothing of small ones. A CPU gains about the
+    same in all.
 
     Args:
         seconds: of one image at r=0.
+        device: its type.
     """
-    batch = min(LEVEL_BATCH, max_batch)
+    batch = max_batch if device == "cuda" else min(LEVEL_BATCH, max_batch)
     while batch > 1 and seconds * batch * levels * (1 + ROUNDS) > BUDGET_SECONDS:
         batch //= 2
     return batch

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import about
-from server.engine.device import pick_device, usable_cores
+from server.engine.device import pick_device
+from server.hardware import usable_cores
 from tests.chaos.harness import Arena
 from tests.chaos.oracle import Oracle
 from tests.chaos.results import Found, markdown, read, write

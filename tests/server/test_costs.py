@@ -11,7 +11,7 @@ from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
 
 GEOMETRY = Geometry(17, 1, 3, Cost(100_000, (BlockCost(30_000, 50_000, 70, 10),) * 3, prefix=1))
-TRUE: Features = (0.004, 0.001, 0.02, 0.3, 0.5)
+TRUE = Features(host=0.004, host_blocks=0.0002, groups=0.001, tokens=0.02, linear=0.3, pairs=0.5, merged=0.03)
 R = [Schedule.constant(r) for r in (0, 2, 4, 8)]
 
 
@@ -32,9 +32,13 @@ def test_features_are_exact() -> None:
     assert load.tokens == pytest.approx(39 / 1e3)
     assert load.pairs == pytest.approx((17**2 + 13**2 + 9**2) / 1e6)
     assert load.linear == pytest.approx((100_000 + 39 * 30_000 + 27 * 50_000) / 1e9)
+    assert (load.merged, load.blocks) == (pytest.approx(39 / 1e3), 3)
+    part = GEOMETRY.load(Schedule.per_layer([0, 4]))
+    assert (part.merged, part.blocks) == (pytest.approx(17 / 1e3), 1)
     both = features([load, load, GEOMETRY.load(Schedule.constant(0))])
-    assert both[:2] == (1.0, 2.0)
-    assert both[2] == pytest.approx(2 * load.tokens + 51 / 1e3)
+    assert (both.host, both.host_blocks, both.groups, both.device, both.device_blocks, both.mixed) == (1, 3, 2, 0, 0, 0)
+    assert both.tokens == pytest.approx(2 * load.tokens + 51 / 1e3)
+    assert both.merged == pytest.approx(2 * load.merged)
 
 
 @given(st.integers(0, 2**32), st.integers(5, 12))
@@ -70,7 +74,7 @@ def test_a_busy_machine_is_noticed_within_some_batches_and_forgotten_again() -> 
     calibration = Calibration(GEOMETRY, WARMUP)
     for factor in (3.0, 1.0):
         for _ in range(9):
-            calibration.observe(R, seconds(*R, factor=factor))
+            calibration.observe(calibration.features(R), seconds(*R, factor=factor))
         assert calibration.estimate.contention == pytest.approx(factor, rel=0.1)
         # It holds for all batches alike, those that have not run included.
         assert calibration.predict(R[:1]) == pytest.approx(seconds(R[0], factor=factor), rel=0.1)
@@ -84,7 +88,7 @@ def test_clients_that_come_in_turns_slow_the_small_batch_by_more() -> None:
         batch = R * (7, 1)[turn % 2]
         taken = 1.1 * seconds(*batch) + seconds(*R) / 2
         errors.append(abs(calibration.predict(batch) / taken - 1))
-        calibration.observe(batch, taken)
+        calibration.observe(calibration.features(batch), taken)
     assert max(errors[12:]) < 0.05
 
 
@@ -93,7 +97,7 @@ def test_a_minority_of_outliers_changes_little(factors: list[float]) -> None:
     calibration = Calibration(GEOMETRY, WARMUP)
     for index in range(8 + len(factors)):
         factor = factors[index // 2] if index % 2 and index // 2 < len(factors) else 1.0
-        calibration.observe(R, seconds(*R, factor=factor))
+        calibration.observe(calibration.features(R), seconds(*R, factor=factor))
     assert calibration.predict(R) == pytest.approx(seconds(*R), rel=0.3)
     assert calibration.estimate.margin <= 1
 
@@ -111,16 +115,16 @@ def test_coefficients_follow_what_batches_really_take() -> None:
     random = np.random.default_rng(0)
     for _ in range(400):
         batch = [R[random.integers(4)]] * 8
-        calibration.observe(batch, seconds(*batch))
+        calibration.observe(calibration.features(batch), seconds(*batch))
     assert error() < before / 3
 
 
 @given(st.lists(st.sampled_from(R), min_size=1, max_size=20), st.floats(0.1, 10))
 def test_what_a_batch_would_have_taken_unmerged_is_free_of_contention(schedules: list[Schedule], factor: float) -> None:
     calibration = Calibration(GEOMETRY, WARMUP)
-    unmerged = calibration.unmerged(schedules, seconds(*schedules, factor=factor))
+    unmerged = calibration.unmerged(calibration.features(schedules), len(schedules), seconds(*schedules, factor=factor))
     assert unmerged == pytest.approx(seconds(*R[:1] * len(schedules), factor=factor), rel=0.05)
-    assert calibration.unmerged(R[:1] * 3, 0.7) == pytest.approx(0.7)
+    assert calibration.unmerged(calibration.features(R[:1] * 3), 3, 0.7) == pytest.approx(0.7)
 
 
 def test_the_margin_is_what_predictions_are_exceeded_by() -> None:
@@ -129,7 +133,7 @@ def test_the_margin_is_what_predictions_are_exceeded_by() -> None:
     for noise in (0.0, 0.08, 0.3):
         random = np.random.default_rng(0)
         for _ in range(300):
-            calibration.observe(R, seconds(*R, factor=float(random.lognormal(0, noise))))
+            calibration.observe(calibration.features(R), seconds(*R, factor=float(random.lognormal(0, noise))))
         margins.append(calibration.estimate.margin)
     assert margins[0] == pytest.approx(0.05)  # no machine is as even as that
     assert 0.06 < margins[1] < 0.2 < margins[2] <= 1

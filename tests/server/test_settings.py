@@ -1,13 +1,16 @@
 import pytest
 from pydantic import ValidationError
 
-from server.settings import Settings
+from server import settings as module
+from server.settings import Settings, gpu_defaults, runs_on_gpu
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"TOME_{name.upper()}", raising=False)
+    monkeypatch.setattr(module, "has_gpu", lambda: False)
+    monkeypatch.setattr(module, "usable_cores", lambda: 20)
 
 
 def test_flags_come_before_environment_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +18,50 @@ def test_flags_come_before_environment_before_defaults(monkeypatch: pytest.Monke
     monkeypatch.setenv("TOME_MAX_BATCH", "3")
     settings = Settings(_cli_parse_args=["--port", "9002"])
     assert (settings.port, settings.max_batch, settings.queue_limit) == (9002, 3, 256)
+
+
+def sizes(settings: Settings) -> tuple[int, int, int]:
+    return settings.max_batch, settings.queue_limit, settings.decode_threads
+
+
+def test_defaults_on_a_cpu_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sizes(Settings()) == (32, 256, 2)
+    assert sizes(Settings(device="cuda:0,cuda:1")) == (128, 1024, 16)
+    monkeypatch.setenv("TOME_DEVICE", "cuda")
+    assert sizes(Settings()) == (128, 1024, 16)
+    monkeypatch.delenv("TOME_DEVICE")
+    monkeypatch.setattr(module, "has_gpu", lambda: True)
+    assert sizes(Settings()) == (128, 1024, 16)
+    assert sizes(Settings(_cli_parse_args=["--device", "cpu"])) == (32, 256, 2)
+
+
+def test_what_is_set_counts_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOME_DEVICE", "cuda")
+    monkeypatch.setenv("TOME_QUEUE_LIMIT", "256")
+    monkeypatch.setenv("TOME_MAX_BATCH", "")  # counts as not set
+    assert sizes(Settings(_cli_parse_args=["--decode-threads", "3"])) == (128, 256, 3)
+    assert sizes(Settings(max_batch=32)) == (32, 256, 16)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_here", "expected"),
+    [
+        ("cpu", True, False),
+        ("cpu,cpu", True, False),
+        ("auto", True, True),
+        ("auto", False, False),
+        ("cuda", False, True),
+        ("cuda:1, cuda:2", False, True),
+        ("cpu,cuda:0", False, True),
+    ],
+)
+def test_which_devices_are_gpus(device: str, gpu_here: bool, expected: bool) -> None:
+    assert runs_on_gpu(device, gpu_here) == expected
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (16, 12), (200, 64)])
+def test_some_cores_are_left_to_the_processes(cores: int, threads: int) -> None:
+    assert gpu_defaults(cores)["decode_threads"] == threads
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

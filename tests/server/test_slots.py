@@ -15,6 +15,9 @@ def test_two_mappings_share_what_one_writes() -> None:
     assert (reader.gather([2, 0], (3, 20, 20), np.uint8) == images[[2, 0]]).all()
     gathered = reader.gather([1], (3, 20, 20), np.uint8)
     writer.view(1, (3, 20, 20), np.uint8)[:] = 0
+    room = np.zeros((2, 3, 20, 20), np.uint8)
+    reader.gather_into([2, 0], room)
+    assert (room == images[[2, 0]]).all()
     assert (gathered[0] == images[1]).all()  # a copy: the slot may be given to another image meanwhile
     os.close(memory)
 

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.costs import Estimate, Load
+from server.costs import Estimate, Features, Load, Recorded
 from server.waiting import Claim, answer_seconds, busy_seconds, retry_after
 
 ESTIMATES = {
-    "small": Estimate((0.5, 0.1, 1.0, 0.0, 0.0), contention=2.0, margin=0.5),
-    "large": Estimate((1.0, 0.0, 0.0, 3.0, 0.0)),
+    "small": Estimate(Features(host=0.5, groups=0.1, tokens=1.0), contention=2.0, margin=0.5),
+    "large": Estimate(Features(host=1.0, linear=3.0)),
 }
 SMALL, LARGE = Claim("small", Load(2.0, 1.0, 1.0), 0.0), Claim("large", Load(1.0, 1.0, 1.0), 0.0)
 
@@ -35,6 +35,20 @@ def test_the_margin_of_many_batches_is_smaller() -> None:
 
 def test_with_nothing_ahead_it_is_the_time_on_a_quiet_machine() -> None:
     assert answer_seconds(SMALL, [], 0.0, ESTIMATES, 4) == pytest.approx(0.6 + 2.0)
+
+
+def test_batches_that_graphs_run_are_filled_up_and_those_with_images_unlike_are_not() -> None:
+    load, unlike = Load(1.0, 1.0, 1.0), Load(2.0, 1.0, 1.0, 2.0, 1)
+    coefficients = Features(host=10.0, host_blocks=1.0, device=1.0, tokens=2.0, mixed=0.5)
+    estimates = {"m": Estimate(coefficients, recorded=Recorded(frozenset({load}), (1, 4)))}
+    same, other = Claim("m", load, 0.0), Claim("m", unlike, 0.0)
+    assert answer_seconds(same, [], 0.0, estimates, 4) == pytest.approx(3)
+    assert busy_seconds([same] * 2, estimates, 4) == pytest.approx(1 + 4 * 2)  # as long as four
+    assert busy_seconds([same] * 9, estimates, 4) == pytest.approx(2 * 9 + 3)
+    # One that is not recorded makes one batch a mixed one: the three others in it cost 2.5 each, this one 5.
+    assert busy_seconds([*[same] * 8, other], estimates, 4) == pytest.approx(9 + 3 + 3 * 2.5 + 5 + 1)
+    assert busy_seconds([other, same], estimates, 4) == pytest.approx(11)
+    assert busy_seconds([other] * 3, estimates, 4) == pytest.approx(1 + 3 * 4)
 
 
 @given(st.floats(0, 1e9))

@@ -1,9 +1,11 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from server.api.choices import clamp
+from server.api.choices import clamp, faster
 from server.api.params import parse_params
 from server.errors import InvalidParameter, NotFound
 from server.messages import Level, ModelInfo, Transform, Want
@@ -145,6 +147,38 @@ def test_auto_allows_the_levels_within_its_bounds(query, allowed):
     choices = tuple(map(Schedule.constant, allowed))
     for params in (parse(f"r=auto{query}"), parse(query.removeprefix("&"), default_r="auto")):
         assert (params.choices, params.requested, params.text) == (choices, "auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("speedups", "query", "allowed"),
+    [
+        ((1.0, 1.2, 1.4, 1.6, 2.0), "", (0, 4, 8, 12, 16)),
+        ((1.0, 0.8, 0.95, 1.1, 1.3), "", (0, 12, 16)),  # slower than r=0
+        ((1.0, 1.2, 1.5, 1.5, 1.4), "", (0, 4, 8)),  # no faster than r=8, which merges less
+        ((1.0, 0.8, 0.9, 0.9, 0.95), "", (0,)),
+        ((1.0, 0.8, 0.9, 1.2, 1.4), "&r_max=8", (0,)),
+        ((1.0, 0.8, 0.9, 1.2, 1.4), "&min_accuracy=90.9", (4,)),  # only this one is accurate enough
+        ((1.0, None, None, 0.9, 1.4), "", (0, 4, 8, 16)),
+    ],
+)
+def test_auto_skips_levels_that_gain_nothing(speedups, query, allowed):
+    levels = tuple(replace(level, speedup=speedup) for level, speedup in zip(LEVELS, speedups, strict=True))
+    params = parse_params(QueryParams(f"r=auto{query}"), {"m": model("m", levels=levels)}, "0", 100.0, "classes")
+    assert params.choices == tuple(map(Schedule.constant, allowed))
+    named = parse_params(QueryParams("r=4"), {"m": model("m", levels=levels)}, "0", 100.0, "classes")
+    assert named.choices == (Schedule.constant(4),)
+
+
+@given(st.lists(st.none() | st.floats(0.1, 10), min_size=1, max_size=8))
+def test_what_auto_may_take_is_faster_than_all_that_merges_less(speedups):
+    levels = [Level(str(r), 197 - 12 * r, 1 - r / 30, speedup) for r, speedup in enumerate(speedups)]
+    kept = faster(levels[::-1])
+    assert kept[0] == levels[0]
+    measured = [level.speedup for level in kept if level.speedup is not None]
+    assert measured == sorted(set(measured))
+    for level in levels:
+        milder = [one.speedup for one in levels[: levels.index(level)] if one.speedup is not None]
+        assert (level in kept) == (level.speedup is None or level.speedup > max(milder, default=0))
 
 
 def test_a_named_r_comes_before_a_default_of_auto():

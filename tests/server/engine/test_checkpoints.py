@@ -98,7 +98,8 @@ def test_other_files(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "none.pth")
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's: TorchScript is going away
+# TorchScript is going away, as torch says, by another category in each version.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript(tmp_path: Path) -> None:
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "w.pt"))
     assert refusal(tmp_path / "w.pt").endswith("is a TorchScript program; save its state_dict() instead")

@@ -1,25 +1,8 @@
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
-from server.engine.device import avoid_plans, pick_device, pick_dtype, usable_cores
+from server.engine.device import choose_kernels, pick_device, pick_dtype
 from server.errors import ConfigError
-
-CORES = len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("max 100000", CORES), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", CORES)]
-)
-def test_a_container_s_share_of_time_bounds_the_threads(tmp_path: Path, quota: str, expected: int) -> None:
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert usable_cores(tmp_path / "cpu.max") == expected
-
-
-def test_without_a_quota_all_cores_count(tmp_path: Path) -> None:
-    assert usable_cores(tmp_path / "none") == CORES
 
 
 def test_devices() -> None:
@@ -36,10 +19,12 @@ def test_dtypes() -> None:
 
 def test_on_a_gpu_attention_needs_no_plans() -> None:
     try:
-        avoid_plans(torch.device("cpu"))
+        choose_kernels(torch.device("cpu"))
         assert torch.backends.cuda.cudnn_sdp_enabled()
-        avoid_plans(torch.device("cuda"))
+        choose_kernels(torch.device("cuda"))
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
     finally:
+        torch.backends.cudnn.conv.fp32_precision = "none"
         torch.backends.cuda.enable_cudnn_sdp(True)

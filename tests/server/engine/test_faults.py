@@ -235,3 +235,22 @@ async def back(pool: EnginePool) -> None:
 def scores(result: Result | BaseException) -> tuple[float, ...]:
     assert isinstance(result, Result)
     return result.outcome.scores
+
+
+def test_a_device_that_survives_no_acceleration_serves_without_any(
+    tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither of the two starts that teach it counts as one that failed, of which one would be too many."""
+    patience = replace(PATIENCE, starts=1)
+
+    async def main() -> None:
+        async with running(
+            [configuration(tiny_folder)], module="tests.server.engine.unsafe", patience=patience
+        ) as pool:
+            assert pool.models["tiny"].acceleration == "reference"
+            assert failures(await ask(pool, [0] * 4)) == [""] * 4
+
+    asyncio.run(main())
+    said = [record.getMessage() for record in caplog.records if "starting it again" in record.getMessage()]
+    assert ["CUDA graphs raised" in said[0], "the optimised network raised" in said[1]] == [True, True]
+    assert len(said) == 2

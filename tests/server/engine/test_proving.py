@@ -19,10 +19,13 @@ from server.engine.config import EngineConfig
 from server.engine.loading import LoadedModel, create, load_weights
 from server.engine.runner import Runner
 from server.engine.starting import start_models
+from server.errors import UnsafeAcceleration
+from server.messages import Accelerations
 from tests.server.engine.pools import configuration
 from tome_core.packed import Packed
 from tome_core.schedule import Schedule
 
+CPU = torch.device("cpu")
 errors = st.lists(st.floats(0, 10), min_size=1, max_size=20)
 
 
@@ -74,17 +77,17 @@ class Raising:
     merge = attend
 
 
-def wrong(model: tome_core.MergedViT, dtype: torch.dtype, *, in_place: bool) -> tome_core.MergedViT:
+def wrong(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
     return NoSizes(copy.deepcopy(model).to(dtype))
 
 
-def raising(model: tome_core.MergedViT, dtype: torch.dtype, *, in_place: bool) -> tome_core.MergedViT:
+def raising(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
     fast = copy.deepcopy(model).to(dtype)
     fast.merging = replace(fast.merging, strategy=Raising())  # type: ignore[arg-type]
     return fast
 
 
-def impossible(model: tome_core.MergedViT, dtype: torch.dtype, *, in_place: bool) -> tome_core.MergedViT:
+def impossible(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
     raise OSError("cannot be built")
 
 
@@ -134,3 +137,18 @@ def test_an_engine_starts_with_the_plain_network_where_the_fast_one_fails(
 
 def test_the_engine_says_what_makes_it_fast(tiny: LoadedModel) -> None:
     assert Runner(tiny, torch.device("cpu")).acceleration == tiny.acceleration in ("kernels", "operators")
+
+
+def test_what_takes_the_device_down_needs_a_new_process(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tome_core, "optimize", raising)
+    monkeypatch.setattr(proving, "is_lost", lambda device: True)
+    with pytest.raises(UnsafeAcceleration, match="tiny: the optimised network raised RuntimeError: no kernel") as found:
+        proving.accelerate(plain(tiny_folder), torch.float32, (3, 32, 32), (0, 4), "tiny")
+    assert found.value.safer == Accelerations(optimised=False)
+
+
+def test_the_path_of_one_level_is_proven_even_without_time(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "BUDGET_SECONDS", -1.0)
+    cases, _ = proving.run_within_budget(plain(tiny_folder), proving.make_cases((3, 32, 32), (0, 4), CPU))
+    assert [len(set(case.schedules)) for case in cases] == [2, 1]
+    assert cases[1].schedules[0] == Schedule.constant(4)

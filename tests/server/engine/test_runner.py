@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 from server.catalog import read_catalog
 from server.engine.forward import Floats
+from server.engine.launched import pack_rows
 from server.engine.loading import LoadedModel, load_model
-from server.engine.runner import Runner, pack_rows
+from server.engine.runner import Runner
 from server.errors import ConfigError
 from server.messages import Want
 from server.offline import classify
@@ -114,7 +115,7 @@ def test_a_model_without_a_classifier(tiny_folder: Path, tmp_path: Path) -> None
 
 
 def test_bytes_are_little_endian_and_only_of_rows_that_are_wanted() -> None:
-    values = torch.tensor([[1.0, -2.5], [3.0, 4.0]], dtype=torch.float32)
+    values = np.array([[1.0, -2.5], [3.0, 4.0]], np.float32)
     assert pack_rows(values, [True, False]) == [b"\x00\x00\x80\x3f\x00\x00\x20\xc0", b""]
-    assert pack_rows(values.int(), [False, True]) == [b"", b"\x03\0\0\0\x04\0\0\0"]
+    assert pack_rows(values.astype(np.int32), [False, True]) == [b"", b"\x03\0\0\0\x04\0\0\0"]
     assert pack_rows(values, [False, False]) == [b"", b""]

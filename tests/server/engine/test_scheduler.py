@@ -3,8 +3,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.costs import Estimate, Load
-from server.engine.choosing import Bounds, Steady
+from server.costs import Estimate, Features, Load
+from server.engine.choosing import Steady
+from server.engine.cutting import Bounds
 from server.engine.scheduler import Placed, Scheduler
 from server.messages import Job
 from tome_core.schedule import Schedule
@@ -16,7 +17,7 @@ class Price:
     """A made-up model: r=0 takes 0.1 s an image, r=16 0.02 s; a batch as such takes nothing."""
 
     def __init__(self, overhead: float = 0.0, margin: float = 0.0) -> None:
-        self.estimate = Estimate((overhead, 0.0, 1.0, 0.0, 0.0), margin=margin)
+        self.estimate = Estimate(Features(host=overhead, tokens=1.0), margin=margin)
 
     def load(self, schedule: Schedule) -> Load:
         return Load(self.relative(schedule) / 10, 0.0, 0.0)

@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker test-ray chaos lint format bench bench-http bench-auto bench-ray \
-        simulate ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker test-ray test-oldest chaos lint format bench bench-http bench-auto \
+        bench-ray gpu-day simulate ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,17 @@ test-slow: install  ## the tests that take minutes
 
 test-docker: install  ## build the image and bring the containers up, on a machine with a Docker engine
 	$(BIN)/pytest -m docker tests/docker
+
+# The oldest versions that pyproject.toml allows, of what it names itself; the compiled kernels are those of .venv.
+.venv-oldest/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	.venv-oldest/bin/uv pip install --python .venv-oldest --resolution lowest-direct --requirements pyproject.toml
+	.venv-oldest/bin/uv pip install --python .venv-oldest --constraint constraints.txt pytest hypothesis httpx
+	touch $@
+
+test-oldest: install .venv-oldest/installed  ## the tests of core and engine with the oldest versions allowed
+	.venv-oldest/bin/python -m pytest tests/tome_core tests/server/engine
 
 chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
 	$(BIN)/python -m tests.chaos $(ARGS)
@@ -66,6 +77,9 @@ bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to na
 
 bench-auto: install  ## r=auto under an open load on a real server; ARGS="--help" for more
 	$(BIN)/python -m benchmarks.auto $(ARGS)
+
+gpu-day: install  ## all that a GPU has to be asked, in seven minutes; ARGS="--dry" tries it on the CPU, ARGS="--help" for more
+	$(BIN)/python -m benchmarks.gpu_day $(ARGS)
 
 simulate: install  ## the scheduler under load on a simulated device
 	$(BIN)/python -m benchmarks.simulation $(ARGS)

@@ -1,0 +1,163 @@
+"""Matching and merging in the first block of ViT-B/16, in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
+from tome_core.matching import Bipartite
+from tome_core.merge import merge
+from tome_core.offsets import match as padded_match
+from tome_core.places import places_of
+from tome_core.plan import make_plan
+from tome_core.schedule import Schedule
+from tome_core.triton.encoder import Extents
+from tome_core.triton.matching import Matched, Tiles, launch_match
+from tome_core.triton.merging import launch_merge_norm
+from tome_core.triton.placing import launch_place
+
+PREFIX = 1
+EPS = 1e-6
+MIXED = (0, 8, 16, 8)
+TILES = (Tiles(128, 32, 8), Tiles(64, 64, 8), Tiles(64, 64, 4), Tiles(16, 64, 4))
+WARPS = (1, 2, 4)
+OTHER_PLACES = 2e-3  # a share of tokens; of products in another order, the larger one may be another
+
+
+def workloads(device: str, dry: bool) -> Iterator[Workload]:
+    """All that there are, one by one."""
+    heads, tokens = (1, 9) if dry else (12, 197)
+    same = {"r=16": (16,)}
+    for images, mixes in ((2, {"mixed": MIXED}),) if dry else ((256, same | {"mixed": MIXED}), (32, same), (1, same)):
+        for name, r in mixes.items():
+            block = Block(images, tokens, tuple(min(number, tokens // 2) for number in r), heads, device)
+            for of in (match_of, merge_norm_of, place_of):
+                yield of(block, f"{images} x {tokens} {name}")
+
+
+class Block:
+    """What a block has when it merges."""
+
+    def __init__(self, images: int, tokens: int, r: tuple[int, ...], heads: int, device: str) -> None:
+        generator = torch.Generator(device).manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device=device).to(DTYPE)
+
+        schedules = tuple(Schedule.of(number) for number in islice(cycle(r), images))
+        self.plan = make_plan(schedules, 2, tokens, PREFIX, Bipartite())
+        self.heads, self.dim, self.tokens = heads, 64 * heads, images * tokens
+        self.qkv = random(self.tokens, 3 * self.dim)
+        self.x, self.branch = random(self.tokens, self.dim), random(self.tokens, self.dim)
+        self.weight, self.bias = random(self.dim), random(self.dim)
+        self.sizes = torch.randint(1, 4, (self.tokens,), generator=generator, device=device).float()
+        extents = Extents.of(self.plan, self.qkv)
+        self.before, self.after = extents.starts[:2]
+        self.longest, self.left = extents.longest[0], extents.lengths[1]
+
+    @property
+    def matching(self) -> tuple[Any, ...]:
+        """What the kernels match."""
+        return self.qkv, self.before, self.after, self.longest, self.left, PREFIX, self.heads
+
+    def padded_match(self) -> Tensor:
+        """The same by operators, on a padded batch: new places, int64 ``(T,)``."""
+        before, after = places_of(self.plan, self.qkv)[:2]
+        keys = self.qkv.unflatten(1, (3, self.heads, -1))[:, 1].float().mean(1)
+        dest, _ = padded_match(keys, before, after, PREFIX)
+        return before.unpad(dest + after.starts[:-1, None])
+
+    def dense_match(self) -> Tensor:
+        """The same by operators, where all images are alike: places within an image, int64 ``(B, N)``."""
+        keys = self.qkv.unflatten(1, (3, self.heads, -1))[:, 1].float().mean(1)
+        (group,) = self.plan.groups
+        return Bipartite()(keys.unflatten(0, (len(group.images), -1)), group.wanted[0], PREFIX).dest
+
+
+def match_of(block: Block, shape: str) -> Workload:
+    """Both launches of the matching."""
+    expected = block.padded_match()
+
+    def deviation(found: Matched) -> float:
+        if not torch.equal(found.order.long().sort().values, torch.arange(block.tokens, device=expected.device)):
+            return float("inf")
+        sources = found.order.long().split(found.begins.diff().tolist())
+        if not all((found.dest[part] == place).all() for place, part in enumerate(sources[:500])):
+            return float("inf")
+        return (found.dest.long() != expected).float().mean().item() / OTHER_PLACES
+
+    peers = {"padded operators": block.padded_match}
+    if len(block.plan.groups) == 1:
+        peers["operators"] = block.dense_match
+    return Workload(
+        kernel="match",
+        shape=shape,
+        bytes=block.qkv.nbytes // 3 + 12 * block.tokens,
+        flops=0,
+        deviation=deviation,
+        variants={
+            "served": partial(launch_match, *block.matching),
+            **{
+                f"{tiles.of_a}x{tiles.of_b} w{tiles.warps}": partial(launch_match, *block.matching, tiles)
+                for tiles in TILES
+            },
+        },
+        peers=peers,
+    )
+
+
+def place_of(block: Block, shape: str) -> Workload:
+    """The second launch of the matching alone, of similarities without meaning."""
+    device = block.qkv.device
+    similarity = torch.rand(block.tokens, device=device)
+    partner = torch.randint(0, block.longest // 2 - 1, (block.tokens,), device=device).int()
+    order, dest = (torch.empty_like(partner) for _ in range(2))
+    begins = torch.empty(block.left + 1, dtype=torch.int32, device=device)
+    most = (block.longest - PREFIX + 1) // 2
+
+    def place() -> Tensor:
+        launch_place(similarity, partner, block.before, block.after, order, begins, dest, most, PREFIX)
+        return order
+
+    def deviation(found: Tensor) -> float:
+        whole = torch.equal(found.long().sort().values, torch.arange(block.tokens, device=device))
+        return 0.0 if whole else float("inf")
+
+    return Workload("place", shape, 20 * block.tokens, 0, deviation, {"served": place})
+
+
+def merge_norm_of(block: Block, shape: str) -> Workload:
+    """Residual, merge and norm."""
+    matched = launch_match(*block.matching)
+    dest = matched.dest.long()[None]
+    given = block.x, block.branch, block.sizes, matched.order, matched.begins, block.weight, block.bias, EPS
+    expected, _ = merge((block.x + block.branch).double()[None], block.sizes.double()[None], dest, block.left)
+
+    def deviation(found: tuple[Tensor, Tensor, Tensor]) -> float:
+        rows = found[0].float()
+        normed = F.layer_norm(rows, (block.dim,), block.weight.float(), block.bias.float(), EPS)
+        return max(worst(found[0], expected[0].float()), worst(found[1], normed))
+
+    def operators() -> Tensor:
+        merged, _ = merge((block.x + block.branch)[None], block.sizes[None], dest, block.left)
+        return F.layer_norm(merged[0], (block.dim,), block.weight, block.bias, EPS)
+
+    return Workload(
+        kernel="merge and norm",
+        shape=shape,
+        bytes=2 * block.x.nbytes + 4 * block.left * block.dim + 12 * block.tokens,
+        flops=0,
+        deviation=deviation,
+        variants={
+            "served": partial(launch_merge_norm, *given),
+            **{f"w{warps}": partial(launch_merge_norm, *given, warps) for warps in WARPS},
+        },
+        peers={"operators": operators},
+    )

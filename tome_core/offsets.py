@@ -1,17 +1,13 @@
-"""The strategy for GPUs: all images of a mixed batch in one call of each operator, whatever their schedules.
+"""The strategy for GPUs without kernels of ours: all images of a mixed batch in one call of each operator.
 
-Group by group, a batch of many schedules would be bound by the launches of small kernels. Here attention runs over
-offsets into the buffer, and matching on a padded batch with ``r`` as a tensor, one number an image. No operator makes
-the host wait for the device. Sums of merged tokens run in no fixed order on a GPU, as everywhere in PyTorch.
+Group by group, a batch of many schedules would be bound by the launches of small kernels. Here attention and matching
+run on a padded batch, with ``r`` as a tensor, one number an image. No operator makes the host wait for the device. Sums
+of merged tokens run in no fixed order on a GPU, as everywhere in PyTorch.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,18 +21,11 @@ from tome_core.packed import Merging, Packed
 from tome_core.places import Places, places_of
 from tome_core.plan import Plan
 from tome_core.positional import Positional
-from tome_core.widening import HALF, WIDEST, widen, width_of
 
 
 @dataclass(frozen=True)
 class Offsets(GroupByGroup):
-    """Padded operators over several groups; one group is a dense batch, and goes the way of `GroupByGroup`.
-
-    Attributes:
-        flash: attend without padding, by `torch.nn.attention.varlen`, where it can: 16-bit types, no relative bias.
-    """
-
-    flash: bool = False
+    """Padded operators over several groups; one group is a dense batch, and goes the way of `GroupByGroup`."""
 
     def attend(
         self,
@@ -58,12 +47,6 @@ class Offsets(GroupByGroup):
         if positional is not None and positional.biased and packed.positions is not None:
             positions = torch.cat([part.flatten() for part in packed.positions])
             bias = positional.bias(index, places.pad(positions) if _has_merged(plan, index) else None)
-        varlen = varlen_attention() if self.flash else None
-        if varlen and bias is None and q.dtype in HALF and width_of(q, v, sizes is not None) <= WIDEST:
-            wide = widen(q, k, v, None if sizes is None else sizes.log()[:, None, None])
-            starts, longest = places.starts, places.longest
-            out = varlen(*wide, starts, starts, longest, longest, scale=q.shape[-1] ** -0.5)
-            return out[..., : v.shape[-1]].flatten(1)
         return padded_attention(q, k, v, sizes, places, bias)
 
     def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
@@ -153,20 +136,6 @@ def match(metric: Tensor, before: Places, after: Places, prefix: int) -> tuple[T
     merged = torch.zeros_like(before.inside)
     merged[:, in_a] = merged_of_a
     return torch.where(r > 0, dest, steps), merged
-
-
-@lru_cache
-def varlen_attention() -> Callable[..., Any] | None:
-    """`torch.nn.attention.varlen.varlen_attn`, where this torch has it with a scale."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    takes = inspect.signature(varlen_attn).parameters
-    if "scale" not in takes:
-        return None
-    # One split: the same sums in the same order, whoever shares the batch. Where it cannot be asked for, there is one.
-    return partial(varlen_attn, num_splits=1) if "num_splits" in takes else varlen_attn
 
 
 def _has_merged(plan: Plan, index: int) -> bool:

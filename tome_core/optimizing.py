@@ -9,12 +9,11 @@ from importlib.util import find_spec
 import torch
 
 from tome_core import native
-from tome_core.attention import explicit_attention, fused_attention
+from tome_core.attention import explicit_attention
 from tome_core.model import Embedding, Encoder, MergedViT
 from tome_core.native.strategy import Kernels
 from tome_core.offsets import Offsets
-from tome_core.packed import Merging
-from tome_core.widening import HALF, widened_attention
+from tome_core.packed import Merging, Strategy
 
 
 def optimize(
@@ -27,14 +26,14 @@ def optimize(
             float32.
         in_place: use ``model`` up instead, and the timm model that it was made from, so that weights are never there
             twice.
-        kernels: on a GPU, embed images for a plain ViT and run its blocks by the kernels of `tome_core.triton`.
+        kernels: on a GPU, use those of `tome_core.triton`.
 
     The copy is in evaluation mode and needs no gradients. What it is made of is not the model's: LayerScale is folded
     into weights; on a CPU linear layers are packed and layer norm, attention and merging run in the kernels of
-    `tome_core.native` where these can be used; on a GPU mixed batches run without a loop over their groups, attention
-    in 16 bits keeps its fastest kernels, and patches are embedded by a matrix product. It stays on its device and in
-    its dtype. Hooks on its blocks and before them, and changes to those parts, may have no effect, and what hooks
-    before the blocks were given may be overwritten.
+    `tome_core.native` where these can be used; on a GPU attention and merging run in those of `tome_core.triton`, and
+    of a plain ViT the embedding and all that lies between matrix products too. It stays on its device and in its dtype.
+    Hooks on its blocks and before them, and changes to those parts, may have no effect, and what hooks before the
+    blocks were given may be overwritten.
     """
     from tome_core.adapters.inference import (
         fold_scales,
@@ -51,6 +50,7 @@ def optimize(
     if dtype is not None:
         fast = fast.to(dtype)
     parameter = next(fast.parameters())
+    by_triton = kernels and has_triton(parameter.device)
     if parameter.device.type == "cpu":
         replace_layers(network, parameter.dtype)
         fast.eval()  # new layers begin in training mode
@@ -58,10 +58,10 @@ def optimize(
     elif parameter.device.type == "cuda":
         replace_convolutions(network)
         fast.eval()
-        if kernels and has_triton(parameter.device):
+        if by_triton:
             fast.embedding = embedding_for_gpu(fast)
             fast.encoder = encoder_for_gpu(fast)
-    fast.merging = merging_for(fast.merging, parameter.device.type, parameter.dtype, flash=has_flash(parameter.device))
+    fast.merging = merging_for(fast.merging, parameter.device.type, parameter.dtype, by_triton)
     return fast
 
 
@@ -84,30 +84,30 @@ def encoder_for_gpu(model: MergedViT) -> Encoder | None:
     return TritonEncoder(weights) if weights and fit_together(weights) else None
 
 
-def merging_for(merging: Merging, device: str, dtype: torch.dtype, *, flash: bool) -> Merging:
+def merging_for(merging: Merging, device: str, dtype: torch.dtype, by_triton: bool = False) -> Merging:
     """``merging`` with the attention and the strategy that are fastest on a type of ``device``; it merges the same.
 
     Args:
-        flash: whether flash attention runs there.
+        by_triton: on a GPU, by the kernels of `tome_core.triton`.
     """
     if device == "cpu":
         if not native.supports(dtype):
             return replace(merging, attend=explicit_attention)
         return replace(merging, attend=explicit_attention, strategy=Kernels(), in_place=True, prune=True)
     if device == "cuda":
-        flash = flash and dtype in HALF
-        attend = widened_attention if flash else fused_attention
-        return replace(merging, attend=attend, strategy=Offsets(flash), prune=True)
+        return replace(merging, strategy=triton_strategy() if by_triton else Offsets(), prune=True)
     return merging
 
 
+def triton_strategy() -> Strategy:
+    """Attention and merging by the kernels of `tome_core.triton`."""
+    from tome_core.triton.strategy import TritonStrategy  # late: there are machines without Triton
+
+    return TritonStrategy()
+
+
 def has_triton(device: torch.device) -> bool:
-    """Whether ``device`` is a GPU that our kernels are made for, and there is what compiles them."""
-    return has_flash(device) and find_spec("triton") is not None
-
-
-def has_flash(device: torch.device) -> bool:
-    """Whether ``device`` is a GPU that PyTorch has flash attention for: NVIDIA's, of compute capability 8.0 and up."""
+    """Whether our kernels run on ``device``: an NVIDIA GPU, of compute capability 8.0 and up, where Triton is there."""
     if device.type != "cuda" or torch.version.hip is not None or not torch.cuda.is_available():
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cuda.get_device_capability(device) >= (8, 0) and find_spec("triton") is not None

@@ -59,8 +59,6 @@ LAUNCHES: dict[str, Launches] = {
     "aten::convolution": _convolution,
     # Repeat.cu: the sums of the counts, then one that writes.
     "aten::repeat_interleave": 2,
-    # attention/varlen.py: flash attention, and a state of a generator that nobody draws from, by zeros.
-    "torch_attn::_varlen_attn": 2,
     # tome_core/triton/matching.py: one that compares, one that ranks.
     "tome::match": 2,
 }
@@ -69,9 +67,7 @@ LAUNCHES: dict[str, Launches] = {
 LINEAR = {"aten::addmm", "aten::mm", "aten::convolution", "aten::_addmm_activation"}
 
 # Bytes read by operators that read a part of what they are given only: a function of the tensors that they are given.
-READS: dict[str, Callable[[Sequence[Tensor]], int]] = {
-    "tome::match": lambda given: total(given[:1]) // 3 + total(given[1:]),  # of queries, keys and values the keys
-}
+READS: dict[str, Callable[[Sequence[Tensor]], int]] = {}
 
 # Operators that read nothing of their first tensor: they write over it, or look at its shape and dtype alone.
 WITHOUT_READING = {

@@ -39,8 +39,8 @@ class Pass:
 
 
 def ours(vit: nn.Module, kernels: bool = True) -> Forward:
-    """As the server loads it on a GPU that has flash attention, with our own ``kernels`` or without."""
-    with mock.patch.object(optimizing, "has_flash", return_value=True):
+    """As the server loads it on a GPU, with our own ``kernels`` or without."""
+    with mock.patch.object(optimizing, "has_triton", return_value=True):
         return tome_core.optimize(tome_core.patch(vit), in_place=True, kernels=kernels)
 
 

@@ -27,6 +27,8 @@ from server.engine.faults import is_lost
 from server.errors import UnsafeAcceleration
 from server.messages import Accelerations
 from tome_core.native.strategy import Kernels
+from tome_core.offsets import Offsets
+from tome_core.optimizing import merging_for
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
@@ -119,15 +121,22 @@ def accelerate(
     except Exception as error:  # whatever an acceleration raises concerns it alone
         return _fall_back(reference, describe(error), name, device)
     wrong = evidence.against(fast)
-    if wrong and device.type == "cuda" and (fast.encoder is not None or fast.embedding is not None):
+    if wrong and uses_triton(fast):
         _check_device(device, f"model {name}: the network with kernels for GPUs {wrong}", Accelerations(kernels=False))
         log.warning("%s: kernels for GPUs are not used, PyTorch's operators are, because it %s", name, wrong)
         fast.encoder = fast.embedding = None
+        fast.merging = merging_for(fast.merging, device.type, dtype)
         wrong = evidence.against(fast)
     if wrong:
         return _fall_back(reference, wrong, name, device)
-    by_kernels = fast.encoder is not None or isinstance(fast.merging.strategy, Kernels)
+    by_kernels = uses_triton(fast) or isinstance(fast.merging.strategy, Kernels)
     return Proven(fast, KERNELS if by_kernels else OPERATORS)
+
+
+def uses_triton(network: tome_core.MergedViT) -> bool:
+    """Whether ``network``, which is optimised, runs any kernel of `tome_core.triton`."""
+    on_gpu = next(network.parameters()).device.type == "cuda"
+    return on_gpu and (network.embedding is not None or type(network.merging.strategy) is not Offsets)
 
 
 def _fall_back(reference: tome_core.MergedViT, wrong: str, name: str, device: torch.device) -> Proven:

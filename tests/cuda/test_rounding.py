@@ -67,7 +67,7 @@ def test_errors_are_those_of_the_dtype(name: str, dtype: torch.dtype, gpu: torch
 def test_the_self_check_accepts(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
     size = 3, side(name), side(name)
     proven = proving.accelerate(network(name, gpu, torch.float32), dtype, size, LEVELS, name)
-    assert proven.kind == ("kernels" if name in ("class-token", "vit-s") else "operators")
+    assert proven.kind == "kernels"
 
 
 @pytest.mark.parametrize(("name", "dtype"), in_dtypes(["class-token", "registers", "rotary", "vit-s"]), ids=str)

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from tests.tome_core import oracle
 from tome_core.attention import Attend, explicit_attention, fused_attention
-from tome_core.widening import widen, widened_attention
 
-ALL = pytest.mark.parametrize("attend", [fused_attention, explicit_attention, widened_attention])
+ALL = pytest.mark.parametrize("attend", [fused_attention, explicit_attention])
 
 
 def _qkv(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,29 +74,3 @@ def test_changes_no_argument(attend: Attend) -> None:
     copies = [part.clone() for part in (q, k, v, sizes)]
     attend(q, k, v, sizes, 0.0)
     assert all(torch.equal(now, then) for now, then in zip((q, k, v, sizes), copies, strict=True))
-
-
-@pytest.mark.parametrize("depth", [4, 6, 8, 13, 64, 80, 254, 260])  # the last two leave no room for a bias
-@pytest.mark.parametrize("values", [1, 2])  # as wide as queries, or twice, as in differential attention
-def test_widened_heads_of_all_widths(depth: int, values: int) -> None:
-    generator = torch.Generator().manual_seed(depth)
-    q, k = torch.randn(2, 2, 3, 9, depth, generator=generator, dtype=torch.float64)
-    v = torch.randn(2, 3, 9, values * depth, generator=generator, dtype=torch.float64)
-    sizes = torch.randint(1, 200, (2, 9), generator=generator).double()
-    bias = torch.randn(1, 3, 9, 9, generator=generator, dtype=torch.float64)
-    for given in ((sizes, None), (None, None), (sizes, bias), (None, bias)):
-        got, expected = (attend(q, k, v, given[0], 0.0, given[1]) for attend in (widened_attention, explicit_attention))
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_two_channels_carry_the_bias_of_large_tokens(dtype: torch.dtype) -> None:
-    q, k, v = (part[:, :, :5] for part in _qkv(5, dtype))
-    sizes = torch.tensor([[1.0, 3, 35, 577, 1601]])
-    bias = sizes.log()[:, None, :, None].expand(2, -1, -1, -1)
-    wide_q, wide_k, wide_v = widen(q, k, v, bias)
-    assert wide_q.shape == wide_k.shape == wide_v.shape == (2, 3, 5, 8) and wide_k.dtype == dtype
-    extra = (wide_q[..., 4:].double() @ wide_k[..., 4:].double().transpose(-2, -1)) * 4**-0.5
-    torch.testing.assert_close(extra[:, :, 0], bias[..., 0].double().expand(-1, 3, -1), rtol=2e-5, atol=0)
-    assert torch.equal(wide_v[..., :4], v) and not wide_v[..., 4:].any()
-    assert torch.equal(wide_q[..., :4], q) and torch.equal(wide_k[..., :4], k)

@@ -18,14 +18,13 @@ from torch.func import functional_call
 from tests.fake_cuda import needs_fake_cuda
 from tests.tome_core.models import CLASSES, make_vit
 from tests.tome_core.test_offsets import with_positions
-from tome_core import MergedViT, Outputs, Schedule, Trace, offsets, patch
+from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
 from tome_core.metric import Features
 from tome_core.offsets import Offsets
-from tome_core.optimizing import has_flash, merging_for
+from tome_core.optimizing import merging_for
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
-from tome_core.widening import widened_attention
 
 pytestmark = needs_fake_cuda
 
@@ -43,11 +42,11 @@ MIXED: list[list[Any]] = [
 ]
 
 
-def for_cuda(model: MergedViT, dtype: torch.dtype, flash: bool = True) -> MergedViT:
+def for_cuda(model: MergedViT, dtype: torch.dtype) -> MergedViT:
     """What `optimize` makes of ``model`` on a GPU, but for the device of its weights."""
     fold_scales(model.adapter.network)
     replace_convolutions(model.adapter.network)
-    merging = merging_for(model.merging, "cuda", dtype, flash=flash)
+    merging = merging_for(model.merging, "cuda", dtype)
     return MergedViT(model.adapter, merging).eval().requires_grad_(False)
 
 
@@ -76,8 +75,7 @@ class Both(torch.nn.Module):
 @pytest.mark.parametrize("variant", MODELS)
 def test_every_r_and_mixed_batches(variant: str, dtype: torch.dtype) -> None:
     model = for_cuda(patch(make_vit(dtype=torch.float32, **MODELS[variant])), dtype)
-    assert model.merging.strategy == Offsets(flash=dtype != torch.float32)
-    assert (model.merging.attend is widened_attention) == (dtype != torch.float32)
+    assert model.merging.strategy == Offsets()
     for r in [*range(9), *MIXED]:
         outputs, trace = run(model, dtype, r)
         for tensor, shape in ((outputs.logits, (4, CLASSES)), (trace.logits, (4, CLASSES))):
@@ -93,14 +91,6 @@ def test_every_r_and_mixed_batches(variant: str, dtype: torch.dtype) -> None:
             assert source is not None
             assert (source.device.type, source.dtype) == ("cuda", torch.int64)
             assert source.shape == (4, 16 + model.merging.prefix)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gpus_without_flash_attention(dtype: torch.dtype) -> None:
-    model = for_cuda(patch(make_vit(dtype=torch.float32)), dtype, flash=False)
-    assert model.merging.strategy == Offsets(flash=False)
-    for r in (0, 5, *MIXED):
-        assert run(model, dtype, r)[0].logits.dtype == dtype
 
 
 @pytest.mark.parametrize("kind", ["rotary", "relative"])
@@ -126,26 +116,3 @@ def test_a_wait_of_the_host_would_be_seen() -> None:
     model.merging = replace(model.merging, strategy=Waits())
     with pytest.raises(DataDependentOutputException):
         run(model, torch.float32, 3)
-
-
-def test_attention_over_offsets_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.bfloat16)
-    calls = []
-    real = offsets.varlen_attention()
-    if real is None:
-        pytest.skip("this torch has no attention over offsets with a scale")
-
-    def counted(q: Tensor, *arguments: Any, **options: Any) -> Any:
-        calls.append(q.shape)
-        return real(q, *arguments, **options)
-
-    monkeypatch.setattr(offsets, "varlen_attention", lambda: counted)
-    run(model, torch.bfloat16, 4)
-    assert not calls
-    run(model, torch.bfloat16, [4, 0, 0, 0])
-    # Heads of 8 channels are as wide as they need to be until there are sizes.
-    assert calls == 2 * [(68, 2, 8), (64, 2, 16), (60, 2, 16)]
-
-
-def test_flash_is_for_recent_gpus_only() -> None:
-    assert not has_flash(torch.device("cpu"))

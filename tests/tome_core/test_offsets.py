@@ -16,7 +16,7 @@ from tests.tome_core.models import DEPTH, as_schedule, make_images, make_vit, ra
 from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, MergedViT, Schedule, patch
 from tome_core.groups import GroupByGroup
-from tome_core.offsets import Offsets, match, padded_attention, varlen_attention
+from tome_core.offsets import Offsets, match, padded_attention
 from tome_core.places import places_of
 from tome_core.plan import Plan, make_plan
 
@@ -178,8 +178,3 @@ def test_gradients_are_those_of_the_reference() -> None:
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
-
-
-@pytest.mark.skipif(torch.__version__ < "2.11", reason="this torch has none with a scale")
-def test_this_torch_has_attention_over_offsets() -> None:
-    assert varlen_attention() is not None

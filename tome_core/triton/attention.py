@@ -1,4 +1,4 @@
-"""Proportional attention within each image, straight from packed queries, keys and values (paper, equation 1).
+"""Proportional attention within each image, straight from where a linear layer left its numbers (paper, equation 1).
 
 Weights are multiplied by the sizes of their keys in float32 inside the kernel, which is what ``log(size)`` on the
 logits does, so nothing is masked, padded or widened for it. Softmax runs over blocks of keys with a running maximum,
@@ -74,7 +74,8 @@ def _attend_to(
     values,
     sizes,
     count,
-    ROW: tl.constexpr,
+    K_ROW: tl.constexpr,
+    V_ROW: tl.constexpr,
     WIDTH: tl.constexpr,
     SCALE: tl.constexpr,
     HAS_SIZES: tl.constexpr,
@@ -86,8 +87,8 @@ def _attend_to(
     inside = place < count
     real = tl.arange(0, q.shape[1])[None, :] < WIDTH
     mask = inside[:, None] & real if MASKED else real
-    k = tl.load(keys + place[:, None] * ROW, mask=mask, other=0.0)
-    v = tl.load(values + place[:, None] * ROW, mask=mask, other=0.0)
+    k = tl.load(keys + place[:, None] * K_ROW, mask=mask, other=0.0)
+    v = tl.load(values + place[:, None] * V_ROW, mask=mask, other=0.0)
     logits = _product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), INTERPRETED)
     if MASKED:
         logits = tl.where(inside[None, :], logits, -float("inf"))
@@ -104,11 +105,17 @@ def _attend_to(
 
 @triton.jit(do_not_specialize=["sizes", "starts", "blocks"])
 def attention_kernel(
-    qkv,
+    queries,
+    keys,
+    values,
     sizes,
     starts,
     out,
     blocks,
+    Q_ROW: tl.constexpr,
+    K_ROW: tl.constexpr,
+    V_ROW: tl.constexpr,
+    PACKED: tl.constexpr,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
@@ -119,7 +126,11 @@ def attention_kernel(
     REST: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """``QUERIES`` rows of one head of one image. ``SCALE`` is that of the logits, to the base 2."""
+    """``QUERIES`` rows of one head of one image. ``SCALE`` is that of the logits, to the base 2.
+
+    From one token to the next it is ``Q_ROW``, ``K_ROW`` and ``V_ROW`` numbers. If ``PACKED``, keys are right behind
+    the queries of a token, and values behind these: then one address is enough for all, which leaves registers free.
+    """
     block = tl.program_id(0) % blocks
     image = tl.program_id(0) // blocks // HEADS
     head = tl.program_id(0) // blocks % HEADS
@@ -127,16 +138,19 @@ def attention_kernel(
     count = tl.load(starts + image + 1) - start
     if block * QUERIES >= count:
         return
-    ROW: tl.constexpr = 3 * HEADS * WIDTH
     channels = tl.arange(0, PADDED)[None, :]
     # Within an image 32 bits are enough for a place, in a batch they are not.
-    queries = qkv + start.to(tl.int64) * ROW + head * WIDTH + channels
-    keys = queries + HEADS * WIDTH
-    values = keys + HEADS * WIDTH
+    queries += start.to(tl.int64) * Q_ROW + head * WIDTH + channels
+    if PACKED:
+        keys = queries + HEADS * WIDTH
+        values = keys + HEADS * WIDTH
+    else:
+        keys += start.to(tl.int64) * K_ROW + head * WIDTH + channels
+        values += start.to(tl.int64) * V_ROW + head * WIDTH + channels
     sizes += start
     rows = block * QUERIES + tl.arange(0, QUERIES)[:, None]
     mask = (rows < count) & (channels < WIDTH)
-    q = tl.load(queries + rows * ROW, mask=mask, other=0.0)
+    q = tl.load(queries + rows * Q_ROW, mask=mask, other=0.0)
     highest = tl.full([QUERIES], -float("inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     acc = tl.zeros([QUERIES, PADDED], tl.float32)
@@ -147,22 +161,28 @@ def attention_kernel(
             place = first + tl.arange(0, KEYS)
             state = (highest, total, acc)
             highest, total, acc = _attend_to(
-                place, state, q, keys, values, sizes, count, ROW, WIDTH, SCALE, HAS_SIZES, False, INTERPRETED
+                place, state, q, keys, values, sizes, count, K_ROW, V_ROW, WIDTH, SCALE, HAS_SIZES, False, INTERPRETED
             )
     for first in range(full, count, REST):
         place = first + tl.arange(0, REST)
         state = (highest, total, acc)
         highest, total, acc = _attend_to(
-            place, state, q, keys, values, sizes, count, ROW, WIDTH, SCALE, HAS_SIZES, True, INTERPRETED
+            place, state, q, keys, values, sizes, count, K_ROW, V_ROW, WIDTH, SCALE, HAS_SIZES, True, INTERPRETED
         )
     there = out + start.to(tl.int64) * (HEADS * WIDTH) + head * WIDTH + channels
     tl.store(there + rows * (HEADS * WIDTH), (acc / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
 @cache
-def constants(width: int, heads: int, has_sizes: bool, tiles: Tiles) -> dict[str, Any]:
-    """What the kernel is compiled for: the model's numbers, and one of the few cuts."""
+def constants(
+    rows: tuple[int, int, int], packed: bool, width: int, heads: int, has_sizes: bool, tiles: Tiles
+) -> dict[str, Any]:
+    """What the kernel is compiled for: the model's numbers, how its layers leave ``rows``, and one of the few cuts."""
     return {
+        "Q_ROW": rows[0],
+        "K_ROW": rows[1],
+        "V_ROW": rows[2],
+        "PACKED": packed,
         "HEADS": heads,
         "WIDTH": width,
         "PADDED": max(triton.next_power_of_2(width), 16),
@@ -176,52 +196,75 @@ def constants(width: int, heads: int, has_sizes: bool, tiles: Tiles) -> dict[str
 
 
 def launch_attention(
-    qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int, tiles: Tiles | None = None
+    q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, tiles: Tiles | None = None
 ) -> Tensor:
     """As `attention`, without the operator around it, and with any tiles."""
-    width = qkv.shape[1] // (3 * heads)
-    tiles = tiles or choose_tiles(width, qkv.dtype, sizes is not None)
-    out = qkv.new_empty(qkv.shape[0], heads * width)
+    tokens, heads, width = q.shape
+    tiles = tiles or choose_tiles(width, q.dtype, sizes is not None)
+    out = q.new_empty(tokens, heads * width)
     blocks = -(-longest // tiles.queries)
     grid = ((starts.shape[0] - 1) * heads * blocks,)
+    rows = q.stride(0), k.stride(0), v.stride(0)
     attention_kernel[grid](
-        qkv,
+        q,
+        k,
+        v,
         starts if sizes is None else sizes,  # not read without sizes
         starts,
         out,
         blocks,
-        **constants(width, heads, sizes is not None, tiles),
+        **constants(rows, _are_packed(q, k, v), width, heads, sizes is not None, tiles),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
     return out
 
 
-def attention(qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int) -> Tensor:
     """``softmax(q k^T / sqrt(d) + log(size of the key)) v`` within each image, ``(T, H * d)``.
 
     Args:
-        qkv: ``(T, 3 * H * d)``, contiguous, queries before keys before values, in float32, bfloat16 or float16.
+        q, k, v: ``(T, H, d)``, in float32, bfloat16 or float16, such that `lies_in_rows`.
         sizes: of each token, float32 ``(T,)``; None if all are 1.
         starts: where each image begins, then T: int32 ``(images + 1,)``.
         longest: tokens of the longest image, or any number above.
-        heads: H.
     """
-    return _operator(qkv, sizes, starts, longest, heads)
+    return _operator(q, k, v, sizes, starts, longest)
 
 
-def _launch(qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int) -> Tensor:
-    return launch_attention(qkv, sizes, starts, longest, heads)
+def lies_in_rows(heads: Tensor) -> bool:
+    """Whether ``(T, H, d)`` has each token's numbers side by side; tokens may be apart, as in packed ``(T, 3, H, d)``.
+
+    Each distance between tokens is compiled for.
+    """
+    _, count, width = heads.shape
+    return heads.stride(2) == 1 and (count == 1 or heads.stride(1) == width)
+
+
+def unpack(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values, views ``(T, H, d)`` of packed ``(T, 3 * H * d)``."""
+    return qkv.view(qkv.shape[0], 3, heads, -1).unbind(1)
+
+
+def _are_packed(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether they lie as `unpack` gives them."""
+    behind = q.shape[1] * q.shape[2] * q.element_size()
+    one = q.stride(0) == k.stride(0) == v.stride(0)
+    return one and k.data_ptr() - q.data_ptr() == v.data_ptr() - k.data_ptr() == behind
+
+
+def _launch(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int) -> Tensor:
+    return launch_attention(q, k, v, sizes, starts, longest)
 
 
 _operator = torch.library.custom_op(
     "tome::attention",
     _launch,
     mutates_args=(),
-    schema="(Tensor qkv, Tensor? sizes, Tensor starts, SymInt longest, int heads) -> Tensor",
+    schema="(Tensor q, Tensor k, Tensor v, Tensor? sizes, Tensor starts, SymInt longest) -> Tensor",
 )
 
 
 @_operator.register_fake
-def _(qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int) -> Tensor:
-    return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+def _(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[1] * q.shape[2])

@@ -20,7 +20,7 @@ from tome_core.merge import weighted_mean
 from tome_core.metric import mean_key
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
-from tome_core.triton.attention import attention, launch_attention
+from tome_core.triton.attention import attention, launch_attention, unpack
 from tome_core.triton.extents import Extents
 from tome_core.triton.gelu import gelu_, launch_gelu_
 from tome_core.triton.matching import launch_match, match
@@ -139,18 +139,18 @@ class TritonEncoder:
         first, last = self.weights[0].norm1, len(self.weights) - 1
         tokens, normed = kernels.add_norm(tokens, None, *first)
         for index, block in enumerate(self.weights):
-            qkv = F.linear(normed, *block.qkv)
+            q, k, v = unpack(F.linear(normed, *block.qkv), block.heads)
             starts, longest = extents.starts[index], extents.longest[index]
             sizes_of_keys = sizes if merging.prop_attn else None
             merges = extents.merges[index] and (leading is None or index < last)
             if merges:
                 after, left = extents.starts[index + 1], extents.lengths[index + 1]
                 with _beside(side):
-                    order, begins, _ = kernels.match(qkv, starts, after, longest, left, merging.prefix, block.heads)
+                    order, begins, _ = kernels.match(k, starts, after, longest, left, merging.prefix)
             if dense and sizes_of_keys is None:
-                attended = dense_attention(qkv, longest, block.heads)
+                attended = dense_attention(q, k, v, longest)
             else:
-                attended = kernels.attention(qkv, sizes_of_keys, starts, longest, block.heads)
+                attended = kernels.attention(q, k, v, sizes_of_keys, starts, longest)
             if leading is not None and index == last:
                 attended, tokens = (plan.leading(rows, index, leading).contiguous() for rows in (attended, tokens))
             branch = F.linear(attended, *block.proj)
@@ -212,10 +212,10 @@ def fit_together(weights: Sequence[BlockWeights]) -> bool:
     return len(alike) == 1 and all(block.fits for block in weights)
 
 
-def dense_attention(qkv: Tensor, tokens: int, heads: int) -> Tensor:
-    """PyTorch's attention of images of ``tokens`` each: packed ``qkv (T, 3 * H * d)`` -> ``(T, H * d)``."""
-    q, k, v = qkv.view(-1, tokens, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(len(qkv), -1)
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, tokens: int) -> Tensor:
+    """PyTorch's attention of images of ``tokens`` each: ``q, k, v (T, H, d)`` -> ``(T, H * d)``."""
+    images = (part.unflatten(0, (-1, tokens)).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(*images).transpose(1, 2).reshape(len(q), -1)
 
 
 def _rebuild(weights: Sequence[BlockWeights], sdpa_first: bool) -> TritonEncoder:

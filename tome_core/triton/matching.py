@@ -63,12 +63,19 @@ class Matched(NamedTuple):
 
 @triton.jit
 def unit_keys(
-    qkv, tokens, inside, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, ROWS: tl.constexpr
+    keys,
+    tokens,
+    inside,
+    ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     """The mean over the heads of the keys of ``tokens (ROWS,)``, normalised: float32 ``(ROWS, BLOCK_WIDTH)``."""
     channels = tl.arange(0, BLOCK_WIDTH)
     mask = inside[:, None] & (channels < WIDTH)[None, :]
-    keys = qkv + tokens.to(tl.int64)[:, None] * (3 * HEADS * WIDTH) + (HEADS * WIDTH + channels)[None, :]
+    keys += tokens.to(tl.int64)[:, None] * ROW + channels[None, :]
     total = tl.zeros((ROWS, BLOCK_WIDTH), tl.float32)
     for head in tl.static_range(HEADS):
         total += tl.load(keys + head * WIDTH, mask=mask, other=0.0).to(tl.float32)
@@ -79,12 +86,13 @@ def unit_keys(
 
 @triton.jit(do_not_specialize=["before", "after"])
 def best_partner_kernel(
-    qkv,
+    keys,
     before,
     after,
     similarity,
     partner,
     PREFIX: tl.constexpr,
+    ROW: tl.constexpr,
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
@@ -108,13 +116,13 @@ def best_partner_kernel(
     if (left < length) & (first < of_a):
         own = first + tl.arange(0, TILE_A)
         inside = own < of_a
-        a = unit_keys(qkv, start + first_a + 2 * own, inside, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
+        a = unit_keys(keys, start + first_a + 2 * own, inside, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
         best = tl.full((TILE_A,), float("-inf"), tl.float32)
         best_of = tl.zeros((TILE_A,), tl.int32)
         for begin in range(0, of_b, TILE_B):
             other = begin + tl.arange(0, TILE_B)
             there = other < of_b
-            b = unit_keys(qkv, start + first_b + 2 * other, there, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
+            b = unit_keys(keys, start + first_b + 2 * other, there, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
             scores = tl.dot(a, tl.trans(b), input_precision=PRECISION)
             scores = tl.where(scores == scores, scores, float("inf"))
             scores = tl.where(there[None, :], scores, float("-inf"))
@@ -125,10 +133,11 @@ def best_partner_kernel(
         tl.store(partner + start + own, best_of, mask=inside)
 
 
-def constants(prefix: int, heads: int, width: int, tiles: Tiles) -> dict[str, object]:
+def constants(prefix: int, row: int, heads: int, width: int, tiles: Tiles) -> dict[str, object]:
     """What `best_partner_kernel` is compiled for: the model's numbers, and how the work is cut."""
     return {
         "PREFIX": prefix,
+        "ROW": row,
         "HEADS": heads,
         "WIDTH": width,
         "BLOCK_WIDTH": max(triton.next_power_of_2(width), 16),
@@ -139,18 +148,17 @@ def constants(prefix: int, heads: int, width: int, tiles: Tiles) -> dict[str, ob
 
 
 def launch_match(
-    qkv: Tensor,
+    keys: Tensor,
     before: Tensor,
     after: Tensor,
     longest: int,
     after_total: int,
     prefix: int,
-    heads: int,
     tiles: Tiles | None = None,
 ) -> Matched:
     """As `match`, without the operator around it, and with any tiles."""
-    tokens, images = len(qkv), len(before) - 1
-    width = qkv.shape[1] // (3 * heads)
+    tokens, heads, width = keys.shape
+    images = len(before) - 1
     tiles = tiles or choose_tiles(width)
     order = before.new_empty(tokens)
     begins = before.new_empty(after_total + 1)
@@ -159,12 +167,12 @@ def launch_match(
     similarity = before.new_empty(tokens, dtype=torch.float32)
     most = max((longest - prefix + 1) // 2, 1)  # of A, and of B
     best_partner_kernel[(-(-most // tiles.of_a), images)](
-        qkv,
+        keys,
         before,
         after,
         similarity,
         partner,
-        **constants(prefix, heads, width, tiles),
+        **constants(prefix, keys.stride(0), heads, width, tiles),
         num_warps=tiles.warps,
         num_stages=STAGES,
     )
@@ -172,13 +180,11 @@ def launch_match(
     return Matched(order, begins, dest)
 
 
-def match(
-    qkv: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int, heads: int
-) -> Matched:
+def match(keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int) -> Matched:
     """Match the tokens of each image as `tome_core.matching.Bipartite` does, by the mean of their keys.
 
     Args:
-        qkv: queries, keys and values of all tokens, ``(T, 3 * heads * width)``, contiguous.
+        keys: of all tokens, ``(T, heads, width)``, such that `tome_core.triton.attention.lies_in_rows`.
         before, after: where each image begins, then how many tokens there are, int32 ``(images + 1,)``, before and
             after merging. Each image merges as many as its lengths differ by: at most half of what is no prefix token.
         longest: tokens of the longest image before merging, or any number above.
@@ -187,13 +193,13 @@ def match(
 
     An image that merges nothing keeps its order. What an image gets does not depend on who shares the batch.
     """
-    return Matched(*_operator(qkv, before, after, longest, after_total, prefix, heads))
+    return Matched(*_operator(keys, before, after, longest, after_total, prefix))
 
 
 def _launch(
-    qkv: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int, heads: int
+    keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    matched = launch_match(qkv, before, after, longest, after_total, prefix, heads)
+    matched = launch_match(keys, before, after, longest, after_total, prefix)
     return matched.order, matched.begins, matched.dest
 
 
@@ -201,14 +207,14 @@ _operator = torch.library.custom_op(
     "tome::match",
     _launch,
     mutates_args=(),
-    schema="(Tensor qkv, Tensor before, Tensor after, SymInt longest, SymInt after_total, int prefix, int heads) "
+    schema="(Tensor keys, Tensor before, Tensor after, SymInt longest, SymInt after_total, int prefix) "
     "-> (Tensor, Tensor, Tensor)",
 )
 
 
 @_operator.register_fake
 def _(
-    qkv: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int, heads: int
+    keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tokens = qkv.shape[0]
+    tokens = keys.shape[0]
     return before.new_empty(tokens), before.new_empty(after_total + 1), before.new_empty(tokens)

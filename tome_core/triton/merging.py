@@ -1,5 +1,7 @@
 """Residual, merging and the next layer norm in one pass over the tokens (paper, section 3: "Tracking token size").
 
+Or merging alone, where something else comes before or after.
+
 A program makes one token of those that share its destination, and adds them up in the order that the matching gives:
 no atomics, so bits depend neither on the run nor on who shares the batch.
 """
@@ -30,8 +32,12 @@ def merge_norm_kernel(
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_SIZES: tl.constexpr,
+    FUSED: tl.constexpr,
 ):
-    """One token after merging: ``DIM`` channels, which fit into ``BLOCK``."""
+    """One token after merging: ``DIM`` channels, which fit into ``BLOCK``.
+
+    With what comes before and after if ``FUSED``; else ``branch``, ``weight``, ``bias`` and ``normed`` are not touched.
+    """
     place = tl.program_id(0)
     begin = tl.load(begins + place)
     end = tl.load(begins + place + 1)
@@ -45,8 +51,10 @@ def merge_norm_kernel(
         token = tl.load(order + source)
         row = token.to(tl.int64) * DIM + channels
         value = tl.load(x + row, mask=inside, other=0.0).to(tl.float32)
-        value += tl.load(branch + row, mask=inside, other=0.0).to(tl.float32)
-        value = value.to(tokens.dtype.element_ty).to(tl.float32)  # as the sum would be, if it were written to memory
+        if FUSED:
+            value += tl.load(branch + row, mask=inside, other=0.0).to(tl.float32)
+            # As the sum would be, if it were written to memory.
+            value = value.to(tokens.dtype.element_ty).to(tl.float32)
         if HAS_SIZES:
             size_of_token = tl.load(sizes + token)
             total += value * size_of_token
@@ -58,17 +66,18 @@ def merge_norm_kernel(
     row = place.to(tl.int64) * DIM + channels
     tl.store(tokens + row, merged, mask=inside)
     tl.store(new_sizes + place + tl.arange(0, 1), size)
-    value = merged.to(tl.float32)
-    centred = tl.where(inside, value - tl.sum(value, axis=0) / DIM, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / DIM + eps)
-    weights = tl.load(weight + channels, mask=inside, other=0.0).to(tl.float32)
-    biases = tl.load(bias + channels, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed + row, (centred * scale * weights + biases).to(normed.dtype.element_ty), mask=inside)
+    if FUSED:
+        value = merged.to(tl.float32)
+        centred = tl.where(inside, value - tl.sum(value, axis=0) / DIM, 0.0)
+        scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / DIM + eps)
+        weights = tl.load(weight + channels, mask=inside, other=0.0).to(tl.float32)
+        biases = tl.load(bias + channels, mask=inside, other=0.0).to(tl.float32)
+        tl.store(normed + row, (centred * scale * weights + biases).to(normed.dtype.element_ty), mask=inside)
 
 
-def constants(dim: int, has_sizes: bool) -> dict[str, object]:
+def constants(dim: int, has_sizes: bool, fused: bool) -> dict[str, object]:
     """What the kernel is compiled for."""
-    return {"DIM": dim, "BLOCK": triton.next_power_of_2(dim), "HAS_SIZES": has_sizes}
+    return {"DIM": dim, "BLOCK": triton.next_power_of_2(dim), "HAS_SIZES": has_sizes, "FUSED": fused}
 
 
 def launch_merge_norm(
@@ -99,10 +108,38 @@ def launch_merge_norm(
         normed,
         new_sizes,
         eps,
-        **constants(dim, sizes is not None),
+        **constants(dim, sizes is not None, True),
         num_warps=warps,
     )
     return tokens, normed, new_sizes
+
+
+def launch_merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """As `merge`, without the operator around it."""
+    left, dim = len(begins) - 1, x.shape[1]
+    tokens = x.new_empty(left, dim)
+    new_sizes = x.new_empty(left, dtype=torch.float32)
+    merge_norm_kernel[(left,)](
+        x,
+        x,
+        begins if sizes is None else sizes,  # not read without sizes
+        order,
+        begins,
+        x,
+        x,
+        tokens,
+        tokens,
+        new_sizes,
+        0.0,
+        **constants(dim, sizes is not None, False),
+        num_warps=WARPS,
+    )
+    return tokens, new_sizes
+
+
+def merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge ``x`` as `tome_core.merge.merge` does: the merged tokens ``(T', D)`` and their sizes, as `merge_norm`."""
+    return _merge(x, sizes, order, begins)
 
 
 def merge_norm(
@@ -167,3 +204,21 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     left = begins.shape[0] - 1
     return x.new_empty(left, x.shape[1]), x.new_empty(left, x.shape[1]), x.new_empty(left, dtype=torch.float32)
+
+
+def _launch_merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    return launch_merge(x, sizes, order, begins)
+
+
+_merge = torch.library.custom_op(
+    "tome::merge",
+    _launch_merge,
+    mutates_args=(),
+    schema="(Tensor x, Tensor? sizes, Tensor order, Tensor begins) -> (Tensor, Tensor)",
+)
+
+
+@_merge.register_fake
+def _(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    left = begins.shape[0] - 1
+    return x.new_empty(left, x.shape[1]), x.new_empty(left, dtype=torch.float32)

@@ -53,7 +53,7 @@ def broken_interpreter() -> str:
     try:
         from tome_core.triton.attention import launch_attention  # which loops as often as a tensor says
 
-        launch_attention(torch.ones(2, 48), None, torch.tensor([0, 2], dtype=torch.int32), 2, 1)
+        launch_attention(*torch.ones(3, 2, 1, 16), None, torch.tensor([0, 2], dtype=torch.int32), 2)
     except Exception as error:
         return describe(error)
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
-from tome_core.triton.attention import Tiles, choose_tiles, launch_attention
-from tome_core.widening import widen, widened_attention
+from tome_core.offsets import padded_attention
+from tome_core.places import make_places
+from tome_core.triton.attention import Tiles, choose_tiles, launch_attention, unpack
 
 MIXED = (197, 181, 149, 133, 101, 69, 37, 21)
 WIDTH = 64
@@ -55,13 +55,13 @@ def workloads(device: str, dry: bool) -> Iterator[Workload]:
 
 
 def attention_of(batch: Batch, device: str, has_sizes: bool) -> Workload:
-    """Attention of a batch, beside flash attention with two more channels or without, and beside a mask."""
+    """Attention of a batch, beside flash attention, which knows no sizes, and beside a mask."""
     generator = torch.Generator(device).manual_seed(0)
     width = batch.heads * WIDTH
     qkv = torch.randn(batch.tokens, 3 * width, device=device, generator=generator).to(DTYPE)
     sizes = torch.randint(1, 9, (batch.tokens,), device=device, generator=generator).float() if has_sizes else None
     starts = torch.tensor([0, *batch.counts], device=device).cumsum(0).int()
-    launch = partial(launch_attention, qkv, sizes, starts, max(batch.counts), batch.heads)
+    launch = partial(launch_attention, *unpack(qkv, batch.heads), sizes, starts, max(batch.counts))
     expected = exact_attention(qkv, sizes, batch)
     chosen = choose_tiles(WIDTH, DTYPE, has_sizes)
     others = replace(chosen, rest=16), replace(chosen, keys=32, rest=32)
@@ -86,17 +86,14 @@ def peers_of(qkv: Tensor, sizes: Tensor | None, starts: Tensor, batch: Batch) ->
     longest = max(batch.counts)
     q, k, v = qkv.unflatten(1, (3, batch.heads, WIDTH)).unbind(1)
     if not batch.is_dense:
-        return {"varlen": partial(over_offsets, q, k, v, sizes, starts, longest)}
+        (places,) = make_places(starts.long()[None], [batch.counts])
+        return {"padded operators": partial(padded_attention, q, k, v, sizes, places, None)}
     dense = [part.unflatten(0, (-1, longest)).transpose(1, 2) for part in (q, k, v)]
     if sizes is None:
         backends = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
         return {name: partial(with_backend, backend, *dense) for name, backend in backends.items()}
-    rows = sizes.view(-1, longest)
-    mask = rows.log()[:, None, None].to(DTYPE)
-    return {
-        "two more channels": partial(widened_attention, *dense, rows, 0.0),
-        "masked": partial(F.scaled_dot_product_attention, *dense, mask),
-    }
+    mask = sizes.view(-1, longest).log()[:, None, None].to(DTYPE)
+    return {"masked": partial(F.scaled_dot_product_attention, *dense, mask)}
 
 
 def exact_attention(qkv: Tensor, sizes: Tensor | None, batch: Batch) -> Tensor:
@@ -116,16 +113,3 @@ def with_backend(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor
     """PyTorch's attention by one of its kernels."""
     with sdpa_kernel(backend):
         return F.scaled_dot_product_attention(q, k, v)
-
-
-def over_offsets(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int) -> Tensor:
-    """PyTorch's attention over offsets, with two more channels for sizes."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {}
-    if sizes is not None:
-        if "scale" not in inspect.signature(varlen_attn).parameters:
-            raise NotImplementedError("this PyTorch has no scale for it")
-        options["scale"] = q.shape[-1] ** -0.5
-        q, k, v = widen(q, k, v, sizes.log()[:, None, None])
-    return varlen_attn(q, k, v, starts, starts, longest, longest, **options)

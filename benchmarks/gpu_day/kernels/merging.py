@@ -18,6 +18,7 @@ from tome_core.offsets import match as padded_match
 from tome_core.places import places_of
 from tome_core.plan import make_plan
 from tome_core.schedule import Schedule
+from tome_core.triton.attention import unpack
 from tome_core.triton.encoder import Extents
 from tome_core.triton.matching import Matched, Tiles, launch_match
 from tome_core.triton.merging import launch_merge_norm
@@ -65,7 +66,7 @@ class Block:
     @property
     def matching(self) -> tuple[Any, ...]:
         """What the kernels match."""
-        return self.qkv, self.before, self.after, self.longest, self.left, PREFIX, self.heads
+        return unpack(self.qkv, self.heads)[1], self.before, self.after, self.longest, self.left, PREFIX
 
     def padded_match(self) -> Tensor:
         """The same by operators, on a padded batch: new places, int64 ``(T,)``."""

@@ -156,7 +156,7 @@ class Uniform(torch.nn.Module):
 def test_what_a_graph_records_never_waits_for_the_device(tiny_folder: Path, dtype: torch.dtype) -> None:
     """On fake CUDA tensors, with normalisation: the right device and dtype, and no value is read back."""
     network = plain(tiny_folder)
-    network.merging = merging_for(network.merging, "cuda", dtype, flash=True)
+    network.merging = merging_for(network.merging, "cuda", dtype)
     uniform = Uniform(network)
     with FakeTensorMode(), torch.inference_mode():
         weights = {

@@ -6,13 +6,19 @@ from tests.tome_core.triton.compiler import Case
 from tome_core.triton import attention, gelu, norms, patches
 
 
-def attend(dtype: str, tiles: attention.Tiles, width: int, has_sizes: bool = True) -> Case:
+def attend(dtype: str, tiles: attention.Tiles, width: int, has_sizes: bool = True, packed: bool = True) -> Case:
+    """Packed, or, as where queries and keys are turned, values alone a view of what was packed."""
+    heads = 12
+    apart = 3 * heads * width
+    rows = (apart, apart, apart) if packed else (apart // 3, apart // 3, apart)
+    tensors = ("queries", "keys", "values", "out")
+    kind = f"{'sizes' if has_sizes else ''} {'' if packed else 'turned'}"
     return Case(
-        name=f"attention {dtype} {width} {tiles.queries} {'sizes' if has_sizes else ''}",
+        name=f"attention {dtype} {width} {tiles.queries} {tiles.stages} {kind}",
         kernel=attention.attention_kernel,
-        types={"qkv": dtype, "sizes": "*fp32", "starts": "*i32", "out": dtype, "blocks": "i32"},
-        constants=attention.constants(width, 12, has_sizes, tiles),
-        aligned=("qkv", "out"),
+        types={**dict.fromkeys(tensors, dtype), "sizes": "*fp32", "starts": "*i32", "blocks": "i32"},
+        constants=attention.constants(rows, packed, width, heads, has_sizes, tiles),
+        aligned=tensors,
         warps=tiles.warps,
         stages=tiles.stages,
     )
@@ -59,6 +65,8 @@ ATTENTION = [
     *(attend("*bf16", attention.WIDE, width) for width in (80, 128)),
     *(attend("*bf16", tiles, 64, False) for tiles in BOTH),
     attend("*fp16", attention.WITH_SIZES, 64),
+    *(attend("*bf16", tiles, 64, tiles is BOTH[0], packed=False) for tiles in BOTH),
+    *(attend("*bf16", attention.WIDE, width, packed=False) for width in (72, 88)),
     *(attend("*fp32", attention.FLOAT32, width) for width in (64, 128)),
 ]
 ROWS = [

@@ -16,14 +16,15 @@ from tome_core.schedule import most_mergeable
 from tome_core.triton import matching, merging, placing
 
 
-def partners(dtype: str, heads: int, width: int) -> Case:
+def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
     tiles = matching.choose_tiles(width)
+    row = heads * width * (3 if packed else 1)
     return Case(
-        name=f"best_partner {dtype} {heads} heads of {width}",
+        name=f"best_partner {dtype} {heads} heads of {width}{'' if packed else ' alone'}",
         kernel=matching.best_partner_kernel,
-        types={"qkv": dtype, "before": "*i32", "after": "*i32", "similarity": "*fp32", "partner": "*i32"},
-        constants=matching.constants(1, heads, width, tiles),
-        aligned=("qkv", "similarity", "partner"),
+        types={"keys": dtype, "before": "*i32", "after": "*i32", "similarity": "*fp32", "partner": "*i32"},
+        constants=matching.constants(1, row, heads, width, tiles),
+        aligned=("keys", "similarity", "partner"),
         warps=tiles.warps,
         stages=matching.STAGES,
     )
@@ -41,14 +42,14 @@ def places(block: int) -> Case:
     )
 
 
-def merge_norm(dtype: str, dim: int, has_sizes: bool) -> Case:
+def merge_norm(dtype: str, dim: int, has_sizes: bool, fused: bool = True) -> Case:
     tokens = ("x", "branch", "weight", "bias", "tokens", "normed")
     numbers = {"sizes": "*fp32", "order": "*i32", "begins": "*i32", "new_sizes": "*fp32", "eps": "fp32"}
     return Case(
-        name=f"merge_norm {dtype} {dim} {has_sizes}",
+        name=f"{'merge_norm' if fused else 'merge'} {dtype} {dim} {has_sizes}",
         kernel=merging.merge_norm_kernel,
         types=dict.fromkeys(tokens, dtype) | numbers,
-        constants=merging.constants(dim, has_sizes),
+        constants=merging.constants(dim, has_sizes, fused),
         aligned=(*tokens, "order", "new_sizes"),
         warps=merging.WARPS,
     )
@@ -57,9 +58,11 @@ def merge_norm(dtype: str, dim: int, has_sizes: bool) -> Case:
 CASES = [
     *(partners("*bf16", heads, width) for heads, width in ((12, 64), (16, 80), (6, 128), (3, 32))),
     partners("*fp16", 12, 64),
+    *(partners("*bf16", heads, width, packed=False) for heads, width in ((12, 64), (24, 64), (16, 88))),
     partners("*fp32", 16, 64),
     *map(places, (128, 256, 512)),
     *(merge_norm("*bf16", dim, sizes) for dim in (192, 768, 1280) for sizes in (False, True)),
+    *(merge_norm("*bf16", 768, sizes, fused=False) for sizes in (False, True)),
     merge_norm("*fp16", 768, True),
     merge_norm("*fp32", 1024, True),
 ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.tome_core.triton.device import DEVICE
-from tome_core.triton.attention import attention
+from tome_core.triton.attention import attention, lies_in_rows, unpack
 
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(LIMITS)
@@ -24,6 +24,10 @@ def make(
     sizes = torch.randint(1, largest + 1, (sum(counts),), generator=generator).float()
     starts = torch.tensor([0, *counts]).cumsum(0).int()
     return qkv.to(DEVICE), sizes.to(DEVICE), starts.to(DEVICE)
+
+
+def attend(qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int) -> Tensor:
+    return attention(*unpack(qkv, heads), sizes, starts, longest)
 
 
 def exact(qkv: Tensor, sizes: Tensor | None, starts: Tensor, heads: int) -> Tensor:
@@ -42,7 +46,7 @@ def exact(qkv: Tensor, sizes: Tensor | None, starts: Tensor, heads: int) -> Tens
 def check(counts: list[int], heads: int, width: int, dtype: torch.dtype, seed: int, with_sizes: bool) -> None:
     qkv, sizes, starts = make(counts, heads, width, dtype, seed)
     of_keys = sizes if with_sizes else None
-    found = attention(qkv, of_keys, starts, max(counts), heads)
+    found = attend(qkv, of_keys, starts, max(counts), heads)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), exact(qkv, of_keys, starts, heads), rtol=0, atol=LIMITS[dtype])
 
@@ -78,7 +82,7 @@ def test_logits_far_from_zero_keep_their_softmax() -> None:
     qkv[:, 32:64] = qkv[:, :32].mean(dim=0) - 30 * qkv[:, :32].sign().mean(dim=0, keepdim=True)
     qkv[:, :32] = 40 + qkv[:, :32]
     qkv[:, 32:64] -= 5  # every logit is near -1000
-    found = attention(qkv, sizes, starts, 70, 1)
+    found = attend(qkv, sizes, starts, 70, 1)
     torch.testing.assert_close(found.double(), exact(qkv, sizes, starts, 1), rtol=0, atol=1e-3)
 
 
@@ -87,8 +91,8 @@ def test_a_token_of_size_n_weighs_as_n_tokens() -> None:
     sizes = torch.ones(20, device=DEVICE)
     sizes[7] = 3
     twice = torch.cat([qkv, qkv[7:8], qkv[7:8]])
-    expected = attention(twice, None, starts + torch.tensor([0, 2], device=DEVICE, dtype=torch.int32), 22, 1)
-    found = attention(qkv, sizes, starts, 20, 1)
+    expected = attend(twice, None, starts + torch.tensor([0, 2], device=DEVICE, dtype=torch.int32), 22, 1)
+    found = attend(qkv, sizes, starts, 20, 1)
     torch.testing.assert_close(found, expected[:20], rtol=0, atol=2e-6)
 
 
@@ -96,14 +100,29 @@ def test_a_token_of_size_n_weighs_as_n_tokens() -> None:
 def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
     counts = [20, 150, 1, 64]
     qkv, sizes, starts = make(counts, 2, 32, dtype, 3)
-    together = attention(qkv, sizes, starts, max(counts), 2)
+    together = attend(qkv, sizes, starts, max(counts), 2)
     for first, last, count in zip(starts[:-1].tolist(), starts[1:].tolist(), counts, strict=True):
         own = starts.new_tensor([0, count])
-        alone = attention(qkv[first:last], sizes[first:last], own, count, 2)
+        alone = attend(qkv[first:last], sizes[first:last], own, count, 2)
         assert torch.equal(alone, together[first:last])
 
 
 def test_longest_may_be_more_than_there_are() -> None:
     qkv, sizes, starts = make([40, 20], 1, 32, torch.float16, 0)
-    tight, loose = (attention(qkv, sizes, starts, longest, 1) for longest in (40, 600))
+    tight, loose = (attend(qkv, sizes, starts, longest, 1) for longest in (40, 600))
     assert torch.equal(tight, loose)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_do_not_depend_on_where_numbers_lie(dtype: torch.dtype) -> None:
+    """Packed, each by itself, in another order, and with room between tokens."""
+    qkv, sizes, starts = make([40, 21], 2, 32, dtype, 5)
+    q, k, v = unpack(qkv, 2)
+    expected = attention(q, k, v, sizes, starts, 40)
+    room = torch.full((61, 100), torch.nan, dtype=dtype, device=DEVICE)
+    room[:, :64] = q.flatten(1)
+    there = room[:, :64].unflatten(1, (2, 32))
+    for queries in (q.contiguous(), there, unpack(torch.cat([room[:, :64]] * 3, dim=1), 2)[2]):
+        assert lies_in_rows(queries)
+        assert torch.equal(attention(queries, k.contiguous(), v, sizes, starts, 40), expected)
+    assert not lies_in_rows(q.transpose(1, 2)) and not lies_in_rows(q.transpose(0, 1).contiguous().transpose(0, 1))

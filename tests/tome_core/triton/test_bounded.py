@@ -17,6 +17,7 @@ from tests.tome_core.triton.merging_cases import offsets
 from tests.tome_core.triton.test_encoder import encoded, images, reference_of
 from tome_core import MergedViT, Schedule
 from tome_core.plan import BoundedPlan
+from tome_core.triton.attention import unpack
 from tome_core.triton.matching import match
 from tome_core.triton.merging import merge_norm
 
@@ -97,8 +98,9 @@ def test_matching_and_merging_where_there_is_room_for_more() -> None:
     lengths, after = (12, 9, 0, 0), (8, 9, 0, 0)
     qkv = torch.randn(30, 3 * 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     qkv[21:] = torch.nan
-    exact = match(qkv[:21], offsets(lengths[:2]), offsets(after[:2]), 12, 17, 1, 2)
-    found = match(qkv, offsets(lengths), offsets(after), 300, 25, 1, 2)
+    keys = unpack(qkv, 2)[1]
+    exact = match(keys[:21], offsets(lengths[:2]), offsets(after[:2]), 12, 17, 1)
+    found = match(keys, offsets(lengths), offsets(after), 300, 25, 1)
     assert torch.equal(found.order[:21], exact.order) and torch.equal(found.dest[:21], exact.dest)
     assert torch.equal(found.begins[:18], exact.begins)
     assert found.begins[18:].tolist() == [21] * 8

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.tome_core.triton.device import DEVICE
-from tome_core.triton.attention import attention
+from tome_core.triton.attention import attention, unpack
 from tome_core.triton.gelu import gelu_
 from tome_core.triton.norms import add_norm
 from tome_core.triton.patches import patches
@@ -18,7 +18,7 @@ def test_attention(with_sizes: bool) -> None:
     qkv = torch.randn(8, 3 * 2 * 32, device=DEVICE)
     starts = torch.tensor([0, 5, 8], dtype=torch.int32, device=DEVICE)
     sizes = torch.ones(8, device=DEVICE) if with_sizes else None
-    torch.library.opcheck(torch.ops.tome.attention.default, (qkv, sizes, starts, 5, 2))
+    torch.library.opcheck(torch.ops.tome.attention.default, (*unpack(qkv, 2), sizes, starts, 5))
 
 
 def test_norms() -> None:
@@ -48,6 +48,6 @@ def test_on_a_gpu_that_is_not_there() -> None:
         total, normed = add_norm(x, x, weight, bias, 1e-6)
         assert add_norm(total, None, weight, bias, 1e-6)[0] is total
         qkv = torch.cat([normed, normed, normed], dim=1)
-        attended = attention(qkv, torch.empty(8), torch.empty(3, dtype=torch.int32), 4, 12)
+        attended = attention(*unpack(qkv, 12), torch.empty(8), torch.empty(3, dtype=torch.int32), 4)
         assert (attended.shape, attended.dtype, attended.device.type) == (x.shape, x.dtype, "cuda")
         assert gelu_(attended) is attended

@@ -210,7 +210,7 @@ class Host:
 
     def _watch(self) -> None:
         step = self.scheduler.step
-        self.scheduler.step = lambda _: step(self._now)  # type: ignore[method-assign]
+        self.scheduler.step = lambda *_: step(self._now)  # type: ignore[method-assign]
         for owner, method, part in (
             (self._loop, "_read", "add"),
             (self._channel, "receive_all", "receive"),

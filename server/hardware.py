@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 # What a process opens to use an NVIDIA GPU, on Linux and on Windows' Linux. /proc/driver/nvidia would not do: a
@@ -23,11 +24,13 @@ def usable_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def has_gpu(nodes: Sequence[Path] = _GPU_NODES, visible: str | None = None) -> bool:
-    """Whether a GPU can be used here, as far as that shows without its libraries.
+    """Whether a GPU can be used here, as far as that shows without its libraries or PyTorch's.
 
     Args:
         nodes: one of these exists where there is a driver.
         visible: ``CUDA_VISIBLE_DEVICES``, by default that of the environment; empty or -1 hides all GPUs.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if visible is None else visible
-    return visible not in ("", "-1") and any(node.exists() for node in nodes)
+    # A PyTorch that has CUDA brings Triton along; one for CPUs does not.
+    usable = visible not in ("", "-1") and find_spec("triton") is not None
+    return usable and any(node.exists() for node in nodes)

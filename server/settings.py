@@ -82,7 +82,7 @@ class Settings(ModelSettings):
         1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
     )
     decode_threads: int = Field(
-        2, ge=1, le=64, description="Threads that decode images; default on a GPU: cores less 4, from 2 to 64."
+        2, ge=1, le=64, description="Threads that decode images; default on a GPU: cores less 4, from 2 to 8."
     )
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
     start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
@@ -165,6 +165,7 @@ def gpu_defaults(cores: int) -> dict[str, int]:
     """Defaults that keep a GPU busy: it takes as long for a few images as for many, and one core feeds only a few.
 
     Args:
-        cores: that the server may use; four of them are left to its processes.
+        cores: that the server may use; four of them are left to its processes. More than eight threads would only wait
+            for one another, and each may hold a large image.
     """
-    return {"max_batch": 128, "queue_limit": 1024, "decode_threads": min(max(cores - 4, 2), 64)}
+    return {"max_batch": 128, "queue_limit": 1024, "decode_threads": min(max(cores - 4, 2), 8)}

@@ -77,8 +77,8 @@ class Calibration:
         """What a ``batch`` of ``images`` that took ``seconds`` would have taken at r=0 in the same circumstances.
 
         By the ratio of the two predictions for a quiet machine, which an offline measurement can check: whatever slowed
-        the batch slows its counterpart by the same factor, a delay too. A batch of several schedules runs operator by
-        operator; its counterpart, whose images are alike, by a graph where r=0 is recorded, as it really would.
+        the batch slows its counterpart by the same factor, a delay too. A batch of several schedules may run operator
+        by operator; its counterpart, whose images are alike, runs by a graph where r=0 is recorded, as it really would.
         """
         quiet = self.estimate.quiet()
         return seconds * quiet.seconds(self._plain(images)) / quiet.seconds(batch)

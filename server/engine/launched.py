@@ -39,7 +39,10 @@ class Launched:
 
     def done(self) -> bool:
         """Whether `collect` would not have to wait."""
-        return self._arrived is None or self._arrived.query()
+        try:
+            return self._arrived is None or self._arrived.query()
+        except RuntimeError:  # of the device, which `collect` raises again
+            return True
 
     def collect(self) -> list[Prediction]:
         """Wait for the results. Raises what the device raised meanwhile."""

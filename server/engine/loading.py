@@ -90,10 +90,10 @@ def load_model(
             interpolation=data["interpolation"],
             crop_pct=data["crop_pct"],
             crop_mode=data["crop_mode"],
-            fill=tuple(round(255 * min(max(value, 0), 1)) for value in data["mean"]) * (channels // len(data["mean"])),
+            fill=tuple(round(255 * min(max(value, 0), 1)) for value in for_channels(data["mean"], channels)),
         ),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        mean=for_channels(data["mean"], channels),
+        std=for_channels(data["std"], channels),
         labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
         tokens=fast.input_tokens(blank),
         prefix=fast.adapter.prefix,
@@ -171,6 +171,11 @@ def check_channels(spec: ModelSpec, name: str, values: Sequence[float] | None, c
     """Raises `ConfigError` unless there is one value for all channels, or one for each."""
     if values is not None and len(values) not in (1, channels):
         raise ConfigError(f"model {spec.name}: {name} has {len(values)} values for {channels} channels; set it")
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """``values`` of `check_channels`, one for each of ``channels``."""
+    return tuple(values) * (channels // len(values))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class InFlight:
         started: when the device turned to it, as far as the host knows.
         features: what its time is made of.
         predicted: seconds that it was expected to take.
+        timed: whether it is known when the device turned to it.
     """
 
     served: Served
@@ -62,6 +63,7 @@ class InFlight:
     started: float
     features: Features
     predicted: float
+    timed: bool = True
 
     @property
     def done(self) -> bool:
@@ -139,7 +141,9 @@ class Loop:
 
     def _launch_next(self) -> InFlight | None:
         """Launch what is due next; None if nothing is."""
-        step = self._scheduler.step(time.monotonic())
+        now = time.monotonic()
+        ahead_ends = self._ahead.started + self._ahead.predicted if self._ahead else now
+        step = self._scheduler.step(now, max(now, ahead_ends))
         unrun = [(job.id, "expired") for job in step.expired] + [(job.id, "refused") for job in step.refused]
         if unrun:
             self._reply_unrun(unrun)
@@ -164,13 +168,19 @@ class Loop:
 
     def _finish(self, ahead: InFlight, following: InFlight | None) -> None:
         """Collect the batch at the front, reply, and let ``following`` be at the front."""
+        was_done = ahead.done
         isolated = run_isolated(partial(self._collect, ahead), ahead.batch, faults.free_memory, faults.kind_of)
+        if isinstance(ahead.launched, Exception):
+            # Its frames hold on to what the failed run had allocated, and it is held in a circle with ours.
+            ahead.launched.__traceback__ = None
         now = time.monotonic()
         self._page.end()
         if following:
-            # The device has turned to it when it was done with the one ahead.
-            following = replace(following, started=now)
-            self._page.begin(now, following.predicted)
+            # The device has turned to it when it was done with the one ahead, which may have been while it was being
+            # launched; and if that one ran again in parts, nobody knows when.
+            started = following.started if was_done else now
+            following = replace(following, started=started, timed=not isolated.kinds)
+            self._page.begin(started, following.predicted)
         self._ahead = following
         self._channel.send(self._summary(ahead, isolated, now - ahead.started))
 
@@ -188,7 +198,7 @@ class Loop:
             ]
         )
         # A batch that failed and ran again in parts has no counterpart to be compared with.
-        whole = not isolated.kinds
+        whole = ran.timed and not isolated.kinds
         unmerged = calibration.unmerged(ran.features, len(batch), seconds) if whole else 0.0
         if whole:
             calibration.observe(ran.features, seconds)

@@ -119,17 +119,22 @@ class Scheduler:
         """Forget a job; False if it is not waiting here (any more)."""
         return self._waiting.pop(job_id, None) is not None
 
-    def step(self, now: float) -> Step:
-        """Take the next batch, and all jobs that are too late, off the queue."""
+    def step(self, now: float, start: float | None = None) -> Step:
+        """Take the next batch, and all jobs that are too late, off the queue.
+
+        Args:
+            start: when the batch will begin, if the device is busy until then; default ``now``.
+        """
+        start = now if start is None else start
         # Those that are due at once remain in the order in which they came.
         queue = sorted(self._waiting.values(), key=attrgetter("due"))
         expired = self._expired(queue, now)
         if expired:
             queue = self._without(expired, queue)
-        refused = self._hopeless(queue, now)
+        refused = self._hopeless(queue, start)
         if refused:
             queue = self._without(refused, queue)
-        batch = self._cut(queue, now)
+        batch = self._cut(queue, start)
         for placed in batch:
             del self._waiting[placed.job.id]
         return Step(batch, tuple(one.job for one in expired), tuple(one.job for one in refused))

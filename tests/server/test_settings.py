@@ -26,12 +26,12 @@ def sizes(settings: Settings) -> tuple[int, int, int]:
 
 def test_defaults_on_a_cpu_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes(Settings()) == (32, 256, 2)
-    assert sizes(Settings(device="cuda:0,cuda:1")) == (128, 1024, 16)
+    assert sizes(Settings(device="cuda:0,cuda:1")) == (128, 1024, 8)
     monkeypatch.setenv("TOME_DEVICE", "cuda")
-    assert sizes(Settings()) == (128, 1024, 16)
+    assert sizes(Settings()) == (128, 1024, 8)
     monkeypatch.delenv("TOME_DEVICE")
     monkeypatch.setattr(module, "has_gpu", lambda: True)
-    assert sizes(Settings()) == (128, 1024, 16)
+    assert sizes(Settings()) == (128, 1024, 8)
     assert sizes(Settings(_cli_parse_args=["--device", "cpu"])) == (32, 256, 2)
 
 
@@ -40,7 +40,7 @@ def test_what_is_set_counts_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TOME_QUEUE_LIMIT", "256")
     monkeypatch.setenv("TOME_MAX_BATCH", "")  # counts as not set
     assert sizes(Settings(_cli_parse_args=["--decode-threads", "3"])) == (128, 256, 3)
-    assert sizes(Settings(max_batch=32)) == (32, 256, 16)
+    assert sizes(Settings(max_batch=32)) == (32, 256, 8)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_which_devices_are_gpus(device: str, gpu_here: bool, expected: bool) -> 
     assert runs_on_gpu(device, gpu_here) == expected
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (16, 12), (200, 64)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (12, 8), (200, 8)])
 def test_some_cores_are_left_to_the_processes(cores: int, threads: int) -> None:
     assert gpu_defaults(cores)["decode_threads"] == threads
 

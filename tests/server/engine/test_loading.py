@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.catalog import ModelSpec, read_catalog
-from server.engine.loading import LoadedModel, check_classifier, create, load_model
+from server.engine.loading import LoadedModel, check_classifier, create, for_channels, load_model
 from server.engine.runner import Runner
 from server.errors import ConfigError
 from tests.server.engine.tiny import ARGUMENTS
@@ -164,3 +164,8 @@ def test_not_a_number_is_noticed(tiny: LoadedModel) -> None:
     runner = Runner(replace(tiny, mean=(float("nan"),) * 3), CPU)
     (prediction,) = runner.run(np.zeros((1, 3, 32, 32), np.uint8), [Schedule.constant(0)], [1])
     assert not prediction.finite
+
+
+def test_one_value_is_for_all_channels() -> None:
+    assert for_channels([0.5], 3) == (0.5, 0.5, 0.5)
+    assert for_channels((0.1, 0.2, 0.3), 3) == (0.1, 0.2, 0.3)

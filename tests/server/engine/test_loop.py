@@ -215,3 +215,39 @@ def test_the_page_shows_the_batch_at_the_front(tiny: LoadedModel) -> None:
         engine.runner.batches[1].released.set()
         engine.answered()
     assert engine.page.read().began == 0
+
+
+def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_that_one(tiny: LoadedModel) -> None:
+    """Else it would be timed from the end of its own launch, in which the device has worked on it already."""
+    with running(tiny, held=1) as engine:
+        launch = engine.runner.launch
+
+        def slowly(*arguments: Any) -> Any:
+            if engine.runner.batches:  # the second one: meanwhile the device ends the first
+                engine.runner.batches[0].released.set()
+                time.sleep(0.2)
+            return launch(*arguments)
+
+        engine.runner.launch = slowly  # type: ignore[method-assign]
+        engine.submit(0)
+        until(lambda: len(engine.runner.batches) == 1)
+        engine.submit(1)
+        first, second = engine.answered(), engine.answered()
+    assert ids(first) == [0] and ids(second) == [1]
+    assert second.forward_seconds >= 0.2
+
+
+def test_what_follows_a_batch_that_failed_teaches_nothing(tiny: LoadedModel) -> None:
+    with running(tiny, held=2) as engine:
+        engine.submit(0, 1)
+        until(lambda: len(engine.runner.batches) == 1)
+        engine.submit(2)
+        until(lambda: len(engine.runner.batches) == 2)
+        first, second = engine.runner.batches
+        first.fails = True
+        first.released.set()
+        assert engine.answered().failures == ("error",)
+        second.released.set()
+        answer = engine.answered()
+    assert ids(answer) == [2] and not answer.failures
+    assert answer.predicted_seconds == answer.r0_seconds == 0

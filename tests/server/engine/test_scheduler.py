@@ -209,6 +209,11 @@ class TestAuto:
         free = [job(n, deadline=0.35, choices=LEVELS) for n in (3, 4)]
         assert used(scheduler(*named, *free).step(0.0).batch) == [0, 0, 8, 8]
 
+    def test_what_a_batch_in_flight_leaves_no_time_for_is_refused(self) -> None:
+        assert ids(self.queue(1, deadline=0.15).step(0.0, start=0.0).batch) == [0]
+        step = self.queue(1, deadline=0.15).step(0.0, start=0.14)
+        assert (ids(step.batch), ids(step.refused)) == ([], [0])
+
     def test_what_no_r_can_do_in_time_is_refused_at_once(self) -> None:
         step = self.queue(3, deadline=0.05).step(0.0)
         assert (ids(step.batch), ids(step.refused)) == ([0, 1], [2])

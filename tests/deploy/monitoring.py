@@ -44,7 +44,7 @@ def filled(query: str, job: str = "tome-serve", interval: str = "30s") -> str:
 def unfiltered(condition: str) -> str:
     """An alert's expression with 0 or 1 for each comparison, so that it has a result whenever its series exist."""
     # What makes a model fast is one of several labels; the one to be told of is not there on a healthy server.
-    condition = condition.replace('kind="reference"', 'kind=~".+"')
+    condition = condition.replace('kind=~"reference.*"', 'kind=~".+"')
     return re.sub(r"(?<= )(==|!=|<=|>=|<|>)(?= )", r"\1 bool", condition)
 
 

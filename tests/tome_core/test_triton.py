@@ -16,11 +16,12 @@ FOLDER = Path(__file__).parent / "triton"
 @pytest.mark.skipif(
     torch.cuda.is_available() or "TRITON_INTERPRET" in os.environ, reason="they run in this process as well"
 )
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels_in_the_interpreter(which: str) -> None:
     triton = pytest.importorskip("triton")
     if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8):
         pytest.skip("the interpreter of this Triton fails on loops whose bounds are not constant")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, str(FOLDER)]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tome_core.attention import Attend, fused_attention
-from tome_core.matching import Matcher
+from tome_core.matching import Bipartite, Matcher
 from tome_core.merge import Combine, accumulation_dtype, weighted_mean
 from tome_core.metric import Features, Metric, mean_key
 from tome_core.plan import Plan, join
@@ -92,3 +92,9 @@ class Merging:
     combine: Combine = weighted_mean
     in_place: bool = False
     prune: bool = False
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether it matches and merges as the paper does, which is what kernels know."""
+        papers = self.metric is mean_key and self.combine is weighted_mean
+        return papers and self.matcher == Bipartite()

@@ -18,6 +18,7 @@ from server.engine.mixes import Mixes
 from server.engine.readout import Readout, read_out
 from server.engine.staging import Staging
 from tome_core import MergedViT, Outputs, Pixels, native
+from tome_core.pixels import normalised
 from tome_core.plan import BoundedPlan
 from tome_core.schedule import Schedule
 
@@ -177,21 +178,16 @@ class Forward:
         return torch.cat([self.recordable(pixels[part], schedules[part]).outputs.logits for part in parts])
 
     def _given(self, pixels: Tensor) -> Tensor | Pixels:
-        """What the network is given: on a GPU it normalises ``pixels`` itself."""
-        if self._device.type == "cuda":
-            return Pixels(pixels, self._scale, self._shift)
-        return self._normalised(pixels)
+        """What the network is given, which normalises ``pixels`` itself where no kernel of ours does it before."""
+        if self._by_kernel:
+            return native.normalise(pixels, self._scale, self._shift, self._dtype)
+        return Pixels(pixels, self._scale, self._shift)
 
     def _with_floats(self, pixels: Tensor, floats: Floats) -> Tensor:
-        images = self._normalised(pixels)
+        images = normalised(self._given(pixels))
         rows = torch.tensor(floats.rows, device=self._device)
         images[rows] = torch.from_numpy(floats.values).to(images)
         return images
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        if self._by_kernel:
-            return native.normalise(pixels, self._scale, self._shift, self._dtype)
-        return pixels * self._scale.view(-1, 1, 1) + self._shift.view(-1, 1, 1)
 
     def _copy(self, pixels: npt.NDArray[np.uint8], into: Tensor) -> Tensor:
         if self._device.type != "cuda":

@@ -17,7 +17,7 @@ from tome_core.linears import KernelLinear, KernelMlp
 from tome_core.merge import compose
 from tome_core.native import LANES
 from tome_core.native.library import call
-from tome_core.native.strategy import Kernels, is_papers
+from tome_core.native.strategy import Kernels
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
 from tome_core.workspace import WORKSPACE
@@ -97,7 +97,7 @@ class Encoder:
         """Whether it would do what ``merging`` says with ``packed``."""
         tokens = packed.tokens
         plain = packed.positions is None and tokens.dtype == self.dtype and tokens.device.type == "cpu"
-        return plain and type(merging.strategy) is Kernels and is_papers(merging)
+        return plain and type(merging.strategy) is Kernels and merging.is_papers
 
     def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
         """Run all blocks; ``packed.tokens (T, D)`` are used up. For ``leading`` see `tome_core.block.run_block`."""

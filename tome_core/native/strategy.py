@@ -8,9 +8,8 @@ from torch import Tensor
 
 from tome_core import native
 from tome_core.groups import GroupByGroup
-from tome_core.matching import Bipartite
-from tome_core.merge import compose, stayed, weighted_mean
-from tome_core.metric import Features, mean_key
+from tome_core.merge import compose, stayed
+from tome_core.metric import Features
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
 from tome_core.positional import Positional
@@ -42,7 +41,7 @@ class Kernels(GroupByGroup):
         """Matching and merging of all images at once, if they are the paper's."""
         if not plan.merges(index):
             return packed
-        if not is_papers(merging) or not _fits(features.k):
+        if not merging.is_papers or not _fits(features.k):
             return super().merge(merging, plan, index, packed, features)
         sizes = packed.flat_sizes(plan, index)
         before, after = plan.offsets(features.k)[index : index + 2]
@@ -59,11 +58,6 @@ class Kernels(GroupByGroup):
                 positions = tuple(places.gather(1, stay) for places, stay in zip(positions, stays, strict=True))
         views = tuple(view for _, view in plan.views(sizes, index + 1))
         return replace(packed, tokens=tokens, sizes=views, sources=sources, positions=positions)
-
-
-def is_papers(merging: Merging) -> bool:
-    """Whether it matches and merges as the paper does, which is what the kernels know."""
-    return merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
 
 
 def _fits(heads: Tensor) -> bool:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that kernels know
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
@@ -253,13 +254,9 @@ def _are_packed(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return one and k.data_ptr() - q.data_ptr() == v.data_ptr() - k.data_ptr() == behind
 
 
-def _launch(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, starts: Tensor, longest: int) -> Tensor:
-    return launch_attention(q, k, v, sizes, starts, longest)
-
-
 _operator = torch.library.custom_op(
     "tome::attention",
-    _launch,
+    launch_attention,
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor v, Tensor? sizes, Tensor starts, SymInt longest) -> Tensor",
 )

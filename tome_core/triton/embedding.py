@@ -16,20 +16,9 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from tome_core.pixels import Images, Pixels
+from tome_core.triton.attention import DTYPES
 from tome_core.triton.patches import launch_patches, patches
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Numbers to a program of so many warps."""
-
-    numbers: int
-    warps: int
-
-
-SHARE = Share(numbers=4096, warps=8)
+from tome_core.triton.share import SHARE, Share
 
 
 @triton.jit
@@ -85,13 +74,9 @@ def _empty(embedded: Tensor, table: Tensor, prefix: int) -> Tensor:
     return embedded.new_empty(len(embedded) // (tokens - prefix) * tokens, width)
 
 
-def _launch(embedded: Tensor, table: Tensor, prefix: int) -> Tensor:
-    return launch_assemble(embedded, table, prefix)
-
-
 _operator = torch.library.custom_op(
     "tome::assemble",
-    _launch,
+    launch_assemble,
     mutates_args=(),
     schema="(Tensor embedded, Tensor table, int prefix) -> Tensor",
 )

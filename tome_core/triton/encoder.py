@@ -15,19 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome_core.matching import Bipartite
-from tome_core.merge import weighted_mean
-from tome_core.metric import mean_key
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
-from tome_core.triton.attention import attention, launch_attention, unpack
+from tome_core.triton.attention import DTYPES, attention, launch_attention, unpack
 from tome_core.triton.extents import Extents
 from tome_core.triton.gelu import gelu_, launch_gelu_
 from tome_core.triton.matching import launch_match, match
 from tome_core.triton.merging import launch_merge_norm, merge_norm
 from tome_core.triton.norms import add_norm, launch_add_norm
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Linear(NamedTuple):
@@ -90,21 +85,16 @@ _OPERATORS = _Kernels(attention, match, merge_norm, add_norm, gelu_)
 class TritonEncoder:
     """The blocks of a model (see `tome_core.model.Encoder`); ``weights`` are all of one dtype, on one device.
 
-    Args:
-        sdpa_first: PyTorch's own attention while all sizes are 1 and the images of a batch are of one length.
-
     Raises:
         ValueError: the blocks are not of one dtype, or do not fit.
     """
 
     reads_starts = True  # of a `BoundedPlan`, on the device
 
-    def __init__(self, weights: Sequence[BlockWeights], *, sdpa_first: bool = False) -> None:
+    def __init__(self, weights: Sequence[BlockWeights]) -> None:
         if not fit_together(weights):
             raise ValueError("the blocks are not all of one width and dtype that the kernels know")
         self.weights = tuple(weights)
-        self.sdpa_first = sdpa_first
-        self.dtype = weights[0].qkv.weight.dtype
         # A graph reads what the plan that it was recorded with keeps, for as long as there is a graph.
         self._recorded: list[Plan] = []
         self._side: torch.cuda.Stream | None = None
@@ -113,17 +103,16 @@ class TritonEncoder:
         return self  # nothing can change it
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.weights, self.sdpa_first)
+        return TritonEncoder, (self.weights,)
 
     def takes(self, merging: Merging, packed: Packed) -> bool:
         """Whether it would do what ``merging`` says with ``packed``: no traces, no positions, no gradients."""
         tokens = packed.tokens
         weight = self.weights[0].qkv.weight
-        papers = merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
         plain = packed.sources is None and packed.positions is None
         learns = torch.is_grad_enabled() and (tokens.requires_grad or weight.requires_grad)
         here = tokens.device == weight.device and tokens.dtype == weight.dtype
-        return papers and plain and here and not learns and not torch.is_autocast_enabled(tokens.device.type)
+        return merging.is_papers and plain and here and not learns and not torch.is_autocast_enabled(tokens.device.type)
 
     def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
         """Run all blocks; ``packed.tokens (T, D)`` are used up. For ``leading`` see `tome_core.block.run_block`.
@@ -135,7 +124,6 @@ class TritonEncoder:
         side = self._prepare(plan) if kernels is _LAUNCHERS and packed.tokens.is_cuda else None
         tokens = packed.tokens.contiguous()
         sizes = packed.flat_sizes(plan, 0)
-        dense = self.sdpa_first and extents.dense
         first, last = self.weights[0].norm1, len(self.weights) - 1
         tokens, normed = kernels.add_norm(tokens, None, *first)
         for index, block in enumerate(self.weights):
@@ -146,11 +134,8 @@ class TritonEncoder:
             if merges:
                 after, left = extents.starts[index + 1], extents.lengths[index + 1]
                 with _beside(side):
-                    order, begins, _ = kernels.match(k, starts, after, longest, left, merging.prefix)
-            if dense and sizes_of_keys is None:
-                attended = dense_attention(q, k, v, longest)
-            else:
-                attended = kernels.attention(q, k, v, sizes_of_keys, starts, longest)
+                    order, begins, _ = kernels.match(k, starts, after, extents.longest[0], left, merging.prefix)
+            attended = kernels.attention(q, k, v, sizes_of_keys, starts, longest)
             if leading is not None and index == last:
                 attended, tokens = (plan.leading(rows, index, leading).contiguous() for rows in (attended, tokens))
             branch = F.linear(attended, *block.proj)
@@ -210,13 +195,3 @@ def fit_together(weights: Sequence[BlockWeights]) -> bool:
     """Whether the kernels can compute all of these blocks, one after the other."""
     alike = {(block.norm1.weight.shape, block.qkv.weight.dtype, block.qkv.weight.device) for block in weights}
     return len(alike) == 1 and all(block.fits for block in weights)
-
-
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, tokens: int) -> Tensor:
-    """PyTorch's attention of images of ``tokens`` each: ``q, k, v (T, H, d)`` -> ``(T, H * d)``."""
-    images = (part.unflatten(0, (-1, tokens)).transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(*images).transpose(1, 2).reshape(len(q), -1)
-
-
-def _rebuild(weights: Sequence[BlockWeights], sdpa_first: bool) -> TritonEncoder:
-    return TritonEncoder(weights, sdpa_first=sdpa_first)

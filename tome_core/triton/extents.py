@@ -21,14 +21,12 @@ class Extents:
         longest: tokens of the longest image, or more.
         lengths: tokens of all images, or more.
         merges: of each block, whether any image may lose tokens in it.
-        dense: whether all images are of one length, and nothing follows them.
     """
 
     starts: tuple[Tensor, ...]
     longest: tuple[int, ...]
     lengths: tuple[int, ...]
     merges: tuple[bool, ...]
-    dense: bool
 
     @classmethod
     def of(cls, plan: Plan, like: Tensor) -> Extents:
@@ -46,7 +44,6 @@ class Extents:
                 longest=tuple(map(max, counts)),
                 lengths=tuple(map(sum, counts)),
                 merges=tuple(plan.merges(index) for index in range(len(counts) - 1)),
-                dense=len(plan.groups) == 1,
             )
 
         return plan.keep("extents", like, make)
@@ -60,5 +57,4 @@ class Extents:
             longest=(plan.groups[0].tokens[0],) * len(blocks),
             lengths=tuple(map(plan.length, blocks)),
             merges=tuple(map(plan.merges, blocks[:-1])),
-            dense=False,
         )

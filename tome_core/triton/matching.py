@@ -187,7 +187,8 @@ def match(keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total
         keys: of all tokens, ``(T, heads, width)``, such that `tome_core.triton.attention.lies_in_rows`.
         before, after: where each image begins, then how many tokens there are, int32 ``(images + 1,)``, before and
             after merging. Each image merges as many as its lengths differ by: at most half of what is no prefix token.
-        longest: tokens of the longest image before merging, or any number above.
+        longest: tokens of the longest image before merging, or any number above. A kernel is compiled for it, rounded
+            up to a power of two: what is the same in all blocks has nothing to compile later.
         after_total: T', the last number of ``after``, or any number above.
         prefix: tokens at the front of each image that never merge.
 
@@ -196,16 +197,9 @@ def match(keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total
     return Matched(*_operator(keys, before, after, longest, after_total, prefix))
 
 
-def _launch(
-    keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    matched = launch_match(keys, before, after, longest, after_total, prefix)
-    return matched.order, matched.begins, matched.dest
-
-
 _operator = torch.library.custom_op(
     "tome::match",
-    _launch,
+    launch_match,
     mutates_args=(),
     schema="(Tensor keys, Tensor before, Tensor after, SymInt longest, SymInt after_total, int prefix) "
     "-> (Tensor, Tensor, Tensor)",

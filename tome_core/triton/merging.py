@@ -92,10 +92,33 @@ def launch_merge_norm(
     warps: int = WARPS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `merge_norm`, without the operator around it, and with any number of warps."""
+    return _run(x, sizes, order, begins, (branch, weight, bias, eps), warps)
+
+
+def launch_merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """As `merge`, without the operator around it."""
+    tokens, _, new_sizes = _run(x, sizes, order, begins, None, WARPS)
+    return tokens, new_sizes
+
+
+def _run(
+    x: Tensor,
+    sizes: Tensor | None,
+    order: Tensor,
+    begins: Tensor,
+    fused: tuple[Tensor, Tensor, Tensor, float] | None,
+    warps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merged tokens, the same after the norm, and their sizes.
+
+    Args:
+        fused: the branch before, and the norm after; without them the tokens are given in the place of normed ones.
+    """
     left, dim = len(begins) - 1, x.shape[1]
     tokens = x.new_empty(left, dim)
-    normed = x.new_empty(left, dim)
+    normed = tokens if fused is None else torch.empty_like(tokens)
     new_sizes = x.new_empty(left, dtype=torch.float32)
+    branch, weight, bias, eps = fused or (x, x, x, 0.0)
     merge_norm_kernel[(left,)](
         x,
         branch,
@@ -108,33 +131,10 @@ def launch_merge_norm(
         normed,
         new_sizes,
         eps,
-        **constants(dim, sizes is not None, True),
+        **constants(dim, sizes is not None, fused is not None),
         num_warps=warps,
     )
     return tokens, normed, new_sizes
-
-
-def launch_merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
-    """As `merge`, without the operator around it."""
-    left, dim = len(begins) - 1, x.shape[1]
-    tokens = x.new_empty(left, dim)
-    new_sizes = x.new_empty(left, dtype=torch.float32)
-    merge_norm_kernel[(left,)](
-        x,
-        x,
-        begins if sizes is None else sizes,  # not read without sizes
-        order,
-        begins,
-        x,
-        x,
-        tokens,
-        tokens,
-        new_sizes,
-        0.0,
-        **constants(dim, sizes is not None, False),
-        num_warps=WARPS,
-    )
-    return tokens, new_sizes
 
 
 def merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,22 +169,9 @@ def merge_norm(
     return _operator(x, branch, sizes, order, begins, weight, bias, eps)
 
 
-def _launch(
-    x: Tensor,
-    branch: Tensor,
-    sizes: Tensor | None,
-    order: Tensor,
-    begins: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return launch_merge_norm(x, branch, sizes, order, begins, weight, bias, eps)
-
-
 _operator = torch.library.custom_op(
     "tome::merge_norm",
-    _launch,
+    launch_merge_norm,
     mutates_args=(),
     schema="(Tensor x, Tensor branch, Tensor? sizes, Tensor order, Tensor begins, Tensor weight, Tensor bias, "
     "float eps) -> (Tensor, Tensor, Tensor)",
@@ -206,13 +193,9 @@ def _(
     return x.new_empty(left, x.shape[1]), x.new_empty(left, x.shape[1]), x.new_empty(left, dtype=torch.float32)
 
 
-def _launch_merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
-    return launch_merge(x, sizes, order, begins)
-
-
 _merge = torch.library.custom_op(
     "tome::merge",
-    _launch_merge,
+    launch_merge,
     mutates_args=(),
     schema="(Tensor x, Tensor? sizes, Tensor order, Tensor begins) -> (Tensor, Tensor)",
 )

@@ -103,17 +103,13 @@ def add_norm(x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps
     return _add_norm(x, branch, weight, bias, eps)
 
 
-def _launch_add_norm(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return launch_add_norm(x, branch, weight, bias, eps)
-
-
 def _launch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return launch_add_norm(x, None, weight, bias, eps)[1]
 
 
 _add_norm = torch.library.custom_op(
     "tome::add_norm",
-    _launch_add_norm,
+    launch_add_norm,
     mutates_args=(),
     schema="(Tensor x, Tensor branch, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
 )

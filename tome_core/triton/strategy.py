@@ -11,19 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tome_core.matching import Bipartite
-from tome_core.merge import weighted_mean
-from tome_core.metric import Features, mean_key
+from tome_core.metric import Features
 from tome_core.offsets import Offsets
 from tome_core.packed import Merging, Packed
 from tome_core.plan import Plan
 from tome_core.positional import Positional
-from tome_core.triton.attention import INTERPRETED, attention, launch_attention, lies_in_rows
+from tome_core.triton.attention import DTYPES, INTERPRETED, attention, launch_attention, lies_in_rows
 from tome_core.triton.extents import Extents
 from tome_core.triton.matching import launch_match, match
 from tome_core.triton.merging import launch_merge, merge
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = range(16, 129)  # of heads: what tiles were chosen for
 
 
@@ -76,12 +73,12 @@ class TritonStrategy(Offsets):
         if not plan.merges(index):
             return packed
         x, keys = packed.tokens, features.k
-        if not _is_papers(merging) or not _take(x) or not _take(keys) or not _are_heads(keys):
+        if not merging.is_papers or not _take(x) or not _take(keys) or not _are_heads(keys):
             return super().merge(merging, plan, index, packed, features)
         extents, kernels = self._extents(plan, x), _kernels(x)
         before, after = extents.starts[index : index + 2]
-        longest, left = extents.longest[index], extents.lengths[index + 1]
-        matched = kernels.match(_in_rows(keys), before, after, longest, left, merging.prefix)
+        left = extents.lengths[index + 1]
+        matched = kernels.match(_in_rows(keys), before, after, extents.longest[0], left, merging.prefix)
         sizes = packed.flat_sizes(plan, index)
         tokens, new_sizes = kernels.merge(x.contiguous(), sizes, matched.order, matched.begins)
         sources, positions = packed.sources, packed.positions
@@ -113,10 +110,6 @@ class TritonStrategy(Offsets):
 def _kernels(like: Tensor) -> _Kernels:
     """For real tensors those without operators around them, which cost the host."""
     return _LAUNCHERS if type(like) is Tensor else _OPERATORS
-
-
-def _is_papers(merging: Merging) -> bool:
-    return merging.matcher == Bipartite() and merging.metric is mean_key and merging.combine is weighted_mean
 
 
 def _take(*tensors: Tensor) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from tome_core.pixels import Images, normalised
 
 MEAN, STD = 0.5, 0.25  # of the tiny model
 ERROR, NAN, MEMORY, ALONE_TOO_LARGE, SLOW, HANG, STICKY = range(201, 208)
@@ -26,8 +28,8 @@ class Faulty(nn.Module):
         super().__init__()
         self.network, self.cost = network, network.cost
 
-    def outputs(self, images: Tensor, r: Any, source: bool) -> Any:
-        faults = ((images[:, 0, 0, 0] * STD + MEAN) * 255).round().int().tolist()
+    def outputs(self, images: Images, r: Any, source: bool) -> Any:
+        faults = ((normalised(images)[:, 0, 0, 0] * STD + MEAN) * 255).round().int().tolist()
         if STICKY in faults:
             Faulty.lost = True
         if ERROR in faults or Faulty.lost:

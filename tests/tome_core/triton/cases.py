@@ -37,12 +37,12 @@ def add_norm(dtype: str, width: int, has_branch: bool = True) -> Case:
     )
 
 
-def gelu_of(dtype: str, tanh: bool) -> Case:
+def gelu_of(dtype: str) -> Case:
     return Case(
-        name=f"gelu {dtype} {'tanh' if tanh else ''}",
+        name=f"gelu {dtype}",
         kernel=gelu.gelu_kernel,
         types={"x": dtype, "units": "i32"},
-        constants=gelu.constants(3072, tanh, gelu.SHARE),
+        constants=gelu.constants(3072, gelu.SHARE),
         aligned=("x",),
         warps=gelu.SHARE.warps,
     )
@@ -73,8 +73,7 @@ ROWS = [
     *(add_norm("*bf16", width) for width in (384, 768, 1024, 2048)),
     add_norm("*bf16", 768, False),
     add_norm("*fp32", 768),
-    *(gelu_of("*bf16", tanh) for tanh in (False, True)),
-    gelu_of("*fp32", False),
+    *(gelu_of(dtype) for dtype in ("*bf16", "*fp32")),
     *(patch(pixels, 16, "*bf16") for pixels in ("*u8", "*fp32")),
     patch("*u8", 14, "*bf16"),
 ]

@@ -71,9 +71,9 @@ def test_any_mix_after_another(variant: str, batches: list[list[Spec]]) -> None:
 
 @pytest.mark.parametrize("variant", ["class-token", "distilled"])
 @torch.no_grad()
-def test_full_bounds_and_pytorchs_attention_first(variant: str) -> None:
+def test_full_bounds(variant: str) -> None:
     """A batch that fills its bounds, one whose images merge more and less than they say, and one of a single image."""
-    model = encoded(variant, sdpa_first=True)
+    model = encoded(variant)
     counts = model.token_counts(4, 16 + model.merging.prefix)
     for r in ([4] * 3, [3, 8], [8]):
         schedules = [Schedule.of(one) for one in r]

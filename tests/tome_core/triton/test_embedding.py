@@ -22,7 +22,8 @@ from tome_core.adapters.inference import replace_convolutions
 from tome_core.adapters.plain import embedding_weights
 from tome_core.layers import MatrixPatches
 from tome_core.optimizing import embedding_for_gpu
-from tome_core.triton.embedding import EmbeddingWeights, Share, TritonEmbedding, assemble, launch_assemble
+from tome_core.triton.embedding import EmbeddingWeights, TritonEmbedding, assemble, launch_assemble
+from tome_core.triton.share import Share
 
 MODELS: dict[str, dict[str, Any]] = {
     "class-token": {},

@@ -48,15 +48,13 @@ UNLIKE: dict[str, dict[str, Any]] = {
 }
 
 
-def with_encoder(
-    reference: MergedViT, *, prune: bool = True, sdpa_first: bool = False, prop_attn: bool = True
-) -> MergedViT:
+def with_encoder(reference: MergedViT, *, prune: bool = True, prop_attn: bool = True) -> MergedViT:
     model = copy.deepcopy(reference)
     fold_scales(model.adapter.network)
     model.requires_grad_(False)
     weights = plain_weights(model.adapter)
     assert weights is not None
-    model.encoder = TritonEncoder(weights, sdpa_first=sdpa_first)
+    model.encoder = TritonEncoder(weights)
     model.merging = replace(model.merging, prune=prune, prop_attn=prop_attn)
     return model
 
@@ -97,14 +95,6 @@ def test_all_tokens_with_and_without_pruning() -> None:
         for one, other in zip(model.forward_features(x, r=r), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model(x, r=r), reference_of("class-token")(x, r=r), rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_pytorchs_attention_first() -> None:
-    x = images(2)
-    for batch in (0, Schedule.per_layer([0, 3, 3]), [4, 2]):
-        expected = reference_of("class-token")(x, r=batch)
-        torch.testing.assert_close(encoded("class-token", sdpa_first=True)(x, r=batch), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

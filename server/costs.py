@@ -153,10 +153,11 @@ def features(loads: Sequence[Load], recorded: Recorded = NOTHING) -> Features:
         tokens, linear, pairs, merged, _ = (bucket * each for each in loads[0])
         return Features(0.0, 0.0, 0.0, 1.0, blocks, tokens, linear, pairs, merged)
     tokens, linear, pairs, merged, _ = map(sum, zip(*loads, strict=True))
+    on_host = recorded.launches(len(loads))
+    host = (1.0, float(blocks), float(len(groups))) if on_host else (0.0, 0.0, 0.0)
     if not recorded.buckets:
-        return Features(1.0, blocks, len(groups), 0.0, 0.0, tokens, linear, pairs, merged)
+        return Features(*host, 0.0, 0.0, tokens, linear, pairs, merged)
     mixed = tokens if len(groups) > 1 else 0.0
-    host = (1.0, float(blocks), float(len(groups))) if recorded.launches(len(loads)) else (0.0, 0.0, 0.0)
     return Features(*host, 1.0, blocks, tokens, linear, pairs, merged, mixed)
 
 
@@ -192,16 +193,17 @@ class Estimate:
 
     def image(self, load: Load, mixed: bool = False) -> float:
         """Seconds that one image adds to its batch, without regard to steps; to one of several groups if ``mixed``."""
-        a, b, c, d, several = self.coefficients[5:]
-        tokens, linear, pairs, merged, _ = load
-        work = a * tokens + b * linear + c * pairs + d * merged
-        return self.contention * (work + several * tokens if mixed else work)
+        each = self.coefficients
+        work = each.tokens * load.tokens + each.linear * load.linear + each.pairs * load.pairs
+        work += each.merged * load.merged
+        if mixed:
+            work += each.mixed * load.tokens
+        return self.contention * work
 
     def alike(self, load: Load, images: int) -> float:
         """Seconds of a batch of ``images`` with this load each: in steps, where it is recorded."""
         if bucket := self.recorded.bucket(load, images):
-            once = self.coefficients.device + self.coefficients.device_blocks * load.blocks
-            return self.contention * once + bucket * self.image(load) + self.delay
+            return self._computing(load.blocks) + bucket * self.image(load) + self.delay
         return self.unlike(images, load.blocks, images * self.image(load))
 
     def unlike(self, images: int, blocks: int, each: float) -> float:
@@ -211,11 +213,22 @@ class Estimate:
             blocks: in which it merges.
             each: seconds of its images, by `image`.
         """
-        host, host_blocks, groups, device, device_blocks = self.coefficients[:5]
-        launching = self.contention * (host + host_blocks * blocks + groups) * self.recorded.launches(images)
         if not self.recorded.buckets:
-            return launching + each + self.delay
-        return max(launching, self.contention * (device + device_blocks * blocks) + each) + self.delay
+            return self._launching(blocks) + each + self.delay
+        computing = self._computing(blocks) + each
+        if not self.recorded.launches(images):
+            return computing + self.delay
+        return max(self._launching(blocks), computing) + self.delay
+
+    def _launching(self, blocks: int) -> float:
+        """Seconds of the host for a batch of one group as such, which merges in ``blocks``."""
+        once = self.coefficients
+        return self.contention * (once.host + once.host_blocks * blocks + once.groups)
+
+    def _computing(self, blocks: int) -> float:
+        """Seconds of the device for such a batch as such, beside graphs."""
+        once = self.coefficients
+        return self.contention * (once.device + once.device_blocks * blocks)
 
     def quiet(self) -> Estimate:
         """The same as if nobody else used the machine."""

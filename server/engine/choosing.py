@@ -87,8 +87,11 @@ class Steady:
     _since: float = 0.0
 
     def limits(self, queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates) -> Sequence[float]:
-        """Of the jobs of ``queue``, earliest due first."""
+        """Of the jobs of ``queue``, earliest due first. ``now``: when the next batch begins."""
         needed = assign(queue, now, bounds, of, self.reserve)
-        held = min(1.0, self._held + (now - self._since) / self.relax, *needed[:1])
-        self._held, self._since = held, now
+        # The batch ahead may have been done sooner than the last call was told.
+        passed = max(0.0, now - self._since)
+        held = min(1.0, self._held + passed / self.relax, *needed[:1])
+        self._held = held
+        self._since = max(self._since, now)
         return [limit if limit < held else held for limit in needed]

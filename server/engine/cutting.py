@@ -87,12 +87,13 @@ class Cutter:
         """Whether the job joins the batch; counts it if so."""
         if self.images and (self.images == self.bounds.images or self.work + option.work > self.bounds.work):
             return False
-        own, others = True, self._others
+        others = self._others
         load, each, whole = self._load, self._each, self._whole
-        if self.images and waiting.job.model != self._model:
-            own, others = False, others + estimate.image(option.load)
-        else:
+        own = not self.images or waiting.job.model == self._model
+        if own:
             load, each, whole = self._with(option.load, estimate)
+        else:
+            others += estimate.image(option.load)
         seconds = (whole + others) * (1 + estimate.margin)
         if not self.images:
             self._model = waiting.job.model
@@ -100,8 +101,12 @@ class Cutter:
                 self._first_due = waiting.due
         elif self.start + seconds > self._first_due and self._is_enough(whole, option.load, estimate):
             return False
-        self.images, self.work, self.seconds = self.images + 1, self.work + option.work, seconds
-        self._own, self._others, self._load, self._each, self._whole = self._own + own, others, load, each, whole
+        self.images += 1
+        self.work += option.work
+        self.seconds = seconds
+        self._own += own
+        self._others = others
+        self._load, self._each, self._whole = load, each, whole
         return True
 
     def fills(self, option: Option, most: int) -> int:
@@ -114,8 +119,10 @@ class Cutter:
         full = self.work + count * option.work > self.bounds.work
         if count <= 0 or not alike or full or self.start + self.seconds > self._first_due:
             return 0
-        self.images, self._own = self.images + count, self._own + count
-        self.work, self._each = self.work + count * option.work, self._each + count * self._one
+        self.images += count
+        self.work += count * option.work
+        self._own += count
+        self._each += count * self._one
         return count
 
     def _is_enough(self, whole: float, load: Load, estimate: Estimate) -> bool:
@@ -127,7 +134,8 @@ class Cutter:
         """What `_load`, `_each` and `_whole` are with one more image of the same model."""
         images = self._own + 1
         if images == 1:
-            self._one, self._blocks = estimate.image(load), load.blocks
+            self._one = estimate.image(load)
+            self._blocks = load.blocks
         if images == 1 or load == self._load:
             each = self._each + self._one
             if images <= self._bucket:  # it is filled up to that size anyway
@@ -202,10 +210,14 @@ class Future:
     def done(self, limits: Limits) -> list[float]:
         """When each job will be done."""
         found: list[float] = []
-        parts, at, start, stretch = self._parts(limits), 0, self._now, 1.0
+        parts = self._parts(limits)
+        at = 0
+        start = self._now
+        stretch = 1.0
         while len(found) < len(self._queue):
             stop, seconds = self._cut(parts, at, len(found), start)
-            start, stretch = start + seconds * stretch, 1.0 + self._reserve
+            start += seconds * stretch
+            stretch = 1.0 + self._reserve
             found += [start] * (stop - len(found))
             while at < len(parts) and parts[at][0] <= stop:
                 at += 1
@@ -240,8 +252,12 @@ class Future:
         """`_cut` where no deadline ends the batch, and all is of one model; None elsewhere."""
         if len(self._models) > 1:
             return None
-        estimate, first = self._of(self._queue[begin].job.model), parts[at][1].load
-        position, alike, work, each, blocks = begin, begin, 0.0, 0.0, 0
+        estimate = self._of(self._queue[begin].job.model)
+        first = parts[at][1].load
+        position = begin
+        alike = begin  # where those end that are like the first
+        work = each = 0.0
+        blocks = 0
         full = min(begin + self._bounds.images, len(self._queue))
         while position < full:
             end, option = parts[at]
@@ -262,13 +278,16 @@ class Future:
         if alike < position:
             whole = estimate.unlike(position - begin, blocks, each)
             longest = max(longest, whole)
-        due, slower = self._due[begin], 1 + estimate.margin
+        due = self._due[begin]
+        slower = 1 + estimate.margin
+        # A deadline ends the batch only where the first is in time alone.
         if self._queue[begin].binding and start + longest * slower > due >= start + estimate.alike(first, 1) * slower:
             return None
         return position, whole * slower
 
     def _one_by_one(self, parts: Sequence[Part], at: int, begin: int, start: float) -> tuple[int, float]:
-        cutter, position = Cutter(self._bounds, start), begin
+        cutter = Cutter(self._bounds, start)
+        position = begin
         for stop, option in parts[at:]:
             estimate = self._of(self._queue[position].job.model)
             while position < stop:

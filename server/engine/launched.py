@@ -25,8 +25,11 @@ class Launched:
     """
 
     def __init__(self, readout: Readout, top_k: Sequence[int], wants: Sequence[Want]) -> None:
-        outputs, device = readout.outputs, readout.best.device
-        self._top, self._top_k, self._wants = readout.top, top_k, wants
+        outputs = readout.outputs
+        device = readout.best.device
+        self._top = readout.top
+        self._top_k = top_k
+        self._wants = wants
         # Page-locked memory, which PyTorch takes for copies that the host does not wait for.
         self._best = readout.best.to("cpu", non_blocking=True)
         self._features = outputs.features.float().to("cpu", non_blocking=True) if "features" in wants else None
@@ -48,14 +51,18 @@ class Launched:
         """Wait for the results. Raises what the device raised meanwhile."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        best, top = self._best.numpy(), self._top
+        best = self._best.numpy()
+        top = self._top
         scores = best[:, :top].tolist()
         classes = best[:, top : 2 * top].astype(np.int64).tolist()
         finite = (best[:, -1] == 1).tolist()
         features = self._rows(self._features, "features")
         source = self._rows(self._source, "source")
         rows = zip(scores, classes, finite, features, source, self._top_k, strict=True)
-        return [Prediction(tuple(s[:k]), tuple(c[:k]), ok, f, m) for s, c, ok, f, m, k in rows]
+        return [
+            Prediction(tuple(scores[:top_k]), tuple(classes[:top_k]), finite, features, source)
+            for scores, classes, finite, features, source, top_k in rows
+        ]
 
     def _rows(self, values: Tensor | None, want: Want) -> list[bytes]:
         if values is None:

@@ -32,7 +32,8 @@ from server.slots import Slots
 
 log = logging.getLogger("tome.engine")
 
-# The host prepares a batch so many times longer than the last one, at most: then it is launched in time.
+# Launching a batch takes the host about as long as the last time; it begins this many times that long before the
+# device needs it.
 _LEAD = 1.5
 _POLL_SECONDS = 0.0001  # between two looks whether the device is done
 
@@ -81,7 +82,10 @@ class Loop:
     def __init__(
         self, channel: Channel, scheduler: Scheduler, models: Mapping[str, Served], slots: Slots, page: PulsePage
     ) -> None:
-        self._channel, self._scheduler, self._models, self._slots = channel, scheduler, models, slots
+        self._channel = channel
+        self._scheduler = scheduler
+        self._models = models
+        self._slots = slots
         self._page = page
         self._limit = BatchLimit(scheduler.bounds.images)
         page.set_batch_limit(self._limit.now)
@@ -186,9 +190,11 @@ class Loop:
 
     def _summary(self, ran: InFlight, isolated: Isolated[Prediction], seconds: float) -> BatchDone:
         """Learn from a batch that is done, and tell of it."""
-        batch, calibration, runner = ran.batch, ran.served.calibration, ran.served.runner
+        batch = ran.batch
+        calibration = ran.served.calibration
+        runner = ran.served.runner
         self._learn(isolated, len(batch))
-        # Few schedules are many objects, and an object is told from others sooner than a schedule is.
+        # Most images of a batch share a few schedule objects: comparing identities is cheaper than comparing schedules.
         schedules = {id(placed.schedule): placed.schedule for placed in batch}
         counts = {key: runner.tokens(schedule) for key, schedule in schedules.items()}
         outcomes = tuple(
@@ -248,11 +254,13 @@ class Loop:
 
     def _launch(self, served: Served, batch: Sequence[Placed]) -> Launched:
         """Start one forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
-        runner, jobs = served.runner, [placed.job for placed in batch]
+        runner = served.runner
+        jobs = [placed.job for placed in batch]
         try:
             pixels = runner.room(len(jobs))
             self._slots.gather_into([job.slot for job in jobs], pixels)
-            top_k, wants = [job.top_k for job in jobs], [job.want for job in jobs]
+            top_k = [job.top_k for job in jobs]
+            wants = [job.want for job in jobs]
             schedules = [placed.schedule for placed in batch]
             return runner.launch(pixels, schedules, top_k, wants, self._floats(jobs, runner))
         except Exception as error:

@@ -82,6 +82,12 @@ class Engine:
         jobs = [Job(number, number, "tiny", (FOUR,), 3, time.monotonic()) for number in numbers]
         self.connection.sendall(b"".join(map(pack, jobs)))
 
+    def launch(self, *numbers: int) -> None:
+        """Jobs that arrive together, and that are launched together when this returns."""
+        before = len(self.runner.batches)
+        self.submit(*numbers)
+        until(lambda: len(self.runner.batches) == before + 1)
+
     def answered(self) -> BatchDone:
         batch = self.channel.receive()
         assert isinstance(batch, BatchDone)
@@ -129,11 +135,10 @@ def ids(batch: BatchDone) -> list[int]:
 
 def test_the_next_batch_is_launched_before_the_one_ahead_is_collected(tiny: LoadedModel) -> None:
     with running(tiny, held=3) as engine:
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
-        engine.submit(1, 2)
-        until(lambda: len(engine.runner.batches) == 2)
-        engine.submit(3)  # no third one is launched while two are in flight
+        engine.launch(0)
+        engine.launch(1, 2)
+        engine.submit(3)
+        assert len(engine.runner.batches) == 2  # no third one is launched while two are in flight
         first, second = engine.runner.batches
         first.released.set()
         assert ids(engine.answered()) == [0]
@@ -149,8 +154,7 @@ def test_answers_are_those_of_a_runner_alone(tiny: LoadedModel) -> None:
         np.stack([np.full(SIZE, slot, np.uint8) for slot in range(4)]), [FOUR] * 4, [3] * 4
     )
     with running(tiny, held=1) as engine:
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
+        engine.launch(0)
         engine.submit(1, 2, 3)
         engine.runner.batches[0].released.set()
         found: dict[int, Any] = {}
@@ -165,10 +169,8 @@ def test_a_batch_that_fails_when_it_is_collected_runs_again_in_halves_and_the_ne
     tiny: LoadedModel,
 ) -> None:
     with running(tiny, held=2) as engine:
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
-        engine.submit(1, 2, 3, 4)
-        until(lambda: len(engine.runner.batches) == 2)
+        engine.launch(0)
+        engine.launch(1, 2, 3, 4)
         first, second = engine.runner.batches
         second.fails = True
         first.released.set()
@@ -190,8 +192,7 @@ def test_what_raises_at_launch_fails_alone(tiny: LoadedModel, monkeypatch: pytes
 
     monkeypatch.setattr(Runner, "launch", raising)
     with running(tiny, held=1) as engine:
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
+        engine.launch(0)
         engine.submit(1, 2, 3)
         engine.runner.batches[0].released.set()
         found: dict[int, str] = {}
@@ -202,12 +203,10 @@ def test_what_raises_at_launch_fails_alone(tiny: LoadedModel, monkeypatch: pytes
 
 def test_the_page_shows_the_batch_at_the_front(tiny: LoadedModel) -> None:
     with running(tiny, held=2) as engine:
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
+        engine.launch(0)
         began = engine.page.read().began
         assert began
-        engine.submit(1)
-        until(lambda: len(engine.runner.batches) == 2)
+        engine.launch(1)
         assert engine.page.read().began == began
         engine.runner.batches[0].released.set()
         engine.answered()
@@ -229,8 +228,7 @@ def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_t
             return launch(*arguments)
 
         engine.runner.launch = slowly  # type: ignore[method-assign]
-        engine.submit(0)
-        until(lambda: len(engine.runner.batches) == 1)
+        engine.launch(0)
         engine.submit(1)
         first, second = engine.answered(), engine.answered()
     assert ids(first) == [0] and ids(second) == [1]
@@ -239,10 +237,8 @@ def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_t
 
 def test_what_follows_a_batch_that_failed_teaches_nothing(tiny: LoadedModel) -> None:
     with running(tiny, held=2) as engine:
-        engine.submit(0, 1)
-        until(lambda: len(engine.runner.batches) == 1)
-        engine.submit(2)
-        until(lambda: len(engine.runner.batches) == 2)
+        engine.launch(0, 1)
+        engine.launch(2)
         first, second = engine.runner.batches
         first.fails = True
         first.released.set()

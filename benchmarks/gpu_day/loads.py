@@ -10,17 +10,18 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_day.processes import GpuBusy, children, cpu_seconds, resident_mb
 from server.load.pictures import jpeg
+from server.top.scrape import Scrape, scrape
 
 ROOT = Path(__file__).parents[2]
 MIXED = (0, 4, 8, 12, 16)
 CLIENTS = 6  # processes
+TIMEOUT_SECONDS = 20.0  # a server under full load answers late
 
 
 def write_bodies(folder: Path, size: tuple[int, int, int]) -> None:
@@ -76,7 +77,7 @@ class Reading:
 
     cpu: dict[str, float]
     cpu_at: float
-    metrics: Counter[str]
+    metrics: Scrape
     metrics_at: float
     took: float
 
@@ -120,8 +121,9 @@ def measure(
 
 def read_off(ways: Ways) -> Reading:
     """What a server has done so far."""
-    used, cpu_at = cpu(ways.pid), time.time()
-    metrics = scrape(ways.metrics)
+    used = cpu(ways.pid)
+    cpu_at = time.time()
+    metrics = scrape(ways.metrics, TIMEOUT_SECONDS)
     now = time.time()
     return Reading(used, cpu_at, metrics, now, now - cpu_at)
 
@@ -130,7 +132,7 @@ def between(before: Reading, after: Reading) -> dict[str, Any]:
     """What a server did between two readings, a second."""
 
     def more(name: str) -> float:
-        return after.metrics[name] - before.metrics[name]
+        return (after.metrics.total(name) or 0.0) - (before.metrics.total(name) or 0.0)
 
     batches, took = more("tome_batch_images_count"), after.metrics_at - before.metrics_at
     cpu_took = after.cpu_at - before.cpu_at
@@ -164,20 +166,9 @@ def cpu(api: int) -> dict[str, float]:
     return {role: cpu_seconds(pid) for role, pid in roles(api).items()}
 
 
-def scrape(url: str) -> Counter[str]:
-    """The server's metrics, each summed over its labels."""
-    found: Counter[str] = Counter()
-    for line in get(f"{url}/metrics").splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            with suppress(ValueError):
-                found[name.partition("{")[0]] += float(value)  # type: ignore[assignment]
-    return found
-
-
 def get(url: str) -> str:
     """The body of a GET."""
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
         return answer.read().decode()
 
 

@@ -17,7 +17,7 @@ from benchmarks.gpu_day import wheels
 from benchmarks.gpu_day.day import LOG, Day, Row, read
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_BUDGET = 480
+DEFAULT_BUDGET = 420
 LEAST_SECONDS = 8  # in which a step can begin anything
 DRY_SECONDS = 120  # of any step where the day is dry: a busy machine may be slow
 SPARE_SECONDS = 3  # between when a step should end by itself and when it is ended

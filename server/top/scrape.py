@@ -56,12 +56,12 @@ class Scrape:
         return sum(found) if found else None
 
 
-def scrape(url: str) -> Scrape:
+def scrape(url: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
     """Read the metrics at ``url``, at its ``/metrics`` if it names no path. Raises `NoMetrics`."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     try:
-        connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout)
         try:
             connection.request("GET", parts.path.rstrip("/") or "/metrics")
             response = connection.getresponse()

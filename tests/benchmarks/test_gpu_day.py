@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from benchmarks.gpu_day.loads import Reading, between
 from benchmarks.gpu_day.profile import Kernel, covered, kind_of
 from benchmarks.gpu_day.steps import STEPS, Step
 from benchmarks.gpu_day.summary import LIMIT, of, share_out, summarise
+from server.top.scrape import Scrape
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,12 @@ class TestRows:
 class TestServer:
     def test_what_it_did_is_a_share_of_the_time_between_the_readings_themselves(self) -> None:
         """However late they are, and those of CPU time and of metrics apart."""
-        before = Reading({"api": 1.0}, 10.0, Counter({"tome_batch_images_count": 5}), 14.0, 4.0)
-        counts = {"tome_batch_images_count": 25, "tome_batch_images_sum": 60, "tome_forward_seconds_total": 0.5}
-        after = Reading({"api": 3.0, "engine": 1.0}, 12.0, Counter(counts), 15.0, 1.0)
+        begun = Scrape.parse('tome_batch_images_count{model="a"} 2\ntome_batch_images_count{model="b"} 3\n', 0.0)
+        ended = Scrape.parse(
+            "tome_batch_images_count 25\ntome_batch_images_sum 60\ntome_forward_seconds_total 0.5\n", 0.0
+        )
+        before = Reading({"api": 1.0}, 10.0, begun, 14.0, 4.0)
+        after = Reading({"api": 3.0, "engine": 1.0}, 12.0, ended, 15.0, 1.0)
         found = between(before, after)
         assert found["cpu"] == {"api": 1.0, "engine": 0.5}
         assert (found["batch_mean"], found["batches_per_s"], found["forward_share"]) == (3, 20, 0.5)

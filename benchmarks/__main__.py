@@ -1,6 +1,7 @@
 """`make bench`: our forward pass against its peers and against what the hardware allows, in one run.
 
-Writes results.csv, results.json, report.md and pictures. `make bench ARGS="--quick"` takes two minutes.
+Writes results.csv, results.json, report.md and pictures. `make bench ARGS="--quick"` takes two
+minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from benchmarks import cases, contenders
 from benchmarks.cases import Case
@@ -25,11 +33,11 @@ from benchmarks.memory import measure_memory
 from benchmarks.plots import draw
 from benchmarks.report import markdown
 from benchmarks.results import Run, about, write_csv, write_json
-from server.catalog import BUNDLED
-from server.engine.device import pick_device, set_threads
+from server.allocator import keep_freed_memory
+from server.catalog.entries import BUNDLED
+from server.catalog.profiles import read_profile
+from server.engine.device.placement import pick_device, set_threads
 from server.errors import ConfigError
-from server.memory import keep_freed_memory
-from server.profiles import read_profile
 
 QUICK_LEAVES_OUT = "compile"  # whose compiling takes longer than a quick run
 PROFILE = BUNDLED.with_name("fashion-mnist.profile.json")
@@ -38,19 +46,35 @@ PROFILE = BUNDLED.with_name("fashion-mnist.profile.json")
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="ViT-S only, without torch.compile: about two minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="ViT-S only, without torch.compile: about two minutes"
+    )
     parser.add_argument("--model", nargs="+", choices=cases.MODELS)
     parser.add_argument("--dtype", nargs="+", choices=cases.DTYPES, help="default: fp32 bf16")
     parser.add_argument("--batch", nargs="+", type=int, help="default: 1 8 32")
-    parser.add_argument("--r", nargs="+", type=int, help="in place of each model's own values, and without mixed r")
-    parser.add_argument("--contender", nargs="+", metavar="NAME", help="ours tome timm compile onnxruntime openvino")
-    parser.add_argument("--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe")
+    parser.add_argument(
+        "--r", nargs="+", type=int, help="in place of each model's own values, and without mixed r"
+    )
+    parser.add_argument(
+        "--contender", nargs="+", metavar="NAME", help="ours tome timm compile onnxruntime openvino"
+    )
+    parser.add_argument(
+        "--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--rounds", type=int, help="default: 7; with --quick 3")
-    parser.add_argument("--budget", type=float, default=90, help="seconds after which a case gets no further round")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, help="measure it; default: not with --quick")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
+    parser.add_argument(
+        "--budget", type=float, default=90, help="seconds after which a case gets no further round"
+    )
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        help="measure it; default: not with --quick",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written"
+    )
     return parser.parse_args(arguments)
 
 
@@ -69,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if args.quick and not args.contender:
         everyone = [one for one in everyone if one.name != QUICK_LEAVES_OUT]
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a CUDA that nobody wants here
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # it misses a CUDA that nobody wants here
     threads = set_threads(args.threads)
     keep_freed_memory()
     run = Run(about("benchmarks", device, threads))
@@ -85,23 +111,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         pictures = list(draw(run.results, read_profile(PROFILE), args.out))
     except ImportError:
-        console.print("There are no pictures: matplotlib is not installed; `pip install --group bench` brings it.")
+        console.print(
+            "There are no pictures: matplotlib is not installed; `pip install --group bench`"
+            " brings it."
+        )
         pictures = []
-    console.print("wrote", *(args.out / name for name in ("results.csv", "results.json", "report.md")), *pictures)
+    console.print(
+        "wrote",
+        *(args.out / name for name in ("results.csv", "results.json", "report.md")),
+        *pictures,
+    )
     return 0
 
 
 def measure(bench: Bench, chosen: Sequence[Case], folder: Path, console: Console) -> None:
     """Measure all cases behind a progress bar, and write what there is after each, should the run be broken off."""
-    columns = (TextColumn("turns"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("turns"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     rounds = bench.plan.rounds
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("turns", total=rounds * sum(turns(case, bench.contenders) for case in chosen))
+        task = bar.add_task(
+            "turns", total=rounds * sum(turns(case, bench.contenders) for case in chosen)
+        )
         bench.on_turn = partial(bar.advance, task)
         finished = 0
         for case in bench.measure(chosen):
             finished += rounds * turns(case, bench.contenders)
-            bar.update(task, completed=finished)  # some may have been skipped, or their rounds cut short
+            bar.update(
+                task, completed=finished
+            )  # some may have been skipped, or their rounds cut short
             write(bench.run, folder)
 
 

@@ -1,10 +1,11 @@
 """`make bench-auto`: r=auto on a real server, under an open load of Poisson arrivals; and how good its predictions are.
 
-Our server with random weights of a fixed seed takes images from `server.load` on the same machine. First its capacity
-at r=16 and at r=0 (closed loop); all rates and the deadline, ten times what a full batch at r=16 takes, follow from
-these. Then, in turn: r=auto, r=0 and r=16 at a rate that r=0 cannot bear; r=auto at half of what r=0 can bear; mixed r
-for the errors of the predictions; r=16 for the speed-up that the server shows, which is compared with batches at r=0
-and r=16 in turns, without a server.
+Our server with random weights of a fixed seed takes images from `server.load` on the same machine.
+First its capacity at r=16 and at r=0 (closed loop); all rates and the deadline, ten times what a
+full batch at r=16 takes, follow from these. Then, in turn: r=auto, r=0 and r=16 at a rate that r=0
+cannot bear; r=auto at half of what r=0 can bear; mixed r for the errors of the predictions; r=16
+for the speed-up that the server shows, which is compared with batches at r=0 and r=16 in turns,
+without a server.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from benchmarks import servers
 from benchmarks.checkpoints import write_random_model
 from benchmarks.measure import Plan, alternate
 from benchmarks.results import about
-from server.engine.device import pick_device
+from server.catalog.profiles import read_profile
+from server.commands.offline import load_runner, pick_model
+from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
 from server.load.pictures import Picture, jpeg
 from server.load.report import LoadReport
 from server.load.run import run_load
 from server.load.spec import LoadSpec
-from server.offline import load_runner, pick_model
-from server.profiles import read_profile
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
@@ -75,8 +76,13 @@ class Predictions:
 class Bench:
     """One server, its capacity, and the loads that it gets."""
 
-    def __init__(self, url: str, connections: int, accuracy: dict[str, float], console: Console) -> None:
-        self.url, self.connections, self.accuracy, self.console = url, connections, accuracy, console
+    def __init__(
+        self, url: str, connections: int, accuracy: dict[str, float], console: Console
+    ) -> None:
+        self.url = url
+        self.connections = connections
+        self.accuracy = accuracy
+        self.console = console
         self.pictures = (Picture("photograph.jpg", jpeg()),)
 
     def capacity(self, r: str, seconds: float) -> float:
@@ -87,20 +93,25 @@ class Bench:
 
     def open(self, name: str, r: str, rate: float, seconds: float, deadline: float) -> Open:
         """An open loop at ``rate`` images/s, each with ``deadline`` seconds."""
-        report = self._run(r=(r,), rate=rate, duration=seconds, warmup=10.0, deadline_ms=1000 * deadline)
+        report = self._run(
+            r=(r,), rate=rate, duration=seconds, warmup=10.0, deadline_ms=1000 * deadline
+        )
         found = Open(
             name=name,
             rate=rate,
             seconds=seconds,
             in_time=report.good_share,
-            refused=sum(count for code, count in report.outcomes.items() if code == "503") / report.requests,
+            refused=sum(count for code, count in report.outcomes.items() if code == "503")
+            / report.requests,
             p50_ms=report.response.p50 if report.response else 0.0,
             p99_ms=report.response.p99 if report.response else 0.0,
             mean_r=report.r_mean or 0.0,
             step=max(steps(report), default=0.0),
             accuracy=self._accuracy(report),
         )
-        self.console.print(f"{name}: {found.in_time:.1%} in time, mean r {found.mean_r:.1f}", style="dim")
+        self.console.print(
+            f"{name}: {found.in_time:.1%} in time, mean r {found.mean_r:.1f}", style="dim"
+        )
         return found
 
     def predictions(self, r: tuple[str, ...], seconds: float) -> Predictions:
@@ -120,19 +131,25 @@ class Bench:
     def speedup(self, seconds: float) -> tuple[float, float]:
         """The server's speed-up at r=16: what it shows, and what its forward passes at r=0 really take.
 
-        The first is the ratio of the two counters over a load at r=16 alone. The second is that of the forward time of
-        an image in such a load at r=0 and in that at r=16.
+        The first is the ratio of the two counters over a load at r=16 alone. The second is that of
+        the forward time of an image in such a load at r=0 and in that at r=16.
         """
-        shown, taken = 0.0, {}
+        shown = 0.0
+        taken = {}
         for r in ("0", "16"):
             before = self._series()
             self._run(r=(r,), connections=self.connections, duration=seconds)
             after = self._series()
             plain, forward, images = (
                 after[f"tome_{name}"] - before.get(f"tome_{name}", 0.0)
-                for name in ("r0_equivalent_seconds_total", "forward_seconds_total", "batch_images_sum")
+                for name in (
+                    "r0_equivalent_seconds_total",
+                    "forward_seconds_total",
+                    "batch_images_sum",
+                )
             )
-            shown, taken[r] = plain / forward, forward / images
+            shown = plain / forward
+            taken[r] = forward / images
         return shown, taken["0"] / taken["16"]
 
     def _run(self, **load: Any) -> LoadReport:
@@ -156,7 +173,8 @@ class Bench:
 def steps(report: LoadReport) -> list[float]:
     """By how much the mean r differs between windows of 5 s that follow each other.
 
-    Without the last one: some of its requests run after the last arrival, when nobody waits behind them.
+    Without the last one: some of its requests run after the last arrival, when nobody waits behind
+    them.
     """
     means = [window.r_mean for window in report.windows[:-1] if window.r_mean is not None]
     return [abs(after - before) for before, after in itertools.pairwise(means)]
@@ -167,18 +185,23 @@ def offline_speedup(config: Path, r: int, threads: int) -> float:
     settings = ModelSettings(config=config, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
     calls = [partial(runner.seconds, [Schedule.constant(one)] * BATCH) for one in (0, r)]
-    plain, merged = (statistics.median(times) for times in alternate(calls, Plan(rounds=9, turn_seconds=0.6)))
+    plain, merged = (
+        statistics.median(times) for times in alternate(calls, Plan(rounds=9, turn_seconds=0.6))
+    )
     return plain / merged
 
 
-def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], console: Console) -> dict[str, Any]:
+def measure(
+    args: argparse.Namespace, config: Path, accuracy: dict[str, float], console: Console
+) -> dict[str, Any]:
     """Everything that ``args.parts`` names."""
     found: dict[str, Any] = {"connections": args.connections}
     settings = {"threads": args.threads, "max_batch": BATCH, "levels": ",".join(map(str, LEVELS))}
     with servers.ours(config, PORT, **settings) as url:
         bench = Bench(url, args.connections, accuracy, console)
         if "load" in args.parts:
-            fast, exact = bench.capacity("16", args.capacity_seconds), bench.capacity("0", args.capacity_seconds)
+            fast = bench.capacity("16", args.capacity_seconds)
+            exact = bench.capacity("0", args.capacity_seconds)
             deadline = BATCH_TIMES * BATCH / fast
             found |= {"capacity_16": fast, "capacity_0": exact, "deadline_ms": 1000 * deadline}
             found["open"] = [
@@ -191,7 +214,9 @@ def measure(args: argparse.Namespace, config: Path, accuracy: dict[str, float], 
                 )
             ]
         if "predictions" in args.parts:
-            found["predictions"] = asdict(bench.predictions(tuple(map(str, LEVELS)), args.seconds / 2))
+            found["predictions"] = asdict(
+                bench.predictions(tuple(map(str, LEVELS)), args.seconds / 2)
+            )
         if "speedup" in args.parts:
             found["speedup_shown"], found["speedup_served"] = bench.speedup(args.seconds / 3)
     if "speedup" in args.parts:
@@ -204,31 +229,42 @@ def markdown(found: dict[str, Any]) -> str:
     lines: list[str] = []
     if "open" in found:
         lines += [
-            f"Capacity (closed loop, {found['connections']} connections): {found['capacity_16']:.1f} images/s at r=16, "
-            f"{found['capacity_0']:.1f} at r=0; deadline {found['deadline_ms']:.0f} ms.",
+            (
+                f"Capacity (closed loop, {found['connections']} connections):"
+                f" {found['capacity_16']:.1f} images/s at r=16, {found['capacity_0']:.1f} at r=0;"
+                f" deadline {found['deadline_ms']:.0f} ms."
+            ),
             "",
-            "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | step of r | accuracy, % |",
+            (
+                "| requests | images/s | in time | refused | p50, ms | p99, ms | mean r | step of r"
+                " | accuracy, % |"
+            ),
             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for row in (Open(**one) for one in found["open"]):
             accuracy = "" if row.accuracy is None else f"{row.accuracy:.2f}"
             lines.append(
-                f"| {row.name} | {row.rate:.1f} | {row.in_time:.1%} | {row.refused:.1%} | {row.p50_ms:.0f} | "
-                f"{row.p99_ms:.0f} | {row.mean_r:.1f} | {row.step:.1f} | {accuracy} |"
+                f"| {row.name} | {row.rate:.1f} | {row.in_time:.1%} | {row.refused:.1%} |"
+                f" {row.p50_ms:.0f} | {row.p99_ms:.0f} | {row.mean_r:.1f} | {row.step:.1f} |"
+                f" {accuracy} |"
             )
     if "predictions" in found:
         errors = Predictions(**found["predictions"])
         lines += [
             "",
-            f"Of {errors.batches:.0f} batches of mixed r, {errors.within_15:.1%} took within 15% of the prediction, "
-            f"{errors.within_40:.1%} within 40%.",
+            (
+                f"Of {errors.batches:.0f} batches of mixed r, {errors.within_15:.1%} took within"
+                f" 15% of the prediction, {errors.within_40:.1%} within 40%."
+            ),
         ]
     if "speedup_shown" in found:
         lines += [
             "",
-            f"Speed-up at r=16: {found['speedup_shown']:.2f} by `tome_r0_equivalent_seconds_total`; "
-            f"{found['speedup_served']:.2f} between loads at r=0 and r=16; {found['speedup_offline']:.2f} without a "
-            "server.",
+            (
+                f"Speed-up at r=16: {found['speedup_shown']:.2f} by"
+                f" `tome_r0_equivalent_seconds_total`; {found['speedup_served']:.2f} between loads"
+                f" at r=0 and r=16; {found['speedup_offline']:.2f} without a server."
+            ),
         ]
     return "\n".join(lines) + "\n"
 
@@ -242,7 +278,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = about("benchmarks.auto", pick_device("auto"), args.threads or usable_cores())
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, write_random_model(args.model, Path(folder), seed=0), known, console)
-    (args.out / "auto.json").write_text(json.dumps({"about": facts, **found}, indent=1) + "\n", "utf-8")
+    (args.out / "auto.json").write_text(
+        json.dumps({"about": facts, **found}, indent=1) + "\n", "utf-8"
+    )
     (args.out / "auto.md").write_text(markdown(found), "utf-8")
     console.print(Markdown(markdown(found)))
     return 0
@@ -254,13 +292,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", default="vit_small_patch16_224", help="timm name")
     parser.add_argument("--threads", type=int, default=0, help="of our engine; default: all cores")
-    parser.add_argument("--connections", type=int, default=BATCH, help="of each closed loop, as in `make bench-http`")
-    parser.add_argument("--seconds", type=float, default=60, help="of the longest load; others take a part of that")
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=BATCH,
+        help="of each closed loop, as in `make bench-http`",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of the longest load; others take a part of that"
+    )
     parser.add_argument("--capacity-seconds", type=float, default=12, help="of each closed loop")
     parts = ("load", "predictions", "speedup")
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
-    parser.add_argument("--profile", type=Path, help="accuracy by r, as `tome-serve evaluate --profile` writes it")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
+    parser.add_argument(
+        "--profile", type=Path, help="accuracy by r, as `tome-serve evaluate --profile` writes it"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written"
+    )
     return parser.parse_args(arguments)
 
 

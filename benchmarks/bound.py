@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tome_core
-from tome_core import native
+from tome_core.backends.cpu import kernels
 
-# Rows, inputs, outputs: large squares, and the linear layers of ViT-S and ViT-B on 32 images of 197 tokens.
+# Rows, inputs, outputs: large squares, and the linear layers of ViT-S and ViT-B on 32 images of 197
+# tokens.
 SHAPES = (
     (2048, 2048, 2048),
     (3072, 3072, 3072),
@@ -48,22 +49,30 @@ def bound_seconds(macs: int, flops_per_s: float) -> float:
     return 2 * macs / flops_per_s
 
 
-def gemms(dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> Iterator[Gemm]:
+def gemms(
+    dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES
+) -> Iterator[Gemm]:
     """Every shape, by PyTorch's linear layer and, on a CPU, by oneDNN's with packed weights and by our own kernel."""
     for rows, inputs, outputs in shapes:
         x = torch.randn(rows, inputs, device=device).to(dtype)
         weight = torch.randn(outputs, inputs, device=device).to(dtype)
-        shape, flops = f"{rows}x{inputs}x{outputs}", 2 * rows * inputs * outputs
+        shape = f"{rows}x{inputs}x{outputs}"
+        flops = 2 * rows * inputs * outputs
         yield Gemm(f"linear {shape}", flops, partial(F.linear, x, weight))
         if device.type == "cpu" and (packed := _packed(x, weight)) is not None:
             yield Gemm(f"packed linear {shape}", flops, packed)
-        if device.type == "cpu" and native.multiplies_fastest(weight):
-            yield Gemm(f"our linear {shape}", flops, partial(native.linear, x, native.pack_linear(weight, None)))
+        if device.type == "cpu" and kernels.multiplies_fastest(weight):
+            yield Gemm(
+                f"our linear {shape}",
+                flops,
+                partial(kernels.linear, x, kernels.pack_linear(weight, None)),
+            )
 
 
 def fastest_gemm(candidates: Iterator[Gemm], synchronize: Callable[[], None]) -> Gemm:
     """The one of ``candidates`` with the most FLOPs per second, by the best of a few calls each."""
-    best, best_rate = None, 0.0
+    best = None
+    best_rate = 0.0
     with torch.inference_mode():
         for gemm in candidates:
             gemm.run()
@@ -74,7 +83,8 @@ def fastest_gemm(candidates: Iterator[Gemm], synchronize: Callable[[], None]) ->
                 synchronize()
                 rate = gemm.flops / (time.perf_counter() - started)
                 if rate > best_rate:
-                    best, best_rate = gemm, rate
+                    best = gemm
+                    best_rate = rate
     assert best is not None
     return best
 
@@ -89,6 +99,9 @@ def _packed(x: Tensor, weight: Tensor) -> Callable[[], object] | None:
                 return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
             run()
-    except (AttributeError, RuntimeError):  # private operators: absent or different in another torch
+    except (
+        AttributeError,
+        RuntimeError,
+    ):  # private operators: absent or different in another torch
         return None
     return run

@@ -98,7 +98,10 @@ def choose(
     if quick:
         wanted = [key for key in QUICK if key in wanted]
     if not wanted:
-        raise ValueError(f"no case is left; --quick measures {', '.join(' '.join(map(str, key)) for key in QUICK)}")
+        raise ValueError(
+            "no case is left; --quick measures"
+            f" {', '.join(' '.join(map(str, key)) for key in QUICK)}"
+        )
     return [_case(*key, r, quick) for key in wanted]
 
 
@@ -106,5 +109,7 @@ def _case(name: str, dtype: str, batch: int, r: Sequence[int] | None, quick: boo
     model = MODELS[name]
     if r is not None:
         return Case(model, dtype, batch, tuple(dict.fromkeys(r)))
-    has_mixed = batch >= MIXED_BATCH and max(model.r) <= max(MIXED) and not (quick and dtype == "fp32")
+    has_mixed = (
+        batch >= MIXED_BATCH and max(model.r) <= max(MIXED) and not (quick and dtype == "fp32")
+    )
     return Case(model, dtype, batch, QUICK_R if quick else model.r, MIXED if has_mixed else ())

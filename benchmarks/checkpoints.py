@@ -21,5 +21,7 @@ def write_random_model(architecture: str, folder: Path, seed: int | None = None)
     save_file(timm.create_model(architecture).state_dict(), folder / "random.safetensors")
     config = folder / "models.toml"
     entry = {"name": architecture, "timm": architecture, "checkpoint": "random.safetensors"}
-    config.write_text("[[models]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()))
+    config.write_text(
+        "[[models]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items())
+    )
     return config

@@ -49,7 +49,9 @@ class Contender(Protocol):
 class Ours:
     """`tome_core.optimize` of the patched model."""
 
-    name, merges, dtypes = "ours", True, tuple(DTYPES)
+    name = "ours"
+    merges = True
+    dtypes = tuple(DTYPES)
 
     def missing(self, device: torch.device) -> str | None:
         """Never."""
@@ -66,7 +68,9 @@ class Published:
     Written for timm 0.4.12, it still gives the right answers for a plain ViT of today's timm.
     """
 
-    name, merges, dtypes = "tome", True, tuple(DTYPES)
+    name = "tome"
+    merges = True
+    dtypes = tuple(DTYPES)
 
     def __init__(self, checkout: Path | None) -> None:
         self.checkout = checkout
@@ -76,7 +80,10 @@ class Published:
         if self.checkout is None:
             return "name a checkout of github.com/facebookresearch/ToMe with --tome"
         if not (self.checkout / "tome" / "patch" / "timm.py").is_file():
-            return f"{self.checkout} is no checkout of github.com/facebookresearch/ToMe; it has no tome/patch/timm.py"
+            return (
+                f"{self.checkout} is no checkout of github.com/facebookresearch/ToMe; it has no"
+                " tome/patch/timm.py"
+            )
         return None
 
     def build(self, setup: Setup) -> Forward:
@@ -97,7 +104,9 @@ class Published:
 class Timm:
     """The timm model itself, eager."""
 
-    name, merges, dtypes = "timm", False, tuple(DTYPES)
+    name = "timm"
+    merges = False
+    dtypes = tuple(DTYPES)
 
     def missing(self, device: torch.device) -> str | None:
         """Never."""
@@ -112,10 +121,13 @@ class Timm:
 class Compiled:
     """The timm model through `torch.compile`, whole, for one static shape.
 
-    On a CPU its weights are frozen, which lets the compiler fold and pack them; on a GPU it records CUDA graphs.
+    On a CPU its weights are frozen, which lets the compiler fold and pack them; on a GPU it records
+    CUDA graphs.
     """
 
-    name, merges, dtypes = "compile", False, tuple(DTYPES)
+    name = "compile"
+    merges = False
+    dtypes = tuple(DTYPES)
 
     def missing(self, device: torch.device) -> str | None:
         """Never; without a C++ compiler building fails, which is said then."""
@@ -155,7 +167,10 @@ def choose(everyone: Sequence[Contender], names: Sequence[str] | None) -> list[C
         return list(everyone)
     for name in names:
         if not any(_is(contender, name) for contender in everyone):
-            raise ValueError(f"there is no contender {name!r}; there are {', '.join(one.name for one in everyone)}")
+            raise ValueError(
+                f"there is no contender {name!r}; there are"
+                f" {', '.join(one.name for one in everyone)}"
+            )
     return [contender for contender in everyone if any(_is(contender, name) for name in names)]
 
 

@@ -1,8 +1,8 @@
 """Does the engine keep its speed while the API process is busy? `python -m benchmarks.contention`.
 
-Three medians of the forward time of 8 images, measured in turns: through a server whose API process is otherwise idle,
-through the same server while other connections keep its API process busy with requests that the engine never sees,
-and in a process of its own with one thread fewer.
+Three medians of the forward time of 8 images, measured in turns: through a server whose API process
+is otherwise idle, through the same server while other connections keep its API process busy with
+requests that the engine never sees, and in a process of its own with one thread fewer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH = 8
 
 ALONE = """
 import statistics, sys, time, timm, torch, tome_core
-from server.engine.device import pick_device, pick_dtype
+from server.engine.device.placement import pick_device, pick_dtype
 torch.set_num_threads(int(sys.argv[2]))
 dtype = pick_dtype("auto", pick_device("cpu"))
 model = tome_core.optimize(tome_core.patch(timm.create_model(sys.argv[1]).eval()), dtype)
@@ -74,9 +74,14 @@ def saturated(connections: int) -> Iterator[None]:
 def forward_seconds(client: httpx.Client, pool: ThreadPoolExecutor, body: bytes) -> float:
     """The forward time of a full batch: more images are sent than fit, and one answer of a full one is read."""
     answers = [
-        answer.json() for answer in pool.map(lambda _: client.post("/classify?r=0", content=body), range(2 * BATCH + 1))
+        answer.json()
+        for answer in pool.map(
+            lambda _: client.post("/classify?r=0", content=body), range(2 * BATCH + 1)
+        )
     ]
-    return statistics.median(a["timing_ms"]["forward"] / 1000 for a in answers if a["batch_size"] == BATCH)
+    return statistics.median(
+        a["timing_ms"]["forward"] / 1000 for a in answers if a["batch_size"] == BATCH
+    )
 
 
 def main() -> None:
@@ -88,13 +93,25 @@ def main() -> None:
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(file, "JPEG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (224, 224, 3), np.uint8)).save(
+        file, "JPEG"
+    )
 
-    times: dict[str, list[float]] = {"idle API": [], "busy API": [], f"alone, {max(cores - 1, 1)} thread(s)": []}
+    times: dict[str, list[float]] = {
+        "idle API": [],
+        "busy API": [],
+        f"alone, {max(cores - 1, 1)} thread(s)": [],
+    }
     idle, busy, alone = times.values()
     with (
         tempfile.TemporaryDirectory() as folder,
-        servers.ours(write_random_model(args.model, Path(folder)), PORT, max_batch=BATCH, levels=0, device="cpu"),
+        servers.ours(
+            write_random_model(args.model, Path(folder)),
+            PORT,
+            max_batch=BATCH,
+            levels=0,
+            device="cpu",
+        ),
         httpx.Client(base_url=URL, timeout=120) as client,
         ThreadPoolExecutor(2 * BATCH + 1) as pool,
     ):

@@ -1,7 +1,8 @@
 """From the bytes of a JPEG to a model's pixels, in turns within one process; `python -m benchmarks.decode`.
 
-Beside the server's own way: timm's transform (Pillow, through torchvision), and torchvision's JPEG decoder with its
-antialiased resize of uint8, which would need torch in the API process. Medians of the processor time of one thread.
+Beside the server's own way: timm's transform (Pillow, through torchvision), and torchvision's JPEG
+decoder with its antialiased resize of uint8, which would need torch in the API process. Medians of
+the processor time of one thread.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
 from benchmarks.photographs import encode, photograph
-from server.decode import decode
-from server.messages import Transform
+from server.imaging.decode import decode
+from server.imaging.transform import Transform
 
-SIDE, CROP = 224, 0.9
+SIDE = 224
+CROP = 0.9
 SIZES = ((500, 375), (1024, 768), (1920, 1080), (4000, 3000))
 
 
@@ -34,7 +36,11 @@ def contestants(body: bytes) -> dict[str, Callable[[], np.ndarray]]:
     """Ways from ``body`` to ``uint8 (3, 224, 224)``."""
     transform = Transform((3, SIDE, SIDE), "bicubic", CROP, "center")
     reference = timm.data.create_transform(
-        transform.size, is_training=False, use_prefetcher=True, interpolation="bicubic", crop_pct=CROP
+        transform.size,
+        is_training=False,
+        use_prefetcher=True,
+        interpolation="bicubic",
+        crop_pct=CROP,
     )
 
     def ours() -> np.ndarray:
@@ -46,20 +52,32 @@ def contestants(body: bytes) -> dict[str, Callable[[], np.ndarray]]:
     def torchvisions() -> np.ndarray:
         image = decode_jpeg(torch.frombuffer(bytearray(body), dtype=torch.uint8), ImageReadMode.RGB)
         bicubic = functional.InterpolationMode.BICUBIC
-        resized = functional.resize(image, [int(SIDE / CROP)], interpolation=bicubic, antialias=True)
+        resized = functional.resize(
+            image, [int(SIDE / CROP)], interpolation=bicubic, antialias=True
+        )
         return functional.center_crop(resized, [SIDE, SIDE]).numpy()
 
-    return {"timm": timms, "torchvision": torchvisions, "server.decode": ours}
+    return {"timm": timms, "torchvision": torchvisions, "server.imaging.decode": ours}
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=100, help="of the smallest size; larger ones get fewer")
+    parser.add_argument(
+        "--rounds", type=int, default=100, help="of the smallest size; larger ones get fewer"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    table = Table("JPEG", "what", "ms", "of timm", "mean difference", "largest", title=f"to {SIDE} x {SIDE}, 1 thread")
+    table = Table(
+        "JPEG",
+        "what",
+        "ms",
+        "of timm",
+        "mean difference",
+        "largest",
+        title=f"to {SIDE} x {SIDE}, 1 thread",
+    )
     for width, height in SIZES:
         body = encode(photograph(width, height))
         ways = contestants(body)

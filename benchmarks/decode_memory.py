@@ -1,7 +1,8 @@
 """Peak memory of decoding one image of 50 megapixels, by format: ``python -m benchmarks.decode_memory``.
 
-Each is decoded in a process of its own, as the server does it, for a model of 224 pixels. What counts is the highest
-resident memory meanwhile, less that before, when the encoded bytes are there already.
+Each is decoded in a process of its own, as the server does it, for a model of 224 pixels. What
+counts is the highest resident memory meanwhile, less that before, when the encoded bytes are there
+already.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.memory import clear_peak, megabytes
-from server.messages import Transform
+from server.imaging.transform import Transform
 from server.settings import Settings
 
 SIDE = 7071
@@ -29,7 +30,9 @@ TRANSFORM = Transform((3, 224, 224), "bicubic", 0.9, "center")
 def picture() -> Image.Image:
     """A picture of ``SIDE`` x ``SIDE``: shapes large and small, repeated."""
     random = np.random.default_rng(0)
-    tile = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    tile = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+        (512, 512), Image.Resampling.BICUBIC
+    )
     repeats = -(-SIDE // 512)
     return Image.fromarray(np.tile(np.asarray(tile), (repeats, repeats, 1))[:SIDE, :SIDE])
 
@@ -49,11 +52,17 @@ def sixteen_bits(image: Image.Image) -> Image.Image:
 CASES: dict[str, Callable[[Image.Image], bytes]] = {
     "JPEG": lambda image: encode(image, "JPEG"),
     "JPEG, progressive": lambda image: encode(image, "JPEG", progressive=True),
-    "JPEG, progressive, CMYK": lambda image: encode(image.convert("CMYK"), "JPEG", progressive=True),
-    "JPEG, progressive, turned by EXIF": lambda image: encode(image, "JPEG", progressive=True, exif=turned()),
+    "JPEG, progressive, CMYK": lambda image: encode(
+        image.convert("CMYK"), "JPEG", progressive=True
+    ),
+    "JPEG, progressive, turned by EXIF": lambda image: encode(
+        image, "JPEG", progressive=True, exif=turned()
+    ),
     "PNG, RGB": lambda image: encode(image, "PNG", compress_level=1),
     "PNG, RGB, turned by EXIF": lambda image: encode(image, "PNG", compress_level=1, exif=turned()),
-    "PNG, RGB with transparency": lambda image: encode(image.convert("RGBA"), "PNG", compress_level=1),
+    "PNG, RGB with transparency": lambda image: encode(
+        image.convert("RGBA"), "PNG", compress_level=1
+    ),
     "PNG, palette": lambda image: encode(image.quantize(), "PNG", compress_level=1),
     "PNG, grey, 1 bit": lambda image: encode(image.convert("1"), "PNG", compress_level=1),
     "PNG, grey, 16 bits": lambda image: encode(sixteen_bits(image), "PNG", compress_level=1),
@@ -73,9 +82,10 @@ def turned() -> Image.Exif:
 
 def measure(path: Path) -> float:
     """Megabytes (1e6 bytes) that decoding ``path`` takes at most; run in a process of its own."""
-    from server.decode import decode
+    from server.imaging.decode import decode
 
-    body, limits = path.read_bytes(), Settings.model_fields
+    body = path.read_bytes()
+    limits = Settings.model_fields
     before = megabytes("VmRSS")
     clear_peak()
     decode(body, TRANSFORM, limits["max_pixels"].default, limits["max_side"].default)
@@ -85,14 +95,17 @@ def measure(path: Path) -> float:
 def main() -> int:
     """Print the table."""
     image = picture()
-    table = Table("format", "file, MB", "peak, MB", "bytes per pixel", caption=f"{SIDE} x {SIDE} pixels")
+    table = Table(
+        "format", "file, MB", "peak, MB", "bytes per pixel", caption=f"{SIDE} x {SIDE} pixels"
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image"
         for name, make in CASES.items():
             path.write_bytes(make(image))
             command = [sys.executable, "-m", "benchmarks.decode_memory", str(path)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            peak, size = float(printed), path.stat().st_size / 1e6
+            peak = float(printed)
+            size = path.stat().st_size / 1e6
             table.add_row(name, f"{size:.1f}", f"{peak:.0f}", f"{peak * 1e6 / SIDE**2:.1f}")
     Console(width=None if Console().is_terminal else 100).print(table)
     return 0

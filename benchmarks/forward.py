@@ -63,10 +63,14 @@ class Bench:
         for case in cases:
             if case.dtype not in chosen:
                 self.say(f"looking for the fastest {case.dtype} matrix product")
-                chosen[case.dtype] = gemm = fastest_gemm(gemms(DTYPES[case.dtype], self.device), self.synchronize)
+                chosen[case.dtype] = gemm = fastest_gemm(
+                    gemms(DTYPES[case.dtype], self.device), self.synchronize
+                )
                 self.run.gemms[case.dtype] = gemm.name
             with torch.inference_mode():
-                self.run.results += self._case(case, [one for one in present if case.dtype in one.dtypes], chosen)
+                self.run.results += self._case(
+                    case, [one for one in present if case.dtype in one.dtypes], chosen
+                )
             gc.collect()
             yield case
 
@@ -82,9 +86,12 @@ class Bench:
             self.say(line)
         return reason is not None
 
-    def _case(self, case: Case, present: Sequence[Contender], chosen: dict[str, Gemm]) -> list[Result]:
+    def _case(
+        self, case: Case, present: Sequence[Contender], chosen: dict[str, Gemm]
+    ) -> list[Result]:
         torch.manual_seed(0)
-        # Built outside inference mode, which would mark the weights as unfit for what compilers do with them.
+        # Built outside inference mode, which would mark the weights as unfit for what compilers do
+        # with them.
         with torch.inference_mode(False):
             vit = timm.create_model(case.model.timm).eval().requires_grad_(False).to(self.device)
             setup = Setup(vit, case, self.device, self.threads)
@@ -97,13 +104,17 @@ class Bench:
                 with torch.inference_mode(False):
                     forward = contender.build(setup)
                 entries += list(_entries(contender, forward, case, images, reference))
-            except Exception as error:  # a peer that cannot run this case must not end the others' run
+            except (
+                Exception
+            ) as error:  # a peer that cannot run this case must not end the others' run
                 if contender.name == "ours":
                     raise
                 self._skip(contender, f"in {case}: {_first_line(error)}")
         gemm = chosen[case.dtype]
         self.say(f"{case}: measuring")
-        times = alternate([gemm.run, *(entry.run for entry in entries)], self.plan, self.synchronize, self.on_turn)
+        times = alternate(
+            [gemm.run, *(entry.run for entry in entries)], self.plan, self.synchronize, self.on_turn
+        )
         rate = gemm.flops / statistics.median(times[0])
         return [
             Result.of(
@@ -131,18 +142,31 @@ def levels(contender: Contender, case: Case) -> dict[str, int | list[int]]:
 
 
 def _entries(
-    contender: Contender, forward: Forward, case: Case, images: Tensor, reference: tome_core.MergedViT
+    contender: Contender,
+    forward: Forward,
+    case: Case,
+    images: Tensor,
+    reference: tome_core.MergedViT,
 ) -> Iterator[Entry]:
     """One for each r, each called once already. Raises `DifferentAnswer`."""
     tokens = reference.input_tokens(images)
     for name, r in levels(contender, case).items():
         each = r if isinstance(r, list) else [r] * case.batch
-        # A copy, since some of the compiled return the same buffer again; the first image is enough for a look.
+        # A copy, since some of the compiled return the same buffer again; the first image is enough
+        # for a look.
         logits = torch.as_tensor(forward(images, r))[:1].float().clone()
         similarity = F.cosine_similarity(logits, reference(images[:1], r=each[0])).item()
         if name == "0" and not similarity >= MIN_SIMILARITY:
-            raise DifferentAnswer(f"its logits at r=0 are not the timm model's (cosine {similarity:.3f})")
-        yield Entry(contender.name, name, model_macs(reference, tokens, each), similarity, partial(forward, images, r))
+            raise DifferentAnswer(
+                f"its logits at r=0 are not the timm model's (cosine {similarity:.3f})"
+            )
+        yield Entry(
+            contender.name,
+            name,
+            model_macs(reference, tokens, each),
+            similarity,
+            partial(forward, images, r),
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,12 @@
 """`python -m benchmarks.host`: what the engine's thread does for a batch besides the device's work, in microseconds.
 
-A GPU is done with a batch of 128 images within some milliseconds, and one thread reads the jobs, schedules, predicts,
-launches, collects, learns and replies. Here it does so with the server's own loop, scheduler, calibration and messages,
-over a real socket pair; only the device is made up. It computes nothing, a batch takes what a cost model of ViT-B on
-a large GPU says, and no pixels are copied. The queue is filled up again before each batch. Times are medians of many
-batches. ``cpu`` is the processor's time for all, which other programs on the machine do not stretch, and a mean: in it
-is what only some batches need, like a new fit of the coefficients.
+A GPU is done with a batch of 128 images within some milliseconds, and one thread reads the jobs,
+schedules, predicts, launches, collects, learns and replies. Here it does so with the server's own
+loop, scheduler, calibration and messages, over a real socket pair; only the device is made up. It
+computes nothing, a batch takes what a cost model of ViT-B on a large GPU says, and no pixels are
+copied. The queue is filled up again before each batch. Times are medians of many batches. ``cpu``
+is the processor's time for all, which other programs on the machine do not stretch, and a mean: in
+it is what only some batches need, like a new fit of the coefficients.
 """
 
 from __future__ import annotations
@@ -29,26 +30,28 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import about
-from server.channel import Channel, pack
-from server.costs import Estimate, Features, Geometry, Recorded, features
-from server.engine.calibration import Calibration, Sample
-from server.engine.cutting import Bounds
-from server.engine.graphs import buckets
-from server.engine.launched import Launched
+from server.allocator import keep_what_is_there
+from server.engine.device.cuda_graphs import buckets
+from server.engine.device.readout import Readout
+from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loop import Loop, Served
-from server.engine.readout import Readout
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.batch_builder import Bounds
+from server.engine.scheduling.calibration import Calibration, Sample
+from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_kinds
-from server.memory import keep_what_is_there
-from server.messages import BatchDone, Job
-from server.pulse import PulsePage
-from server.slots import create_memory
+from server.ipc.channel import Channel, pack
+from server.ipc.heartbeat import HeartbeatPage
+from server.ipc.messages import BatchDone, Job
+from server.ipc.shared_memory import create_memory
+from server.latency.cost import Estimate, Features, Geometry, Recorded, features
 from tome_core import Outputs
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
 
 # ViT-B/16 at 224: width 768, 12 blocks of 12 heads, 1000 classes.
-VIT_B = Geometry(197, 1, 12, Cost(116_000_000, (BlockCost(2_359_296, 4_718_592, 1_536, 64),) * 12, prefix=1))
+VIT_B = Geometry(
+    197, 1, 12, Cost(116_000_000, (BlockCost(2_359_296, 4_718_592, 1_536, 64),) * 12, prefix=1)
+)
 LEVELS = tuple(Schedule.constant(r) for r in (0, 4, 8, 12, 16))
 # About what a large GPU needs in bfloat16: 9 ms for 128 images at r=0.
 DEVICE = Features(
@@ -67,7 +70,18 @@ TOP_K = 5
 BATCHES = (1, 32, 128)
 QUEUES = (128, 256, 1024)
 KINDS = ("alike", "mixed", "auto")
-PARTS = ("receive", "add", "step", "predict", "launch", "collect", "learn", "outcomes", "send", "loop")
+PARTS = (
+    "receive",
+    "add",
+    "step",
+    "predict",
+    "launch",
+    "collect",
+    "learn",
+    "outcomes",
+    "send",
+    "loop",
+)
 
 
 class Clock:
@@ -101,7 +115,9 @@ class Nothing:
     def __init__(self, most: int, clock: Clock) -> None:
         best = torch.rand(most, 2 * TOP_K + 1)
         best[:, -1] = 1
-        self._readout = Readout(Outputs(torch.zeros(most, 1), torch.zeros(most, 1), None), best, TOP_K)
+        self._readout = Readout(
+            Outputs(torch.zeros(most, 1), torch.zeros(most, 1), None), best, TOP_K
+        )
         self._clock = clock
 
     def room(self, images: int) -> np.ndarray:
@@ -111,9 +127,11 @@ class Nothing:
     def gather_into(self, slots: Sequence[int], out: np.ndarray) -> None:
         """No pixels are copied."""
 
-    def launch(self, pixels: np.ndarray, schedules: Sequence[Schedule], top_k: Sequence[int], *others: Any) -> Launched:
+    def launch(
+        self, pixels: np.ndarray, schedules: Sequence[Schedule], top_k: Sequence[int], *others: Any
+    ) -> BatchInFlight:
         """What the device would give."""
-        launched = Launched(self._readout.first(len(pixels)), top_k, others[0])
+        launched = BatchInFlight(self._readout.first(len(pixels)), top_k, others[0])
         self._clock.watch(launched, "collect", "collect")
         return launched
 
@@ -127,8 +145,8 @@ class Case:
     """Batches of at most ``batch`` images from a queue of ``queue``.
 
     Attributes:
-        kind: ``alike``, all at r=8; ``mixed``, each at one of the levels; ``auto``, the engine chooses for deadlines
-            that about half of what merging gains can meet.
+        kind: ``alike``, all at r=8; ``mixed``, each at one of the levels; ``auto``, the engine
+            chooses for deadlines that about half of what merging gains can meet.
     """
 
     kind: str
@@ -165,23 +183,35 @@ class Host:
     """
 
     def __init__(self, case: Case, seed: int = 0) -> None:
-        self._case, self._random, self._numbers, self._now = case, random.Random(seed), itertools.count(), 0.0
-        recorded = Recorded(frozenset(map(VIT_B.load, LEVELS)), tuple(buckets(max(BATCHES))), any=True)
+        self._case = case
+        self._random = random.Random(seed)
+        self._numbers = itertools.count()
+        self._now = 0.0
+        recorded = Recorded(
+            frozenset(map(VIT_B.load, LEVELS)), tuple(buckets(max(BATCHES))), any=True
+        )
         self._exact = Estimate(DEVICE, recorded=recorded)
         kinds = graph_kinds(LEVELS, max(BATCHES), recorded.buckets)
-        self.calibration = Calibration(VIT_B, [Sample(kind, self._takes(kind)) for kind in kinds], recorded)
-        self.scheduler = Scheduler(Bounds(case.batch, case.batch), TARGET, lambda model: self.calibration)
+        self.calibration = Calibration(
+            VIT_B, [Sample(kind, self._takes(kind)) for kind in kinds], recorded
+        )
+        self.scheduler = Scheduler(
+            Bounds(case.batch, case.batch), TARGET, lambda model: self.calibration
+        )
         self._api, engine = socket.socketpair()
         self._api.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
         engine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
-        self._engine, self._channel = engine, Channel(engine)
+        self._engine = engine
+        self._channel = Channel(engine)
         self.clock = Clock()
         nothing: Any = Nothing(case.batch, self.clock)
-        served, page = Served(nothing, self.calibration), PulsePage(create_memory("host", PulsePage.SIZE))
+        served = Served(nothing, self.calibration)
+        page = HeartbeatPage(create_memory("host", HeartbeatPage.SIZE))
         self._loop = Loop(self._channel, self.scheduler, {"vit-b": served}, nothing, page)
         self._watch()
         self._patience = 1.5 * case.queue / case.batch * self._takes(LEVELS[2:3] * case.batch)
-        self._replies, self.reply = Channel(self._api), BatchDone("", ())
+        self._replies = Channel(self._api)
+        self.reply = BatchDone("", ())
         self.images = 0
 
     def close(self) -> None:
@@ -228,11 +258,13 @@ class Host:
 
     def _arrivals(self) -> Iterator[Job]:
         for number in itertools.islice(self._numbers, self._case.queue - len(self.scheduler)):
-            choices, deadline = LEVELS[2:3], None
+            choices = LEVELS[2:3]
+            deadline = None
             if self._case.kind == "mixed":
                 choices = (self._random.choice(LEVELS),)
             elif self._case.kind == "auto":
-                choices, deadline = LEVELS, self._now + self._patience
+                choices = LEVELS
+                deadline = self._now + self._patience
             yield Job(number, number % 1024, "vit-b", choices, TOP_K, self._now, deadline)
 
     def _takes(self, schedules: Sequence[Schedule]) -> float:
@@ -259,12 +291,20 @@ def measure(case: Case, rounds: int) -> Result:
 
 def table(results: Sequence[Result]) -> Table:
     """One row for each case."""
-    found = Table("jobs", "batch", "queue", "images", *PARTS, "all", "cpu", title="microseconds for one batch")
+    found = Table(
+        "jobs", "batch", "queue", "images", *PARTS, "all", "cpu", title="microseconds for one batch"
+    )
     for column in found.columns[1:]:
         column.justify = "right"
     for one in results:
         numbers = [*(one.parts[part] for part in PARTS), one.total, one.cpu]
-        found.add_row(one.kind, f"{one.batch}", f"{one.queue}", f"{one.images:.0f}", *(f"{n:.0f}" for n in numbers))
+        found.add_row(
+            one.kind,
+            f"{one.batch}",
+            f"{one.queue}",
+            f"{one.images:.0f}",
+            *(f"{n:.0f}" for n in numbers),
+        )
     return found
 
 
@@ -273,14 +313,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     keep_what_is_there()
     torch.set_num_threads(1)
-    cases = [Case(*each) for each in itertools.product(args.kind, args.batch, args.queue) if each[1] <= each[2]]
+    cases = [
+        Case(*each)
+        for each in itertools.product(args.kind, args.batch, args.queue)
+        if each[1] <= each[2]
+    ]
     results = [measure(case, args.rounds) for case in cases]
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table(results))
     if args.json:
         facts = about("benchmarks.host", torch.device("cpu"), threads=1)
         rows = [asdict(result) for result in results]
-        args.json.write_text(json.dumps({"about": facts, "microseconds": rows}, indent=1) + "\n", "utf-8")
+        args.json.write_text(
+            json.dumps({"about": facts, "microseconds": rows}, indent=1) + "\n", "utf-8"
+        )
     return 0
 
 
@@ -290,8 +336,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS, help="of jobs")
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES, help="most images in one")
-    parser.add_argument("--queue", nargs="+", type=int, default=QUEUES, help="jobs that wait when a batch is cut")
-    parser.add_argument("--rounds", type=int, default=200, help="batches that are timed in each case")
+    parser.add_argument(
+        "--queue", nargs="+", type=int, default=QUEUES, help="jobs that wait when a batch is cut"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=200, help="batches that are timed in each case"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     return parser.parse_args(arguments)
 

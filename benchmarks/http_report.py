@@ -72,8 +72,15 @@ def http_seconds_beside(rounds: Rounds, r: int) -> float:
 
 def markdown(rounds: Rounds) -> str:
     """The whole report."""
-    parts = ["# Speed over HTTP", "\n".join([*_header(bool(rounds.peer)), *_lines(rounds)]), *_sentences(rounds)]
-    parts += ["## Measured on", "\n".join(f"* {key}: {value}" for key, value in rounds.about.items())]
+    parts = [
+        "# Speed over HTTP",
+        "\n".join([*_header(bool(rounds.peer)), *_lines(rounds)]),
+        *_sentences(rounds),
+    ]
+    parts += [
+        "## Measured on",
+        "\n".join(f"* {key}: {value}" for key, value in rounds.about.items()),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -97,7 +104,9 @@ def _header(has_peer: bool) -> Iterator[str]:
 
 
 def _lines(rounds: Rounds) -> Iterator[str]:
-    levels: dict[str, Sequence[int]] = {level_name(r): (r,) for r in rounds.levels} | {"mixed": rounds.levels}
+    levels: dict[str, Sequence[int]] = {level_name(r): (r,) for r in rounds.levels} | {
+        "mixed": rounds.levels
+    }
     for name in rounds.ours[0]:
         load = median(rounds.ours, name)
         cells = [name, *_numbers(load)]
@@ -112,24 +121,32 @@ def _lines(rounds: Rounds) -> Iterator[str]:
 
 
 def _numbers(load: Load) -> list[str]:
-    return [f"{load.images_per_s:.1f}", *(f"{1000 * seconds:.1f}" for seconds in (load.p50, load.p90, load.p99))]
+    return [
+        f"{load.images_per_s:.1f}",
+        *(f"{1000 * seconds:.1f}" for seconds in (load.p50, load.p90, load.p99)),
+    ]
 
 
 def _sentences(rounds: Rounds) -> Iterator[str]:
     decode = statistics.median(parts.decode for parts in rounds.parts)
     images = rounds.parts[0].images
     yield (
-        f"Medians of {len(rounds.ours)} rounds. The bound is 1 / (forward seconds of an image in batches of {images} + "
-        f"decode seconds / {rounds.cores}); decoding takes {1000 * decode:.2f} ms."
+        f"Medians of {len(rounds.ours)} rounds. The bound is 1 / (forward seconds of an image in"
+        f" batches of {images} + decode seconds / {rounds.cores}); decoding takes"
+        f" {1000 * decode:.2f} ms."
     )
     values = ", ".join(map(str, rounds.levels))
-    yield f"Mixed r = {values}: {mixed_ratio(rounds):.2f} of the harmonic mean of the loads of one r."
+    yield (
+        f"Mixed r = {values}: {mixed_ratio(rounds):.2f} of the harmonic mean of the loads of one r."
+    )
     for r in rounds.levels:
         if alone_name(level_name(r)) in rounds.ours[0]:
-            alone, beside = 1000 * http_seconds(rounds, r), 1000 * http_seconds_beside(rounds, r)
+            alone = 1000 * http_seconds(rounds, r)
+            beside = 1000 * http_seconds_beside(rounds, r)
             yield (
-                f"On one connection at r={r}, HTTP adds {beside:.1f} ms to what the server took for decoding and the "
-                f"forward pass in the same requests, and {alone:.1f} ms to what these take alone, at another time."
+                f"On one connection at r={r}, HTTP adds {beside:.1f} ms to what the server took for"
+                f" decoding and the forward pass in the same requests, and {alone:.1f} ms to what"
+                " these take alone, at another time."
             )
 
 

@@ -1,6 +1,7 @@
 """The peer of `make bench-http`: LitServe in front of timm with the published ToMe code.
 
-LitServe (``pip install --group bench``) batches and serves; what is here is what its documentation has users write.
+LitServe (``pip install --group bench``) batches and serves; what is here is what its documentation
+has users write.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.cases import DTYPES, Case, Model, Setup
 from benchmarks.contenders import Published
-from server.engine.device import pick_dtype
+from server.engine.device.placement import pick_dtype
 from server.hardware import usable_cores
 
 FIELD = "file"
@@ -43,7 +44,9 @@ class Classifier(litserve.LitAPI):
         where = torch.device(device)
         dtype = {known: name for name, known in DTYPES.items()}[pick_dtype(args.dtype, where)]
         model = Model(args.model, vit.patch_embed.img_size[0], (args.r,))
-        self.forward = Published(args.tome).build(Setup(vit, Case(model, dtype, BATCH, model.r), where, args.threads))
+        self.forward = Published(args.tome).build(
+            Setup(vit, Case(model, dtype, BATCH, model.r), where, args.threads)
+        )
         self.where = where
 
     def decode_request(self, request) -> Tensor:  # LitServe takes a request apart by its annotation
@@ -73,8 +76,12 @@ class Classifier(litserve.LitAPI):
 def main() -> None:
     """Serve ``/predict`` until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.litserve_peer", description=__doc__)
-    parser.add_argument("--tome", type=Path, required=True, help="checkout of github.com/facebookresearch/ToMe")
-    parser.add_argument("--model", default="vit_small_patch16_224", help="timm name; default: %(default)s")
+    parser.add_argument(
+        "--tome", type=Path, required=True, help="checkout of github.com/facebookresearch/ToMe"
+    )
+    parser.add_argument(
+        "--model", default="vit_small_patch16_224", help="timm name; default: %(default)s"
+    )
     parser.add_argument("--dtype", default="auto", help="as the server's; default: %(default)s")
     parser.add_argument("--r", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--port", type=int, default=8901, help="default: %(default)s")

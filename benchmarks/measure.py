@@ -18,8 +18,9 @@ class Plan:
 
     Attributes:
         rounds: every entry has one turn in each.
-        turn_seconds: short calls are repeated within a turn until it has lasted so long; the turn's time is the median
-            of its calls, so the first one, which finds the caches full of others' data, does not count.
+        turn_seconds: short calls are repeated within a turn until it has lasted so long; the turn's
+            time is the median of its calls, so the first one, which finds the caches full of
+            others' data, does not count.
         budget_seconds: no further round begins after so long, once there are three.
     """
 

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from benchmarks.results import Memory
 
-MODEL, DTYPE, BATCH, LEVELS = "vit_base_patch16_224", "bfloat16", 32, (0, 8, 16)
+MODEL = "vit_base_patch16_224"
+DTYPE = "bfloat16"
+BATCH = 32
+LEVELS = (0, 8, 16)
 ROUNDS = 3
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
 
 
 def measure_memory(threads: int) -> Memory | None:
@@ -21,24 +25,28 @@ def measure_memory(threads: int) -> Memory | None:
         return None
     # Imported here: the measured process imports this module too, and has only what an engine has.
     from benchmarks.checkpoints import write_random_model
-    from server.engine.client import environment
+    from server.engine_client.process import environment
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_random_model(MODEL, Path(folder))
         command = [sys.executable, "-m", "benchmarks.memory", str(config), str(threads)]
-        printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment()
+        ).stdout
     return Memory(MODEL, DTYPE, BATCH, **json.loads(printed.splitlines()[-1]))
 
 
 def _engine(config: Path, threads: int) -> dict[str, float]:
     """Start as the engine does, run full batches, and say what that took, in MB above what the imports took."""
-    from server.engine.config import EngineConfig
-    from server.engine.starting import start_models
+    from server.engine.startup import start_models
+    from server.ipc.engine_config import EngineConfig
     from tome_core.schedule import Schedule
 
     imports = megabytes("VmRSS")
     given = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
-    served, _ = start_models(EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given))
+    served, _ = start_models(
+        EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given)
+    )
     loading = megabytes("VmHWM")
     clear_peak()
     for _ in range(ROUNDS):

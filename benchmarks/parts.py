@@ -1,7 +1,7 @@
 """What a request consists of, each part alone: the forward pass and the decoding, without a server.
 
-In a process of its own, with the environment that an engine has: how long its idle threads wait for work, awake, before
-they sleep makes a difference of milliseconds to a forward pass of one image.
+In a process of its own, with the environment that an engine has: how long its idle threads wait for
+work, awake, before they sleep makes a difference of milliseconds to a forward pass of one image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from server.decode import decode
-from server.engine.client import environment
-from server.offline import load_runner, pick_model
+from server.commands.offline import load_runner, pick_model
+from server.engine_client.process import environment
+from server.imaging.decode import decode
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
@@ -49,26 +49,46 @@ class Parts:
         return 1 / (forward + self.decode / cores)
 
 
-def measure_parts(config: Path, image: Path, levels: Sequence[int], images: int, threads: int, dtype: Dtype) -> Parts:
+def measure_parts(
+    config: Path, image: Path, levels: Sequence[int], images: int, threads: int, dtype: Dtype
+) -> Parts:
     """Time the first model of ``config`` in batches of ``images``, and the decoding of ``image``, as served."""
     request = {"config": str(config), "image": str(image), "levels": levels, "images": images}
-    command = [sys.executable, "-m", "benchmarks.parts", json.dumps(request | {"threads": threads, "dtype": dtype})]
-    printed = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.parts",
+        json.dumps(request | {"threads": threads, "dtype": dtype}),
+    ]
+    printed = subprocess.run(
+        command, env=environment(), check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     found = json.loads(printed.splitlines()[-1])
-    by_level = {name: {int(r): seconds for r, seconds in found[name].items()} for name in ("batch", "single")}
+    by_level = {
+        name: {int(r): seconds for r, seconds in found[name].items()}
+        for name in ("batch", "single")
+    }
     return Parts(found["decode"], images, **by_level)
 
 
-def _measure(config: str, image: str, levels: Sequence[int], images: int, threads: int, dtype: Dtype) -> Parts:
+def _measure(
+    config: str, image: str, levels: Sequence[int], images: int, threads: int, dtype: Dtype
+) -> Parts:
     settings = ModelSettings(config=Path(config), dtype=dtype, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
     limits = [Settings.model_fields[name].default for name in ("max_pixels", "max_side")]
-    transform, body = runner.model.transform, Path(image).read_bytes()
+    transform = runner.model.transform
+    body = Path(image).read_bytes()
     return Parts(
         decode=_median(lambda: decode(body, transform, *limits), DECODE_REPEATS),
         images=images,
-        batch={r: _median(partial(runner.seconds, [Schedule.constant(r)] * images), REPEATS) for r in levels},
-        single={r: _median(partial(runner.seconds, [Schedule.constant(r)]), 3 * REPEATS) for r in levels},
+        batch={
+            r: _median(partial(runner.seconds, [Schedule.constant(r)] * images), REPEATS)
+            for r in levels
+        },
+        single={
+            r: _median(partial(runner.seconds, [Schedule.constant(r)]), 3 * REPEATS) for r in levels
+        },
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.report import OURS
 from benchmarks.results import Result
-from server.plotting import draw_profiles
-from server.profiles import Row
+from server.catalog.profiles import Row
+from server.commands.plotting import draw_profiles
 
 
 def draw(results: Sequence[Result], profile: Sequence[Row], folder: Path) -> Iterator[Path]:
@@ -33,10 +33,16 @@ def throughput(model: str, results: Sequence[Result], folder: Path) -> Path:
         batch = max(row.batch for row in rows)
         rows = [row for row in rows if row.batch == batch]
         for index, contender in enumerate(dict.fromkeys(row.contender for row in rows)):
-            _curve(axes, contender, [row for row in rows if row.contender == contender], f"C{index}")
+            _curve(
+                axes, contender, [row for row in rows if row.contender == contender], f"C{index}"
+            )
         bound = sorted({int(row.r): row.batch / row.bound_seconds for row in rows}.items())
         axes.plot(*zip(*bound, strict=True), color="black", linestyle=":", label="bound")
-        axes.set(title=f"{model}, {dtype}, batch {batch}", xlabel="r, tokens merged in each block", ylabel="images/s")
+        axes.set(
+            title=f"{model}, {dtype}, batch {batch}",
+            xlabel="r, tokens merged in each block",
+            ylabel="images/s",
+        )
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
@@ -66,6 +72,14 @@ def _curve(axes: Any, contender: str, rows: Sequence[Result], color: str) -> Non
     """A line over r, or a level across the whole picture for one who only knows r=0."""
     rows = sorted(rows, key=lambda row: int(row.r))
     if len(rows) == 1 and contender != OURS:
-        axes.axhline(rows[0].images_per_s, color=color, linestyle="--", linewidth=1, label=contender)
+        axes.axhline(
+            rows[0].images_per_s, color=color, linestyle="--", linewidth=1, label=contender
+        )
     else:
-        axes.plot([int(row.r) for row in rows], [row.images_per_s for row in rows], "o-", color=color, label=contender)
+        axes.plot(
+            [int(row.r) for row in rows],
+            [row.images_per_s for row in rows],
+            "o-",
+            color=color,
+            label=contender,
+        )

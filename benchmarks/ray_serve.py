@@ -2,10 +2,11 @@
 
 python -m benchmarks.ray_serve     (or `make bench-ray`)
 
-Both are applications of one Ray, and get the same closed loops from `tome-serve load`: short ones in turns, so that a
-machine that becomes slower or faster favours neither, and who comes first changes from round to round. Ray is started
-anew after some rounds. Beside images/s stands the CPU time of an image in each kind of process: on few cores it says
-what another replica can gain. What is printed last is the median of the rounds' ratios, and how far they lie apart.
+Both are applications of one Ray, and get the same closed loops from `tome-serve load`: short ones
+in turns, so that a machine that becomes slower or faster favours neither, and who comes first
+changes from round to round. Ray is started anew after some rounds. Beside images/s stands the CPU
+time of an image in each kind of process: on few cores it says what another replica can gain. What
+is printed last is the median of the rounds' ratios, and how far they lie apart.
 """
 
 from __future__ import annotations
@@ -37,8 +38,14 @@ CONFIG = ROOT / "deploy" / "ray_serve.yaml"
 START_SECONDS = 180
 WARM_SECONDS = 3  # of load after a start
 SETTLE_SECONDS = 1  # of load before each that counts
-SHARE = 3  # parts of the cores, one for each replica, as Ray counts; threads are said by the settings
-KINDS = {"engines": "server.engine", "replicas": "ServeReplica", "proxy": "ProxyActor"}  # and a part of their commands
+SHARE = (
+    3  # parts of the cores, one for each replica, as Ray counts; threads are said by the settings
+)
+KINDS = {
+    "engines": "server.engine",
+    "replicas": "ServeReplica",
+    "proxy": "ProxyActor",
+}  # and a part of their commands
 OTHERS = "rest of Ray"
 _DASHBOARD = re.compile(r"dashboard at \S*?(http://[\d.:]+)")
 
@@ -63,8 +70,18 @@ class Cluster:
     def deploy(self, config: dict[str, Any]) -> None:
         """Have ``config`` take the place of what runs; returns before it has."""
         file = write(config, self.folder / "next.yaml")
-        command = [sys.executable, "-m", "ray.serve.scripts", "deploy", str(file), "-a", self.dashboard]
-        subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=60)
+        command = [
+            sys.executable,
+            "-m",
+            "ray.serve.scripts",
+            "deploy",
+            str(file),
+            "-a",
+            self.dashboard,
+        ]
+        subprocess.run(
+            command, cwd=ROOT, env=environment(), check=True, capture_output=True, timeout=60
+        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +109,21 @@ class Measured:
 def application(replicas: int, cpus: float, route: str = "/", **settings: object) -> dict[str, Any]:
     """The one of deploy/ray_serve.yaml with so many ``replicas`` of ``cpus`` each, and ``TOME_*`` ``settings``."""
     found: dict[str, Any] = yaml.safe_load(CONFIG.read_text())["applications"][0]
-    found |= {"name": f"{found['name']}{route.rstrip('/').replace('/', '-')}", "route_prefix": route}
+    found |= {
+        "name": f"{found['name']}{route.rstrip('/').replace('/', '-')}",
+        "route_prefix": route,
+    }
     found["args"] |= {"min_replicas": replicas, "max_replicas": replicas, "cpus": cpus, "gpus": 0}
-    found["runtime_env"]["env_vars"] |= {f"TOME_{name.upper()}": str(value) for name, value in settings.items()}
+    found["runtime_env"]["env_vars"] |= {
+        f"TOME_{name.upper()}": str(value) for name, value in settings.items()
+    }
     return found
 
 
 @contextmanager
-def cluster(folder: Path, port: int, *applications: dict[str, Any], **variables: str) -> Iterator[Cluster]:
+def cluster(
+    folder: Path, port: int, *applications: dict[str, Any], **variables: str
+) -> Iterator[Cluster]:
     """A Ray with ``variables`` in its environment that runs ``applications`` as deploy/ray_serve.yaml says.
 
     Raises:
@@ -107,10 +131,13 @@ def cluster(folder: Path, port: int, *applications: dict[str, Any], **variables:
     """
     config = yaml.safe_load(CONFIG.read_text()) | {"applications": list(applications)}
     config["http_options"]["port"] = port
-    file, log = write(config, folder / "serve.yaml"), folder / "ray.log"
+    file = write(config, folder / "serve.yaml")
+    log = folder / "ray.log"
     command = [sys.executable, "-m", "ray.serve.scripts", "run", str(file)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment() | variables, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment() | variables, stdout=output, stderr=output
+        )
     try:
         dashboard = _wait(process, log, [each["name"] for each in applications])
         yield Cluster(f"http://127.0.0.1:{port}", config, folder, dashboard, process.pid)
@@ -130,7 +157,11 @@ def write(config: dict[str, Any], file: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """Of Ray's processes: ours, less settings and a cluster that it may name, and with what the proxy needs."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("TOME_", "RAY_", "OMP_"))}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TOME_", "RAY_", "OMP_"))
+    }
     return ours | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deploy.ray_proxy:middlewares",
@@ -147,7 +178,9 @@ def _wait(process: subprocess.Popen[bytes], log: Path, names: Sequence[str]) -> 
         states: set[str] = set()
         if (found := _DASHBOARD.search(text)) and "Submitted deploy config" in text:
             with suppress(httpx.HTTPError, KeyError):
-                details = httpx.get(f"{found[1]}/api/serve/applications/", timeout=10).json()["applications"]
+                details = httpx.get(f"{found[1]}/api/serve/applications/", timeout=10).json()[
+                    "applications"
+                ]
                 states = {details[name]["status"] for name in names}
             if states == {"RUNNING"}:
                 return found[1]
@@ -162,7 +195,10 @@ def measure(running: Cluster, route: str, args: argparse.Namespace) -> Measured:
     before = cpu_seconds(running.process)
     report = load(running, route, args, args.seconds)
     answered = report["answered"]
-    used = {kind: seconds - before.get(kind, 0) for kind, seconds in cpu_seconds(running.process).items()}
+    used = {
+        kind: seconds - before.get(kind, 0)
+        for kind, seconds in cpu_seconds(running.process).items()
+    }
     used["load"] = report["cpu_ms_per_request"] / 1000 * answered
     return Measured(
         report["answered_per_s"],
@@ -178,14 +214,17 @@ def load(running: Cluster, route: str, args: argparse.Namespace, seconds: float)
     command = [sys.executable, "-m", "server", "load", "--url", f"{running.url}{route}"]
     command += ["--connections", str(args.connections), "--duration", str(seconds), "--warmup", "0"]
     command += ["--r", args.r, "--json", str(report)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     found: dict[str, Any] = json.loads(report.read_text())
     return found
 
 
 def cpu_seconds(process: int) -> dict[str, float]:
     """CPU time that each kind of process at or below ``process`` has had."""
-    found, waiting = dict.fromkeys([*KINDS, OTHERS], 0.0), [process]
+    found = dict.fromkeys([*KINDS, OTHERS], 0.0)
+    waiting = [process]
     while waiting:
         folder = Path("/proc", str(waiting.pop()))
         with suppress(OSError):  # one that has ended
@@ -203,7 +242,10 @@ def summary(ratios: Sequence[float]) -> str:
     text = f"{statistics.median(ratios):.2f}, the median of {len(ratios)} rounds"
     if len(ratios) > 1:
         low, _, high = statistics.quantiles(ratios, method="inclusive")
-        text += f"; half of them from {low:.2f} to {high:.2f}, all from {min(ratios):.2f} to {max(ratios):.2f}"
+        text += (
+            f"; half of them from {low:.2f} to {high:.2f}, all from {min(ratios):.2f} to"
+            f" {max(ratios):.2f}"
+        )
     return text
 
 
@@ -219,20 +261,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ray_serve", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--starts", type=int, default=3, help="of Ray; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=8, help="after each start; default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=5, help="of each load; default: %(default)s")
+    parser.add_argument(
+        "--rounds", type=int, default=8, help="after each start; default: %(default)s"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="of each load; default: %(default)s"
+    )
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--r", default="16")
     parser.add_argument("--port", type=int, default=8017)
     parser.add_argument("--config", type=Path, help="models to serve; default: the bundled one")
-    what = "of Ray's environment, as often as wanted, such as RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0"
-    parser.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help=what)
+    what = (
+        "of Ray's environment, as often as wanted, such as"
+        " RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD=0"
+    )
+    parser.add_argument(
+        "--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help=what
+    )
     args = parser.parse_args(arguments)
     variables = dict(args.env)
-    settings = {"log_level": "warning", "levels": "0,16"} | ({"config": args.config.resolve()} if args.config else {})
-    cores, ratios, failed = usable_cores(), [], 0
+    settings = {"log_level": "warning", "levels": "0,16"} | (
+        {"config": args.config.resolve()} if args.config else {}
+    )
+    cores = usable_cores()
+    ratios = []
+    failed = 0
     threads = {replicas: max(1, cores // replicas) for replicas in (1, 2)}
-    applications = [application(n, cores / SHARE, f"/{n}", threads=threads[n], **settings) for n in threads]
+    applications = [
+        application(n, cores / SHARE, f"/{n}", threads=threads[n], **settings) for n in threads
+    ]
     for start in range(args.starts):
         with (
             tempfile.TemporaryDirectory() as name,

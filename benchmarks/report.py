@@ -27,7 +27,9 @@ def markdown(run: Run) -> str:
 def table(rows: Sequence[Result]) -> str:
     """Ours at each batch size and r, against every peer; ``rows`` are of one model and dtype."""
     peers = list(dict.fromkeys(row.contender for row in rows if row.contender != OURS))
-    lines = [_line(["batch", "r", "ours, images/s", "of the bound", *(f"of {peer}" for peer in peers)])]
+    lines = [
+        _line(["batch", "r", "ours, images/s", "of the bound", *(f"of {peer}" for peer in peers)])
+    ]
     lines.append(_line(["---"] * (4 + len(peers))))
     for batch in dict.fromkeys(row.batch for row in rows):
         case = [row for row in rows if row.batch == batch]
@@ -37,7 +39,9 @@ def table(rows: Sequence[Result]) -> str:
             mine = find(ours, OURS, r)
             cells = [str(batch), r]
             cells += [f"{mine.images_per_s:.1f}", bound_cell(mine)] if mine else ["", ""]
-            lines.append(_line([*cells, *(peer_cell(mine, peer_of(case, peer, r)) for peer in peers)]))
+            lines.append(
+                _line([*cells, *(peer_cell(mine, peer_of(case, peer, r)) for peer in peers)])
+            )
     return "\n".join(lines)
 
 
@@ -86,22 +90,22 @@ def mixed_ratio(rows: Iterable[Result]) -> float | None:
 def memory_line(memory: Memory) -> str:
     """One sentence."""
     return (
-        f"An engine with {memory.model} in {memory.dtype} has at most {memory.load:.0f} MB more under full batches of "
-        f"{memory.batch} than the {memory.imports:.0f} MB after its imports, and {memory.loading:.0f} MB more while it "
-        "loads and warms up."
+        f"An engine with {memory.model} in {memory.dtype} has at most {memory.load:.0f} MB more"
+        f" under full batches of {memory.batch} than the {memory.imports:.0f} MB after its imports,"
+        f" and {memory.loading:.0f} MB more while it loads and warms up."
     )
 
 
 def _introduction(run: Run) -> Iterator[str]:
     yield (
-        "Medians of rounds in which everyone has a turn, on the same float32 images and random weights. "
-        "`1.50x of 60.0`: ours does 1.5 times the 60 images/s of the peer at the same `r`, or at `r=0` if the peer "
-        "cannot merge."
+        "Medians of rounds in which everyone has a turn, on the same float32 images and random"
+        " weights. `1.50x of 60.0`: ours does 1.5 times the 60 images/s of the peer at the same"
+        " `r`, or at `r=0` if the peer cannot merge."
     )
     chosen = ", ".join(f"{dtype}: {name}" for dtype, name in run.gemms.items())
     yield (
-        "The bound is the exact FLOPs of the schedule, all of the last block included, at the rate of the fastest "
-        f"matrix product found, timed in the same rounds ({chosen})."
+        "The bound is the exact FLOPs of the schedule, all of the last block included, at the rate"
+        f" of the fastest matrix product found, timed in the same rounds ({chosen})."
     )
 
 
@@ -111,8 +115,8 @@ def _mixed_lines(rows: Sequence[Result]) -> Iterator[str]:
         if found is not None:
             values = ", ".join(map(str, MIXED))
             yield (
-                f"A mixed batch of {batch}, its images at r = {values} in turn, takes {found:.2f} of the time that "
-                "they take in batches of one r."
+                f"A mixed batch of {batch}, its images at r = {values} in turn, takes {found:.2f}"
+                " of the time that they take in batches of one r."
             )
 
 

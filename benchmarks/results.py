@@ -29,7 +29,8 @@ class Result:
         r: a number, or ``mixed`` for a batch of many.
         seconds: of one batch, the median of the rounds.
         fastest, slowest: the rounds' extremes, in seconds.
-        bound_seconds: what the batch's FLOPs take at the rate of the fastest matrix product in the same rounds.
+        bound_seconds: what the batch's FLOPs take at the rate of the fastest matrix product in the
+            same rounds.
         gflop: of the batch, exact.
         similarity: cosine of the first image's logits and those of the float32 model at the same r.
     """
@@ -60,7 +61,13 @@ class Result:
     @classmethod
     def of(cls, times: Sequence[float], **what: Any) -> Result:
         """From the seconds of each round, and all that is not time."""
-        return cls(seconds=statistics.median(times), fastest=min(times), slowest=max(times), rounds=len(times), **what)
+        return cls(
+            seconds=statistics.median(times),
+            fastest=min(times),
+            slowest=max(times),
+            rounds=len(times),
+            **what,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,13 @@ def about(module: str, device: torch.device, threads: int) -> dict[str, str]:
 
 def command_line(module: str, arguments: Sequence[str]) -> str:
     """The command as others can read it: without the folders of this machine, which mean nothing elsewhere."""
-    return " ".join(["python -m", module, *(re.sub(r"(?<![\w:/.])/(?:[^\s/]+/)*", "", one) for one in arguments)])
+    return " ".join(
+        [
+            "python -m",
+            module,
+            *(re.sub(r"(?<![\w:/.])/(?:[^\s/]+/)*", "", one) for one in arguments),
+        ]
+    )
 
 
 def _cpu_name() -> str:
@@ -125,7 +138,10 @@ def _cpu_name() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+            name,
+        )
     return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -136,7 +152,9 @@ def write_csv(results: Iterable[Result], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow([*names, "images_per_s", "of_bound"])
         for result in results:
-            writer.writerow([*(getattr(result, name) for name in names), result.images_per_s, result.of_bound])
+            writer.writerow(
+                [*(getattr(result, name) for name in names), result.images_per_s, result.of_bound]
+            )
 
 
 def write_json(run: Run, path: Path) -> None:

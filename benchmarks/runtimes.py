@@ -23,7 +23,9 @@ def export(vit: nn.Module, shape: tuple[int, ...], folder: Path) -> Path:
     """Write ``vit`` as ONNX for images of one static ``shape``; returns the file, its weights lie beside it."""
     file = folder / "vit.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations, none of which a user can act on
+        warnings.simplefilter(
+            "ignore"
+        )  # the exporter's own deprecations, none of which a user can act on
         torch.onnx.export(
             vit,
             (torch.zeros(shape),),
@@ -48,7 +50,9 @@ def _missing(package: str, device: torch.device) -> str | None:
 class OnnxRuntime:
     """ONNX Runtime's CPU provider, with all of its graph optimisations."""
 
-    name, merges, dtypes = "onnxruntime", False, ("fp32",)
+    name = "onnxruntime"
+    merges = False
+    dtypes = ("fp32",)
 
     def missing(self, device: torch.device) -> str | None:
         """On a GPU, or where a package is not installed."""
@@ -65,7 +69,9 @@ class OnnxRuntime:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         with tempfile.TemporaryDirectory() as folder:
             file = export(setup.vit, setup.shape, Path(folder))
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
         return lambda images, _: session.run(None, {"images": images.numpy()})[0]
 
 
@@ -80,7 +86,9 @@ class OpenVino:
     merges = False
 
     def __init__(self, dtype: str, precision: str) -> None:
-        self.name, self.dtypes, self._precision = f"openvino-{dtype}", (dtype,), precision
+        self.name = f"openvino-{dtype}"
+        self.dtypes = (dtype,)
+        self._precision = precision
 
     def missing(self, device: torch.device) -> str | None:
         """On a GPU, or where a package is not installed."""
@@ -95,7 +103,8 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": self._precision,
             "INFERENCE_NUM_THREADS": setup.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            # A pinned thread cannot leave a core that another process is busy on, as everyone else's threads can.
+            # A pinned thread cannot leave a core that another process is busy on, as everyone
+            # else's threads can.
             "ENABLE_CPU_PINNING": False,
         }
         with tempfile.TemporaryDirectory() as folder:

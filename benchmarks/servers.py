@@ -16,7 +16,8 @@ import httpx
 
 from benchmarks.wrk import Body
 
-START_SECONDS, STOP_SECONDS = 300, 20
+START_SECONDS = 300
+STOP_SECONDS = 20
 
 
 class NotReady(Exception):
@@ -32,7 +33,9 @@ def ours(config: Path, port: int, **settings: object) -> Iterator[str]:
         "TOME_LOG_LEVEL": "warning",
         **{f"TOME_{name.upper()}": str(value) for name, value in settings.items()},
     }
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve"], env=environment, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve"], env=environment, stdout=subprocess.PIPE
+    )
     try:
         assert process.stdout is not None
         if not process.stdout.readline():
@@ -54,7 +57,9 @@ def other(command: str, url: str, body: Body, log: Path) -> Iterator[str]:
     """
     # Its workers are in its group, and end with it.
     with log.open("wb") as file:
-        process = subprocess.Popen(shlex.split(command), start_new_session=True, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            shlex.split(command), start_new_session=True, stdout=file, stderr=file
+        )
     try:
         _wait(process, url, body, log)
         yield url
@@ -67,9 +72,14 @@ def _wait(process: subprocess.Popen[bytes], url: str, body: Body, log: Path) -> 
     last = "nothing listens"
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise NotReady(f"the peer ended with code {process.returncode} before it answered at {url}; {log} says why")
+            raise NotReady(
+                f"the peer ended with code {process.returncode} before it answered at {url}; {log}"
+                " says why"
+            )
         with suppress(httpx.HTTPError):
-            answer = httpx.post(url, content=body.content, headers={"Content-Type": body.content_type}, timeout=60)
+            answer = httpx.post(
+                url, content=body.content, headers={"Content-Type": body.content_type}, timeout=60
+            )
             if answer.is_success:
                 return
             last = f"the last answer was {answer.status_code}"

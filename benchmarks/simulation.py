@@ -1,9 +1,10 @@
 """`make simulate`: what choosing r buys under load, with the server's own scheduler on a simulated device.
 
-A discrete-event simulation. Images arrive, are admitted or refused as the API does, wait, are cut into batches and get
-their schedules from `server.engine.scheduler`; only the device is made up: a batch takes what a cost model says, with
-noise, outliers and a second user of the machine who comes and goes. The scheduler knows of the device what its warm-up
-and its own batches have shown. Writes CSV and Markdown.
+A discrete-event simulation. Images arrive, are admitted or refused as the API does, wait, are cut
+into batches and get their schedules from `server.engine.scheduling.scheduler`; only the device is
+made up: a batch takes what a cost model says, with noise, outliers and a second user of the machine
+who comes and goes. The scheduler knows of the device what its warm-up and its own batches have
+shown. Writes CSV and Markdown.
 """
 
 from __future__ import annotations
@@ -21,28 +22,33 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from server.catalog import BUNDLED
-from server.costs import Estimate, Features, Geometry, features
-from server.engine.calibration import Calibration, Sample
-from server.engine.choosing import Steady
-from server.engine.cutting import Bounds, Estimates, Waiting
-from server.engine.scheduler import Policy, Scheduler
+from server.catalog.entries import BUNDLED
+from server.catalog.profiles import read_profile
+from server.engine.scheduling.adaptive_r import Steady
+from server.engine.scheduling.batch_builder import Bounds, Estimates, QueuedJob
+from server.engine.scheduling.calibration import Calibration, Sample
+from server.engine.scheduling.scheduler import Policy, Scheduler
 from server.engine.warmup import kinds_of
+from server.ipc.messages import Job
+from server.latency.cost import Estimate, Features, Geometry, features
+from server.latency.queueing import WorkEstimate, answer_seconds
 from server.load.arrivals import Arrivals, arrivals
-from server.messages import Job
-from server.profiles import read_profile
-from server.waiting import Claim, answer_seconds
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
 
 MODEL = "vit-s"
 LEVELS = (0, 4, 8, 11, 13, 16)
-# ViT-S/16 at 224: width 384, 12 blocks of 6 heads, 1000 classes; MACs as `tome_core.cost` counts them.
+# ViT-S/16 at 224: width 384, 12 blocks of 6 heads, 1000 classes; MACs as `tome_core.cost` counts
+# them.
 VIT_S = Geometry(
     tokens=197,
     prefix=1,
     depth=12,
-    cost=Cost(196 * 768 * 384 + 384 * 1000, (BlockCost(4 * 384 * 384, 8 * 384 * 384, 2 * 384, 64),) * 12, prefix=1),
+    cost=Cost(
+        196 * 768 * 384 + 384 * 1000,
+        (BlockCost(4 * 384 * 384, 8 * 384 * 384, 2 * 384, 64),) * 12,
+        prefix=1,
+    ),
 )
 # About what a warm-up of ViT-S finds on 2 cores in bfloat16; only the ratios matter here.
 DEVICE = Features(host=0.005, groups=0.0005, tokens=0.0026, pairs=0.0086)
@@ -58,7 +64,8 @@ class Device:
     Attributes:
         noise: standard deviation of the logarithm of a batch's time.
         outliers: share of the batches that take three times as long.
-        shared: how many times longer all takes in every second half minute, when someone else uses the machine.
+        shared: how many times longer all takes in every second half minute, when someone else uses
+            the machine.
     """
 
     random: random.Random
@@ -68,7 +75,9 @@ class Device:
 
     def seconds(self, batch: Features, now: float) -> float:
         """Of a batch that begins at ``now``."""
-        factor = self.random.lognormvariate(0, self.noise) * (3 if self.random.random() < self.outliers else 1)
+        factor = self.random.lognormvariate(0, self.noise) * (
+            3 if self.random.random() < self.outliers else 1
+        )
         return Estimate(DEVICE).seconds(batch) * factor * (self.shared if now % 60 >= 30 else 1)
 
 
@@ -81,20 +90,26 @@ def capacity(r: int) -> float:
 class PerBatch:
     """One r for a whole batch, in the manner of OTAS (arXiv 2401.05031), which adapts tokens batch by batch.
 
-    It is the smallest r whose capacity is above the rate at which images arrived in the last seconds.
+    It is the smallest r whose capacity is above the rate at which images arrived in the last
+    seconds.
     """
 
     window: float = 2.0
     _seen: dict[int, float] = field(default_factory=dict)
 
-    def limits(self, queue: Sequence[Waiting], now: float, bounds: Bounds, of: Estimates) -> Sequence[float]:
-        """See `server.engine.scheduler.Policy`."""
+    def limits(
+        self, queue: Sequence[QueuedJob], now: float, bounds: Bounds, of: Estimates
+    ) -> Sequence[float]:
+        """See `server.engine.scheduling.scheduler.Policy`."""
         self._seen.update((waiting.job.id, waiting.job.submitted) for waiting in queue)
-        self._seen = {number: when for number, when in self._seen.items() if when > now - self.window}
+        self._seen = {
+            number: when for number, when in self._seen.items() if when > now - self.window
+        }
         rate = len(self._seen) / self.window
         if not queue:
             return []
-        estimate, options = of(MODEL), queue[0].options
+        estimate = of(MODEL)
+        options = queue[0].options
         for option in options:
             if rate * estimate.alike(option.load, bounds.images) < bounds.images:
                 break
@@ -144,7 +159,9 @@ class Tally:
             if skip <= when < until // WINDOW * WINDOW:
                 windows.setdefault(int(when / WINDOW), []).append(r)
         means = {number: statistics.fmean(values) for number, values in windows.items()}
-        return [abs(means[number + 1] - mean) for number, mean in means.items() if number + 1 in means]
+        return [
+            abs(means[number + 1] - mean) for number, mean in means.items() if number + 1 in means
+        ]
 
 
 def simulate(
@@ -155,23 +172,36 @@ def simulate(
     device: Device | None = None,
 ) -> Tally:
     """Serve images that arrive at ``times``, each with one of ``deadlines`` seconds from then, drawn at random."""
-    source, tally = random.Random(seed), Tally(arrived=len(times))
+    source = random.Random(seed)
+    tally = Tally(arrived=len(times))
     device = device or Device(random.Random(seed + 1))
-    warmup = [tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)]
-    taken_each = [device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup]
-    calibration = Calibration(VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, taken_each, strict=True)])
+    warmup = [
+        tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)
+    ]
+    taken_each = [
+        device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup
+    ]
+    calibration = Calibration(
+        VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, taken_each, strict=True)]
+    )
     scheduler = Scheduler(BOUNDS, deadlines[0], lambda model: calibration, contender.policy())
     choices = tuple(map(Schedule.constant, contender.levels))
     fastest = VIT_S.load(choices[-1])
     coming = [(when, when + source.choice(deadlines)) for when in times]
-    claims: dict[int, Claim] = {}  # of all jobs inside
-    clock, began, predicted, place = 0.0, 0.0, 0.0, 0
+    claims: dict[int, WorkEstimate] = {}  # of all jobs inside
+    clock = 0.0
+    began = 0.0
+    predicted = 0.0
+    place = 0
 
     def admit(now: float, due: float) -> None:
-        claim = Claim(MODEL, fastest, due)
+        claim = WorkEstimate(MODEL, fastest, due)
         ahead = [one for one in claims.values() if one.due <= due]
         done = min(now - began, predicted)
-        if answer_seconds(claim, ahead, done, {MODEL: calibration.estimate}, BOUNDS.images) > due - now:
+        if (
+            answer_seconds(claim, ahead, done, {MODEL: calibration.estimate}, BOUNDS.images)
+            > due - now
+        ):
             tally.refused += 1
             return
         claims[place] = claim
@@ -185,11 +215,14 @@ def simulate(
             del claims[job.id]
         schedules = [placed.schedule for placed in step.batch]
         if schedules:
-            began, predicted = clock, calibration.predict(schedules)
+            began = clock
+            predicted = calibration.predict(schedules)
             taken = device.seconds(calibration.features(schedules), clock)
             clock += taken
         elif place < len(coming):
-            began, predicted, clock = 0.0, 0.0, max(clock, coming[place][0])
+            began = 0.0
+            predicted = 0.0
+            clock = max(clock, coming[place][0])
         while place < len(coming) and coming[place][0] <= clock:
             admit(*coming[place])
             place += 1
@@ -251,7 +284,9 @@ def run(args: argparse.Namespace, accuracy: dict[int, float]) -> Iterator[Row]:
             times = arrivals(kind, load * capacity(0), random.Random(args.seed))
             coming = list(itertools.takewhile(lambda when: when < args.seconds, times))
             for contender in CONTENDERS:
-                tally = simulate(contender, coming, [batch * one for one in args.deadlines], args.seed)
+                tally = simulate(
+                    contender, coming, [batch * one for one in args.deadlines], args.seed
+                )
                 what = {"arrivals": kind, "load": load, "contender": contender.name}
                 yield Row.of(tally, args.seconds, accuracy, **what)
 
@@ -259,7 +294,10 @@ def run(args: argparse.Namespace, accuracy: dict[int, float]) -> Iterator[Row]:
 def markdown(rows: Sequence[Row]) -> str:
     """The table."""
     lines = [
-        "| arrivals | load | served | in time | late | refused | images/s in time | mean r | accuracy, % |",
+        (
+            "| arrivals | load | served | in time | late | refused | images/s in time | mean r |"
+            " accuracy, % |"
+        ),
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -284,13 +322,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, write, print. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.9, 1.2, 1.5, 2, 3, 5], help="by r=0 capacity")
-    parser.add_argument("--deadlines", type=float, nargs="+", default=[10], help="in times of a full batch at r=16")
+    parser.add_argument(
+        "--loads",
+        type=float,
+        nargs="+",
+        default=[0.5, 0.9, 1.2, 1.5, 2, 3, 5],
+        help="by r=0 capacity",
+    )
+    parser.add_argument(
+        "--deadlines", type=float, nargs="+", default=[10], help="in times of a full batch at r=16"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="of arrivals")
     parser.add_argument("--seed", type=int, default=0)
     profile = BUNDLED.with_name("fashion-mnist.profile.json")
-    parser.add_argument("--profile", type=Path, default=profile, help="accuracy by r; default: the bundled model's")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written")
+    parser.add_argument(
+        "--profile", type=Path, default=profile, help="accuracy by r; default: the bundled model's"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written"
+    )
     args = parser.parse_args(arguments)
     found = {row.r: row.accuracy for row in read_profile(args.profile)}
     rows = list(run(args, {r: found[str(r)] for r in LEVELS}))

@@ -27,8 +27,8 @@ class Load:
     """What one run of wrk saw; latencies in seconds.
 
     Attributes:
-        stages: of our server, mean seconds of decoding and forward pass of these requests, as it timed them itself; 0
-            where nobody asked.
+        stages: of our server, mean seconds of decoding and forward pass of these requests, as it
+            timed them itself; 0 where nobody asked.
     """
 
     images_per_s: float
@@ -49,12 +49,19 @@ def bare(image: bytes) -> Body:
 
 def form(image: bytes, name: str) -> Body:
     """The image as the file ``name`` of a form (RFC 7578)."""
-    head = f'Content-Disposition: form-data; name="{name}"; filename="image.jpg"\r\nContent-Type: image/jpeg'
-    content = f"--{_BOUNDARY}\r\n{head}\r\n\r\n".encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    head = (
+        f'Content-Disposition: form-data; name="{name}"; filename="image.jpg"\r\nContent-Type:'
+        " image/jpeg"
+    )
+    content = (
+        f"--{_BOUNDARY}\r\n{head}\r\n\r\n".encode() + image + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    )
     return Body(content, f"multipart/form-data; boundary={_BOUNDARY}")
 
 
-def drive(urls: Sequence[str], body: Path, content_type: str, connections: int, seconds: float) -> Load:
+def drive(
+    urls: Sequence[str], body: Path, content_type: str, connections: int, seconds: float
+) -> Load:
     """Load the server of ``urls``, each connection taking them in turn, with the body in the file ``body``.
 
     Raises:
@@ -64,9 +71,20 @@ def drive(urls: Sequence[str], body: Path, content_type: str, connections: int, 
     parts = [urlsplit(url) for url in urls]
     paths = " ".join(f"{part.path}?{part.query}" if part.query else part.path for part in parts)
     environment = os.environ | {"WRK_BODY": str(body), "WRK_TYPE": content_type, "WRK_PATHS": paths}
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s", "-s", str(SCRIPT)]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        "60s",
+        "-s",
+        str(SCRIPT),
+    ]
     command.append(f"{parts[0].scheme}://{parts[0].netloc}")
-    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
     return read(printed)
 
 

@@ -1,8 +1,9 @@
 """What Ray Serve's HTTP proxy says when the replica of a request is lost.
 
-Ray's variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray_proxy:middlewares`` brings it into the proxy.
-By itself the proxy ends such a request without a response, of which uvicorn makes a 500 in plain text. No client should
-take that for a reason to ask again. A replica that is gone is one: this answers 503 with ``Retry-After``.
+Ray's variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray_proxy:middlewares`` brings it
+into the proxy. By itself the proxy ends such a request without a response, of which uvicorn makes a
+500 in plain text. No client should take that for a reason to ask again. A replica that is gone is
+one: this answers 503 with ``Retry-After``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.problems import respond
+from server.api.contract.problem_details import respond
 from server.errors import EngineLost
 
 RETRY_SECONDS = 1.0
@@ -41,7 +42,10 @@ class Lost:
         await self._app(scope, receive, note)
         if not started:
             request_id = MutableHeaders(scope=scope).get(_ID)
-            error = EngineLost("the replica that had this request was lost; please retry", retry_after=RETRY_SECONDS)
+            error = EngineLost(
+                "the replica that had this request was lost; please retry",
+                retry_after=RETRY_SECONDS,
+            )
             response = respond(error, request_id, {_ID: request_id or ""}, scope["path"])
             await response(scope, receive, send)
 

@@ -1,7 +1,8 @@
 """The server as a Ray Serve application: ``serve run deploy.ray_serve:app``; docs/operations.md tells more.
 
-A replica is our API and our engine in one Ray actor, without a socket or signals of their own: Ray's proxy listens, and
-Ray's controller starts, watches, replaces and stops replicas. Settings are the usual ``TOME_*`` variables.
+A replica is our API and our engine in one Ray actor, without a socket or signals of their own:
+Ray's proxy listens, and Ray's controller starts, watches, replaces and stops replicas. Settings are
+the usual ``TOME_*`` variables.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
-from server.api.handshakes import ACCEPT_SECONDS
-from server.api.listening import HttpServer, http_config, listen
-from server.api.protocol import Bounds
-from server.api.scraping import create_scrape_app
-from server.api.serving import END_SECONDS, first_of
+from server.api.lifecycle import END_SECONDS, first_of
+from server.api.routes.prometheus import create_scrape_app
+from server.api.transport.handshakes import ACCEPT_SECONDS
+from server.api.transport.listener import HttpServer, http_config, listen
+from server.api.transport.protocol import Bounds
 from server.asgi import create_server
 from server.errors import ConfigError
 from server.metrics import Metrics
@@ -38,8 +39,8 @@ log = logging.getLogger("tome.ray")
 PROXY_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 METRICS_PORTS = 64
 LAST_SCRAPE_SECONDS = 1.0  # in which whoever scrapes reads to the end
-# So many requests more than a replica has slots are sent to it: then its own 503 comes first, which knows when to come
-# back, and probes find a way in.
+# So many requests more than a replica has slots are sent to it: then its own 503 comes first, which
+# knows when to come back, and probes find a way in.
 SPARE_REQUESTS = 32
 
 
@@ -48,13 +49,21 @@ class Scale(BaseModel, extra="forbid"):
 
     min_replicas: int = Field(1, ge=0, description="Fewest replicas.")
     max_replicas: int = Field(4, ge=1, description="Most replicas.")
-    target_ongoing_requests: float = Field(32, gt=0, description="Requests in one replica that autoscaling aims at.")
-    upscale_delay_s: float = Field(10, ge=0, description="Seconds of more than that before there are more replicas.")
-    downscale_delay_s: float = Field(300, ge=0, description="Seconds of less before there are fewer.")
+    target_ongoing_requests: float = Field(
+        32, gt=0, description="Requests in one replica that autoscaling aims at."
+    )
+    upscale_delay_s: float = Field(
+        10, ge=0, description="Seconds of more than that before there are more replicas."
+    )
+    downscale_delay_s: float = Field(
+        300, ge=0, description="Seconds of less before there are fewer."
+    )
     cpus: float | None = Field(
         None, gt=0, description="Cores of a replica, and its threads; default TOME_THREADS or 1."
     )
-    gpus: float | None = Field(None, ge=0, description="GPUs of a replica; default 1 where this machine has any.")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs of a replica; default 1 where this machine has any."
+    )
 
 
 def build() -> FastAPI:
@@ -62,10 +71,13 @@ def build() -> FastAPI:
     settings = with_threads(Settings(), ray.get_runtime_context().get_assigned_resources())
     logs.configure(settings.log_level)
     if PROXY_SETTING not in os.environ:
-        log.warning("%s is not set: a request whose replica is lost gets 500, not 503", PROXY_SETTING)
+        log.warning(
+            "%s is not set: a request whose replica is lost gets 500, not 503", PROXY_SETTING
+        )
     app = create_server(settings)
     if settings.metrics_port is not None:
-        inner, listener = app.router.lifespan_context, listen_from(settings.host, settings.metrics_port)
+        inner = app.router.lifespan_context
+        listener = listen_from(settings.host, settings.metrics_port)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,8 +97,8 @@ class Replica:
     def check_health(self) -> None:
         """Raises while no engine takes work: one that was lost or hung is being started again, or never will be.
 
-        The replica refuses requests meanwhile. Ray replaces it if three checks in a row fail, which leaves an engine
-        that starts within seconds the time to come back with its replica.
+        The replica refuses requests meanwhile. Ray replaces it if three checks in a row fail, which
+        leaves an engine that starts within seconds the time to come back with its replica.
         """
         if not self.app.state.parts.engine.ready:
             raise RuntimeError("no engine takes work")
@@ -94,7 +106,8 @@ class Replica:
 
 def app(arguments: dict[str, Any]) -> Application:
     """The application, with resources and limits from ``arguments``, those of `Scale`, and ``TOME_*``."""
-    scale, settings = Scale.model_validate(arguments), Settings()
+    scale = Scale.model_validate(arguments)
+    settings = Settings()
     gpus = default_gpus(settings.devices) if scale.gpus is None else scale.gpus
     cpus = scale.cpus or settings.threads or 1
     deployment = serve.deployment(
@@ -114,7 +127,8 @@ def app(arguments: dict[str, Any]) -> Application:
         health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
-        # Ray waits for accepted requests, then the lifespan ends, then the metrics' socket; each may take all its time.
+        # Ray waits for accepted requests, then the lifespan ends, then the metrics' socket; each
+        # may take all its time.
         graceful_shutdown_timeout_s=2 * settings.drain_timeout + END_SECONDS + LAST_SCRAPE_SECONDS,
     )
     return deployment.bind()
@@ -142,9 +156,16 @@ def listen_from(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def scraped(metrics: Metrics, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
+async def scraped(
+    metrics: Metrics, listener: socket.socket, settings: Settings
+) -> AsyncIterator[None]:
     """Serve ``metrics`` on ``listener``."""
-    bounds = Bounds(settings.max_connections, settings.header_timeout, settings.send_timeout, metrics.observe_error)
+    bounds = Bounds(
+        settings.max_connections,
+        settings.header_timeout,
+        settings.send_timeout,
+        metrics.observe_error,
+    )
     server = HttpServer(http_config(create_scrape_app(metrics), bounds))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("metrics of this replica are on port %d", listener.getsockname()[1])

@@ -1,7 +1,8 @@
 """The server as an ASGI application that brings its engines with it, for frameworks that listen themselves.
 
-`server.api.serving` is the life of a process of our own. Here that life is the application's lifespan, so that another
-ASGI server may run it: sockets, signals and the process are that server's matter.
+`server.api.lifecycle` is the life of a process of our own. Here that life is the application's
+lifespan, so that another ASGI server may run it: sockets, signals and the process are that server's
+matter.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from server.api.access import Keys
 from server.api.app import create_app
-from server.api.routes import Parts
-from server.api.serving import ENGINE_STOP_SECONDS, first_of
-from server.catalog import read_catalog
-from server.keys import Secrets, read_keys
-from server.launching import launch
+from server.api.lifecycle import ENGINE_STOP_SECONDS, first_of
+from server.api.middleware.auth import Keys
+from server.api.routes.service import Parts
+from server.api_keys import Secrets, read_keys
+from server.catalog.entries import read_catalog
+from server.engine_client.launch import launch
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -29,14 +30,16 @@ log = logging.getLogger("tome.server")
 def create_server(settings: Settings) -> FastAPI:
     """The application of ``settings``, whose engines are starting. Keys come from the environment, as always.
 
-    Its lifespan begins when the models are ready and ends when what was accepted is answered and the engines are gone.
-    It has to be run, since nothing else ends the engines. ``app.state.parts`` has the `EnginePool` and the `Admission`,
-    ``app.state.metrics`` the metrics.
+    Its lifespan begins when the models are ready and ends when what was accepted is answered and
+    the engines are gone. It has to be run, since nothing else ends the engines. ``app.state.parts``
+    has the `EnginePool` and the `Admission`, ``app.state.metrics`` the metrics.
 
     Raises:
         ConfigError: the models or the keys are described wrongly.
     """
-    read_catalog(settings.config, settings.models)  # a mistake in the file should not wait for torch
+    read_catalog(
+        settings.config, settings.models
+    )  # a mistake in the file should not wait for torch
     keys = Keys(read_keys(Secrets()))
     metrics = Metrics(settings.levels)
     app = create_app(settings, keys, launch(settings, metrics), metrics)
@@ -51,7 +54,8 @@ async def _alive(parts: Parts, drain_seconds: float) -> AsyncIterator[None]:
     Raises:
         EngineStartError: no engine could be started.
     """
-    engine, admission = parts.engine, parts.admission
+    engine = parts.engine
+    admission = parts.admission
     attending = asyncio.create_task(engine.run())
     try:
         ready = asyncio.create_task(engine.wait_ready())
@@ -59,7 +63,8 @@ async def _alive(parts: Parts, drain_seconds: float) -> AsyncIterator[None]:
         ready.cancel()
         if attending.done():
             attending.result()  # raises
-        # One that ends later is no one's to await: the pool says `given_up`, and whoever runs us asks it.
+        # One that ends later is no one's to await: the pool says `given_up`, and whoever runs us
+        # asks it.
         attending.add_done_callback(_tell)
         yield
         admission.drain(body_seconds=drain_seconds / 2)

@@ -39,12 +39,14 @@ class EngineStartError(Exception):
 
     Attributes:
         explained: the engine itself said why, so that the same start would fail in the same way.
-        safer: with what another start may do better, a `server.messages.Accelerations`; None where nothing is known.
+        safer: with what another start may do better, a `server.ipc.messages.Accelerations`; None
+            where nothing is known.
     """
 
     def __init__(self, message: str, *, explained: bool = False, safer: Any = None) -> None:
         super().__init__(message)
-        self.explained, self.safer = explained, safer
+        self.explained = explained
+        self.safer = safer
 
 
 class DeviceLost(Exception):
@@ -55,7 +57,7 @@ class UnsafeAcceleration(Exception):
     """An acceleration left its device unfit for this process. The message says which, and what happened.
 
     Attributes:
-        safer: the `server.messages.Accelerations` that a new process should start with.
+        safer: the `server.ipc.messages.Accelerations` that a new process should start with.
     """
 
     def __init__(self, message: str, safer: Any) -> None:
@@ -69,7 +71,8 @@ class RequestError(Exception):
     Args:
         detail: one sentence for the client: what was wrong, and what is allowed.
         retry_after: seconds after which trying again makes sense.
-        extensions: further members of the problem (RFC 9457, section 3.2), such as the ``parameter`` that was wrong.
+        extensions: further members of the problem (RFC 9457, section 3.2), such as the
+            ``parameter`` that was wrong.
     """
 
     status = 500
@@ -86,94 +89,126 @@ class RequestError(Exception):
 class BadImage(RequestError):
     """The body is empty, or an image of an allowed format that cannot be read to its end."""
 
-    status, slug, title = 400, "bad-image", "The image cannot be read"
+    status = 400
+    slug = "bad-image"
+    title = "The image cannot be read"
 
 
 class BadRequest(RequestError):
     """The body or a header of it does not follow the protocol, or a tensor is not what the model takes."""
 
-    status, slug, title = 400, "bad-request", "The request cannot be understood"
+    status = 400
+    slug = "bad-request"
+    title = "The request cannot be understood"
 
 
 class Malformed(RequestError):
     """What came is no request of HTTP/1.1."""
 
-    status, slug, title = 400, "malformed", "Not HTTP"
+    status = 400
+    slug = "malformed"
+    title = "Not HTTP"
 
 
 class Unauthorized(RequestError):
     """The request has no API key, or one that is not known."""
 
-    status, slug, title = 401, "unauthorized", "An API key is needed"
+    status = 401
+    slug = "unauthorized"
+    title = "An API key is needed"
 
 
 class NotFound(RequestError):
     """There is no such path or model."""
 
-    status, slug, title = 404, "not-found", "Not found"
+    status = 404
+    slug = "not-found"
+    title = "Not found"
 
 
 class MethodNotAllowed(RequestError):
     """The path exists, but not for this method."""
 
-    status, slug, title = 405, "method-not-allowed", "Method not allowed"
+    status = 405
+    slug = "method-not-allowed"
+    title = "Method not allowed"
 
 
 class SlowHeader(RequestError):
     """The request's header did not arrive within its time."""
 
-    status, slug, title = 408, "slow-header", "The header arrived too slowly"
+    status = 408
+    slug = "slow-header"
+    title = "The header arrived too slowly"
 
 
 class SlowBody(RequestError):
     """The request's body did not arrive within its time."""
 
-    status, slug, title = 408, "slow-body", "The body arrived too slowly"
+    status = 408
+    slug = "slow-body"
+    title = "The body arrived too slowly"
 
 
 class TooLarge(RequestError):
     """The body has too many bytes, or the image too many pixels."""
 
-    status, slug, title = 413, "too-large", "Too large"
+    status = 413
+    slug = "too-large"
+    title = "Too large"
 
 
 class UnsupportedFormat(RequestError):
     """The body is not an image of an allowed format."""
 
-    status, slug, title = 415, "unsupported-format", "Not a supported image format"
+    status = 415
+    slug = "unsupported-format"
+    title = "Not a supported image format"
 
 
 class InvalidParameter(RequestError):
     """A query parameter has a value that is not allowed."""
 
-    status, slug, title = 422, "invalid-parameter", "Invalid parameter"
+    status = 422
+    slug = "invalid-parameter"
+    title = "Invalid parameter"
 
 
 class InferenceFailed(RequestError):
     """The model failed on this image alone."""
 
-    status, slug, title = 500, "inference-failed", "The model failed on this image"
+    status = 500
+    slug = "inference-failed"
+    title = "The model failed on this image"
 
 
 class HeaderTooLarge(RequestError):
     """The request's header has too many bytes (RFC 6585, section 5)."""
 
-    status, slug, title = 431, "header-too-large", "The header is too large"
+    status = 431
+    slug = "header-too-large"
+    title = "The header is too large"
 
 
 class Overloaded(RequestError):
     """The server is full, not ready yet, or stopping."""
 
-    status, slug, title = 503, "overloaded", "The server cannot take this request now"
+    status = 503
+    slug = "overloaded"
+    title = "The server cannot take this request now"
 
 
 class EngineLost(RequestError):
     """The process that ran the model ended while it held this request."""
 
-    status, slug, title = 503, "engine-lost", "The model process was lost"
+    status = 503
+    slug = "engine-lost"
+    title = "The model process was lost"
 
 
 class DeadlineExceeded(RequestError):
     """The request's own deadline has passed before it could be answered."""
 
-    status, slug, title = 504, "deadline-exceeded", "The deadline has passed"
+    status = 504
+    slug = "deadline-exceeded"
+    title = "The deadline has passed"

@@ -12,8 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.errors import DeadlineExceeded, Overloaded, RequestError
-from server.messages import BatchDone, ModelInfo
-from server.pulse import Pulse
+from server.ipc.heartbeat import Heartbeat
+from server.ipc.messages import BatchDone, ModelInfo
 from tome_core.schedule import Schedule
 
 SPEEDUP_WINDOW = 60  # seconds
@@ -21,7 +21,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _ERRORS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 _TOKENS = tuple(2**power for power in range(7, 18))
-# Why work is refused for want of capacity; other reasons, the faults of requests, come as they occur.
+# Why work is refused for want of capacity; other reasons, the faults of requests, come as they
+# occur.
 _REASONS = ("queue-full", "memory-full", "deadline", "out-of-memory", "not-ready", "draining")
 
 # A second series beside each counter, when it began, is no use here and no base unit either.
@@ -38,18 +39,21 @@ class SpeedupWindow(Collector):
     def add(self, model: str, forward: float, r0_equivalent: float) -> None:
         """One batch took ``forward`` seconds, and would have taken ``r0_equivalent`` at r=0."""
         # One entry per second and model, so that memory is bounded at any rate.
-        now, entries = int(self._clock()), self._seconds.setdefault(model, deque(maxlen=SPEEDUP_WINDOW))
+        now = int(self._clock())
+        entries = self._seconds.setdefault(model, deque(maxlen=SPEEDUP_WINDOW))
         if entries and entries[-1][0] == now:
             _, earlier, earlier_r0 = entries.pop()
-            forward, r0_equivalent = forward + earlier, r0_equivalent + earlier_r0
+            forward = forward + earlier
+            r0_equivalent = r0_equivalent + earlier_r0
         entries.append((now, forward, r0_equivalent))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One sample for each model that ran within the window."""
         family = GaugeMetricFamily(
             "tome_speedup_ratio",
-            "tome_r0_equivalent_seconds_total over tome_forward_seconds_total, both over the last minute: how many "
-            "times as long its batches would have taken at r=0. No sample for a model that ran nothing in it.",
+            "tome_r0_equivalent_seconds_total over tome_forward_seconds_total, both over the last"
+            " minute: how many times as long its batches would have taken at r=0. No sample for a"
+            " model that ran nothing in it.",
             labels=["model"],
         )
         since = self._clock() - SPEEDUP_WINDOW
@@ -77,19 +81,34 @@ class Metrics:
         def gauge(name: str, help_text: str, *labels: str) -> Gauge:
             return Gauge(f"tome_{name}", help_text, labels, registry=registry)
 
-        def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        def histogram(
+            name: str, help_text: str, buckets: tuple[float, ...], *labels: str
+        ) -> Histogram:
             return Histogram(f"tome_{name}", help_text, labels, buckets=buckets, registry=registry)
 
         self.requests = counter(
-            "requests_total", "Requests answered; code 499 where the client went away first.", "route", "model", "code"
+            "requests_total",
+            "Requests answered; code 499 where the client went away first.",
+            "route",
+            "model",
+            "code",
         )
-        self.images = counter("images_total", "Images answered, by configured level of r.", "model", "r")
-        self.rejected = counter("rejected_total", "Requests and files refused, by reason.", "reason")
-        self.cancelled = counter("cancelled_total", "Requests whose client went away, by stage.", "stage")
+        self.images = counter(
+            "images_total", "Images answered, by configured level of r.", "model", "r"
+        )
+        self.rejected = counter(
+            "rejected_total", "Requests and files refused, by reason.", "reason"
+        )
+        self.cancelled = counter(
+            "cancelled_total", "Requests whose client went away, by stage.", "stage"
+        )
         self.deadline_missed = counter(
-            "deadline_missed_total", "Images, or whole multipart requests, whose deadline passed unanswered."
+            "deadline_missed_total",
+            "Images, or whole multipart requests, whose deadline passed unanswered.",
         )
-        self.batch_failures = counter("batch_failures_total", "Batches in which the model failed.", "kind")
+        self.batch_failures = counter(
+            "batch_failures_total", "Batches in which the model failed.", "kind"
+        )
         self.forward_seconds = counter(
             "forward_seconds_total",
             "Device time of forward passes, without those that failed and ran again.",
@@ -97,21 +116,33 @@ class Metrics:
         )
         self.r0_seconds = counter(
             "r0_equivalent_seconds_total",
-            "What the same images would have taken at r=0: forward time by its prediction, times that at r=0, "
-            "both for a quiet machine.",
+            "What the same images would have taken at r=0: forward time by its prediction, times"
+            " that at r=0, both for a quiet machine.",
             "model",
         )
         self.predicted_seconds = counter(
-            "predicted_seconds_total", "What was predicted of the batches in forward_seconds_total.", "model"
+            "predicted_seconds_total",
+            "What was predicted of the batches in forward_seconds_total.",
+            "model",
         )
         self.prediction_error = histogram(
-            "prediction_error_ratio", "By how much a batch differs from its prediction, as a share.", _ERRORS, "model"
+            "prediction_error_ratio",
+            "By how much a batch differs from its prediction, as a share.",
+            _ERRORS,
+            "model",
         )
         self.request_duration = histogram(
-            "request_duration_seconds", "From a request's headers to its answer.", _SECONDS, "route", "model"
+            "request_duration_seconds",
+            "From a request's headers to its answer.",
+            _SECONDS,
+            "route",
+            "model",
         )
         self.stage_duration = histogram(
-            "stage_duration_seconds", "Stages of an image: body, decode, queue, forward, picture.", _SECONDS, "stage"
+            "stage_duration_seconds",
+            "Stages of an image: body, decode, queue, forward, picture.",
+            _SECONDS,
+            "stage",
         )
         self.batch_images = histogram("batch_images", "Images per forward pass.", _IMAGES)
         self.batch_tokens = histogram("batch_tokens", "Input tokens per forward pass.", _TOKENS)
@@ -123,24 +154,39 @@ class Metrics:
             "When the engine's heart beat last; 0 while it has none.",
             "engine",
         )
-        self.engine_resident_bytes = gauge("engine_resident_bytes", "Memory of the engine's process.", "engine")
+        self.engine_resident_bytes = gauge(
+            "engine_resident_bytes", "Memory of the engine's process.", "engine"
+        )
         self.engine_batch_limit = gauge(
-            "engine_batch_limit", "Most images in one batch now; lower for a while after memory ran out.", "engine"
+            "engine_batch_limit",
+            "Most images in one batch now; lower for a while after memory ran out.",
+            "engine",
         )
         self.engine_restarts = counter(
-            "engine_restarts_total", "Processes of the engine that took the place of another.", "engine"
+            "engine_restarts_total",
+            "Processes of the engine that took the place of another.",
+            "engine",
         )
         self.model_info = gauge(
-            "model_info", "1 for each model that is served.", "model", "architecture", "device", "dtype"
+            "model_info",
+            "1 for each model that is served.",
+            "model",
+            "architecture",
+            "device",
+            "dtype",
         )
         self.level_accuracy = gauge(
-            "level_accuracy", "Top-1 accuracy from 0 to 1 by the model's profile; none without one.", "model", "r"
+            "level_accuracy",
+            "Top-1 accuracy from 0 to 1 by the model's profile; none without one.",
+            "model",
+            "r",
         )
         self.acceleration_info = gauge(
             "acceleration_info", "1 for what makes each model fast; kind reference...: the plain network.",
             "model", "kind",
         )  # fmt: skip
-        # A series that starts with its first event has no rate at that event, and a rule no result before it.
+        # A series that starts with its first event has no rate at that event, and a rule no result
+        # before it.
         for reason in _REASONS:
             self.rejected.labels(reason)
         for kind in ("error", "out-of-memory", "nan"):
@@ -182,7 +228,9 @@ class Metrics:
         elif error.status < 500 or isinstance(error, Overloaded):
             self.rejected.labels(error.extensions.get("reason", error.slug)).inc()
 
-    def observe_engine(self, engine: str, pulse: Callable[[], Pulse], ready: Callable[[], bool]) -> None:
+    def observe_engine(
+        self, engine: str, pulse: Callable[[], Heartbeat], ready: Callable[[], bool]
+    ) -> None:
         """Export an engine's state, read whenever it is asked for."""
 
         def heartbeat() -> float:

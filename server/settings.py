@@ -32,64 +32,123 @@ class ModelSettings(BaseSettings):
         env_ignore_empty=True,
     )
 
-    config: Path | None = Field(None, description="TOML file with the models to serve; README says what it holds.")
-    models: Names = Field((), description="timm model names to serve, comma-separated; weights come from the hub.")
-    device: str = Field("auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one.")
+    config: Path | None = Field(
+        None, description="TOML file with the models to serve; README says what it holds."
+    )
+    models: Names = Field(
+        (), description="timm model names to serve, comma-separated; weights come from the hub."
+    )
+    device: str = Field(
+        "auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Of weights and activations; auto: bfloat16 if the device has it, else float16, on a CPU float32.",
+        description=(
+            "Of weights and activations; auto: bfloat16 if the device has it, else float16, on a"
+            " CPU float32."
+        ),
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 takes one per core, shared by engines.")
+    threads: int = Field(
+        0, ge=0, description="CPU threads of the model; 0 takes one per core, shared by engines."
+    )
 
-    @field_validator("models", "forwarded_allow_ips", "cors_origins", mode="before", check_fields=False)
+    @field_validator(
+        "models", "forwarded_allow_ips", "cors_origins", mode="before", check_fields=False
+    )
     @classmethod
     def _split_names(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()]
+            if isinstance(value, str)
+            else value
+        )
 
 
 class Settings(ModelSettings):
     """Settings of the server."""
 
-    device: str = Field("auto", description="As cpu, cuda:0 or auto; several (cuda:0,cuda:1) run an engine on each.")
+    device: str = Field(
+        "auto", description="As cpu, cuda:0 or auto; several (cuda:0,cuda:1) run an engine on each."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    metrics_port: int | None = Field(None, ge=1, le=65535, description="Own port of /metrics; default: the same port.")
-    root_path: str = Field("", description="Path under which a proxy serves this server, such as /vision.")
-    forwarded_allow_ips: Names = Field(
-        ("127.0.0.1", "::1"), description="Proxies whose X-Forwarded-For and -Proto are believed; *: all."
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Own port of /metrics; default: the same port."
     )
-    cors_origins: Names = Field((), description="Origins whose pages may ask, such as https://app.example; *: all.")
-    default_r: str = Field("0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto.")
-    levels: Counts = Field((0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0.")
-    max_batch: int = Field(32, ge=1, le=1024, description="Most images in one forward pass; default on a GPU: 128.")
+    root_path: str = Field(
+        "", description="Path under which a proxy serves this server, such as /vision."
+    )
+    forwarded_allow_ips: Names = Field(
+        ("127.0.0.1", "::1"),
+        description="Proxies whose X-Forwarded-For and -Proto are believed; *: all.",
+    )
+    cors_origins: Names = Field(
+        (), description="Origins whose pages may ask, such as https://app.example; *: all."
+    )
+    default_r: str = Field(
+        "0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto."
+    )
+    levels: Counts = Field(
+        (0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0."
+    )
+    max_batch: int = Field(
+        32, ge=1, le=1024, description="Most images in one forward pass; default on a GPU: 128."
+    )
     max_batch_work: float = Field(
         0,
         ge=0,
-        description="Most work (FLOPs) in one forward pass, in images at r=0; 0: that of max_batch images.",
+        description=(
+            "Most work (FLOPs) in one forward pass, in images at r=0; 0: that of max_batch images."
+        ),
     )
     queue_limit: int = Field(
-        256, ge=1, le=65536, description="Most images admitted at once; more are refused, 503; default on a GPU: 1024."
+        256,
+        ge=1,
+        le=65536,
+        description="Most images admitted at once; more are refused, 503; default on a GPU: 1024.",
     )
-    max_connections: int = Field(2048, ge=1, description="Most connections; one more closes the longest idle one.")
+    max_connections: int = Field(
+        2048, ge=1, description="Most connections; one more closes the longest idle one."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")
     max_side: int = Field(16384, ge=1, description="Longest side of an image, in pixels.")
-    max_inflight_bytes: int = Field(256_000_000, ge=1, description="Most bytes of bodies held at once.")
-    header_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's header must arrive.")
-    body_timeout: float = Field(10.0, gt=0, description="Seconds in which a request's body must arrive.")
-    send_timeout: float = Field(60.0, gt=0, description="Seconds in which a client that does not read must read on.")
+    max_inflight_bytes: int = Field(
+        256_000_000, ge=1, description="Most bytes of bodies held at once."
+    )
+    header_timeout: float = Field(
+        10.0, gt=0, description="Seconds in which a request's header must arrive."
+    )
+    body_timeout: float = Field(
+        10.0, gt=0, description="Seconds in which a request's body must arrive."
+    )
+    send_timeout: float = Field(
+        60.0, gt=0, description="Seconds in which a client that does not read must read on."
+    )
     target_ms: float = Field(
         1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
     )
     decode_threads: int = Field(
-        2, ge=1, le=64, description="Threads that decode images; default on a GPU: cores less 4, from 2 to 8."
+        2,
+        ge=1,
+        le=64,
+        description="Threads that decode images; default on a GPU: cores less 4, from 2 to 8.",
     )
-    drain_timeout: float = Field(30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM.")
-    start_timeout: float = Field(600.0, gt=0, description="Seconds in which the models must load and warm up.")
+    drain_timeout: float = Field(
+        30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM."
+    )
+    start_timeout: float = Field(
+        600.0, gt=0, description="Seconds in which the models must load and warm up."
+    )
     heartbeat_timeout: float = Field(
-        2.0, ge=1, le=20, description="Seconds without a heartbeat after which an engine is replaced."
+        2.0,
+        ge=1,
+        le=20,
+        description="Seconds without a heartbeat after which an engine is replaced.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line."
+    )
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -106,7 +165,9 @@ class Settings(ModelSettings):
     @field_validator("levels", mode="before")
     @classmethod
     def _split_counts(cls, value: object) -> object:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("levels")
     @classmethod
@@ -120,7 +181,9 @@ class Settings(ModelSettings):
     def _is_path(cls, value: str) -> str:
         value = value.rstrip("/")
         if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
-            raise ValueError("root_path must be a path such as /vision, of letters, digits and . _ ~ - only")
+            raise ValueError(
+                "root_path must be a path such as /vision, of letters, digits and . _ ~ - only"
+            )
         return value
 
     @field_validator("forwarded_allow_ips")
@@ -136,13 +199,18 @@ class Settings(ModelSettings):
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
             if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
-                raise ValueError(f"{origin!r} is no origin; one is https://app.example or http://localhost:3000")
+                raise ValueError(
+                    f"{origin!r} is no origin; one is https://app.example or http://localhost:3000"
+                )
         return value
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:
         if self.max_inflight_bytes < self.max_body_bytes:
-            raise ValueError("max_inflight_bytes must not be smaller than max_body_bytes, the largest single body")
+            raise ValueError(
+                "max_inflight_bytes must not be smaller than max_body_bytes, the largest single"
+                " body"
+            )
         return self
 
     @field_validator("default_r")
@@ -165,7 +233,7 @@ def gpu_defaults(cores: int) -> dict[str, int]:
     """Defaults that keep a GPU busy: it takes as long for a few images as for many, and one core feeds only a few.
 
     Args:
-        cores: that the server may use; four of them are left to its processes. More than eight threads would only wait
-            for one another, and each may hold a large image.
+        cores: that the server may use; four of them are left to its processes. More than eight
+            threads would only wait for one another, and each may hold a large image.
     """
     return {"max_batch": 128, "queue_limit": 1024, "decode_threads": min(max(cores - 4, 2), 8)}

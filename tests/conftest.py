@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 # Tests run beside other work on few cores; more threads only wait for one another.
 torch.set_num_threads(1)
 
-# No deadline, because a busy machine is no failure. `--hypothesis-profile=explore` draws new examples every time.
+# No deadline, because a busy machine is no failure. `--hypothesis-profile=explore` draws new
+# examples every time.
 _SLOW_IS_FINE = [HealthCheck.too_slow]
-settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE)
-settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE)
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "explore", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE
+)
 settings.load_profile("repeatable")
 
 

@@ -26,13 +26,15 @@ class AsyncClient:
     Args:
         url: of the server.
         api_key: where the server asks for one.
-        timeout: seconds that each part of a request (to connect, to send, to wait for the answer) may take.
+        timeout: seconds that each part of a request (to connect, to send, to wait for the answer)
+            may take.
         retry: how persistently to ask where the server has no room or cannot be reached.
 
-    All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow image. ``r`` is a
-    number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the server merges no more than it takes to
-    meet ``deadline_ms``, with no level above ``r_max`` and none whose accuracy is below ``min_accuracy`` percent.
-    ``model`` is a name, default the server's first model.
+    All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow
+    image. ``r`` is a number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the
+    server merges no more than it takes to meet ``deadline_ms``, with no level above ``r_max`` and
+    none whose accuracy is below ``min_accuracy`` percent. ``model`` is a name, default the server's
+    first model.
     """
 
     def __init__(
@@ -60,7 +62,12 @@ class AsyncClient:
     ) -> Classification:
         """The best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds from its arrival."""
         query = parameters(
-            r=r, r_max=r_max, min_accuracy=min_accuracy, top_k=top_k, deadline_ms=deadline_ms, model=model
+            r=r,
+            r_max=r_max,
+            min_accuracy=min_accuracy,
+            top_k=top_k,
+            deadline_ms=deadline_ms,
+            model=model,
         )
         found: Classification = await self._run(self._calls.classify(image, query))
         return found
@@ -78,9 +85,16 @@ class AsyncClient:
     ) -> list[Classification | ProblemError]:
         """The same of several images, in order, a few in each request. One that fails has its error in its place."""
         query = parameters(
-            r=r, r_max=r_max, min_accuracy=min_accuracy, top_k=top_k, deadline_ms=deadline_ms, model=model
+            r=r,
+            r_max=r_max,
+            min_accuracy=min_accuracy,
+            top_k=top_k,
+            deadline_ms=deadline_ms,
+            model=model,
         )
-        found: list[Classification | ProblemError] = await self._run(self._calls.classify_many(images, query))
+        found: list[Classification | ProblemError] = await self._run(
+            self._calls.classify_many(images, query)
+        )
         return found
 
     async def embed(
@@ -94,7 +108,9 @@ class AsyncClient:
         model: str | None = None,
     ) -> Any:
         """The pooled features ``(D,)`` of an image: a float32 numpy array, or an ``array.array`` without numpy."""
-        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
+        query = parameters(
+            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+        )
         return await self._run(self._calls.embed(image, query))
 
     async def embed_many(
@@ -108,7 +124,9 @@ class AsyncClient:
         model: str | None = None,
     ) -> list[Any]:
         """The same of several images, in order, a few in each request. One that fails fails all."""
-        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
+        query = parameters(
+            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+        )
         found: list[Any] = await self._run(self._calls.embed_many(images, query))
         return found
 
@@ -123,7 +141,9 @@ class AsyncClient:
         model: str | None = None,
     ) -> bytes:
         """A picture of what was merged, as a PNG file."""
-        query = parameters(r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model)
+        query = parameters(
+            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+        )
         found: bytes = await self._run(self._calls.visualize(image, query))
         return found
 
@@ -146,7 +166,10 @@ class AsyncClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """See `aclose`."""
         await self.aclose()

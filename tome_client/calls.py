@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A request of several images has so many at most, and not many more bytes unless one image alone has.
-MANY, MANY_BYTES = 16, 8_000_000
+# A request of several images has so many at most, and not many more bytes unless one image alone
+# has.
+MANY = 16
+MANY_BYTES = 8_000_000
 RAW = {"Accept": "application/octet-stream"}
 
 
@@ -33,7 +35,8 @@ class Calls:
     """
 
     def __init__(self, timeout: float, retry: Retry) -> None:
-        self._timeout, self._retry = timeout, retry
+        self._timeout = timeout
+        self._retry = retry
 
     def classify(self, image: ImageLike, params: dict[str, str]) -> Steps:
         """Steps to a `Classification`."""
@@ -58,7 +61,9 @@ class Calls:
         for chunk in chunks(map(encode, images)):
             response = yield from self._post("/embed", params, files=form(chunk), headers=RAW)
             size = len(response.content) // len(chunk)
-            rows += [floats(response.content[at * size : (at + 1) * size]) for at in range(len(chunk))]
+            rows += [
+                floats(response.content[at * size : (at + 1) * size]) for at in range(len(chunk))
+            ]
         return rows
 
     def visualize(self, image: ImageLike, params: dict[str, str]) -> Steps:
@@ -68,7 +73,9 @@ class Calls:
 
     def models(self) -> Steps:
         """Steps to a list of `Model`."""
-        response = yield from Persistence(self._retry).request(Request("GET", "/models", self._timeout))
+        response = yield from Persistence(self._retry).request(
+            Request("GET", "/models", self._timeout)
+        )
         return understood(response, lambda answer: [Model.of(model) for model in answer["models"]])
 
     def ready(self) -> Steps:
@@ -77,16 +84,21 @@ class Calls:
         return isinstance(reply, httpx.Response) and reply.is_success
 
     def _post(self, path: str, params: dict[str, str], **more: Any) -> Steps:
-        response = yield from Persistence(self._retry).request(Request("POST", path, self._timeout, params, **more))
+        response = yield from Persistence(self._retry).request(
+            Request("POST", path, self._timeout, params, **more)
+        )
         return response
 
     def _classify_chunk(self, chunk: Sequence[bytes], params: dict[str, str]) -> Steps:
         """As one request; those that the server had no room for are sent again."""
-        persistence, found = Persistence(self._retry), dict[int, Classification | ProblemError]()
+        persistence = Persistence(self._retry)
+        found = dict[int, Classification | ProblemError]()
         left = list(range(len(chunk)))
         while left:
             files = form([chunk[index] for index in left])
-            response = yield from persistence.request(Request("POST", "/classify", self._timeout, params, files=files))
+            response = yield from persistence.request(
+                Request("POST", "/classify", self._timeout, params, files=files)
+            )
             found |= understood(response, partial(results_of, left))
             left = [index for index in left if getattr(found[index], "status", 200) in RETRIED]
             try:
@@ -127,7 +139,9 @@ def form(bodies: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", (f"{index}", body)) for index, body in enumerate(bodies)]
 
 
-def results_of(indices: Sequence[int], answer: dict[str, Any]) -> dict[int, Classification | ProblemError]:
+def results_of(
+    indices: Sequence[int], answer: dict[str, Any]
+) -> dict[int, Classification | ProblemError]:
     """The results of a multipart request, by ``indices``."""
     return dict(zip(indices, map(result, answer["results"]), strict=True))
 
@@ -142,7 +156,9 @@ def understood(response: httpx.Response, make: Callable[[Any], T]) -> T:
     try:
         return make(response.json())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadAnswer(f"{response.url} answered something else than this client expects") from error
+        raise BadAnswer(
+            f"{response.url} answered something else than this client expects"
+        ) from error
 
 
 def floats(content: bytes) -> Any:

@@ -52,7 +52,8 @@ class ProblemError(TomeError):
     Attributes:
         status: of HTTP.
         type: stable; the classes below follow it.
-        title, detail: for people; ``detail`` says what was wrong with this request, and what is allowed.
+        title, detail: for people; ``detail`` says what was wrong with this request, and what is
+            allowed.
         retry_after: seconds after which the server would like to be asked again, where it said so.
         request_id: what the server's log calls this request.
         members: all of the problem, also ``parameter``, ``reason`` or ``limit`` where it has them.
@@ -60,9 +61,13 @@ class ProblemError(TomeError):
 
     slug = ""
 
-    def __init__(self, status: int, members: Mapping[str, Any], retry_after: float | None, request_id: str) -> None:
-        self.status, self.members = status, dict(members)
-        self.retry_after, self.request_id = retry_after, request_id
+    def __init__(
+        self, status: int, members: Mapping[str, Any], retry_after: float | None, request_id: str
+    ) -> None:
+        self.status = status
+        self.members = dict(members)
+        self.retry_after = retry_after
+        self.request_id = request_id
         self.type = str(members.get("type", "about:blank"))
         self.title = str(members.get("title", ""))
         self.detail = str(members.get("detail", ""))

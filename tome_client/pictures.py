@@ -34,11 +34,14 @@ def encode(image: ImageLike) -> bytes:
     if pillow is not None and isinstance(image, pillow.Image):
         file = io.BytesIO()
         # Quickly rather than small: decoding takes the same time.
-        (image if image.mode in _PNG_MODES else image.convert("RGB")).save(file, "PNG", compress_level=1)
+        (image if image.mode in _PNG_MODES else image.convert("RGB")).save(
+            file, "PNG", compress_level=1
+        )
         return file.getvalue()
     content = image.read() if hasattr(image, "read") else None
     if not isinstance(content, bytes):
         raise TypeError(
-            f"an image is bytes, a path, a file open for bytes or a Pillow image, not {type(image).__name__}"
+            "an image is bytes, a path, a file open for bytes or a Pillow image, not"
+            f" {type(image).__name__}"
         )
     return content

@@ -63,9 +63,14 @@ class Classification:
             model=answer["model"],
             r=answer["r"],
             r_requested=answer["r_requested"],
-            predictions=tuple(Prediction(one["label"], one["index"], one["score"]) for one in answer["predictions"]),
+            predictions=tuple(
+                Prediction(one["label"], one["index"], one["score"])
+                for one in answer["predictions"]
+            ),
             tokens=Tokens(answer["tokens"]["input"], answer["tokens"]["output"]),
-            timing_ms=Timing(*(answer["timing_ms"][stage] for stage in ("decode", "queue", "forward"))),
+            timing_ms=Timing(
+                *(answer["timing_ms"][stage] for stage in ("decode", "queue", "forward"))
+            ),
             batch_size=answer["batch_size"],
         )
 
@@ -108,5 +113,11 @@ class Model:
         names = ("name", "architecture", "classes", "tokens", "blocks", "r_max", "device", "dtype")
         channels, height, width = answer["input_size"]
         level_names = ("r", "tokens_out", "relative_flops", "speedup", "accuracy")
-        levels = tuple(Level(**{name: level[name] for name in level_names}) for level in answer["levels"])
-        return cls(input_size=(channels, height, width), levels=levels, **{name: answer[name] for name in names})
+        levels = tuple(
+            Level(**{name: level[name] for name in level_names}) for level in answer["levels"]
+        )
+        return cls(
+            input_size=(channels, height, width),
+            levels=levels,
+            **{name: answer[name] for name in names},
+        )

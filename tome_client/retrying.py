@@ -36,7 +36,8 @@ class Pause:
     seconds: float
 
 
-# What a client is told to do next; what it says of a request (of a pause: None); and what comes of it all.
+# What a client is told to do next; what it says of a request (of a pause: None); and what comes of
+# it all.
 Steps = Generator[Request | Pause, Any, "Any"]
 
 
@@ -50,7 +51,8 @@ class Retry:
         first: most seconds before the second attempt; doubled for each further one.
         longest: most seconds of such a wait.
 
-    A ``Retry-After`` of the server comes on top: nobody asks before that, and not all at once after it.
+    A ``Retry-After`` of the server comes on top: nobody asks before that, and not all at once after
+    it.
     """
 
     attempts: int = 6
@@ -72,9 +74,14 @@ class Persistence:
     """
 
     def __init__(
-        self, retry: Retry, clock: Callable[[], float] = time.monotonic, draw: Callable[[], float] = random.random
+        self,
+        retry: Retry,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        self._retry, self._clock, self._draw = retry, clock, draw
+        self._retry = retry
+        self._clock = clock
+        self._draw = draw
         self._end = clock() + retry.total
         self._attempts = itertools.count(1)
 

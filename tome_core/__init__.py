@@ -4,7 +4,8 @@
     logits = model(images, r=16)               # 16 tokens merged away in every block
     logits = model(images, r=[0, 8, 16, 16])   # one schedule per image, one forward pass, no padding
 
-Names are resolved on first use, so that ``tome_core.schedule``, which is pure Python, can be imported without torch.
+Names are resolved on first use, so that ``tome_core.schedule``, which is pure Python, can be
+imported without torch.
 """
 
 from __future__ import annotations

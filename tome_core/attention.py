@@ -13,7 +13,13 @@ class Attend(Protocol):
     """A way to compute attention over the tokens of images of one length."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, dropout: float, bias: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sizes: Tensor | None,
+        dropout: float,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Attention of tokens of one length.
 
@@ -38,15 +44,29 @@ def logit_bias(sizes: Tensor | None, bias: Tensor | None, dtype: torch.dtype) ->
 
 
 def fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, dropout: float, bias: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sizes: Tensor | None,
+    dropout: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The reference: PyTorch's own attention, with sizes and bias as an additive mask."""
     mask = logit_bias(sizes, bias, q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+    return (
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        .transpose(1, 2)
+        .flatten(2)
+    )
 
 
 def explicit_attention(
-    q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, dropout: float, bias: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sizes: Tensor | None,
+    dropout: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Two products and a softmax. In bfloat16 on a CPU this is faster than the fused kernel."""
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
 from tome_core.metric import Features
-from tome_core.packed import Merging, Packed
-from tome_core.plan import Plan, join
 from tome_core.positional import Positional
+from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.plan import Plan, join
 
 
 class Block(Protocol):
     """What an adapter says about a block: its parts as functions of tokens, ``(T, D)``, whoever they belong to.
 
-    Both branches end before their drop path, which is the only part that needs to know images apart.
+    Both branches end before their drop path, which is the only part that needs to know images
+    apart.
     """
 
     drop_path1: nn.Module
@@ -58,8 +59,9 @@ def run_block(
     """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP").
 
     Args:
-        leading: of the last block, if so many tokens at the front of each image, which are prefix tokens, are all that
-            is read of it: what is left then are these, ``(B * leading, D)``. Nothing merges into them. Not in training.
+        leading: of the last block, if so many tokens at the front of each image, which are prefix
+            tokens, are all that is read of it: what is left then are these, ``(B * leading, D)``.
+            Nothing merges into them. Not in training.
     """
     packed = _attend_and_merge(block, merging, plan, index, packed, positional, leading)
     branch = block.mlp(packed.tokens)
@@ -82,13 +84,18 @@ def _attend_and_merge(
     q, k, v = block.qkv(h)
     if positional is not None and packed.positions is not None:
         positions = join([positions.flatten() for positions in packed.positions])
-        q, k = positional.turn(q, index, positions), positional.turn(k, index, positions)
+        q = positional.turn(q, index, positions)
+        k = positional.turn(k, index, positions)
     strategy = merging.strategy
-    attended = strategy.attend(merging, plan, index, packed, (q, k, v), positional, block.attention_dropout)
+    attended = strategy.attend(
+        merging, plan, index, packed, (q, k, v), positional, block.attention_dropout
+    )
     if leading is not None:
         attended, h, x = (plan.leading(rows, index, leading) for rows in (attended, h, x))
     branch = block.attention_output(attended, h)
-    packed = replace(packed, tokens=_add(merging, _drop_path(block.drop_path1, branch, plan, index), x))
+    packed = replace(
+        packed, tokens=_add(merging, _drop_path(block.drop_path1, branch, plan, index), x)
+    )
     if leading is not None:
         return packed
     return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
@@ -96,7 +103,11 @@ def _attend_and_merge(
 
 def _add(merging: Merging, branch: Tensor, tokens: Tensor) -> Tensor:
     """The sum of two ``(T, D)``, in the place of ``branch`` if that is allowed."""
-    return branch.add_(tokens) if merging.in_place and branch.dtype == tokens.dtype else tokens + branch
+    return (
+        branch.add_(tokens)
+        if merging.in_place and branch.dtype == tokens.dtype
+        else tokens + branch
+    )
 
 
 def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:

@@ -15,7 +15,8 @@ class BlockCost:
         attention: linear MACs per token that enters the block (qkv, proj, gate).
         mlp: linear MACs per token that is left after merging.
         pair: MACs per pair of tokens: products of queries and keys, and of weights and values.
-        match: MACs per pair of a source and a destination compared in matching (the metric's width).
+        match: MACs per pair of a source and a destination compared in matching (the metric's
+            width).
     """
 
     attention: int

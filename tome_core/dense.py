@@ -1,6 +1,7 @@
 """Dense features of a merged backbone, for heads that need a vector at every place: segmentation, depth.
 
-A token that stands for several patches gives its vector to each of them, by the map of where every patch went.
+A token that stands for several patches gives its vector to each of them, by the map of where every
+patch went.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tome_core.merge import unmerge
-from tome_core.packed import Packed
-from tome_core.plan import Plan
+from tome_core.ragged.packed import Packed
+from tome_core.ragged.plan import Plan
 
 Format = Literal["NLC", "NCHW"]
 
@@ -22,7 +23,8 @@ def pick_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
     """The blocks that ``layers`` names of ``depth``, in order, each once; as timm's ``feature_take_indices``.
 
     Args:
-        layers: numbers from 0, negative ones from the end; one number for the last so many; None for all.
+        layers: numbers from 0, negative ones from the end; one number for the last so many; None
+            for all.
 
     Raises:
         ValueError: there is no such block, or none is named.
@@ -31,23 +33,30 @@ def pick_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
         return list(range(depth))
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
-            raise ValueError(f"layers={layers} asks for the last {layers} blocks of {depth}; name 1 to {depth}")
+            raise ValueError(
+                f"layers={layers} asks for the last {layers} blocks of {depth}; name 1 to {depth}"
+            )
         return list(range(depth - layers, depth))
     for layer in layers:
         if not -depth <= layer < depth:
-            raise ValueError(f"there is no block {layer}; the model has {depth}, from 0 to {depth - 1}")
+            raise ValueError(
+                f"there is no block {layer}; the model has {depth}, from 0 to {depth - 1}"
+            )
     if not layers:
         raise ValueError("layers is empty; name the blocks to look at")
     return sorted({layer % depth for layer in layers})
 
 
 def unmerged(
-    states: Iterable[tuple[Plan, Packed]], layers: Sequence[int], norm: Callable[[Tensor], Tensor] | None
+    states: Iterable[tuple[Plan, Packed]],
+    layers: Sequence[int],
+    norm: Callable[[Tensor], Tensor] | None,
 ) -> list[Tensor]:
     """The dense features ``(B, N0, D)`` after each of ``layers``, in order.
 
     Args:
-        states: the tokens that enter the first block, then those after each block; taken as far as needed.
+        states: the tokens that enter the first block, then those after each block; taken as far as
+            needed.
         norm: applied to the merged tokens ``(T, D)``, of which there are fewer.
     """
     found = []
@@ -63,13 +72,17 @@ def unmerged(
 def unmerge_batch(plan: Plan, tokens: Tensor, sources: Sequence[Tensor], depth: int) -> Tensor:
     """``(B, N0, D)`` from the buffer ``tokens`` after ``depth`` blocks: every input token gets its token's vector."""
     views = plan.views(tokens, depth)
-    return plan.restore(torch.cat([unmerge(x, source) for (_, x), source in zip(views, sources, strict=True)]))
+    return plan.restore(
+        torch.cat([unmerge(x, source) for (_, x), source in zip(views, sources, strict=True)])
+    )
 
 
 def check_format(output_fmt: str) -> None:
     """Raises `ValueError` if there is no such format."""
     if output_fmt not in get_args(Format):
-        raise ValueError(f"output_fmt={output_fmt!r} is not known; there are {', '.join(get_args(Format))}")
+        raise ValueError(
+            f"output_fmt={output_fmt!r} is not known; there are {', '.join(get_args(Format))}"
+        )
 
 
 def as_format(patches: Tensor, grid: tuple[int, int], output_fmt: Format) -> Tensor:
@@ -82,5 +95,8 @@ def as_format(patches: Tensor, grid: tuple[int, int], output_fmt: Format) -> Ten
         return patches
     rows, columns = grid
     if patches.shape[1] != rows * columns:
-        raise ValueError(f"{patches.shape[1]} patches do not fill a map of {rows} x {columns}; ask for output_fmt=NLC")
+        raise ValueError(
+            f"{patches.shape[1]} patches do not fill a map of {rows} x {columns}; ask for"
+            " output_fmt=NLC"
+        )
     return patches.transpose(1, 2).unflatten(2, grid).contiguous()

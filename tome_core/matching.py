@@ -1,9 +1,10 @@
 """Which token goes into which, for one block.
 
-A matching is one map, ``dest``: old position -> new position. Merging is a segment sum over it, unmerging a gather by
-it, tracing a source the composition of two. Beside it stands which tokens merge, and so which stay, since a merged
-token keeps the place of the one that stays. New positions are ordered ``[prefix tokens, unmerged in order, destinations
-in order]``; with `Random`, every token that stays is a possible destination.
+A matching is one map, ``dest``: old position -> new position. Merging is a segment sum over it,
+unmerging a gather by it, tracing a source the composition of two. Beside it stands which tokens
+merge, and so which stay, since a merged token keeps the place of the one that stays. New positions
+are ordered ``[prefix tokens, unmerged in order, destinations in order]``; with `Random`, every
+token that stays is a possible destination.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class Matcher(Protocol):
 class Bipartite:
     """Bipartite soft matching (paper, section 3 and appendix D).
 
-    Tokens alternate between sets A and B, prefix tokens included; each token of A is drawn to its most similar token
-    of B (cosine), and the ``r`` most similar pairs merge. Several may merge into one. Ties: the lowest index first.
+    Tokens alternate between sets A and B, prefix tokens included; each token of A is drawn to its
+    most similar token of B (cosine), and the ``r`` most similar pairs merge. Several may merge into
+    one. Ties: the lowest index first.
     """
 
     def remaining(self, tokens: int, r: int, prefix: int) -> int:
@@ -71,7 +73,8 @@ class Bipartite:
         """See `Matcher`."""
         tokens = metric.shape[1]
         r = min(r, most_mergeable(tokens, prefix))
-        # Prefix tokens stay out of the similarity matrix, which protects them, but they count in the alternation.
+        # Prefix tokens stay out of the similarity matrix, which protects them, but they count in
+        # the alternation.
         in_a = slice(prefix + prefix % 2, None, 2)
         in_b = slice(prefix + 1 - prefix % 2, None, 2)
         unit = F.normalize(metric, dim=-1)
@@ -86,9 +89,13 @@ def _alternating(merged: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
     first_destination = prefix + merged.shape[1] - r
     dest = torch.arange(tokens, device=merged.device).repeat(len(merged), 1)
     unmerged_position = (~merged).cumsum(dim=-1) + (prefix - 1)
-    dest[:, prefix + prefix % 2 :: 2] = torch.where(merged, first_destination + partner, unmerged_position)
+    dest[:, prefix + prefix % 2 :: 2] = torch.where(
+        merged, first_destination + partner, unmerged_position
+    )
     destinations = dest[:, prefix + 1 - prefix % 2 :: 2]
-    destinations.copy_(first_destination + torch.arange(destinations.shape[1], device=merged.device))
+    destinations.copy_(
+        first_destination + torch.arange(destinations.shape[1], device=merged.device)
+    )
     merged_of_all = torch.zeros_like(dest, dtype=torch.bool)
     merged_of_all[:, prefix + prefix % 2 :: 2] = merged
     return Matching(dest, merged_of_all)
@@ -123,7 +130,8 @@ class Kth:
             return Matching(dest, merged)
         end = tokens - rest
         grouped = F.normalize(metric[:, prefix:end], dim=-1).unflatten(1, (groups, self.k))
-        sources, destinations = grouped[:, :, :-1].flatten(1, 2), grouped[:, :, -1]
+        sources = grouped[:, :, :-1].flatten(1, 2)
+        destinations = grouped[:, :, -1]
         partner = (sources @ destinations.transpose(1, 2)).argmax(dim=-1)
         in_groups = dest[:, prefix:end].unflatten(1, (groups, self.k))
         in_groups[:, :, :-1] = prefix + rest + partner.unflatten(1, (groups, self.k - 1))
@@ -147,7 +155,9 @@ class Random:
         batch, tokens, _ = metric.shape
         r = min(r, most_mergeable(tokens, prefix))
         order = torch.rand(batch, tokens - prefix, device=metric.device).argsort(dim=-1) + prefix
-        merged = torch.zeros(batch, tokens, dtype=torch.bool, device=metric.device).scatter_(1, order[:, :r], True)
+        merged = torch.zeros(batch, tokens, dtype=torch.bool, device=metric.device).scatter_(
+            1, order[:, :r], True
+        )
         unit = F.normalize(metric, dim=-1)
         similarity = unit @ unit.transpose(1, 2)
         similarity[:, :, :prefix] = -torch.inf

@@ -13,12 +13,16 @@ from tome_core.matching import Matching
 class Combine(Protocol):
     """A way to make one token of those that share a destination."""
 
-    def __call__(self, tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+    ) -> tuple[Tensor, Tensor]:
         """As `merge`, with all of the matching: which token stays at each of the ``length`` positions, too."""
         ...
 
 
-def weighted_mean(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+def weighted_mean(
+    tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+) -> tuple[Tensor, Tensor]:
     """The paper's `Combine`: see `merge`."""
     return merge(tokens, sizes, matching.dest, length)
 
@@ -42,7 +46,9 @@ def merge(tokens: Tensor, sizes: Tensor, dest: Tensor, length: int) -> tuple[Ten
     batch, _, dim = tokens.shape
     merged_sizes = sizes.new_zeros(batch, length).scatter_add(1, dest, sizes)
     weighted = tokens.to(sizes.dtype) * sizes.unsqueeze(-1)
-    sums = weighted.new_zeros(batch, length, dim).scatter_add(1, dest.unsqueeze(-1).expand(-1, -1, dim), weighted)
+    sums = weighted.new_zeros(batch, length, dim).scatter_add(
+        1, dest.unsqueeze(-1).expand(-1, -1, dim), weighted
+    )
     return (sums / merged_sizes.unsqueeze(-1)).to(tokens.dtype), merged_sizes
 
 

@@ -15,10 +15,10 @@ from tome_core.cost import Cost
 from tome_core.dense import Format, as_format, check_format, pick_layers, unmerged
 from tome_core.merge import accumulation_dtype
 from tome_core.outputs import Outputs
-from tome_core.packed import Merging, Packed
 from tome_core.pixels import Images, normalised
-from tome_core.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.positional import Positional
+from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
@@ -90,12 +90,12 @@ class Encoder(Protocol):
 class MergedViT(nn.Module):
     """A Vision Transformer whose calls say how much to merge. Made by `tome_core.patch`.
 
-    It shares its weights with the model it was made from and has the same ``state_dict`` keys. A call leaves nothing
-    on it, so threads may share one.
+    It shares its weights with the model it was made from and has the same ``state_dict`` keys. A
+    call leaves nothing on it, so threads may share one.
 
-    ``r`` is, in every call, one number or `Schedule` for the batch, or a sequence of them, one an image. Counts are
-    clamped in each block to what it can merge; r=0 is the original model. Where `takes_bounds`, calls that pool may be
-    given a `BoundedPlan` of their batch size instead.
+    ``r`` is, in every call, one number or `Schedule` for the batch, or a sequence of them, one an
+    image. Counts are clamped in each block to what it can merge; r=0 is the original model. Where
+    `takes_bounds`, calls that pool may be given a `BoundedPlan` of their batch size instead.
 
     ``images`` are, in every call, floats ``(B, C, H, W)``, normalised, or `Pixels`.
     """
@@ -104,8 +104,8 @@ class MergedViT(nn.Module):
         super().__init__()
         network = adapter.network
         self.training = network.training
-        # The very dictionaries of the network, so that whoever swaps a parameter here (functional_call, load_state_dict
-        # with assign) swaps it for the network's own methods too.
+        # The very dictionaries of the network, so that whoever swaps a parameter here
+        # (functional_call, load_state_dict with assign) swaps it for the network's own methods too.
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             object.__setattr__(self, name, getattr(network, name))
         # nn.Module would register the network as a part of itself.
@@ -125,7 +125,8 @@ class MergedViT(nn.Module):
         """Logits ``(B, classes)`` of ``images (B, C, H, W)``, of any float dtype; pooled features where classes is 0.
 
         Raises:
-            ValueError: a negative ``r``, a list of another length than the batch, a schedule longer than the model.
+            ValueError: a negative ``r``, a list of another length than the batch, a schedule longer
+                than the model.
             TypeError: ``images`` are not floating point, or ``r`` is none of its types.
         """
         return self.adapter.logits(self._pooled(images, r))
@@ -146,9 +147,11 @@ class MergedViT(nn.Module):
         """Logits, pooled features and, if asked for, sources, of one forward pass. Raises as `forward` does."""
         if source:
             plan, packed = self._encode(images, r, trace=True)
-            pooled, found = self._pool(plan, packed), _source(plan, packed)
+            pooled = self._pool(plan, packed)
+            found = _source(plan, packed)
         else:
-            pooled, found = self._pooled(images, r), None
+            pooled = self._pooled(images, r)
+            found = None
         return Outputs(self.adapter.logits(pooled), self.adapter.features(pooled), found)
 
     def forward_features(self, images: Images, r: R = 0) -> Tensor | list[Tensor]:
@@ -169,20 +172,25 @@ class MergedViT(nn.Module):
         """Dense features after several blocks, unmerged: at r=0 those of timm's ``forward_intermediates``.
 
         Args:
-            layers: blocks from 0, negative ones from the end; one number for the last so many; None for all. Features
-                come in the order of the blocks, and what follows the last of them does not run.
+            layers: blocks from 0, negative ones from the end; one number for the last so many; None
+                for all. Features come in the order of the blocks, and what follows the last of them
+                does not run.
             norm: apply the model's final norm to them.
-            output_fmt: ``NLC`` for ``(B, patches, D)``, ``NCHW`` for maps ``(B, D, rows, columns)`` of the patch grid.
+            output_fmt: ``NLC`` for ``(B, patches, D)``, ``NCHW`` for maps ``(B, D, rows, columns)``
+                of the patch grid.
             return_prefix_tokens: give pairs of that and the prefix tokens, ``(B, prefix, D)``.
 
         Raises:
-            ValueError: there is no such block or format, or patches were dropped in training and fill no map; and as
-                `forward` does.
+            ValueError: there is no such block or format, or patches were dropped in training and
+                fill no map; and as `forward` does.
         """
         wanted = pick_layers(len(self.adapter.blocks), layers)
         check_format(output_fmt)
-        dense = unmerged(self._states(images, r, trace=True), wanted, self.adapter.norm if norm else None)
-        grid, prefix = self.patch_grid(images), self.merging.prefix
+        dense = unmerged(
+            self._states(images, r, trace=True), wanted, self.adapter.norm if norm else None
+        )
+        grid = self.patch_grid(images)
+        prefix = self.merging.prefix
         pairs = [(as_format(x[:, prefix:], grid, output_fmt), x[:, :prefix]) for x in dense]
         return pairs if return_prefix_tokens else [patches for patches, _ in pairs]
 
@@ -200,7 +208,12 @@ class MergedViT(nn.Module):
     def takes_bounds(self) -> bool:
         """Whether ``r`` may be a `BoundedPlan`: nothing but an encoder that reads its starts needs to know images."""
         reads = getattr(self.encoder, "reads_starts", False)
-        return bool(reads) and self.merging.prune and self.adapter.leading is not None and not self.training
+        return (
+            bool(reads)
+            and self.merging.prune
+            and self.adapter.leading is not None
+            and not self.training
+        )
 
     def input_tokens(self, images: Images) -> int:
         """How many tokens an image of the size of ``images (B, C, H, W)`` enters the first block with (N0)."""
@@ -209,7 +222,8 @@ class MergedViT(nn.Module):
 
     def token_counts(self, r: int | Schedule, tokens: int) -> tuple[int, ...]:
         """Tokens of an image at the input, and after each block."""
-        matcher, prefix = self.merging.matcher, self.merging.prefix
+        matcher = self.merging.matcher
+        prefix = self.merging.prefix
         return token_counts(Schedule.of(r), len(self.adapter.blocks), tokens, prefix, matcher)
 
     def schedules(self, r: R, batch: int) -> list[Schedule]:
@@ -218,29 +232,40 @@ class MergedViT(nn.Module):
         if isinstance(r, Schedule | SupportsIndex):
             return [Schedule.of(r)] * batch
         if isinstance(r, str | bytes) or not isinstance(r, Sequence):
-            raise TypeError(f"r must be a number, a Schedule or a list of them, got {type(r).__name__}")
+            raise TypeError(
+                f"r must be a number, a Schedule or a list of them, got {type(r).__name__}"
+            )
         if len(r) != batch:
             raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")
         return [Schedule.of(item) for item in r]
 
-    def _encode(self, images: Images, r: R, trace: bool, leading: int | None = None) -> tuple[Plan, Packed]:
+    def _encode(
+        self, images: Images, r: R, trace: bool, leading: int | None = None
+    ) -> tuple[Plan, Packed]:
         """Run embedding, blocks and final norm; for ``leading`` see `run_block`."""
         states = self._states(images, r, trace, leading)
         plan, packed = next(states)
-        if self.encoder is not None and not self.training and self.encoder.takes(self.merging, packed):
+        if (
+            self.encoder is not None
+            and not self.training
+            and self.encoder.takes(self.merging, packed)
+        ):
             packed = self.encoder(self.merging, plan, packed, leading)
         else:
             for plan, packed in states:  # noqa: B007
                 pass
         return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
 
-    def _states(self, images: Images, r: R, trace: bool, leading: int | None = None) -> Iterator[tuple[Plan, Packed]]:
+    def _states(
+        self, images: Images, r: R, trace: bool, leading: int | None = None
+    ) -> Iterator[tuple[Plan, Packed]]:
         """The tokens that enter the first block, then those after each block."""
         if isinstance(images, Tensor) and not images.is_floating_point():
             raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
         if not len(images):
             raise ValueError("the batch is empty")
-        adapter, merging = self.adapter, self.merging
+        adapter = self.adapter
+        merging = self.merging
         bounds = r if isinstance(r, BoundedPlan) else None
         schedules = [] if isinstance(r, BoundedPlan) else self.schedules(r, len(images))
         x, positional = self._embed(images)
@@ -259,10 +284,24 @@ class MergedViT(nn.Module):
         )
         del x  # a generator keeps its variables, and blocks need the memory
         yield plan, packed
-        save_memory = getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
+        save_memory = (
+            getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
+        )
         for index, block in enumerate(adapter.blocks):
-            given = block, merging, plan, index, packed, positional, leading if index == depth - 1 else None
-            packed = checkpoint(run_block, *given, use_reentrant=False) if save_memory else run_block(*given)
+            given = (
+                block,
+                merging,
+                plan,
+                index,
+                packed,
+                positional,
+                leading if index == depth - 1 else None,
+            )
+            packed = (
+                checkpoint(run_block, *given, use_reentrant=False)
+                if save_memory
+                else run_block(*given)
+            )
             yield plan, packed
 
     def _embed(self, images: Images) -> tuple[Tensor, Positional | None]:
@@ -277,11 +316,15 @@ class MergedViT(nn.Module):
         plan, packed = self._encode(images, r, trace=False, leading=leading)
         if leading is None:
             return self._pool(plan, packed)
-        return plan.restore(self.adapter.pool(packed.tokens.unflatten(0, (len(images), leading)), None))
+        return plan.restore(
+            self.adapter.pool(packed.tokens.unflatten(0, (len(images), leading)), None)
+        )
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:
         views = plan.views(packed.tokens, -1)
-        pooled = [self.adapter.pool(x, sizes) for (_, x), sizes in zip(views, packed.sizes, strict=True)]
+        pooled = [
+            self.adapter.pool(x, sizes) for (_, x), sizes in zip(views, packed.sizes, strict=True)
+        ]
         return plan.restore(torch.cat(pooled))
 
 
@@ -293,4 +336,6 @@ def _source(plan: Plan, packed: Packed) -> Tensor:
 def _or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:
     if sizes is not None:
         return sizes
-    return torch.ones(tokens.shape[:2], dtype=accumulation_dtype(tokens.dtype), device=tokens.device)
+    return torch.ones(
+        tokens.shape[:2], dtype=accumulation_dtype(tokens.dtype), device=tokens.device
+    )

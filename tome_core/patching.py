@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from tome_core.groups import GroupByGroup
+from tome_core.backends.reference import GroupByGroup
 from tome_core.matching import Bipartite, Matcher
 from tome_core.model import MergedViT
-from tome_core.packed import Merging
+from tome_core.ragged.packed import Merging
 
 
 def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = None) -> MergedViT:
@@ -18,8 +18,8 @@ def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = N
 
     Args:
         vit: a timm Vision Transformer.
-        prop_attn: proportional attention in the blocks (paper, equation 1). Switch it off for MAE models that were
-            not trained with merging (paper, table 1f).
+        prop_attn: proportional attention in the blocks (paper, equation 1). Switch it off for MAE
+            models that were not trained with merging (paper, table 1f).
         matcher: how tokens are matched; default `Bipartite`, the paper's.
 
     Raises:
@@ -28,7 +28,8 @@ def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = N
     from tome_core.adapters import adapt
 
     adapt(vit)  # refuses before anything is copied
-    # The modules are copied and the weights are shared, so that flags such as .training are the copy's own.
+    # The modules are copied and the weights are shared, so that flags such as .training are the
+    # copy's own.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*vit.parameters(), *vit.buffers())}
     adapter = adapt(copy.deepcopy(vit, memo))
     merging = Merging(matcher or Bipartite(), prop_attn, adapter.prefix, GroupByGroup())

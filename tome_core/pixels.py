@@ -31,7 +31,9 @@ class Pixels:
             raise TypeError(f"pixels must be uint8, their scale and shift float32, got {dtypes}")
         shapes = self.values.shape, self.scale.shape, self.shift.shape
         if len(shapes[0]) != 4 or not shapes[0][1:2] == shapes[1] == shapes[2]:
-            raise ValueError(f"pixels must be (B, C, H, W), their scale and shift (C,), got {shapes}")
+            raise ValueError(
+                f"pixels must be (B, C, H, W), their scale and shift (C,), got {shapes}"
+            )
         if not self.values.device == self.scale.device == self.shift.device:
             raise ValueError("pixels, their scale and shift must be on one device")
 

@@ -28,7 +28,8 @@ def pool(kind: str, tokens: Tensor, sizes: Tensor | None, skip: int) -> Tensor:
 def attention_pool(module: nn.Module, tokens: Tensor, sizes: Tensor | None) -> Tensor:
     """Pool ``tokens (B, N, D)`` to ``(B, D)`` with timm's attention pool ``module``.
 
-    A token of size s weighs as s equal ones would: ``log(s)`` is added to the logits of its key (paper, equation 1).
+    A token of size s weighs as s equal ones would: ``log(s)`` is added to the logits of its key
+    (paper, equation 1).
     """
     mask = None if sizes is None else sizes.log().to(tokens.dtype)[:, None, None, :]
     return module(tokens, attn_mask=mask)

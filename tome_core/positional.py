@@ -10,8 +10,9 @@ from torch import Tensor
 class Positional(Protocol):
     """Turns queries and keys by where their tokens are, or adds to the logits of each pair of them.
 
-    ``positions`` are places in the sequence that entered the first block, prefix tokens counted. What a `Rotary` or a
-    `RelativeBias` holds was made for one call, so it follows the parameters and the size of the images.
+    ``positions`` are places in the sequence that entered the first block, prefix tokens counted.
+    What a `Rotary` or a `RelativeBias` holds was made for one call, so it follows the parameters
+    and the size of the images.
     """
 
     @property

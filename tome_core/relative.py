@@ -1,7 +1,8 @@
 """Relative positions of merged tokens: the bias of two tokens is that of the places of their destinations.
 
-A key that stands for several patches gets one bias, that of the patch which the others merged into, beside the
-``log(size)`` of proportional attention; so tokens that are equal, and equally far from all others, merge without loss.
+A key that stands for several patches gets one bias, that of the patch which the others merged into,
+beside the ``log(size)`` of proportional attention; so tokens that are equal, and equally far from
+all others, merge without loss.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 class RelativeBias:
     """A bias for every distance between two input tokens, for all blocks or for each.
 
-    It is looked up for the tokens that are left, so nothing of the size of all pairs is kept for all blocks.
+    It is looked up for the tokens that are left, so nothing of the size of all pairs is kept for
+    all blocks.
 
     Attributes:
         tables: one, or one per block: ``(H, distances)``.

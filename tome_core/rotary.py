@@ -1,7 +1,7 @@
 """Rotary positions of merged tokens: a merged token keeps the place of its destination.
 
-Keys are turned before they are compared, so tokens match by what attention will see. A token that stands for several
-patches is turned by the angles of the one that the others merged into.
+Keys are turned before they are compared, so tokens match by what attention will see. A token that
+stands for several patches is turned by the angles of the one that the others merged into.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ class Rotary:
     """Angles for every input token, for all blocks or for each.
 
     Attributes:
-        tables: one, or one per block: ``(N0, 1 or H, 2 * d)``, sines, then cosines. Rows of prefix tokens turn nothing.
+        tables: one, or one per block: ``(N0, 1 or H, 2 * d)``, sines, then cosines. Rows of prefix
+            tokens turn nothing.
         half: which channels turn together: i with i + d / 2, or neighbours.
     """
 

@@ -16,9 +16,11 @@ class Schedule:
     """One ``r`` per block, in one of the paper's forms; made by a class method, hashable, with a text form.
 
     * ``constant(16)``, text ``16``: the same ``r`` in every block (paper, section 3);
-    * ``linear(16, inflection=-1)``, text ``16:-1``: ``r`` changes linearly over the blocks, from 2r to 0 for -1, from
+    * ``linear(16, inflection=-1)``, text ``16:-1``: ``r`` changes linearly over the blocks, from 2r
+    to 0 for -1, from
       0 to 2r for 1 (paper, "decreasing schedule");
-    * ``per_layer([30, 0, 5, 20])``, text ``30,0,5,20``: an explicit list, 0 in the blocks it does not reach.
+    * ``per_layer([30, 0, 5, 20])``, text ``30,0,5,20``: an explicit list, 0 in the blocks it does
+    not reach.
     """
 
     counts: tuple[int, ...]
@@ -76,8 +78,8 @@ class Schedule:
             return cls.constant(_digits(text))
         except ValueError as error:
             raise ValueError(
-                f"{text[:40]!r} is not a schedule; use a number (16), a number with an inflection between -1 and 1 "
-                "(16:-1), or one number per block (30,0,5,20)"
+                f"{text[:40]!r} is not a schedule; use a number (16), a number with an inflection"
+                " between -1 and 1 (16:-1), or one number per block (30,0,5,20)"
             ) from error
 
     @classmethod
@@ -101,12 +103,15 @@ class Schedule:
         """
         if self.explicit:
             if len(self.counts) > depth:
-                raise ValueError(f"the schedule has {len(self.counts)} entries, but the model has {depth} blocks")
+                raise ValueError(
+                    f"the schedule has {len(self.counts)} entries, but the model has {depth} blocks"
+                )
             return self.counts + (0,) * (depth - len(self.counts))
         r = self.counts[0]
         if not self.inflection or depth == 1:
             return (r,) * depth
-        # The paper's floors: the first value is floored, and so is every value on the line to 2r minus the first.
+        # The paper's floors: the first value is floored, and so is every value on the line to 2r
+        # minus the first.
         low = math.floor(r * (1 - self.inflection))
         step = (2 * r - 2 * low) / (depth - 1)
         return tuple(math.trunc(low + step * i) for i in range(depth))
@@ -144,7 +149,8 @@ def _integer(value: SupportsIndex) -> int:
 
 
 def _digits(text: str) -> int:
-    # int() alone also takes "1_6", " 16 " and digits of other scripts; more than 6 digits is no token count.
+    # int() alone also takes "1_6", " 16 " and digits of other scripts; more than 6 digits is no
+    # token count.
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise ValueError(f"{text!r} is not a number")
     return int(text)
@@ -152,6 +158,8 @@ def _digits(text: str) -> int:
 
 def _decimal(text: str) -> float:
     # float() alone also takes "nan", "0_1", blanks around and digits of other scripts.
-    if not re.fullmatch(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", text, re.ASCII | re.IGNORECASE):
+    if not re.fullmatch(
+        r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", text, re.ASCII | re.IGNORECASE
+    ):
         raise ValueError(f"{text!r} is not a number")
     return float(text)

@@ -14,14 +14,17 @@ from tome_core.merge import unmerge
 class Trace:
     """The result of `MergedViT.trace`.
 
-    Where all images have the same number of tokens in every block, as with one schedule for the batch, ``tokens`` and
-    ``sizes`` are tensors; else they are lists, one an image.
+    Where all images have the same number of tokens in every block, as with one schedule for the
+    batch, ``tokens`` and ``sizes`` are tensors; else they are lists, one an image.
 
     Attributes:
         logits: ``(B, classes)``, as a plain call gives them.
-        tokens: what timm's ``forward_features`` returns, after the final norm: ``(B, N, D)`` or B times ``(N, D)``.
-        sizes: patches in each token, 1 for a prefix token: ``(B, N)`` or B times ``(N,)``; they sum to N0.
-        source: int64 ``(B, N0)``, for every input token, prefix included, the position of the token it ended in.
+        tokens: what timm's ``forward_features`` returns, after the final norm: ``(B, N, D)`` or B
+            times ``(N, D)``.
+        sizes: patches in each token, 1 for a prefix token: ``(B, N)`` or B times ``(N,)``; they sum
+            to N0.
+        source: int64 ``(B, N0)``, for every input token, prefix included, the position of the token
+            it ended in.
     """
 
     logits: Tensor
@@ -33,4 +36,6 @@ class Trace:
         """``(B, N0, D)``: every input token, in its old place, with its final token's value. Differentiable."""
         if isinstance(self.tokens, Tensor):
             return unmerge(self.tokens, self.source)
-        return torch.stack([tokens[source] for tokens, source in zip(self.tokens, self.source, strict=True)])
+        return torch.stack(
+            [tokens[source] for tokens, source in zip(self.tokens, self.source, strict=True)]
+        )

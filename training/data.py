@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from server.datasets import load_fashion_mnist
+from server.commands.datasets import load_fashion_mnist
 
-MEAN, STD = 0.2860, 0.3530  # of the 60,000 training images, on a scale of 0 to 1
+MEAN = 0.2860
+STD = 0.3530  # of the 60,000 training images, on a scale of 0 to 1
 
 
 def load(split: str) -> tuple[Tensor, Tensor]:
@@ -33,11 +34,15 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: in
     rows = torch.arange(height).unsqueeze(0) + draw(-shift, shift + 1)
     cols = torch.arange(width).unsqueeze(0) + draw(-shift, shift + 1)
     cols = torch.where(draw(0, 2).bool(), cols, width - 1 - cols)
-    inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((cols >= 0) & (cols < width)).unsqueeze(1)
+    inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & (
+        (cols >= 0) & (cols < width)
+    ).unsqueeze(1)
     index = rows.clamp(0, height - 1).unsqueeze(2) * width + cols.clamp(0, width - 1).unsqueeze(1)
     moved = images.flatten(1).gather(1, index.flatten(1)).view(batch, height, width)
 
-    top, left, side = draw(0, height), draw(0, width), draw(0, hole + 1) * draw(0, 2)
+    top = draw(0, height)
+    left = draw(0, width)
+    side = draw(0, hole + 1) * draw(0, 2)
     in_rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
     in_cols = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
     keep = inside & ~(in_rows.unsqueeze(2) & in_cols.unsqueeze(1))

@@ -1,7 +1,7 @@
 """AdamW for a model whose weights are bfloat16: the update happens on float32 masters, in two flat tensors.
 
-bfloat16 keeps 8 bits of mantissa, so a step of 1e-3 of a weight is lost in it; the masters keep it. Flat tensors make
-the optimiser two fused calls instead of one small one per parameter.
+bfloat16 keeps 8 bits of mantissa, so a step of 1e-3 of a weight is lost in it; the masters keep it.
+Flat tensors make the optimiser two fused calls instead of one small one per parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 class MasterAdamW:
     """Owns float32 copies of all parameters of ``model``, in two groups: matrices (decayed) and the rest.
 
-    The parameters become views of two flat tensors in the model's own dtype, and so do their gradients.
+    The parameters become views of two flat tensors in the model's own dtype, and so do their
+    gradients.
     """
 
     def __init__(self, model: nn.Module, weight_decay: float) -> None:

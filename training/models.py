@@ -7,7 +7,14 @@ from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-VIT = {"img_size": 28, "in_chans": 1, "num_classes": 10, "embed_dim": 128, "depth": 12, "num_heads": 4}
+VIT = {
+    "img_size": 28,
+    "in_chans": 1,
+    "num_classes": 10,
+    "embed_dim": 128,
+    "depth": 12,
+    "num_heads": 4,
+}
 
 
 def vit(patch_size: int) -> VisionTransformer:
@@ -22,7 +29,9 @@ def refine(weights: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:
     weights["patch_embed.proj.weight"] = resample_patch_embed(
         weights["patch_embed.proj.weight"].float(), [patch_size, patch_size]
     )
-    weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"].float(), [grid, grid], num_prefix_tokens=1)
+    weights["pos_embed"] = resample_abs_pos_embed(
+        weights["pos_embed"].float(), [grid, grid], num_prefix_tokens=1
+    )
     return weights
 
 
@@ -35,7 +44,9 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride > 1 else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if stride > 1 else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, H, W)`` -> ``(B, outputs, H / stride, W / stride)``."""

@@ -1,6 +1,7 @@
 """What makes a training step cheap: `python -m training.speed`. Images per second of whole steps, variants alternating.
 
-Every variant is one change of the step that the recipe takes, at full length (197 tokens) unless it says otherwise.
+Every variant is one change of the step that the recipe takes, at full length (197 tokens) unless it
+says otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import tome_core
-from server.memory import keep_freed_memory
+from server.allocator import keep_freed_memory
 from tome_core.attention import explicit_attention, fused_attention
 from training.masters import MasterAdamW
 from training.models import Teacher, vit
@@ -62,19 +63,27 @@ def stepper(variant: Variant) -> Callable[[], None]:
     """A function that takes one step on random pictures."""
     torch.manual_seed(0)
     model: Any = tome_core.patch(vit(variant.patch_size).to(variant.dtype)).train()
-    model.merging = replace(model.merging, attend=explicit_attention if variant.explicit else fused_attention)
+    model.merging = replace(
+        model.merging, attend=explicit_attention if variant.explicit else fused_attention
+    )
     if variant.compiled:  # the plain timm model: what merges is not what a compiler takes
         for block in model.adapter.network.blocks:
             block.compile()
         model = model.adapter.network
     optimizer = MasterAdamW(model, 0.05)
-    teacher = Teacher().to(variant.dtype, memory_format=torch.channels_last).eval() if variant.teacher else None
+    teacher = (
+        Teacher().to(variant.dtype, memory_format=torch.channels_last).eval()
+        if variant.teacher
+        else None
+    )
     images = torch.randn(variant.batch_size, 1, 28, 28, dtype=variant.dtype)
     labels = torch.randint(10, (variant.batch_size,))
 
     def step() -> None:
         logits = model(images) if variant.compiled else model(images, r=variant.r)
-        loss = F.cross_entropy(logits.float(), labels) + (distance(teacher, images, logits) if teacher else 0)
+        loss = F.cross_entropy(logits.float(), labels) + (
+            distance(teacher, images, logits) if teacher else 0
+        )
         loss.backward()
         optimizer.step(1e-4)
 
@@ -105,7 +114,9 @@ def main() -> None:
             started = time.perf_counter()
             step()
             times.append(time.perf_counter() - started)
-    speeds = [v.batch_size / statistics.median(times) for v, times in zip(chosen, seconds, strict=True)]
+    speeds = [
+        v.batch_size / statistics.median(times) for v, times in zip(chosen, seconds, strict=True)
+    ]
     print("| step | images/s | ratio |\n| --- | ---: | ---: |")
     for variant, speed in zip(chosen, speeds, strict=True):
         print(f"| {variant.name} | {speed:.0f} | {speed / speeds[0]:.2f} |")

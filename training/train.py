@@ -1,7 +1,7 @@
 """Train the bundled model: `python -m training.train`. See README.md beside this file for what each stage is for.
 
-A run is a folder. Every stage writes its state there after each epoch and goes on from it when started again, so a run
-can be stopped at any moment and loses at most one epoch.
+A run is a folder. Every stage writes its state there after each epoch and goes on from it when
+started again, so a run can be stopped at any moment and loses at most one epoch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tome_core
-from server.memory import keep_freed_memory
+from server.allocator import keep_freed_memory
 from tome_core.attention import explicit_attention
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 
-KEPT = Path(__file__).parent / "weights"  # ends of stages, so that a run can begin in the middle of the recipe
-TEMPERATURE, TEACHER_SHARE = 2.0, 0.7  # of the distillation loss
+KEPT = (
+    Path(__file__).parent / "weights"
+)  # ends of stages, so that a run can begin in the middle of the recipe
+TEMPERATURE = 2.0
+TEACHER_SHARE = 0.7  # of the distillation loss
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,15 @@ STAGES = (
     Stage("coarse", 7, epochs=8, lr=(2e-3, 5e-4)),
     Stage("medium", 4, epochs=6, lr=(1e-3, 1e-4), start="coarse"),
     Stage("settled", 4, epochs=10, lr=(1e-3, 2e-5), start="medium", batch_size=128),
-    Stage("merged", 2, epochs=3, lr=(5e-4, 1e-5), start="settled", r=(0, 8, 13, 16, 20, 25), batch_size=128),
+    Stage(
+        "merged",
+        2,
+        epochs=3,
+        lr=(5e-4, 1e-5),
+        start="settled",
+        r=(0, 8, 13, 16, 20, 25),
+        batch_size=128,
+    ),
     Stage("twin", 2, epochs=2, lr=(5e-4, 1e-5), start="settled", batch_size=128),
 )
 
@@ -66,7 +77,9 @@ def learning_rate(stage: Stage, progress: float, warmup: float = 0.04) -> float:
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def distillation_loss(logits: Tensor, labels: Tensor, teacher: nn.Module | None, images: Tensor) -> Tensor:
+def distillation_loss(
+    logits: Tensor, labels: Tensor, teacher: nn.Module | None, images: Tensor
+) -> Tensor:
     """Cross-entropy with the labels, mixed with the teacher's softened distribution (DeiT, section 4: soft)."""
     hard = F.cross_entropy(logits.float(), labels)
     if teacher is None:
@@ -94,7 +107,8 @@ class Run:
     """A folder with the states of all stages of one seed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+        self.folder = folder
+        self.seed = seed
         folder.mkdir(parents=True, exist_ok=True)
 
     def weights(self, stage: str) -> dict[str, Tensor]:
@@ -122,7 +136,9 @@ class Run:
         if stage.start:
             network.load_state_dict(refine(self.weights(stage.start), stage.patch_size))
         model = tome_core.patch(network.bfloat16())
-        model.merging = replace(model.merging, attend=explicit_attention)  # the faster one in bfloat16 on a CPU
+        model.merging = replace(
+            model.merging, attend=explicit_attention
+        )  # the faster one in bfloat16 on a CPU
         return model
 
     def teacher(self) -> nn.Module:
@@ -147,21 +163,32 @@ class Run:
         if first >= stage.epochs:
             return
         teacher = self.teacher() if stage.patch_size else None
-        train, test = data.load("train"), data.load("test")
+        train = data.load("train")
+        test = data.load("test")
         for epoch in range(first, stage.epochs):
             started = time.perf_counter()
             loss = self.epoch(stage, epoch, model, optimizer, teacher, train, generator)
             seconds = time.perf_counter() - started
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch + 1,
+            }
             torch.save(state | {"generator": generator.get_state()}, path.with_suffix(".new"))
             path.with_suffix(".new").replace(path)
             speed = len(train[0]) / seconds
-            # At full length the whole test set would cost a fifth of an epoch; the last epoch is judged on all of it.
+            # At full length the whole test set would cost a fifth of an epoch; the last epoch is
+            # judged on all of it.
             full = stage.patch_size != 2 or epoch + 1 == stage.epochs
             seen = test if full else (test[0][:2000], test[1][:2000])
             levels = ({"r": 0}, {"r": 13}) if stage.patch_size == 2 else ({},)
             self.log(
-                {"stage": stage.name, "epoch": epoch + 1, "of": stage.epochs, "loss": round(loss, 4)}
+                {
+                    "stage": stage.name,
+                    "epoch": epoch + 1,
+                    "of": stage.epochs,
+                    "loss": round(loss, 4),
+                }
                 | {"images_per_s": round(speed, 1)}
                 | {"test_accuracy": [round(accuracy(model, *seen, **level), 2) for level in levels]}
                 | {"test_images": len(seen[1])}
@@ -182,7 +209,9 @@ class Run:
         steps = len(train[0]) // stage.batch_size
         total = 0.0
         pairs = data.batches(*train, stage.batch_size, generator)
-        for step, (images, labels) in enumerate(track(pairs, f"{stage.name} {epoch + 1}/{stage.epochs}", steps)):
+        for step, (images, labels) in enumerate(
+            track(pairs, f"{stage.name} {epoch + 1}/{stage.epochs}", steps)
+        ):
             images = images.bfloat16()
             drawn = int(torch.randint(max(len(stage.r), 1), (), generator=generator))
             logits = model(images, r=stage.r[drawn]) if stage.r else model(images)
@@ -196,8 +225,12 @@ class Run:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("training/runs/default"), help="folder of the states")
-    parser.add_argument("--stage", action="append", choices=[s.name for s in STAGES], help="only these; default all")
+    parser.add_argument(
+        "--run", type=Path, default=Path("training/runs/default"), help="folder of the states"
+    )
+    parser.add_argument(
+        "--stage", action="append", choices=[s.name for s in STAGES], help="only these; default all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

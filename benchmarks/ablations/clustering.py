@@ -17,9 +17,9 @@ from tome_core.schedule import most_mergeable
 class KMeans(AtMostHalf):
     """Lloyd's k-means over normalised metrics, with as many clusters as tokens shall be left.
 
-    The first centres are drawn from the tokens (torch's generator). Of each cluster the token nearest to the centre
-    stays. Where clusters have run empty, as many of the tokens farthest from their centres stay by themselves, so that
-    the number of tokens follows from shapes alone.
+    The first centres are drawn from the tokens (torch's generator). Of each cluster the token
+    nearest to the centre stays. Where clusters have run empty, as many of the tokens farthest from
+    their centres stay by themselves, so that the number of tokens follows from shapes alone.
     """
 
     iterations: int
@@ -34,8 +34,12 @@ class KMeans(AtMostHalf):
         centres = unit.gather(1, first.unsqueeze(-1).expand(-1, -1, width))
         for _ in range(self.iterations):
             cluster = torch.cdist(unit, centres).argmin(dim=-1)
-            sums = torch.zeros_like(centres).scatter_add(1, cluster.unsqueeze(-1).expand(-1, -1, width), unit)
-            members = unit.new_zeros(batch, clusters).scatter_add(1, cluster, torch.ones_like(unit[..., 0]))
+            sums = torch.zeros_like(centres).scatter_add(
+                1, cluster.unsqueeze(-1).expand(-1, -1, width), unit
+            )
+            members = unit.new_zeros(batch, clusters).scatter_add(
+                1, cluster, torch.ones_like(unit[..., 0])
+            )
             members = members.unsqueeze(-1)
             centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
         distance, cluster = torch.cdist(unit, centres).min(dim=-1)
@@ -53,7 +57,9 @@ def _nearest_of_cluster(distance: Tensor, cluster: Tensor, length: int) -> Tenso
     nearest = by_distance.gather(1, first_rank).gather(1, cluster)
     itself = torch.arange(rank.shape[1], device=rank.device)
     # Those that are nearest stay first, then the farthest.
-    order = torch.where(nearest == itself, torch.inf, distance).argsort(dim=-1, descending=True, stable=True)
+    order = torch.where(nearest == itself, torch.inf, distance).argsort(
+        dim=-1, descending=True, stable=True
+    )
     stays = torch.zeros_like(cluster, dtype=torch.bool).scatter_(1, order[:, :length], True)
     return torch.where(stays, itself, nearest)
 
@@ -77,7 +83,8 @@ class Greedy(AtMostHalf):
         image = torch.arange(batch, device=metric.device)
         for _ in range(min(r, most_mergeable(tokens, prefix))):
             best = similarity.flatten(1).argmax(dim=-1)
-            first, second = best // patches, best % patches
+            first = best // patches
+            second = best % patches
             partner[image, prefix + second] = prefix + first
             for token in (first, second):
                 similarity[image, token] = -torch.inf

@@ -9,13 +9,17 @@ from tome_core.matching import Matching
 from tome_core.merge import merge, stayed
 
 
-def plain_mean(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+def plain_mean(
+    tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+) -> tuple[Tensor, Tensor]:
     """Each token counts once, however many patches it stands for."""
     mean, _ = merge(tokens, torch.ones_like(sizes), matching.dest, length)
     return mean, _summed(sizes, matching, length)
 
 
-def maximum(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+def maximum(
+    tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+) -> tuple[Tensor, Tensor]:
     """The largest value in each channel."""
     batch, _, dim = tokens.shape
     index = matching.dest.unsqueeze(-1).expand(-1, -1, dim)
@@ -23,14 +27,18 @@ def maximum(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> t
     return lowest.scatter_reduce(1, index, tokens, "amax"), _summed(sizes, matching, length)
 
 
-def keep_one(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+def keep_one(
+    tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+) -> tuple[Tensor, Tensor]:
     """The token that stays, as it is, which then stands for the patches of all."""
     return _staying(tokens, matching, length), _summed(sizes, matching, length)
 
 
 def drop(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
     """Pruning: the token that stays, as it is, and its own patches only; what would merge into it is gone."""
-    return _staying(tokens, matching, length), _staying(sizes.unsqueeze(-1), matching, length).squeeze(-1)
+    return _staying(tokens, matching, length), _staying(
+        sizes.unsqueeze(-1), matching, length
+    ).squeeze(-1)
 
 
 def _staying(values: Tensor, matching: Matching, length: int) -> Tensor:

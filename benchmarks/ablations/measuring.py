@@ -17,12 +17,12 @@ from torch import nn
 import tome_core
 from benchmarks.ablations.results import Result
 from benchmarks.ablations.variants import Shape, Variant
-from server.datasets import open_dataset
-from server.engine.device import pick_device, pick_dtype, set_threads
-from server.engine.loading import LoadedModel, create, load_model, load_weights
-from server.engine.runner import Runner
-from server.evaluate import batches, class_indices
-from server.offline import pick_model
+from server.commands.datasets import open_dataset
+from server.commands.evaluate import batches, class_indices
+from server.commands.offline import pick_model
+from server.engine.device.placement import pick_device, pick_dtype, set_threads
+from server.engine.execution.runner import Runner
+from server.engine.loading.model_loader import LoadedModel, create, load_model, load_weights
 from server.settings import ModelSettings
 
 
@@ -98,7 +98,9 @@ def black_patches(bench: Bench) -> float:
     height, width = embed.patch_size
     pixels = bench.pixels
     images, channels = pixels.shape[:2]
-    patches = pixels.reshape(images, channels, pixels.shape[2] // height, height, pixels.shape[3] // width, width)
+    patches = pixels.reshape(
+        images, channels, pixels.shape[2] // height, height, pixels.shape[3] // width, width
+    )
     return float((patches.max(axis=(1, 3, 5)) == 0).mean())
 
 

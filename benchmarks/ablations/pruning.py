@@ -12,7 +12,8 @@ from benchmarks.ablations.limit import AtMostHalf
 from tome_core.matching import Matching
 from tome_core.schedule import most_mergeable
 
-# What the metric says of all tokens (B, N, ...) and prefix -> a score of each other token (B, N - prefix).
+# What the metric says of all tokens (B, N, ...) and prefix -> a score of each other token (B, N -
+# prefix).
 Score = Callable[[Tensor, int], Tensor]
 
 
@@ -31,7 +32,8 @@ def class_attention(metric: Tensor, prefix: int) -> Tensor:
     """
     if not prefix:
         raise ValueError("pruning by the class token's attention needs a model with a class token")
-    q, k = metric[:, 0, 0], metric[:, :, 1]
+    q = metric[:, 0, 0]
+    k = metric[:, :, 1]
     logits = torch.einsum("bhd,bnhd->bhn", q * q.shape[-1] ** -0.5, k)
     return logits.softmax(dim=-1).mean(dim=1)[:, prefix:]
 

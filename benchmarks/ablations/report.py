@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 
 from benchmarks.ablations.results import About, Result, difference
-from benchmarks.ablations.tables import FEATURES, TABLES, Claim, Table
+from benchmarks.ablations.tables import FEATURES, TABLES, Table, WorkEstimate
 from benchmarks.ablations.variants import DEFAULT, UNMERGED
 
 Results = Mapping[str, Result]
@@ -23,7 +23,7 @@ class Verdict(Enum):
     UNKNOWN = "not measured"
 
 
-def judge(claim: Claim, results: Results) -> Verdict:
+def judge(claim: WorkEstimate, results: Results) -> Verdict:
     """Whether ``claim`` holds; a difference counts where it is more than two of its standard errors."""
     if claim.above not in results or claim.below not in results:
         return Verdict.UNKNOWN
@@ -41,46 +41,60 @@ def render(about: About, results: Results) -> str:
     parts = ["# The paper's ablations on the bundled model", *map(_filled, _head(about, results))]
     for table in TABLES:
         items = [_filled(_item(claim, table, results), "  ") for claim in table.claims]
-        parts += [f"## {table.title}", "\n".join(_rows(table, results)), _filled(table.note), "\n".join(items)]
+        parts += [
+            f"## {table.title}",
+            "\n".join(_rows(table, results)),
+            _filled(table.note),
+            "\n".join(items),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _head(about: About, results: Results) -> Iterator[str]:
     yield (
-        f"Written by `make ablations` over {about['images']:,} images of {about['data']} at r={about['r']}, with "
-        f"model `{about['model']}` of weights `{about['weights']}` ({about['device']}, {about['dtype']}, batches of "
-        f"{about['batch']}, seed {about['seed']}, torch {about['torch']}). The JSON file beside it has the result of "
-        "every image."
+        f"Written by `make ablations` over {about['images']:,} images of {about['data']} at"
+        f" r={about['r']}, with model `{about['model']}` of weights `{about['weights']}`"
+        f" ({about['device']}, {about['dtype']}, batches of {about['batch']}, seed {about['seed']},"
+        f" torch {about['torch']}). The JSON file beside it has the result of every image."
     )
     verdicts = Counter(judge(claim, results) for table in TABLES for claim in table.claims)
-    counts = ", ".join(f"{verdict.value} ({verdicts[verdict]})" for verdict in Verdict if verdicts[verdict])
+    counts = ", ".join(
+        f"{verdict.value} ({verdicts[verdict]})" for verdict in Verdict if verdicts[verdict]
+    )
     yield f"**The paper's {verdicts.total()} claims on ours:** {counts}."
     yield (
-        "**How to read it.** The paper's numbers (arXiv 2210.09461) are accuracy on ImageNet-1k, for the most part of "
-        "a ViT-L/16 pre-trained by MAE, not trained with merging, without proportional attention, at r=8 in 24 blocks. "
-        "Ours are accuracy ± its standard error (binomial). In brackets stands the difference from the default, the "
-        "bold row; ours ± its standard error, from the same images one by one. A difference of more than two standard "
-        "errors counts, which one in twenty reaches by chance. A likely reason is our reading, not measured. FLOPs are "
-        "relative to no merging. Speed is not compared here: `make bench` measures it."
+        "**How to read it.** The paper's numbers (arXiv 2210.09461) are accuracy on ImageNet-1k,"
+        " for the most part of a ViT-L/16 pre-trained by MAE, not trained with merging, without"
+        " proportional attention, at r=8 in 24 blocks. Ours are accuracy ± its standard error"
+        " (binomial). In brackets stands the difference from the default, the bold row; ours ± its"
+        " standard error, from the same images one by one. A difference of more than two standard"
+        " errors counts, which one in twenty reaches by chance. A likely reason is our reading, not"
+        " measured. FLOPs are relative to no merging. Speed is not compared here: `make bench`"
+        " measures it."
     )
     yield (
-        "**What is different.** Our model is small, and was trained with merging on, by the default rules "
-        "(`training/README.md`). It meets the alternatives untrained, which favours the default: a claim that holds "
-        "here is confirmed less than by the paper's model, one that does not is contradicted more. Of all patches of "
-        f"our pictures {about['black_patches']:.0%} are entirely black."
+        "**What is different.** Our model is small, and was trained with merging on, by the"
+        " default rules (`training/README.md`). It meets the alternatives untrained, which favours"
+        " the default: a claim that holds here is confirmed less than by the paper's model, one"
+        " that does not is contradicted more. Of all patches of our pictures"
+        f" {about['black_patches']:.0%} are entirely black."
     )
     if DEFAULT in results and UNMERGED in results:
-        plain, merged = results[UNMERGED], results[DEFAULT]
+        plain = results[UNMERGED]
+        merged = results[DEFAULT]
         points, error = difference(merged, plain)
         yield (
-            f"**What merging costs.** Without merging ours has {plain.accuracy:.2f} ± {plain.error:.2f}, with the "
-            f"default, which leaves {merged.tokens} of {about['tokens']} tokens, "
-            f"{merged.accuracy:.2f} ± {merged.error:.2f}: a difference of {points:+.2f} ± {error:.2f} points, in the "
-            f"paper {_paper_change(FEATURES, DEFAULT):+.2f}."
+            f"**What merging costs.** Without merging ours has {plain.accuracy:.2f} ±"
+            f" {plain.error:.2f}, with the default, which leaves {merged.tokens} of"
+            f" {about['tokens']} tokens, {merged.accuracy:.2f} ± {merged.error:.2f}: a difference"
+            f" of {points:+.2f} ± {error:.2f} points, in the paper"
+            f" {_paper_change(FEATURES, DEFAULT):+.2f}."
         )
 
 
@@ -91,7 +105,8 @@ def _rows(table: Table, results: Results) -> Iterator[str]:
     blank = (None,) * len(table.columns)
     for line in table.lines:
         paper = [
-            _paper_cell(value, base) for value, base in zip(line.paper or blank, default.paper or blank, strict=True)
+            _paper_cell(value, base)
+            for value, base in zip(line.paper or blank, default.paper or blank, strict=True)
         ]
         yield f"| {line.label} | " + " | ".join(paper) + f" | {_our_cells(line.variant, results)} |"
 
@@ -114,7 +129,7 @@ def _our_cells(variant: str, results: Results) -> str:
     return f"{cell} | {result.relative_flops:.1%}"
 
 
-def _item(claim: Claim, table: Table, results: Results) -> str:
+def _item(claim: WorkEstimate, table: Table, results: Results) -> str:
     """One item of a list: the verdict, the numbers behind it, and what is to be said where it does not hold."""
     verdict = judge(claim, results)
     text = f"- {claim.text[0].upper()}{claim.text[1:]}: **{verdict.value}**"
@@ -130,8 +145,8 @@ def _item(claim: Claim, table: Table, results: Results) -> str:
     if UNMERGED in results:
         change, change_error = difference(results[claim.below], results[UNMERGED])
         text += (
-            f" Against no merging the lower row has {change:+.2f} ± {change_error:.2f} points in ours, "
-            f"{_paper_change(table, claim.below):+.2f} in the paper."
+            f" Against no merging the lower row has {change:+.2f} ± {change_error:.2f} points in"
+            f" ours, {_paper_change(table, claim.below):+.2f} in the paper."
         )
     return f"{text} A likely reason: {claim.why}"
 

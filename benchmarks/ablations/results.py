@@ -52,8 +52,8 @@ class Result:
 def difference(a: Result, b: Result) -> tuple[float, float]:
     """How many points ``a`` is above ``b``, and the standard error of that.
 
-    Both saw the same images, so the error is that of the differences image by image, which is smaller than the errors
-    of the two accuracies suggest.
+    Both saw the same images, so the error is that of the differences image by image, which is
+    smaller than the errors of the two accuracies suggest.
     """
     by_image = a.correct.astype(np.float64) - b.correct
     return 100 * float(by_image.mean()), 100 * float(by_image.std()) / math.sqrt(len(by_image))
@@ -76,25 +76,28 @@ def read_results(path: Path, about: About, replace: bool = False) -> dict[str, R
     """The rows in ``path`` that were measured as ``about`` says; none where there is no file or it says otherwise.
 
     Raises:
-        ConfigError: the file holds something else, or results over more images than ``about`` has, and ``replace`` does
-            not allow to give that up.
+        ConfigError: the file holds something else, or results over more images than ``about`` has,
+            and ``replace`` does not allow to give that up.
     """
     if not path.exists():
         return {}
     try:
         kept = json.loads(path.read_text("utf-8"))
-        kept_about, images = kept["about"], kept["about"]["images"]
+        kept_about = kept["about"]
+        images = kept["about"]["images"]
         results = {name: _result(row, images) for name, row in kept["rows"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if replace:
             return {}
-        raise ConfigError(f"{path} holds no results of ablations; name another with --out, or pass --fresh") from error
+        raise ConfigError(
+            f"{path} holds no results of ablations; name another with --out, or pass --fresh"
+        ) from error
     if kept_about == about:
         return results
     if images > about["images"] and not replace:
         raise ConfigError(
-            f"{path} holds results over {images:,} images, more than {about['images']:,}; name another file with "
-            "--out, or pass --fresh to give them up"
+            f"{path} holds results over {images:,} images, more than {about['images']:,}; name"
+            " another file with --out, or pass --fresh to give them up"
         )
     return {}
 

@@ -1,7 +1,8 @@
 """The paper's ablation tables (arXiv 2210.09461, section 4.1 and appendix): its numbers, and what it claims by them.
 
-The paper's numbers are typed in here; ours are measured. A claim says which row is above which. Whether it holds is
-worked out from our numbers in `report`, and ``why`` is said only where it does not, so no sentence can contradict them.
+The paper's numbers are typed in here; ours are measured. A claim says which row is above which.
+Whether it holds is worked out from our numbers in `report`, and ``why`` is said only where it does
+not, so no sentence can contradict them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Claim:
+class WorkEstimate:
     """``above`` has the higher accuracy, or the same as ``below`` where ``even``.
 
     Attributes:
@@ -45,13 +46,14 @@ class Table:
 
     Attributes:
         note: what the rows are, where their names do not say it.
-        columns: the models of the paper that its numbers are of; the last is the one most like ours.
+        columns: the models of the paper that its numbers are of; the last is the one most like
+            ours.
         unmerged: their accuracy without merging.
     """
 
     title: str
     lines: tuple[Line, ...]
-    claims: tuple[Claim, ...]
+    claims: tuple[WorkEstimate, ...]
     note: str
     columns: tuple[str, ...] = ("ViT-L MAE",)
     unmerged: tuple[float, ...] = (85.96,)
@@ -68,34 +70,36 @@ FEATURES = Table(
         Line("K, keys of all heads", "feature-all-heads"),
     ),
     (
-        Claim(
+        WorkEstimate(
             "keys (K) above tokens (X)",
             DEFAULT,
             "feature-x",
-            "the paper prefers keys because tokens of a large model carry channels that say little; ours is narrow and "
-            "has less room for such channels.",
+            "the paper prefers keys because tokens of a large model carry channels that say little;"
+            " ours is narrow and has less room for such channels.",
         ),
-        Claim(
+        WorkEstimate(
             "keys (K) above tokens before attention (X_pre)",
             DEFAULT,
             "feature-x-pre",
             "as for X, a narrow model has less room for channels that say little.",
         ),
-        Claim(
+        WorkEstimate(
             "keys (K) above queries (Q)",
             DEFAULT,
             "feature-q",
-            "the paper gives no reason but its numbers, and of this table these two rows are its closest.",
+            "the paper gives no reason but its numbers, and of this table these two rows are its"
+            " closest.",
         ),
-        Claim(
+        WorkEstimate(
             "keys (K) above values (V)",
             DEFAULT,
             "feature-v",
             "values are what attention hands on, so little is lost where they are alike.",
         ),
     ),
-    "Q, K and V are averaged over the heads. X_pre and X are read as the block's input and as what its attention "
-    "branch has been added to. The paper also tries the keys of all heads side by side; its number is not given here.",
+    "Q, K and V are averaged over the heads. X_pre and X are read as the block's input and as what"
+    " its attention branch has been added to. The paper also tries the keys of all heads side by"
+    " side; its number is not given here.",
 )
 
 DISTANCES = Table(
@@ -106,18 +110,20 @@ DISTANCES = Table(
         Line("dot product", "distance-dot", (82.78,)),
     ),
     (
-        Claim(
+        WorkEstimate(
             "cosine and Euclidean distance are even",
             DEFAULT,
             "distance-euclidean",
-            "our model was trained with the cosine, under which the length of keys is free to mean something else.",
+            "our model was trained with the cosine, under which the length of keys is free to mean"
+            " something else.",
             even=True,
         ),
-        Claim(
+        WorkEstimate(
             "cosine above dot product",
             DEFAULT,
             "distance-dot",
-            "the dot product favours long keys, which harms the less the more alike keys are in length.",
+            "the dot product favours long keys, which harms the less the more alike keys are in"
+            " length.",
         ),
     ),
     "The paper also tries a softmax over dot products (82.00), which is left out here.",
@@ -132,23 +138,26 @@ COMBINING = Table(
         Line("**mean weighted by size**", DEFAULT, (84.25,)),
     ),
     (
-        Claim(
+        WorkEstimate(
             "weighted mean above plain mean",
             DEFAULT,
             "combine-mean",
-            "the paper measures this without proportional attention; with it, as here, sizes count in either row.",
+            "the paper measures this without proportional attention; with it, as here, sizes count"
+            " in either row.",
         ),
-        Claim(
+        WorkEstimate(
             "weighted mean above maximum",
             DEFAULT,
             "combine-max",
-            "of nearly equal tokens, such as those of a black background, the maximum is nearly the mean.",
+            "of nearly equal tokens, such as those of a black background, the maximum is nearly the"
+            " mean.",
         ),
-        Claim(
+        WorkEstimate(
             "weighted mean above keeping one",
             DEFAULT,
             "combine-keep-one",
-            "of nearly equal tokens, such as those of a black background, one says nearly what their mean says.",
+            "of nearly equal tokens, such as those of a black background, one says nearly what"
+            " their mean says.",
         ),
     ),
     "Sizes are added up in all rows, and proportional attention uses them.",
@@ -162,18 +171,20 @@ PARTITIONS = Table(
         Line("random", "partition-random", (83.80,)),
     ),
     (
-        Claim(
+        WorkEstimate(
             "alternating above sequential",
             DEFAULT,
             "partition-sequential",
-            "sequential sets are the upper and the lower half of the picture, and clothes in the middle of a black "
-            "background have their like in both halves more often than photographs do.",
+            "sequential sets are the upper and the lower half of the picture, and clothes in the"
+            " middle of a black background have their like in both halves more often than"
+            " photographs do.",
         ),
-        Claim(
+        WorkEstimate(
             "alternating above random",
             DEFAULT,
             "partition-random",
-            "random halves split neighbours half of the time, which is enough where tokens have many of their kind.",
+            "random halves split neighbours half of the time, which is enough where tokens have"
+            " many of their kind.",
         ),
     ),
     "Random sets are drawn anew for every image and block.",
@@ -186,15 +197,15 @@ PROP_ATTN = Table(
         Line("**on**", DEFAULT, (83.84, 83.51)),
     ),
     (
-        Claim(
+        WorkEstimate(
             "on above off, for a model trained with labels (AugReg)",
             DEFAULT,
             "prop-attn-off",
             "where merged tokens are alike, a model can learn to do without their sizes.",
         ),
     ),
-    "The paper switches it off for MAE models, which were pre-trained on a part of the tokens. Ours was trained with "
-    "labels, and with proportional attention on.",
+    "The paper switches it off for MAE models, which were pre-trained on a part of the tokens. Ours"
+    " was trained with labels, and with proportional attention on.",
     ("ViT-L MAE", "ViT-L AugReg"),
     (85.96, 85.82),
 )
@@ -212,43 +223,48 @@ ALGORITHMS = Table(
         Line("every second token merges (kth)", "kth"),
     ),
     (
-        Claim(
+        WorkEstimate(
             "bipartite matching above random pruning",
             DEFAULT,
             "prune-random",
-            "patches of 2 x 2 pixels say nearly what their neighbours say, so of what is pruned much is still there.",
+            "patches of 2 x 2 pixels say nearly what their neighbours say, so of what is pruned"
+            " much is still there.",
         ),
-        Claim(
+        WorkEstimate(
             "bipartite matching above pruning by attention",
             DEFAULT,
             "prune-attention",
-            "our class token tells clothes from a black background easily, and background can be dropped.",
+            "our class token tells clothes from a black background easily, and background can be"
+            " dropped.",
         ),
-        Claim(
+        WorkEstimate(
             "bipartite matching above k-means, 2 iterations",
             DEFAULT,
             "k-means-2",
-            "with nearly as many clusters as tokens, k-means merges little but what is nearest, as matching does.",
+            "with nearly as many clusters as tokens, k-means merges little but what is nearest, as"
+            " matching does.",
         ),
-        Claim(
+        WorkEstimate(
             "bipartite matching above k-means, 5 iterations",
             DEFAULT,
             "k-means-5",
-            "with nearly as many clusters as tokens, k-means merges little but what is nearest, as matching does.",
+            "with nearly as many clusters as tokens, k-means merges little but what is nearest, as"
+            " matching does.",
         ),
-        Claim(
+        WorkEstimate(
             "greedy matching and bipartite matching are even",
             DEFAULT,
             "greedy",
-            "greedy pairs may lie in one set, which bipartite matching cannot join; bipartite matching joins any "
-            "number to one token in a block, where greedy makes pairs.",
+            "greedy pairs may lie in one set, which bipartite matching cannot join; bipartite"
+            " matching joins any number to one token in a block, where greedy makes pairs.",
             even=True,
         ),
     ),
-    "All remove r tokens in each block, but kth, which halves them in the blocks where that comes nearest to the same "
-    "counts. k-means has as many clusters as tokens shall be left, over normalised keys, from centres drawn at random. "
-    "Greedy merges the most similar pair of all, then of the others, r times. Random matching draws which tokens "
-    "merge, each into the most similar one of the others.",
+    "All remove r tokens in each block, but kth, which halves them in the blocks where that comes"
+    " nearest to the same counts. k-means has as many clusters as tokens shall be left, over"
+    " normalised keys, from centres drawn at random. Greedy merges the most similar pair of all,"
+    " then of the others, r times. Random matching draws which tokens merge, each into the most"
+    " similar one of the others.",
 )
 
 SCHEDULES = Table(
@@ -259,15 +275,17 @@ SCHEDULES = Table(
         Line("decreasing, 2r to 0", "schedule-decreasing", (86.1, 84.2)),
     ),
     (
-        Claim(
+        WorkEstimate(
             "constant above decreasing, which is cheaper",
             DEFAULT,
             "schedule-decreasing",
-            "early merging takes what is alike in the picture itself, of which a black background has plenty.",
+            "early merging takes what is alike in the picture itself, of which a black background"
+            " has plenty.",
         ),
     ),
-    "The paper's models of this table were fine-tuned with merging on; ViT-L takes 61.6 GFLOPs unmerged, 31.0 with a "
-    "constant and 22.3 with a decreasing schedule (ViT-H: 167.4, 92.9, 72.6).",
+    "The paper's models of this table were fine-tuned with merging on; ViT-L takes 61.6 GFLOPs"
+    " unmerged, 31.0 with a constant and 22.3 with a decreasing schedule (ViT-H: 167.4, 92.9,"
+    " 72.6).",
     ("ViT-H MAE, r=7", "ViT-L MAE, r=8"),
     (86.9, 85.7),
 )

@@ -52,7 +52,8 @@ def increasing(r: int, shape: Shape) -> Schedule:
 
 def halving(r: int, shape: Shape) -> Schedule:
     """For ``Kth(2)``, which halves or does nothing: halve where that comes nearer to the count of a constant ``r``."""
-    counts, now = [], shape.tokens
+    counts = []
+    now = shape.tokens
     for target in Schedule.constant(r).tokens(shape.depth, shape.tokens, shape.prefix)[1:]:
         halved = Kth(2).remaining(now, 1, shape.prefix)
         counts.append(int(abs(halved - target) < abs(now - target)))
@@ -77,7 +78,8 @@ class Variant:
         return model
 
 
-DEFAULT, UNMERGED = "default", "unmerged"
+DEFAULT = "default"
+UNMERGED = "unmerged"
 
 VARIANTS: dict[str, Variant] = {
     UNMERGED: Variant(schedule=unmerged),

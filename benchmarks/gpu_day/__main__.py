@@ -1,7 +1,7 @@
 """Everything that a GPU has to be asked, on a machine that is rented for minutes: ``python -m benchmarks.gpu_day``.
 
-Each step is a process of its own with a time limit. What it finds is in results.jsonl at once, a row a line; log.txt
-has all that was printed, summary.txt the tables that come last.
+Each step is a process of its own with a time limit. What it finds is in results.jsonl at once, a
+row a line; log.txt has all that was printed, summary.txt the tables that come last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from benchmarks.gpu_day.summary import summarise
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    steps = "\n".join(f"  {step.name:9} {step.what} (at most {step.seconds:.0f} s)" for step in STEPS)
+    steps = "\n".join(
+        f"  {step.name:9} {step.what} (at most {step.seconds:.0f} s)" for step in STEPS
+    )
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu_day",
         description=__doc__,
@@ -29,13 +31,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     default = Path(os.environ.get("OUT") or "benchmarks/results/gpu_day")
     parser.add_argument("--only", nargs="+", metavar="STEP", help="these steps; default: all")
-    parser.add_argument("--dry", action="store_true", help="every step on the CPU with tiny sizes, to try the code")
-    parser.add_argument("--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe")
     parser.add_argument(
-        "--out", type=Path, default=default, help="folder of the results; default: $OUT, else %(default)s"
+        "--dry", action="store_true", help="every step on the CPU with tiny sizes, to try the code"
     )
     parser.add_argument(
-        "--budget", type=float, default=DEFAULT_BUDGET, metavar="SECONDS", help="of everything; default: %(default)s"
+        "--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default,
+        help="folder of the results; default: $OUT, else %(default)s",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=DEFAULT_BUDGET,
+        metavar="SECONDS",
+        help="of everything; default: %(default)s",
     )
     return parser.parse_args(arguments)
 
@@ -68,5 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step under way is ended too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that the step under way is ended too
     raise SystemExit(main())

@@ -1,6 +1,7 @@
 """One process of clients in a closed loop: each sends the same request again as soon as it has its answer.
 
-Prints one line of JSON. Python alone is too slow to fill a server on a GPU from one process; several do it.
+Prints one line of JSON. Python alone is too slow to fill a server on a GPU from one process;
+several do it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from server.load.connection import Connection, NoAnswer
 from server.load.connections import Connections
 
 
-async def load(url: str, requests: list[tuple[bytes, bytes]], connections: int, begin: float, end: float) -> dict:
+async def load(
+    url: str, requests: list[tuple[bytes, bytes]], connections: int, begin: float, end: float
+) -> dict:
     """Load from now on; what counts is what was answered from ``begin`` to ``end`` (`time.time`).
 
     Args:
@@ -60,7 +63,14 @@ async def load(url: str, requests: list[tuple[bytes, bytes]], connections: int, 
 def head(url: str, path: str, length: int, headers: list[str]) -> bytes:
     """The head of a POST of ``length`` bytes."""
     host = url.split("//")[1]
-    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {length}", *headers, "", ""]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Host: {host}",
+        f"Content-Length: {length}",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode("latin-1")
 
 
@@ -68,7 +78,9 @@ def main() -> None:
     """See the module; the body of a request is read from a file, its path and headers are arguments."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
-    parser.add_argument("--request", nargs="+", action="append", required=True, help="path, file, headers")
+    parser.add_argument(
+        "--request", nargs="+", action="append", required=True, help="path, file, headers"
+    )
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--begin", type=float, required=True)
     parser.add_argument("--end", type=float, required=True)

@@ -13,7 +13,8 @@ from benchmarks.gpu_day.day import Day, begin
 from benchmarks.gpu_day.models import MODELS, TINY
 
 BATCHES = (256, 1, 32)
-ROUNDS, TURN_SECONDS = 5, 0.04
+ROUNDS = 5
+TURN_SECONDS = 0.04
 
 
 def main(day: Day) -> None:
@@ -21,14 +22,17 @@ def main(day: Day) -> None:
     on = accelerator(day.dry)
     dtype = torch.float32 if day.dry else torch.bfloat16
     model = TINY if day.dry else MODELS["B"]
-    # Where the day is dry the code of the compiler is not what is tried, and a compiler of C++ may be missing.
+    # Where the day is dry the code of the compiler is not what is tried, and a compiler of C++ may
+    # be missing.
     how: dict[str, Any] = {"backend": "eager"} if day.dry else {"mode": "reduce-overhead"}
     vit = model.create(on.device).to(dtype)
     for batch in (2,) if day.dry else BATCHES:
         with day.case(model=model.name, batch=batch, contender="compile", r="0") as row:
             torch.compiler.reset()
             compiled = torch.compile(vit, dynamic=False, fullgraph=True, **how)
-            images = torch.randn(batch, 3, model.pixels, model.pixels, device=on.device, dtype=dtype)
+            images = torch.randn(
+                batch, 3, model.pixels, model.pixels, device=on.device, dtype=dtype
+            )
             with torch.no_grad():
                 started = time.perf_counter()
                 for _ in range(3):  # compiles, warms up, records

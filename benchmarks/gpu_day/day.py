@@ -1,6 +1,7 @@
 """What every step of the day is told, and how it writes what it finds: one line of JSON at a time, kept whatever comes.
 
-All steps append to one file, so that a step that is killed has lost nothing but the case that it was in.
+All steps append to one file, so that a step that is killed has lost nothing but the case that it
+was in.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS, LOG, SUMMARY = "results.jsonl", "log.txt", "summary.txt"
+RESULTS = "results.jsonl"
+LOG = "log.txt"
+SUMMARY = "summary.txt"
 
 Row = dict[str, Any]
 
@@ -67,7 +70,16 @@ class Day:
 
     def command(self, module: str, part: str = "") -> list[str]:
         """How ``module`` of this package is started, to do ``part`` of what this step does."""
-        options = ["--step", self.step, "--out", str(self.out), "--until", str(self.until), "--part", part]
+        options = [
+            "--step",
+            self.step,
+            "--out",
+            str(self.out),
+            "--until",
+            str(self.until),
+            "--part",
+            part,
+        ]
         options += ["--dry"] if self.dry else []
         options += ["--tome", str(self.tome)] if self.tome else []
         return [sys.executable, "-m", f"benchmarks.gpu_day.{module}", *options]

@@ -17,7 +17,18 @@ import torch
 from benchmarks.gpu_day.accelerator import Accelerator, accelerator
 from benchmarks.gpu_day.day import Day, begin
 
-PACKAGES = ("torch", "triton", "timm", "numpy", "pillow", "pydantic", "fastapi", "uvicorn", "httptools", "uvloop")
+PACKAGES = (
+    "torch",
+    "triton",
+    "timm",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "fastapi",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+)
 LAUNCHES = 1000
 
 
@@ -25,7 +36,9 @@ def main(day: Day) -> None:
     """One row for each thing that is measured."""
     on = accelerator(day.dry)
     with day.case(what="versions") as row:
-        row.update(python=platform.python_version(), cpus=len(os.sched_getaffinity(0)), **versions())
+        row.update(
+            python=platform.python_version(), cpus=len(os.sched_getaffinity(0)), **versions()
+        )
     with day.case(what="card") as row:
         row.update(card(day.dry))
     with day.case(what="varlen") as row:
@@ -63,7 +76,11 @@ def card(dry: bool) -> dict[str, Any]:
     if dry:
         return {"name": "cpu"}
     properties = torch.cuda.get_device_properties(0)
-    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+    query = [
+        "nvidia-smi",
+        "--query-gpu=driver_version,clocks.max.sm,power.limit",
+        "--format=csv,noheader",
+    ]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -87,10 +104,14 @@ def copies(day: Day, on: Accelerator) -> None:
         row["value"] = 2 * size / best(on, partial(target.copy_, source), 10) / 1e9
     size = 1 << 16 if day.dry else 256 << 20
     for pinned in (True, False):
-        with day.case(what=f"copy to the device, {'page-locked' if pinned else 'plain'} memory", unit="GB/s") as row:
+        with day.case(
+            what=f"copy to the device, {'page-locked' if pinned else 'plain'} memory", unit="GB/s"
+        ) as row:
             source = torch.ones(size, dtype=torch.uint8, pin_memory=pinned and not day.dry)
             target = torch.empty(size, dtype=torch.uint8, device=on.device)
-            row["value"] = size / best(on, partial(target.copy_, source, non_blocking=True), 5) / 1e9
+            row["value"] = (
+                size / best(on, partial(target.copy_, source, non_blocking=True), 5) / 1e9
+            )
 
 
 def products(day: Day, on: Accelerator) -> None:

@@ -19,9 +19,20 @@ from benchmarks.gpu_day.day import Day, begin, describe
 from benchmarks.gpu_day.models import LEVELS, MODELS, TINY, Model, r_of
 
 # What matters most first: the rest is measured if there is time.
-ORDER = (("B", 256), ("B", 32), ("B", 1), ("L", 256), ("S", 256), ("S", 32), ("S", 1), ("L", 32), ("L", 1))
+ORDER = (
+    ("B", 256),
+    ("B", 32),
+    ("B", 1),
+    ("L", 256),
+    ("S", 256),
+    ("S", 32),
+    ("S", 1),
+    ("L", 32),
+    ("L", 1),
+)
 OPERATORS_RECORDED = (("B", 32), ("B", 1))
-ROUNDS, TURN_SECONDS = 5, 0.04
+ROUNDS = 5
+TURN_SECONDS = 0.04
 MIN_SIMILARITY = 0.98  # of logits at r=0, beside timm's
 RESERVE_SECONDS = 8  # a case takes about so long
 TRIES = 4  # of a case; each in a process of its own
@@ -49,7 +60,8 @@ def main(day: Day) -> None:
             if built != name:
                 networks.clear()
                 clean(on)
-                networks, built = build(day, on, model), name
+                networks = build(day, on, model)
+                built = name
             with torch.inference_mode():
                 measure(day, on, networks, model, batch)
         except NotRecorded:
@@ -66,9 +78,12 @@ def left_of(day: Day, cases: Sequence[tuple[str, int]]) -> list[tuple[str, int]]
     """The cases that are not done, and were not begun too often."""
     rows = day.rows()
     found: dict[Any, list[tuple[str, int]]] = {
-        what: [(row["model"], row["batch"]) for row in rows if row.get("what") == what] for what in ("case", "done")
+        what: [(row["model"], row["batch"]) for row in rows if row.get("what") == what]
+        for what in ("case", "done")
     }
-    return [case for case in cases if case not in found["done"] and found["case"].count(case) < TRIES]
+    return [
+        case for case in cases if case not in found["done"] and found["case"].count(case) < TRIES
+    ]
 
 
 def clean(on: Accelerator) -> None:
@@ -98,7 +113,9 @@ def build(day: Day, on: Accelerator, model: Model) -> dict[str, Forward]:
     return networks
 
 
-def measure(day: Day, on: Accelerator, networks: dict[str, Forward], model: Model, batch: int) -> None:
+def measure(
+    day: Day, on: Accelerator, networks: dict[str, Forward], model: Model, batch: int
+) -> None:
     """One case: prepare all calls, look at what they give, time them in turns."""
     dtype = torch.float32 if day.dry else torch.bfloat16
     images = torch.randn(batch, 3, model.pixels, model.pixels, device=on.device, dtype=dtype)
@@ -106,11 +123,18 @@ def measure(day: Day, on: Accelerator, networks: dict[str, Forward], model: Mode
     found: dict[Key, dict[str, Any]] = {}
     logits: dict[Key, Tensor] = {}
     hopeless = is_hopeless(day, model, batch)
-    for (contender, level), prepare in entries(on, networks, images, records_operators(model, batch)):
+    for (contender, level), prepare in entries(
+        on, networks, images, records_operators(model, batch)
+    ):
         key = contender, level
         if hopeless(key):
             continue
-        row: dict[str, Any] = {"model": model.name, "batch": batch, "contender": contender, "r": level}
+        row: dict[str, Any] = {
+            "model": model.name,
+            "batch": batch,
+            "contender": contender,
+            "r": level,
+        }
         try:
             started = time.perf_counter()
             calls[key], row["peak_mb"] = prepare()
@@ -121,13 +145,17 @@ def measure(day: Day, on: Accelerator, networks: dict[str, Forward], model: Mode
             if level == "0" and row["similarity"] < MIN_SIMILARITY:
                 row["note"] = "its logits at r=0 are not timm's"
             found[key] = row
-        except Exception as error:  # one that cannot run this case, such as a pass that cannot be recorded
+        except (
+            Exception
+        ) as error:  # one that cannot run this case, such as a pass that cannot be recorded
             calls.pop(key, None)
             day.write(**row, error=describe(error))
             if "graph" in contender or on.is_lost():
                 raise NotRecorded from error
     if day.tome and ("published", "16") in logits and ("ours", "16") in logits:
-        found["ours", "16"]["of_published"] = cosine(logits["ours", "16"], logits["published", "16"])
+        found["ours", "16"]["of_published"] = cosine(
+            logits["ours", "16"], logits["published", "16"]
+        )
     names = {f"{contender} {level}": (contender, level) for contender, level in calls}
     rounds, turn = (2, 0.0) if day.dry else (ROUNDS, TURN_SECONDS)
     times = in_turns(on, {name: calls[key] for name, key in names.items()}, rounds, turn, day.until)
@@ -168,7 +196,8 @@ def entries(
 ) -> Iterator[tuple[Key, Callable[[], tuple[Call, float]]]]:
     """Who runs at what, and how each is prepared: a call, and the megabytes that one call needs.
 
-    Ours is there twice: with kernels of our own, and with PyTorch's operators alone, which are recorded too
+    Ours is there twice: with kernels of our own, and with PyTorch's operators alone, which are
+    recorded too
     ``with_operators``. What is recorded comes last: what
     cannot be may leave a device lost.
     """
@@ -178,7 +207,10 @@ def entries(
     yield ("timm", "0"), partial(eager, on, networks["timm"], images, "0", False)
     if "published" in networks:
         for level in map(str, LEVELS):
-            yield ("published", level), partial(eager, on, networks["published"], images, level, False)
+            yield (
+                ("published", level),
+                partial(eager, on, networks["published"], images, level, False),
+            )
     for contender in ("ours", "operators"):
         for level in levels:
             yield (contender, level), partial(eager, on, networks[contender], images, level, False)
@@ -186,10 +218,15 @@ def entries(
     graphs = [("ours", level) for level in levels]
     graphs += [("operators", str(level)) for level in LEVELS if with_operators]
     for contender, level in graphs:
-        yield (f"{contender} graph", level), partial(recorded, on, networks[contender], images, level, False)
+        yield (
+            (f"{contender} graph", level),
+            partial(recorded, on, networks[contender], images, level, False),
+        )
 
 
-def eager(on: Accelerator, network: Forward, images: Tensor, level: str, cudnn: bool) -> tuple[Call, float]:
+def eager(
+    on: Accelerator, network: Forward, images: Tensor, level: str, cudnn: bool
+) -> tuple[Call, float]:
     """Operator by operator, with or without cuDNN's attention."""
     r = r_of(level, len(images))
 
@@ -201,7 +238,9 @@ def eager(on: Accelerator, network: Forward, images: Tensor, level: str, cudnn: 
     return call, on.peak_bytes(call) / 1e6
 
 
-def recorded(on: Accelerator, network: Forward, images: Tensor, level: str, cudnn: bool) -> tuple[Call, float]:
+def recorded(
+    on: Accelerator, network: Forward, images: Tensor, level: str, cudnn: bool
+) -> tuple[Call, float]:
     """As one graph; its memory is what recording took, and stays."""
     call, _ = eager(on, network, images, level, cudnn)
     on.free()

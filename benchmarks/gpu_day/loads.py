@@ -50,7 +50,11 @@ def floats(count: int) -> bytes:
 def request(folder: Path, kind: str, name: str, r: int) -> list[str]:
     """What `client` is told of a request: its path, the file of its body, its headers."""
     if kind == "jpeg":
-        return [f"/classify?r={r}&top_k=5", str(folder / "image.jpg"), "Content-Type: application/octet-stream"]
+        return [
+            f"/classify?r={r}&top_k=5",
+            str(folder / "image.jpg"),
+            "Content-Type: application/octet-stream",
+        ]
     size = (folder / f"pixels-{r}.len").read_text()
     header = f"Inference-Header-Content-Length: {size}"
     path = f"/v2/models/{name}/infer"
@@ -83,7 +87,12 @@ class Reading:
 
 
 def measure(
-    ways: Ways, requests: Sequence[list[str]], connections: int, warm: float, seconds: float, busy: GpuBusy
+    ways: Ways,
+    requests: Sequence[list[str]],
+    connections: int,
+    warm: float,
+    seconds: float,
+    busy: GpuBusy,
 ) -> dict[str, Any]:
     """One load, seen from all sides.
 
@@ -134,13 +143,17 @@ def between(before: Reading, after: Reading) -> dict[str, Any]:
     def more(name: str) -> float:
         return (after.metrics.total(name) or 0.0) - (before.metrics.total(name) or 0.0)
 
-    batches, took = more("tome_batch_images_count"), after.metrics_at - before.metrics_at
+    batches = more("tome_batch_images_count")
+    took = after.metrics_at - before.metrics_at
     cpu_took = after.cpu_at - before.cpu_at
     return {
         "batch_mean": more("tome_batch_images_sum") / batches if batches else None,
         "batches_per_s": batches / took,
         "forward_share": more("tome_forward_seconds_total") / took,
-        "cpu": {role: round((used - before.cpu.get(role, 0.0)) / cpu_took, 2) for role, used in after.cpu.items()},
+        "cpu": {
+            role: round((used - before.cpu.get(role, 0.0)) / cpu_took, 2)
+            for role, used in after.cpu.items()
+        },
         "metrics_s": [round(reading.took, 3) for reading in (before, after)],
     }
 
@@ -149,7 +162,14 @@ def client(
     url: str, requests: Sequence[list[str]], connections: int, start: float, over: float
 ) -> subprocess.Popen[str]:
     """A process of clients."""
-    command = [sys.executable, "-m", "benchmarks.gpu_day.client", url, "--connections", str(connections)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu_day.client",
+        url,
+        "--connections",
+        str(connections),
+    ]
     command += ["--begin", str(start), "--end", str(over)]
     for one in requests:
         command += ["--request", *one]
@@ -158,7 +178,10 @@ def client(
 
 def roles(api: int) -> dict[str, int]:
     """The processes of a server by what they are."""
-    return {"api": api, **{f"engine{number or ''}": pid for number, pid in enumerate(children(api))}}
+    return {
+        "api": api,
+        **{f"engine{number or ''}": pid for number, pid in enumerate(children(api))},
+    }
 
 
 def cpu(api: int) -> dict[str, float]:

@@ -29,7 +29,14 @@ class Model:
         return vit.to(device).eval().requires_grad_(False)
 
 
-_TINY = {"img_size": 64, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 10}
+_TINY = {
+    "img_size": 64,
+    "patch_size": 8,
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 1,
+    "num_classes": 10,
+}
 TINY = Model("tiny", "vit_tiny_patch16_224", 64, _TINY)
 MODELS = {
     "B": Model("B", "vit_base_patch16_224"),

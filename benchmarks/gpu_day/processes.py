@@ -34,7 +34,11 @@ def cpu_seconds(pid: int) -> float:
 def resident_mb(pid: int) -> float:
     """Memory of one process."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return (
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            * os.sysconf("SC_PAGE_SIZE")
+            / 1e6
+        )
     except OSError:
         return 0.0
 
@@ -45,11 +49,23 @@ class GpuBusy:
     def __init__(self, wanted: bool) -> None:
         self._samples: list[tuple[float, float]] = []
         self._process: subprocess.Popen[str] | None = None
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", "200"]
+        query = [
+            "nvidia-smi",
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "-i",
+            "0",
+            "-lms",
+            "200",
+        ]
         if wanted:
             with suppress(OSError):
                 self._process = subprocess.Popen(
-                    query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True
+                    query,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
                 )
                 threading.Thread(target=self._read, daemon=True).start()
 

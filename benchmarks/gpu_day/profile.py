@@ -27,7 +27,8 @@ CASES = (
     (1, "0", True),
     (1, "16", True),
 )
-PASSES, TOP = 3, 25
+PASSES = 3
+TOP = 25
 
 # The first that fits a kernel's name is its kind.
 KINDS: tuple[tuple[str, str], ...] = (
@@ -36,9 +37,15 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("layer norm", r"layer_?norm|rms_?norm"),
     ("scatter and index", r"scatter|gather|index|embedding"),
     ("copy", r"copy|memcpy|cat_?array|aten::cat"),
-    ("matrix product", r"gemm|nvjet|cutlass|cublas|xmma|matmul|addmm|::mm|::bmm|linear|splitk|conv|wgrad|dgrad"),
+    (
+        "matrix product",
+        r"gemm|nvjet|cutlass|cublas|xmma|matmul|addmm|::mm|::bmm|linear|splitk|conv|wgrad|dgrad",
+    ),
     ("reduction", r"reduce|argmax|norm_|cumsum|scan"),
-    ("elementwise", r"elementwise|vectorized|fill|memset|aten::(add|mul|div|sub|log|gelu|where|masked)"),
+    (
+        "elementwise",
+        r"elementwise|vectorized|fill|memset|aten::(add|mul|div|sub|log|gelu|where|masked)",
+    ),
 )
 
 
@@ -62,8 +69,13 @@ def main(day: Day) -> None:
         if day.left < 2:
             day.write(what="left out", batch=batch, r=r, recorded=recorded)
             continue
-        with day.case(model=model.name, batch=batch, r=r, recorded=recorded) as row, torch.inference_mode():
-            images = torch.randn(batch, 3, model.pixels, model.pixels, device=on.device, dtype=dtype)
+        with (
+            day.case(model=model.name, batch=batch, r=r, recorded=recorded) as row,
+            torch.inference_mode(),
+        ):
+            images = torch.randn(
+                batch, 3, model.pixels, model.pixels, device=on.device, dtype=dtype
+            )
             call = _bind(network, images, r_of(r, batch))
             row.update(report(on, on.record(call) if recorded else call))
 
@@ -96,7 +108,9 @@ def trace(on: Accelerator, call: Call) -> list[Kernel]:
     """The kernels of a few calls, in the order in which they began; on a CPU the innermost operators."""
     is_gpu = on.device.type == "cuda"
     on.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU]) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU]
+    ) as profiler:
         for _ in range(PASSES):
             call()
         on.synchronize()
@@ -113,7 +127,8 @@ def trace(on: Accelerator, call: Call) -> list[Kernel]:
 
 def covered(kernels: Sequence[Kernel]) -> tuple[float, float]:
     """Microseconds in which at least one of ``kernels`` ran, and from the first's start to the last's end."""
-    busy, reached = 0.0, kernels[0].start if kernels else 0.0
+    busy = 0.0
+    reached = kernels[0].start if kernels else 0.0
     first = reached
     for kernel in kernels:
         busy += max(0.0, kernel.end - max(kernel.start, reached))
@@ -123,7 +138,9 @@ def covered(kernels: Sequence[Kernel]) -> tuple[float, float]:
 
 def kind_of(name: str) -> str:
     """What a kernel of this name does, as far as names tell."""
-    return next((kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE)), "other")
+    return next(
+        (kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE)), "other"
+    )
 
 
 def kinds(kernels: Iterable[Kernel]) -> dict[str, dict[str, float]]:

@@ -1,8 +1,8 @@
 """Step 2: what the server's self check says of each model in each dtype, and what a start takes, part by part.
 
-Each model and dtype is started in a process of its own, by the very function that an engine runs; the parts of it are
-timed from outside, and the errors that the check judges by are written down. A part that has another name by then has
-no row.
+Each model and dtype is started in a process of its own, by the very function that an engine runs;
+the parts of it are timed from outside, and the errors that the check judges by are written down. A
+part that has another name by then has no row.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any
 from benchmarks.gpu_day.day import Day, Row, begin, describe
 
 MODELS = {"B": "vit_base_patch16_224", "S": "vit_small_patch16_224"}
-# What serves by default comes first; the other dtypes of the small model alone, for a start takes long.
+# What serves by default comes first; the other dtypes of the small model alone, for a start takes
+# long.
 STARTS = ("B bfloat16", "S bfloat16", "S float16", "S float32")
 LEVELS = (0, 4, 8, 12, 16)
 MAX_BATCH = 128
 SECONDS = 40  # for one start
-SIZES, RUNS = (1, 8, 32, 64, 128), 15  # of batches that are timed once it has started
+SIZES = (1, 8, 32, 64, 128)
+RUNS = 15  # of batches that are timed once it has started
 
 
 def main(day: Day) -> None:
@@ -38,7 +40,9 @@ def main(day: Day) -> None:
             continue
         started = time.perf_counter()
         try:
-            code = subprocess.run(day.command("proof", part), timeout=min(SECONDS, day.left)).returncode
+            code = subprocess.run(
+                day.command("proof", part), timeout=min(SECONDS, day.left)
+            ).returncode
             error = f"the process ended with code {code}" if code else ""
         except subprocess.TimeoutExpired:
             error = f"not ready within {time.perf_counter() - started:.0f} s"
@@ -51,16 +55,26 @@ def start(day: Day, model: str, dtype: str, *less: str) -> None:
     """One start, instrumented; the row has what there is, even if it fails.
 
     Args:
-        less: accelerations that are left out, as the engine does after one that left the GPU unfit for its process.
+        less: accelerations that are left out, as the engine does after one that left the GPU unfit
+            for its process.
     """
     safer: Any = None
-    row: Row = {"model": model, "dtype": dtype, "less": less, "parts_s": {}, "judged": [], "log": []}
+    row: Row = {
+        "model": model,
+        "dtype": dtype,
+        "less": less,
+        "parts_s": {},
+        "judged": [],
+        "log": [],
+    }
     watch(row)
     with day.case(**row) as row, tempfile.TemporaryDirectory() as folder:
         config = catalog(model, Path(folder))
         try:
-            import server.engine.starting  # noqa: F401
-        except ImportError as error:  # what the catalog is read with may not be there; the check needs none of it
+            import server.engine.startup  # noqa: F401
+        except (
+            ImportError
+        ) as error:  # what the catalog is read with may not be there; the check needs none of it
             row["note"] = f"the check alone: {describe(error)}"
             row.update(check_alone(model, dtype, day.dry))
         else:
@@ -82,17 +96,18 @@ def start(day: Day, model: str, dtype: str, *less: str) -> None:
 
 def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
     """All that an engine does before it is ready."""
-    from server.engine import loading, starting
-    from server.engine.config import EngineConfig
-    from server.engine.runner import Runner
+    from server.engine import startup
+    from server.engine.execution.runner import Runner
+    from server.engine.loading import model_loader
+    from server.ipc.engine_config import EngineConfig
 
     parts = row["parts_s"]
     for owner, name in (
-        (loading, "accelerate"),
-        (starting, "load_model"),
+        (model_loader, "accelerate"),
+        (startup, "load_model"),
         (Runner, "record_graphs"),
-        (starting, "measure_costs"),
-        (starting, "measure_levels"),
+        (startup, "measure_costs"),
+        (startup, "measure_levels"),
     ):
         if hasattr(owner, name):
             setattr(owner, name, timed(getattr(owner, name), name, parts))
@@ -110,12 +125,14 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
         "log_level": "info",
     }
     if row["less"]:
-        from server.messages import Accelerations
+        from server.ipc.messages import Accelerations
 
         wanted["accelerations"] = Accelerations(**dict.fromkeys(row["less"], False))
     known = {field.name for field in dataclasses.fields(EngineConfig)}
     started = time.perf_counter()
-    served, infos = starting.start_models(EngineConfig(**{key: value for key, value in wanted.items() if key in known}))
+    served, infos = startup.start_models(
+        EngineConfig(**{key: value for key, value in wanted.items() if key in known})
+    )
     info = infos[0]
     calibration = next(iter(served.values())).calibration
     return {
@@ -133,8 +150,14 @@ def ran(runner: Any, levels: Sequence[int], max_batch: int) -> dict[str, float]:
 
     found = {}
     for images in (size for size in SIZES if size <= max_batch):
-        alike = {str(level): [level] * images for level in (levels[0], levels[len(levels) // 2], levels[-1])}
-        for name, each in {**alike, "mixed": [levels[index % len(levels)] for index in range(images)]}.items():
+        alike = {
+            str(level): [level] * images
+            for level in (levels[0], levels[len(levels) // 2], levels[-1])
+        }
+        for name, each in {
+            **alike,
+            "mixed": [levels[index % len(levels)] for index in range(images)],
+        }.items():
             schedules = [Schedule.constant(r) for r in each]
             times = [runner.seconds(schedules) for _ in range(RUNS)]
             found[f"{images} r={name}"] = round(1000 * statistics.median(times), 3)
@@ -162,7 +185,7 @@ def check_alone(model: str, dtype: str, dry: bool) -> Row:
     import torch
 
     import tome_core
-    from server.engine.proving import accelerate
+    from server.engine.device.self_check import accelerate
 
     device = torch.device("cpu" if dry else "cuda")
     vit = timm.create_model(MODELS.get(model, "vit_tiny_patch16_224")).eval()
@@ -184,9 +207,9 @@ def watch(row: Row) -> None:
     logger = logging.getLogger("tome.engine")
     logger.setLevel(logging.INFO)
     logger.addHandler(Lines())
-    from server.engine import proving
+    from server.engine.device import self_check
 
-    judge = proving.judge
+    judge = self_check.judge
 
     def judged(found: Any, noise: Any, *rest: Any, **named: Any) -> Any:
         reason = judge(found, noise, *rest, **named)
@@ -199,7 +222,7 @@ def watch(row: Row) -> None:
         )
         return reason
 
-    proving.judge = judged
+    self_check.judge = judged
 
 
 def timed(function: Callable[..., Any], name: str, parts: dict[str, float]) -> Callable[..., Any]:

@@ -22,7 +22,9 @@ from benchmarks.gpu_day.loads import MIXED, ROOT, Ways, get, measure, request, w
 from benchmarks.gpu_day.processes import GpuBusy
 
 MODEL = "vit_base_patch16_224"
-WARM_SECONDS, SECONDS, SINGLE_SECONDS = 0.7, 1.6, 1.0
+WARM_SECONDS = 0.7
+SECONDS = 1.6
+SINGLE_SECONDS = 1.0
 START_SECONDS = 60
 LEAST_SECONDS = 20  # in which servers can start and be loaded
 DEFAULT = "default"
@@ -58,7 +60,9 @@ def main(day: Day) -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = None if day.dry else random_model(MODEL, Path(folder))
             write_bodies(Path(folder), (1, 28, 28) if day.dry else (3, 224, 224))
-            loads: tuple[Load, ...] = (("jpeg", "mixed", 4), ("pixels", "8", 1)) if day.dry else LOADS
+            loads: tuple[Load, ...] = (
+                (("jpeg", "mixed", 4), ("pixels", "8", 1)) if day.dry else LOADS
+            )
             drive(day, (DEFAULT,), loads, config, busy, Path(folder))
             if day.left < LEAST_SECONDS:
                 day.write(what="left out", part=f"decode threads {', '.join(FEWER_THREADS)}")
@@ -69,17 +73,32 @@ def main(day: Day) -> None:
 
 
 def drive(
-    day: Day, threads: Sequence[str], loads: Sequence[Load], config: Path | None, busy: GpuBusy, folder: Path
+    day: Day,
+    threads: Sequence[str],
+    loads: Sequence[Load],
+    config: Path | None,
+    busy: GpuBusy,
+    folder: Path,
 ) -> None:
     """Servers with each of ``threads``, which start at once, under every load that there is time for, in turns."""
     with ExitStack() as stack:
-        processes = {count: stack.enter_context(started(day, count, config, folder)) for count in threads}
-        servers = [one for count, make in processes.items() if (one := ready(day, count, make, folder)) is not None]
+        processes = {
+            count: stack.enter_context(started(day, count, config, folder)) for count in threads
+        }
+        servers = [
+            one
+            for count, make in processes.items()
+            if (one := ready(day, count, make, folder)) is not None
+        ]
         for load in loads:
             for server in servers:
                 put_under(day, server, load, busy, folder)
         for server in servers:
-            day.write(what="log", decode_threads=server.decode_threads, lines=logged(folder, server.decode_threads))
+            day.write(
+                what="log",
+                decode_threads=server.decode_threads,
+                lines=logged(folder, server.decode_threads),
+            )
 
 
 def put_under(day: Day, server: Server, load: Load, busy: GpuBusy, folder: Path) -> None:
@@ -87,14 +106,22 @@ def put_under(day: Day, server: Server, load: Load, busy: GpuBusy, folder: Path)
     kind, level, connections = load
     seconds, warm = (SECONDS, WARM_SECONDS) if connections > 1 else (SINGLE_SECONDS, 0.3)
     if day.dry:
-        seconds, warm = 0.4, 0.4
-    named = {"decode_threads": server.decode_threads, "load": kind, "r": level, "connections": connections}
+        seconds = 0.4
+        warm = 0.4
+    named = {
+        "decode_threads": server.decode_threads,
+        "load": kind,
+        "r": level,
+        "connections": connections,
+    }
     if day.left < seconds + warm + 2 and not day.dry:
         day.write(what="left out", **named)
         return
     with day.case(**named) as row:
         name = json.loads(get(f"{server.url}/models"))["models"][0]["name"]
-        requests = [request(folder, kind, name, r) for r in (MIXED if level == "mixed" else (int(level),))]
+        requests = [
+            request(folder, kind, name, r) for r in (MIXED if level == "mixed" else (int(level),))
+        ]
         ways = Ways(server.process.pid, server.url, server.metrics)
         row.update(measure(ways, requests, connections, warm, seconds, busy))
 
@@ -112,9 +139,15 @@ class Starting:
 def started(day: Day, threads: str, config: Path | None, folder: Path) -> Iterator[Starting]:
     """A server that starts, with one model, and so many threads that decode; it is ended at last."""
     ports = free_port(), free_port()
-    settings: dict[str, object] = {"port": ports[0], "metrics_port": ports[1], "log_level": "warning"}
+    settings: dict[str, object] = {
+        "port": ports[0],
+        "metrics_port": ports[1],
+        "log_level": "warning",
+    }
     settings |= {"device": "cpu" if day.dry else "cuda"}
-    settings |= {"levels": "0,8", "max_batch": 4, "threads": 1, "dtype": "float32"} if day.dry else {}
+    settings |= (
+        {"levels": "0,8", "max_batch": 4, "threads": 1, "dtype": "float32"} if day.dry else {}
+    )
     settings |= {"config": config} if config else {}
     settings |= {} if threads == DEFAULT else {"decode_threads": threads}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("TOME_")}
@@ -149,7 +182,11 @@ def random_model(architecture: str, folder: Path) -> Path:
     code = "import sys, pathlib; from benchmarks.checkpoints import write_random_model as write; "
     code += "print(write(sys.argv[1], pathlib.Path(sys.argv[2]), seed=0))"
     command = [sys.executable, "-c", code, architecture, str(folder)]
-    return Path(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return Path(
+        subprocess.run(
+            command, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
+    )
 
 
 def wait_ready(process: subprocess.Popen[str], seconds: float) -> None:

@@ -43,14 +43,24 @@ class Step:
 
 
 STEPS = (
-    Step("device", "device", 20, "the machine: versions, copies, matrix products, launches, nodes of a graph"),
+    Step(
+        "device",
+        "device",
+        20,
+        "the machine: versions, copies, matrix products, launches, nodes of a graph",
+    ),
     Step("tests", "testing", 70, "the tests marked cuda"),
     Step("proof", "proof", 75, "the self check of ViT-B and S, and what a start takes"),
     Step("forward", "forward", 95, "images/s of the forward pass beside its peers", resumes=True),
     Step("profile", "profile", 25, "kernels, kinds of kernels and gaps"),
     Step("server", "serving", 75, "the server over HTTP", serves=True),
     Step("compile", "compiled", 60, "torch.compile as a peer"),
-    Step("kernels", "kernels", 60, "each kernel beside other cuts of its work, and beside PyTorch's operators"),
+    Step(
+        "kernels",
+        "kernels",
+        60,
+        "each kernel beside other cuts of its work, and beside PyTorch's operators",
+    ),
 )
 
 
@@ -75,7 +85,9 @@ def run_all(day: Day, steps: list[Step], budget: float, say: Callable[[str], Non
     for index, step in enumerate(steps):
         left = budget - (time.time() - started)
         wanted = sum(other.seconds for other in steps[index:])
-        seconds = min(DRY_SECONDS if day.dry else min(step.seconds, left * step.seconds / wanted), left)
+        seconds = min(
+            DRY_SECONDS if day.dry else min(step.seconds, left * step.seconds / wanted), left
+        )
         lacking = wheels.missing() if step.serves else []
         if lacking and can_serve():
             lacking = []
@@ -95,7 +107,10 @@ def run_all(day: Day, steps: list[Step], budget: float, say: Callable[[str], Non
             "rows": len(rows),
             "errors": sum(bool(row.get("error")) for row in rows),
         }
-        say(f"[{time.time() - started:5.0f} s] {step.name}: {outcome}, {row['rows']} rows, {row['errors']} errors")
+        say(
+            f"[{time.time() - started:5.0f} s] {step.name}: {outcome}, {row['rows']} rows,"
+            f" {row['errors']} errors"
+        )
         Day("day", day.out).write(**row)
         outcomes.append(row)
     return outcomes
@@ -103,7 +118,7 @@ def run_all(day: Day, steps: list[Step], budget: float, say: Callable[[str], Non
 
 def can_serve() -> bool:
     """Whether this Python can import the server: what counts in the end, whatever the versions of its packages."""
-    command = [sys.executable, "-c", "import server.cli, server.api.app"]
+    command = [sys.executable, "-c", "import server.commands.cli, server.api.app"]
     return subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
 
 
@@ -120,13 +135,20 @@ def run(day: Day, step: Step, until: float) -> str:
         crashed = code < 0 and step.resumes and until - time.time() > LEAST_SECONDS
         if not crashed:
             return "ok" if code == 0 else f"ended with code {code}"
-        view.write(what="crash", error=f"the process was ended by signal {-code}; it is started again")
+        view.write(
+            what="crash", error=f"the process was ended by signal {-code}; it is started again"
+        )
 
 
 def run_process(command: list[str], until: float, log: IO[str]) -> int | None:
     """The exit code of ``command``, None where it had to be ended; nothing that it started is left."""
     process = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         return process.wait(max(0.1, until - time.time()))

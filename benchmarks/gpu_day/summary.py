@@ -51,10 +51,13 @@ def share_out(limit: int, wanted: dict[str, tuple[int, float]]) -> dict[str, int
     Args:
         wanted: how much, and the share.
     """
-    waiting, given = dict(wanted), dict[str, int]()
+    waiting = dict(wanted)
+    given = dict[str, int]()
     while True:
         unit = (limit - sum(given.values())) / (sum(share for _, share in waiting.values()) or 1.0)
-        content = {name: much for name, (much, share) in waiting.items() if much + 8 <= unit * share}
+        content = {
+            name: much for name, (much, share) in waiting.items() if much + 8 <= unit * share
+        }
         if not content:
             return given | {name: int(unit * share) for name, (_, share) in waiting.items()}
         for name, much in content.items():
@@ -88,14 +91,28 @@ def title(rows: Sequence[Row], step: str, make: Callable[[list[Row]], list[str]]
     failed = [row for row in mine if row.get("error")]
     errors = [f"! {where(row)}: {str(row['error'])[:150]}" for row in failed[:5]]
     errors += [f"! and {len(failed) - 5} more errors"] if len(failed) > 5 else []
-    without = [where(row).removeprefix("left out ") for row in mine if row.get("what") == "left out"]
+    without = [
+        where(row).removeprefix("left out ") for row in mine if row.get("what") == "left out"
+    ]
     errors += [f"! left out for lack of time: {', '.join(without)}"] if without else []
     return "\n".join([f"== {step}", *errors, *lines])
 
 
 def where(row: Row) -> str:
     """What a row is of."""
-    names = ("what", "kernel", "shape", "name", "model", "dtype", "load", "decode_threads", "batch", "contender", "r")
+    names = (
+        "what",
+        "kernel",
+        "shape",
+        "name",
+        "model",
+        "dtype",
+        "load",
+        "decode_threads",
+        "batch",
+        "contender",
+        "r",
+    )
     names += ("connections", "recorded", "part")
     return " ".join(str(row[name]) for name in names if name in row)
 
@@ -120,9 +137,15 @@ def device(rows: list[Row]) -> list[str]:
         for row in rows:
             if row.get("what") == what:
                 lines.append(", ".join(f"{name} {number(row.get(name))}" for name in names))
-    measured = [f"{row['what']} {number(row['value'])} {row['unit']}" for row in rows if "value" in row]
+    measured = [
+        f"{row['what']} {number(row['value'])} {row['unit']}" for row in rows if "value" in row
+    ]
     taken = [row["signature"] or "" for row in rows if "signature" in row]
-    return [*lines, "; ".join(measured), *(f"varlen_attn{text.replace('torch.', '')}" for text in taken)]
+    return [
+        *lines,
+        "; ".join(measured),
+        *(f"varlen_attn{text.replace('torch.', '')}" for text in taken),
+    ]
 
 
 def tests(rows: list[Row]) -> list[str]:
@@ -130,11 +153,20 @@ def tests(rows: list[Row]) -> list[str]:
     ended = {row["test"]: row for row in rows if "outcome" in row}
     begun = [row["test"] for row in rows if row.get("what") == "begun"]
     outcomes = [row["outcome"] for row in ended.values()]
-    lines = [", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("passed", "failed", "skipped"))]
+    lines = [
+        ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("passed", "failed", "skipped"))
+    ]
     failed = [row for row in ended.values() if row["outcome"] == "failed"]
-    lines += [f"FAILED {row['test'].removeprefix('tests/cuda/')}: {row['error'][:170]}" for row in failed[:14]]
+    lines += [
+        f"FAILED {row['test'].removeprefix('tests/cuda/')}: {row['error'][:170]}"
+        for row in failed[:14]
+    ]
     lines += [f"NO END {test}" for test in begun if test not in ended][:3]
-    lines += [f"! {row['what']}: {row['error'][:150]}" for row in rows if row.get("error") and "test" not in row]
+    lines += [
+        f"! {row['what']}: {row['error'][:150]}"
+        for row in rows
+        if row.get("error") and "test" not in row
+    ]
     return lines
 
 
@@ -143,17 +175,27 @@ def proof(rows: list[Row]) -> list[str]:
     lines = []
     for row in rows:
         if "kind" in row:
-            parts = " ".join(f"{name} {number(seconds, 2)}" for name, seconds in row.get("parts_s", {}).items())
+            parts = " ".join(
+                f"{name} {number(seconds, 2)}" for name, seconds in row.get("parts_s", {}).items()
+            )
             without = f" without {row['less']}" if row.get("less") else ""
             lines.append(
-                f"{row['model']} {row['dtype']}{without}: {row['kind']}, start {row['start_s']:.1f} s ({parts}), "
-                f"peak {number(row.get('peak_gb'), 2)} GB; speed-ups {pairs(row.get('speedups'))}"
+                f"{row['model']} {row['dtype']}{without}: {row['kind']}, start {row['start_s']:.1f}"
+                f" s ({parts}), peak {number(row.get('peak_gb'), 2)} GB; speed-ups"
+                f" {pairs(row.get('speedups'))}"
             )
         lines += [f"   {verdict(judged)}" for judged in row.get("judged", [])[:1]]
-        lines += [f"   {verdict(judged)}" for judged in row.get("judged", [])[1:] if judged["reason"]]
-        lines += [f"   {line[:220]}" for line in row.get("log", []) if line.startswith(("WARNING", "ERROR"))][:4]
+        lines += [
+            f"   {verdict(judged)}" for judged in row.get("judged", [])[1:] if judged["reason"]
+        ]
+        lines += [
+            f"   {line[:220]}"
+            for line in row.get("log", [])
+            if line.startswith(("WARNING", "ERROR"))
+        ][:4]
     lines += [
-        f"{row['model']} {row['dtype']} ms, predicted {pairs(row['batch_ms'])}; ran {pairs(row['ran_ms'])}"
+        f"{row['model']} {row['dtype']} ms, predicted {pairs(row['batch_ms'])}; ran"
+        f" {pairs(row['ran_ms'])}"
         for row in rows
         if row.get("dtype") == "bfloat16" and "batch_ms" in row
     ]
@@ -164,8 +206,8 @@ def verdict(judged: dict[str, Any]) -> str:
     """One judgement: errors found, and what rounding alone makes."""
     found, noise = (sorted(judged[name]) or [0.0] for name in ("found", "noise"))
     return (
-        f"median {found[len(found) // 2]:.2g} worst {found[-1]:.2g}; noise {noise[len(noise) // 2]:.2g} "
-        f"{noise[-1]:.2g}; {judged['reason'] or 'right'}"
+        f"median {found[len(found) // 2]:.2g} worst {found[-1]:.2g}; noise"
+        f" {noise[len(noise) // 2]:.2g} {noise[-1]:.2g}; {judged['reason'] or 'right'}"
     )
 
 
@@ -176,10 +218,16 @@ def pairs(values: dict[str, Any] | None) -> str:
 
 def forward(rows: list[Row]) -> list[str]:
     """images/s, a line for each model and batch."""
-    found = {(row["model"], row["batch"], row["contender"], row["r"]): row for row in rows if "images_per_s" in row}
+    found = {
+        (row["model"], row["batch"], row["contender"], row["r"]): row
+        for row in rows
+        if "images_per_s" in row
+    }
     heads = [f"{SHORT[contender]}{'mix' if r == 'mixed' else r}" for contender, r in COLUMNS]
     lines = ["images/s  " + "".join(f"{head:>7}" for head in heads)]
-    for model, batch in dict.fromkeys((row["model"], row["batch"]) for row in rows if row.get("what") == "case"):
+    for model, batch in dict.fromkeys(
+        (row["model"], row["batch"]) for row in rows if row.get("what") == "case"
+    ):
         cells = [found.get((model, batch, *column), {}).get("images_per_s") for column in COLUMNS]
         lines.append(f"{model:4} {batch:<5}" + "".join(f"{number(cell):>7}" for cell in cells))
     notes = [f"{where(row)}: {row['note']}" for row in rows if row.get("note")]
@@ -197,14 +245,18 @@ def profile(rows: list[Row]) -> list[str]:
     for index, row in enumerate(row for row in rows if "launches" in row):
         name = f"{row['model']} {row['batch']} r={row['r']}{' graph' if row['recorded'] else ''}"
         lines.append(
-            f"{name}: {row['launches']:.0f} launches, device {row['device_ms']:.2f} ms, wall {row['wall_ms']:.2f} ms, "
-            f"idle {number(row['idle_share'], 2)}"
+            f"{name}: {row['launches']:.0f} launches, device {row['device_ms']:.2f} ms, wall"
+            f" {row['wall_ms']:.2f} ms, idle {number(row['idle_share'], 2)}"
         )
         kinds = row["kinds"].items()
-        lines.append("   us " + ", ".join(f"{kind} {one['us']:.0f} in {one['launches']:.0f}" for kind, one in kinds))
+        lines.append(
+            "   us "
+            + ", ".join(f"{kind} {one['us']:.0f} in {one['launches']:.0f}" for kind, one in kinds)
+        )
         if index in (0, 3):
             lines += [
-                f"   {one['us']:7.0f} us {one['launches']:4.0f}x {one['name'][:85]}" for one in row["kernels"][:8]
+                f"   {one['us']:7.0f} us {one['launches']:4.0f}x {one['name'][:85]}"
+                for one in row["kernels"][:8]
             ]
     return lines
 
@@ -222,18 +274,21 @@ def server(rows: list[Row]) -> list[str]:
     for row in rows:
         if row.get("what") == "server" and "start_s" in row:
             lines.append(
-                f"{row['name']}, decode threads {row['decode_threads']}: {row['kind']}, start {row['start_s']:.1f} s, "
-                f"{pairs(row.get('speedups'))}"
+                f"{row['name']}, decode threads {row['decode_threads']}: {row['kind']}, start"
+                f" {row['start_s']:.1f} s, {pairs(row.get('speedups'))}"
             )
         elif row.get("what") == "log":
             lines += [f"   {line[:220]}" for line in row["lines"][-4:]]
         elif "images_per_s" in row:
             slow = max(row["metrics_s"]) > 0.5
             lines.append(
-                f"{row['load']:6} r={row['r']:5} x{row['connections']:<3} threads {row['decode_threads']:7} "
-                f"{row['images_per_s']:6.0f}/s p50 {number(row['p50_ms'])} p99 {number(row['p99_ms'])} ms, "
+                f"{row['load']:6} r={row['r']:5} x{row['connections']:<3} threads"
+                f" {row['decode_threads']:7} "
+                f"{row['images_per_s']:6.0f}/s p50 {number(row['p50_ms'])} p99"
+                f" {number(row['p99_ms'])} ms, "
                 f"batch {number(row['batch_mean'])}, gpu {number(row['gpu_busy'], 2)} "
-                f"fwd {number(row['forward_share'], 2)}, cpu {pairs(row['cpu'])} clients:{row['clients_cpu']}"
+                f"fwd {number(row['forward_share'], 2)}, cpu {pairs(row['cpu'])}"
+                f" clients:{row['clients_cpu']}"
                 f"{' failed ' + pairs(row['failures']) if row['failures'] else ''}"
                 f"{' metrics took s ' + str(row['metrics_s']) if slow else ''}"
             )
@@ -243,7 +298,8 @@ def server(rows: list[Row]) -> list[str]:
 def compiled(rows: list[Row]) -> list[str]:
     """A line for each batch size."""
     return [
-        f"{row['model']} {row['batch']}: {number(row['images_per_s'])}/s, compiled in {row['compile_s']:.0f} s"
+        f"{row['model']} {row['batch']}: {number(row['images_per_s'])}/s, compiled in"
+        f" {row['compile_s']:.0f} s"
         for row in rows
         if "images_per_s" in row
     ]
@@ -253,16 +309,22 @@ def kernels(rows: list[Row]) -> list[str]:
     """A line for each workload: what is served, then the time that others take, as a multiple of it."""
     lines = [row["note"] for row in rows if row.get("what") == "interpreter"]
     for workload in dict.fromkeys((row["kernel"], row["shape"]) for row in rows if "kernel" in row):
-        mine = [row for row in rows if (row.get("kernel"), row.get("shape")) == workload and "us" in row]
+        mine = [
+            row for row in rows if (row.get("kernel"), row.get("shape")) == workload and "us" in row
+        ]
         served = next((row for row in mine if row["name"] == "served"), None)
         if served is None:
             lines.append(f"{' '.join(workload)}: what is served did not run")
             continue
         rate = f"{number(served['tflop_per_s'])} TFLOP/s, " if served["tflop_per_s"] else ""
-        others = [f"{row['name']} {row['us'] / served['us']:.2f}x{remarks(row)}" for row in mine if row is not served]
+        others = [
+            f"{row['name']} {row['us'] / served['us']:.2f}x{remarks(row)}"
+            for row in mine
+            if row is not served
+        ]
         lines.append(
-            f"{' '.join(workload)}: {number(served['us'])} us, {rate}{number(served['gb_per_s'])} GB/s, "
-            f"host {number(served['host_us'])} us{remarks(served)}; {', '.join(others)}"
+            f"{' '.join(workload)}: {number(served['us'])} us, {rate}{number(served['gb_per_s'])}"
+            f" GB/s, host {number(served['host_us'])} us{remarks(served)}; {', '.join(others)}"
         )
     return lines
 
@@ -277,7 +339,10 @@ def remarks(row: Row) -> str:
 
 def steps(rows: list[Row]) -> list[str]:
     """How each step ended."""
-    return [f"{row['name']}: {row['outcome']} in {row['seconds']} s, {row['errors']} errors" for row in rows]
+    return [
+        f"{row['name']}: {row['outcome']} in {row['seconds']} s, {row['errors']} errors"
+        for row in rows
+    ]
 
 
 # With its share of a short summary.

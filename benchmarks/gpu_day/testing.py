@@ -1,7 +1,7 @@
 """Step 1: the tests marked ``cuda``, one row each as soon as it is over.
 
-Several processes share them, since most of the time kernels are compiled, each on one core. One network in one dtype
-belongs to one process, so that nothing is compiled twice.
+Several processes share them, since most of the time kernels are compiled, each on one core. One
+network in one dtype belongs to one process, so that nothing is compiled twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from benchmarks.gpu_day.day import Day, Row, begin
 ROOT = Path(__file__).parents[2]
 FOLDER = "tests/cuda"
 # What tells most comes first.
-FILES = ("test_replay.py", "test_rounding.py", "test_waits.py", "test_bits.py", "test_same_as_cpu.py")
+FILES = (
+    "test_replay.py",
+    "test_rounding.py",
+    "test_waits.py",
+    "test_bits.py",
+    "test_same_as_cpu.py",
+)
 PROCESSES = 6
 RESTARTS = 3  # of a process, where the GPU is lost to it or it dies
 
@@ -33,17 +39,25 @@ class Reporter:
     """
 
     def __init__(self, day: Day, number: int, count: int) -> None:
-        self.day, self.number, self.count, self.lost = day, number, count, False
+        self.day = day
+        self.number = number
+        self.count = count
+        self.lost = False
         self._session: Any = None
 
     def pytest_sessionstart(self, session: Any) -> None:
         """Of pytest."""
         self._session = session
 
-    @pytest.hookimpl(tryfirst=True)  # before what has run already is left out, so that shares stay as they are
+    @pytest.hookimpl(
+        tryfirst=True
+    )  # before what has run already is left out, so that shares stay as they are
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Of pytest."""
-        keys = {key: index % self.count for index, key in enumerate(dict.fromkeys(map(network_of, items)))}
+        keys = {
+            key: index % self.count
+            for index, key in enumerate(dict.fromkeys(map(network_of, items)))
+        }
         items[:] = [item for item in items if keys[network_of(item)] == self.number]
 
     def pytest_collectreport(self, report: Any) -> None:
@@ -59,7 +73,11 @@ class Reporter:
         """Of pytest: what came of a test, or of a part of it that failed."""
         if report.when != "call" and report.outcome == "passed":
             return
-        row: Row = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
+        row: Row = {
+            "test": report.nodeid,
+            "outcome": report.outcome,
+            "seconds": round(report.duration, 2),
+        }
         if report.outcome != "passed":
             row["error" if report.outcome == "failed" else "reason"] = reason(report)
         self.day.write(**row)
@@ -76,7 +94,9 @@ def network_of(item: Any) -> tuple[str, str]:
 
 def is_lost(day: Day) -> bool:
     """Whether the GPU fails at everything."""
-    from benchmarks.gpu_day.accelerator import accelerator  # needs torch, which the process of all files does without
+    from benchmarks.gpu_day.accelerator import (
+        accelerator,  # needs torch, which the process of all files does without
+    )
 
     return accelerator(day.dry).is_lost()
 
@@ -102,7 +122,11 @@ def main(day: Day) -> None:
             code = running[part].wait()
             if code >= 0:
                 break
-            day.write(what="crash", part=part, error=f"the process was ended by signal {-code}; it is started again")
+            day.write(
+                what="crash",
+                part=part,
+                error=f"the process was ended by signal {-code}; it is started again",
+            )
             running[part] = subprocess.Popen(day.command("testing", part))
         running[part].wait()
 
@@ -111,7 +135,16 @@ def run(day: Day, number: int, count: int) -> None:
     """Run what has not run yet of a share."""
     done = {row["test"] for row in day.rows() if row.get("what") == "begun"}
     arguments = [f"{FOLDER}/{file}" for file in FILES]
-    arguments += ["-m", "cuda", "-o", "addopts=", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    arguments += [
+        "-m",
+        "cuda",
+        "-o",
+        "addopts=",
+        "-o",
+        "filterwarnings=default",
+        "-p",
+        "no:cacheprovider",
+    ]
     arguments += ["-q", "--tb=short"]
     arguments += [option for test in sorted(done) for option in ("--deselect", test)]
     if day.dry:

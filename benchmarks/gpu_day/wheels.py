@@ -1,8 +1,8 @@
 """Which packages of the server are missing, or too old, on a machine without a network, and how to carry them there.
 
 Run it on that machine; or where everything is installed, with what that machine has:
-``python -m benchmarks.gpu_day.wheels --present FREEZE``, a file as ``pip freeze`` prints it there. Only so are the
-needs of a package known that is missing.
+``python -m benchmarks.gpu_day.wheels --present FREEZE``, a file as ``pip freeze`` prints it there.
+Only so are the needs of a package known that is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Version = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class Want:
+class OutputKind:
     """A package that has to be carried.
 
     Attributes:
@@ -46,7 +46,7 @@ def installed(name: str) -> str | None:
         return None
 
 
-def missing(version: Version = installed) -> list[Want]:
+def missing(version: Version = installed) -> list[OutputKind]:
     """What is missing or too old where packages have these versions, by name.
 
     Needs are followed through the packages that are installed here: those of others nobody knows.
@@ -54,32 +54,41 @@ def missing(version: Version = installed) -> list[Want]:
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
     waiting = [Requirement(text) for text in project["dependencies"]]
     seen: set[str] = set()
-    wanted: dict[str, Want] = {}
+    wanted: dict[str, OutputKind] = {}
     while waiting:
         requirement = waiting.pop()
-        if str(requirement) in seen or not (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+        if str(requirement) in seen or not (
+            requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ):
             continue
         seen.add(str(requirement))
         name = canonicalize_name(requirement.name)
         has = version(name)
         is_right = has is not None and requirement.specifier.contains(has, prereleases=True)
         if not is_right:
-            wanted[name] = Want(name, has, str(requirement.specifier) or "any")
-        # Of what is right on another machine the needs are there too; of what is carried, they are those of the version
-        # that is installed here.
-        if (not is_right or version is installed) and name not in ("torch", "timm") and installed(name):
+            wanted[name] = OutputKind(name, has, str(requirement.specifier) or "any")
+        # Of what is right on another machine the needs are there too; of what is carried, they are
+        # those of the version that is installed here.
+        if (
+            (not is_right or version is installed)
+            and name not in ("torch", "timm")
+            and installed(name)
+        ):
             waiting += [Requirement(text) for text in metadata.requires(name) or ()]
     return sorted(wanted.values(), key=lambda want: want.name)
 
 
-def command(wants: list[Want], python: str, pinned: bool) -> str:
+def command(wants: list[OutputKind], python: str, pinned: bool) -> str:
     """How pip downloads ``wants`` for a Linux machine with this ``python``."""
     platforms = " ".join(f"--platform manylinux_{one}_x86_64" if "_" in one else f"--platform manylinux{one}_x86_64"
                          for one in GLIBC)  # fmt: skip
-    names = [f"{want.name}=={installed(want.name)}" if pinned and installed(want.name) else want.name for want in wants]
+    names = [
+        f"{want.name}=={installed(want.name)}" if pinned and installed(want.name) else want.name
+        for want in wants
+    ]
     return (
-        f"python3 -m pip download --no-deps --only-binary=:all: --implementation cp --python-version {python} "
-        f"{platforms} -d .whl {' '.join(names)}"
+        "python3 -m pip download --no-deps --only-binary=:all: --implementation cp"
+        f" --python-version {python} {platforms} -d .whl {' '.join(names)}"
     )
 
 
@@ -92,17 +101,31 @@ def read_freeze(path: Path) -> Version:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is wanted; 1 if anything is."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_day.wheels", description=__doc__)
-    parser.add_argument("--present", type=Path, metavar="FREEZE", help="what pip freeze prints on the other machine")
-    parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", help="version there")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_day.wheels", description=__doc__
+    )
+    parser.add_argument(
+        "--present", type=Path, metavar="FREEZE", help="what pip freeze prints on the other machine"
+    )
+    parser.add_argument(
+        "--python",
+        default=f"{sys.version_info.major}.{sys.version_info.minor}",
+        help="version there",
+    )
     args = parser.parse_args(arguments)
     wants = missing(read_freeze(args.present) if args.present else installed)
     if not wants:
         print("nothing is missing")
         return 0
     for want in wants:
-        print(f"{want.name}: needed {want.needed}, {f'there is {want.has}' if want.has else 'missing'}")
-    print("\nwhere there is a network, with pip:\n" + command(wants, args.python, pinned=args.present is not None))
+        print(
+            f"{want.name}: needed {want.needed},"
+            f" {f'there is {want.has}' if want.has else 'missing'}"
+        )
+    print(
+        "\nwhere there is a network, with pip:\n"
+        + command(wants, args.python, pinned=args.present is not None)
+    )
     print("\nwhere there is none:\npython3 -m pip install --no-index --no-deps --target site .whl/*.whl; "
           "export PYTHONPATH=$PWD/site")  # fmt: skip
     return 1

@@ -1,8 +1,9 @@
 """Kernels launched and bytes moved by a forward pass on a GPU, counted without one: `python -m benchmarks.launches`.
 
-The networks run on tensors that only know their device, dtype and shape, and every operator is counted. Bytes are those
-of the tensors that operators read and write, each once: what a kernel reads twice, or keeps in a cache, is not known.
-What is counted of an operator: `benchmarks/launches/kernels.py`.
+The networks run on tensors that only know their device, dtype and shape, and every operator is
+counted. Bytes are those of the tensors that operators read and write, each once: what a kernel
+reads twice, or keeps in a cache, is not known. What is counted of an operator:
+`benchmarks/launches/kernels.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Row:
     Attributes:
         network: ours, operators (ours without our own kernels), timm or tome (the published code).
         r: a number, or ``mixed``.
-        block: kernels of a block in the middle of the network: what the pass launches more than that of a network
-            with a block less.
+        block: kernels of a block in the middle of the network: what the pass launches more than
+            that of a network with a block less.
         launches: kernels of the whole pass.
         once: kernels that are launched once for a plan, and not again while that is kept.
         other_gb: GB read and written outside linear layers, attention included.
@@ -58,15 +59,26 @@ class Row:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
-    parser.add_argument("--model", default="B", help=f"{', '.join(MODELS)} or a timm name; default: B")
+    parser.add_argument(
+        "--model", default="B", help=f"{', '.join(MODELS)} or a timm name; default: B"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32, 256])
-    parser.add_argument("--r", nargs="+", default=["0", "8", "16", MIXED_NAME], help=f"numbers, or {MIXED_NAME}")
+    parser.add_argument(
+        "--r", nargs="+", default=["0", "8", "16", MIXED_NAME], help=f"numbers, or {MIXED_NAME}"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument(
-        "--network", nargs="+", choices=["ours", "operators", "timm", "tome"], help="default: all that are there"
+        "--network",
+        nargs="+",
+        choices=["ours", "operators", "timm", "tome"],
+        help="default: all that are there",
     )
-    parser.add_argument("--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe")
-    parser.add_argument("--by-operator", action="store_true", help="a table of operators for every case")
+    parser.add_argument(
+        "--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe"
+    )
+    parser.add_argument(
+        "--by-operator", action="store_true", help="a table of operators for every case"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     return parser.parse_args(arguments)
 
@@ -78,13 +90,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = MODELS[args.model].timm if args.model in MODELS else args.model
     try:
         networks = choose(args.network, args.tome)
-        cases = [(name, batch, r) for name in networks for batch in args.batch for r in args.r if runs(name, batch, r)]
+        cases = [
+            (name, batch, r)
+            for name in networks
+            for batch in args.batch
+            for r in args.r
+            if runs(name, batch, r)
+        ]
         if not timm.is_model(model):
             raise ValueError(f"timm has no model {model!r}")
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 2
-    rows, details = [], []
+    rows = []
+    details = []
     for name, batch, r in track(cases, "counting", console=console, transient=True):
         row, counts = measure(name, networks[name], model, args.dtype, batch, r)
         rows.append(row)
@@ -125,7 +144,9 @@ def runs(network: str, batch: int, r: str) -> bool:
     return network != "timm" or int(r) == 0
 
 
-def measure(network: str, build: Build, model: str, dtype: str, batch: int, r: str) -> tuple[Row, Counts]:
+def measure(
+    network: str, build: Build, model: str, dtype: str, batch: int, r: str
+) -> tuple[Row, Counts]:
     """Count one case, and the same with a block less."""
     each: R = [MIXED[image % len(MIXED)] for image in range(batch)] if r == MIXED_NAME else int(r)
     whole = count(build, model, DTYPES[dtype], batch, each)
@@ -151,12 +172,24 @@ def table(rows: Sequence[Row], model: str, dtype: str) -> Table:
     made = Table(title=f"{model}, {dtype}: one forward pass")
     for heading in ("network", "batch", "r"):
         made.add_column(heading)
-    for heading in ("kernels a block", "kernels", "once a plan", "GB outside linear layers", "GB in linear layers"):
+    for heading in (
+        "kernels a block",
+        "kernels",
+        "once a plan",
+        "GB outside linear layers",
+        "GB in linear layers",
+    ):
         made.add_column(heading, justify="right")
     for before, row in zip((None, *rows), rows, strict=False):
         if before is not None and (before.network, before.batch) != (row.network, row.batch):
             made.add_section()
-        numbers: list[Any] = [row.block, row.launches, row.once or "", f"{row.other_gb:.3f}", f"{row.linear_gb:.3f}"]
+        numbers: list[Any] = [
+            row.block,
+            row.launches,
+            row.once or "",
+            f"{row.other_gb:.3f}",
+            f"{row.linear_gb:.3f}",
+        ]
         made.add_row(row.network, str(row.batch), row.r, *map(str, numbers))
     return made
 
@@ -168,10 +201,15 @@ def operator_table(row: Row, counts: Counts) -> Table:
     for heading in ("calls", "kernels", "GB read", "GB written", "linear"):
         made.add_column(heading, justify="right")
     for operator, calls in counts.by_operator().items():
-        read, written = (sum(part) / 1e9 for part in zip(*((call.read, call.written) for call in calls), strict=True))
+        read, written = (
+            sum(part) / 1e9
+            for part in zip(*((call.read, call.written) for call in calls), strict=True)
+        )
         kernels = sum(call.launches for call in calls)
         linear = "yes" if calls[0].linear else ""
-        made.add_row(operator, str(len(calls)), str(kernels), f"{read:.3f}", f"{written:.3f}", linear)
+        made.add_row(
+            operator, str(len(calls)), str(kernels), f"{read:.3f}", f"{written:.3f}", linear
+        )
     return made
 
 

@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.launches.kernels import LINEAR, launches, read, total
-from tome_core.plan import Plan
+from tome_core.ragged.plan import Plan
 
 HALF = (torch.bfloat16, torch.float16)
-ALIGNMENT, WIDEST = 8, 256  # of the heads that flash attention takes, in channels
+ALIGNMENT = 8
+WIDEST = 256  # of the heads that flash attention takes, in channels
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.counts, self.once = Counts(), Counts()
+        self.counts = Counts()
+        self.once = Counts()
         self._current = self.counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,7 +98,9 @@ class Counter(TorchDispatchMode):
                 return attend(*args, **kwargs)
         if func is torch.ops.aten.dropout.default and not args[2]:
             return args[0]  # which PyTorch 2.11 would take apart to a copy that no GPU makes
-        if func.namespace != "prim":  # which only ask for a tensor's properties, and cannot be taken apart
+        if (
+            func.namespace != "prim"
+        ):  # which only ask for a tensor's properties, and cannot be taken apart
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -107,18 +111,37 @@ class Counter(TorchDispatchMode):
         return out
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        name, known = func._schema.name, func._schema.arguments
+        name = func._schema.name
+        known = func._schema.arguments
         arguments = [*zip(known, args, strict=False)]
-        arguments += [(argument, kwargs[argument.name]) for argument in known if argument.name in kwargs]
+        arguments += [
+            (argument, kwargs[argument.name]) for argument in known if argument.name in kwargs
+        ]
         # What is only a place for results is not read.
-        given = [tensor for argument, value in arguments if not argument.is_out for tensor in tensors(value)]
-        changed = [tensor for argument, value in arguments if argument.is_write for tensor in tensors(value)]
-        new = [tensor for tensor in tensors(out) if not any(tensor is old for old in (*given, *changed))]
+        given = [
+            tensor
+            for argument, value in arguments
+            if not argument.is_out
+            for tensor in tensors(value)
+        ]
+        changed = [
+            tensor
+            for argument, value in arguments
+            if argument.is_write
+            for tensor in tensors(value)
+        ]
+        new = [
+            tensor
+            for tensor in tensors(out)
+            if not any(tensor is old for old in (*given, *changed))
+        ]
         if not any(tensor.device.type == "cuda" for tensor in (*given, *changed, *new)):
             return
         kernels = launches(name, given)
         if kernels and (changed or new):  # an operator that gives no tensor asks for properties
-            self._current.calls.append(Call(name, kernels, read(name, given), total((*changed, *new))))
+            self._current.calls.append(
+                Call(name, kernels, read(name, given), total((*changed, *new)))
+            )
 
     @contextmanager
     def plans_kept(self) -> Iterator[None]:
@@ -128,7 +151,8 @@ class Counter(TorchDispatchMode):
         def keep(plan: Plan, name: str, like: Tensor, make: Any) -> Any:
             key = id(plan), name
             if key not in kept:
-                before, self._current = self._current, self.once
+                before = self._current
+                self._current = self.once
                 try:
                     kept[key] = plan, make()
                 finally:
@@ -161,8 +185,8 @@ def attend(
 ) -> Tensor:
     """PyTorch's attention by the kernel that it takes on a GPU: flash attention, or the one that takes a mask.
 
-    On a machine without a GPU it would take the products one by one. cuDNN's attention, which a GPU may prefer to flash
-    attention, is one kernel that reads and writes the same.
+    On a machine without a GPU it would take the products one by one. cuDNN's attention, which a GPU
+    may prefer to flash attention, is one kernel that reads and writes the same.
     """
     assert not enable_gqa, "no Vision Transformer has fewer keys than queries"
     width = q.shape[-1]
@@ -171,7 +195,9 @@ def attend(
         if width % ALIGNMENT:
             q, k, v = (F.pad(part, (0, -width % ALIGNMENT)) for part in (q, k, v))
             scale = width**-0.5 if scale is None else scale
-        out = aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
+        out = aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[
+            0
+        ]
         return out[..., :width]
     if attn_mask is not None:
         keys = k.shape[-2]
@@ -179,4 +205,6 @@ def attend(
         if keys % ALIGNMENT:
             attn_mask = F.pad(attn_mask, (0, -keys % ALIGNMENT))[..., :keys]
         attn_mask = attn_mask.expand(*q.shape[:-1], keys)
-    return aten._scaled_dot_product_efficient_attention(q, k, v, attn_mask, False, dropout_p, is_causal, scale=scale)[0]
+    return aten._scaled_dot_product_efficient_attention(
+        q, k, v, attn_mask, False, dropout_p, is_causal, scale=scale
+    )[0]

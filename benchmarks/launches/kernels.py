@@ -1,8 +1,9 @@
 """How many kernels an operator launches on an NVIDIA GPU, by what PyTorch's sources do for it.
 
-An operator that is not named here launches one, which holds for element-wise operators, reductions (with a conversion
-of what they read, and with indices as ``max.dim`` gives), products, layer norm, softmax, gather and attention. Views
-launch none, whatever they are called. Operators that PyTorch makes of others are taken apart before they are counted.
+An operator that is not named here launches one, which holds for element-wise operators, reductions
+(with a conversion of what they read, and with indices as ``max.dim`` gives), products, layer norm,
+softmax, gather and attention. Views launch none, whatever they are called. Operators that PyTorch
+makes of others are taken apart before they are counted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Launches = int | Callable[[Sequence[Tensor]], int]
 
 
 def _scan(given: Sequence[Tensor]) -> int:
-    # ScanKernels.cpp: one kernel. ReduceOps.cpp, impl_func_cum_ops: whole numbers of other types are converted first.
+    # ScanKernels.cpp: one kernel. ReduceOps.cpp, impl_func_cum_ops: whole numbers of other types
+    # are converted first.
     return 1 + (not given[0].is_floating_point() and given[0].dtype != torch.int64)
 
 
@@ -32,8 +34,8 @@ def _cat(given: Sequence[Tensor]) -> int:
     return -(-len(given) // 128)
 
 
-# By the operator's name, overloads alike. Operators of one's own that launch more than one kernel are added:
-# ``LAUNCHES["tome::match"] = 2``.
+# By the operator's name, overloads alike. Operators of one's own that launch more than one kernel
+# are added: ``LAUNCHES["tome::match"] = 2``.
 LAUNCHES: dict[str, Launches] = {
     # Memory that nobody has written to yet, and names for what is there.
     "aten::empty": 0,
@@ -42,10 +44,11 @@ LAUNCHES: dict[str, Launches] = {
     "aten::new_empty": 0,
     "aten::_unsafe_view": 0,
     "aten::lift_fresh": 0,
-    # Sort.cpp, rows of up to 4,096: positions by arange and copy_, values by copy_, then one that sorts in place.
+    # Sort.cpp, rows of up to 4,096: positions by arange and copy_, values by copy_, then one that
+    # sorts in place.
     "aten::sort": 4,
-    # A copy of what they write into, then what the operator with an underscore does (TensorAdvancedIndexing.cpp,
-    # Indexing.cu). ``mean`` as a way to reduce would launch more.
+    # A copy of what they write into, then what the operator with an underscore does
+    # (TensorAdvancedIndexing.cpp, Indexing.cu). ``mean`` as a way to reduce would launch more.
     "aten::scatter": 2,
     "aten::scatter_add": 2,
     "aten::scatter_reduce": 2,
@@ -59,20 +62,29 @@ LAUNCHES: dict[str, Launches] = {
     "aten::convolution": _convolution,
     # Repeat.cu: the sums of the counts, then one that writes.
     "aten::repeat_interleave": 2,
-    # tome_core/triton/matching.py: one that compares, one that ranks.
+    # tome_core/backends/cuda/matching.py: one that compares, one that ranks.
     "tome::match": 2,
 }
 
 # Operators that are a linear layer or a part of one; a GELU in the epilogue of a product is in it.
 LINEAR = {"aten::addmm", "aten::mm", "aten::convolution", "aten::_addmm_activation"}
 
-# Bytes read by operators that read a part of what they are given only: a function of the tensors that they are given.
+# Bytes read by operators that read a part of what they are given only: a function of the tensors
+# that they are given.
 READS: dict[str, Callable[[Sequence[Tensor]], int]] = {}
 
-# Operators that read nothing of their first tensor: they write over it, or look at its shape and dtype alone.
+# Operators that read nothing of their first tensor: they write over it, or look at its shape and
+# dtype alone.
 WITHOUT_READING = {
     *("aten::copy_", "aten::fill_", "aten::zero_"),
-    *("aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::zeros_like", "aten::ones_like", "aten::full_like"),
+    *(
+        "aten::new_zeros",
+        "aten::new_ones",
+        "aten::new_full",
+        "aten::zeros_like",
+        "aten::ones_like",
+        "aten::full_like",
+    ),
 }
 
 

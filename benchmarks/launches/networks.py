@@ -100,4 +100,8 @@ def put_on_fake_gpu(network: nn.Module, dtype: torch.dtype) -> None:
                     continue
                 kind = dtype if tensor.is_floating_point() else tensor.dtype
                 fake: Any = torch.empty(tensor.shape, dtype=kind, device="cuda")
-                store[name] = nn.Parameter(fake, requires_grad=False) if isinstance(tensor, nn.Parameter) else fake
+                store[name] = (
+                    nn.Parameter(fake, requires_grad=False)
+                    if isinstance(tensor, nn.Parameter)
+                    else fake
+                )

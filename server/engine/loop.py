@@ -1,7 +1,7 @@
 """The engine's loop: read messages, schedule, launch, collect, reply. One thread, no locks.
 
-On a GPU one batch is launched before the one ahead of it is collected, so that the device never waits for the host. It
-is cut as late as that allows: whatever arrives until then may still join it.
+On a GPU one batch is launched before the one ahead of it is collected, so that the device never
+waits for the host. It is cut as late as that allows: whatever arrives until then may still join it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from functools import partial
 
 import numpy as np
 
-from server.channel import Channel
-from server.costs import Features
-from server.engine import faults
-from server.engine.batch_limit import BatchLimit
-from server.engine.calibration import Calibration
-from server.engine.forward import Floats
-from server.engine.isolation import Isolated, Kind, run_isolated
-from server.engine.launched import Launched
-from server.engine.prediction import Prediction
-from server.engine.runner import Runner
-from server.engine.scheduler import Placed, Scheduler
+from server.engine.device import errors
+from server.engine.device.forward import Floats
+from server.engine.execution.in_flight import BatchInFlight
+from server.engine.execution.isolation import Isolated, run_isolated
+from server.engine.execution.prediction import Prediction
+from server.engine.execution.runner import Runner
+from server.engine.scheduling.batch_limit import BatchLimit
+from server.engine.scheduling.calibration import Calibration
+from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
-from server.messages import BatchDone, Cancel, Job, Outcome, Stop
-from server.pulse import PulsePage
-from server.slots import Slots
+from server.ipc.channel import Channel
+from server.ipc.heartbeat import HeartbeatPage
+from server.ipc.messages import BatchDone, Cancel, FailureKind, Job, Outcome, Stop
+from server.ipc.shared_memory import Slots
+from server.latency.cost import Features
 
 log = logging.getLogger("tome.engine")
 
-# Launching a batch takes the host about as long as the last time; it begins this many times that long before the
-# device needs it.
+# Launching a batch takes the host about as long as the last time; it begins this many times that
+# long before the device needs it.
 _LEAD = 1.5
 _POLL_SECONDS = 0.0001  # between two looks whether the device is done
 
@@ -59,8 +59,8 @@ class InFlight:
     """
 
     served: Served
-    batch: Sequence[Placed]
-    launched: Launched | Exception
+    batch: Sequence[ScheduledJob]
+    launched: BatchInFlight | Exception
     started: float
     features: Features
     predicted: float
@@ -80,7 +80,12 @@ class Loop:
     """
 
     def __init__(
-        self, channel: Channel, scheduler: Scheduler, models: Mapping[str, Served], slots: Slots, page: PulsePage
+        self,
+        channel: Channel,
+        scheduler: Scheduler,
+        models: Mapping[str, Served],
+        slots: Slots,
+        page: HeartbeatPage,
     ) -> None:
         self._channel = channel
         self._scheduler = scheduler
@@ -128,7 +133,9 @@ class Loop:
             self._reply_unrun(cancelled)
 
     def _reply_unrun(self, failures: Sequence[tuple[int, str]]) -> None:
-        self._channel.send(BatchDone("", tuple(Outcome(job_id, failure) for job_id, failure in failures)))
+        self._channel.send(
+            BatchDone("", tuple(Outcome(job_id, failure) for job_id, failure in failures))
+        )
 
     def _patience(self) -> float | None:
         """Seconds to wait for messages, None: for ever."""
@@ -148,7 +155,9 @@ class Loop:
         now = time.monotonic()
         ahead_ends = self._ahead.started + self._ahead.predicted if self._ahead else now
         step = self._scheduler.step(now, max(now, ahead_ends))
-        unrun = [(job.id, "expired") for job in step.expired] + [(job.id, "refused") for job in step.refused]
+        unrun = [(job.id, "expired") for job in step.expired] + [
+            (job.id, "refused") for job in step.refused
+        ]
         if unrun:
             self._reply_unrun(unrun)
         if not step.batch:
@@ -159,13 +168,16 @@ class Loop:
         started = time.monotonic()
         if not self._ahead:
             self._page.begin(started, predicted)
-        launched: Launched | Exception
+        launched: BatchInFlight | Exception
         try:
             launched = self._launch(served, step.batch)
         except DeviceLost:
             raise
-        except Exception as error:  # it is dealt with when its turn comes, after the batch ahead of it
-            # What the frames of a larger batch hold on to would be missing when it runs again in halves.
+        except (
+            Exception
+        ) as error:  # it is dealt with when its turn comes, after the batch ahead of it
+            # What the frames of a larger batch hold on to would be missing when it runs again in
+            # halves.
             launched = error if len(step.batch) == 1 else error.with_traceback(None)
         self._launch_seconds = time.monotonic() - started
         return InFlight(served, step.batch, launched, started, features, predicted)
@@ -173,15 +185,18 @@ class Loop:
     def _finish(self, ahead: InFlight, following: InFlight | None) -> None:
         """Collect the batch at the front, reply, and let ``following`` be at the front."""
         was_done = ahead.done
-        isolated = run_isolated(partial(self._collect, ahead), ahead.batch, faults.free_memory, faults.kind_of)
+        isolated = run_isolated(
+            partial(self._collect, ahead), ahead.batch, errors.free_memory, errors.kind_of
+        )
         if isinstance(ahead.launched, Exception):
-            # Its frames hold on to what the failed run had allocated, and it is held in a circle with ours.
+            # Its frames hold on to what the failed run had allocated, and it is held in a circle
+            # with ours.
             ahead.launched.__traceback__ = None
         now = time.monotonic()
         self._page.end()
         if following:
-            # The device has turned to it when it was done with the one ahead, which may have been while it was being
-            # launched; and if that one ran again in parts, nobody knows when.
+            # The device has turned to it when it was done with the one ahead, which may have been
+            # while it was being launched; and if that one ran again in parts, nobody knows when.
             started = following.started if was_done else now
             following = replace(following, started=started, timed=not isolated.kinds)
             self._page.begin(started, following.predicted)
@@ -194,7 +209,8 @@ class Loop:
         calibration = ran.served.calibration
         runner = ran.served.runner
         self._learn(isolated, len(batch))
-        # Most images of a batch share a few schedule objects: comparing identities is cheaper than comparing schedules.
+        # Most images of a batch share a few schedule objects: comparing identities is cheaper than
+        # comparing schedules.
         schedules = {id(placed.schedule): placed.schedule for placed in batch}
         counts = {key: runner.tokens(schedule) for key, schedule in schedules.items()}
         outcomes = tuple(
@@ -208,7 +224,9 @@ class Loop:
         unmerged = calibration.unmerged(ran.features, len(batch), seconds) if whole else 0.0
         if whole:
             calibration.observe(ran.features, seconds)
-        nan = any(isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers)
+        nan = any(
+            isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers
+        )
         return BatchDone(
             model=batch[0].job.model,
             outcomes=outcomes,
@@ -229,11 +247,13 @@ class Loop:
             # An image that does not fit alone says nothing of how many fit.
             changed = "out-of-memory" not in isolated.kinds and self._limit.went_well(images)
         if changed:
-            log.warning("memory ran out lately: batches have at most %d images now", self._limit.now)
+            log.warning(
+                "memory ran out lately: batches have at most %d images now", self._limit.now
+            )
             self._scheduler.bounds = replace(self._scheduler.bounds, images=self._limit.now)
             self._page.set_batch_limit(self._limit.now)
 
-    def _collect(self, ahead: InFlight, batch: Sequence[Placed]) -> list[Prediction]:
+    def _collect(self, ahead: InFlight, batch: Sequence[ScheduledJob]) -> list[Prediction]:
         """What the batch that was launched gave; of a part of it, which is run anew after it failed, what that gives.
 
         Raises what the model raises, or `DeviceLost` where nothing else can follow.
@@ -252,7 +272,7 @@ class Loop:
             self._check_device(ahead.served.runner, error)
             raise
 
-    def _launch(self, served: Served, batch: Sequence[Placed]) -> Launched:
+    def _launch(self, served: Served, batch: Sequence[ScheduledJob]) -> BatchInFlight:
         """Start one forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
         runner = served.runner
         jobs = [placed.job for placed in batch]
@@ -268,7 +288,7 @@ class Loop:
             raise
 
     def _check_device(self, runner: Runner, error: Exception) -> None:
-        if faults.is_lost(runner.device):
+        if errors.is_lost(runner.device):
             raise DeviceLost(f"{runner.device} fails at everything from now on") from error
 
     def _floats(self, jobs: Sequence[Job], runner: Runner) -> Floats | None:
@@ -280,7 +300,9 @@ class Loop:
         return Floats(rows, self._slots.gather(slots, runner.model.transform.size, np.float32))
 
 
-def outcome(placed: Placed, answer: Prediction | Kind, tokens_out: int, started: float) -> Outcome:
+def outcome(
+    placed: ScheduledJob, answer: Prediction | FailureKind, tokens_out: int, started: float
+) -> Outcome:
     """What to tell the caller of a job. An answer with NaN in it is no answer."""
     job, schedule = placed
     if answer == "out-of-memory":
@@ -289,4 +311,6 @@ def outcome(placed: Placed, answer: Prediction | Kind, tokens_out: int, started:
         return Outcome(job.id, "failed")
     scores, classes, _, features, source = answer
     # By position: names would take as long as all else here, for every image.
-    return Outcome(job.id, "", schedule, scores, classes, tokens_out, started - job.submitted, features, source)
+    return Outcome(
+        job.id, "", schedule, scores, classes, tokens_out, started - job.submitted, features, source
+    )

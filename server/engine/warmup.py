@@ -6,15 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from server.engine.calibration import Sample
-from server.engine.runner import Runner
-from server.messages import Level, ModelInfo
+from server.engine.execution.runner import Runner
+from server.engine.scheduling.calibration import Sample
+from server.ipc.messages import Level, ModelInfo
 from tome_core.schedule import Schedule, most_mergeable
 
 ROUNDS = 3
 LEVEL_BATCH = 8
 LEVEL_SECONDS = 0.5  # at least, for timing all levels: a small model has many turns in it
-# A large model on a slow device is described by fewer and smaller batches rather than being ready minutes later.
+# A large model on a slow device is described by fewer and smaller batches rather than being ready
+# minutes later.
 BUDGET_SECONDS = 10.0
 
 
@@ -29,14 +30,17 @@ def measure_costs(
 ) -> list[Sample]:
     """Time batches of all kinds, small ones first, as far as the budget reaches.
 
-    Each runs in several rounds, and the shortest time counts: whatever else uses the machine only makes it longer. The
-    first round brings it all into caches; where even that takes all of the budget, it is what counts.
+    Each runs in several rounds, and the shortest time counts: whatever else uses the machine only
+    makes it longer. The first round brings it all into caches; where even that takes all of the
+    budget, it is what counts.
 
     Args:
         buckets: batch sizes in which ``levels`` are recorded.
     """
     runner.seconds([levels[0]])  # the first pass of all is not counted
-    kinds = list(graph_kinds(levels, max_batch, buckets) if buckets else kinds_of(levels, max_batch))
+    kinds = list(
+        graph_kinds(levels, max_batch, buckets) if buckets else kinds_of(levels, max_batch)
+    )
     times: list[list[float]] = [[] for _ in kinds]
     end = time.monotonic() + BUDGET_SECONDS
     for _ in range(1 + ROUNDS):
@@ -48,9 +52,10 @@ def measure_costs(
 
 
 def kinds_of(levels: Sequence[Schedule], max_batch: int) -> Iterator[tuple[Schedule, ...]]:
-    """Batches that tell the features of `server.costs` apart: some sizes, at the ends of ``levels`` and mixed.
+    """Batches that tell the features of `server.latency.cost` apart: some sizes, at the ends of ``levels`` and mixed.
 
-    The mildest level that merges at all, where most tokens enter blocks that merge, is timed in the sizes between.
+    The mildest level that merges at all, where most tokens enter blocks that merge, is timed in the
+    sizes between.
     """
     sizes = sorted({1, min(4, max_batch), min(12, max_batch), max_batch})
     for size in sizes:
@@ -61,10 +66,13 @@ def kinds_of(levels: Sequence[Schedule], max_batch: int) -> Iterator[tuple[Sched
             yield mixed(levels, size)
 
 
-def graph_kinds(levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int]) -> Iterator[tuple[Schedule, ...]]:
+def graph_kinds(
+    levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int]
+) -> Iterator[tuple[Schedule, ...]]:
     """The same where graphs run some batches: all levels in some buckets, and what runs operator by operator.
 
-    Of the latter, some merge in all blocks and some in one: launching merging takes most of its time.
+    Of the latter, some merge in all blocks and some in one: launching merging takes most of its
+    time.
     """
     other = Schedule.constant(next(r for r in count(1) if Schedule.constant(r) not in levels))
     for size in sorted({1, min(8, max_batch), min(32, max_batch), max_batch}):
@@ -83,8 +91,8 @@ def mixed(levels: Sequence[Schedule], size: int) -> tuple[Schedule, ...]:
 def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tuple[Level, ...]:
     """Describe each of ``levels``, from batches of ``batch`` images.
 
-    Each is timed against r=0 in turns, so that a change of the machine's speed meets all alike; the shortest time
-    counts, as in `measure_costs`.
+    Each is timed against r=0 in turns, so that a change of the machine's speed meets all alike; the
+    shortest time counts, as in `measure_costs`.
     """
     times: list[list[float]] = [[] for _ in levels]
     end = time.monotonic() + LEVEL_SECONDS
@@ -107,8 +115,8 @@ def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tu
 def level_batch(seconds: float, levels: int, max_batch: int, device: str = "cpu") -> int:
     """The largest batch with which timing all levels fits the budget: ``max_batch`` on a GPU, else `LEVEL_BATCH`.
 
-    A GPU under load runs full batches, and what merging gains there says nothing of small ones. A CPU gains about the
-    same in all.
+    A GPU under load runs full batches, and what merging gains there says nothing of small ones. A
+    CPU gains about the same in all.
 
     Args:
         seconds: of one image at r=0.

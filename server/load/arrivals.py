@@ -9,9 +9,12 @@ from typing import Literal
 
 Arrivals = Literal["poisson", "constant", "bursty"]
 
-# Bursts last a second on average, at three times the rate; the three seconds between them run at a third of it.
-BURST_SECONDS, BURST_FACTOR = 1.0, 3.0
-CALM_SECONDS, CALM_FACTOR = 3.0, 1 / 3
+# Bursts last a second on average, at three times the rate; the three seconds between them run at a
+# third of it.
+BURST_SECONDS = 1.0
+BURST_FACTOR = 3.0
+CALM_SECONDS = 3.0
+CALM_FACTOR = 1 / 3
 
 
 def arrivals(kind: Arrivals, rate: float, random: Random) -> Iterator[float]:
@@ -31,8 +34,11 @@ def poisson(rate: float, random: Random) -> Iterator[float]:
 
 def bursty(rate: float, random: Random) -> Iterator[float]:
     """Poisson arrivals whose rate switches between bursts and calm (a Markov-modulated Poisson process)."""
-    now, start = 0.0, 0.0
-    for mean, factor in itertools.cycle(((CALM_SECONDS, CALM_FACTOR), (BURST_SECONDS, BURST_FACTOR))):
+    now = 0.0
+    start = 0.0
+    for mean, factor in itertools.cycle(
+        ((CALM_SECONDS, CALM_FACTOR), (BURST_SECONDS, BURST_FACTOR))
+    ):
         end = start + random.expovariate(1 / mean)
         # Exponential gaps have no memory: what is left of one at a switch is as good as a new one.
         now = start + random.expovariate(rate * factor)

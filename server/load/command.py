@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
+from server.api_keys import ClientSecrets, read_key
 from server.errors import ConfigError
-from server.keys import ClientSecrets, read_key
 from server.load.arrivals import Arrivals
 from server.load.pictures import read_pictures
 from server.load.report import LoadReport
@@ -23,7 +23,8 @@ from server.load.run import run_load
 from server.load.screen import Bar, print_report
 from server.load.spec import Endpoint, LoadSpec
 
-DEFAULT_CONNECTIONS, DEFAULT_SECONDS = 8, 10.0
+DEFAULT_CONNECTIONS = 8
+DEFAULT_SECONDS = 10.0
 
 
 class LoadCommand(BaseSettings):
@@ -39,30 +40,49 @@ class LoadCommand(BaseSettings):
     )
 
     images: CliPositionalArg[list[Path]] = Field(
-        [], description="Image files, or folders of them; default: the examples, or a generated JPEG."
+        [],
+        description="Image files, or folders of them; default: the examples, or a generated JPEG.",
     )
     url: str = Field("http://127.0.0.1:8000", description="The server.")
     endpoint: Endpoint = Field("classify", description="What is asked for.")
-    r: str = Field("", description="Schedule; several, repeated or separated by spaces, are drawn from per request.")
+    r: str = Field(
+        "",
+        description=(
+            "Schedule; several, repeated or separated by spaces, are drawn from per request."
+        ),
+    )
     model: str = Field("", description="Which model; default the server's first.")
     rate: float | None = Field(
         None, description="Open loop: requests a second, sent whether others are answered or not."
     )
     arrivals: Arrivals = Field("poisson", description="Gaps of an open loop.")
     connections: int | None = Field(
-        None, description=f"Closed loop: clients that wait for their answer; default {DEFAULT_CONNECTIONS}."
+        None,
+        description=(
+            f"Closed loop: clients that wait for their answer; default {DEFAULT_CONNECTIONS}."
+        ),
     )
-    duration: float | None = Field(None, description=f"Seconds of sending; default {DEFAULT_SECONDS:g}.")
+    duration: float | None = Field(
+        None, description=f"Seconds of sending; default {DEFAULT_SECONDS:g}."
+    )
     requests: int | None = Field(None, description="How many requests, instead of a duration.")
     warmup: float = Field(0.0, description="Seconds of the same load before, which do not count.")
-    deadline_ms: float | None = Field(None, description="Sent along; only answers within it are good ones.")
-    timeout: float = Field(60.0, description="Seconds after which an answer is no longer waited for.")
+    deadline_ms: float | None = Field(
+        None, description="Sent along; only answers within it are good ones."
+    )
+    timeout: float = Field(
+        60.0, description="Seconds after which an answer is no longer waited for."
+    )
     seed: int = Field(0, description="The same seed sends the same requests at the same times.")
-    api_key_file: Path | None = Field(None, description="File with the API key; TOME_API_KEY holds one too.")
+    api_key_file: Path | None = Field(
+        None, description="File with the API key; TOME_API_KEY holds one too."
+    )
     json_file: Path | None = Field(
         None, description="Write the report as JSON here, also --json; - is standard output."
     )
-    expect: float | None = Field(None, ge=0, le=1, description="Fail unless this share of requests gets a good answer.")
+    expect: float | None = Field(
+        None, ge=0, le=1, description="Fail unless this share of requests gets a good answer."
+    )
 
     def spec(self) -> LoadSpec:
         """The load that the flags describe. Raises `ConfigError`."""
@@ -73,7 +93,11 @@ class LoadCommand(BaseSettings):
             rate=self.rate,
             arrivals=self.arrivals,
             connections=DEFAULT_CONNECTIONS if neither else self.connections,
-            duration=DEFAULT_SECONDS if self.duration is None and self.requests is None else self.duration,
+            duration=(
+                DEFAULT_SECONDS
+                if self.duration is None and self.requests is None
+                else self.duration
+            ),
             requests=self.requests,
             warmup=self.warmup,
             r=tuple(self.r.split()) or ("",),
@@ -90,7 +114,8 @@ def load(command: LoadCommand) -> int:
     """Make the load and print the report.
 
     Returns:
-        The exit code: 0; 1 where nothing was answered, or too little for ``expect``; 130 where it was interrupted.
+        The exit code: 0; 1 where nothing was answered, or too little for ``expect``; 130 where it
+        was interrupted.
 
     Raises:
         ConfigError: there is no server, or it finds fault with the request itself.
@@ -110,21 +135,27 @@ def load(command: LoadCommand) -> int:
         print("tome-serve: no request was answered", file=sys.stderr)
         return 1
     if command.expect is not None and report.good_share < command.expect:
-        print(f"tome-serve: {report.good_share:.4f} of the requests got a good answer", file=sys.stderr)
+        print(
+            f"tome-serve: {report.good_share:.4f} of the requests got a good answer",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 async def _until_interrupted(spec: LoadSpec) -> tuple[LoadReport, bool]:
     """Run ``spec``. The first Ctrl-C ends the sending, the second the waiting for what was sent."""
-    stop, task = asyncio.Event(), asyncio.current_task()
+    stop = asyncio.Event()
+    task = asyncio.current_task()
 
     def interrupt() -> None:
         if stop.is_set() and task is not None:
             task.cancel()
         stop.set()
 
-    with suppress(NotImplementedError):  # Windows has no such handlers; there Ctrl-C ends it without a report
+    with suppress(
+        NotImplementedError
+    ):  # Windows has no such handlers; there Ctrl-C ends it without a report
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     async with Bar(spec) as bar:
         report = await run_load(spec, bar.observe, stop)

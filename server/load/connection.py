@@ -48,7 +48,8 @@ class Connection(asyncio.Protocol):
         if self.transport is None or not self.usable:
             raise NoAnswer("closed", "the connection is closed")
         loop = asyncio.get_running_loop()
-        self._answer, self._body = loop.create_future(), []
+        self._answer = loop.create_future()
+        self._body = []
         timer = loop.call_later(timeout, self._fail, "timeout", f"no answer within {timeout:g} s")
         self.transport.writelines(request)
         try:
@@ -67,7 +68,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Of `asyncio.Protocol`."""
-        self.transport, self.usable = cast(asyncio.Transport, transport), True  # uvloop's is none by inheritance
+        self.transport = cast(asyncio.Transport, transport)
+        self.usable = True  # uvloop's is none by inheritance
 
     def eof_received(self) -> None:
         """Of `asyncio.Protocol`: the server ends an idle connection, or an answer in its middle."""

@@ -19,7 +19,8 @@ class Connections:
     def __init__(self, url: str, limit: int, timeout: float) -> None:
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
         self._timeout = timeout
         self._free = asyncio.Semaphore(limit)
         self._idle: list[Connection] = []
@@ -34,7 +35,8 @@ class Connections:
         await self._free.acquire()
         try:
             while self._idle:
-                # The one used last: a quiet server then sees few connections, and the others may time out.
+                # The one used last: a quiet server then sees few connections, and the others may
+                # time out.
                 if (connection := self._idle.pop()).usable:
                     return connection
             return await self._open()
@@ -58,14 +60,20 @@ class Connections:
         try:
             async with asyncio.timeout(self._timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._lost), self._host, self._port, ssl=True if self._tls else None
+                    lambda: Connection(self._lost),
+                    self._host,
+                    self._port,
+                    ssl=True if self._tls else None,
                 )
         except TimeoutError:
             raise NoAnswer("connect", f"no connection within {self._timeout:g} s") from None
         except OSError as error:
-            # asyncio writes its own words over the system's; a name that is not found has no number of the system.
+            # asyncio writes its own words over the system's; a name that is not found has no number
+            # of the system.
             known = (error.errno or 0) > 0
-            raise NoAnswer("connect", os.strerror(error.errno or 0) if known else str(error)) from error
+            raise NoAnswer(
+                "connect", os.strerror(error.errno or 0) if known else str(error)
+            ) from error
         self.opened += 1
         return connection
 

@@ -39,5 +39,7 @@ class Latency:
         if not ordered:
             return None
         mean = math.fsum(ordered) / len(ordered)
-        p50, p90, p95, p99, p999 = (percentile(ordered, percent) for percent in (50, 90, 95, 99, 99.9))
+        p50, p90, p95, p99, p999 = (
+            percentile(ordered, percent) for percent in (50, 90, 95, 99, 99.9)
+        )
         return cls(len(ordered), mean, p50, p90, p95, p99, p999, ordered[-1])

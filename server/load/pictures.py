@@ -29,7 +29,9 @@ def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
         ConfigError: a path cannot be read, or a folder has no image.
     """
     if not paths:
-        return read_pictures([EXAMPLES]) if EXAMPLES.is_dir() else (Picture("generated.jpg", jpeg()),)
+        return (
+            read_pictures([EXAMPLES]) if EXAMPLES.is_dir() else (Picture("generated.jpg", jpeg()),)
+        )
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -54,7 +56,9 @@ def jpeg(width: int = 500, height: int = 375) -> bytes:
     for scale, weight in ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05)):
         size = (-(-width // scale), -(-height // scale))
         coarse = Image.frombytes("RGB", size, random.randbytes(3 * size[0] * size[1]))
-        picture = Image.blend(picture, coarse.resize((width, height), Image.Resampling.BICUBIC), weight)
+        picture = Image.blend(
+            picture, coarse.resize((width, height), Image.Resampling.BICUBIC), weight
+        )
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
     return file.getvalue()

@@ -55,7 +55,8 @@ class Record:
         try:
             answer = json.loads(self.body)
             if self.status == 200:
-                self.used, self.batch = str(answer["r"]), int(answer["batch_size"])
+                self.used = str(answer["r"])
+                self.batch = int(answer["batch_size"])
                 self.tokens = int(answer["tokens"]["output"])
             else:
                 self.reason = str(answer.get("reason") or answer["type"].rpartition(":")[2])
@@ -77,7 +78,11 @@ def digest(body: bytes) -> str:
         ValueError: ``body`` is no answer to one image.
     """
     answer: dict[str, Any] = json.loads(body)
-    kept = {name: answer[name] for name in ("model", "r", "predictions", "embedding", "tokens") if name in answer}
+    kept = {
+        name: answer[name]
+        for name in ("model", "r", "predictions", "embedding", "tokens")
+        if name in answer
+    }
     if not kept:
         raise ValueError("the body is no answer to one image")
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -39,11 +39,15 @@ class LoadReport:
         outcomes: requests by status, or by the kind of failure where there was no answer.
         reasons: answers without a result by the reason that the server gives.
         answered: requests with status 200.
-        good: those of them that came within the deadline, if there is one, counted from when they were to be sent.
-        response: of answers, counted from when they were to be sent: a stall counts for all that it holds up.
-        service: of answers, counted from when they were sent; what a generator that waits would have reported.
+        good: those of them that came within the deadline, if there is one, counted from when they
+            were to be sent.
+        response: of answers, counted from when they were to be sent: a stall counts for all that it
+            holds up.
+        service: of answers, counted from when they were sent; what a generator that waits would
+            have reported.
         refused: how long refusals (429, 503) took, counted from when they were sent.
-        lag: how much later than planned requests were sent, for want of a connection or of this generator's time.
+        lag: how much later than planned requests were sent, for want of a connection or of this
+            generator's time.
         r_used: answers by the schedule that they name.
         cpu_ms_per_request: CPU time that this process spent for each request, in milliseconds.
         records: every request, in the order of sending.
@@ -72,7 +76,12 @@ class LoadReport:
 
     @classmethod
     def of(
-        cls, spec: LoadSpec, records: Sequence[Record], started: float, cpu_seconds: float, connections: int
+        cls,
+        spec: LoadSpec,
+        records: Sequence[Record],
+        started: float,
+        cpu_seconds: float,
+        connections: int,
     ) -> LoadReport:
         """Count ``records``, those of the measured time.
 
@@ -90,12 +99,18 @@ class LoadReport:
             requests=len(records),
             answered=len(answered),
             good=sum(is_good(record, spec) for record in answered),
-            outcomes=dict(Counter(str(record.status or record.failure) for record in records).most_common()),
-            reasons=dict(Counter(record.reason for record in records if record.reason).most_common()),
+            outcomes=dict(
+                Counter(str(record.status or record.failure) for record in records).most_common()
+            ),
+            reasons=dict(
+                Counter(record.reason for record in records if record.reason).most_common()
+            ),
             response=Latency.of(record.response for record in answered),
             service=Latency.of(record.service for record in answered),
             refused=Latency.of(record.service for record in records if record.status in REFUSALS),
-            lag=Latency.of(record.sent - record.intended for record in records if record.sent is not None),
+            lag=Latency.of(
+                record.sent - record.intended for record in records if record.sent is not None
+            ),
             r_used=dict(used.most_common()),
             r_mean=mean_r(answered),
             tokens_mean=_mean(record.tokens for record in answered if record.tokens),
@@ -123,17 +138,37 @@ class LoadReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the single requests, the pictures and the key."""
-        shallow = {name: value for name, value in vars(self).items() if name not in ("spec", "records", "windows")}
-        found = {name: asdict(value) if isinstance(value, Latency) else value for name, value in shallow.items()}
-        spec = {name: value for name, value in vars(self.spec).items() if name not in ("pictures", "key", "probe")}
+        shallow = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("spec", "records", "windows")
+        }
+        found = {
+            name: asdict(value) if isinstance(value, Latency) else value
+            for name, value in shallow.items()
+        }
+        spec = {
+            name: value
+            for name, value in vars(self.spec).items()
+            if name not in ("pictures", "key", "probe")
+        }
         spec["pictures"] = [picture.name for picture in self.spec.pictures]
-        rates = {name: getattr(self, name) for name in ("answered_per_s", "goodput_per_s", "good_share")}
-        return {"spec": spec, **found, **rates, "windows": [asdict(window) for window in self.windows]}
+        rates = {
+            name: getattr(self, name) for name in ("answered_per_s", "goodput_per_s", "good_share")
+        }
+        return {
+            "spec": spec,
+            **found,
+            **rates,
+            "windows": [asdict(window) for window in self.windows],
+        }
 
 
 def is_good(record: Record, spec: LoadSpec) -> bool:
     """Whether ``record`` was answered, and soon enough."""
-    return record.status == 200 and (spec.deadline_ms is None or 1000 * record.response <= spec.deadline_ms)
+    return record.status == 200 and (
+        spec.deadline_ms is None or 1000 * record.response <= spec.deadline_ms
+    )
 
 
 def windows(

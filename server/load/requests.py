@@ -14,7 +14,10 @@ class Requests:
 
     def __init__(self, spec: LoadSpec) -> None:
         self._pictures = [picture.content for picture in spec.pictures]
-        self._heads = {r: [_head(spec, r, len(content)) for content in self._pictures] for r in dict.fromkeys(spec.r)}
+        self._heads = {
+            r: [_head(spec, r, len(content)) for content in self._pictures]
+            for r in dict.fromkeys(spec.r)
+        }
 
     def bytes_of(self, r: str, picture: int) -> tuple[bytes, bytes]:
         """Head and body of the request for ``picture`` at ``r``."""
@@ -30,7 +33,11 @@ def draws(spec: LoadSpec) -> Iterator[tuple[str, int]]:
 
 def _head(spec: LoadSpec, r: str, length: int) -> bytes:
     parts = urlsplit(spec.url)
-    asked = {"r": r, "model": spec.model, "deadline_ms": f"{spec.deadline_ms:g}" if spec.deadline_ms else ""}
+    asked = {
+        "r": r,
+        "model": spec.model,
+        "deadline_ms": f"{spec.deadline_ms:g}" if spec.deadline_ms else "",
+    }
     query = urlencode({name: value for name, value in asked.items() if value}, safe=":,")
     path = f"{parts.path.rstrip('/')}/{spec.endpoint}" + (f"?{query}" if query else "")
     lines = [

@@ -21,7 +21,9 @@ from server.load.spec import LoadSpec
 _NAP_SECONDS = 0.25  # the longest sleep, so that a stop is soon noticed
 
 
-async def run_load(spec: LoadSpec, observe: Observer | None = None, stop: asyncio.Event | None = None) -> LoadReport:
+async def run_load(
+    spec: LoadSpec, observe: Observer | None = None, stop: asyncio.Event | None = None
+) -> LoadReport:
     """Make the load of ``spec``, and wait for the last answer.
 
     Args:
@@ -29,7 +31,8 @@ async def run_load(spec: LoadSpec, observe: Observer | None = None, stop: asynci
         stop: once it is set nothing more is sent; what is under way is still waited for.
 
     Raises:
-        ConfigError: `LoadSpec.probe` found no server there, or one that finds fault with the request.
+        ConfigError: `LoadSpec.probe` found no server there, or one that finds fault with the
+            request.
     """
     run = _Run(spec, observe, stop or asyncio.Event())
     try:
@@ -44,9 +47,15 @@ class _Run:
     """One run: its connections, its plan, and the records of what is over."""
 
     def __init__(self, spec: LoadSpec, observe: Observer | None, stop: asyncio.Event) -> None:
-        self.spec, self.observe, self.stop = spec, observe, stop
-        self.connections = Connections(spec.url, spec.connections or spec.max_connections, spec.timeout)
-        self.requests, self.draws, self.numbers = Requests(spec), draws(spec), count()
+        self.spec = spec
+        self.observe = observe
+        self.stop = stop
+        self.connections = Connections(
+            spec.url, spec.connections or spec.max_connections, spec.timeout
+        )
+        self.requests = Requests(spec)
+        self.draws = draws(spec)
+        self.numbers = count()
         self.records: list[Record] = []
         self.zero = 0.0  # when measuring begins, time.monotonic()
         self.measured = 0  # requests of the measured time that have been started
@@ -60,11 +69,15 @@ class _Run:
             except NoAnswer as error:
                 raise ConfigError(f"{self.spec.url} gives no answer: {error}") from None
             if 400 <= record.status < 500:
-                raise ConfigError(f"{self.spec.url} refuses r={r or 'none'}: {record.status}, {_detail(record.body)}")
+                raise ConfigError(
+                    f"{self.spec.url} refuses r={r or 'none'}: {record.status},"
+                    f" {_detail(record.body)}"
+                )
 
     async def run(self) -> LoadReport:
         """Warm up, measure, wait for the rest."""
-        cpu, started = time.process_time(), time.time() + self.spec.warmup
+        cpu = time.process_time()
+        started = time.time() + self.spec.warmup
         self.zero = time.monotonic() + self.spec.warmup
         async with asyncio.TaskGroup() as group:
             if self.spec.rate is not None:
@@ -73,7 +86,10 @@ class _Run:
                 for _ in range(self.spec.connections or 0):
                     group.create_task(self._client())
         cpu = (time.process_time() - cpu) / max(1, len(self.records))
-        measured = sorted((record for record in self.records if record.intended >= 0), key=lambda record: record.number)
+        measured = sorted(
+            (record for record in self.records if record.intended >= 0),
+            key=lambda record: record.number,
+        )
         return LoadReport.of(self.spec, measured, started, cpu, self.connections.opened)
 
     async def _by_plan(self, group: asyncio.TaskGroup, rate: float) -> None:
@@ -102,12 +118,18 @@ class _Run:
                 return
             self.measured += now >= 0
             if (await self._one(now)).failure == "connect":
-                await asyncio.sleep(_NAP_SECONDS)  # a server that is away fails at once; do not spin
+                await asyncio.sleep(
+                    _NAP_SECONDS
+                )  # a server that is away fails at once; do not spin
 
     def _is_over(self, when: float, before: int) -> bool:
         """Whether a request at ``when``, with ``before`` measured ones ahead of it, is one too many."""
         spec = self.spec
-        return when >= spec.duration if spec.duration is not None else when >= 0 and before >= (spec.requests or 0)
+        return (
+            when >= spec.duration
+            if spec.duration is not None
+            else when >= 0 and before >= (spec.requests or 0)
+        )
 
     async def _one(self, intended: float) -> Record:
         r, picture = next(self.draws)
@@ -115,7 +137,8 @@ class _Run:
         try:
             await self._exchange(record)
         except NoAnswer as error:
-            record.failure, record.done = error.kind, time.monotonic() - self.zero
+            record.failure = error.kind
+            record.done = time.monotonic() - self.zero
         if self.observe is not None:
             self.observe(record)
         record.body = b""

@@ -23,7 +23,8 @@ class Bar:
     """A progress bar on standard error, where that is a terminal, with what has been counted so far."""
 
     def __init__(self, spec: LoadSpec) -> None:
-        self._spec, self._console = spec, Console(stderr=True)
+        self._spec = spec
+        self._console = Console(stderr=True)
         self._done = self._good = 0
         self._progress = Progress(
             BarColumn(),
@@ -45,20 +46,27 @@ class Bar:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._drawing is not None:
             self._drawing.cancel()
             await asyncio.wait([self._drawing])
 
     async def _draw(self) -> None:
-        spec, started = self._spec, time.monotonic()
+        spec = self._spec
+        started = time.monotonic()
         with self._progress as progress:
             total = spec.requests if spec.duration is None else spec.duration + spec.warmup
             task = progress.add_task("", total=total)
             while True:
                 seconds = time.monotonic() - started
-                text = f"{seconds:.0f} s, {self._done} done, {self._done - self._good} without an answer"
+                text = (
+                    f"{seconds:.0f} s, {self._done} done, {self._done - self._good} without an"
+                    " answer"
+                )
                 completed = self._done if spec.duration is None else seconds
                 progress.update(task, completed=completed, description=text, refresh=True)
                 await asyncio.sleep(_DRAW_SECONDS)
@@ -77,11 +85,16 @@ def print_report(report: LoadReport, stderr: bool = False) -> None:
 
 def describe(spec: LoadSpec) -> str:
     """``spec`` in a line."""
-    how = f"open loop, {spec.rate:g} requests/s, {spec.arrivals}" if spec.rate else f"closed loop of {spec.connections}"
+    how = (
+        f"open loop, {spec.rate:g} requests/s, {spec.arrivals}"
+        if spec.rate
+        else f"closed loop of {spec.connections}"
+    )
     long = f"{spec.requests} requests" if spec.duration is None else f"{spec.duration:g} s"
     warm = f" after {spec.warmup:g} s of warm-up" if spec.warmup else ""
     return (
-        f"{spec.url.rstrip('/')}/{spec.endpoint}, r={' or '.join(r or 'default' for r in spec.r)}: {how}, {long}{warm}"
+        f"{spec.url.rstrip('/')}/{spec.endpoint}, r={' or '.join(r or 'default' for r in spec.r)}:"
+        f" {how}, {long}{warm}"
     )
 
 
@@ -92,7 +105,10 @@ def _counts(report: LoadReport) -> Table:
 
     def row(name: str, number: int) -> None:
         table.add_row(
-            name, str(number), f"{number / max(1, report.requests):.1%}", f"{number / (report.seconds or 1):.1f}"
+            name,
+            str(number),
+            f"{number / max(1, report.requests):.1%}",
+            f"{number / (report.seconds or 1):.1f}",
         )
 
     row("sent", report.requests)
@@ -106,13 +122,17 @@ def _counts(report: LoadReport) -> Table:
 
 
 def _latencies(report: LoadReport) -> Table:
-    table = Table("milliseconds", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", box=None, pad_edge=False)
+    table = Table(
+        "milliseconds", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", box=None, pad_edge=False
+    )
     for column in table.columns[1:]:
         column.justify = "right"
 
     def row(name: str, latency: Latency | None) -> None:
         if latency is not None:
-            values = (getattr(latency, key) for key in ("mean", "p50", "p90", "p95", "p99", "p999", "max"))
+            values = (
+                getattr(latency, key) for key in ("mean", "p50", "p90", "p95", "p99", "p999", "max")
+            )
             table.add_row(name, *(f"{value:.1f}" for value in values))
 
     if report.spec.rate is not None:
@@ -127,12 +147,20 @@ def _latencies(report: LoadReport) -> Table:
 def _remarks(report: LoadReport) -> list[str]:
     lines = []
     if report.reasons:
-        lines.append("reasons given: " + ", ".join(f"{reason} {number}" for reason, number in report.reasons.items()))
+        lines.append(
+            "reasons given: "
+            + ", ".join(f"{reason} {number}" for reason, number in report.reasons.items())
+        )
     if report.r_mean is not None:
-        shares = ", ".join(f"{r}: {number / report.answered:.0%}" for r, number in report.r_used.items())
+        shares = ", ".join(
+            f"{r}: {number / report.answered:.0%}" for r, number in report.r_used.items()
+        )
         lines.append(f"r used: {report.r_mean:.2f} on average ({shares})")
     if report.tokens_mean is not None and report.batch_mean is not None:
-        lines.append(f"tokens left: {report.tokens_mean:.1f}; images in the same batch: {report.batch_mean:.1f}")
+        lines.append(
+            f"tokens left: {report.tokens_mean:.1f}; images in the same batch:"
+            f" {report.batch_mean:.1f}"
+        )
     cost = report.cpu_ms_per_request
     per_core = cost * report.requests / (report.seconds or 1) / 1000
     lines.append(

@@ -59,12 +59,24 @@ class LoadSpec:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self.url!r} is no address of a server; it looks like http://127.0.0.1:8000")
+            raise ConfigError(
+                f"{self.url!r} is no address of a server; it looks like http://127.0.0.1:8000"
+            )
         if (self.rate is None) == (self.connections is None):
-            raise ConfigError("give either a rate (open loop) or a number of connections (closed loop)")
+            raise ConfigError(
+                "give either a rate (open loop) or a number of connections (closed loop)"
+            )
         if (self.duration is None) == (self.requests is None):
             raise ConfigError("give either a duration or a number of requests")
-        for name in ("rate", "connections", "duration", "requests", "deadline_ms", "timeout", "max_connections"):
+        for name in (
+            "rate",
+            "connections",
+            "duration",
+            "requests",
+            "deadline_ms",
+            "timeout",
+            "max_connections",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} must be above 0, got {value:g}")

@@ -28,20 +28,26 @@ class TopCommand(BaseSettings):
     )
 
     url: str = Field(
-        "http://127.0.0.1:8000", description="The server; or where its /metrics are, with TOME_METRICS_PORT."
+        "http://127.0.0.1:8000",
+        description="The server; or where its /metrics are, with TOME_METRICS_PORT.",
     )
     interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two readings.")
-    once: CliImplicitFlag[bool] = Field(False, description="Print what one interval showed, and end.")
+    once: CliImplicitFlag[bool] = Field(
+        False, description="Print what one interval showed, and end."
+    )
 
 
 def top(command: TopCommand) -> int:
     """Show frames until Ctrl-C. Returns the exit code, 0.
 
     Raises:
-        ConfigError: there are no metrics at the address. If they are gone later, that is shown and waited for.
+        ConfigError: there are no metrics at the address. If they are gone later, that is shown and
+            waited for.
     """
     if urlsplit(command.url).scheme not in ("http", "https"):
-        raise ConfigError(f"{command.url!r} is no address of a server; it looks like http://127.0.0.1:8000")
+        raise ConfigError(
+            f"{command.url!r} is no address of a server; it looks like http://127.0.0.1:8000"
+        )
     width = None if Console().is_terminal else 120
     console = Console(width=width, highlight=False, emoji=False)
     try:

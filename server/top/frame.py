@@ -54,17 +54,25 @@ def compare(before: Scrape, after: Scrape) -> Frame:
     def rates(name: str, label: str) -> dict[str, float]:
         return {key: value / seconds for key, value in grown(name, label).items() if value}
 
-    refused, late = rates("tome_rejected_total", "reason"), sum(grown("tome_deadline_missed_total").values())
+    refused = rates("tome_rejected_total", "reason")
+    late = sum(grown("tome_deadline_missed_total").values())
     buckets = increase(_buckets(before), _buckets(after))
-    forward, r0 = grown("tome_forward_seconds_total", "model"), grown("tome_r0_equivalent_seconds_total", "model")
+    forward = grown("tome_forward_seconds_total", "model")
+    r0 = grown("tome_r0_equivalent_seconds_total", "model")
     batches = sum(grown("tome_batch_images_count").values())
-    counts, sums = (grown(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("count", "sum"))
+    counts, sums = (
+        grown(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("count", "sum")
+    )
     return Frame(
         seconds=seconds,
         images=rates("tome_images_total", "r"),
         codes=rates("tome_requests_total", "code"),
         refused=refused | ({"deadline missed": late / seconds} if late else {}),
-        quantiles={percent: value for percent in (50, 95, 99) if (value := quantile(buckets, percent)) is not None},
+        quantiles={
+            percent: value
+            for percent in (50, 95, 99)
+            if (value := quantile(buckets, percent)) is not None
+        },
         batch=sum(grown("tome_batch_images_sum").values()) / batches if batches else None,
         busy=sum(forward.values()) / seconds,
         # Newly computed over the interval; the server's own tome_speedup_ratio looks back a minute.
@@ -80,7 +88,8 @@ def compare(before: Scrape, after: Scrape) -> Frame:
 def increase(before: Mapping[Key, float], after: Mapping[Key, float]) -> dict[Key, float]:
     """How much each counter grew; one that shrank began again at 0, with a new process."""
     return {
-        key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0) for key, value in after.items()
+        key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0)
+        for key, value in after.items()
     }
 
 
@@ -97,12 +106,19 @@ def quantile(buckets: Mapping[float, float], percent: float) -> float | None:
     total = buckets[bounds[-1]] if bounds else 0.0
     if total <= 0:
         return None
-    rank, low, below = total * percent / 100, 0.0, 0.0
+    rank = total * percent / 100
+    low = 0.0
+    below = 0.0
     for bound in bounds:
         if buckets[bound] >= rank and buckets[bound] > below:
-            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (buckets[bound] - below)
+            return (
+                low
+                if math.isinf(bound)
+                else low + (bound - low) * (rank - below) / (buckets[bound] - below)
+            )
         if not math.isinf(bound):
-            low, below = bound, buckets[bound]
+            low = bound
+            below = buckets[bound]
     return low
 
 

@@ -14,7 +14,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 _BAR_WIDTH = 30
 
 
-def draw(url: str, frame: Frame | None, history: Iterable[float] = (), trouble: str = "") -> RenderableType:
+def draw(
+    url: str, frame: Frame | None, history: Iterable[float] = (), trouble: str = ""
+) -> RenderableType:
     """What the last interval showed.
 
     Args:
@@ -30,7 +32,9 @@ def draw(url: str, frame: Frame | None, history: Iterable[float] = (), trouble: 
     if frame.images:
         parts.append(_by_r(frame))
     if frame.stages:
-        stages = "   ".join(f"{stage} {1000 * seconds:.1f} ms" for stage, seconds in sorted(frame.stages.items()))
+        stages = "   ".join(
+            f"{stage} {1000 * seconds:.1f} ms" for stage, seconds in sorted(frame.stages.items())
+        )
         parts.append(Text(f"stages    {stages}"))
     for title, rates in (("refused", frame.refused), ("status", frame.codes)):
         if rates:
@@ -41,7 +45,9 @@ def draw(url: str, frame: Frame | None, history: Iterable[float] = (), trouble: 
 
 def _summary(frame: Frame) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 3, 0, 0))
-    latency = "  ".join(f"p{percent} {1000 * value:.0f}" for percent, value in frame.quantiles.items())
+    latency = "  ".join(
+        f"p{percent} {1000 * value:.0f}" for percent, value in frame.quantiles.items()
+    )
     speedup = "  ".join(f"{value:.2f}x {model}" for model, value in sorted(frame.speedup.items()))
     table.add_row(
         f"images    {sum(frame.images.values()):.1f}/s",
@@ -64,7 +70,9 @@ def _by_r(frame: Frame) -> Table:
     table = Table("r", "images/s", "", box=None, pad_edge=False)
     table.columns[0].justify = table.columns[1].justify = "right"
     most = max(frame.images.values())
-    for r, rate in sorted(frame.images.items(), key=lambda item: (not item[0].isdigit(), len(item[0]), item[0])):
+    for r, rate in sorted(
+        frame.images.items(), key=lambda item: (not item[0].isdigit(), len(item[0]), item[0])
+    ):
         table.add_row(r, f"{rate:.1f}", "█" * max(1, round(_BAR_WIDTH * rate / most)))
     return table
 

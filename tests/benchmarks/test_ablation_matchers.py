@@ -42,7 +42,8 @@ def _metric(batch: int, tokens: int, seed: int, *shape: int) -> Tensor:
 
 def _pairs(matching: Matching, image: int = 0) -> set[tuple[int, int]]:
     """Which token merges into which, by old positions."""
-    dest, merged = matching.dest[image].tolist(), matching.merged[image].tolist()
+    dest = matching.dest[image].tolist()
+    merged = matching.merged[image].tolist()
     stays = {place: token for token, place in enumerate(dest) if not merged[token]}
     return {(token, stays[place]) for token, place in enumerate(dest) if merged[token]}
 
@@ -50,7 +51,8 @@ def _pairs(matching: Matching, image: int = 0) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("name", MATCHERS)
 @given(patches=st.integers(2, 20), prefix=st.integers(0, 3), r=st.integers(1, 12), seed=SEEDS)
 def test_what_all_have_in_common(name: str, patches: int, prefix: int, r: int, seed: int) -> None:
-    matcher, metric = MATCHERS[name], _metric(3, patches + prefix, seed)
+    matcher = MATCHERS[name]
+    metric = _metric(3, patches + prefix, seed)
     left = matcher.remaining(patches + prefix, r, prefix)
     assert left == Bipartite().remaining(patches + prefix, r, prefix)
     torch.manual_seed(seed)
@@ -68,14 +70,19 @@ def test_what_all_have_in_common(name: str, patches: int, prefix: int, r: int, s
 
 
 @given(st.integers(2, 20), st.integers(0, 3), st.integers(1, 12), SEEDS)
-def test_bipartite_with_the_papers_choices_is_the_cores(patches: int, prefix: int, r: int, seed: int) -> None:
+def test_bipartite_with_the_papers_choices_is_the_cores(
+    patches: int, prefix: int, r: int, seed: int
+) -> None:
     metric = _metric(2, patches + prefix, seed)
-    ours, cores = SoftBipartite()(metric, r, prefix), Bipartite()(metric, r, prefix)
+    ours = SoftBipartite()(metric, r, prefix)
+    cores = Bipartite()(metric, r, prefix)
     for image in (0, 1):
         assert _pairs(ours, image) == _pairs(cores, image)
 
 
-def _by_loops(rows: Sequence[oracle.Vector], a: list[int], b: list[int], r: int, near: Callable[..., float]) -> set:
+def _by_loops(
+    rows: Sequence[oracle.Vector], a: list[int], b: list[int], r: int, near: Callable[..., float]
+) -> set:
     edges = []
     for token in a:
         partner = max(b, key=lambda other: (near(rows[token], rows[other]), -other))
@@ -86,30 +93,42 @@ def _by_loops(rows: Sequence[oracle.Vector], a: list[int], b: list[int], r: int,
 @given(st.integers(2, 16), st.integers(0, 3), st.integers(1, 9), SEEDS)
 def test_distances_equal_loops(patches: int, prefix: int, r: int, seed: int) -> None:
     metric = _metric(1, patches + prefix, seed)
-    rows, r = list(metric[0].numpy()), min(r, patches // 2)
+    rows = list(metric[0].numpy())
+    r = min(r, patches // 2)
     even = [token for token in range(prefix, patches + prefix) if token % 2 == 0]
     odd = [token for token in range(prefix, patches + prefix) if token % 2 == 1]
     by_dot = _by_loops(rows, even, odd, r, lambda x, y: float(x @ y))
     assert _pairs(SoftBipartite(similarity=dot)(metric, r, prefix)) == by_dot
     by_distance = _by_loops(rows, even, odd, r, lambda x, y: -math.dist(x, y))
     assert _pairs(SoftBipartite(similarity=euclidean)(metric, r, prefix)) == by_distance
-    halves = list(range(prefix, prefix + patches // 2)), list(range(prefix + patches // 2, prefix + patches))
-    assert _pairs(SoftBipartite(partition=sequential)(metric, r, prefix)) == _by_loops(rows, *halves, r, oracle.cosine)
+    halves = (
+        list(range(prefix, prefix + patches // 2)),
+        list(range(prefix + patches // 2, prefix + patches)),
+    )
+    assert _pairs(SoftBipartite(partition=sequential)(metric, r, prefix)) == _by_loops(
+        rows, *halves, r, oracle.cosine
+    )
 
 
 def test_random_halves_differ_by_image_and_take_all_tokens() -> None:
     torch.manual_seed(0)
     in_a, in_b = shuffled(200, 11, 1)
     assert in_a.shape == (200, 5) and in_b.shape == (200, 5)
-    assert torch.equal(torch.cat([in_a, in_b], dim=1).sort(dim=1).values, torch.arange(1, 11).expand(200, -1))
+    assert torch.equal(
+        torch.cat([in_a, in_b], dim=1).sort(dim=1).values, torch.arange(1, 11).expand(200, -1)
+    )
     assert min(int((in_a == token).sum()) for token in range(1, 11)) > 50
-    assert int((in_a.unsqueeze(2) == in_a.unsqueeze(1) + 1).any(dim=2).sum()) > 0  # neighbours in one set
+    assert (
+        int((in_a.unsqueeze(2) == in_a.unsqueeze(1) + 1).any(dim=2).sum()) > 0
+    )  # neighbours in one set
 
 
 @given(st.integers(2, 14), st.integers(0, 2), st.integers(1, 8), SEEDS)
 def test_greedy_equals_loops(patches: int, prefix: int, r: int, seed: int) -> None:
     metric = _metric(1, patches + prefix, seed)
-    rows, free, expected = list(metric[0].numpy()), set(range(prefix, patches + prefix)), set()
+    rows = list(metric[0].numpy())
+    free = set(range(prefix, patches + prefix))
+    expected = set()
     for _ in range(min(r, patches // 2)):
         pairs = itertools.combinations(sorted(free), 2)
         first, second = max(pairs, key=lambda pair: oracle.cosine(rows[pair[0]], rows[pair[1]]))
@@ -119,7 +138,9 @@ def test_greedy_equals_loops(patches: int, prefix: int, r: int, seed: int) -> No
 
 
 @given(st.integers(2, 14), st.integers(0, 2), st.integers(1, 7), st.integers(0, 4), SEEDS)
-def test_k_means_equals_loops(patches: int, prefix: int, r: int, iterations: int, seed: int) -> None:
+def test_k_means_equals_loops(
+    patches: int, prefix: int, r: int, iterations: int, seed: int
+) -> None:
     metric = _metric(1, patches + prefix, seed)
     length = KMeans(1).remaining(patches + prefix, r, prefix) - prefix
     torch.manual_seed(seed)
@@ -128,22 +149,34 @@ def test_k_means_equals_loops(patches: int, prefix: int, r: int, iterations: int
     centres = [rows[token] for token in first]
 
     def nearest(row: oracle.Vector) -> int:
-        return min(range(length), key=lambda centre: (round(math.dist(row, centres[centre]), 12), centre))
+        return min(
+            range(length), key=lambda centre: (round(math.dist(row, centres[centre]), 12), centre)
+        )
 
     for _ in range(iterations):
         members = [[row for row in rows if nearest(row) == centre] for centre in range(length)]
         centres = [np.mean(m, axis=0) if m else centres[number] for number, m in enumerate(members)]
-    groups = [[token for token in range(patches) if nearest(rows[token]) == centre] for centre in range(length)]
+    groups = [
+        [token for token in range(patches) if nearest(rows[token]) == centre]
+        for centre in range(length)
+    ]
     torch.manual_seed(seed)
     pairs = _pairs(KMeans(iterations)(metric, r, prefix))
     merged = {token - prefix: into - prefix for token, into in pairs}
     assert len(merged) == patches - length
-    apart = {token: math.dist(rows[token], centres[number]) for number, group in enumerate(groups) for token in group}
+    apart = {
+        token: math.dist(rows[token], centres[number])
+        for number, group in enumerate(groups)
+        for token in group
+    }
     extra = []
     for group in filter(None, groups):
-        # They merge within their cluster, into one that is nearest to the centre (of two, both are).
+        # They merge within their cluster, into one that is nearest to the centre (of two, both
+        # are).
         stay = [token for token in group if token not in merged]
-        chosen = {merged[token] for token in group if token in merged} or {min(stay, key=apart.__getitem__)}
+        chosen = {merged[token] for token in group if token in merged} or {
+            min(stay, key=apart.__getitem__)
+        }
         assert len(chosen) == 1 and chosen < {*stay, -1}
         assert apart[min(chosen)] <= min(apart[token] for token in group) + 1e-9
         extra += [apart[token] for token in stay if token not in chosen]
@@ -191,11 +224,15 @@ def test_ways_to_combine_equal_loops(dtype: torch.dtype) -> None:
     lengths = [3, 4]
     for image, length in enumerate(lengths):
         one = Matching(matching.dest[image : image + 1], matching.merged[image : image + 1])
-        rows, row_sizes = x[image].double(), sizes[image]
+        rows = x[image].double()
+        row_sizes = sizes[image]
         stays = [token for token in range(6) if partner[image, token] == token]
         groups = [[token for token in range(6) if partner[image, token] == stay] for stay in stays]
         total = [float(sum(row_sizes[token] for token in group)) for group in groups]
-        weighted = [sum(row_sizes[t] * rows[t] for t in group) / sum(row_sizes[t] for t in group) for group in groups]
+        weighted = [
+            sum(row_sizes[t] * rows[t] for t in group) / sum(row_sizes[t] for t in group)
+            for group in groups
+        ]
         expected = {
             weighted_mean: (weighted, total),
             plain_mean: ([rows[group].mean(dim=0) for group in groups], total),

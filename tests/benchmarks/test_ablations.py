@@ -1,4 +1,6 @@
-"""`make ablations`: every variant runs, results survive a round trip, and the report says what the numbers say."""
+"""`make ablations`: every variant runs, results survive a round trip, and the report says what the
+numbers say.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ import tome_core
 from benchmarks.ablations.__main__ import main
 from benchmarks.ablations.report import Verdict, judge, render
 from benchmarks.ablations.results import Result, difference, read_results, write_results
-from benchmarks.ablations.tables import TABLES, Claim
+from benchmarks.ablations.tables import TABLES, WorkEstimate
 from benchmarks.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving
 from server.errors import ConfigError
-from tests.server.test_datasets import idx
+from tests.server.commands.test_datasets import idx
 from tests.tome_core.models import make_images, make_vit
 from tome_core.matching import Kth
 from tome_core.schedule import Schedule
@@ -49,23 +51,31 @@ def test_every_variant_runs(name: str, dtype: torch.dtype) -> None:
 
 
 def test_the_default_variant_is_the_patched_model_to_the_bit() -> None:
-    vit, images = make_vit(), make_images(4)
+    vit = make_vit()
+    images = make_images(4)
     for r in (3, [0, 2, 5, 3]):
-        assert torch.equal(VARIANTS[DEFAULT].patch(vit)(images, r=r), tome_core.patch(vit)(images, r=r))
+        assert torch.equal(
+            VARIANTS[DEFAULT].patch(vit)(images, r=r), tome_core.patch(vit)(images, r=r)
+        )
     assert VARIANTS[DEFAULT].patch(vit).merging == tome_core.patch(vit).merging
 
 
 def test_all_other_variants_differ_from_it() -> None:
-    vit, images = make_vit(seed=1), make_images(4)
+    vit = make_vit(seed=1)
+    images = make_images(4)
 
     def logits(name: str) -> torch.Tensor:
         torch.manual_seed(0)
         return VARIANTS[name].patch(vit)(images, r=VARIANTS[name].schedule(3, Shape(3, 17, 1)))
 
-    assert not [name for name in VARIANTS if name != DEFAULT and torch.equal(logits(name), logits(DEFAULT))]
+    assert not [
+        name for name in VARIANTS if name != DEFAULT and torch.equal(logits(name), logits(DEFAULT))
+    ]
 
 
-@pytest.mark.parametrize(("r", "shape"), [(16, Shape(12, 197, 1)), (8, Shape(24, 197, 1)), (3, Shape(3, 17, 2))])
+@pytest.mark.parametrize(
+    ("r", "shape"), [(16, Shape(12, 197, 1)), (8, Shape(24, 197, 1)), (3, Shape(3, 17, 2))]
+)
 def test_halving_follows_the_constant_schedule(r: int, shape: Shape) -> None:
     now = shape.tokens
     targets = Schedule.constant(r).tokens(shape.depth, shape.tokens, shape.prefix)[1:]
@@ -80,7 +90,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     pixels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(pixels))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.arange(12) % 10))
-    common = ["--data", str(tmp_path), "--threads", "1", "--batch", "5", "--out", str(tmp_path / "report.md")]
+    common = [
+        "--data",
+        str(tmp_path),
+        "--threads",
+        "1",
+        "--batch",
+        "5",
+        "--out",
+        str(tmp_path / "report.md"),
+    ]
     assert main([*common, "--only", "unmerged"]) == 0
     first = json.loads((tmp_path / "report.json").read_text())
     assert list(first["rows"]) == [UNMERGED] and first["about"]["images"] == 12
@@ -90,11 +109,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(second["rows"]) == [name for name in VARIANTS if "e" in name]
     assert second["rows"][UNMERGED] == first["rows"][UNMERGED]
     assert (
-        f"Without merging ours has {second['rows'][UNMERGED]['accuracy']:.2f}" in (tmp_path / "report.md").read_text()
+        f"Without merging ours has {second['rows'][UNMERGED]['accuracy']:.2f}"
+        in (tmp_path / "report.md").read_text()
     )
     assert "of 1 rows" in capsys.readouterr().err
     assert main([*common, "--images", "5"]) == 1
-    assert capsys.readouterr().err.startswith("error: ") and "--fresh" not in (tmp_path / "report.md").read_text()
+    assert (
+        capsys.readouterr().err.startswith("error: ")
+        and "--fresh" not in (tmp_path / "report.md").read_text()
+    )
 
 
 def _result(correct: int, wrong_first: bool = False, images: int = 400) -> Result:
@@ -106,7 +129,8 @@ def test_accuracy_and_errors() -> None:
     result = _result(300)
     assert result.accuracy == 75
     assert result.error == pytest.approx(100 * math.sqrt(0.75 * 0.25 / 400))
-    # The same 300 images and 20 more: only those 20 count. And the same numbers of other images: all that differ do.
+    # The same 300 images and 20 more: only those 20 count. And the same numbers of other images:
+    # all that differ do.
     points, error = difference(_result(320), result)
     assert points == 5 and error == pytest.approx(100 * math.sqrt(0.05 * 0.95 / 400))
     points, error = difference(_result(300, wrong_first=True), result)
@@ -114,7 +138,8 @@ def test_accuracy_and_errors() -> None:
 
 
 def test_results_survive_a_round_trip(tmp_path: Path) -> None:
-    path, rows = tmp_path / "ablations.json", {DEFAULT: _result(301), UNMERGED: _result(277, wrong_first=True)}
+    path = tmp_path / "ablations.json"
+    rows = {DEFAULT: _result(301), UNMERGED: _result(277, wrong_first=True)}
     assert read_results(path, ABOUT) == {}
     write_results(path, ABOUT, rows)
     kept = read_results(path, ABOUT)
@@ -137,7 +162,9 @@ def test_results_of_another_run_are_not_taken_over(tmp_path: Path) -> None:
     assert list(read_results(path, ABOUT, replace=True)) == [DEFAULT]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"about": {"images": 4}, "rows": {"default": {}}}', '{"about": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"about": {"images": 4}, "rows": {"default": {}}}', '{"about": 1}']
+)
 def test_a_file_that_is_something_else(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.json"
     path.write_text(text)
@@ -160,13 +187,17 @@ def test_a_file_that_is_something_else(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_verdicts(above: int, below: int, even: bool, verdict: Verdict) -> None:
-    claim = Claim("one above the other", DEFAULT, "greedy", "why", even)
+    claim = WorkEstimate("one above the other", DEFAULT, "greedy", "why", even)
     assert judge(claim, {DEFAULT: _result(above), "greedy": _result(below)}) is verdict
     assert judge(claim, {DEFAULT: _result(above)}) is Verdict.UNKNOWN
 
 
 def _items(text: str) -> list[str]:
-    items = [" ".join(part.split()) for block in text.split("\n\n") for part in f"\n{block}".split("\n- ")[1:]]
+    items = [
+        " ".join(part.split())
+        for block in text.split("\n\n")
+        for part in f"\n{block}".split("\n- ")[1:]
+    ]
     return [item for item in items if "**" in item]
 
 

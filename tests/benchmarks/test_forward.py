@@ -24,14 +24,21 @@ from benchmarks.forward import Bench, levels
 from benchmarks.measure import MIN_ROUNDS, Plan, alternate
 from benchmarks.report import markdown, mixed_ratio, ratio, table
 from benchmarks.results import Memory, Result, Run, read_json, write_json
-from tome_core import native
+from tome_core.backends.cpu import kernels
 from tome_core.schedule import Schedule
 
 TINY = MODELS["Ti"]
 
 
 def result(contender: str, r: str, seconds: float, batch: int = 32) -> Result:
-    what = {"model": "vit", "dtype": "bf16", "batch": batch, "bound_seconds": 0.25, "gflop": 1.0, "similarity": 1.0}
+    what = {
+        "model": "vit",
+        "dtype": "bf16",
+        "batch": batch,
+        "bound_seconds": 0.25,
+        "gflop": 1.0,
+        "similarity": 1.0,
+    }
     return Result.of([seconds], contender=contender, r=r, **what)
 
 
@@ -46,15 +53,35 @@ def small_products() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    wanted = "--model Ti --dtype bf16 --batch 1 --r 0 16 --contender ours timm tome --rounds 3 --threads 1 --no-memory"
-    assert main([*wanted.split(), "--device", "cpu", "--tome", str(folder / "absent"), "--out", str(folder)]) == 0
+    wanted = (
+        "--model Ti --dtype bf16 --batch 1 --r 0 16 --contender ours timm tome --rounds 3 --threads"
+        " 1 --no-memory"
+    )
+    assert (
+        main(
+            [
+                *wanted.split(),
+                "--device",
+                "cpu",
+                "--tome",
+                str(folder / "absent"),
+                "--out",
+                str(folder),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
 class TestOneRun:
     def test_rows(self, written: Path) -> None:
         run = read_json(written / "results.json")
-        assert [(row.contender, row.r) for row in run.results] == [("ours", "0"), ("ours", "16"), ("timm", "0")]
+        assert [(row.contender, row.r) for row in run.results] == [
+            ("ours", "0"),
+            ("ours", "16"),
+            ("timm", "0"),
+        ]
         for row in run.results:
             assert row.rounds == 3
             assert 0 < row.fastest <= row.seconds <= row.slowest
@@ -83,7 +110,9 @@ class TestOneRun:
         assert f"* tome is skipped: {written / 'absent'} is no checkout" in report
 
     def test_pictures(self, written: Path) -> None:
-        names = {path.name for path in written.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")}
+        names = {
+            path.name for path in written.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")
+        }
         assert names == {"accuracy.png", f"throughput-{TINY.timm}.png"}
 
 
@@ -106,7 +135,9 @@ class TestCases:
     def test_all(self) -> None:
         found = cases.choose()
         assert len(found) == 4 * 2 * 3
-        assert {case.mixed for case in found if case.batch == 32 and case.model.pixels == 224} == {MIXED}
+        assert {case.mixed for case in found if case.batch == 32 and case.model.pixels == 224} == {
+            MIXED
+        }
         assert not any(case.mixed for case in found if case.batch < 32 or case.model.pixels == 384)
 
     def test_quick(self) -> None:
@@ -167,17 +198,25 @@ class TestMeasuring:
 
         run = Run({})
         plan = Plan(rounds=1, turn_seconds=0)
-        bench = Bench(run, [Wrong(), Broken(), Timm()], torch.device("cpu"), 1, plan, say=lambda _: None)
+        bench = Bench(
+            run, [Wrong(), Broken(), Timm()], torch.device("cpu"), 1, plan, say=lambda _: None
+        )
         case = Case(TINY, "fp32", 1, (0,))
         assert list(bench.measure([case])) == [case]
         assert [row.contender for row in run.results] == ["timm"]
-        assert run.skipped[0].startswith("wrong is skipped: in vit_tiny_patch16_224 fp32 batch 1: its logits at r=0")
-        assert run.skipped[1] == "broken is skipped: in vit_tiny_patch16_224 fp32 batch 1: no compiler"
+        assert run.skipped[0].startswith(
+            "wrong is skipped: in vit_tiny_patch16_224 fp32 batch 1: its logits at r=0"
+        )
+        assert (
+            run.skipped[1] == "broken is skipped: in vit_tiny_patch16_224 fp32 batch 1: no compiler"
+        )
 
 
 class TestBound:
     def test_a_batch_costs_the_sum_of_its_images(self) -> None:
-        model = tome_core.patch(timm.create_model("vit_tiny_patch16_224", depth=3, embed_dim=48, num_heads=3))
+        model = tome_core.patch(
+            timm.create_model("vit_tiny_patch16_224", depth=3, embed_dim=48, num_heads=3)
+        )
         alone = [model.cost().macs(Schedule.constant(r).tokens(3, 197, 1)) for r in (0, 8, 8)]
         assert model_macs(model, 197, [0, 8, 8]) == sum(alone)
         assert bound_seconds(3_000_000_000, 1e9) == 6.0
@@ -186,7 +225,11 @@ class TestBound:
     def test_every_way_of_multiplying_gives_the_product(self, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
         found = list(gemms(dtype, torch.device("cpu"), [(8, 32, 16)]))
-        ours = ["our linear 8x32x16"] if native.multiplies_fastest(torch.empty(16, 32, dtype=dtype)) else []
+        ours = (
+            ["our linear 8x32x16"]
+            if kernels.multiplies_fastest(torch.empty(16, 32, dtype=dtype))
+            else []
+        )
         assert [gemm.name for gemm in found] == ["linear 8x32x16", "packed linear 8x32x16", *ours]
         plain, *others = (gemm.run() for gemm in found)
         for other in others:
@@ -205,7 +248,10 @@ class TestReport:
         ]
         assert ratio(rows[0], rows[1]) == 1.5
         # tome at the same r, timm at r=0; the bound is 32 / 0.25 images/s.
-        assert table(rows).splitlines()[-1] == "| 32 | 16 | 64.0 | 0.50 of 128.0 | 1.50x of 42.7 | 2.00x of 32.0 |"
+        assert (
+            table(rows).splitlines()[-1]
+            == "| 32 | 16 | 64.0 | 0.50 of 128.0 | 1.50x of 42.7 | 2.00x of 32.0 |"
+        )
 
     def test_mixed_time_is_compared_with_that_of_the_same_images(self) -> None:
         seconds = {0: 1.0, 4: 0.9, 8: 0.8, 12: 0.7, 16: 0.6}
@@ -216,8 +262,15 @@ class TestReport:
         assert mixed_ratio([*rows[1:], result("ours", "mixed", 1.0)]) is None
 
     def test_memory_and_files(self, tmp_path: Path) -> None:
-        run = Run({"threads": "2"}, [result("ours", "0", 1.0)], {"bf16": "linear"}, ["x is skipped: y"])
-        run = replace(run, memory=Memory("vit", "bfloat16", 32, imports=400.4, loading=500.0, load=312.0))
+        run = Run(
+            {"threads": "2"}, [result("ours", "0", 1.0)], {"bf16": "linear"}, ["x is skipped: y"]
+        )
+        run = replace(
+            run, memory=Memory("vit", "bfloat16", 32, imports=400.4, loading=500.0, load=312.0)
+        )
         write_json(run, tmp_path / "run.json")
         assert read_json(tmp_path / "run.json") == run
-        assert "at most 312 MB more under full batches of 32 than the 400 MB after its imports" in markdown(run)
+        assert (
+            "at most 312 MB more under full batches of 32 than the 400 MB after its imports"
+            in markdown(run)
+        )

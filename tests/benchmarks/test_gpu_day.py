@@ -1,4 +1,6 @@
-"""The day with a GPU, tried on the CPU: every step runs and writes its rows; what fails costs itself alone."""
+"""The day with a GPU, tried on the CPU: every step runs and writes its rows; what fails costs
+itself alone.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def rows(folder: Path) -> list[Row]:
 
 class TestDry:
     def test_every_step_ends_well(self, rows: list[Row]) -> None:
-        assert [(row["name"], row["outcome"]) for row in of(rows, "day")] == [(step.name, "ok") for step in STEPS]
+        assert [(row["name"], row["outcome"]) for row in of(rows, "day")] == [
+            (step.name, "ok") for step in STEPS
+        ]
         assert [row["error"] for row in rows if row.get("error")] == []
 
     def test_files(self, folder: Path) -> None:
@@ -42,23 +46,35 @@ class TestDry:
 
     def test_device(self, rows: list[Row]) -> None:
         measured = {row["what"]: row["value"] for row in of(rows, "device") if "value" in row}
-        assert {"copy within the device, read and written", "matrix product bf16", "node of a graph"} <= set(measured)
+        assert {
+            "copy within the device, read and written",
+            "matrix product bf16",
+            "node of a graph",
+        } <= set(measured)
         assert all(value > 0 for value in measured.values())
 
     def test_tests(self, rows: list[Row]) -> None:
         outcomes = {row["test"]: row["outcome"] for row in of(rows, "tests") if "outcome" in row}
         assert sorted(set(outcomes.values())) == ["passed", "skipped"]
-        assert {row["test"] for row in of(rows, "tests") if row.get("what") == "begun"} == set(outcomes)
+        assert {row["test"] for row in of(rows, "tests") if row.get("what") == "begun"} == set(
+            outcomes
+        )
 
     def test_proof(self, rows: list[Row]) -> None:
         (row,) = of(rows, "proof")
-        assert {"accelerate", "load_model", "measure_costs", "measure_levels"} <= set(row["parts_s"])
+        assert {"accelerate", "load_model", "measure_costs", "measure_levels"} <= set(
+            row["parts_s"]
+        )
         assert row["start_s"] > row["parts_s"]["load_model"] > 0
         assert row["judged"][0]["reason"] == "" and row["judged"][0]["found"]
         assert set(row["speedups"]) == {"0", "8"}
 
     def test_forward(self, rows: list[Row]) -> None:
-        found = {(row["contender"], row["r"]): row for row in of(rows, "forward") if "images_per_s" in row}
+        found = {
+            (row["contender"], row["r"]): row
+            for row in of(rows, "forward")
+            if "images_per_s" in row
+        }
         levels = ("0", "8", "16", "mixed")
         assert set(found) == {
             *((one, "0") for one in ("timm", "timm cudnn", "timm graph")),
@@ -71,7 +87,9 @@ class TestDry:
         for row in of(rows, "profile"):
             assert row["launches"] > 0
             assert sum(kernel["launches"] for kernel in row["kernels"]) <= row["launches"]
-            assert sum(kind["launches"] for kind in row["kinds"].values()) == pytest.approx(row["launches"])
+            assert sum(kind["launches"] for kind in row["kinds"].values()) == pytest.approx(
+                row["launches"]
+            )
 
     def test_server(self, rows: list[Row]) -> None:
         loads = [row for row in of(rows, "server") if "load" in row]
@@ -91,9 +109,22 @@ class TestDry:
         if any(row.get("what") == "interpreter" for row in mine):
             pytest.skip("Triton's interpreter fails here")
         timed = [row for row in mine if "us" in row]
-        kernels = {"match", "merge and norm", "place", "attention", "attention with sizes", "add and norm"}
-        assert {row["kernel"] for row in timed if row["name"] == "served"} == {*kernels, "fc1 with GELU"}
-        assert {row["kernel"] for row in timed if not row["ours"]} >= {"match", "attention with sizes"}
+        kernels = {
+            "match",
+            "merge and norm",
+            "place",
+            "attention",
+            "attention with sizes",
+            "add and norm",
+        }
+        assert {row["kernel"] for row in timed if row["name"] == "served"} == {
+            *kernels,
+            "fc1 with GELU",
+        }
+        assert {row["kernel"] for row in timed if not row["ours"]} >= {
+            "match",
+            "attention with sizes",
+        }
         # The interpreter cuts off where a GPU rounds to bfloat16.
         assert all(row["us"] > 0 and row.get("deviation", 0.0) < 3 for row in timed)
 
@@ -103,11 +134,19 @@ class TestDry:
 
 class TestSteps:
     def test_a_step_over_its_limit_is_ended_with_all_that_it_started(self, tmp_path: Path) -> None:
-        child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+        child = (
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time;"
+            " time.sleep(600)'])"
+        )
         log = tmp_path / "log"
         with log.open("w") as file:
             assert steps.run_process([sys.executable, "-c", child], time.time() + 1, file) is None
-            assert steps.run_process([sys.executable, "-c", "raise SystemExit(3)"], time.time() + 60, file) == 3
+            assert (
+                steps.run_process(
+                    [sys.executable, "-c", "raise SystemExit(3)"], time.time() + 60, file
+                )
+                == 3
+            )
 
     def test_what_no_time_is_left_for_is_left_out(self, tmp_path: Path) -> None:
         said: list[str] = []
@@ -117,7 +156,10 @@ class TestSteps:
 
     def test_what_is_left_is_shared_out_by_limits(self, tmp_path: Path) -> None:
         said: list[str] = []
-        missing = [Step(name, "nowhere", seconds, "no such module") for name, seconds in (("one", 60), ("two", 20))]
+        missing = [
+            Step(name, "nowhere", seconds, "no such module")
+            for name, seconds in (("one", 60), ("two", 20))
+        ]
         steps.run_all(Day("day", tmp_path), missing, 40, said.append)
         assert "one: no such module (at most 30 s)" in said[0]
         assert "two: no such module (at most 20 s)" in said[2]
@@ -128,7 +170,9 @@ class TestSteps:
         assert [row["outcome"] for row in rows] == ["ended with code 1"] * 2
         assert "No module named" in (tmp_path / LOG).read_text()
 
-    def test_unknown_steps_are_refused(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_unknown_steps_are_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["--only", "lunch", "--out", str(tmp_path)]) == 2
         assert "no step 'lunch'" in capsys.readouterr().out
         assert [step.name for step in steps.choose(["proof", "device"])] == ["device", "proof"]
@@ -141,7 +185,12 @@ class TestRows:
             row["half"] = 1 / 2
             row["none"] = 1 / 0
         assert day.rows() == [
-            {"step": "step", "what": "division", "half": 0.5, "error": "ZeroDivisionError: division by zero"}
+            {
+                "step": "step",
+                "what": "division",
+                "half": 0.5,
+                "error": "ZeroDivisionError: division by zero",
+            }
         ]
 
     def test_a_line_that_was_cut_off_is_left_out(self, tmp_path: Path) -> None:
@@ -152,16 +201,31 @@ class TestRows:
         assert [row["number"] for row in day.rows()] == [1]
 
     def test_the_summary_survives_rows_of_any_kind_and_stays_short(self) -> None:
-        rows: list[Row] = [{"step": "profile", "launches": 3}, {"step": "proof", "error": "x" * 5000}]
-        rows += [{"step": "tests", "test": f"t{n}", "outcome": "failed", "error": "y" * 900} for n in range(200)]
-        rows += [{"step": "forward", "model": "B", "batch": n, "error": "z" * 500} for n in range(200)]
+        rows: list[Row] = [
+            {"step": "profile", "launches": 3},
+            {"step": "proof", "error": "x" * 5000},
+        ]
+        rows += [
+            {"step": "tests", "test": f"t{n}", "outcome": "failed", "error": "y" * 900}
+            for n in range(200)
+        ]
+        rows += [
+            {"step": "forward", "model": "B", "batch": n, "error": "z" * 500} for n in range(200)
+        ]
         text = summarise(rows)
-        assert "no table: KeyError" in text and "0 passed, 200 failed" in text and "more errors" in text
+        assert (
+            "no table: KeyError" in text
+            and "0 passed, 200 failed" in text
+            and "more errors" in text
+        )
         short = summarise(
-            [*rows, *({"step": "device", "what": "x" * 90, "error": "x" * 90} for _ in range(99))], short=True
+            [*rows, *({"step": "device", "what": "x" * 90, "error": "x" * 90} for _ in range(99))],
+            short=True,
         )
         assert len(short) <= LIMIT
-        assert all(f"== {step}" in short for step in ("device", "profile", "proof", "tests", "forward"))
+        assert all(
+            f"== {step}" in short for step in ("device", "profile", "proof", "tests", "forward")
+        )
 
     def test_what_one_table_does_not_need_is_left_to_the_others(self) -> None:
         assert share_out(1000, {"a": (100, 1.0), "b": (2000, 1.0)}) == {"a": 108, "b": 892}
@@ -172,9 +236,13 @@ class TestRows:
 class TestServer:
     def test_what_it_did_is_a_share_of_the_time_between_the_readings_themselves(self) -> None:
         """However late they are, and those of CPU time and of metrics apart."""
-        begun = Scrape.parse('tome_batch_images_count{model="a"} 2\ntome_batch_images_count{model="b"} 3\n', 0.0)
+        begun = Scrape.parse(
+            'tome_batch_images_count{model="a"} 2\ntome_batch_images_count{model="b"} 3\n', 0.0
+        )
         ended = Scrape.parse(
-            "tome_batch_images_count 25\ntome_batch_images_sum 60\ntome_forward_seconds_total 0.5\n", 0.0
+            "tome_batch_images_count 25\ntome_batch_images_sum 60\ntome_forward_seconds_total"
+            " 0.5\n",
+            0.0,
         )
         before = Reading({"api": 1.0}, 10.0, begun, 14.0, 4.0)
         after = Reading({"api": 3.0, "engine": 1.0}, 12.0, ended, 15.0, 1.0)
@@ -196,12 +264,24 @@ def test_busy_time_counts_what_runs_at_once_once() -> None:
         ("void flash::flash_fwd_kernel<cutlass::bfloat16_t>", "attention"),
         ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_bias_TNN", "matrix product"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix product"),
-        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<c10::BFloat16, float>", "layer norm"),
-        ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>", "elementwise"),
+        (
+            (
+                "void at::native::(anonymous"
+                " namespace)::vectorized_layer_norm_kernel<c10::BFloat16, float>"
+            ),
+            "layer norm",
+        ),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>",
+            "elementwise",
+        ),
         ("void at_cuda_detail::cub::DeviceSegmentedRadixSortKernel<...>", "sort"),
         ("void at::native::indexFuncLargeIndex<float, long, unsigned int>", "scatter and index"),
         ("Memcpy DtoD (Device -> Device)", "copy"),
-        ("void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>", "copy"),
+        (
+            "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>",
+            "copy",
+        ),
     ],
 )
 def test_kernels_are_told_by_their_names(name: str, kind: str) -> None:
@@ -217,7 +297,9 @@ class TestWheels:
     ) -> None:
         has = {"fastapi": "0.1", "numpy": "2.5.2", "torch": "2.11.0+cu130", "timm": "1.0.31"}
         freeze = tmp_path / "freeze"
-        freeze.write_text("".join(f"{name}=={version}\n" for name, version in has.items()) + "other @ file:///x\n")
+        freeze.write_text(
+            "".join(f"{name}=={version}\n" for name, version in has.items()) + "other @ file:///x\n"
+        )
         wanted = {want.name: want.has for want in wheels.missing(wheels.read_freeze(freeze))}
         assert wanted["fastapi"] == "0.1" and wanted["pydantic"] is None
         assert "pydantic-core" in wanted and "starlette" in wanted

@@ -1,4 +1,6 @@
-"""What the engine's thread does for a batch, in small. No time is checked, only that all of it is counted."""
+"""What the engine's thread does for a batch, in small. No time is checked, only that all of it is
+counted.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.host import BATCHES, KINDS, LEVELS, PARTS, QUEUES, Case, Clock, Host, main, measure
-from server.messages import BatchDone
+from server.ipc.messages import BatchDone
 
 
 class Nested:
@@ -35,7 +37,8 @@ class Nested:
 
 
 def test_a_part_does_not_count_what_it_calls() -> None:
-    nested, clock = Nested(), Clock()
+    nested = Nested()
+    clock = Clock()
     for method in ("outer", "inner", "fails"):
         clock.watch(nested, method, method)
     started = time.perf_counter()
@@ -78,7 +81,19 @@ def test_no_job_of_the_whole_table_is_late() -> None:
 
 def test_it_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "host.json"
-    arguments = ["--kind", "alike", "auto", "--batch", "4", "8", "--queue", "4", "8", "--rounds", "3"]
+    arguments = [
+        "--kind",
+        "alike",
+        "auto",
+        "--batch",
+        "4",
+        "8",
+        "--queue",
+        "4",
+        "8",
+        "--rounds",
+        "3",
+    ]
     assert main([*arguments, "--json", str(file)]) == 0
     rows = json.loads(file.read_text("utf-8"))["microseconds"]
     assert [(row["kind"], row["batch"], row["queue"]) for row in rows] == [

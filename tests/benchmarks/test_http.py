@@ -17,12 +17,19 @@ from PIL import Image
 from benchmarks import http as bench
 from benchmarks import servers
 from benchmarks.http import main, parse, stage_seconds
-from benchmarks.http_report import Rounds, bound, http_seconds, http_seconds_beside, markdown, mixed_ratio
+from benchmarks.http_report import (
+    Rounds,
+    bound,
+    http_seconds,
+    http_seconds_beside,
+    markdown,
+    mixed_ratio,
+)
 from benchmarks.parts import Parts, measure_parts
 from benchmarks.results import command_line
 from benchmarks.wrk import Body, FailedRequests, Load, bare, form, read
-from server.api.multipart import FileParts
-from server.catalog import BUNDLED
+from server.api.pipeline.multipart import FileParts
+from server.catalog.entries import BUNDLED
 from server.load.pictures import jpeg
 from server.top.scrape import Scrape
 
@@ -75,7 +82,9 @@ class TestLoad:
     LINE = '{"requests": 300, "seconds": 1.5, "p50": 0.1, "p90": 0.2, "p99": 0.3, "failed": %d}'
 
     def test_what_the_script_printed(self) -> None:
-        assert read(f"Running 10s test\n  1 threads\n{self.LINE % 0}\n") == Load(200.0, 0.1, 0.2, 0.3)
+        assert read(f"Running 10s test\n  1 threads\n{self.LINE % 0}\n") == Load(
+            200.0, 0.1, 0.2, 0.3
+        )
 
     def test_failed_requests_are_no_result(self) -> None:
         with pytest.raises(FailedRequests, match="7 of 300"):
@@ -104,7 +113,9 @@ class TestReport:
             tome_stage_duration_seconds_count{{stage="forward"}} {images}
         """
         before, after = (
-            Scrape.parse(textwrap.dedent(text).format(decode=decode, forward=forward, images=images), 0.0)
+            Scrape.parse(
+                textwrap.dedent(text).format(decode=decode, forward=forward, images=images), 0.0
+            )
             for decode, forward, images in ((1, 5, 10), (1.4, 8.6, 110))
         )
         assert stage_seconds(before, after) == pytest.approx(0.04)
@@ -114,9 +125,10 @@ class TestReport:
         assert "| r=16 | 60.0 | 100.0 | 200.0 | 300.0 | 0.66 of 90.9 | 2.00x of 30.0 |" in lines
         assert "| r=0, one connection | 25.0 | 34.5 | 69.0 | 103.5 |  | 1.25x of 20.0 |" in lines
         assert (
-            "On one connection at r=16, HTTP adds 1.8 ms to what the server took for decoding and the forward pass in "
-            "the same requests, and 2.0 ms to what these take alone, at another time."
-        ) in lines
+            "On one connection at r=16, HTTP adds 1.8 ms to what the server took for decoding and"
+            " the forward pass in the same requests, and 2.0 ms to what these take alone, at"
+            " another time." in lines
+        )
 
     def test_without_a_peer_it_has_no_column(self) -> None:
         assert "peer" not in markdown(rounds(peer=[]))
@@ -128,7 +140,9 @@ def test_parts_of_a_real_model(tmp_path: Path) -> None:
     parts = measure_parts(BUNDLED, picture, (16,), images=2, threads=1, dtype="float32")
     assert parts.decode > 0
     assert 0 < parts.single[16] < parts.batch[16] + 1
-    assert parts.bound((16,), cores=2) == pytest.approx(1 / (parts.batch[16] / 2 + parts.decode / 2))
+    assert parts.bound((16,), cores=2) == pytest.approx(
+        1 / (parts.batch[16] / 2 + parts.decode / 2)
+    )
 
 
 class TestPeer:
@@ -143,7 +157,9 @@ class TestPeer:
         script.write_text(ECHO)
         url = f"http://127.0.0.1:{port}/predict"
         body = Body(b"picture", "image/jpeg")
-        with servers.other(f"{sys.executable} {script} {port}", url, body, tmp_path / "log") as address:
+        with servers.other(
+            f"{sys.executable} {script} {port}", url, body, tmp_path / "log"
+        ) as address:
             assert address == url
         with http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler):
             pass  # the port is free again
@@ -152,7 +168,10 @@ class TestPeer:
         with (
             pytest.raises(servers.NotReady, match=r"ended with code 3 .*log says why"),
             servers.other(
-                f"{sys.executable} -c 'raise SystemExit(3)'", f"http://127.0.0.1:{port}", bare(b"x"), tmp_path / "log"
+                f"{sys.executable} -c 'raise SystemExit(3)'",
+                f"http://127.0.0.1:{port}",
+                bare(b"x"),
+                tmp_path / "log",
             ),
         ):
             pass
@@ -160,9 +179,17 @@ class TestPeer:
 
 def test_the_command_is_told_without_folders() -> None:
     peer = "env REF=/a/ToMe PORT=89 /b/bin/python /c/app.py"
-    arguments = ["--peer", peer, "--peer-url", "http://127.0.0.1:89/predict", "--out", "benchmarks/results"]
-    assert command_line("benchmarks.http", arguments) == (
-        "python -m benchmarks.http --peer env REF=ToMe PORT=89 python app.py "
+    arguments = [
+        "--peer",
+        peer,
+        "--peer-url",
+        "http://127.0.0.1:89/predict",
+        "--out",
+        "benchmarks/results",
+    ]
+    assert (
+        command_line("benchmarks.http", arguments)
+        == "python -m benchmarks.http --peer env REF=ToMe PORT=89 python app.py "
         "--peer-url http://127.0.0.1:89/predict --out benchmarks/results"
     )
 
@@ -178,8 +205,15 @@ def test_litserve_is_the_peer_of_a_checkout(
     command = shlex.split(args.peer)
     assert command[1:5] == ["-W", "ignore", "-m", "benchmarks.litserve_peer"]
     asked = dict(zip(command[5::2], command[6::2], strict=True))
-    assert (asked["--tome"], asked["--threads"], asked["--dtype"]) == (str(checkout), "3", "float32")
-    assert (args.peer_url, args.peer_form) == (f"http://127.0.0.1:{asked['--port']}/predict", "file")
+    assert (asked["--tome"], asked["--threads"], asked["--dtype"]) == (
+        str(checkout),
+        "3",
+        "float32",
+    )
+    assert (args.peer_url, args.peer_form) == (
+        f"http://127.0.0.1:{asked['--port']}/predict",
+        "file",
+    )
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
     for arguments, problem in (
         ([str(checkout), "--peer", "y"], "two peers"),

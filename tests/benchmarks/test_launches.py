@@ -1,4 +1,6 @@
-"""`python -m benchmarks.launches`: counts of operators known by heart, and what must hold of those of networks."""
+"""`python -m benchmarks.launches`: counts of operators known by heart, and what must hold of those
+of networks.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.fake_cuda import needs_fake_cuda
 pytestmark = needs_fake_cuda
 
 TINY = "vit_tiny_patch16_224"
-DIM, HEADS, TOKENS = 192, 3, 197
+DIM = 192
+HEADS = 3
+TOKENS = 197
 MIXED = [0, 4, 8, 12, 16]
 
 
@@ -65,7 +69,12 @@ def test_a_sequence_of_operators() -> None:
         (lambda: torch.empty(8).masked_fill(torch.empty(8, dtype=torch.bool), 0), 2, 40, 32),
         (lambda: F.pad(torch.empty(8), (0, 2)), 2, 32, 40),
         (lambda: torch.cat([torch.empty(8), torch.empty(2)]), 1, 40, 40),
-        (lambda: F.linear(torch.empty(3, 8), torch.empty(2, 8), torch.empty(2)), 1, 4 * (24 + 16 + 2), 24),
+        (
+            lambda: F.linear(torch.empty(3, 8), torch.empty(2, 8), torch.empty(2)),
+            1,
+            4 * (24 + 16 + 2),
+            24,
+        ),
         (lambda: F.gelu(torch.empty(8)), 1, 32, 32),
         (lambda: torch.empty(2, 8, 4).mean(1, dtype=torch.float64), 1, 256, 64),
     ],
@@ -111,7 +120,8 @@ def test_blocks_launch_alike(build: Any, r: Any) -> None:
     launches = [tiny(5, r, build, depth=depth).launches for depth in (3, 4, 5)]
     block = launches[1] - launches[0]
     assert launches[2] - launches[1] == block
-    # What remains belongs to no block, or is special to the first (no sizes yet) or the last (only the class token).
+    # What remains belongs to no block, or is special to the first (no sizes yet) or the last (only
+    # the class token).
     assert (launches[0] - 3 * block == launches[2] - 5 * block) and launches[0] > 2 * block
 
 
@@ -127,15 +137,21 @@ def test_our_kernels_are_few(r: Any, most: int) -> None:
 
 @pytest.mark.parametrize("build", [operators, plain])
 def test_bytes_of_a_block(build: Any) -> None:
-    batch, of_all = 2, {"global_pool": "avg", "class_token": False}
+    batch = 2
+    of_all = {"global_pool": "avg", "class_token": False}
     deep, shallow = (tiny(batch, 0, build, depth=depth, **of_all) for depth in (4, 3))
-    rows, half, single = batch * (TOKENS - 1), 2, 4
+    rows = batch * (TOKENS - 1)
+    half = 2
+    single = 4
     linear = [(DIM, 3 * DIM), (DIM, DIM), (DIM, 4 * DIM), (4 * DIM, DIM)]
     in_linear = sum(half * (rows * (i + o) + i * o + o) for i, o in linear)
     assert deep.linear_bytes - shallow.linear_bytes == in_linear
     tokens = half * rows * DIM
-    gelu, attention, weights = 2 * 4 * tokens, (3 + 1) * tokens, 2 * half * 2 * DIM
-    norms, residuals = 2 * 2 * tokens, 2 * 3 * tokens
+    gelu = 2 * 4 * tokens
+    attention = (3 + 1) * tokens
+    weights = 2 * half * 2 * DIM
+    norms = 2 * 2 * tokens
+    residuals = 2 * 3 * tokens
     more = single * (2 * 2 * rows + rows * HEADS)  # means and deviations, sums of attention weights
     wanted = norms + residuals + attention + gelu + weights + more
     # Attention gives the state of a generator too, of a few bytes.
@@ -150,7 +166,9 @@ def test_our_kernels_move_less(r: Any) -> None:
 
 @pytest.mark.parametrize("build", [ours, operators])
 def test_mixed_batches_launch_alike(build: Any) -> None:
-    few, many = (count(build, TINY, torch.bfloat16, 5 * times, MIXED * times, depth=3) for times in (1, 4))
+    few, many = (
+        count(build, TINY, torch.bfloat16, 5 * times, MIXED * times, depth=3) for times in (1, 4)
+    )
     assert few.counts.launches == many.counts.launches
     assert few.once.launches == many.once.launches > 0
     assert few.counts.other_bytes < many.counts.other_bytes
@@ -182,7 +200,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--json", str(tmp_path / "rows.json")]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
     cases = [(row["network"], row["batch"], row["r"]) for row in rows]
-    assert cases == [("ours", 1, "0"), ("ours", 2, "0"), ("ours", 2, "mixed"), ("timm", 1, "0"), ("timm", 2, "0")]
+    assert cases == [
+        ("ours", 1, "0"),
+        ("ours", 2, "0"),
+        ("ours", 2, "mixed"),
+        ("timm", 1, "0"),
+        ("timm", 2, "0"),
+    ]
     whole = tiny(2, 0)
     assert rows[1]["launches"] == whole.launches and rows[4]["block"] == 10
     assert rows[1]["other_gb"] * 1e9 == pytest.approx(whole.other_bytes)

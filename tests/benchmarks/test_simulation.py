@@ -21,13 +21,13 @@ from benchmarks.simulation import (
     main,
     simulate,
 )
-from server.catalog import BUNDLED
+from server.catalog.entries import BUNDLED
+from server.catalog.profiles import read_profile
 from server.load.arrivals import arrivals
 from server.load.pictures import Picture
 from server.load.record import Record
 from server.load.report import LoadReport
 from server.load.spec import LoadSpec
-from server.profiles import read_profile
 
 EXACT, FAST, _, AUTO = CONTENDERS
 DEADLINE = 10 * BOUNDS.images / capacity(16)
@@ -35,7 +35,11 @@ SECONDS = 25.0
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    return list(itertools.takewhile(lambda when: when < seconds, arrivals("poisson", rate, random.Random(seed))))
+    return list(
+        itertools.takewhile(
+            lambda when: when < seconds, arrivals("poisson", rate, random.Random(seed))
+        )
+    )
 
 
 def serve(contender, rate: float, seed: int = 0, deadlines=(DEADLINE,)) -> Tally:
@@ -56,7 +60,8 @@ def test_below_the_capacity_of_r0_it_is_the_exact_model() -> None:
 
 def test_near_the_capacity_of_r16_it_answers_in_time_where_r0_falls_short() -> None:
     rate = 0.9 * capacity(16)
-    auto, exact = serve(AUTO, rate), serve(EXACT, rate)
+    auto = serve(AUTO, rate)
+    exact = serve(EXACT, rate)
     assert in_time(auto) >= 0.98
     assert in_time(exact) < 0.75
     # And it merges no more than is needed for that.
@@ -94,7 +99,9 @@ def test_it_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_accuracy_is_that_of_the_levels_used() -> None:
-    rows = {row.r: row.accuracy for row in read_profile(BUNDLED.with_name("fashion-mnist.profile.json"))}
+    rows = {
+        row.r: row.accuracy for row in read_profile(BUNDLED.with_name("fashion-mnist.profile.json"))
+    }
     accuracy = {level: rows[str(level)] for level in LEVELS}
     tally = Tally(arrived=4, used=[(1.0, 0), (2.0, 16)], errors=[0.1])
     row = Row.of(tally, 2.0, accuracy, arrivals="poisson", load=1.0, contender="auto")
@@ -104,10 +111,23 @@ def test_accuracy_is_that_of_the_levels_used() -> None:
 
 def test_the_bench_reports_what_was_seen() -> None:
     spec = LoadSpec(url="http://x", pictures=(Picture("p", b""),), rate=1.0, duration=15.0)
-    records = [Record(number, 0, "auto", 1.0 * number, done=1.0 * number, status=200) for number in range(15)]
+    records = [
+        Record(number, 0, "auto", 1.0 * number, done=1.0 * number, status=200)
+        for number in range(15)
+    ]
     for record in records:
         record.used = "0" if record.intended < 5 else "4" if record.intended < 10 else "2"
-    assert steps(LoadReport.of(spec, records, 0.0, 0.0, 1)) == [4.0]  # the last window, which drains, is left out
+    assert steps(LoadReport.of(spec, records, 0.0, 0.0, 1)) == [
+        4.0
+    ]  # the last window, which drains, is left out
     row = Open("r=auto", 100.0, 60.0, 0.99, 0.01, 500.0, 900.0, 12.0, 1.0, 90.8)
-    text = markdown({"connections": 32, "capacity_16": 1.0, "capacity_0": 2.0, "deadline_ms": 3.0, "open": [vars(row)]})
+    text = markdown(
+        {
+            "connections": 32,
+            "capacity_16": 1.0,
+            "capacity_0": 2.0,
+            "deadline_ms": 3.0,
+            "open": [vars(row)],
+        }
+    )
     assert "| r=auto | 100.0 | 99.0% | 1.0% | 500 | 900 | 12.0 | 1.0 | 90.80 |" in text

@@ -1,7 +1,7 @@
 """``make chaos``: every scenario in its long form, and the report that the numbers make.
 
-Pieces add up: ``--only sigterm --times 10`` five times is the same as fifty at once. ``--fresh`` forgets what the
-same scenarios found before.
+Pieces add up: ``--only sigterm --times 10`` five times is the same as fifty at once. ``--fresh``
+forgets what the same scenarios found before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import about
-from server.engine.device import pick_device
+from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
 from tests.chaos.harness import Arena
 from tests.chaos.oracle import Oracle
@@ -34,7 +34,9 @@ def main() -> int:
     if shutil.which("wrk") is None and any(each.name == "overload" for each in chosen):
         console.print("error: wrk is not installed; Debian's package wrk has it", style="red")
         return 2
-    where = about("tests.chaos", pick_device("cpu"), usable_cores()) | {"date": datetime.now(UTC).date().isoformat()}
+    where = about("tests.chaos", pick_device("cpu"), usable_cores()) | {
+        "date": datetime.now(UTC).date().isoformat()
+    }
     with tempfile.TemporaryDirectory() as folder:
         oracle = Oracle(Path(folder))
         for scenario in chosen:
@@ -42,10 +44,14 @@ def main() -> int:
             if args.fresh:
                 known.pop(scenario.name, None)
             found = run_one(scenario, oracle, args.times or scenario.long, console)
-            console.print(f"{found.scenario}: {found.times} {found.unit}, {found.lost} lost", style="bold")
+            console.print(
+                f"{found.scenario}: {found.times} {found.unit}, {found.lost} lost", style="bold"
+            )
             for check in found.checks:
                 console.print(f"  {check}", style=None if check.holds else "red", highlight=False)
-            known[found.scenario] = known[found.scenario] + found if found.scenario in known else found
+            known[found.scenario] = (
+                known[found.scenario] + found if found.scenario in known else found
+            )
             ordered = [known[each.name] for each in SCENARIOS if each.name in known]
             write(args.results, where, ordered)
             args.report.write_text(markdown(where, ordered), "utf-8")
@@ -54,23 +60,41 @@ def main() -> int:
 
 def run_one(scenario: Scenario, oracle: Oracle, times: int, console: Console) -> Found:
     """One scenario, with a bar that shows how far it is."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
         task = progress.add_task(scenario.name, total=scenario.steps(times))
-        return asyncio.run(scenario.run(Arena(oracle, Path(folder), times, lambda more: progress.advance(task, more))))
+        return asyncio.run(
+            scenario.run(
+                Arena(oracle, Path(folder), times, lambda more: progress.advance(task, more))
+            )
+        )
 
 
 def parse() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", nargs="+", choices=[each.name for each in SCENARIOS], help="these scenarios")
-    parser.add_argument("--times", type=int, help="how often, instead of the long form's number")
-    parser.add_argument("--fresh", action="store_true", help="forget what earlier runs of these scenarios found")
     parser.add_argument(
-        "--results", type=Path, default=Path("docs/reliability.json"), help="what is found is kept here"
+        "--only", nargs="+", choices=[each.name for each in SCENARIOS], help="these scenarios"
     )
-    parser.add_argument("--report", type=Path, default=Path("docs/reliability.md"), help="the table")
+    parser.add_argument("--times", type=int, help="how often, instead of the long form's number")
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what earlier runs of these scenarios found"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("docs/reliability.json"),
+        help="what is found is kept here",
+    )
+    parser.add_argument(
+        "--report", type=Path, default=Path("docs/reliability.md"), help="the table"
+    )
     return parser.parse_args()
 
 

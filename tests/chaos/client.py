@@ -38,7 +38,8 @@ class Connection:
     """One connection, for one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+        self.reader = reader
+        self.writer = writer
         self.used = False
 
     @classmethod
@@ -47,7 +48,9 @@ class Connection:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def ask(self, request: bytes) -> Reply:
-        """Send and receive. Raises `Lost`, or `TimeoutError` after `PATIENCE` seconds, which no request may take."""
+        """Send and receive. Raises `Lost`, or `TimeoutError` after `PATIENCE` seconds, which no
+        request may take.
+        """
         began = time.monotonic()
         try:
             self.writer.write(request)
@@ -60,7 +63,10 @@ class Connection:
 
     async def _read(self, began: float) -> Reply:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+        headers = {
+            name.lower(): value
+            for name, value in (line.split(": ", 1) for line in head[1:] if line)
+        }
         body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         self.used = True
         return Reply(int(head[0].split(" ")[1]), headers, body, time.monotonic() - began)

@@ -7,7 +7,16 @@ import contextlib
 import random
 
 from tests.chaos.client import PATIENCE, Connection
-from tests.chaos.harness import Arena, Crowd, files_lost, open_files, resident_mib, scrape, settle, until
+from tests.chaos.harness import (
+    Arena,
+    Crowd,
+    files_lost,
+    open_files,
+    resident_mib,
+    scrape,
+    settle,
+    until,
+)
 from tests.chaos.results import Check, Found
 
 BOUND = 256
@@ -17,11 +26,18 @@ HELD = 4 * BOUND
 
 async def run(arena: Arena) -> Found:
     """As many connections as wanted, up to four times as many at once as the server takes."""
-    chance, most_open, overdue = random.Random(2), 0, 0
+    chance = random.Random(2)
+    most_open = 0
+    overdue = 0
     with arena.server(max_connections=BOUND, header_timeout=HEADER_SECONDS, max_batch=8) as server:
-        crowd, storm = Crowd(server.port, arena.oracle.draw), True
-        await crowd.run(4, lambda: sum(crowd.tally.answered.values()) < 200)  # so that memory has its usual size
-        before, files, pid = await scrape(server.port), open_files(server.process.pid), server.process.pid
+        crowd = Crowd(server.port, arena.oracle.draw)
+        storm = True
+        await crowd.run(
+            4, lambda: sum(crowd.tally.answered.values()) < 200
+        )  # so that memory has its usual size
+        before = await scrape(server.port)
+        files = open_files(server.process.pid)
+        pid = server.process.pid
         memory = resident_mib(pid)
         crowd = Crowd(server.port, arena.oracle.draw)
         beside = asyncio.create_task(crowd.run(4, lambda: storm))
@@ -53,7 +69,8 @@ async def run(arena: Arena) -> Found:
         storm = False
         await beside
         after = await settle(server.port)
-        grown, leaked = resident_mib(pid) - memory, await files_lost(pid, files)
+        grown = resident_mib(pid) - memory
+        leaked = await files_lost(pid, files)
     tally = crowd.tally
     checks = (
         *tally.checks(),
@@ -65,12 +82,18 @@ async def run(arena: Arena) -> Found:
     )
     lost = tally.lost + tally.miscounted(before, after)
     return Found(
-        "connections", "connections that never ask, drip or come and go", arena.times, "connections", lost, checks
+        "connections",
+        "connections that never ask, drip or come and go",
+        arena.times,
+        "connections",
+        lost,
+        checks,
     )
 
 
 async def pester(connection: Connection, chance: random.Random) -> None:
-    """Hold ``connection`` until the server ends it: in silence, or a byte at a time; or leave at once.
+    """Hold ``connection`` until the server ends it: in silence, or a byte at a time; or leave at
+    once.
 
     Raises `TimeoutError` if the server holds it for ever.
     """

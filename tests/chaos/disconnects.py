@@ -6,7 +6,16 @@ import asyncio
 import random
 
 from tests.chaos.client import Connection
-from tests.chaos.harness import Arena, Crowd, files_lost, free_slots, open_files, scrape, settle, total
+from tests.chaos.harness import (
+    Arena,
+    Crowd,
+    files_lost,
+    free_slots,
+    open_files,
+    scrape,
+    settle,
+    total,
+)
 from tests.chaos.results import Check, Found
 
 SLOTS = 32
@@ -22,7 +31,11 @@ async def run(arena: Arena) -> Found:
         request = arena.oracle.draw(chance).request()
         # Within the header, within the body, at once after it, or while the answer is made.
         connection.writer.write(
-            request[: chance.choice((0, 20, request.index(b"\r\n\r\n") + 30, len(request), len(request)))]
+            request[
+                : chance.choice(
+                    (0, 20, request.index(b"\r\n\r\n") + 30, len(request), len(request))
+                )
+            ]
         )
         await asyncio.sleep(chance.choice((0, 0.002, 0.02)))
         connection.close(reset=chance.random() < 0.5)
@@ -30,7 +43,8 @@ async def run(arena: Arena) -> Found:
     with arena.server(queue_limit=SLOTS, max_batch=8) as server:
         before = await scrape(server.port)
         files = open_files(server.process.pid)
-        crowd, storm = Crowd(server.port, arena.oracle.draw, allowed={503}), True
+        crowd = Crowd(server.port, arena.oracle.draw, allowed={503})
+        storm = True
         beside = asyncio.create_task(crowd.run(4, lambda: storm))
         left = 0
         while left < arena.times:
@@ -52,5 +66,10 @@ async def run(arena: Arena) -> Found:
         Check("file descriptors lost", leaked, "most", 0),
     )
     return Found(
-        "disconnects", "a storm of disconnects beside 4 clients", arena.times, "disconnects", tally.lost, checks
+        "disconnects",
+        "a storm of disconnects beside 4 clients",
+        arena.times,
+        "disconnects",
+        tally.lost,
+        checks,
     )

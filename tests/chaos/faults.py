@@ -1,4 +1,6 @@
-"""Exceptions, NaN, memory that runs out, slow passes in the engine, under load: who shares a batch does not notice."""
+"""Exceptions, NaN, memory that runs out, slow passes in the engine, under load: who shares a batch
+does not notice.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from tests.server.engine import faulty
 
 SLOTS = 64
 BAD = 0.1
-KINDS = {faulty.ERROR: 500, faulty.NAN: 500, faulty.ALONE_TOO_LARGE: 503, faulty.MEMORY: 200, faulty.SLOW: 200}
+KINDS = {
+    faulty.ERROR: 500,
+    faulty.NAN: 500,
+    faulty.ALONE_TOO_LARGE: 503,
+    faulty.MEMORY: 200,
+    faulty.SLOW: 200,
+}
 
 
 async def run(arena: Arena) -> Found:
@@ -22,7 +30,11 @@ async def run(arena: Arena) -> Found:
         if status != 200
         for r in (0, 3)
     ]
-    bad += [arena.oracle.case(picture(9, fault), r, True) for fault in (faulty.MEMORY, faulty.SLOW) for r in ("0", "3")]
+    bad += [
+        arena.oracle.case(picture(9, fault), r, True)
+        for fault in (faulty.MEMORY, faulty.SLOW)
+        for r in ("0", "3")
+    ]
 
     def draw(random: random.Random) -> Case:
         return random.choice(bad) if random.random() < BAD else arena.oracle.draw(random)
@@ -34,7 +46,8 @@ async def run(arena: Arena) -> Found:
         after = await settle(server.port)
         missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
     failures = {
-        kind: total(after, "tome_batch_failures_total", kind=kind) for kind in ("error", "nan", "out-of-memory")
+        kind: total(after, "tome_batch_failures_total", kind=kind)
+        for kind in ("error", "nan", "out-of-memory")
     }
     checks = (
         *crowd.tally.checks(),

@@ -20,11 +20,14 @@ async def run(arena: Arena) -> Found:
     statuses = []
     with arena.server(faulty=True, queue_limit=SLOTS, max_batch=8) as server:
         before = await scrape(server.port)
-        crowd, going = Crowd(server.port, arena.oracle.draw, allowed={503}, pause=0.2), True
+        crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, pause=0.2)
+        going = True
         load = asyncio.create_task(crowd.run(8, lambda: going))
         for _ in range(arena.times):
             reached = sum(crowd.tally.answered.values()) + 50
-            await until(lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load)
+            await until(
+                lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load
+            )
             statuses.append((await ask(server.port, hang.request())).status)
             await wait_ready(server.port)
             arena.progress(1)
@@ -36,9 +39,20 @@ async def run(arena: Arena) -> Found:
     tally.answered["/classify", 503] += statuses.count(503)
     checks = (
         *tally.checks(),
-        Check("slowest answer, beyond the bound of a pass", tally.slowest - HUNG_SECONDS, "most", 1.5, "s", timed=True),
-        Check("restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0),
+        Check(
+            "slowest answer, beyond the bound of a pass",
+            tally.slowest - HUNG_SECONDS,
+            "most",
+            1.5,
+            "s",
+            timed=True,
+        ),
+        Check(
+            "restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
+        ),
         Check("slots lost", missing, "most", 0),
     )
     lost = tally.lost + tally.miscounted(before, after) + sum(status != 503 for status in statuses)
-    return Found("hang", "a forward pass that never ends, under load", arena.times, "times", lost, checks)
+    return Found(
+        "hang", "a forward pass that never ends, under load", arena.times, "times", lost, checks
+    )

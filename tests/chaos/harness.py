@@ -1,4 +1,6 @@
-"""What every scenario needs: a real server, a crowd of clients that check each answer, and both sides' counts."""
+"""What every scenario needs: a real server, a crowd of clients that check each answer, and both
+sides' counts.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,13 @@ class Arena:
     ) -> Iterator[RunningServer]:
         """A server of the tiny model; ``faulty``: its engine fails where a picture tells it to."""
         os.environ["FAULTY"] = "faulty"
-        tiny = {"config": self.oracle.config, "dtype": "float32", "threads": 1, "levels": "0", "log_level": "error"}
+        tiny = {
+            "config": self.oracle.config,
+            "dtype": "float32",
+            "threads": 1,
+            "levels": "0",
+            "log_level": "error",
+        }
         module = FAULTY if faulty else "server"
         with run_server(module=module, stderr=stderr, **(tiny | settings)) as server:
             yield server
@@ -62,7 +70,11 @@ async def scrape(port: int) -> Series:
 
 def total(series: Series, name: str, **labels: str) -> float:
     """The sum over all series ``name`` that have ``labels``."""
-    return sum(value for (found, has), value in series.items() if found == name and labels.items() <= dict(has).items())
+    return sum(
+        value
+        for (found, has), value in series.items()
+        if found == name and labels.items() <= dict(has).items()
+    )
 
 
 def answers(series: Series) -> Counter[tuple[str, int]]:
@@ -76,9 +88,13 @@ def answers(series: Series) -> Counter[tuple[str, int]]:
 
 
 async def until(
-    condition: Callable[[], object], seconds: float = READY_SECONDS, load: asyncio.Task[None] | None = None
+    condition: Callable[[], object],
+    seconds: float = READY_SECONDS,
+    load: asyncio.Task[None] | None = None,
 ) -> None:
-    """Wait until ``condition`` holds. Raises `TimeoutError`, or what ended ``load``, which should go on meanwhile."""
+    """Wait until ``condition`` holds. Raises `TimeoutError`, or what ended ``load``, which should
+    go on meanwhile.
+    """
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
@@ -105,13 +121,18 @@ async def settle(port: int) -> Series:
     async with asyncio.timeout(30):
         while True:
             series = await scrape(port)
-            if total(series, "tome_inflight_requests") == 1 and total(series, "tome_queue_jobs") == 0:
+            if (
+                total(series, "tome_inflight_requests") == 1
+                and total(series, "tome_queue_jobs") == 0
+            ):
                 return series
             await asyncio.sleep(0.05)
 
 
 async def free_slots(port: int, limit: int, good: Case) -> int:
-    """How many images the server takes at once, of a ``limit`` that it should: what is missing is lost for ever."""
+    """How many images the server takes at once, of a ``limit`` that it should: what is missing is
+    lost for ever.
+    """
     boundary = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n"
     body = b"".join(boundary + good.body + b"\r\n" for _ in range(limit)) + b"--x--\r\n"
     request = encode("POST", good.path, body, content_type="multipart/form-data; boundary=x")
@@ -162,13 +183,18 @@ class Tally:
     def miscounted(self, before: Series, after: Series) -> int:
         """How many requests client and server count differently.
 
-        One whose client went away counts as 499, or with the status of an answer that was on its way already.
+        One whose client went away counts as 499, or with the status of an answer that was on its
+        way already.
         """
         server = answers(after) - answers(before)
         wrong = 0
         for route in {route for route, _ in self.answered} | set(self.cancelled):
-            there = Counter({status: count for (name, status), count in server.items() if name == route})
-            here = Counter({status: count for (name, status), count in self.answered.items() if name == route})
+            there = Counter(
+                {status: count for (name, status), count in server.items() if name == route}
+            )
+            here = Counter(
+                {status: count for (name, status), count in self.answered.items() if name == route}
+            )
             wrong += sum((here - there).values())  # answers that the server did not give
             wrong += abs(sum((there - here).values()) - self.cancelled[route])
         return wrong
@@ -202,13 +228,21 @@ class Crowd:
         every: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.port, self.draw, self.allowed, self.cancels, self.pause = port, draw, frozenset(allowed), cancels, pause
+        self.port = port
+        self.draw = draw
+        self.allowed = frozenset(allowed)
+        self.cancels = cancels
+        self.pause = pause
         self.every = every
-        self.tally, self.random = Tally(), random.Random(seed)
+        self.tally = Tally()
+        self.random = random.Random(seed)
         self._ids = 0
 
     async def run(
-        self, clients: int, go_on: Callable[[], bool], on_answer: Callable[[int], None] = lambda _: None
+        self,
+        clients: int,
+        go_on: Callable[[], bool],
+        on_answer: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Ask with ``clients`` at once while ``go_on`` says so."""
         async with asyncio.TaskGroup() as group:
@@ -272,7 +306,9 @@ def open_files(pid: int) -> int:
 
 
 async def files_lost(pid: int, before: int) -> int:
-    """How many more files than ``before`` stay open once the connections of the past have been closed."""
+    """How many more files than ``before`` stay open once the connections of the past have been
+    closed.
+    """
     with contextlib.suppress(TimeoutError):
         await until(lambda: open_files(pid) <= before, 5)
     return max(0, open_files(pid) - before)

@@ -19,4 +19,11 @@ async def run(arena: Arena) -> Found:
     tally = crowd.tally
     checks = [*tally.checks(), Check("slots lost", missing, "most", 0)]
     lost = tally.lost + tally.miscounted(before, after)
-    return Found("identity", "32 clients, mixed `r`, 10% go away", arena.times, "requests", lost, tuple(checks))
+    return Found(
+        "identity",
+        "32 clients, mixed `r`, 10% go away",
+        arena.times,
+        "requests",
+        lost,
+        tuple(checks),
+    )

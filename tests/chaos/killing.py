@@ -1,11 +1,24 @@
-"""The engine's process is killed or stopped under load, over and over; in the end it cannot come back."""
+"""The engine's process is killed or stopped under load, over and over; in the end it cannot come
+back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 
-from tests.chaos.harness import Arena, Crowd, Stopwatch, free_slots, is_ready, scrape, settle, total, until, wait_ready
+from tests.chaos.harness import (
+    Arena,
+    Crowd,
+    Stopwatch,
+    free_slots,
+    is_ready,
+    scrape,
+    settle,
+    total,
+    until,
+    wait_ready,
+)
 from tests.chaos.results import Check, Found
 
 SLOTS = 48
@@ -25,15 +38,19 @@ async def stop(arena: Arena) -> Found:
 
 async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
     """Send ``number`` to the engine as often as wanted, each time when it is busy."""
-    watch, slowest_start = Stopwatch(), 0.0
+    watch = Stopwatch()
+    slowest_start = 0.0
     with arena.server(queue_limit=SLOTS, max_batch=8, heartbeat_timeout=2) as server:
         load_seconds = watch.seconds
         before = await scrape(server.port)
-        crowd, going = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.02, pause=0.2), True
+        crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.02, pause=0.2)
+        going = True
         load = asyncio.create_task(crowd.run(CLIENTS, lambda: going))
         for _ in range(arena.times):
             reached = sum(crowd.tally.answered.values()) + 5 * CLIENTS
-            await until(lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load)
+            await until(
+                lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load
+            )
             (engine,) = server.engines()
             server.signal_engine(number)
             watch = Stopwatch()
@@ -58,12 +75,21 @@ async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
             "s",
             timed=True,
         ),
-        Check("restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0),
+        Check(
+            "restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
+        ),
         Check("slots lost", missing, "most", 0),
         *(Check("exit code when it cannot come back", code, "least", 1) for code in ended),
     )
     lost = tally.lost + tally.miscounted(before, after)
-    return Found(name, f"`kill -{number.name[3:]}` of the engine under load", arena.times, "times", lost, checks)
+    return Found(
+        name,
+        f"`kill -{number.name[3:]}` of the engine under load",
+        arena.times,
+        "times",
+        lost,
+        checks,
+    )
 
 
 async def cannot_come_back(arena: Arena, server) -> int:

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from server.catalog import read_catalog
-from server.decode import decode
-from server.engine.loading import load_model
-from server.engine.runner import Runner
+from server.catalog.entries import read_catalog
+from server.engine.execution.runner import Runner
+from server.engine.loading.model_loader import load_model
+from server.imaging.decode import decode
 from tests.chaos.client import Reply, encode
 from tests.server.engine.tiny import write_tiny
 from tome_core.schedule import Schedule
 
 PICTURES = 24
-# No two of them merge alike before the last block, after which the class token, which is all that is read, is done.
+# No two of them merge alike before the last block, after which the class token, which is all that
+# is read, is done.
 SCHEDULES = ("0", "1", "2", "3", "4", "6", "8", "3:-1", "2,5", "0,7", "1,0,6")
 DEPTH = 4
 TOLERANCE = 1e-4
@@ -60,11 +61,15 @@ class Case:
             return near(np.frombuffer(reply.body, "<f4").tolist(), self.features)
         answer = json.loads(reply.body)
         best = sorted((each["index"], each["score"]) for each in answer["predictions"])
-        return f"r={answer['r_requested']}&" in f"{self.path}&" and near([score for _, score in best], self.scores)
+        return f"r={answer['r_requested']}&" in f"{self.path}&" and near(
+            [score for _, score in best], self.scores
+        )
 
 
 def near(given: list[float], expected: tuple[float, ...]) -> bool:
-    return len(given) == len(expected) and bool(np.allclose(given, expected, rtol=0, atol=TOLERANCE))
+    return len(given) == len(expected) and bool(
+        np.allclose(given, expected, rtol=0, atol=TOLERANCE)
+    )
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -74,7 +79,9 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def picture(seed: int, fault: int = 0) -> bytes:
-    """A picture that the tiny model takes as it is; its first value tells the engine of `faulty` what to do."""
+    """A picture that the tiny model takes as it is; its first value tells the engine of `faulty`
+    what to do.
+    """
     pixels = np.random.default_rng(seed).integers(0, 200, (32, 32, 3), np.uint8)
     pixels[0, 0, 0] = fault
     return png(pixels)
@@ -87,7 +94,9 @@ class Oracle:
         torch.set_num_threads(1)  # more would wait for one another on cores that the servers use
         self.config = write_tiny(folder, DEPTH)
         (spec,) = read_catalog(self.config, ())
-        self._runner = Runner(load_model(spec, torch.device("cpu"), torch.float32), torch.device("cpu"))
+        self._runner = Runner(
+            load_model(spec, torch.device("cpu"), torch.float32), torch.device("cpu")
+        )
         self.good = self._good()  # now: computing them later would hold up all clients at once
 
     def case(self, body: bytes, r: str, embed: bool, more: str = "") -> Case:
@@ -99,11 +108,15 @@ class Oracle:
             known = tuple(np.frombuffer(features.features, "<f4").tolist())
             return Case(f"/embed?r={r}{more}", body, frozenset({200}), features=known)
         (classes,) = self._runner.run(pixels, schedule, [3])
-        scores = tuple(score for _, score in sorted(zip(classes.classes, classes.scores, strict=True)))
+        scores = tuple(
+            score for _, score in sorted(zip(classes.classes, classes.scores, strict=True))
+        )
         return Case(f"/classify?r={r}&top_k=3{more}", body, frozenset({200}), scores=scores)
 
     def _good(self) -> list[Case]:
-        """Every picture under every schedule, both ways; no two features alike, so that a swap cannot go unnoticed."""
+        """Every picture under every schedule, both ways; no two features alike, so that a swap
+        cannot go unnoticed.
+        """
         pairs = list(itertools.product(map(picture, range(PICTURES)), SCHEDULES))
         embeds = [self.case(body, r, embed=True) for body, r in pairs]
         known = np.array([case.features for case in embeds])

@@ -1,4 +1,6 @@
-"""Ten times more than the server can do, for a minute, with a model of ViT-B's size and wrk on the same cores."""
+"""Ten times more than the server can do, for a minute, with a model of ViT-B's size and wrk on the
+same cores.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,14 @@ from tests.chaos.results import Check, Found
 from tests.server.conftest import RunningServer, run_server
 
 SCRIPT = Path(__file__).with_name("overload.lua")
-MODEL, LEVELS = "vit_base_patch16_224", (0, 8, 16)
-SLOTS, BATCH, PEAK_CONNECTIONS = 64, 16, 32
+MODEL = "vit_base_patch16_224"
+LEVELS = (0, 8, 16)
+SLOTS = 64
+BATCH = 16
+PEAK_CONNECTIONS = 32
 DEADLINE_SECONDS = 5.0
-TIMES_PEAK, AIM = 10.0, 10.3
+TIMES_PEAK = 10.0
+AIM = 10.3
 PEAK_SECONDS = 20
 PROBES_PER_SECOND = 10
 PAUSE_MS = 1000
@@ -46,7 +52,8 @@ class Overload:
     """One server, and the loads that are put on it."""
 
     def __init__(self, server: RunningServer, folder: Path) -> None:
-        self.server, self.body = server, folder / "body.jpg"
+        self.server = server
+        self.body = folder / "body.jpg"
         self.content = jpeg()
         self.body.write_bytes(self.content)
         self.paths = [f"/classify?r={r}&deadline_ms={DEADLINE_SECONDS * 1000:g}" for r in LEVELS]
@@ -61,7 +68,16 @@ class Overload:
             "WRK_PATHS": " ".join(self.paths),
             "WRK_DELAY": f"{pause_ms:g}",
         }
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(SCRIPT)]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds:g}s",
+            "--timeout",
+            "30s",
+            "-s",
+            str(SCRIPT),
+        ]
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         process = await asyncio.create_subprocess_exec(
             *command, self.server.url, env=environment, stdout=asyncio.subprocess.PIPE
@@ -70,11 +86,21 @@ class Overload:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = json.loads(next(line for line in printed.splitlines() if line.startswith(b"{")))
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Load(found["requests"], found["seconds"], found["refused"], found["broken"], used / found["seconds"])
+        return Load(
+            found["requests"],
+            found["seconds"],
+            found["refused"],
+            found["broken"],
+            used / found["seconds"],
+        )
 
     async def probe(self) -> None:
-        """Ask now and then, each time on a new connection, and note every answer: wrk cannot tell them apart."""
-        request = encode("POST", self.random.choice(self.paths), self.content, content_type="image/jpeg")
+        """Ask now and then, each time on a new connection, and note every answer: wrk cannot tell
+        them apart.
+        """
+        request = encode(
+            "POST", self.random.choice(self.paths), self.content, content_type="image/jpeg"
+        )
         try:
             self.replies.append(await ask(self.server.port, request))
         except (Lost, OSError):
@@ -95,7 +121,11 @@ async def run(arena: Arena) -> Found:
     """For as many seconds as wanted."""
     config = write_random_model(MODEL, arena.folder)
     with run_server(
-        config=config, queue_limit=SLOTS, max_batch=BATCH, levels=",".join(map(str, LEVELS)), log_level="error"
+        config=config,
+        queue_limit=SLOTS,
+        max_batch=BATCH,
+        levels=",".join(map(str, LEVELS)),
+        log_level="error",
     ) as server:
         overload = Overload(server, arena.folder)
         await overload.wrk(PEAK_CONNECTIONS, 5, 0)  # not counted
@@ -105,9 +135,12 @@ async def run(arena: Arena) -> Found:
         connections = SLOTS + round(AIM * peak_rate * PAUSE_MS / 1000)
         # What many connections take themselves is no growth, so they are all there once before.
         await overload.wrk(connections, 5, PAUSE_MS)
-        before, memory = await settle(server.port), overload.memory()
-        most, ended = memory, asyncio.Event()
-        watch, probing = Stopwatch(), asyncio.create_task(overload.probe_until(ended))
+        before = await settle(server.port)
+        memory = overload.memory()
+        most = memory
+        ended = asyncio.Event()
+        watch = Stopwatch()
+        probing = asyncio.create_task(overload.probe_until(ended))
         load = asyncio.create_task(overload.wrk(connections, arena.times, PAUSE_MS))
         done = 0
         while not load.done():
@@ -115,11 +148,14 @@ async def run(arena: Arena) -> Found:
             most = max(most, overload.memory())
             arena.progress(min(1, arena.times - done))
             done = min(done + 1, arena.times)
-        during, seconds = await scrape(server.port), watch.seconds
+        during = await scrape(server.port)
+        seconds = watch.seconds
         ended.set()
         await probing
         await settle(server.port)
-    return judge(overload, load.result(), peak_rate, images(before, during) / seconds, most - memory)
+    return judge(
+        overload, load.result(), peak_rate, images(before, during) / seconds, most - memory
+    )
 
 
 def images(before: Series, after: Series) -> float:
@@ -137,11 +173,28 @@ def judge(overload: Overload, load: Load, peak: float, goodput: float, grown: fl
         Check("offered, times the peak", offered / peak, "least", TIMES_PEAK),
         Check("peak", peak, "least", 1, "images/s"),
         Check("goodput, share of the peak", goodput / peak, "least", 0.9),
-        Check("p99 of refusals", 1000 * refusals[int(0.99 * len(refusals))] if refusals else 1e9, "most", 100, "ms"),
-        Check("slowest accepted one, beyond its deadline", max(good, default=0) - DEADLINE_SECONDS, "most", 0.25, "s"),
+        Check(
+            "p99 of refusals",
+            1000 * refusals[int(0.99 * len(refusals))] if refusals else 1e9,
+            "most",
+            100,
+            "ms",
+        ),
+        Check(
+            "slowest accepted one, beyond its deadline",
+            max(good, default=0) - DEADLINE_SECONDS,
+            "most",
+            0.25,
+            "s",
+        ),
         Check("statuses but 200, 503, 504", len(statuses - {200, 503, 504}), "most", 0),
         Check("memory growth", grown, "most", 20, "MiB"),
         Check("wrk's share of a core", 100 * load.cpu, "most", 5, "%"),
     )
-    done = f"{TIMES_PEAK:g} times the peak rate, {MODEL}, r = 0, 8 and 16 mixed, deadlines of {DEADLINE_SECONDS:g} s"
-    return Found("overload", done, round(load.seconds), "seconds", overload.lost + load.broken, checks)
+    done = (
+        f"{TIMES_PEAK:g} times the peak rate, {MODEL}, r = 0, 8 and 16 mixed, deadlines of"
+        f" {DEADLINE_SECONDS:g} s"
+    )
+    return Found(
+        "overload", done, round(load.seconds), "seconds", overload.lost + load.broken, checks
+    )

@@ -1,4 +1,6 @@
-"""Broken files, bombs and wrong parameters between good images: the bad ones are refused, each alone."""
+"""Broken files, bombs and wrong parameters between good images: the bad ones are refused, each
+alone.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,38 @@ from tests.chaos.results import Check, Found
 from tests.hostile.files import FILES, MAX_BYTES, MAX_PIXELS, MAX_SIDE
 
 BAD = 0.3
-WRONG = {"r=9": 422, "r=x": 422, "model=none": 404, "top_k=4": 422, "deadline_ms=0": 422, "what=1": 422}
+WRONG = {
+    "r=9": 422,
+    "r=x": 422,
+    "model=none": 404,
+    "top_k=4": 422,
+    "deadline_ms=0": 422,
+    "what=1": 422,
+}
 
 
 async def run(arena: Arena) -> Found:
     """As many requests as wanted; 30% of them are bad."""
     oracle = arena.oracle
     good = [oracle.case(body, "3", embed=True) for _, body, status in FILES if status == 200]
-    bad = [Case("/classify?r=2", body, frozenset({status})) for _, body, status in FILES if status != 200]
-    bad += [Case(f"/classify?{query}", picture(0), frozenset({status})) for query, status in WRONG.items()]
+    bad = [
+        Case("/classify?r=2", body, frozenset({status}))
+        for _, body, status in FILES
+        if status != 200
+    ]
+    bad += [
+        Case(f"/classify?{query}", picture(0), frozenset({status}))
+        for query, status in WRONG.items()
+    ]
 
     def draw(random: random.Random) -> Case:
         if random.random() < BAD:
             return random.choice(bad)
         return random.choice(good) if random.random() < 0.2 else oracle.draw(random)
 
-    with arena.server(max_body_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_side=MAX_SIDE, max_batch=8) as server:
+    with arena.server(
+        max_body_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_side=MAX_SIDE, max_batch=8
+    ) as server:
         before = await scrape(server.port)
         crowd = Crowd(server.port, draw)
         await crowd.run(16, countdown(arena.times), arena.progress)
@@ -35,5 +53,10 @@ async def run(arena: Arena) -> Found:
     checks = [*tally.checks(), Check("bad ones", refused / arena.times, "least", BAD - 0.1)]
     lost = tally.lost + tally.miscounted(before, after)
     return Found(
-        "poison", f"{len(bad)} kinds of bad requests between good ones", arena.times, "requests", lost, tuple(checks)
+        "poison",
+        f"{len(bad)} kinds of bad requests between good ones",
+        arena.times,
+        "requests",
+        lost,
+        tuple(checks),
     )

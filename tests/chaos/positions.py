@@ -25,11 +25,22 @@ async def run(arena: Arena) -> Found:
         for number in range(arena.times):
             for fault, status in POISON.items():
                 for place in range(BATCH):
-                    chosen = [good[(17 * number + 5 * place + other) % len(good)] for other in range(BATCH)]
-                    chosen[place] = Case("/classify?r=1", picture(place, fault), frozenset({status}))
+                    chosen = [
+                        good[(17 * number + 5 * place + other) % len(good)]
+                        for other in range(BATCH)
+                    ]
+                    chosen[place] = Case(
+                        "/classify?r=1", picture(place, fault), frozenset({status})
+                    )
                     batch = await one_batch(server, chosen)
-                    wrong += sum(not right(case, reply) for case, reply in zip(chosen, batch, strict=True))
-                    sizes = [json.loads(reply.body)["batch_size"] for reply in batch if reply.status == 200]
+                    wrong += sum(
+                        not right(case, reply) for case, reply in zip(chosen, batch, strict=True)
+                    )
+                    sizes = [
+                        json.loads(reply.body)["batch_size"]
+                        for reply in batch
+                        if reply.status == 200
+                    ]
                     whole += sizes == [BATCH] * (BATCH - 1)
             arena.progress(1)
         failed = total(await settle(server.port), "tome_batch_failures_total")
@@ -41,12 +52,19 @@ async def run(arena: Arena) -> Found:
         Check("restarts", total(after, "tome_engine_restarts_total"), "most", 0),
     )
     return Found(
-        "positions", "an exception, NaN, an image too large, in each place of 8", batches, "batches", wrong, checks
+        "positions",
+        "an exception, NaN, an image too large, in each place of 8",
+        batches,
+        "batches",
+        wrong,
+        checks,
     )
 
 
 async def one_batch(server: RunningServer, cases: list[Case]) -> list[Reply]:
-    """Have ``cases`` run together, in order: they arrive while the engine is stopped, and their deadlines sort them."""
+    """Have ``cases`` run together, in order: they arrive while the engine is stopped, and their
+    deadlines sort them.
+    """
     server.signal_engine(signal.SIGSTOP)
     paths = [f"{case.path}&deadline_ms={60_000 + 1000 * place}" for place, case in enumerate(cases)]
     replies = [

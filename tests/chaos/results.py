@@ -1,4 +1,6 @@
-"""What a scenario found: how often something was done, what was lost, and which bars hold. Pieces of a run add up."""
+"""What a scenario found: how often something was done, what was lost, and which bars hold. Pieces
+of a run add up.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Check:
-    """One bar: ``value`` must be at ``most``, or at ``least``, ``limit``. Of several pieces the worst value counts.
+    """One bar: ``value`` must be at ``most``, or at ``least``, ``limit``. Of several pieces the
+    worst value counts.
 
     Attributes:
         timed: it says something on a quiet machine only.
@@ -44,7 +47,8 @@ class Found:
     Attributes:
         done: what was done, in a few words.
         times: how often, in ``unit``.
-        lost: requests that got no answer, or a wrong one, or that client and server count differently.
+        lost: requests that got no answer, or a wrong one, or that client and server count
+            differently.
     """
 
     scenario: str
@@ -64,14 +68,19 @@ class Found:
         for check in other.checks:
             checks[check.what] = check.worse(checks[check.what]) if check.what in checks else check
         return replace(
-            other, times=self.times + other.times, lost=self.lost + other.lost, checks=tuple(checks.values())
+            other,
+            times=self.times + other.times,
+            lost=self.lost + other.lost,
+            checks=tuple(checks.values()),
         )
 
 
 def read(path: Path) -> dict[str, Found]:
     """What earlier pieces found, by scenario."""
     rows = json.loads(path.read_text("utf-8"))["scenarios"] if path.exists() else []
-    found = [Found(**{**row, "checks": tuple(Check(**check) for check in row["checks"])}) for row in rows]
+    found = [
+        Found(**{**row, "checks": tuple(Check(**check) for check in row["checks"])}) for row in rows
+    ]
     return {one.scenario: one for one in found}
 
 
@@ -94,8 +103,14 @@ def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
         [
             "# What was done to break it",
             "",
-            "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: requests that got no answer or",
-            "another's, or that client and `/metrics` count differently. Of several runs the worst value counts.",
+            (
+                "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: requests"
+                " that got no answer or"
+            ),
+            (
+                "another's, or that client and `/metrics` count differently. Of several runs the"
+                " worst value counts."
+            ),
             "",
             f"Measured on: {where}.",
             "",

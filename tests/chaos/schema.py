@@ -1,4 +1,6 @@
-"""schemathesis: requests made from the OpenAPI document, right ones and wrong ones, and what may come back by it."""
+"""schemathesis: requests made from the OpenAPI document, right ones and wrong ones, and what may
+come back by it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from tests.chaos.oracle import picture
 from tests.chaos.results import Check, Found
 from tests.hostile.files import SEEDS
 
-# schemathesis takes every 5xx for a fault; here 503 and 504 say what the request's own deadline leads to.
+# schemathesis takes every 5xx for a fault; here 503 and 504 say what the request's own deadline
+# leads to.
 _RIGHT_5XX = (503, 504)
 CHECKS = [
     status_code_conformance,
@@ -38,7 +41,9 @@ async def run(arena: Arena) -> Found:
         # In a thread: it brings its own client, which waits.
         sent, failures = await asyncio.to_thread(explore, f"{server.url}/openapi.json", arena)
         after = await settle(server.port)
-    failed = total(after, "tome_requests_total", code="500") - total(before, "tome_requests_total", code="500")
+    failed = total(after, "tome_requests_total", code="500") - total(
+        before, "tome_requests_total", code="500"
+    )
     checks = (
         Check("answers that the document does not allow", len(failures), "most", 0),
         Check("500 in /metrics", failed, "most", 0),
@@ -53,7 +58,8 @@ def explore(url: str, arena: Arena) -> tuple[int, list[str]]:
     schemathesis.openapi.media_type("image/*", _BODIES)
     schemathesis.openapi.media_type("application/octet-stream", _BODIES)
     schema = schemathesis.openapi.from_url(url)
-    sent, failures = 0, []
+    sent = 0
+    failures = []
     for number, result in enumerate(schema.get_all_operations()):
         operation = result.ok()
         for mode in schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE:
@@ -70,20 +76,28 @@ def explore(url: str, arena: Arena) -> tuple[int, list[str]]:
             def send(case: schemathesis.Case) -> None:
                 nonlocal sent
                 sent += 1
-                if sent % 2 and case.query:  # a made-up name of a model is a 404, whatever else there is
+                if (
+                    sent % 2 and case.query
+                ):  # a made-up name of a model is a 404, whatever else there is
                     case.query.pop("model", None)
                 response = case.call(timeout=30)
                 try:
                     case.validate_response(response, checks=CHECKS)
                 except FailureGroup as failure:
-                    failures.append(f"{case.method} {case.path} {case.query}: {failure!r} {failure.exceptions}")
+                    failures.append(
+                        f"{case.method} {case.path} {case.query}: {failure!r} {failure.exceptions}"
+                    )
                 if response.status_code >= 500 and response.status_code not in _RIGHT_5XX:
-                    failures.append(f"{case.method} {case.path} {case.query}: {response.status_code}")
+                    failures.append(
+                        f"{case.method} {case.path} {case.query}: {response.status_code}"
+                    )
 
             try:
                 send()
             except Exception as error:
-                if type(error).__name__ != "Unsatisfiable":  # there is no wrong request of a kind without parameters
+                if (
+                    type(error).__name__ != "Unsatisfiable"
+                ):  # there is no wrong request of a kind without parameters
                     failures.append(f"{operation.label}: {error!r}")
         arena.progress(1)
     return sent, failures

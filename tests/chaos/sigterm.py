@@ -23,7 +23,8 @@ async def run(arena: Arena) -> Found:
         crowd, seconds, code = await one_stop(arena, log, number)
         known = statuses(log)
         answered += crowd.tally.of(200)
-        # What the server has in its log it had taken in; what it has not, it has never read (RFC 9112, section 9.3.1).
+        # What the server has in its log it had taken in; what it has not, it has never read (RFC
+        # 9112, section 9.3.1).
         taken = [each for each in crowd.tally.unanswered if known.get(each, CLOSED) != CLOSED]
         unread += len(crowd.tally.unanswered) - len(taken)
         cut = log.read_text().count("were cut")
@@ -43,12 +44,17 @@ async def run(arena: Arena) -> Found:
             "a stop",
         ),
     )
-    return Found("sigterm", f"SIGTERM with {CLIENTS} clients asking", arena.times, "stops", lost, checks)
+    return Found(
+        "sigterm", f"SIGTERM with {CLIENTS} clients asking", arena.times, "stops", lost, checks
+    )
 
 
 async def one_stop(arena: Arena, log: Path, seed: int) -> tuple[Crowd, float, int]:
     """The clients of one server, the seconds that its stop took, and its exit code."""
-    with log.open("w") as stderr, arena.server(stderr=stderr, log_level="info", max_batch=8, queue_limit=16) as server:
+    with (
+        log.open("w") as stderr,
+        arena.server(stderr=stderr, log_level="info", max_batch=8, queue_limit=16) as server,
+    ):
         crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, seed=seed)
         load = asyncio.create_task(crowd.run(CLIENTS, lambda: server.process.poll() is None))
         await until(lambda: crowd.tally.of(200) > (2 + seed % 5) * CLIENTS)
@@ -63,4 +69,6 @@ async def one_stop(arena: Arena, log: Path, seed: int) -> tuple[Crowd, float, in
 def statuses(log: Path) -> dict[str, int]:
     """The status of every request in a server's log, by its id."""
     lines = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
-    return {line["request_id"]: line["status"] for line in lines if line.get("message") == "request"}
+    return {
+        line["request_id"]: line["status"] for line in lines if line.get("message") == "request"
+    }

@@ -48,20 +48,36 @@ class Sample:
 
 
 async def run(arena: Arena) -> Found:
-    """For as many seconds as wanted, the first quarter of which is warm-up, but for a number of requests at least."""
+    """For as many seconds as wanted, the first quarter of which is warm-up, but for a number of
+    requests at least.
+    """
     small = [(body, status) for _, body, status in FILES if len(body) < 50_000]
-    bad = [Case("/classify?r=1", body, frozenset({status})) for body, status in small if status != 200]
-    bad += [Case("/classify?r=1", picture(5, fault), frozenset({500})) for fault in (faulty.ERROR, faulty.NAN)]
-    bad += [Case(f"/classify?r={r}&model=none{r}", picture(5), frozenset({404})) for r in range(100)]
+    bad = [
+        Case("/classify?r=1", body, frozenset({status})) for body, status in small if status != 200
+    ]
+    bad += [
+        Case("/classify?r=1", picture(5, fault), frozenset({500}))
+        for fault in (faulty.ERROR, faulty.NAN)
+    ]
+    bad += [
+        Case(f"/classify?r={r}&model=none{r}", picture(5), frozenset({404})) for r in range(100)
+    ]
     others = [Case("/visualize?r=4", picture(6), frozenset({200}))]
 
     def draw(random: random.Random) -> Case:
         kind = random.random()
-        return random.choice(bad) if kind < 0.2 else random.choice(others) if kind < 0.25 else arena.oracle.draw(random)
+        return (
+            random.choice(bad)
+            if kind < 0.2
+            else random.choice(others)
+            if kind < 0.25
+            else arena.oracle.draw(random)
+        )
 
     limits = {"max_body_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_side": MAX_SIDE}
     with arena.server(faulty=True, max_batch=8, **limits) as server:
-        before, watch = await scrape(server.port), Stopwatch()
+        before = await scrape(server.port)
+        watch = Stopwatch()
         crowd = Crowd(server.port, draw, allowed={503}, cancels=0.05, every=PAUSE_SECONDS)
 
         def goes_on() -> bool:
@@ -73,11 +89,17 @@ async def run(arena: Arena) -> Found:
             seconds = min(SAMPLE_SECONDS, arena.times / 20)
             await asyncio.sleep(seconds)
             samples.append(await sample(server, watch.seconds, crowd.tally.asked))
-            arena.progress(round(watch.seconds) - round(samples[-2].seconds if len(samples) > 1 else 0))
+            arena.progress(
+                round(watch.seconds) - round(samples[-2].seconds if len(samples) > 1 else 0)
+            )
         await load
         after = await settle(server.port)
         leaked = await files_lost(server.process.pid, samples[0].files)
-    warm = [each for each in samples if each.seconds > WARM_SHARE * arena.times and each.asked >= WARM_REQUESTS]
+    warm = [
+        each
+        for each in samples
+        if each.seconds > WARM_SHARE * arena.times and each.asked >= WARM_REQUESTS
+    ]
     return judge(arena, crowd, warm, leaked, crowd.tally.miscounted(before, after))
 
 
@@ -85,7 +107,9 @@ async def sample(server: RunningServer, seconds: float, asked: int) -> Sample:
     series = await scrape(server.port)
     pid = server.process.pid
     engine = total(series, "tome_engine_resident_bytes") / (1 << 20)
-    return Sample(seconds, asked, resident_mib(pid), engine, threads(pid), open_files(pid), len(series))
+    return Sample(
+        seconds, asked, resident_mib(pid), engine, threads(pid), open_files(pid), len(series)
+    )
 
 
 def slope(samples: list[Sample], value: str) -> float:
@@ -95,22 +119,41 @@ def slope(samples: list[Sample], value: str) -> float:
 
 
 def judge(arena: Arena, crowd: Crowd, warm: list[Sample], leaked: int, miscounted: int) -> Found:
-    """The bars. Over less than a minute a slope says nothing, so there the growth itself is bounded."""
+    """The bars. Over less than a minute a slope says nothing, so there the growth itself is
+    bounded.
+    """
     tally = crowd.tally
     if arena.times >= 60:
         memory = [
-            Check(f"memory of the {who}, slope", slope(warm, who), "most", 1, "MiB/min") for who in ("api", "engine")
+            Check(f"memory of the {who}, slope", slope(warm, who), "most", 1, "MiB/min")
+            for who in ("api", "engine")
         ]
     else:
         memory = [
-            Check(f"memory of the {who}, growth", getattr(warm[-1], who) - getattr(warm[0], who), "most", 10, "MiB")
+            Check(
+                f"memory of the {who}, growth",
+                getattr(warm[-1], who) - getattr(warm[0], who),
+                "most",
+                10,
+                "MiB",
+            )
             for who in ("api", "engine")
         ]
     checks = (
         *tally.checks(),
         *memory,
-        Check("threads more than after warm-up", max(each.threads for each in warm) - warm[0].threads, "most", 0),
-        Check("series more than after warm-up", max(each.series for each in warm) - warm[0].series, "most", 8),
+        Check(
+            "threads more than after warm-up",
+            max(each.threads for each in warm) - warm[0].threads,
+            "most",
+            0,
+        ),
+        Check(
+            "series more than after warm-up",
+            max(each.series for each in warm) - warm[0].series,
+            "most",
+            8,
+        ),
         Check("file descriptors lost", leaked, "most", 0),
         Check("requests", tally.asked, "least", arena.times),
     )

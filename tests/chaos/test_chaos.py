@@ -29,10 +29,20 @@ def test_scenario(scenario: Scenario, oracle: Oracle, tmp_path: Path) -> None:
 
 class TestResults:
     first = Found(
-        "a", "done", 3, "times", 0, (Check("slowest", 1.0, "most", 2.0, "s"), Check("share", 0.9, "least", 0.5))
+        "a",
+        "done",
+        3,
+        "times",
+        0,
+        (Check("slowest", 1.0, "most", 2.0, "s"), Check("share", 0.9, "least", 0.5)),
     )
     second = Found(
-        "a", "done", 4, "times", 1, (Check("slowest", 3.0, "most", 2.0, "s"), Check("share", 1.0, "least", 0.5))
+        "a",
+        "done",
+        4,
+        "times",
+        1,
+        (Check("slowest", 3.0, "most", 2.0, "s"), Check("share", 1.0, "least", 0.5)),
     )
 
     def test_pieces_add_up_and_the_worst_value_counts(self) -> None:

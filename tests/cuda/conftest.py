@@ -1,4 +1,6 @@
-"""The GPU that these tests are for. With ``TOME_CUDA_TESTS_ON=cpu`` what can runs on the CPU, to try the tests."""
+"""The GPU that these tests are for. With ``TOME_CUDA_TESTS_ON=cpu`` what can runs on the CPU, to
+try the tests.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 import timm
 import torch
 
+from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import make_vit
-from tests.tome_core.test_offsets import with_positions
 from tome_core import MergedViT, patch
 
 # 65 to 69 tokens, so that 16 of them can be merged away in each of the first blocks.
@@ -39,7 +39,9 @@ def _made(name: str) -> MergedViT:
     return patch(make_vit(**{**SIZES, **SMALL[name]}))
 
 
-def network(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> MergedViT:
+def network(
+    name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> MergedViT:
     """A network of its own, not optimised, with the same weights every time."""
     return copy.deepcopy(_made(name)).to(device).to(dtype).requires_grad_(False)
 

@@ -1,4 +1,6 @@
-"""The kernels give the same bits every time, whoever shares the batch: no sum runs in an order of its own."""
+"""The kernels give the same bits every time, whoever shares the batch: no sum runs in an order of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ pytestmark = pytest.mark.cuda
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["class-token", "vit-s"])
-def test_the_same_again_and_in_reverse_order(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
+def test_the_same_again_and_in_reverse_order(
+    name: str, dtype: torch.dtype, gpu: torch.device
+) -> None:
     fast = tome_core.optimize(network(name, gpu, torch.float32), dtype)
-    batch, r = images(name, len(MIXED)).to(gpu, dtype), [*MIXED[1:], 0]
+    batch = images(name, len(MIXED)).to(gpu, dtype)
+    r = [*MIXED[1:], 0]
     with torch.inference_mode():
-        first, again = fast(batch, r=r), fast(batch, r=r)
+        first = fast(batch, r=r)
+        again = fast(batch, r=r)
         reverse = fast(batch.flip(0), r=r[::-1]).flip(0)
     assert torch.equal(first, again)
     assert torch.equal(first, reverse)

@@ -1,4 +1,6 @@
-"""Recorded forward passes give what the operators do that they recorded, for every level and number of images."""
+"""Recorded forward passes give what the operators do that they recorded, for every level and number
+of images.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 
 import tome_core
-from server.engine import proving
-from server.engine.forward import Forward
+from server.engine.device import self_check
+from server.engine.device.forward import Forward
 from tests.cuda.networks import LEVELS, POSITIONS, SMALL, network, side
 from tome_core.schedule import Schedule
 
@@ -19,11 +21,14 @@ pytestmark = pytest.mark.cuda
 
 MAX_BATCH = 6
 COUNTS = (1, 2, 3, 5, 6)  # of images, some of which are filled up to a bucket
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def pixels(name: str, count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, side(name), side(name)), np.uint8)
+    return np.random.default_rng(seed).integers(
+        0, 256, (count, 3, side(name), side(name)), np.uint8
+    )
 
 
 def both(name: str, dtype: torch.dtype, gpu: torch.device) -> tuple[Forward, Forward]:
@@ -34,20 +39,25 @@ def both(name: str, dtype: torch.dtype, gpu: torch.device) -> tuple[Forward, For
     return with_graphs, without
 
 
-def check(name: str, dtype: torch.dtype, gpu: torch.device, batches: Sequence[Sequence[Schedule]]) -> None:
+def check(
+    name: str, dtype: torch.dtype, gpu: torch.device, batches: Sequence[Sequence[Schedule]]
+) -> None:
     """All batches by graphs, to the limits of the self check, beside the operators.
 
-    A graph may multiply other numbers of rows, and so round otherwise. The operators do too in batches twice as large.
+    A graph may multiply other numbers of rows, and so round otherwise. The operators do too in
+    batches twice as large.
     """
     with_graphs, without = both(name, dtype, gpu)
-    found, noise = [], []
+    found = []
+    noise = []
     for seed, schedules in enumerate(batches):
-        images, count = pixels(name, len(schedules), seed), len(schedules)
+        images = pixels(name, len(schedules), seed)
+        count = len(schedules)
         expected = without(images, schedules).logits
         again = without(np.concatenate([images] * 2), [*schedules] * 2).logits[:count]
-        found += proving.errors([with_graphs(images, schedules).logits], [expected])
-        noise += proving.errors([again], [expected])
-    assert proving.judge(found, noise, torch.finfo(dtype).eps) == ""
+        found += self_check.errors([with_graphs(images, schedules).logits], [expected])
+        noise += self_check.errors([again], [expected])
+    assert self_check.judge(found, noise, torch.finfo(dtype).eps) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -60,11 +70,15 @@ def test_replay_is_eager(name: str, dtype: torch.dtype, gpu: torch.device) -> No
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["class-token", "distilled", "vit-s"])
 def test_mixed_batches(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
-    """Of levels that are recorded, and of other schedules, in every number of images, one after another."""
+    """Of levels that are recorded, and of other schedules, in every number of images, one after
+    another.
+    """
     source = random.Random(0)
     others = [Schedule.constant(3), Schedule.linear(12, -1), Schedule.per_layer([0, 20])]
     choices = [*(Schedule.constant(level) for level in LEVELS), *others]
-    check(name, dtype, gpu, [source.choices(choices, k=count) for _ in range(6) for count in COUNTS])
+    check(
+        name, dtype, gpu, [source.choices(choices, k=count) for _ in range(6) for count in COUNTS]
+    )
 
 
 def test_mixed_batches_run_by_graphs(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,10 @@ def waits_raise() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, torch.bfloat16) for name in ("class-token", "registers", "attention-pool", "rotary", "relative")),
+        *(
+            (name, torch.bfloat16)
+            for name in ("class-token", "registers", "attention-pool", "rotary", "relative")
+        ),
         *((name, torch.float32) for name in ("class-token", "rotary", "relative")),
     ],
     ids=str,

@@ -27,13 +27,26 @@ PROGRAM = shutil.which("prometheus")
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
     """All rules of ``kind``, ``record`` or ``alert``, by name."""
-    groups = [yaml.safe_load(path.read_text())["groups"] for path in sorted((PROMETHEUS / "rules").glob("*.yml"))]
-    return {rule[kind]: rule for file in groups for group in file for rule in group["rules"] if kind in rule}
+    groups = [
+        yaml.safe_load(path.read_text())["groups"]
+        for path in sorted((PROMETHEUS / "rules").glob("*.yml"))
+    ]
+    return {
+        rule[kind]: rule
+        for file in groups
+        for group in file
+        for rule in group["rules"]
+        if kind in rule
+    }
 
 
 def queries() -> list[tuple[str, str]]:
     """Each query of the dashboard, after the title of its panel."""
-    return [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+    return [
+        (panel["title"], target["expr"])
+        for panel in DASHBOARD["panels"]
+        for target in panel.get("targets", [])
+    ]
 
 
 def filled(query: str, job: str = "tome-serve", interval: str = "30s") -> str:
@@ -42,8 +55,11 @@ def filled(query: str, job: str = "tome-serve", interval: str = "30s") -> str:
 
 
 def unfiltered(condition: str) -> str:
-    """An alert's expression with 0 or 1 for each comparison, so that it has a result whenever its series exist."""
-    # What makes a model fast is one of several labels; the one to be told of is not there on a healthy server.
+    """An alert's expression with 0 or 1 for each comparison, so that it has a result whenever its
+    series exist.
+    """
+    # What makes a model fast is one of several labels; the one to be told of is not there on a
+    # healthy server.
     condition = condition.replace('kind=~"reference.*"', 'kind=~".+"')
     return re.sub(r"(?<= )(==|!=|<=|>=|<|>)(?= )", r"\1 bool", condition)
 
@@ -55,15 +71,25 @@ class Prometheus:
     url: str
 
     def query(self, expression: str) -> list[float]:
-        """The values of ``expression`` now that are numbers. Raises what it says of a query that cannot run."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
+        """The values of ``expression`` now that are numbers. Raises what it says of a query that
+        cannot run.
+        """
+        answer = httpx.get(
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=10
+        ).json()
         assert answer["status"] == "success", answer
         result = answer["data"]["result"]
-        samples = [result] if answer["data"]["resultType"] == "scalar" else [series["value"] for series in result]
+        samples = (
+            [result]
+            if answer["data"]["resultType"] == "scalar"
+            else [series["value"] for series in result]
+        )
         return [value for _, text in samples if math.isfinite(value := float(text))]
 
     def present(self, expression: str) -> list[float]:
-        """The same, once there are any: a scrape that takes too long leaves no series until the next one."""
+        """The same, once there are any: a scrape that takes too long leaves no series until the
+        next one.
+        """
         end = time.monotonic() + PRESENT_SECONDS
         while not (found := self.query(expression)) and time.monotonic() < end:
             time.sleep(0.1)
@@ -80,7 +106,11 @@ def run_prometheus(folder: Path, *targets: str) -> Iterator[Prometheus]:
     """Prometheus with our configuration, but for its targets and for how often it looks at them."""
     assert PROGRAM is not None
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["global"] = {
+        "scrape_interval": "1s",
+        "scrape_timeout": "1s",
+        "evaluation_interval": "1s",
+    }
     config["scrape_configs"][0]["static_configs"] = [{"targets": list(targets)}]
     config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))

@@ -1,4 +1,6 @@
-"""The container files, checked without Docker: they parse, agree with the server's settings and with one another."""
+"""The container files, checked without Docker: they parse, agree with the server's settings and
+with one another.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.api.serving import END_SECONDS
-from server.keys import Secrets
+from server.api.lifecycle import END_SECONDS
+from server.api_keys import Secrets
 from server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,9 @@ SETTINGS = {f"TOME_{name.upper()}" for name in (*Settings.model_fields, *Secrets
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML that names a key twice is refused, as `docker compose` does; PyYAML and docker-compose 1.29 let it pass."""
+    """YAML that names a key twice is refused, as `docker compose` does; PyYAML and docker-compose
+    1.29 let it pass.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -49,8 +53,14 @@ def seconds(duration: str) -> int:
 
 def instructions() -> list[tuple[str, str]]:
     """The Dockerfile as ``(INSTRUCTION, rest)``, comments left out and continued lines joined."""
-    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace(
+        "\\\n", " "
+    )
+    return [
+        (line.split(maxsplit=1)[0], line.split(maxsplit=1)[1])
+        for line in text.splitlines()
+        if line.strip()
+    ]
 
 
 def final_stage() -> dict[str, str]:
@@ -83,7 +93,10 @@ def test_dependencies_are_installed_before_the_source_is_copied() -> None:
 def test_probe_may_fail_for_as_long_as_the_models_may_take_to_load() -> None:
     probe = final_stage()["HEALTHCHECK"]
     assert "/readyz" in probe
-    assert seconds(re.search(r"--start-period=(\S+)", probe)[1]) >= Settings.model_fields["start_timeout"].default
+    assert (
+        seconds(re.search(r"--start-period=(\S+)", probe)[1])
+        >= Settings.model_fields["start_timeout"].default
+    )
     assert isinstance(json.loads(probe[probe.index("[") :]), list)
 
 
@@ -93,7 +106,11 @@ def test_image_sets_only_settings_that_exist() -> None:
 
 
 def test_builder_is_sent_nothing_but_what_it_needs() -> None:
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert lines[0] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {
         "pyproject.toml",
@@ -116,7 +133,10 @@ def test_compose_repeats_no_default_wrongly() -> None:
     environment = server()["environment"]
     for name, value in environment.items():
         if value is not None:
-            assert float(default(value)) == Settings.model_fields[name.removeprefix("TOME_").lower()].default
+            assert (
+                float(default(value))
+                == Settings.model_fields[name.removeprefix("TOME_").lower()].default
+            )
 
 
 def test_grace_period_covers_the_drain() -> None:
@@ -124,7 +144,9 @@ def test_grace_period_covers_the_drain() -> None:
     # The drain, what may then still be sent within as long again, and the end.
     assert grace > 2 * Settings.model_fields["drain_timeout"].default + END_SECONDS
     assert f"plus {END_SECONDS:g} s" in (ROOT / "deploy" / "README.md").read_text("utf-8")
-    assert f"twice that and {END_SECONDS:g} s" in (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert f"twice that and {END_SECONDS:g} s" in (ROOT / "docs" / "operations.md").read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize("service", ["server", "prometheus", "grafana"])
@@ -139,8 +161,12 @@ def test_services_have_no_rights_that_they_do_not_need(service: str) -> None:
 
 
 def test_gpu_is_reserved_unless_the_cpu_file_is_named() -> None:
-    reserved = server("docker-compose.override.yml")["deploy"]["resources"]["reservations"]["devices"]
-    assert [(device["driver"], device["capabilities"]) for device in reserved] == [("nvidia", ["gpu"])]
+    reserved = server("docker-compose.override.yml")["deploy"]["resources"]["reservations"][
+        "devices"
+    ]
+    assert [(device["driver"], device["capabilities"]) for device in reserved] == [
+        ("nvidia", ["gpu"])
+    ]
     # Compose joins lists of devices: one in docker-compose.yml could not be taken back.
     assert "deploy" not in server()
     assert "deploy" not in server("deploy/compose.cpu.yml")
@@ -154,16 +180,25 @@ def test_cpu_file_takes_a_cpu_only_torch() -> None:
 
 
 def installed(*command: str) -> bool:
-    return bool(shutil.which(command[0])) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+    return (
+        bool(shutil.which(command[0]))
+        and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+    )
 
 
-@pytest.mark.parametrize("command", [["docker", "compose"], ["docker-compose"]], ids=["plugin", "docker-compose"])
-@pytest.mark.parametrize("files", [[], ["docker-compose.yml", "deploy/compose.cpu.yml"]], ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "command", [["docker", "compose"], ["docker-compose"]], ids=["plugin", "docker-compose"]
+)
+@pytest.mark.parametrize(
+    "files", [[], ["docker-compose.yml", "deploy/compose.cpu.yml"]], ids=["gpu", "cpu"]
+)
 def test_compose_accepts_the_files(files: list[str], command: list[str]) -> None:
     if not installed(*command):
         pytest.skip(f"{' '.join(command)} is not installed")
     flags = [part for name in files for part in ("-f", name)]
-    done = subprocess.run([*command, *flags, "config"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, *flags, "config"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert ("nvidia" in done.stdout) == (not files)
 
@@ -172,7 +207,10 @@ def test_prometheus_scrapes_the_server() -> None:
     (job,) = load("deploy/prometheus/prometheus.yml")["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["server:8000"]}]
     assert job.get("metrics_path", "/metrics") == "/metrics"
-    assert "./deploy/prometheus:/etc/prometheus:ro" in load("docker-compose.yml")["services"]["prometheus"]["volumes"]
+    assert (
+        "./deploy/prometheus:/etc/prometheus:ro"
+        in load("docker-compose.yml")["services"]["prometheus"]["volumes"]
+    )
 
 
 @pytest.mark.parametrize("service", ["prometheus", "grafana"])

@@ -1,4 +1,6 @@
-"""The manifests, against the schemas that Kubernetes publishes, the server's settings and one another."""
+"""The manifests, against the schemas that Kubernetes publishes, the server's settings and one
+another.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.api.serving import END_SECONDS
+from server.api.lifecycle import END_SECONDS
 from server.settings import Settings
 from tests.server.conftest import ROOT
 
@@ -43,7 +45,9 @@ def test_the_validator_finds_what_is_wrong():
 
 
 def test_every_manifest_is_applied():
-    assert sorted(FILES) == sorted(path.name for path in FOLDER.glob("*.yml") if path.name != "kustomization.yml")
+    assert sorted(FILES) == sorted(
+        path.name for path in FOLDER.glob("*.yml") if path.name != "kustomization.yml"
+    )
 
 
 def test_all_mean_the_same_pods():
@@ -63,7 +67,10 @@ def test_all_mean_the_same_pods():
 def test_probes():
     port = {port["name"]: port["containerPort"] for port in SERVER["ports"]}
     assert port == {"http": Settings.model_fields["port"].default}
-    paths = {name: SERVER[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    paths = {
+        name: SERVER[f"{name}Probe"]["httpGet"]["path"]
+        for name in ("startup", "liveness", "readiness")
+    }
     assert paths == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
 
 
@@ -71,7 +78,10 @@ def test_there_is_time_to_drain_and_to_start():
     pause = SERVER["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = 2 * Settings.model_fields["drain_timeout"].default
     assert POD["terminationGracePeriodSeconds"] > pause + drain + END_SECONDS
-    assert DEPLOYMENT["spec"]["progressDeadlineSeconds"] > Settings.model_fields["start_timeout"].default
+    assert (
+        DEPLOYMENT["spec"]["progressDeadlineSeconds"]
+        > Settings.model_fields["start_timeout"].default
+    )
 
 
 def test_pods_have_no_rights_that_they_do_not_need():

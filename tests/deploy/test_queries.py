@@ -1,4 +1,6 @@
-"""Every query of the dashboard, rule and alert, run by a real Prometheus against a real server under load."""
+"""Every query of the dashboard, rule and alert, run by a real Prometheus against a real server
+under load.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,22 @@ import httpx
 import pytest
 
 from tests.deploy import monitoring
-from tests.deploy.monitoring import DASHBOARD, Prometheus, filled, queries, rules, run_prometheus, unfiltered
+from tests.deploy.monitoring import (
+    DASHBOARD,
+    Prometheus,
+    filled,
+    queries,
+    rules,
+    run_prometheus,
+    unfiltered,
+)
 from tests.server.conftest import RunningServer, eventually, run_server
 from tests.server.wire import EXAMPLES
 
 pytestmark = pytest.mark.skipif(monitoring.PROGRAM is None, reason="prometheus is not installed")
 
-# All ways of asking for images, several r, a deadline that cannot be kept, and a body that is no image.
+# All ways of asking for images, several r, a deadline that cannot be kept, and a body that is no
+# image.
 ASKED = (
     "/classify?r=0", "/classify?r=16", "/classify?r=3", "/embed?r=16", "/visualize?r=8", "/classify?deadline_ms=1",
 )  # fmt: skip
@@ -28,11 +39,14 @@ class Load(threading.Thread):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.url, self.stopped = url, threading.Event()
+        self.url = url
+        self.stopped = threading.Event()
 
     def run(self) -> None:
         with httpx.Client(base_url=self.url, timeout=30) as client:
-            for path, image in zip(itertools.cycle(ASKED), itertools.cycle([*EXAMPLES.values(), b"no image"])):
+            for path, image in zip(
+                itertools.cycle(ASKED), itertools.cycle([*EXAMPLES.values(), b"no image"])
+            ):
                 if self.stopped.wait(0.01):
                     return
                 client.post(path, content=image)
@@ -56,7 +70,9 @@ def prometheus(loaded, tmp_path_factory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
     with run_prometheus(folder, f"127.0.0.1:{loaded.port}") as running:
         # A rate needs two scrapes, and what is made of rules one more evaluation.
-        eventually(lambda: any(value > 0 for value in running.query("job:tome_refusals:ratio_rate5m")), 30)
+        eventually(
+            lambda: any(value > 0 for value in running.query("job:tome_refusals:ratio_rate5m")), 30
+        )
         eventually(lambda: running.query("job_model:tome_accuracy_expected:ratio_rate5m"), 30)
         yield running
 
@@ -84,14 +100,20 @@ def test_no_rule_failed(prometheus):
     groups = httpx.get(f"{prometheus.url}/api/v1/rules").json()["data"]["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     assert {rule["name"] for rule in found} == {*rules("record"), *rules("alert")}
-    assert [(rule["health"], rule.get("lastError")) for rule in found] == [("ok", None)] * len(found)
+    assert [(rule["health"], rule.get("lastError")) for rule in found] == [("ok", None)] * len(
+        found
+    )
 
 
 def test_the_choices_of_the_dashboard(prometheus):
-    asked = [variable for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
+    asked = [
+        variable for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"
+    ]
     assert [variable["name"] for variable in asked] == ["job", "model"]
     for variable in asked:
-        metric, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()
+        metric, label = re.fullmatch(
+            r"label_values\((.+), (\w+)\)", variable["definition"]
+        ).groups()
         assert prometheus.label_values(filled(metric), label)
 
 
@@ -108,7 +130,9 @@ def test_numbers_are_what_they_are_called(prometheus):
 
 
 def test_every_metric_is_shown_or_watched(loaded):
-    text = " ".join([query for _, query in queries()] + [rule["expr"] for rule in rules("alert").values()])
+    text = " ".join(
+        [query for _, query in queries()] + [rule["expr"] for rule in rules("alert").values()]
+    )
     text += " ".join(rule["expr"] for rule in rules("record").values())
     exported = re.findall(r"# TYPE (\w+) \w+", httpx.get(f"{loaded.url}/metrics").text)
     assert not [name for name in exported if name not in text]

@@ -16,7 +16,9 @@ def ask(app: ASGIApp, path: str = "/classify") -> httpx.Response:
     wrapped = middleware.cls(app, *middleware.args, **middleware.kwargs)
 
     async def run() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(wrapped), base_url="http://x") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(wrapped), base_url="http://x"
+        ) as client:
             return await client.get(path, headers={"X-Request-ID": "id"})
 
     return asyncio.run(run())

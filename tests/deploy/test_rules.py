@@ -19,7 +19,9 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
-@pytest.mark.parametrize("arguments", ["check config prometheus.yml", "test rules tests/alerts.yml"])
+@pytest.mark.parametrize(
+    "arguments", ["check config prometheus.yml", "test rules tests/alerts.yml"]
+)
 def test_promtool_accepts(arguments):
     command = [PROMTOOL, *arguments.split()]
     done = subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, check=False)
@@ -28,7 +30,9 @@ def test_promtool_accepts(arguments):
 
 @pytest.mark.parametrize("name", rules("alert"))
 def test_every_alert_has_a_firing_and_a_quiet_case(name):
-    cases = [test for case in CASES for test in case["alert_rule_test"] if test["alertname"] == name]
+    cases = [
+        test for case in CASES for test in case["alert_rule_test"] if test["alertname"] == name
+    ]
     assert sorted(bool(case["exp_alerts"]) for case in cases) == [False, True]
 
 
@@ -64,15 +68,20 @@ def test_every_panel_asks_the_data_source_that_can_be_chosen():
     chosen = {"type": "prometheus", "uid": "${datasource}"}
     for panel in DASHBOARD["panels"]:
         if panel["type"] != "row":
-            assert [panel["datasource"], *(target["datasource"] for target in panel["targets"])] == [chosen] * (
-                1 + len(panel["targets"])
+            assert [
+                panel["datasource"],
+                *(target["datasource"] for target in panel["targets"]),
+            ] == [chosen] * (1 + len(panel["targets"]))
+            assert (
+                len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
             )
-            assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
     assert len(queries()) > 30
 
 
 def test_the_data_source_is_provisioned_under_the_name_that_the_dashboard_takes():
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
     chosen = next(item for item in DASHBOARD["templating"]["list"] if item["type"] == "datasource")
     assert chosen["current"]["value"] == source["uid"]
     assert source["url"] == "http://prometheus:9090"
@@ -81,7 +90,11 @@ def test_the_data_source_is_provisioned_under_the_name_that_the_dashboard_takes(
 
 
 def test_the_dashboard_lies_where_grafana_looks():
-    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/tome-serve.yml").read_text())["providers"]
-    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]["volumes"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/tome-serve.yml").read_text())[
+        "providers"
+    ]
+    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"][
+        "volumes"
+    ]
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in mounts
     assert "./deploy/grafana/provisioning:/etc/grafana/provisioning:ro" in mounts

@@ -1,7 +1,9 @@
-"""The containers for real: ``make test-docker`` builds them with a Docker engine and brings them up on the CPU.
+"""The containers for real: ``make test-docker`` builds them with a Docker engine and brings them up
+on the CPU.
 
-SERVER_IMAGE names an image that is there already; BASE and TORCH_INDEX go to the build. Where Prometheus's image cannot
-be pulled, Debian's is built in its place; without Grafana's its tests are skipped.
+SERVER_IMAGE names an image that is there already; BASE and TORCH_INDEX go to the build. Where
+Prometheus's image cannot be pulled, Debian's is built in its place; without Grafana's its tests are
+skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ TAG = "tome-serve:test"
 @pytest.fixture(scope="module")
 def images() -> dict[str, str]:
     """The images to run, by the variable of the compose file that names them."""
-    found = {"SERVER_IMAGE": os.environ.get("SERVER_IMAGE", TAG), "GRAFANA_IMAGE": docker.image_of("grafana")}
+    found = {
+        "SERVER_IMAGE": os.environ.get("SERVER_IMAGE", TAG),
+        "GRAFANA_IMAGE": docker.image_of("grafana"),
+    }
     if found["SERVER_IMAGE"] == TAG:
         docker.build_server(TAG)
     found["PROMETHEUS_IMAGE"] = docker.image_of("prometheus")
@@ -62,20 +67,25 @@ def server(stack) -> Stack:
 
 def classify(stack: Stack, r: str = "16") -> int:
     try:
-        return httpx.post(f"{stack.url('server')}/classify?r={r}", content=SNEAKER, timeout=30).status_code
+        return httpx.post(
+            f"{stack.url('server')}/classify?r={r}", content=SNEAKER, timeout=30
+        ).status_code
     except httpx.TransportError:
         return 0
 
 
 class TestServer:
     def test_it_answers_through_the_published_port(self, server):
-        answer = httpx.post(f"{server.url('server')}/classify?r=16", content=SNEAKER, timeout=30).json()
+        answer = httpx.post(
+            f"{server.url('server')}/classify?r=16", content=SNEAKER, timeout=30
+        ).json()
         assert answer["predictions"][0]["label"] == "Sneaker"
         assert answer["tokens"]["output"] == 11
 
     def test_the_kernels_were_compiled_into_the_image(self, server):
         code = (
-            "from tome_core import native; from pathlib import Path; print(*Path(native.__file__).parent.glob('*.so'))"
+            "from tome_core.backends.cpu import library; from pathlib import Path;"
+            " print(*Path(library.__file__).parent.glob('*.so'))"
         )
         assert server.python(code).endswith(".so")
 
@@ -115,9 +125,9 @@ for folder in ("/", "/opt/venv", "/etc", "/cache", "/cache/huggingface/hub", "/t
 """
         assert server.python(code).split() == ["/cache", "/cache/huggingface/hub", "/tmp"]
         mounts = json.loads(server.inspect("server", "json .Mounts"))
-        assert [(mount["Destination"], mount["Type"]) for mount in mounts if mount["Type"] == "volume"] == [
-            ("/cache", "volume")
-        ]
+        assert [
+            (mount["Destination"], mount["Type"]) for mount in mounts if mount["Type"] == "volume"
+        ] == [("/cache", "volume")]
 
 
 class TestMonitoring:
@@ -140,7 +150,10 @@ class TestMonitoring:
             pytest.skip("the image of Grafana cannot be pulled")
         url = server.url("grafana")
         eventually(lambda: server.inspect("grafana", ".State.Health.Status") == "healthy", 90)
-        assert httpx.get(f"{url}/api/dashboards/uid/tome-serve").json()["dashboard"]["title"] == "tome-serve"
+        assert (
+            httpx.get(f"{url}/api/dashboards/uid/tome-serve").json()["dashboard"]["title"]
+            == "tome-serve"
+        )
         proxied = f"{url}/api/datasources/proxy/uid/prometheus/api/v1/query"
         assert httpx.get(proxied, params={"query": "tome_model_info"}).json()["data"]["result"]
 
@@ -149,7 +162,9 @@ def test_a_change_of_the_source_leaves_the_dependencies_as_they_are(images, tmp_
     if images["SERVER_IMAGE"] != TAG:
         pytest.skip("SERVER_IMAGE is not built here")
     for name in ("server", "tome_core"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+        )
     for name in (
         "pyproject.toml",
         "setup.py",
@@ -165,27 +180,38 @@ def test_a_change_of_the_source_leaves_the_dependencies_as_they_are(images, tmp_
         file.write("# changed\n")
     docker.build_server(f"{TAG}-changed", tmp_path)
     layers = [
-        json.loads(docker.run("docker", "image", "inspect", "--format={{json .RootFS.Layers}}", tag))
+        json.loads(
+            docker.run("docker", "image", "inspect", "--format={{json .RootFS.Layers}}", tag)
+        )
         for tag in (TAG, f"{TAG}-changed")
     ]
-    assert [one == other for one, other in zip(*layers, strict=True)] == [True] * (len(layers[0]) - 1) + [False]
+    assert [one == other for one, other in zip(*layers, strict=True)] == [True] * (
+        len(layers[0]) - 1
+    ) + [False]
 
 
 class Client(threading.Thread):
-    """Sends several images at a time, over and over, and keeps when it asked and the status, 0 where none came."""
+    """Sends several images at a time, over and over, and keeps when it asked and the status, 0
+    where none came.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.url, self.stopped = url, threading.Event()
+        self.url = url
+        self.stopped = threading.Event()
         self.answers: dict[str, tuple[float, int]] = {}
 
     def run(self) -> None:
         files = [("file", ("name", image)) for image in EXAMPLES.values()] * 3
         while not self.stopped.is_set():
-            asked, status, name = time.monotonic(), 0, f"load-{uuid.uuid4().hex}"
+            asked = time.monotonic()
+            status = 0
+            name = f"load-{uuid.uuid4().hex}"
             with contextlib.suppress(httpx.TransportError):
                 headers = {"X-Request-ID": name}
-                answer = httpx.post(f"{self.url}/classify?r=0", files=files, headers=headers, timeout=60)
+                answer = httpx.post(
+                    f"{self.url}/classify?r=0", files=files, headers=headers, timeout=60
+                )
                 status = answer.status_code
                 if status == 200:
                     assert all("predictions" in result for result in answer.json()["results"])
@@ -207,10 +233,16 @@ def test_a_stop_under_load_loses_nothing_that_was_accepted(server):
             client.stopped.set()
         for client in clients:
             client.join()
-    assert docker.run("docker", "inspect", "--format={{.State.ExitCode}} {{.State.OOMKilled}}", container) == "0 false"
+    assert (
+        docker.run(
+            "docker", "inspect", "--format={{.State.ExitCode}} {{.State.OOMKilled}}", container
+        )
+        == "0 false"
+    )
     answers = {name: answer for client in clients for name, answer in client.answers.items()}
     assert {status for asked, status in answers.values() if asked < stopped} == {200}
-    # Whatever the server says it has answered has reached its client; the others, Docker's proxy turned away.
+    # Whatever the server says it has answered has reached its client; the others, Docker's proxy
+    # turned away.
     lines = [json.loads(line) for line in server.log("server") if '"load-' in line]
     assert {line["request_id"]: line["status"] for line in lines} == {
         name: status for name, (_, status) in answers.items() if status

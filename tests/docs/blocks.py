@@ -49,7 +49,9 @@ class Block:
 
 def read_blocks(text: str, file: str) -> list[Block]:
     """All blocks of a Markdown text. A fence that is never closed is an error."""
-    blocks, lines, comment = [], iter(enumerate(text.splitlines(), 1)), ""
+    blocks = []
+    lines = iter(enumerate(text.splitlines(), 1))
+    comment = ""
     for number, line in lines:
         opening = _FENCE.match(line)
         if not opening:
@@ -65,10 +67,16 @@ def read_blocks(text: str, file: str) -> list[Block]:
         else:
             raise ValueError(f"{file}:{number}: the block is never closed")
         is_comment = comment.startswith("<!--")
-        blocks.append(Block(file, number, language, "\n".join(content) + "\n", comment if is_comment else ""))
+        blocks.append(
+            Block(file, number, language, "\n".join(content) + "\n", comment if is_comment else "")
+        )
         comment = ""
     return blocks
 
 
 def read_files(paths: list[Path], root: Path) -> list[Block]:
-    return [block for path in paths for block in read_blocks(path.read_text("utf-8"), str(path.relative_to(root)))]
+    return [
+        block
+        for path in paths
+        for block in read_blocks(path.read_text("utf-8"), str(path.relative_to(root)))
+    ]

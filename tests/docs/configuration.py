@@ -1,4 +1,6 @@
-"""Writes ``docs/configuration.md`` from the settings themselves: ``python -m tests.docs.configuration``."""
+"""Writes ``docs/configuration.md`` from the settings themselves: ``python -m
+tests.docs.configuration``.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,13 @@ def page() -> str:
 def table(fields: dict[str, FieldInfo]) -> str:
     """Fields as a table of Markdown."""
     rows = [
-        (f"`--{name.replace('_', '-')}`", f"`TOME_{name.upper()}`", default(field), allowed(field), what(field))
+        (
+            f"`--{name.replace('_', '-')}`",
+            f"`TOME_{name.upper()}`",
+            default(field),
+            allowed(field),
+            what(field),
+        )
         for name, field in fields.items()
     ]
     head = [("flag", "variable", "default", "allowed", "what"), ("---",) * 5]
@@ -86,7 +94,9 @@ def allowed(field: FieldInfo) -> str:
     """The values that are allowed, where type or bounds say so."""
     if typing.get_origin(field.annotation) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(field.annotation))
-    bounds = {name: getattr(rule, name) for rule in parts(field) for name in BOUNDS if hasattr(rule, name)}
+    bounds = {
+        name: getattr(rule, name) for rule in parts(field) for name in BOUNDS if hasattr(rule, name)
+    }
     if set(bounds) == {"ge", "le"}:
         return f"{bounds['ge']} to {bounds['le']}"
     return ", ".join(BOUNDS[name].format(bound) for name, bound in bounds.items())
@@ -94,7 +104,10 @@ def allowed(field: FieldInfo) -> str:
 
 def parts(field: FieldInfo) -> list[Any]:
     """The rules that pydantic keeps for a field, also those that it moved into its type."""
-    return [*field.metadata, *(rule for part in typing.get_args(field.annotation) for rule in typing.get_args(part))]
+    return [
+        *field.metadata,
+        *(rule for part in typing.get_args(field.annotation) for rule in typing.get_args(part)),
+    ]
 
 
 if __name__ == "__main__":

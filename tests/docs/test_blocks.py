@@ -33,7 +33,9 @@ def test_blocks_with_their_comments():
 
 
 def test_a_comment_is_for_the_next_block_alone():
-    blocks = read_blocks("<!-- not run: why -->\n```\n```\n```\n```\n<!-- output -->\ntext\n```\n```\n", "x.md")
+    blocks = read_blocks(
+        "<!-- not run: why -->\n```\n```\n```\n```\n<!-- output -->\ntext\n```\n```\n", "x.md"
+    )
     assert [block.comment for block in blocks] == ["<!-- not run: why -->", "", ""]
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from server.keys import ClientSecrets, Secrets
+from server.api_keys import ClientSecrets, Secrets
 from server.settings import Settings
 from tests.docs import configuration
 

@@ -1,4 +1,6 @@
-"""Every block of code in README.md and docs/ is run, against a real server where it asks one; see `blocks` for how."""
+"""Every block of code in README.md and docs/ is run, against a real server where it asks one; see
+`blocks` for how.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.catalog import ModelSpec
+from server.catalog.entries import ModelSpec
 from tests.docs.blocks import Block, read_files
 from tests.server.conftest import ROOT
 
@@ -43,7 +45,11 @@ def check_toml(text: str) -> None:
         ModelSpec.model_validate(table)
 
 
-CHECKS: dict[str, Callable[[str], Any]] = {"toml": check_toml, "json": json.loads, "yaml": yaml.safe_load}
+CHECKS: dict[str, Callable[[str], Any]] = {
+    "toml": check_toml,
+    "json": json.loads,
+    "yaml": yaml.safe_load,
+}
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,25 @@ EXAMPLES = examples()
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_is_run_or_says_why_not(block: Block) -> None:
     if block.is_output:
-        assert any(example.output is block for example in EXAMPLES), "it is the output of nothing that is run"
+        assert any(example.output is block for example in EXAMPLES), (
+            "it is the output of nothing that is run"
+        )
     elif block.comment.startswith("<!-- not run"):
         assert len(block.reason) > 10, "say why: <!-- not run: it needs a GPU -->"
     else:
         assert block.language in {*COMMANDS, *CHECKS}, (
-            "name its language, or put a comment before it: <!-- not run: why -->, or <!-- output -->"
+            "name its language, or put a comment before it: <!-- not run: why -->, or <!--"
+            " output -->"
         )
 
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in BLOCKS if block.language in CHECKS and not block.reason and not block.is_output],
+    [
+        block
+        for block in BLOCKS
+        if block.language in CHECKS and not block.reason and not block.is_output
+    ],
     ids=str,
 )
 def test_data(block: Block) -> None:
@@ -97,7 +110,13 @@ def test_example(example: Example, default_server, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     code = ADDRESS.sub(rf"\1:{default_server.port}", block.text)
     done = subprocess.run(
-        [*command, code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False
+        [*command, code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if example.output is None:
@@ -115,12 +134,18 @@ def environment() -> dict[str, str]:
 
 
 def shape(value: Any) -> Any:
-    """Members and types of a JSON value; of a list, those of its first element. An int is a number like a float."""
+    """Members and types of a JSON value; of a list, those of its first element. An int is a number
+    like a float.
+    """
     if isinstance(value, dict):
         return {name: shape(each) for name, each in value.items()}
     if isinstance(value, list):
         return [shape(each) for each in value[:1]]
-    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+    return (
+        "number"
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else type(value).__name__
+    )
 
 
 def test_something_is_run_of_each_language() -> None:
@@ -131,5 +156,10 @@ def test_something_is_run_of_each_language() -> None:
 def test_shapes_tell_answers_apart() -> None:
     answer = {"a": 1, "b": [{"c": "x"}], "d": None}
     assert shape(answer) == shape({"a": 2.5, "b": [{"c": "y"}, {"c": "z"}], "d": None})
-    for other in ({**answer, "a": "1"}, {**answer, "e": 1}, {**answer, "b": []}, {**answer, "b": [{"e": "x"}]}):
+    for other in (
+        {**answer, "a": "1"},
+        {**answer, "e": 1},
+        {**answer, "b": []},
+        {**answer, "b": [{"e": "x"}]},
+    ):
         assert shape(answer) != shape(other)

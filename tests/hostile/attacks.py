@@ -58,16 +58,28 @@ def broken() -> Iterator[tuple[str, bytes]]:
 
 
 def scans(count: int, progressive: bool) -> bytes:
-    """A JPEG whose last scan comes ``count`` times more, in a few bytes each; sequential ones take a component each."""
+    """A JPEG whose last scan comes ``count`` times more, in a few bytes each; sequential ones take
+    a component each.
+    """
     body = encode(picture(1000, 900), "JPEG", progressive=progressive)
-    scan = body[body.rindex(b"\xff\xda") :][:10] if progressive else segment(0xDA, b"\x01\x01\0\0\x3f\0")
+    scan = (
+        body[body.rindex(b"\xff\xda") :][:10]
+        if progressive
+        else segment(0xDA, b"\x01\x01\0\0\x3f\0")
+    )
     start = len(body) - 2 if progressive else body.index(b"\xff\xda")
     return body[:start] + scan * count + b"\xff\xd9"
 
 
 def too_large() -> Iterator[tuple[str, bytes]]:
-    yield "png of 4 gigapixels", png(header(65000, 65000), chunk(b"IDAT", zlib.compress(bytes(100_000))))
-    yield "png of 2 ** 62 pixels", png(header(2**31 - 1, 2**31 - 1), chunk(b"IDAT", zlib.compress(b"")))
+    yield (
+        "png of 4 gigapixels",
+        png(header(65000, 65000), chunk(b"IDAT", zlib.compress(bytes(100_000)))),
+    )
+    yield (
+        "png of 2 ** 62 pixels",
+        png(header(2**31 - 1, 2**31 - 1), chunk(b"IDAT", zlib.compress(b""))),
+    )
     yield "jpeg of 4 gigapixels", resized_jpeg(65500, 65500)
     yield "gif of 4 gigapixels", b"GIF89a" + struct.pack("<HH", 65535, 65535) + gif_with()[10:]
     yield "webp of 4 gigapixels", webp_canvas(2**24, 2**8)
@@ -94,7 +106,20 @@ def resized_jpeg(width: int, height: int) -> bytes:
 
 
 def foreign() -> Iterator[tuple[str, bytes]]:
-    for form in ("TIFF", "PPM", "ICO", "TGA", "PDF", "EPS", "PCX", "SGI", "XBM", "JPEG2000", "AVIF", "DDS"):
+    for form in (
+        "TIFF",
+        "PPM",
+        "ICO",
+        "TGA",
+        "PDF",
+        "EPS",
+        "PCX",
+        "SGI",
+        "XBM",
+        "JPEG2000",
+        "AVIF",
+        "DDS",
+    ):
         yield form, encode(picture(mode="1" if form == "XBM" else "RGB"), form)
     yield "tiff of zeros", b"II*\0" + bytes(100)
     yield "svg", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
@@ -111,7 +136,10 @@ def foreign() -> Iterator[tuple[str, bytes]]:
     yield "path", b"/etc/passwd"
     yield "path upwards", b"../../../../etc/passwd\0.png"
     yield "json", b'{"image": "/etc/passwd"}'
-    yield "imagemagick's language", b"push graphic-context\nviewbox 0 0 640 480\nfill 'url(https://x/|ls \"-la)'\npop"
+    yield (
+        "imagemagick's language",
+        b"push graphic-context\nviewbox 0 0 640 480\nfill 'url(https://x/|ls \"-la)'\npop",
+    )
     yield "postscript", b"%!PS-Adobe-3.0\n(/etc/passwd) (r) file"
     yield "php", b"<?php system($_GET[0]); ?>"
     yield "pickle", pickle.dumps(print)
@@ -128,7 +156,10 @@ def foreign() -> Iterator[tuple[str, bytes]]:
     yield "png with line ends changed", encode(picture(), "PNG").replace(b"\r\n", b"\n")
     yield "png that is not at the start", b"\n" + encode(picture(), "PNG")
     for compression, bits in ((1, 8), (2, 4)):
-        yield f"bmp with run lengths of {bits} bits", bmp(999, 999, bits, b"\0\0" * 999, compression, bytes(1024))
+        yield (
+            f"bmp with run lengths of {bits} bits",
+            bmp(999, 999, bits, b"\0\0" * 999, compression, bytes(1024)),
+        )
 
 
 def attacks() -> Iterator[tuple[str, bytes, int]]:

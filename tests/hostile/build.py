@@ -16,7 +16,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
     """Smooth, so that lossy formats change it little."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    return Image.fromarray(np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)).convert(mode)
+    return Image.fromarray(
+        np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
+    ).convert(mode)
 
 
 def encode(image: Image.Image, form: str, **options) -> bytes:
@@ -45,11 +47,26 @@ def png_with(*extra: bytes, image: Image.Image | None = None) -> bytes:
 
 
 def png_pixels(pixels: np.ndarray, color: int, interlaced: bool = False) -> bytes:
-    """A PNG of ``pixels (H, W, C)``, 8 or 16 bits, whose colour type is ``color``; interlaced as Adam7."""
-    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    """A PNG of ``pixels (H, W, C)``, 8 or 16 bits, whose colour type is ``color``; interlaced as
+    Adam7.
+    """
+    passes = (
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    )
     steps = passes if interlaced else ((0, 0, 1, 1),)
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
-    rows = [row for top, left, down, across in steps for row in big_endian[top::down, left::across] if row.size]
+    rows = [
+        row
+        for top, left, down, across in steps
+        for row in big_endian[top::down, left::across]
+        if row.size
+    ]
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     height, width = pixels.shape[:2]
     return png(header(width, height, 8 * pixels.itemsize, color, interlaced), chunk(b"IDAT", data))
@@ -74,7 +91,9 @@ def jpeg_with(*extra: bytes, **options) -> bytes:
 
 
 def exif(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
-    """A little-endian TIFF directory of entries ``(tag, type, count, value or offset)``, and ``data`` behind it."""
+    """A little-endian TIFF directory of entries ``(tag, type, count, value or offset)``, and
+    ``data`` behind it.
+    """
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + b"\0\0\0\0" + data
 
@@ -99,7 +118,22 @@ def webp_canvas(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
 
-def bmp(width: int, height: int, bits: int, data: bytes, compression: int = 0, palette: bytes = b"") -> bytes:
+def bmp(
+    width: int, height: int, bits: int, data: bytes, compression: int = 0, palette: bytes = b""
+) -> bytes:
     offset = 54 + len(palette)
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, len(palette) // 4, 0)
+    info = struct.pack(
+        "<IiiHHIIiiII",
+        40,
+        width,
+        height,
+        1,
+        bits,
+        compression,
+        len(data),
+        0,
+        0,
+        len(palette) // 4,
+        0,
+    )
     return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data

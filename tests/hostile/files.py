@@ -1,11 +1,15 @@
-"""All files, ``(name, bytes, status)``, for limits of 300,000 bytes, 1,000,000 pixels and sides of 4,000 pixels."""
+"""All files, ``(name, bytes, status)``, for limits of 300,000 bytes, 1,000,000 pixels and sides of
+4,000 pixels.
+"""
 
 from __future__ import annotations
 
 from tests.hostile.attacks import attacks
 from tests.hostile.images import images
 
-MAX_BYTES, MAX_PIXELS, MAX_SIDE = 300_000, 1_000_000, 4000
+MAX_BYTES = 300_000
+MAX_PIXELS = 1_000_000
+MAX_SIDE = 4000
 FILES: list[tuple[str, bytes, int]] = [*images(), *attacks()]
 # Good images of each format, to be damaged at random.
 SEEDS = [body for name, body, status in FILES if status == 200 and len(body) < 5000]

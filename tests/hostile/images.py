@@ -22,7 +22,9 @@ from tests.hostile.build import (
     sub_blocks,
 )
 
-ORIENTATION, SHORT, UNDEFINED = 0x0112, 3, 7
+ORIENTATION = 0x0112
+SHORT = 3
+UNDEFINED = 7
 
 
 def jpegs() -> Iterator[tuple[str, bytes]]:
@@ -32,7 +34,10 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg with restarts", encode(picture(), "JPEG", restart_marker_blocks=1)
     yield "jpeg of 1 x 1", encode(picture(1, 1), "JPEG")
     yield "jpeg on its side", encode(picture(), "JPEG", exif=exif((ORIENTATION, SHORT, 1, 6)))
-    yield "jpeg of two pictures", encode(picture(), "MPO", save_all=True, append_images=[picture(10, 10)])
+    yield (
+        "jpeg of two pictures",
+        encode(picture(), "MPO", save_all=True, append_images=[picture(10, 10)]),
+    )
     yield "jpeg with fill bytes", jpeg_with(b"\xff" * 5000)
     yield "jpeg with 4000 segments", jpeg_with(*[segment(0xE5, b"x")] * 4000)
     yield "jpeg with broken exif", jpeg_with(segment(0xE1, b"Exif\0\0nonsense"))
@@ -49,20 +54,34 @@ def pngs() -> Iterator[tuple[str, bytes]]:
     for mode in ("1", "L", "LA", "RGB", "RGBA", "P", "I;16"):
         yield (
             f"png of {mode}",
-            encode(picture(mode="L").convert("I;16") if mode == "I;16" else picture(mode=mode), "PNG"),
+            encode(
+                picture(mode="L").convert("I;16") if mode == "I;16" else picture(mode=mode), "PNG"
+            ),
         )
     yield "png of 1 x 1", encode(picture(1, 1), "PNG")
     yield "png with a transparent palette entry", encode(picture(mode="P"), "PNG", transparency=3)
-    yield "png with half transparent palette", encode(picture(mode="P"), "PNG", transparency=bytes(range(256)))
+    yield (
+        "png with half transparent palette",
+        encode(picture(mode="P"), "PNG", transparency=bytes(range(256))),
+    )
     for color, channels in ((2, 3), (4, 2), (6, 4)):
         deep = np.random.default_rng(0).integers(0, 65536, (30, 40, channels)).astype(np.uint16)
         yield f"16-bit png of type {color}", png_pixels(deep, color)
     yield "interlaced png", png_pixels(np.asarray(picture()), 2, interlaced=True)
-    yield "animated png", encode(picture(), "PNG", save_all=True, append_images=[picture(mode="L").convert("RGB")])
+    yield (
+        "animated png",
+        encode(picture(), "PNG", save_all=True, append_images=[picture(mode="L").convert("RGB")]),
+    )
     inflating = deflated_zeros(1)
-    yield "png with a text bomb", png_with(*[chunk(b"zTXt", b"k%d\0\0" % n + inflating) for n in range(200)])
+    yield (
+        "png with a text bomb",
+        png_with(*[chunk(b"zTXt", b"k%d\0\0" % n + inflating) for n in range(200)]),
+    )
     yield "png with a profile bomb", png_with(chunk(b"iCCP", b"name\0\0" + deflated_zeros(100)))
-    yield "png with 1000 profiles", png_with(*[chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(9999)))] * 1000)
+    yield (
+        "png with 1000 profiles",
+        png_with(*[chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(9999)))] * 1000),
+    )
     yield "png with a large unknown chunk", png_with(chunk(b"ruSt", bytes(200_000)))
     # The first row comes, and then 100 MB that belong to no row.
     body = png_pixels(np.zeros((1, 1, 3), np.uint8), 2)
@@ -71,7 +90,8 @@ def pngs() -> Iterator[tuple[str, bytes]]:
 
 
 def others() -> Iterator[tuple[str, bytes]]:
-    still, moving = picture(), [picture(mode="L").convert("RGB")] * 20
+    still = picture()
+    moving = [picture(mode="L").convert("RGB")] * 20
     for form in ("GIF", "WEBP"):
         yield f"{form} of 1 x 1", encode(picture(1, 1), form)
         yield f"animated {form}", encode(still, form, save_all=True, append_images=moving)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from benchmarks.ray_serve import Cluster, application, cluster
-from server.offline import load_runner, parse_schedule, pick_model, run_one
+from server.commands.offline import load_runner, parse_schedule, pick_model, run_one
 from server.settings import ModelSettings
 from tests.server.conftest import eventually, free_port
 from tests.server.wire import EXAMPLES, assert_problem
@@ -25,15 +25,24 @@ from tome_client import AsyncClient, Classification, Retry
 pytestmark = pytest.mark.ray
 
 LEVELS = ("0", "16")
-MARK, METRICS = uuid4().hex, 29_500
+MARK = uuid4().hex
+METRICS = 29_500
 PERSISTENT = Retry(attempts=100, total=120)
 Answers = dict[tuple[str, str], dict[int, float]]
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[Cluster]:
-    settings = {"levels": "0,16", "max_batch": 8, "log_level": "warning", "metrics_port": METRICS, "mark": MARK}
-    with cluster(tmp_path_factory.mktemp("ray"), free_port(), application(2, 0.5, **settings)) as running:
+    settings = {
+        "levels": "0,16",
+        "max_batch": 8,
+        "log_level": "warning",
+        "metrics_port": METRICS,
+        "mark": MARK,
+    }
+    with cluster(
+        tmp_path_factory.mktemp("ray"), free_port(), application(2, 0.5, **settings)
+    ) as running:
         yield running
 
 
@@ -46,7 +55,11 @@ def offline() -> Answers:
     for name, encoded in EXAMPLES.items():
         for r in LEVELS:
             found, _ = run_one(
-                encoded=encoded, runner=runner, schedule=parse_schedule(runner, r), top_k=5, want="classes"
+                encoded=encoded,
+                runner=runner,
+                schedule=parse_schedule(runner, r),
+                top_k=5,
+                want="classes",
             )
             answers[name, r] = dict(zip(found.classes, found.scores, strict=True))
     return answers
@@ -54,9 +67,9 @@ def offline() -> Answers:
 
 def is_right(found: Classification, expected: dict[int, float]) -> bool:
     best = found.predictions[0]
-    return best.index == max(expected, key=lambda index: expected[index]) and best.score == pytest.approx(
-        expected[best.index], abs=0.02
-    )
+    return best.index == max(
+        expected, key=lambda index: expected[index]
+    ) and best.score == pytest.approx(expected[best.index], abs=0.02)
 
 
 def engines() -> dict[int, int]:
@@ -64,8 +77,13 @@ def engines() -> dict[int, int]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"server.engine" in (folder / "cmdline").read_bytes() and MARK in (folder / "environ").read_text():
-                found[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if (
+                b"server.engine" in (folder / "cmdline").read_bytes()
+                and MARK in (folder / "environ").read_text()
+            ):
+                found[int(folder.name)] = int(
+                    (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                )
         except OSError:  # it has ended, or is another user's
             continue
     return found
@@ -87,7 +105,8 @@ class Asked:
 @asynccontextmanager
 async def load(app: Cluster, offline: Answers, clients: int = 8) -> AsyncIterator[Asked]:
     """Ask without a pause until the block ends; every answer is compared with the offline ones."""
-    asked, stop = Asked(), asyncio.Event()
+    asked = Asked()
+    stop = asyncio.Event()
 
     async def persist(client: AsyncClient) -> None:
         while not stop.is_set():
@@ -126,8 +145,12 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.to_thread(eventually, condition, 90)
 
 
-def under_load(app: Cluster, offline: Answers, disturb: Callable[[Asked], Awaitable[None]]) -> Asked:
-    """What became of requests around ``disturb``: none of those that were asked again failed, or was wrong."""
+def under_load(
+    app: Cluster, offline: Answers, disturb: Callable[[Asked], Awaitable[None]]
+) -> Asked:
+    """What became of requests around ``disturb``: none of those that were asked again failed, or
+    was wrong.
+    """
 
     async def run() -> Asked:
         async with load(app, offline) as asked:
@@ -153,7 +176,9 @@ def test_metrics_of_each_replica_are_on_a_port_of_its_own(app):
     assert httpx.get(f"{app.url}/metrics").status_code == 404
     texts = [httpx.get(f"http://127.0.0.1:{METRICS + index}/metrics").text for index in range(2)]
     for text in texts:
-        (line,) = [line for line in text.splitlines() if line.startswith('tome_engine_ready{engine="0"}')]
+        (line,) = [
+            line for line in text.splitlines() if line.startswith('tome_engine_ready{engine="0"}')
+        ]
         assert line.endswith(" 1.0")
     assert texts[0] != texts[1]
 
@@ -164,7 +189,9 @@ def test_a_replica_is_killed_under_load(app, offline):
             victim, other = sorted(replicas())
             lost = [engine for engine, replica in engines().items() if replica == victim]
             os.kill(victim, signal.SIGKILL)
-            await until(lambda lost=lost: not set(lost) & set(engines()))  # an engine does not outlive its replica
+            await until(
+                lambda lost=lost: not set(lost) & set(engines())
+            )  # an engine does not outlive its replica
             await until(lambda: len(replicas()) == 2)
             assert other in replicas()
             if asked.refusals:  # else all that the lost one had were of clients that ask again
@@ -194,4 +221,7 @@ def test_a_new_setting_is_rolled_out_under_load(app, offline):
         await until(lambda: len(replicas()) == 2 and not replicas() & before)
 
     under_load(app, offline, disturb)
-    eventually(lambda: httpx.post(f"{app.url}/classify", content=EXAMPLES["sneaker"]).json()["r"] == "16", 60)
+    eventually(
+        lambda: httpx.post(f"{app.url}/classify", content=EXAMPLES["sneaker"]).json()["r"] == "16",
+        60,
+    )

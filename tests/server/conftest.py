@@ -17,6 +17,8 @@ from typing import IO
 import httpx
 import pytest
 
+from tests.server.engine.tiny import write_tiny
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -44,7 +46,9 @@ class RunningServer:
         return 0.0
 
     def engines(self) -> list[int]:
-        """Process numbers of its engines; not of one that is only just forked, with its parent waiting for it."""
+        """Process numbers of its engines; not of one that is only just forked, with its parent
+        waiting for it.
+        """
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         own = command(self.process.pid)
         return [int(number) for number in children.split() if command(number) not in (own, None)]
@@ -76,9 +80,19 @@ def run_server(
     """Start a server with ``settings`` (``TOME_*``, in lower case) and end it whatever happens."""
     port = free_port()
     # A busy machine may stop a healthy engine for seconds.
-    defaults = {"levels": "0,16", "max_batch": 8, "port": port, "log_level": "warning", "heartbeat_timeout": 8}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOME_")}
-    environment |= {f"TOME_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
+    defaults = {
+        "levels": "0,16",
+        "max_batch": 8,
+        "port": port,
+        "log_level": "warning",
+        "heartbeat_timeout": 8,
+    }
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("TOME_")
+    }
+    environment |= {
+        f"TOME_{name.upper()}": str(value) for name, value in (defaults | settings).items()
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", module, "serve"],
         cwd=ROOT,
@@ -90,7 +104,9 @@ def run_server(
     try:
         if wait:
             assert process.stdout is not None
-            assert process.stdout.readline().startswith("ready: "), "the server did not start; see its log"
+            assert process.stdout.readline().startswith("ready: "), (
+                "the server did not start; see its log"
+            )
         yield RunningServer(process, port)
     finally:
         if process.poll() is None:
@@ -111,7 +127,9 @@ def start_server() -> Callable[..., contextlib.AbstractContextManager[RunningSer
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[RunningServer]:
-    with run_server(max_body_bytes=300_000, max_pixels=1_000_000, max_side=4000, body_timeout=5) as running:
+    with run_server(
+        max_body_bytes=300_000, max_pixels=1_000_000, max_side=4000, body_timeout=5
+    ) as running:
         yield running
 
 
@@ -132,3 +150,8 @@ def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
 @pytest.fixture(scope="session", name="eventually")
 def eventually_fixture() -> Callable[..., None]:
     return eventually
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny")).parent

@@ -18,7 +18,8 @@ QUICK = {"levels": (0,), "max_batch": 1, "threads": 1, "device": "cpu", "log_lev
 def test_it_answers_within_its_lifespan_and_lets_what_it_accepted_end():
     app = create_server(Settings(**QUICK))
     parts = app.state.parts
-    arrived, held = asyncio.Event(), asyncio.Event()
+    arrived = asyncio.Event()
+    held = asyncio.Event()
 
     async def slow():
         yield SNEAKER[:100]
@@ -27,7 +28,9 @@ def test_it_answers_within_its_lifespan_and_lets_what_it_accepted_end():
         yield SNEAKER[100:]
 
     async def run():
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://x"
+        ) as client:
             assert_problem(await client.get("/readyz"), 503, "overloaded")
             async with app.router.lifespan_context(app):
                 assert (await client.get("/readyz")).status_code == 200
@@ -47,7 +50,9 @@ def test_it_answers_within_its_lifespan_and_lets_what_it_accepted_end():
 
 def test_what_cannot_start_ends_its_lifespan(tmp_path):
     config = tmp_path / "models.toml"
-    config.write_text('[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\ncheckpoint = "bad.safetensors"\n')
+    config.write_text(
+        '[[models]]\nname = "x"\ntimm = "vit_tiny_patch16_224"\ncheckpoint = "bad.safetensors"\n'
+    )
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     app = create_server(Settings(**QUICK, config=config))
 

@@ -9,9 +9,12 @@ CORES = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
-    ("quota", "expected"), [("max 100000", CORES), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", CORES)]
+    ("quota", "expected"),
+    [("max 100000", CORES), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", CORES)],
 )
-def test_a_container_s_share_of_time_bounds_the_threads(tmp_path: Path, quota: str, expected: int) -> None:
+def test_a_container_s_share_of_time_bounds_the_threads(
+    tmp_path: Path, quota: str, expected: int
+) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert usable_cores(tmp_path / "cpu.max") == expected
 

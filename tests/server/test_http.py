@@ -41,7 +41,12 @@ class TestClassify:
         assert len(scores) == 5
         assert scores == sorted(scores, reverse=True)
         stages = response.headers["server-timing"].split(", ")
-        assert [stage.partition(";dur=")[0] for stage in stages] == ["body", "decode", "queue", "forward"]
+        assert [stage.partition(";dur=")[0] for stage in stages] == [
+            "body",
+            "decode",
+            "queue",
+            "forward",
+        ]
         assert all(float(stage.partition("=")[2]) >= 0 for stage in stages)
 
     def test_default_is_the_original_model(self, client):
@@ -49,12 +54,16 @@ class TestClassify:
         assert answer["r"] == "0"
         assert answer["tokens"]["output"] == 197
 
-    @pytest.mark.parametrize(("r", "used"), [("8:-1", "8:-1"), ("8:0", "8"), ("30,0,5", "30,0,5"), ("98", "98")])
+    @pytest.mark.parametrize(
+        ("r", "used"), [("8:-1", "8:-1"), ("8:0", "8"), ("30,0,5", "30,0,5"), ("98", "98")]
+    )
     def test_schedules(self, client, r, used):
         answer = client.post("/classify", params={"r": r, "top_k": 10}, content=SNEAKER).json()
         assert (answer["r"], answer["r_requested"]) == (used, r)
         assert answer["tokens"]["output"] < 197
-        assert sum(prediction["score"] for prediction in answer["predictions"]) == pytest.approx(1, abs=0.02)
+        assert sum(prediction["score"] for prediction in answer["predictions"]) == pytest.approx(
+            1, abs=0.02
+        )
 
     @pytest.mark.parametrize(
         "content_type", ["application/x-www-form-urlencoded", "text/plain", "image/gif", "nonsense"]
@@ -72,7 +81,10 @@ class TestClassify:
 
     def test_model_by_name(self, client):
         name = client.get("/models").json()["models"][0]["name"]
-        assert client.post("/classify", params={"model": name}, content=SNEAKER).json()["model"] == name
+        assert (
+            client.post("/classify", params={"model": name}, content=SNEAKER).json()["model"]
+            == name
+        )
 
 
 FORM = {"Content-Type": "multipart/form-data; boundary=X"}
@@ -133,11 +145,15 @@ class TestBadInput:
          "deadline_ms=0", "q=1", "r=1&r=2"],
     )  # fmt: skip
     def test_parameters(self, client, query):
-        problem = assert_problem(client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter")
+        problem = assert_problem(
+            client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter"
+        )
         assert problem["parameter"] == query.partition("=")[0]
 
     def test_unknown_model(self, client):
-        problem = assert_problem(client.post("/classify?model=resnet", content=SNEAKER), 404, "not-found")
+        problem = assert_problem(
+            client.post("/classify?model=resnet", content=SNEAKER), 404, "not-found"
+        )
         assert client.get("/models").json()["models"][0]["name"] in problem["detail"]
 
     def test_unknown_path(self, client):
@@ -150,16 +166,22 @@ class TestBadInput:
         assert response.headers["allow"] == "POST"
 
     def test_deadline(self, client):
-        assert_problem(client.post("/classify?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded")
+        assert_problem(
+            client.post("/classify?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded"
+        )
 
     def test_too_large_is_said_before_the_body_is_sent(self, server):
         with server.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+            )
             assert_problem(read_response(connection), 413, "too-large")
 
     def test_too_large_without_a_length(self, server):
         with server.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             for _ in range(8):
                 connection.sendall(b"c350\r\n" + b"x" * 50_000 + b"\r\n")
             response = read_response(connection)
@@ -168,11 +190,16 @@ class TestBadInput:
 
     def test_slow_body(self, server):
         with server.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow")
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow"
+            )
             assert_problem(read_response(connection), 408, "slow-body")
 
     def test_wrong_parameters_are_said_instead_of_100_continue(self, server):
-        head = "POST /classify?r={} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n"
+        head = (
+            "POST /classify?r={} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect:"
+            " 100-continue\r\n\r\n"
+        )
         with server.connect() as connection:
             connection.sendall(head.format("x", 99).encode())
             response = read_response(connection)
@@ -190,7 +217,9 @@ class TestBadInput:
         async def main():
             async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
                 bodies = [SNEAKER if index % 2 else bad[index // 2 % 4] for index in range(48)]
-                return await asyncio.gather(*(client.post("/classify?r=16", content=body) for body in bodies))
+                return await asyncio.gather(
+                    *(client.post("/classify?r=16", content=body) for body in bodies)
+                )
 
         responses = asyncio.run(main())
         assert {response.status_code for response in responses[0::2]} == {400, 413, 415}
@@ -206,10 +235,21 @@ class TestOtherEndpoints:
             "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max", "device", "dtype",
             "acceleration", "levels",
         }  # fmt: skip
-        assert (model["classes"], model["tokens"], model["blocks"], model["r_max"]) == (10, 197, 12, 98)
+        assert (model["classes"], model["tokens"], model["blocks"], model["r_max"]) == (
+            10,
+            197,
+            12,
+            98,
+        )
         assert [level["r"] for level in model["levels"]] == ["0", "16"]
         assert [level["tokens_out"] for level in model["levels"]] == [197, 11]
-        assert set(model["levels"][0]) == {"r", "tokens_out", "relative_flops", "speedup", "accuracy"}
+        assert set(model["levels"][0]) == {
+            "r",
+            "tokens_out",
+            "relative_flops",
+            "speedup",
+            "accuracy",
+        }
         assert model["levels"][0]["relative_flops"] == 1
         assert 0 < model["levels"][1]["relative_flops"] < 0.7
 
@@ -245,7 +285,9 @@ class TestOtherEndpoints:
     def test_metrics_are_what_prometheus_expects(self, client):
         client.post("/classify?r=16", content=SNEAKER)
         text = client.get("/metrics").text
-        check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+        check = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
+        )
         assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
     def test_an_unknown_path_or_model_makes_no_series(self, client):
@@ -257,9 +299,14 @@ class TestOtherEndpoints:
 
     def test_request_id(self, client):
         for given in ("abc-123", "x" * 128):
-            assert client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+            assert (
+                client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
+                == given
+            )
         for refused in ("x" * 129, "a b", "", "ä".encode("latin-1")):
-            fresh = client.get("/healthz", headers={"X-Request-ID": refused}).headers["x-request-id"]
+            fresh = client.get("/healthz", headers={"X-Request-ID": refused}).headers[
+                "x-request-id"
+            ]
             assert re.fullmatch("[0-9a-f]{32}", fresh)
 
     def test_docs_need_nothing_from_elsewhere(self, client):
@@ -269,7 +316,10 @@ class TestOtherEndpoints:
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
-        assert (page.headers["x-content-type-options"], page.headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert (page.headers["x-content-type-options"], page.headers["referrer-policy"]) == (
+            "nosniff",
+            "no-referrer",
+        )
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(""", page.text)
 
     def test_openapi(self, client):
@@ -295,7 +345,10 @@ def assert_same(one: dict, other: dict) -> None:
 
 def test_64_clients_with_random_r_get_the_answers_of_one(server, client):
     cases = [(name, r) for name in EXAMPLES for r in ("0", "7", "16", "16:-1", "40,0,3")]
-    alone = {case: client.post(f"/classify?r={case[1]}", content=EXAMPLES[case[0]]).json() for case in cases}
+    alone = {
+        case: client.post(f"/classify?r={case[1]}", content=EXAMPLES[case[0]]).json()
+        for case in cases
+    }
     draw = random.Random(0)
 
     async def one(client: httpx.AsyncClient) -> int:

@@ -1,4 +1,6 @@
-"""64 clients for 20 seconds: every answer belongs to its image and its `r`, whoever shared its batch."""
+"""64 clients for 20 seconds: every answer belongs to its image and its `r`, whoever shared its
+batch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from PIL import Image
 
 from tests.server.conftest import RunningServer
 
-CLIENTS, SECONDS = 64, 20
+CLIENTS = 64
+SECONDS = 20
 SCHEDULES = [*map(str, range(26)), "16:-1", "13:0.5", "40,0,3", "98"]
 StartServer = Callable[..., AbstractContextManager[RunningServer]]
 
@@ -37,8 +40,11 @@ def pictures() -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float32", 1e-4)])
-def test_every_answer_is_that_of_the_image_alone(start_server: StartServer, dtype: str, tolerance: float) -> None:
-    bodies, draw = pictures(), random.Random(0)
+def test_every_answer_is_that_of_the_image_alone(
+    start_server: StartServer, dtype: str, tolerance: float
+) -> None:
+    bodies = pictures()
+    draw = random.Random(0)
     cases = [(draw.randrange(len(bodies)), draw.choice(SCHEDULES)) for _ in range(150)]
 
     async def ask(client: httpx.AsyncClient, case: tuple[int, str]) -> dict[str, Any]:
@@ -48,7 +54,9 @@ def test_every_answer_is_that_of_the_image_alone(start_server: StartServer, dtyp
         return answer
 
     async def main(url: str) -> list[int]:
-        async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)) as client:
+        async with httpx.AsyncClient(
+            base_url=url, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)
+        ) as client:
             alone = {case: await ask(client, case) for case in cases}
             end = time.monotonic() + SECONDS
 
@@ -56,7 +64,8 @@ def test_every_answer_is_that_of_the_image_alone(start_server: StartServer, dtyp
                 sizes = []
                 while time.monotonic() < end:
                     case = draw.choice(cases)
-                    answer, expected = await ask(client, case), alone[case]
+                    answer = await ask(client, case)
+                    expected = alone[case]
                     assert answer["r"] == case[1]
                     assert answer["tokens"] == expected["tokens"]
                     assert answer["predictions"][0]["label"] == expected["predictions"][0]["label"]
@@ -64,16 +73,25 @@ def test_every_answer_is_that_of_the_image_alone(start_server: StartServer, dtyp
                     sizes.append(answer["batch_size"])
                 return sizes
 
-            return [size for sizes in await asyncio.gather(*(go_on() for _ in range(CLIENTS))) for size in sizes]
+            return [
+                size
+                for sizes in await asyncio.gather(*(go_on() for _ in range(CLIENTS)))
+                for size in sizes
+            ]
 
     with start_server(dtype=dtype, max_batch=32) as server:
         sizes = asyncio.run(main(server.url))
         assert server.metric("tome_batch_images_sum") == len(sizes) + len(cases)
-        mean_batch = server.metric("tome_batch_images_sum") / server.metric("tome_batch_images_count")
-        failed = server.metric('tome_requests_total{code="500",model="fashion-mnist",route="/classify"}')
+        mean_batch = server.metric("tome_batch_images_sum") / server.metric(
+            "tome_batch_images_count"
+        )
+        failed = server.metric(
+            'tome_requests_total{code="500",model="fashion-mnist",route="/classify"}'
+        )
     # shown by `pytest -s -m slow`
     sys.stdout.write(
-        f"{dtype}: {len(sizes)} answers, all right; {len(sizes) / SECONDS:.0f} a second, mean batch {mean_batch:.1f}\n"
+        f"{dtype}: {len(sizes)} answers, all right; {len(sizes) / SECONDS:.0f} a second, mean batch"
+        f" {mean_batch:.1f}\n"
     )
     assert mean_batch > 1
     assert failed == 0

@@ -5,9 +5,10 @@ from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
-from server.messages import BatchDone, Level, ModelInfo, Outcome, Transform
+from server.imaging.transform import Transform
+from server.ipc.heartbeat import Heartbeat
+from server.ipc.messages import BatchDone, Level, ModelInfo, Outcome
 from server.metrics import Metrics, SpeedupWindow
-from server.pulse import Pulse
 from tome_core.schedule import Schedule
 
 
@@ -21,7 +22,10 @@ def value(metrics, name, **labels):
 
 
 def test_batch(metrics):
-    outcomes = (Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5), Outcome(2, failure="failed"))
+    outcomes = (
+        Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5),
+        Outcome(2, failure="failed"),
+    )
     metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.2, 0.75, ("error", "nan")))
     assert value(metrics, "forward_seconds_total", model="m") == 0.25
     assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
@@ -41,12 +45,14 @@ def test_what_never_ran_is_no_batch(metrics):
 
 
 def test_engines(metrics):
-    pulse = Pulse(beat=time.monotonic() - 5, resident=1000)
+    pulse = Heartbeat(beat=time.monotonic() - 5, resident=1000)
     metrics.observe_engine("0", lambda: pulse, lambda: True)
-    metrics.observe_engine("1", Pulse, lambda: False)
+    metrics.observe_engine("1", Heartbeat, lambda: False)
     assert value(metrics, "engine_ready", engine="0") == 1
     assert value(metrics, "engine_resident_bytes", engine="0") == 1000
-    assert value(metrics, "engine_heartbeat_timestamp_seconds", engine="0") == pytest.approx(time.time() - 5, abs=1)
+    assert value(metrics, "engine_heartbeat_timestamp_seconds", engine="0") == pytest.approx(
+        time.time() - 5, abs=1
+    )
     for name in ("ready", "resident_bytes", "heartbeat_timestamp_seconds", "restarts_total"):
         assert value(metrics, f"engine_{name}", engine="1") == 0
     metrics.observe_restart("0")
@@ -80,7 +86,11 @@ def test_speedup_is_of_the_last_minute():
     window = SpeedupWindow(clock=lambda: now)
 
     def ratio():
-        return {sample.labels["model"]: sample.value for family in window.collect() for sample in family.samples}
+        return {
+            sample.labels["model"]: sample.value
+            for family in window.collect()
+            for sample in family.samples
+        }
 
     assert ratio() == {}
     for second in range(300):
@@ -98,9 +108,25 @@ def test_speedup_is_of_the_last_minute():
 def test_models(metrics):
     transform = Transform((3, 32, 32), "bicubic", 1.0, "center")
     levels = (Level("0", 17, 1.0, accuracy=90.5), Level("4", 9, 0.6))
-    model = ModelInfo("m", "vit", transform, ("a",), 17, 1, 2, "cpu", "float32", levels, (4, 4), acceleration="kernels")
+    model = ModelInfo(
+        "m",
+        "vit",
+        transform,
+        ("a",),
+        17,
+        1,
+        2,
+        "cpu",
+        "float32",
+        levels,
+        (4, 4),
+        acceleration="kernels",
+    )
     metrics.observe_models((model,))
-    assert value(metrics, "model_info", model="m", architecture="vit", device="cpu", dtype="float32") == 1
+    assert (
+        value(metrics, "model_info", model="m", architecture="vit", device="cpu", dtype="float32")
+        == 1
+    )
     assert value(metrics, "acceleration_info", model="m", kind="kernels") == 1
     assert value(metrics, "forward_seconds_total", model="m") == 0
     assert value(metrics, "level_accuracy", model="m", r="0") == 0.905
@@ -141,4 +167,6 @@ def test_names_and_labels_are_those_that_dashboards_rely_on(metrics):
 
 def test_the_help_says_what_the_speedup_is():
     (family,) = SpeedupWindow().collect()
-    assert "tome_r0_equivalent_seconds_total over tome_forward_seconds_total" in family.documentation
+    assert (
+        "tome_r0_equivalent_seconds_total over tome_forward_seconds_total" in family.documentation
+    )

@@ -1,4 +1,6 @@
-"""Features and pictures over HTTP, on a real server: what they are, and that all rules of /classify hold for them."""
+"""Features and pictures over HTTP, on a real server: what they are, and that all rules of /classify
+hold for them.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from server.catalog import read_catalog
-from server.decode import decode
-from server.engine.runner import Runner
-from server.offline import load_runner
-from server.picture import draw
+from server.catalog.entries import read_catalog
+from server.commands.offline import load_runner
+from server.engine.execution.runner import Runner
+from server.imaging.decode import decode
+from server.imaging.visualization import draw
 from server.settings import ModelSettings
 from tests.server.wire import EXAMPLES, SNEAKER, assert_problem, finish, half_sent
 
@@ -38,14 +40,17 @@ def pixels(runner: Runner, encoded: bytes) -> np.ndarray:
 
 def embed(runner: Runner, encoded: bytes, r: int) -> np.ndarray:
     """What tome_core itself gives, without a server."""
-    (mean,), (std,) = runner.model.mean, runner.model.std
+    (mean,) = runner.model.mean
+    (std,) = runner.model.std
     images = (torch.from_numpy(np.stack([pixels(runner, encoded)])) / 255 - mean) / std
     with torch.inference_mode():
         return runner.model.network.embed(images, r=r)[0].float().numpy()
 
 
 def regions(picture: bytes) -> int:
-    """How many outlines a picture of a grey image has: each of them, and nothing else, has a colour."""
+    """How many outlines a picture of a grey image has: each of them, and nothing else, has a
+    colour.
+    """
     colours = np.unique(np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 3), axis=0)
     return int((colours.min(axis=1) != colours.max(axis=1)).sum())
 
@@ -60,13 +65,29 @@ class TestEmbed:
         response = client.post("/embed", params={"r": r}, content=SNEAKER)
         assert response.status_code == 200
         answer = response.json()
-        assert set(answer) == {"model", "r", "r_requested", "embedding", "tokens", "timing_ms", "batch_size"}
-        assert (answer["model"], answer["r"], answer["r_requested"]) == ("fashion-mnist", str(r), str(r))
+        assert set(answer) == {
+            "model",
+            "r",
+            "r_requested",
+            "embedding",
+            "tokens",
+            "timing_ms",
+            "batch_size",
+        }
+        assert (answer["model"], answer["r"], answer["r_requested"]) == (
+            "fashion-mnist",
+            str(r),
+            str(r),
+        )
         assert answer["tokens"] == {"input": 197, "output": 11 if r else 197}
         expected = embed(runner, SNEAKER, r)
         assert len(answer["embedding"]) == 128
-        np.testing.assert_allclose(answer["embedding"], expected, atol=0.02 * np.abs(expected).max())
-        stages = [stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")]
+        np.testing.assert_allclose(
+            answer["embedding"], expected, atol=0.02 * np.abs(expected).max()
+        )
+        stages = [
+            stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")
+        ]
         assert stages == ["body", "decode", "queue", "forward"]
 
     def test_raw(self, client):
@@ -86,7 +107,9 @@ class TestEmbed:
 
     def test_several_files_raw(self, client):
         names = ["bag", "sneaker", "trouser"]
-        response = client.post("/embed?r=16", files=files([EXAMPLES[name] for name in names]), headers=RAW)
+        response = client.post(
+            "/embed?r=16", files=files([EXAMPLES[name] for name in names]), headers=RAW
+        )
         assert response.headers["content-type"] == "application/octet-stream"
         rows = np.frombuffer(response.content, "<f4").reshape(3, 128)
         for name, row in zip(names, rows, strict=True):
@@ -94,10 +117,14 @@ class TestEmbed:
             np.testing.assert_allclose(row, alone, atol=0.02 * np.abs(alone).max())
 
     def test_one_bad_file_leaves_no_raw_answer(self, client, server, eventually):
-        response = client.post("/embed?r=16", files=files([SNEAKER, SNEAKER, b"hello", SNEAKER]), headers=RAW)
+        response = client.post(
+            "/embed?r=16", files=files([SNEAKER, SNEAKER, b"hello", SNEAKER]), headers=RAW
+        )
         assert assert_problem(response, 415, "unsupported-format")["index"] == 2
         eventually(lambda: server.metric("tome_queue_jobs") == 0)
-        assert client.post("/embed?r=16", files=files([SNEAKER] * 8), headers=RAW).status_code == 200
+        assert (
+            client.post("/embed?r=16", files=files([SNEAKER] * 8), headers=RAW).status_code == 200
+        )
 
 
 class TestVisualize:
@@ -109,11 +136,15 @@ class TestVisualize:
         with Image.open(io.BytesIO(response.content)) as picture:
             assert picture.size == (224, 224)
         assert regions(response.content) == expected
-        stages = [stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")]
+        stages = [
+            stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")
+        ]
         assert stages == ["body", "decode", "queue", "forward", "picture"]
 
     def test_without_merging_every_patch_is_alone(self, client, runner):
-        picture = np.asarray(Image.open(io.BytesIO(client.post("/visualize?r=0", content=SNEAKER).content)))
+        picture = np.asarray(
+            Image.open(io.BytesIO(client.post("/visualize?r=0", content=SNEAKER).content))
+        )
         expected = draw(pixels(runner, SNEAKER), np.arange(197), 1, (14, 14))
         np.testing.assert_array_equal(picture, np.asarray(expected))
 
@@ -122,7 +153,9 @@ class TestVisualize:
         assert regions(response.content) == 10
         two = client.post("/visualize?r=16", files=[("file", ("name", SNEAKER))] * 2)
         assert "2 files" in assert_problem(two, 400, "bad-image")["detail"]
-        assert_problem(client.post("/visualize", files={"file": b"hello"}), 415, "unsupported-format")
+        assert_problem(
+            client.post("/visualize", files={"file": b"hello"}), 415, "unsupported-format"
+        )
 
 
 @pytest.mark.parametrize("path", ["/embed", "/visualize"])
@@ -138,13 +171,17 @@ class TestBothAsClassify:
 
     @pytest.mark.parametrize("query", ["r=99", "r=x", "top_k=3", "deadline_ms=0", "q=1"])
     def test_parameters(self, client, path, query):
-        problem = assert_problem(client.post(f"{path}?{query}", content=SNEAKER), 422, "invalid-parameter")
+        problem = assert_problem(
+            client.post(f"{path}?{query}", content=SNEAKER), 422, "invalid-parameter"
+        )
         assert problem["parameter"] == query.partition("=")[0]
 
     def test_unknown_model_method_and_deadline(self, client, path):
         assert_problem(client.post(f"{path}?model=resnet", content=SNEAKER), 404, "not-found")
         assert client.get(path).headers["allow"] == "POST"
-        assert_problem(client.post(f"{path}?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded")
+        assert_problem(
+            client.post(f"{path}?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded"
+        )
 
     def test_it_is_counted(self, client, server, path):
         series = f'tome_requests_total{{code="200",model="fashion-mnist",route="{path}"}}'
@@ -167,7 +204,10 @@ class TestBothAsClassify:
         assert [parameter["name"] for parameter in operation["parameters"]] == [
             "r", "model", "deadline_ms", "r_max", "min_accuracy",
         ]  # fmt: skip
-        media = {"/embed": {"application/json", "application/octet-stream"}, "/visualize": {"image/png"}}[path]
+        media = {
+            "/embed": {"application/json", "application/octet-stream"},
+            "/visualize": {"image/png"},
+        }[path]
         assert set(operation["responses"]["200"]["content"]) == media
         for status in ("400", "404", "408", "413", "415", "422", "500", "503", "504"):
             assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
@@ -179,14 +219,18 @@ def test_all_kinds_share_batches(server, runner):
     async def main() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             paths = ["/classify", "/embed", "/visualize"] * 8
-            return await asyncio.gather(*(client.post(f"{path}?r=16", content=SNEAKER) for path in paths))
+            return await asyncio.gather(
+                *(client.post(f"{path}?r=16", content=SNEAKER) for path in paths)
+            )
 
     responses = asyncio.run(main())
     assert {response.status_code for response in responses} == {200}
     for response in responses[0::3]:
         assert response.json()["predictions"][0]["label"] == "Sneaker"
     for response in responses[1::3]:
-        np.testing.assert_allclose(response.json()["embedding"], expected, atol=0.05 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            response.json()["embedding"], expected, atol=0.05 * np.abs(expected).max()
+        )
     assert {regions(response.content) for response in responses[2::3]} == {10}
     assert max(response.json()["batch_size"] for response in responses[0::3] + responses[1::3]) > 1
 
@@ -206,13 +250,20 @@ model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
 @pytest.fixture(scope="module")
 def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
     """A server with a model without a classifier, and models of other activations; not square."""
-    folder, text = tmp_path_factory.mktemp("others"), ""
-    for name, classes, activation in (("bare", 0, "softmax"), ("many", 7, "sigmoid"), ("plain", 7, "none")):
+    folder = tmp_path_factory.mktemp("others")
+    text = ""
+    for name, classes, activation in (
+        ("bare", 0, "softmax"),
+        ("many", 7, "sigmoid"),
+        ("plain", 7, "none"),
+    ):
         write_model(folder / f"{name}.safetensors", classes)
         text += ENTRY.format(name=name, classes=classes, activation=activation)
     (folder / "models.toml").write_text(text)
     with (
-        start_server(config=folder / "models.toml", levels="0", max_batch=2, dtype="float32") as server,
+        start_server(
+            config=folder / "models.toml", levels="0", max_batch=2, dtype="float32"
+        ) as server,
         httpx.Client(base_url=server.url, timeout=30) as client,
     ):
         yield client
@@ -229,9 +280,13 @@ def write_model(path: Path, classes: int) -> None:
 
 class TestOtherModels:
     def test_without_a_classifier(self, others):
-        described = {model["name"]: model["classes"] for model in others.get("/models").json()["models"]}
+        described = {
+            model["name"]: model["classes"] for model in others.get("/models").json()["models"]
+        }
         assert described == {"bare": 0, "many": 7, "plain": 7}
-        problem = assert_problem(others.post("/classify", content=SNEAKER), 422, "invalid-parameter")
+        problem = assert_problem(
+            others.post("/classify", content=SNEAKER), 422, "invalid-parameter"
+        )
         assert problem["detail"] == "bare has no classifier; it serves /embed and /visualize only"
         assert len(others.post("/embed?r=2", content=SNEAKER).json()["embedding"]) == 32
 
@@ -244,9 +299,12 @@ class TestOtherModels:
     def test_activations(self, others):
         def scores(model: str) -> dict[int, float]:
             answer = others.post(f"/classify?model={model}&top_k=7", content=SNEAKER).json()
-            return {prediction["index"]: prediction["score"] for prediction in answer["predictions"]}
+            return {
+                prediction["index"]: prediction["score"] for prediction in answer["predictions"]
+            }
 
-        sigmoid, logits = scores("many"), scores("plain")
+        sigmoid = scores("many")
+        logits = scores("plain")
         assert list(sigmoid) == list(logits)
         for index, logit in logits.items():
             assert sigmoid[index] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)

@@ -15,7 +15,9 @@ from tests.server.wire import SNEAKER, assert_problem, finish, half_sent, read_r
 @pytest.fixture(scope="module")
 def small(start_server):
     """A server with three slots."""
-    with start_server(queue_limit=3, max_body_bytes=60_000, max_inflight_bytes=60_000, body_timeout=20) as running:
+    with start_server(
+        queue_limit=3, max_body_bytes=60_000, max_inflight_bytes=60_000, body_timeout=20
+    ) as running:
         yield running
 
 
@@ -24,7 +26,9 @@ class TestOverload:
         held = [half_sent(small) for _ in range(3)]
         eventually(lambda: small.metric("tome_inflight_requests") == 4)
         with small.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            connection.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+            )
             response = read_response(connection)
         problem = assert_problem(response, 503, "overloaded")
         assert problem["reason"] == "queue-full"
@@ -35,13 +39,17 @@ class TestOverload:
         assert small.metric('tome_requests_total{code="503",model="",route="/classify"}') == 1
 
     def test_files_without_a_slot_get_a_problem_in_their_place(self, small):
-        response = httpx.post(f"{small.url}/classify?r=16", files=[("f", ("f", SNEAKER))] * 5, timeout=30)
+        response = httpx.post(
+            f"{small.url}/classify?r=16", files=[("f", ("f", SNEAKER))] * 5, timeout=30
+        )
         statuses = [result.get("status", 200) for result in response.json()["results"]]
         assert statuses == [200] * 3 + [503] * 2
 
     def test_bytes_of_all_bodies_are_bounded(self, small):
         held = small.connect()
-        held.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + b"x" * 59_000)
+        held.sendall(
+            b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + b"x" * 59_000
+        )
         time.sleep(0.3)
         response = httpx.post(f"{small.url}/classify", content=b"x" * 5000)
         assert assert_problem(response, 503, "overloaded")["reason"] == "memory-full"
@@ -58,7 +66,9 @@ class TestOverload:
             connection.close()
         eventually(lambda: small.metric("tome_inflight_requests") == 1)
         eventually(lambda: small.metric("tome_queue_jobs") == 0)
-        results = httpx.post(f"{small.url}/classify", files=[("f", ("f", SNEAKER))] * 3, timeout=30).json()["results"]
+        results = httpx.post(
+            f"{small.url}/classify", files=[("f", ("f", SNEAKER))] * 3, timeout=30
+        ).json()["results"]
         assert [result.get("status", 200) for result in results] == [200] * 3
 
     def test_stop_comes_last_and_answers_what_was_accepted(self, small, eventually):
@@ -89,7 +99,9 @@ def test_a_stop_while_starting_is_clean(start_server, eventually, launched):
         assert server.process.wait(20) in ((0,) if launched else (0, -signal.SIGTERM))
 
 
-def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(start_server, eventually, tmp_path):
+def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(
+    start_server, eventually, tmp_path
+):
     with start_server(levels="0", max_batch=1, body_timeout=600, drain_timeout=10) as server:
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
@@ -98,8 +110,12 @@ def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(star
             response = read_response(held)
         assert_problem(response, 408, "slow-body")
         assert server.process.wait(20) == 0
-    log, patient = tmp_path / "stderr", {"body_timeout": 600, "drain_timeout": 600}
-    with log.open("w") as stderr, start_server(stderr=stderr, levels="0", max_batch=1, **patient) as server:
+    log = tmp_path / "stderr"
+    patient = {"body_timeout": 600, "drain_timeout": 600}
+    with (
+        log.open("w") as stderr,
+        start_server(stderr=stderr, levels="0", max_batch=1, **patient) as server,
+    ):
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
         server.process.terminate()
@@ -117,7 +133,10 @@ def test_before_it_is_ready(start_server, eventually):
         server.signal_engine(signal.SIGSTOP)  # so that it does not get ready meanwhile
         eventually(lambda: is_listening(server))
         assert httpx.get(f"{server.url}/healthz").status_code == 200
-        for response in (httpx.get(f"{server.url}/readyz"), httpx.post(f"{server.url}/classify?r=x", content=SNEAKER)):
+        for response in (
+            httpx.get(f"{server.url}/readyz"),
+            httpx.post(f"{server.url}/classify?r=x", content=SNEAKER),
+        ):
             assert assert_problem(response, 503, "overloaded")["reason"] == "not-ready"
         assert_problem(httpx.get(f"{server.url}/models"), 503, "overloaded")
         server.signal_engine(signal.SIGCONT)

@@ -76,9 +76,18 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "x"), ("PORT", "70000"), ("LEVELS", "a"), ("LEVELS", "-1"), ("DEFAULT_R", "fast"), ("MAX_BATCH", "0")],
+    [
+        ("PORT", "x"),
+        ("PORT", "70000"),
+        ("LEVELS", "a"),
+        ("LEVELS", "-1"),
+        ("DEFAULT_R", "fast"),
+        ("MAX_BATCH", "0"),
+    ],
 )
-def test_a_bad_value_stops_the_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_bad_value_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(f"TOME_{name}", value)
     with pytest.raises(ValidationError):
         Settings()
@@ -95,11 +104,17 @@ def test_every_setting_is_described_in_one_line() -> None:
 def test_what_a_proxy_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_ROOT_PATH", "/vision/v1/")
     monkeypatch.setenv("TOME_FORWARDED_ALLOW_IPS", "10.0.0.0/8, 2001:db8::1")
-    monkeypatch.setenv("TOME_CORS_ORIGINS", "https://app.example, http://localhost:3000,http://[::1]:8080")
+    monkeypatch.setenv(
+        "TOME_CORS_ORIGINS", "https://app.example, http://localhost:3000,http://[::1]:8080"
+    )
     settings = Settings()
     assert settings.root_path == "/vision/v1"
     assert settings.forwarded_allow_ips == ("10.0.0.0/8", "2001:db8::1")
-    assert settings.cors_origins == ("https://app.example", "http://localhost:3000", "http://[::1]:8080")
+    assert settings.cors_origins == (
+        "https://app.example",
+        "http://localhost:3000",
+        "http://[::1]:8080",
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,9 @@ def test_what_a_proxy_needs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CORS_ORIGINS", "https://app.example/page", "is no origin"),
     ],
 )
-def test_what_no_proxy_or_origin_is(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+def test_what_no_proxy_or_origin_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
     monkeypatch.setenv(f"TOME_{name}", value)
     with pytest.raises(ValidationError, match=said):
         Settings()

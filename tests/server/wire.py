@@ -9,11 +9,16 @@ import httpx
 
 from tests.server.conftest import ROOT, RunningServer
 
-EXAMPLES = {path.stem: path.read_bytes() for path in sorted((ROOT / "examples").iterdir()) if path.suffix != ".md"}
+EXAMPLES = {
+    path.stem: path.read_bytes()
+    for path in sorted((ROOT / "examples").iterdir())
+    if path.suffix != ".md"
+}
 SNEAKER = EXAMPLES["sneaker"]
 # What Pillow, Starlette or Python would say themselves.
 LEAKS = re.compile(
-    r"Traceback|PIL|cannot identify|object at 0x|truncated file|pydantic|Exception|\.py\b", re.IGNORECASE
+    r"Traceback|PIL|cannot identify|object at 0x|truncated file|pydantic|Exception|\.py\b",
+    re.IGNORECASE,
 )
 
 
@@ -31,7 +36,9 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
 
 
 def half_sent(server: RunningServer, path: str = "/classify") -> socket.socket:
-    """A connection with a request that the server has accepted, and whose body has not arrived in full."""
+    """A connection with a request that the server has accepted, and whose body has not arrived in
+    full.
+    """
     connection = server.connect()
     head = f"POST {path}?r=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"
     connection.sendall(head.encode() + SNEAKER[:100])

@@ -31,7 +31,8 @@ class Blocking:
     """An `AsyncClient` whose coroutines are run at once, so that both clients take the same tests."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._loop, self._client = asyncio.Runner(), AsyncClient(*args, **options)
+        self._loop = asyncio.Runner()
+        self._client = AsyncClient(*args, **options)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
@@ -96,12 +97,18 @@ class TestAnswers:
         found = client.classify(SNEAKER, r=16, top_k=2, deadline_ms=30_000, model="fashion-mnist")
         answer = httpx.post(f"{default_server.url}/classify?r=16&top_k=2", content=SNEAKER).json()
         assert (found.model, found.r, found.r_requested) == ("fashion-mnist", "16", "16")
-        assert [one.label for one in found.predictions] == [one["label"] for one in answer["predictions"]]
-        assert [one.index for one in found.predictions] == [one["index"] for one in answer["predictions"]]
+        assert [one.label for one in found.predictions] == [
+            one["label"] for one in answer["predictions"]
+        ]
+        assert [one.index for one in found.predictions] == [
+            one["index"] for one in answer["predictions"]
+        ]
         assert (found.tokens.input, found.tokens.output, found.batch_size) == (197, 11, 1)
         assert min(found.timing_ms.decode, found.timing_ms.forward) > 0
 
-    @pytest.mark.parametrize(("r", "used"), [(None, "0"), (8, "8"), ("16:-1", "16:-1"), ([30, 0, 5], "30,0,5")])
+    @pytest.mark.parametrize(
+        ("r", "used"), [(None, "0"), (8, "8"), ("16:-1", "16:-1"), ([30, 0, 5], "30,0,5")]
+    )
     def test_r(self, client, r, used):
         assert client.classify(SNEAKER, r=r).r == used
 
@@ -111,7 +118,9 @@ class TestAnswers:
         results = client.classify_many([SNEAKER] * 2, r="auto", r_max=0)
         assert [(one.r, one.r_requested) for one in results] == [("0", "auto")] * 2
         exact = client.embed(SNEAKER, r=0)
-        np.testing.assert_allclose(client.embed(SNEAKER, r="auto", r_max=0), exact, atol=0.02 * np.abs(exact).max())
+        np.testing.assert_allclose(
+            client.embed(SNEAKER, r="auto", r_max=0), exact, atol=0.02 * np.abs(exact).max()
+        )
 
     def test_many(self, client):
         images = [EXAMPLES["bag"], b"hello", *[SNEAKER] * 20]
@@ -123,7 +132,9 @@ class TestAnswers:
         assert client.classify_many([]) == []
 
     def test_embed(self, client, default_server):
-        expected = httpx.post(f"{default_server.url}/embed?r=16", content=SNEAKER).json()["embedding"]
+        expected = httpx.post(f"{default_server.url}/embed?r=16", content=SNEAKER).json()[
+            "embedding"
+        ]
         found = client.embed(SNEAKER, r=16)
         assert (found.shape, found.dtype) == ((128,), np.float32)
         assert found.flags.writeable
@@ -172,18 +183,27 @@ class TestErrors:
         if kind == "InvalidParameter":
             assert error.members["parameter"] == "r"
 
-    @pytest.mark.parametrize("method", ["classify", "classify_many", "embed", "embed_many", "visualize"])
+    @pytest.mark.parametrize(
+        "method", ["classify", "classify_many", "embed", "embed_many", "visualize"]
+    )
     def test_every_method_hands_on_the_bounds_of_auto(self, client, method):
         image = [SNEAKER] if method.endswith("many") else SNEAKER
-        for bounds, parameter in (({"r_max": 99}, "r_max"), ({"min_accuracy": 99.5}, "min_accuracy")):
+        for bounds, parameter in (
+            ({"r_max": 99}, "r_max"),
+            ({"min_accuracy": 99.5}, "min_accuracy"),
+        ):
             with pytest.raises(tome_client.InvalidParameter) as caught:
                 getattr(client, method)(image, r="auto", **bounds)
             assert caught.value.members["parameter"] == parameter
 
     def test_no_r_is_fast_enough(self, make, default_server):
-        with make(default_server.url, retry=ONCE) as client, pytest.raises(tome_client.Overloaded) as caught:
+        with (
+            make(default_server.url, retry=ONCE) as client,
+            pytest.raises(tome_client.Overloaded) as caught,
+        ):
             for _ in range(100):
-                # On a busy machine so close a deadline may pass before the server looks at the clock.
+                # On a busy machine so close a deadline may pass before the server looks at the
+                # clock.
                 with contextlib.suppress(tome_client.DeadlineExceeded):
                     client.classify(SNEAKER, r="auto", deadline_ms=1)
         assert caught.value.members["reason"] == "deadline"
@@ -253,18 +273,24 @@ class TestOverload:
             assert [one.label for one in found] == ["Sneaker"] * 10
         with make(small.url, api_key=KEY, retry=ONCE) as client:
             found = client.classify_many([SNEAKER] * 5)
-            assert [isinstance(one, tome_client.Overloaded) for one in found] == [False] * 3 + [True] * 2
+            assert [isinstance(one, tome_client.Overloaded) for one in found] == [False] * 3 + [
+                True
+            ] * 2
             with pytest.raises(tome_client.Overloaded) as caught:
                 client.embed_many([SNEAKER] * 4)
             assert caught.value.retry_after is not None
             assert caught.value.retry_after >= 1
 
     def test_while_a_server_is_replaced(self, make):
-        """It stops, says when to come back, is gone, listens again without its models, and answers at last."""
+        """It stops, says when to come back, is gone, listens again without its models, and answers
+        at last.
+        """
         with contextlib.ExitStack() as stack:
             old = stack.enter_context(run_server(levels="0", max_batch=1, body_timeout=60))
             held = old.connect()
-            held.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SNEAKER))
+            held.sendall(
+                b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SNEAKER)
+            )
             eventually(lambda: old.metric("tome_inflight_requests") == 2)
             old.process.terminate()
             eventually(lambda: not old.ready())
@@ -283,7 +309,10 @@ class TestOverload:
             asking = threading.Thread(target=ask)
             asking.start()
             eventually(lambda: old.metric('tome_rejected_total{reason="draining"}') == refused + 1)
-            time.sleep(1.5)  # without Retry-After it would have asked again, and been refused, several times by now
+            time.sleep(
+                1.5
+                # Without Retry-After it would have asked again, and been refused, several times by now.
+            )
             assert old.metric('tome_rejected_total{reason="draining"}') == refused + 1
             held.sendall(SNEAKER)
             assert held.recv(12) == b"HTTP/1.1 200"

@@ -26,8 +26,12 @@ def response(status: int, **headers: str) -> httpx.Response:
 def play(
     retry: Retry, replies: list[Any], draw: float = 1.0, takes: float = 0.0
 ) -> tuple[Any, list[float], list[float]]:
-    """What comes of ``replies``, each after ``takes`` seconds; the pauses; and the time each request may take."""
-    now, pauses, timeouts = 100.0, [], []
+    """What comes of ``replies``, each after ``takes`` seconds; the pauses; and the time each
+    request may take.
+    """
+    now = 100.0
+    pauses = []
+    timeouts = []
     steps = Persistence(retry, lambda: now, lambda: draw).request(ASK)
     reply = None
     try:
@@ -56,12 +60,18 @@ def test_lost_connections_are_made_again_ever_later():
     found, pauses, _ = play(Retry(attempts=9, first=1, longest=5), [LOST] * 5 + [response(200)])
     assert found.status_code == 200
     assert pauses == [1, 2, 4, 5, 5]
-    assert play(Retry(attempts=9, first=1), [LOST] * 3 + [response(200)], draw=0.5)[1] == [0.5, 1, 2]
+    assert play(Retry(attempts=9, first=1), [LOST] * 3 + [response(200)], draw=0.5)[1] == [
+        0.5,
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.3, 1.0])
 def test_nobody_asks_before_retry_after(draw):
-    found, pauses, _ = play(Retry(first=1), [response(503, **{"Retry-After": "7"}), response(200)], draw)
+    found, pauses, _ = play(
+        Retry(first=1), [response(503, **{"Retry-After": "7"}), response(200)], draw
+    )
     assert found.status_code == 200
     assert pauses == [7 + draw]
 
@@ -102,5 +112,7 @@ def test_retry_after_is_seconds_or_a_date():
     assert parse_retry_after(None) is None
     assert parse_retry_after("soon") is None
     assert parse_retry_after("-1") is None
-    assert parse_retry_after(email.utils.formatdate(time.time() + 100, usegmt=True)) == pytest.approx(100, abs=3)
+    assert parse_retry_after(
+        email.utils.formatdate(time.time() + 100, usegmt=True)
+    ) == pytest.approx(100, abs=3)
     assert parse_retry_after(email.utils.formatdate(0, usegmt=True)) == 0

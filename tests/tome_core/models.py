@@ -1,4 +1,6 @@
-"""Small models with weights that hide nothing, and hypothesis strategies for what they are called with."""
+"""Small models with weights that hide nothing, and hypothesis strategies for what they are called
+with.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention-pool-with-prefix": {"global_pool": "map", "pool_include_prefix": True},
     "rms-norm": {"norm_layer": RmsNorm, "qk_norm": True},
     "dynamic-size": {"dynamic_img_size": True},
-    "post-norm": {"block_fn": ResPostBlock, "init_values": 0.5, "class_token": False, "global_pool": "avg"},
+    "post-norm": {
+        "block_fn": ResPostBlock,
+        "init_values": 0.5,
+        "class_token": False,
+        "global_pool": "avg",
+    },
     "post-norm-swiglu": {"block_fn": ResPostBlock, "mlp_layer": SwiGLU, "qk_norm": True},
     "differential": {"attn_layer": "diff", "init_values": 0.3, "reg_tokens": 1},
     "differential-post-norm": {
@@ -58,16 +65,28 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "scale_attn_norm": True,
     },
     "side-by-side": {"block_fn": ParallelThingsBlock, "init_values": 0.3},
-    "side-by-side-gated": {"block_fn": ParallelThingsBlock, "gated": True, "class_token": False, "global_pool": "avg"},
+    "side-by-side-gated": {
+        "block_fn": ParallelThingsBlock,
+        "gated": True,
+        "class_token": False,
+        "global_pool": "avg",
+    },
 }
 # These the oracle does not spell out; they are compared with timm at r=0 only.
 BEYOND_ORACLE: dict[str, dict[str, Any]] = {
-    "fixed-dropout": {"drop_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.1, "drop_path_rate": 0.1},
+    "fixed-dropout": {
+        "drop_rate": 0.1,
+        "attn_drop_rate": 0.1,
+        "proj_drop_rate": 0.1,
+        "drop_path_rate": 0.1,
+    },
 }
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter with numbers large enough that no part is nearly the identity or nearly zero."""
+    """Fill every parameter with numbers large enough that no part is nearly the identity or nearly
+    zero.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -77,13 +96,23 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 
 def make_vit(seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
-    """A small VisionTransformer in evaluation mode, of 16 patches unless ``img_size`` says otherwise."""
+    """A small VisionTransformer in evaluation mode, of 16 patches unless ``img_size`` says
+    otherwise.
+    """
     kind = VisionTransformerDistilled if options.pop("distilled", False) else VisionTransformer
     attention = {name: options.pop(name) for name in ("gated", "attn_head_dim") if name in options}
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": DEPTH, "num_heads": 2, "mlp_ratio": 2.0}
+    sizes = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depth": DEPTH,
+        "num_heads": 2,
+        "mlp_ratio": 2.0,
+    }
     vit = kind(**{**sizes, "num_classes": CLASSES, **options})
     if attention:
-        # VisionTransformer has no argument for these; models that have them are built in the same way.
+        # VisionTransformer has no argument for these; models that have them are built in the same
+        # way.
         for block in vit.blocks:
             for part in getattr(block, "attns", [block]):
                 part.attn = Attention(vit.embed_dim, num_heads=2, qkv_bias=True, **attention)
@@ -95,7 +124,9 @@ def make_images(
     batch: int, size: tuple[int, int] = (16, 16), seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Noise of unit variance."""
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        batch, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def as_schedule(spec: Spec) -> int | Schedule:

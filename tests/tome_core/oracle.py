@@ -1,7 +1,8 @@
 """A Vision Transformer with token merging, written out in loops over single tokens, in float64.
 
-It exists to be compared with, so it shares nothing with ``tome_core``: a token here is an object that remembers which
-input tokens it was made of, and a matching is a list of pairs. Written from the paper (arXiv 2210.09461).
+It exists to be compared with, so it shares nothing with ``tome_core``: a token here is an object
+that remembers which input tokens it was made of, and a matching is a list of pairs. Written from
+the paper (arXiv 2210.09461).
 """
 
 from __future__ import annotations
@@ -78,15 +79,19 @@ def cosine(a: Vector, b: Vector) -> float:
 
 def best(metric: Sequence[Vector], token: int, candidates: Sequence[int]) -> tuple[float, int]:
     """The similarity and index of the candidate most similar to ``token``; of equal ones the first."""
-    top, winner = -math.inf, -1
+    top = -math.inf
+    winner = -1
     for candidate in candidates:
         similarity = cosine(metric[token], metric[candidate])
         if similarity > top:
-            top, winner = similarity, candidate
+            top = similarity
+            winner = candidate
     return top, winner
 
 
-def bipartite(metric: Sequence[Vector], r: int, prefix: int) -> tuple[list[tuple[int, int]], list[int]]:
+def bipartite(
+    metric: Sequence[Vector], r: int, prefix: int
+) -> tuple[list[tuple[int, int]], list[int]]:
     """Pairs ``(from, into)`` that merge, and all destinations, of bipartite soft matching."""
     tokens = range(prefix, len(metric))
     set_a = [token for token in tokens if token % 2 == 0]
@@ -102,7 +107,9 @@ def bipartite(metric: Sequence[Vector], r: int, prefix: int) -> tuple[list[tuple
 
 
 def kth(metric: Sequence[Vector], k: int, prefix: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """The same, where the last of every ``k`` tokens is a destination and the other ``k - 1`` merge."""
+    """The same, where the last of every ``k`` tokens is a destination and the other ``k - 1``
+    merge.
+    """
     destinations: list[int] = []
     sources: list[int] = []
     for start in range(prefix, len(metric) - k + 1, k):
@@ -111,11 +118,17 @@ def kth(metric: Sequence[Vector], k: int, prefix: int) -> tuple[list[tuple[int, 
     return [(token, best(metric, token, destinations)[1]) for token in sources], destinations
 
 
-def new_order(pairs: list[tuple[int, int]], destinations: list[int], tokens: int, prefix: int) -> list[list[int]]:
+def new_order(
+    pairs: list[tuple[int, int]], destinations: list[int], tokens: int, prefix: int
+) -> list[list[int]]:
     """For each new token the old ones it is made of: prefix, then unmerged ones, then destinations."""
     gone = {source for source, _ in pairs}
     order = [[token] for token in range(prefix)]
-    order += [[token] for token in range(prefix, tokens) if token not in gone and token not in destinations]
+    order += [
+        [token]
+        for token in range(prefix, tokens)
+        if token not in gone and token not in destinations
+    ]
     for destination in destinations:
         order.append([destination] + [source for source, into in pairs if into == destination])
     return order
@@ -146,7 +159,11 @@ def embed(vit: Any, image: Vector) -> list[Token]:
         for left in range(0, image.shape[2], length):
             window = image[:, top : top + height, left : left + length]
             patch = np.array([float((kernel[channel] * window).sum()) for channel in range(width)])
-            patches.append(patch if vit.patch_embed.proj.bias is None else patch + array(vit.patch_embed.proj.bias))
+            patches.append(
+                patch
+                if vit.patch_embed.proj.bias is None
+                else patch + array(vit.patch_embed.proj.bias)
+            )
     prefix = []
     for name in ("cls_token", "dist_token", "reg_token"):
         if getattr(vit, name, None) is not None:
@@ -156,10 +173,18 @@ def embed(vit: Any, image: Vector) -> list[Token]:
     else:
         positions = list(array(vit.pos_embed)[0])
         if getattr(vit, "no_embed_class", False):
-            values = prefix + [patch + position for patch, position in zip(patches, positions, strict=True)]
+            values = prefix + [
+                patch + position for patch, position in zip(patches, positions, strict=True)
+            ]
         else:
-            values = [value + position for value, position in zip(prefix + patches, positions, strict=True)]
-    return [Token(norm(getattr(vit, "norm_pre", NOTHING), value), [index]) for index, value in enumerate(values)]
+            values = [
+                value + position
+                for value, position in zip(prefix + patches, positions, strict=True)
+            ]
+    return [
+        Token(norm(getattr(vit, "norm_pre", NOTHING), value), [index])
+        for index, value in enumerate(values)
+    ]
 
 
 def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
@@ -167,7 +192,8 @@ def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
     if vit.global_pool == "token":
         return values[0]
     skip = 0 if getattr(vit, "pool_include_prefix", False) else vit.num_prefix_tokens
-    values, sizes = values[skip:], sizes[skip:]
+    values = values[skip:]
+    sizes = sizes[skip:]
     if vit.global_pool == "map":
         return attention_pool(vit.attn_pool, values, sizes)
     average = sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
@@ -184,22 +210,31 @@ def forward(
 ) -> Result:
     """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says.
 
-    ``bias`` is what relative positions say in a block, of tokens at places of the input: a merged token is where its
-    destination was, whose place comes first among its members.
+    ``bias`` is what relative positions say in a block, of tokens at places of the input: a merged
+    token is where its destination was, whose place comes first among its members.
     """
     tokens = embed(vit, image)
-    inputs, prefix = len(tokens), vit.num_prefix_tokens
+    inputs = len(tokens)
+    prefix = vit.num_prefix_tokens
     for block, r in zip(vit.blocks, counts(spec, len(vit.blocks)), strict=True):
-        values, weights = [token.value for token in tokens], [token.size if prop_attn else 1 for token in tokens]
+        values = [token.value for token in tokens]
+        weights = [token.size if prop_attn else 1 for token in tokens]
         places = [token.members[0] for token in tokens]
-        branch, metric = attention_branch(block, values, weights, bias(block, places) if bias else None)
-        tokens = [Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)]
+        branch, metric = attention_branch(
+            block, values, weights, bias(block, places) if bias else None
+        )
+        tokens = [
+            Token(token.value + out, token.members)
+            for token, out in zip(tokens, branch, strict=True)
+        ]
         if r:
             pairs, destinations = bipartite(metric, r, prefix)
             if pairs:
                 order = new_order(pairs, destinations, len(tokens), prefix)
                 tokens = [combine([tokens[old] for old in olds]) for olds in order]
-        tokens = [Token(token.value + mlp_branch(block, token.value), token.members) for token in tokens]
+        tokens = [
+            Token(token.value + mlp_branch(block, token.value), token.members) for token in tokens
+        ]
     values = [norm(vit.norm, token.value) for token in tokens]
     sizes = [token.size for token in tokens]
     if hasattr(vit, "head_dist"):
@@ -208,5 +243,8 @@ def forward(
     else:
         pooled = norm(vit.fc_norm, pool(vit, values, sizes))
         logits = linear(vit.head, pooled)
-    source = [next(at for at, token in enumerate(tokens) if index in token.members) for index in range(inputs)]
+    source = [
+        next(at for at, token in enumerate(tokens) if index in token.members)
+        for index in range(inputs)
+    ]
     return Result(logits, pooled, np.stack(values), sizes, source)

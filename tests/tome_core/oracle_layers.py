@@ -1,4 +1,6 @@
-"""The layers of timm's Vision Transformers, written out in loops over single tokens, in float64. See `oracle`."""
+"""The layers of timm's Vision Transformers, written out in loops over single tokens, in float64.
+See `oracle`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def attend(
     out = []
     for at, query in enumerate(q):
         scores = [
-            float(query @ key) / math.sqrt(len(query)) + math.log(size) for key, size in zip(k, sizes, strict=True)
+            float(query @ key) / math.sqrt(len(query)) + math.log(size)
+            for key, size in zip(k, sizes, strict=True)
         ]
         if bias is not None:
             scores = [score + extra for score, extra in zip(scores, bias[at], strict=True)]
@@ -122,8 +125,10 @@ def self_attention(
     differential = isinstance(attn, DiffAttention)
     maps = 2 * heads if differential else heads
     projected = [in_projection(attn, x) for x in inputs]
-    q_norm, k_norm = getattr(attn, "q_norm", NOTHING), getattr(attn, "k_norm", NOTHING)
-    keys, mixed = [], []
+    q_norm = getattr(attn, "q_norm", NOTHING)
+    k_norm = getattr(attn, "k_norm", NOTHING)
+    keys = []
+    mixed = []
     for at in range(maps):
         q = [norm(q_norm, np.split(p[0], maps)[at]) for p in projected]
         k = [norm(k_norm, np.split(p[1], maps)[at]) for p in projected]
@@ -134,7 +139,9 @@ def self_attention(
     for token, x in enumerate(inputs):
         parts = [mixed[at][token] for at in range(maps)]
         if differential:
-            parts = [difference(attn, parts[2 * head], parts[2 * head + 1]) for head in range(heads)]
+            parts = [
+                difference(attn, parts[2 * head], parts[2 * head + 1]) for head in range(heads)
+            ]
         out = norm(getattr(attn, "norm", NOTHING), np.concatenate(parts))
         if getattr(attn, "gate", None) is not None:
             out = out * sigmoid(linear(attn.gate, x))
@@ -153,7 +160,10 @@ def attention_branch(
 ) -> tuple[list[Vector], list[Vector]]:
     """The attention branch for each token, and each token's key averaged over all heads."""
     if isinstance(block, ParallelThingsBlock):
-        each = [self_attention(one.attn, [norm(one.norm, x) for x in values], sizes, bias) for one in block.attns]
+        each = [
+            self_attention(one.attn, [norm(one.norm, x) for x in values], sizes, bias)
+            for one in block.attns
+        ]
         branch = [
             sum(scale(one.ls, out[token]) for one, (out, _) in zip(block.attns, each, strict=True))
             for token in range(len(values))
@@ -163,7 +173,9 @@ def attention_branch(
         outputs, keys = self_attention(block.attn, values, sizes, bias)
         branch = [norm(block.norm1, out) for out in outputs]
     else:
-        outputs, keys = self_attention(block.attn, [norm(block.norm1, x) for x in values], sizes, bias)
+        outputs, keys = self_attention(
+            block.attn, [norm(block.norm1, x) for x in values], sizes, bias
+        )
         branch = [scaled(block, 1, out) for out in outputs]
     return branch, [sum(head[token] for head in keys) / len(keys) for token in range(len(values))]
 

@@ -48,7 +48,13 @@ def test_other_blocks() -> None:
 
 @pytest.mark.parametrize("block", [ParallelScalingBlock, DiffParallelScalingBlock])
 def test_blocks_with_no_place_to_merge(block: type[nn.Module]) -> None:
-    _refused(make_vit(block_fn=block), "blocks.0", block.__name__, "side by side", "no point between them")
+    _refused(
+        make_vit(block_fn=block),
+        "blocks.0",
+        block.__name__,
+        "side by side",
+        "no point between them",
+    )
 
 
 def test_one_other_block_among_many() -> None:
@@ -92,7 +98,9 @@ def test_blocks_side_by_side() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: SwinTransformer(img_size=16, patch_size=2, window_size=2, embed_dim=8, depths=(1,), num_heads=(1,)),
+        lambda: SwinTransformer(
+            img_size=16, patch_size=2, window_size=2, embed_dim=8, depths=(1,), num_heads=(1,)
+        ),
         lambda: ResNet(BasicBlock, (1, 1), channels=(8, 8), stem_width=8),
         lambda: MyTransformer(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2),
         lambda: nn.Linear(2, 2),

@@ -21,7 +21,11 @@ def _qkv(tokens: int = 7, dtype: torch.dtype = torch.float64) -> tuple[Tensor, T
 @pytest.mark.parametrize("sized", [True, False])
 def test_equals_the_oracle(attend: Attend, sized: bool) -> None:
     q, k, v = _qkv()
-    sizes = torch.tensor([[1, 1, 2, 9, 1, 30, 4], [5, 4, 3, 2, 1, 1, 1]], dtype=torch.float64) if sized else None
+    sizes = (
+        torch.tensor([[1, 1, 2, 9, 1, 30, 4], [5, 4, 3, 2, 1, 1, 1]], dtype=torch.float64)
+        if sized
+        else None
+    )
     out = attend(q, k, v, sizes, 0.0)
     assert out.shape == (2, 7, 12)
     for image in range(2):
@@ -29,7 +33,9 @@ def test_equals_the_oracle(attend: Attend, sized: bool) -> None:
             weights = sizes[image].tolist() if sizes is not None else [1] * 7
             queries, keys, values = (list(part[image, head].numpy()) for part in (q, k, v))
             expected = oracle.attend(queries, keys, values, weights)
-            np.testing.assert_allclose(out[image, :, 4 * head : 4 * head + 4].numpy(), expected, atol=1e-12)
+            np.testing.assert_allclose(
+                out[image, :, 4 * head : 4 * head + 4].numpy(), expected, atol=1e-12
+            )
 
 
 @ALL
@@ -37,7 +43,9 @@ def test_a_key_of_size_s_counts_as_s_equal_keys(attend: Attend) -> None:
     q, k, v = _qkv()
     repeats = torch.tensor([3, 1, 1, 5, 1, 2, 1])
     sized = attend(q, k, v, repeats.double().expand(2, -1), 0.0)
-    repeated = attend(q, k.repeat_interleave(repeats, dim=2), v.repeat_interleave(repeats, dim=2), None, 0.0)
+    repeated = attend(
+        q, k.repeat_interleave(repeats, dim=2), v.repeat_interleave(repeats, dim=2), None, 0.0
+    )
     torch.testing.assert_close(sized, repeated, rtol=1e-12, atol=1e-12)
 
 
@@ -45,7 +53,9 @@ def test_a_key_of_size_s_counts_as_s_equal_keys(attend: Attend) -> None:
 def test_sizes_of_one_change_nothing(attend: Attend) -> None:
     q, k, v = _qkv()
     ones = torch.ones(2, 7, dtype=torch.float64)
-    torch.testing.assert_close(attend(q, k, v, ones, 0.0), attend(q, k, v, None, 0.0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        attend(q, k, v, ones, 0.0), attend(q, k, v, None, 0.0), rtol=1e-12, atol=1e-12
+    )
 
 
 @ALL

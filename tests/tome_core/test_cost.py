@@ -28,7 +28,8 @@ def test_is_what_pytorch_counts(variant: str) -> None:
     # PyTorch counts explicit products on every device, and its fused kernel on some.
     model.merging = replace(model.merging, attend=explicit_attention)
     images = make_images(1, dtype=torch.float32)
-    counted, predicted = {}, {}
+    counted = {}
+    predicted = {}
     for r in R:
         with FlopCounterMode(display=False) as counter:
             model(images, r=r)

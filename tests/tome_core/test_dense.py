@@ -1,4 +1,6 @@
-"""Dense features of a merged backbone, against timm without merging and against the images one by one."""
+"""Dense features of a merged backbone, against timm without merging and against the images one by
+one.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tome_core.models import DEPTH, VARIANTS, as_schedule, make_images, make_vit, randomise, specs
+from tests.tome_core.models import (
+    DEPTH,
+    VARIANTS,
+    as_schedule,
+    make_images,
+    make_vit,
+    randomise,
+    specs,
+)
 from tests.tome_core.oracle import Spec
 from tome_core import Schedule, optimize, patch
 
-OPTIONS = ["class-token", "average-no-prefix", "distilled", "registers", "layer-scale", "pre-norm", "no-final-norm"]
+OPTIONS = [
+    "class-token",
+    "average-no-prefix",
+    "distilled",
+    "registers",
+    "layer-scale",
+    "pre-norm",
+    "no-final-norm",
+]
 EVA: dict[str, dict[str, Any]] = {
     "vit_small_patch16_dinov3": {"img_size": 64, "depth": 3},
     "vit_small_patch16_rope_mixed_224": {"img_size": (64, 32), "depth": 2},
@@ -43,16 +61,21 @@ def images_for(vit: Any, count: int = 2) -> Tensor:
 @torch.no_grad()
 def test_without_merging_they_are_timm_s(name: str, norm: bool, layers: Any) -> None:
     vit = make(name)
-    images, model = images_for(vit), patch(vit)
+    images = images_for(vit)
+    model = patch(vit)
     for output_fmt in ("NLC", "NCHW"):
-        expected = vit.forward_intermediates(images, layers, norm=norm, output_fmt=output_fmt, intermediates_only=True)
+        expected = vit.forward_intermediates(
+            images, layers, norm=norm, output_fmt=output_fmt, intermediates_only=True
+        )
         found = model.intermediates(images, layers=layers, norm=norm, output_fmt=output_fmt)
         torch.testing.assert_close(found, expected, **EXACT)
     if vit.num_prefix_tokens:
         expected = vit.forward_intermediates(
             images, layers, norm=norm, return_prefix_tokens=True, intermediates_only=True
         )
-        found = model.intermediates(images, layers=layers, norm=norm, output_fmt="NCHW", return_prefix_tokens=True)
+        found = model.intermediates(
+            images, layers=layers, norm=norm, output_fmt="NCHW", return_prefix_tokens=True
+        )
         torch.testing.assert_close(found, expected, **EXACT)
 
 
@@ -60,35 +83,51 @@ def test_without_merging_they_are_timm_s(name: str, norm: bool, layers: Any) -> 
 @torch.no_grad()
 def test_the_tokens_are_timm_s_without_merging_and_those_of_a_trace_with(name: str) -> None:
     vit = make(name)
-    images, model = images_for(vit, 3), patch(vit)
-    torch.testing.assert_close(model.forward_features(images), vit.forward_features(images), **EXACT)
+    images = images_for(vit, 3)
+    model = patch(vit)
+    torch.testing.assert_close(
+        model.forward_features(images), vit.forward_features(images), **EXACT
+    )
     for r in (2, [0, 2, 3]):
-        torch.testing.assert_close(model.forward_features(images, r), model.trace(images, r).tokens, rtol=0, atol=0)
+        torch.testing.assert_close(
+            model.forward_features(images, r), model.trace(images, r).tokens, rtol=0, atol=0
+        )
 
 
 @settings(max_examples=25)
 @given(st.sampled_from(OPTIONS), st.lists(specs(), min_size=1, max_size=4), st.booleans())
-def test_each_image_has_the_features_it_has_alone(variant: str, batch: list[Spec], norm: bool) -> None:
-    model, images = patch(make_vit(**VARIANTS[variant])), make_images(len(batch))
+def test_each_image_has_the_features_it_has_alone(
+    variant: str, batch: list[Spec], norm: bool
+) -> None:
+    model = patch(make_vit(**VARIANTS[variant]))
+    images = make_images(len(batch))
     r = [as_schedule(spec) for spec in batch]
     together = model.intermediates(images, r, norm=norm, return_prefix_tokens=True)
     assert len(together) == DEPTH
     for at in range(len(batch)):
-        alone = model.intermediates(images[at : at + 1], r[at], norm=norm, return_prefix_tokens=True)
+        alone = model.intermediates(
+            images[at : at + 1], r[at], norm=norm, return_prefix_tokens=True
+        )
         found = [(patches[at : at + 1], prefix[at : at + 1]) for patches, prefix in together]
         torch.testing.assert_close(found, alone, **EXACT)
 
 
 @given(st.sampled_from(OPTIONS), st.lists(specs(), min_size=1, max_size=4))
 def test_the_last_ones_normalised_are_the_unmerged_trace(variant: str, batch: list[Spec]) -> None:
-    model, images = patch(make_vit(**VARIANTS[variant])), make_images(len(batch))
+    model = patch(make_vit(**VARIANTS[variant]))
+    images = make_images(len(batch))
     r = [as_schedule(spec) for spec in batch]
-    ((patches, prefix),) = model.intermediates(images, r, layers=1, norm=True, return_prefix_tokens=True)
-    torch.testing.assert_close(torch.cat([prefix, patches], dim=1), model.trace(images, r).unmerge(), rtol=0, atol=0)
+    ((patches, prefix),) = model.intermediates(
+        images, r, layers=1, norm=True, return_prefix_tokens=True
+    )
+    torch.testing.assert_close(
+        torch.cat([prefix, patches], dim=1), model.trace(images, r).unmerge(), rtol=0, atol=0
+    )
 
 
 def test_patches_that_merged_by_a_block_share_its_features() -> None:
-    model, images = patch(make_vit()), make_images(3)
+    model = patch(make_vit())
+    images = make_images(3)
     for layer in range(DEPTH):
         (dense,) = model.intermediates(images, 3, layers=[layer])
         counts = [len(features.unique(dim=0)) for features in dense]
@@ -108,14 +147,19 @@ def test_blocks_after_the_last_wanted_one_do_not_run() -> None:
 def test_a_dense_head_trains_the_backbone(r: Any, checkpointing: bool) -> None:
     vit = make_vit(reg_tokens=1)
     vit.set_grad_checkpointing(checkpointing)
-    model, images = patch(vit).train(), make_images(4).requires_grad_()
+    model = patch(vit).train()
+    images = make_images(4).requires_grad_()
     maps = model.intermediates(images, r, layers=(0, 2), output_fmt="NCHW")
     assert [each.shape for each in maps] == [(4, 16, 4, 4)] * 2
     torch.cat(maps, dim=1).square().sum().backward()
     assert images.grad is not None and bool((images.grad.flatten(1).abs().sum(dim=1) > 0).all())
     for block in model.get_submodule("blocks").children():
         gradient = block.get_parameter("mlp.fc1.weight").grad
-        assert gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.abs().sum() > 0)
+        assert (
+            gradient is not None
+            and bool(gradient.isfinite().all())
+            and bool(gradient.abs().sum() > 0)
+        )
 
 
 def test_the_gradient_through_dense_features_is_the_right_one() -> None:
@@ -123,7 +167,10 @@ def test_the_gradient_through_dense_features_is_the_right_one() -> None:
     images = make_images(2, (8, 8)).requires_grad_()
 
     def dense(images: Tensor) -> tuple[Tensor, ...]:
-        return (*model.intermediates(images, [1, 2], norm=True), model.trace(images, [1, 2]).unmerge())
+        return (
+            *model.intermediates(images, [1, 2], norm=True),
+            model.trace(images, [1, 2]).unmerge(),
+        )
 
     assert torch.autograd.gradcheck(dense, (images,), fast_mode=True)
 
@@ -134,12 +181,15 @@ def test_maps_of_other_sizes(size: tuple[int, int]) -> None:
     vit = make_vit(dynamic_img_size=True, dynamic_img_pad=True)
     images = make_images(2, size)
     expected = vit.forward_intermediates(images, intermediates_only=True)
-    torch.testing.assert_close(patch(vit).intermediates(images, output_fmt="NCHW"), expected, **EXACT)
+    torch.testing.assert_close(
+        patch(vit).intermediates(images, output_fmt="NCHW"), expected, **EXACT
+    )
     assert patch(vit).patch_grid(images) == tuple(expected[0].shape[-2:])
 
 
 def test_what_cannot_be_is_said() -> None:
-    model, images = patch(make_vit()), make_images(1)
+    model = patch(make_vit())
+    images = make_images(1)
     for layers, sentence in [
         ((3,), "no block 3; the model has 3"),
         ((-4,), "no block -4"),
@@ -160,10 +210,14 @@ def test_what_cannot_be_is_said() -> None:
 
 @pytest.mark.parametrize("name", ["class-token", "distilled", "average-no-prefix", "features-only"])
 def test_outputs_are_those_of_the_single_calls(name: str) -> None:
-    model, images, r = patch(make_vit(**VARIANTS[name])), make_images(3), [0, 3, 2]
+    model = patch(make_vit(**VARIANTS[name]))
+    images = make_images(3)
+    r = [0, 3, 2]
     for one in (model, optimize(model)):
         outputs = one.outputs(images, r, source=True)
         assert torch.equal(outputs.logits, one(images, r))
         assert torch.equal(outputs.features, one.embed(images, r))
-        assert outputs.source is not None and torch.equal(outputs.source, one.trace(images, r).source)
+        assert outputs.source is not None and torch.equal(
+            outputs.source, one.trace(images, r).source
+        )
         assert one.outputs(images, r).source is None

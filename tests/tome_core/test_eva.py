@@ -1,4 +1,6 @@
-"""Models of timm's Eva class: exact at r=0, and merged tokens keep their destination's rotary position."""
+"""Models of timm's Eva class: exact at r=0, and merged tokens keep their destination's rotary
+position.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,34 @@ from tests.tome_core.models import randomise
 from tome_core import Bipartite, Schedule, UnsupportedModelError, optimize, patch
 
 MODELS: dict[str, dict[str, Any]] = {
-    "vit_small_patch16_dinov3": {"img_size": 64, "depth": 3},  # rotary, registers, LayerScale, average pool
+    "vit_small_patch16_dinov3": {
+        "img_size": 64,
+        "depth": 3,
+    },  # rotary, registers, LayerScale, average pool
     "vit_small_plus_patch16_dinov3": {"img_size": 64, "depth": 2},  # SwiGLU
     "eva02_tiny_patch14_336": {"img_size": 56, "depth": 3},  # absolute and rotary, packed SwiGLU
-    "eva02_base_patch16_clip_224": {"img_size": 64, "depth": 2},  # separate q, k, v; norm within attention
-    "eva02_enormous_patch14_clip_224": {"img_size": 56, "depth": 2, "embed_dim": 96, "num_heads": 4},  # post-norm
-    "eva_giant_patch14_224": {"img_size": 56, "depth": 2, "embed_dim": 96, "num_heads": 4},  # no rotary
+    "eva02_base_patch16_clip_224": {
+        "img_size": 64,
+        "depth": 2,
+    },  # separate q, k, v; norm within attention
+    "eva02_enormous_patch14_clip_224": {
+        "img_size": 56,
+        "depth": 2,
+        "embed_dim": 96,
+        "num_heads": 4,
+    },  # post-norm
+    "eva_giant_patch14_224": {
+        "img_size": 56,
+        "depth": 2,
+        "embed_dim": 96,
+        "num_heads": 4,
+    },  # no rotary
     "vit_pe_core_tiny_patch16_384": {"img_size": 64, "depth": 2},  # attention pool
     "vit_small_patch16_rope_224": {"img_size": 64, "depth": 2},
-    "vit_small_patch16_rope_mixed_224": {"img_size": 64, "depth": 3},  # learned angles of each block and head
+    "vit_small_patch16_rope_mixed_224": {
+        "img_size": 64,
+        "depth": 3,
+    },  # learned angles of each block and head
     "vit_base_patch16_sapiens2": {  # grouped queries, qk-norm
         "img_size": 64,
         "depth": 2,
@@ -41,14 +62,17 @@ def make_eva(name: str) -> Any:
 
 def images_for(vit: Any, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, 3, *vit.patch_embed.img_size, dtype=torch.float64, generator=generator)
+    return torch.randn(
+        count, 3, *vit.patch_embed.img_size, dtype=torch.float64, generator=generator
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_is_timm_at_r_0(name: str) -> None:
     vit = make_eva(name)
-    images, model = images_for(vit, 3), patch(vit)
+    images = images_for(vit, 3)
+    model = patch(vit)
     torch.testing.assert_close(model(images), vit(images), rtol=1e-10, atol=1e-10)
     pooled = vit.forward_head(vit.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model.embed(images), pooled, rtol=1e-10, atol=1e-10)
@@ -60,22 +84,30 @@ def test_is_timm_at_r_0(name: str) -> None:
 @torch.no_grad()
 def test_mixed_schedules_equal_single_images(name: str) -> None:
     vit = make_eva(name)
-    images, model = images_for(vit, 5), patch(vit)
+    images = images_for(vit, 5)
+    model = patch(vit)
     schedules = [0, 3, Schedule.linear(2, -1), 40, 3]
     together = model(images, r=schedules)
     alone = torch.cat([model(images[i : i + 1], r=schedules[i]) for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
     trace = model.trace(images, r=3)
-    assert torch.equal(trace.sizes.sum(dim=1), torch.full((5,), model.input_tokens(images)).double())  # type: ignore[union-attr]
+    assert torch.equal(
+        trace.sizes.sum(dim=1), torch.full((5,), model.input_tokens(images)).double()
+    )  # type: ignore[union-attr]
 
 
-def attend(attn: Any, h: Tensor, angles: Tensor, sizes: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+def attend(
+    attn: Any, h: Tensor, angles: Tensor, sizes: Tensor, prefix: int
+) -> tuple[Tensor, Tensor]:
     """Attention of one image by loops over heads; also the turned keys' mean."""
-    n, d = len(h), attn.head_dim
+    n = len(h)
+    d = attn.head_dim
     q, k, v = attn.qkv(h).reshape(n, 3, attn.num_heads, d).unbind(1)
-    out, keys = [], []
+    out = []
+    keys = []
     for head in range(attn.num_heads):
-        a, b = q[:, head].clone(), k[:, head].clone()
+        a = q[:, head].clone()
+        b = k[:, head].clone()
         for token in range(prefix, n):
             a[token] = apply_rot_embed_cat(a[token], angles[token], half=attn.rotate_half)
             b[token] = apply_rot_embed_cat(b[token], angles[token], half=attn.rotate_half)
@@ -89,7 +121,8 @@ def attend(attn: Any, h: Tensor, angles: Tensor, sizes: Tensor, prefix: int) -> 
 def test_a_merged_token_is_turned_as_its_destination() -> None:
     vit = make_eva("vit_small_patch16_dinov3")
     (image,) = images_for(vit, 1)
-    prefix, r = vit.num_prefix_tokens, 3
+    prefix = vit.num_prefix_tokens
+    r = 3
     x, tables = vit._pos_embed(vit.patch_embed(image[None]))
     x = vit.norm_pre(x)[0]
     angles = torch.cat([tables.new_zeros(prefix, tables.shape[1]), tables])
@@ -102,7 +135,9 @@ def test_a_merged_token_is_turned_as_its_destination() -> None:
         # Destinations are the tokens of set B: at odd places, prefix tokens counted.
         holder = {dest[i]: i for i in range(len(x)) if dest.count(dest[i]) == 1 or i % 2}
         groups = [[i for i in range(len(x)) if dest[i] == j] for j in range(length)]
-        x = torch.stack([sum(sizes[i] * x[i] for i in group) / sizes[group].sum() for group in groups])  # type: ignore[misc]
+        x = torch.stack(
+            [sum(sizes[i] * x[i] for i in group) / sizes[group].sum() for group in groups]
+        )  # type: ignore[misc]
         sizes = torch.stack([sizes[group].sum() for group in groups])
         angles = torch.stack([angles[holder[j]] for j in range(length)])
         x = x + block.gamma_2 * block.mlp(block.norm2(x))
@@ -125,5 +160,9 @@ def test_gradients_reach_every_parameter() -> None:
     vit = make_eva("vit_small_patch16_rope_mixed_224").train()
     model = patch(vit)
     model(images_for(vit, 2), r=[2, 3]).square().sum().backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    missing = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert missing == []

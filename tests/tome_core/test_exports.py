@@ -8,7 +8,8 @@ import pytest
 
 import tome_core
 
-# One interpreter for all orders: torch and timm stay loaded, only the package is forgotten between two imports.
+# One interpreter for all orders: torch and timm stay loaded, only the package is forgotten between
+# two imports.
 _EACH_MODULE_FIRST = """
 import importlib, sys
 import torch, timm
@@ -24,7 +25,9 @@ def test_all_is_sorted_and_complete() -> None:
     assert tome_core.__all__ == sorted(tome_core.__all__)
     assert set(tome_core.__all__) == set(tome_core._HOME)
     # Other code relies upon these names.
-    assert {"patch", "Schedule", "Trace", "UnsupportedModelError", "optimize"} <= set(tome_core.__all__)
+    assert {"patch", "Schedule", "Trace", "UnsupportedModelError", "optimize"} <= set(
+        tome_core.__all__
+    )
 
 
 @pytest.mark.parametrize("name", tome_core.__all__)

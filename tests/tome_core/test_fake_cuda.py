@@ -1,7 +1,9 @@
-"""Everything that `optimize` picks for a GPU, on tensors that only know their device, dtype and shape.
+"""Everything that `optimize` picks for a GPU, on tensors that only know their device, dtype and
+shape.
 
-A value that the host would have to wait for raises `DataDependentOutputException`, a tensor left on the CPU raises too.
-What this cannot show is what the real kernels compute: the server proves that where it runs.
+A value that the host would have to wait for raises `DataDependentOutputException`, a tensor left on
+the CPU raises too. What this cannot show is what the real kernels compute: the server proves that
+where it runs.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.func import functional_call
 
 from tests.fake_cuda import needs_fake_cuda
+from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import CLASSES, make_vit
-from tests.tome_core.test_offsets import with_positions
 from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
+from tome_core.backends.padded import Offsets
 from tome_core.metric import Features
-from tome_core.offsets import Offsets
 from tome_core.optimizing import merging_for
-from tome_core.packed import Merging, Packed
-from tome_core.plan import Plan
+from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.plan import Plan
 
 pytestmark = needs_fake_cuda
 
@@ -54,11 +56,17 @@ def run(model: MergedViT, dtype: torch.dtype, r: Any, **options: Any) -> Any:
     """``model`` on four fake images, with weights of ``dtype`` on a fake GPU."""
     with FakeTensorMode(), torch.inference_mode():
         weights = {
-            name: torch.empty(tensor.shape, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device="cuda")
+            name: torch.empty(
+                tensor.shape,
+                dtype=dtype if tensor.is_floating_point() else tensor.dtype,
+                device="cuda",
+            )
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
         }
         images = torch.empty(4, 3, 16, 16, device="cuda")
-        return functional_call(Both(model), {f"model.{name}": tensor for name, tensor in weights.items()}, (images, r))
+        return functional_call(
+            Both(model), {f"model.{name}": tensor for name, tensor in weights.items()}, (images, r)
+        )
 
 
 class Both(torch.nn.Module):
@@ -106,7 +114,9 @@ def test_rotary_and_relative_positions(kind: str, dtype: torch.dtype) -> None:
 class Waits(Offsets):
     """Reads one number back in each merge."""
 
-    def merge(self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features) -> Packed:
+    def merge(
+        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features
+    ) -> Packed:
         assert features.k.isfinite().all().item()
         return super().merge(merging, plan, index, packed, features)
 

@@ -17,7 +17,9 @@ SEEDS = st.integers(0, 2**31)
 
 
 def _metric(batch: int, tokens: int, seed: int, width: int = 6) -> Tensor:
-    return torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        batch, tokens, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def _by_loops(metric: Tensor, matcher: Bipartite | Kth, r: int, prefix: int) -> list[list[int]]:
@@ -58,7 +60,9 @@ def test_kth_equals_the_oracle(patches: int, prefix: int, k: int, seed: int) -> 
 
 
 @given(LENGTHS, PREFIXES, st.integers(1, 14), SEEDS)
-def test_random_merges_r_tokens_each_into_the_most_similar(patches: int, prefix: int, r: int, seed: int) -> None:
+def test_random_merges_r_tokens_each_into_the_most_similar(
+    patches: int, prefix: int, r: int, seed: int
+) -> None:
     metric = _metric(2, patches + prefix, seed)
     length = Random().remaining(patches + prefix, r, prefix)
     assert length == patches + prefix - min(r, patches // 2)
@@ -66,20 +70,32 @@ def test_random_merges_r_tokens_each_into_the_most_similar(patches: int, prefix:
     dest = Random()(metric, r, prefix).dest
     _check_invariants(dest, metric, length, prefix)
     for rows, row in zip(metric.numpy(), dest.tolist(), strict=True):
-        # Tokens not drawn keep their order, so wherever several share a position, all but one must have been drawn.
-        # Which one was not is found by trying: the drawn ones must all point to it as their nearest.
-        groups = [[token for token in range(len(row)) if row[token] == position] for position in range(length)]
+        # Tokens not drawn keep their order, so wherever several share a position, all but one must
+        # have been drawn. Which one was not is found by trying: the drawn ones must all point to it
+        # as their nearest.
+        groups = [
+            [token for token in range(len(row)) if row[token] == position]
+            for position in range(length)
+        ]
         kept = _kept_tokens(groups, list(rows), prefix)
         assert kept is not None
 
 
-def _kept_tokens(groups: list[list[int]], rows: list[np.ndarray], prefix: int, chosen: tuple[int, ...] = ()) -> object:
-    """A choice of one kept token a group, in rising order, that explains all merges; None if there is none."""
+def _kept_tokens(
+    groups: list[list[int]], rows: list[np.ndarray], prefix: int, chosen: tuple[int, ...] = ()
+) -> object:
+    """A choice of one kept token a group, in rising order, that explains all merges; None if there
+    is none.
+    """
     if len(chosen) == len(groups):
         candidates = [token for token in chosen if token >= prefix]
         into = {token: kept for kept, group in zip(chosen, groups, strict=True) for token in group}
         drawn = [token for token in into if token not in chosen]
-        return chosen if all(oracle.best(rows, token, candidates)[1] == into[token] for token in drawn) else None
+        return (
+            chosen
+            if all(oracle.best(rows, token, candidates)[1] == into[token] for token in drawn)
+            else None
+        )
     for token in groups[len(chosen)]:
         if not chosen or token > chosen[-1]:
             found = _kept_tokens(groups, rows, prefix, (*chosen, token))
@@ -94,7 +110,8 @@ def test_random_draws_anew_and_from_all() -> None:
     dest = Random()(metric, 1, 1).dest
     again = Random()(metric, 1, 1).dest
     assert not torch.equal(dest, again)
-    # The token that moved ahead of nothing else is the drawn one or its partner; each patch must take part at times.
+    # The token that moved ahead of nothing else is the drawn one or its partner; each patch must
+    # take part at times.
     shared = (dest.unsqueeze(1) == dest.unsqueeze(2)).sum(dim=1) > 1
     assert shared[:, 0].sum() == 0
     assert bool((shared[:, 1:].sum(dim=0) > 20).all())
@@ -104,7 +121,9 @@ def test_random_draws_anew_and_from_all() -> None:
 def test_equal_tokens_merge_lowest_index_first(prefix: int) -> None:
     metric = torch.ones(1, prefix + 8, 4)
     for r in range(1, 5):
-        assert Bipartite()(metric, r, prefix).dest.tolist() == _by_loops(metric, Bipartite(), r, prefix)
+        assert Bipartite()(metric, r, prefix).dest.tolist() == _by_loops(
+            metric, Bipartite(), r, prefix
+        )
     first_a = prefix + prefix % 2
     first_b = prefix + 1 - prefix % 2
     dest = Bipartite()(metric, 2, prefix).dest[0].tolist()
@@ -112,23 +131,31 @@ def test_equal_tokens_merge_lowest_index_first(prefix: int) -> None:
 
 
 def test_the_order_of_equal_tokens_is_no_accident() -> None:
-    # Sorts of a few numbers keep the order of equal ones in any case; sorts of many have to be told.
+    # Sorts of a few numbers keep the order of equal ones in any case; sorts of many have to be
+    # told.
     dest = Bipartite()(torch.ones(1, 401, 4), 50, 1).dest[0]
-    assert dest[2:102:2].tolist() == [dest[1]] * 50  # sequence position 0 is the prefix token, so B is the odd ones
+    assert (
+        dest[2:102:2].tolist() == [dest[1]] * 50
+    )  # sequence position 0 is the prefix token, so B is the odd ones
     assert dest[102::2].tolist() == list(range(1, 151))
 
 
 @given(st.integers(2, 12), st.integers(0, 3), st.integers(1, 6), st.data())
-def test_ties_are_broken_as_the_oracle_does(patches: int, prefix: int, r: int, data: st.DataObject) -> None:
+def test_ties_are_broken_as_the_oracle_does(
+    patches: int, prefix: int, r: int, data: st.DataObject
+) -> None:
     # Unit vectors along axes have similarities of exactly 0 and 1, and so ties everywhere.
-    axes = data.draw(st.lists(st.integers(0, 2), min_size=patches + prefix, max_size=patches + prefix))
+    axes = data.draw(
+        st.lists(st.integers(0, 2), min_size=patches + prefix, max_size=patches + prefix)
+    )
     metric = torch.nn.functional.one_hot(torch.tensor([axes]), 3).double()
     assert Bipartite()(metric, r, prefix).dest.tolist() == _by_loops(metric, Bipartite(), r, prefix)
     assert Kth(2)(metric, r, prefix).dest.tolist() == _by_loops(metric, Kth(2), r, prefix)
 
 
 def test_similarity_is_the_cosine() -> None:
-    # By dot product or distance, token 0 would go to the long token 1; by direction it belongs to token 3.
+    # By dot product or distance, token 0 would go to the long token 1; by direction it belongs to
+    # token 3.
     metric = torch.tensor([[[1.0, 0.0], [50.0, 50.0], [0.0, -1.0], [0.01, 0.0]]])
     assert Bipartite()(metric, 1, 0).dest.tolist() == [[2, 1, 0, 2]]
 
@@ -189,7 +216,9 @@ def test_kth_with_fewer_tokens_than_k_does_nothing() -> None:
 @given(st.integers(1, 12), st.data())
 def test_a_matching_from_partners(tokens: int, data: st.DataObject) -> None:
     stays = data.draw(st.sets(st.integers(0, tokens - 1), min_size=1).map(sorted))
-    partner = [token if token in stays else data.draw(st.sampled_from(stays)) for token in range(tokens)]
+    partner = [
+        token if token in stays else data.draw(st.sampled_from(stays)) for token in range(tokens)
+    ]
     matching = Matching.into(torch.tensor([partner]))
     assert matching.dest.tolist() == [[stays.index(token) for token in partner]]
     assert matching.merged.tolist() == [[token not in stays for token in range(tokens)]]

@@ -31,7 +31,8 @@ def test_merge_equals_the_oracle(matching: tuple[Tensor, int], data: st.DataObje
     dest, length = matching
     tokens = dest.shape[1]
     numbers = data.draw(st.lists(st.integers(1, 50), min_size=2 * tokens, max_size=2 * tokens))
-    x, sizes = _random(2, tokens, 3), torch.tensor(numbers, dtype=torch.float64).view(2, tokens)
+    x = _random(2, tokens, 3)
+    sizes = torch.tensor(numbers, dtype=torch.float64).view(2, tokens)
     merged, merged_sizes = merge(x, sizes, dest, length)
     assert merged.shape == (2, length, 3)
     for image in range(2):
@@ -42,7 +43,9 @@ def test_merge_equals_the_oracle(matching: tuple[Tensor, int], data: st.DataObje
                 if dest[image, token] == position
             ]
             expected = oracle.combine(parts)
-            np.testing.assert_allclose(merged[image, position].numpy(), expected.value, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                merged[image, position].numpy(), expected.value, rtol=1e-12, atol=1e-12
+            )
             assert merged_sizes[image, position] == expected.size
 
 
@@ -65,9 +68,13 @@ def test_compose_follows_one_more_step() -> None:
 def test_merge_has_the_right_gradient() -> None:
     dest = torch.tensor([[0, 3, 1, 3, 2], [0, 1, 2, 3, 3]])
     x = _random(2, 5, 2).requires_grad_()
-    sizes = torch.tensor([[1.0, 2, 1, 5, 3], [1, 1, 1, 4, 2]], dtype=torch.float64, requires_grad=True)
+    sizes = torch.tensor(
+        [[1.0, 2, 1, 5, 3], [1, 1, 1, 4, 2]], dtype=torch.float64, requires_grad=True
+    )
     assert torch.autograd.gradcheck(lambda x, sizes: merge(x, sizes, dest, 4), (x, sizes))
-    assert torch.autograd.gradcheck(lambda x: unmerge(merge(x, sizes.detach(), dest, 4)[0], dest), (x,))
+    assert torch.autograd.gradcheck(
+        lambda x: unmerge(merge(x, sizes.detach(), dest, 4)[0], dest), (x,)
+    )
 
 
 def test_merging_in_bfloat16_accumulates_in_float32() -> None:
@@ -83,13 +90,20 @@ def test_merging_in_bfloat16_accumulates_in_float32() -> None:
 @given(matchings())
 def test_models_combine_by_merge(matching: tuple[Tensor, int]) -> None:
     dest, length = matching
-    x, sizes = _random(*dest.shape, 3), 1 + _random(*dest.shape).abs()
-    combined = weighted_mean(x, sizes, Matching(dest, torch.zeros_like(dest, dtype=torch.bool)), length)
-    assert all(torch.equal(a, b) for a, b in zip(combined, merge(x, sizes, dest, length), strict=True))
+    x = _random(*dest.shape, 3)
+    sizes = 1 + _random(*dest.shape).abs()
+    combined = weighted_mean(
+        x, sizes, Matching(dest, torch.zeros_like(dest, dtype=torch.bool)), length
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(combined, merge(x, sizes, dest, length), strict=True)
+    )
 
 
 def test_merge_changes_no_argument() -> None:
-    x, sizes, dest = _random(1, 4, 2), torch.ones(1, 4, dtype=torch.float64), torch.tensor([[0, 1, 1, 0]])
+    x = _random(1, 4, 2)
+    sizes = torch.ones(1, 4, dtype=torch.float64)
+    dest = torch.tensor([[0, 1, 1, 0]])
     copies = x.clone(), sizes.clone(), dest.clone()
     merge(x, sizes, dest, 2)
     assert all(torch.equal(now, then) for now, then in zip((x, sizes, dest), copies, strict=True))

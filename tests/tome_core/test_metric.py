@@ -1,4 +1,6 @@
-"""The seam for other metrics and ways to combine: the defaults are the paper's, and others get all they need."""
+"""The seam for other metrics and ways to combine: the defaults are the paper's, and others get all
+they need.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_models_merge_by_the_papers_choices() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("heads", [1, 3, 12])
-def test_the_mean_key_of_all_tokens_is_that_of_each_image_to_the_bit(dtype: torch.dtype, heads: int) -> None:
+def test_the_mean_key_of_all_tokens_is_that_of_each_image_to_the_bit(
+    dtype: torch.dtype, heads: int
+) -> None:
     # Keys are a slice of one buffer, as layers give them.
     buffer = torch.randn(4 * 17, 3, heads, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     q, k, v = buffer.unbind(1)
@@ -37,7 +41,8 @@ def test_the_mean_key_of_all_tokens_is_that_of_each_image_to_the_bit(dtype: torc
 
 
 def test_a_metric_is_given_what_the_block_computed() -> None:
-    vit, images = make_vit(qk_norm=True), make_images(2)
+    vit = make_vit(qk_norm=True)
+    images = make_images(2)
     model = tome_core.patch(vit)
     seen: list[Features] = []
 
@@ -52,7 +57,9 @@ def test_a_metric_is_given_what_the_block_computed() -> None:
     before = vit._pos_embed(vit.patch_embed(images))
     features = seen[0]
     torch.testing.assert_close(features.before, before.flatten(0, 1))
-    torch.testing.assert_close(features.after, (before + block.attn(block.norm1(before))).flatten(0, 1))
+    torch.testing.assert_close(
+        features.after, (before + block.attn(block.norm1(before))).flatten(0, 1)
+    )
     qkv = block.attn.qkv(block.norm1(before)).flatten(0, 1).unflatten(-1, (3, 2, 8)).unbind(1)
     torch.testing.assert_close(features.q, block.attn.q_norm(qkv[0]))
     torch.testing.assert_close(features.k, block.attn.k_norm(qkv[1]))
@@ -68,7 +75,9 @@ def test_a_metric_of_any_shape_reaches_the_matcher_image_by_image() -> None:
             return super().__call__(metric[..., 0], r, prefix)
 
     model = tome_core.patch(make_vit(), matcher=Probe())
-    model.merging = replace(model.merging, metric=lambda features: torch.stack([mean_key(features)] * 5, dim=-1))
+    model.merging = replace(
+        model.merging, metric=lambda features: torch.stack([mean_key(features)] * 5, dim=-1)
+    )
     expected = tome_core.patch(make_vit())(make_images(3), r=[4, 2, 4])
     torch.testing.assert_close(model(make_images(3), r=[4, 2, 4]), expected, rtol=0, atol=0)
     assert shapes[:2] == [(1, 17, 8, 5), (2, 17, 8, 5)]
@@ -78,7 +87,9 @@ def test_combining_is_given_the_matching_and_sizes_so_far() -> None:
     model = tome_core.patch(make_vit())
     seen: list[Tensor] = []
 
-    def record(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
+    def record(
+        tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+    ) -> tuple[Tensor, Tensor]:
         seen.append(sizes)
         assert int((~matching.merged).sum(dim=1)[0]) == length
         return weighted_mean(tokens, sizes, matching, length)

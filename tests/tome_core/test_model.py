@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.tome_core import oracle
-from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, as_schedule, make_images, make_vit, specs
+from tests.tome_core.models import (
+    BEYOND_ORACLE,
+    VARIANTS,
+    as_schedule,
+    make_images,
+    make_vit,
+    specs,
+)
 from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, MergedViT, Pixels, Random, Schedule, optimize, patch
 
@@ -52,14 +59,17 @@ def assert_equal(actual: Tensor | list[Tensor], expected: Any, tolerance: float 
     st.booleans(),
     st.integers(0, 2**31),
 )
-def test_equals_the_oracle(variant: str, grid: tuple[int, int], spec: Spec, prop_attn: bool, seed: int) -> None:
+def test_equals_the_oracle(
+    variant: str, grid: tuple[int, int], spec: Spec, prop_attn: bool, seed: int
+) -> None:
     size = (4 * grid[0], 4 * grid[1])
     vit = make_vit(seed, img_size=size, **VARIANTS[variant])
     images = make_images(2, size, seed)
     model = patch(vit, prop_attn=prop_attn)
     with torch.no_grad():
         trace = model.trace(images, r=as_schedule(spec))
-        logits, pooled = model(images, r=as_schedule(spec)), model.embed(images, r=as_schedule(spec))
+        logits = model(images, r=as_schedule(spec))
+        pooled = model.embed(images, r=as_schedule(spec))
     for at, image in enumerate(images.numpy()):
         expected = oracle.forward(vit, image, spec, prop_attn)
         assert trace.source[at].tolist() == expected.source
@@ -78,7 +88,9 @@ def test_every_variant_equals_the_oracle(variant: str, r: int) -> None:
     model = patch(vit)
     with torch.no_grad():
         logits = model(image, r=r)
-        assert not torch.allclose(logits, vit(image), atol=1e-6), "merging must matter, or this proves nothing"
+        assert not torch.allclose(logits, vit(image), atol=1e-6), (
+            "merging must matter, or this proves nothing"
+        )
     expected = torch.from_numpy(oracle.forward(vit, image[0].numpy(), r).logits)
     assert_equal(logits[0], expected)
     assert_equal(optimize(model)(image, r=r)[0], expected)
@@ -89,7 +101,9 @@ def test_merging_stops_at_half() -> None:
     images = make_images(1)
     trace = patch(vit).trace(images, r=1000)
     assert len(trace.tokens[0]) == 3  # 17 -> 9 -> 5 -> 3
-    assert_equal(trace.logits[0], torch.from_numpy(oracle.forward(vit, images[0].numpy(), 8).logits))
+    assert_equal(
+        trace.logits[0], torch.from_numpy(oracle.forward(vit, images[0].numpy(), 8).logits)
+    )
 
 
 @pytest.mark.parametrize("variant", sorted({**VARIANTS, **BEYOND_ORACLE}))
@@ -127,12 +141,15 @@ def test_other_image_sizes_where_the_model_allows_them() -> None:
 
 @settings(max_examples=60)
 @given(st.sampled_from(MIXABLE), R_LISTS, st.integers(0, 2**31))
-def test_a_mixed_batch_equals_its_images_one_by_one(variant: str, batch: list[Spec], seed: int) -> None:
+def test_a_mixed_batch_equals_its_images_one_by_one(
+    variant: str, batch: list[Spec], seed: int
+) -> None:
     model = patch(make_vit(seed, **VARIANTS[variant]))
     images = make_images(len(batch), seed=seed)
     r = [as_schedule(spec) for spec in batch]
     with torch.no_grad():
-        together, embedded = model(images, r=r), model.embed(images, r=r)
+        together = model(images, r=r)
+        embedded = model.embed(images, r=r)
         for at in range(len(batch)):
             alone = images[at : at + 1]
             assert_equal(together[at], model(alone, r=r[at])[0])
@@ -143,7 +160,8 @@ def test_a_mixed_batch_equals_its_images_one_by_one(variant: str, batch: list[Sp
 @given(st.permutations(list(range(5))))
 def test_the_order_of_the_batch_is_kept(order: list[int]) -> None:
     model = patch(make_vit())
-    images, r = make_images(5), [0, 4, 8, 4, 0]
+    images = make_images(5)
+    r = [0, 4, 8, 4, 0]
     logits = model(images, r=r)
     assert_equal(model(images[order], r=[r[at] for at in order]), logits[order])
 
@@ -151,7 +169,8 @@ def test_the_order_of_the_batch_is_kept(order: list[int]) -> None:
 @pytest.mark.parametrize("matcher", [Kth(2), Kth(3)])
 def test_other_matchers_equal_their_images_one_by_one(matcher: Kth) -> None:
     model = patch(make_vit(), matcher=matcher)
-    images, r = make_images(4), [0, 1, Schedule.per_layer([0, 1]), 1]
+    images = make_images(4)
+    r = [0, 1, Schedule.per_layer([0, 1]), 1]
     logits = model(images, r=r)
     for at in range(4):
         assert_equal(logits[at], model(images[at : at + 1], r=r[at])[0])
@@ -177,18 +196,30 @@ def test_a_broken_image_harms_only_itself() -> None:
     assert_equal(logits[[0, 2, 3]], expected[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("options", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_token": False, "global_pool": "avg"}, {"reg_tokens": 3}]
+)
 def test_merging_equal_tokens_changes_nothing(options: dict[str, Any]) -> None:
-    # Patches come in fours that are equal, and no position tells them apart, so the first block can merge every second
-    # token without loss, and the second again: a key of size s counts as s equal keys did.
+    # Patches come in fours that are equal, and no position tells them apart, so the first block can
+    # merge every second token without loss, and the second again: a key of size s counts as s equal
+    # keys did.
     vit = make_vit(pos_embed="none", **options)
-    images = make_images(2, (16, 4)).repeat_interleave(4, dim=3).unflatten(3, (4, 4)).transpose(3, 4).flatten(3)
+    images = (
+        make_images(2, (16, 4))
+        .repeat_interleave(4, dim=3)
+        .unflatten(3, (4, 4))
+        .transpose(3, 4)
+        .flatten(3)
+    )
     assert torch.equal(images[..., :4], images[..., 4:8])
     model = patch(vit)
     plain = model(images)
     for counts in ([3], [8], [8, 2], [8, 4]):
         assert_equal(model(images, r=Schedule.per_layer(counts)), plain)
-        if counts[0] == 8:  # each token now stands for as many, which attention cannot tell from one without prefixes
+        if (
+            counts[0] == 8
+            # Each token now stands for as many, which attention cannot tell from one without prefixes.
+        ):
             continue
         unsized = patch(vit, prop_attn=False)(images, r=Schedule.per_layer(counts))
         assert not torch.allclose(unsized, plain, atol=1e-4)
@@ -208,16 +239,20 @@ def test_negative_r(r: Any) -> None:
         patch(make_vit())(make_images(2), r=r)
 
 
-@pytest.mark.parametrize("r", ["16", "ab", 1.0, True, None, [1, 1.0], [1, True], [1, "1"], ["1", "2"], [[1], [2]], 2j])
+@pytest.mark.parametrize(
+    "r", ["16", "ab", 1.0, True, None, [1, 1.0], [1, True], [1, "1"], ["1", "2"], [[1], [2]], 2j]
+)
 def test_r_of_a_wrong_type(r: Any) -> None:
-    model, images = patch(make_vit()), make_images(2)
+    model = patch(make_vit())
+    images = make_images(2)
     for call in (model, model.embed, model.trace):
         with pytest.raises(TypeError):
             call(images, r=r)
 
 
 def test_integers_of_numpy_count_as_integers() -> None:
-    model, images = patch(make_vit()), make_images(2)
+    model = patch(make_vit())
+    images = make_images(2)
     assert_equal(model(images, r=np.int64(3)), model(images, r=3), 0)
     assert_equal(model(images, r=[np.int32(3), 0]), model(images, r=(3, 0)), 0)
 
@@ -246,11 +281,13 @@ def make_pixels(batch: int) -> Pixels:
 def test_pixels_are_normalised_first(r: Any) -> None:
     model = patch(make_vit(dtype=torch.float32))
     pixels = make_pixels(3)
-    mean, std = pixels.shift / -pixels.scale, 1 / pixels.scale
+    mean = pixels.shift / -pixels.scale
+    std = 1 / pixels.scale
     images = (pixels.values - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(pixels.normalised(), images)
     images = pixels.normalised()
-    outputs, expected = model.outputs(pixels, r=r, source=True), model.outputs(images, r=r, source=True)
+    outputs = model.outputs(pixels, r=r, source=True)
+    expected = model.outputs(images, r=r, source=True)
     for found, wanted in zip(vars(outputs).values(), vars(expected).values(), strict=True):
         assert torch.equal(found, wanted)
     assert torch.equal(model(pixels, r=r), model(images, r=r))
@@ -263,11 +300,20 @@ def test_pixels_are_normalised_first(r: Any) -> None:
 
 
 def test_pixels_that_are_none() -> None:
-    values, three = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(3)
-    for parts in ((values.float(), three, three), (values, three.double(), three), (values, three, three.half())):
+    values = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    three = torch.zeros(3)
+    for parts in (
+        (values.float(), three, three),
+        (values, three.double(), three),
+        (values, three, three.half()),
+    ):
         with pytest.raises(TypeError, match="must be uint8"):
             Pixels(*parts)
-    for parts in ((values[0], three, three), (values, three[:1], three), (values, three, three[None])):
+    for parts in (
+        (values[0], three, three),
+        (values, three[:1], three),
+        (values, three, three[None]),
+    ):
         with pytest.raises(ValueError, match=r"\(B, C, H, W\)"):
             Pixels(*parts)
     with pytest.raises(ValueError, match="one device"):
@@ -284,7 +330,9 @@ def test_images_are_cast_to_the_model(dtype: torch.dtype, images_dtype: torch.dt
     for r in (0, 3, [0, 3]):
         trace = model.trace(images, r=r)
         accumulated = torch.float64 if dtype == torch.float64 else torch.float32
-        assert trace.logits.dtype == trace.tokens[0].dtype == model.embed(images, r=r).dtype == dtype
+        assert (
+            trace.logits.dtype == trace.tokens[0].dtype == model.embed(images, r=r).dtype == dtype
+        )
         assert trace.sizes[0].dtype == trace.sizes[1].dtype == accumulated
         assert_equal(trace.logits, model(images.to(dtype), r=r), 0)
 
@@ -296,7 +344,8 @@ def test_lower_precision_stays_close() -> None:
 
 
 def test_two_threads_do_not_disturb_each_other() -> None:
-    model, images = patch(make_vit(dtype=torch.float32)), make_images(4, dtype=torch.float32)
+    model = patch(make_vit(dtype=torch.float32))
+    images = make_images(4, dtype=torch.float32)
     calls: list[Any] = [5, [0, 3, 8, 3]]
     expected = [model.trace(images, r=r) for r in calls]
     wrong: list[str] = []
@@ -332,7 +381,10 @@ def test_a_call_leaves_nothing_on_the_model() -> None:
 def test_the_given_model_is_untouched(training: bool) -> None:
     vit = make_vit(drop_path_rate=0.2).train(training)
     images = make_images(2)
-    kinds = [(name, type(module), set(vars(module)), module.training) for name, module in vit.named_modules()]
+    kinds = [
+        (name, type(module), set(vars(module)), module.training)
+        for name, module in vit.named_modules()
+    ]
     state = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
     torch.manual_seed(0)
     expected = vit(images)
@@ -340,7 +392,10 @@ def test_the_given_model_is_untouched(training: bool) -> None:
     assert model.training == training
     model.train(not training)
     model(images, r=3)
-    assert [(name, type(module), set(vars(module)), module.training) for name, module in vit.named_modules()] == kinds
+    assert [
+        (name, type(module), set(vars(module)), module.training)
+        for name, module in vit.named_modules()
+    ] == kinds
     assert all(torch.equal(tensor, state[name]) for name, tensor in vit.state_dict().items())
     torch.manual_seed(0)
     assert torch.equal(vit(images), expected)
@@ -360,8 +415,10 @@ def test_training_mode_is_the_models_own() -> None:
 
 
 def test_patching_twice() -> None:
-    vit, images = make_vit(), make_images(2)
-    first, second = patch(vit), patch(vit, prop_attn=False)
+    vit = make_vit()
+    images = make_images(2)
+    first = patch(vit)
+    second = patch(vit, prop_attn=False)
     assert_equal(first(images, r=4), patch(vit)(images, r=4), 0)
     assert not torch.allclose(first(images, r=4), second(images, r=4))
     assert_equal(first(images), second(images), 0)
@@ -373,7 +430,9 @@ def test_weights_are_shared_under_the_same_names(variant: str) -> None:
     model = patch(vit)
     state = vit.state_dict()
     assert list(model.state_dict()) == list(state)
-    assert all(tensor.data_ptr() == state[name].data_ptr() for name, tensor in model.state_dict().items())
+    assert all(
+        tensor.data_ptr() == state[name].data_ptr() for name, tensor in model.state_dict().items()
+    )
     assert [id(p) for p in model.parameters()] == [id(p) for p in vit.parameters()]
     # An update of the original is an update of the merged one, and back.
     images = make_images(1)
@@ -389,7 +448,8 @@ def test_weights_are_shared_under_the_same_names(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["registers", "distilled"])
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_copies_work_and_are_independent(variant: str, how: str) -> None:
-    model, images = patch(make_vit(**VARIANTS[variant])), make_images(2)
+    model = patch(make_vit(**VARIANTS[variant]))
+    images = make_images(2)
     expected = model(images, r=[0, 3])
     if how == "deepcopy":
         other: MergedViT = copy.deepcopy(model)
@@ -412,11 +472,16 @@ def test_moving_the_model_moves_all_of_it() -> None:
     model = patch(make_vit(**VARIANTS["registers"])).to(torch.float32)
     images = make_images(2, dtype=torch.float32)
     assert model(images, r=[0, 3]).dtype == torch.float32
-    assert_equal(model(images, r=3), patch(make_vit(dtype=torch.float32, **VARIANTS["registers"]))(images, r=3), 1e-5)
+    assert_equal(
+        model(images, r=3),
+        patch(make_vit(dtype=torch.float32, **VARIANTS["registers"]))(images, r=3),
+        1e-5,
+    )
 
 
 def test_depth_one() -> None:
-    vit, images = make_vit(depth=1), make_images(2)
+    vit = make_vit(depth=1)
+    images = make_images(2)
     model = patch(vit)
     expected = torch.from_numpy(oracle.forward(vit, images[0].numpy(), 3).logits)
     for r in (3, Schedule.linear(3, -1), Schedule.per_layer([3])):
@@ -425,7 +490,8 @@ def test_depth_one() -> None:
 
 @pytest.mark.parametrize("make", [np.array, torch.tensor, tuple, list])
 def test_r_is_any_kind_of_sequence(make: Callable[[list[int]], Any]) -> None:
-    model, images = patch(make_vit(0)), make_images(3)
+    model = patch(make_vit(0))
+    images = make_images(3)
     assert torch.equal(model(images, r=make([0, 2, 5])), model(images, r=[0, 2, 5]))
 
 
@@ -436,8 +502,12 @@ def test_r_without_an_order_is_refused(r: Any) -> None:
 
 
 def test_swapped_parameters_are_the_ones_that_run() -> None:
-    vit, other, images = make_vit(0), make_vit(1), make_images(2)
-    swapped = torch.func.functional_call(patch(vit), dict(other.named_parameters()), (images,), {"r": 2})
+    vit = make_vit(0)
+    other = make_vit(1)
+    images = make_images(2)
+    swapped = torch.func.functional_call(
+        patch(vit), dict(other.named_parameters()), (images,), {"r": 2}
+    )
     torch.testing.assert_close(swapped, patch(other)(images, r=2))
     model = patch(make_vit(0))
     model.load_state_dict(other.state_dict(), assign=True)
@@ -446,7 +516,8 @@ def test_swapped_parameters_are_the_ones_that_run() -> None:
 
 
 def test_autocast_does_not_change_what_merges() -> None:
-    vit, images = make_vit(0, torch.float32), make_images(4, dtype=torch.float32)
+    vit = make_vit(0, torch.float32)
+    images = make_images(4, dtype=torch.float32)
     seen: list[Tensor] = []
 
     class Spy(Bipartite):

@@ -16,19 +16,34 @@ from tests.tome_core.test_eva import MODELS as EVAS
 from tests.tome_core.test_eva import make_eva
 from tests.tome_core.test_relative import BEITS
 from tests.tome_core.test_relative import make as make_beit
-from tome_core import Schedule, native, optimize, patch
+from tome_core import Schedule, optimize, patch
 from tome_core.adapters.inference import replace_convolutions
-from tome_core.layers import MatrixPatches
-from tome_core.linears import onednn_works
+from tome_core.backends.cpu import kernels
+from tome_core.backends.cpu.linears import onednn_works
+from tome_core.backends.cpu.strategy import Kernels
+from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.matching import Kth
-from tome_core.native.strategy import Kernels
 
-R: list[Any] = [*range(9), Schedule.linear(4, -1), Schedule.per_layer([8, 0, 1]), [0, 8, 3, 3, 1, 0, 8, 5]]
+R: list[Any] = [
+    *range(9),
+    Schedule.linear(4, -1),
+    Schedule.per_layer([8, 0, 1]),
+    [0, 8, 3, 3, 1, 0, 8, 5],
+]
 
 
 @pytest.mark.parametrize(
     "variant",
-    ["class-token", "distilled", "registers", "average-no-prefix", "gated", "layer-scale", "qk-norm", "swiglu-packed"],
+    [
+        "class-token",
+        "distilled",
+        "registers",
+        "average-no-prefix",
+        "gated",
+        "layer-scale",
+        "qk-norm",
+        "swiglu-packed",
+    ],
 )
 @pytest.mark.parametrize("width", [16, 32])  # heads of 8, which the kernels do not know, and of 16
 @torch.no_grad()
@@ -37,9 +52,12 @@ def test_gives_the_same_answers_in_float32(variant: str, width: int) -> None:
     fast = optimize(model)
     images = make_images(8, dtype=torch.float32)
     for r in R:
-        expected, trace = model.trace(images, r=r), fast.trace(images, r=r)
+        expected = model.trace(images, r=r)
+        trace = fast.trace(images, r=r)
         torch.testing.assert_close(fast(images, r=r), expected.logits, rtol=0, atol=1e-4)
-        torch.testing.assert_close(fast.embed(images, r=r), model.embed(images, r=r), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            fast.embed(images, r=r), model.embed(images, r=r), rtol=0, atol=1e-4
+        )
         torch.testing.assert_close(trace.logits, expected.logits, rtol=0, atol=1e-4)
         assert torch.equal(trace.source, expected.source)
 
@@ -61,7 +79,10 @@ def test_the_given_model_is_untouched(dtype: torch.dtype | None) -> None:
     fast = optimize(model, dtype=dtype)
     assert model.training and model.merging is merging
     assert not vit.training
-    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in vit.parameters())
+    assert all(
+        parameter.requires_grad and parameter.dtype == torch.float32
+        for parameter in vit.parameters()
+    )
     with torch.no_grad():
         for parameter in fast.parameters():
             parameter.zero_()
@@ -117,15 +138,18 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
     fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)))
     kinds = {type(module) for module in fast.modules()}
     assert LayerScale not in kinds
-    assert (nn.Linear in kinds, nn.Conv2d in kinds) == (not native.available() and not onednn_works(torch.float32),) * 2
-    assert (nn.LayerNorm in kinds) == (not native.available())
-    assert isinstance(fast.merging.strategy, Kernels) == native.available()
+    assert (nn.Linear in kinds, nn.Conv2d in kinds) == (
+        not kernels.available() and not onednn_works(torch.float32),
+    ) * 2
+    assert (nn.LayerNorm in kinds) == (not kernels.available())
+    assert isinstance(fast.merging.strategy, Kernels) == kernels.available()
 
 
 @torch.no_grad()
 def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
     vit = make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)
-    images, model = make_images(4, dtype=torch.float32), patch(vit)
+    images = make_images(4, dtype=torch.float32)
+    model = patch(vit)
     copied = optimize(model, dtype=torch.bfloat16)
     assert optimize(model, dtype=torch.bfloat16, in_place=True) is model
     assert torch.equal(model(images, r=[0, 3, 5, 8]), copied(images, r=[0, 3, 5, 8]))
@@ -133,13 +157,15 @@ def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [*(partial(make_eva, name) for name in EVAS), *(partial(make_beit, name) for name in BEITS)]
+    "make",
+    [*(partial(make_eva, name) for name in EVAS), *(partial(make_beit, name) for name in BEITS)],
 )
 @torch.no_grad()
 def test_other_families_in_float32(make: Callable[[], Any]) -> None:
     vit = make().float()
     model = patch(vit)
-    fast, images = optimize(model), make_images(3, vit.patch_embed.img_size, dtype=torch.float32)
+    fast = optimize(model)
+    images = make_images(3, vit.patch_embed.img_size, dtype=torch.float32)
     for r in (0, 2, [0, 2, 4]):
         expected = model.trace(images, r=r)
         trace = fast.trace(images, r=r)
@@ -148,10 +174,18 @@ def test_other_families_in_float32(make: Callable[[], Any]) -> None:
         torch.testing.assert_close(fast(images, r=r), expected.logits, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not native.available(), reason="rows are independent bit for bit in the kernels alone")
+@pytest.mark.skipif(
+    not kernels.available(), reason="rows are independent bit for bit in the kernels alone"
+)
 @pytest.mark.parametrize(
     ("variant", "leading"),
-    [("class-token", 1), ("distilled", 2), ("registers", 1), ("average-of-patches", None), ("attention-pool", None)],
+    [
+        ("class-token", 1),
+        ("distilled", 2),
+        ("registers", 1),
+        ("average-of-patches", None),
+        ("attention-pool", None),
+    ],
 )
 @torch.no_grad()
 def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: int | None) -> None:
@@ -159,7 +193,9 @@ def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: 
     assert fast.adapter.leading == leading
     fast.encoder = None
     rows: list[int] = []
-    fast.get_submodule("blocks.2.norm2").register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    fast.get_submodule("blocks.2.norm2").register_forward_hook(
+        lambda module, args, out: rows.append(len(out))
+    )
     images = make_images(8, dtype=torch.float32)
     for r in R:
         rows.clear()
@@ -172,11 +208,14 @@ def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: 
         assert torch.equal(fast.embed(images, r=r), whole.features)
 
 
-@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 @pytest.mark.parametrize(
     "options",
     [
-        *({**VARIANTS[name], "embed_dim": 32} for name in ("class-token", "distilled", "registers", "layer-scale")),
+        *(
+            {**VARIANTS[name], "embed_dim": 32}
+            for name in ("class-token", "distilled", "registers", "layer-scale")
+        ),
         {**VARIANTS["average-with-prefix"], "embed_dim": 32, "depth": 1},
         {"embed_dim": 48, "num_heads": 1, "mlp_ratio": 4.0},
     ],
@@ -191,9 +230,11 @@ def test_all_blocks_at_once_are_the_blocks_one_by_one(
     fast = optimize(patch(plain, prop_attn=prop_attn), dtype)
     images = make_images(8, (32, 32), dtype=torch.float32)
     for r in R if len(plain.blocks) == 3 else [0, 9]:
-        at_once, logits = fast.trace(images, r=r), fast(images, r=r)
+        at_once = fast.trace(images, r=r)
+        logits = fast(images, r=r)
         assert torch.equal(at_once.logits, logits)
-        encoder, fast.encoder = fast.encoder, None
+        encoder = fast.encoder
+        fast.encoder = None
         assert encoder is not None
         one_by_one = fast.trace(images, r=r)
         fast.encoder = encoder
@@ -201,16 +242,21 @@ def test_all_blocks_at_once_are_the_blocks_one_by_one(
             assert torch.equal(at_once.logits, one_by_one.logits)
             assert torch.equal(at_once.source, one_by_one.source)
             for name in ("tokens", "sizes"):
-                torch.testing.assert_close(getattr(at_once, name), getattr(one_by_one, name), rtol=0, atol=0)
+                torch.testing.assert_close(
+                    getattr(at_once, name), getattr(one_by_one, name), rtol=0, atol=0
+                )
     with torch.inference_mode():
         assert torch.equal(fast(images, r=5), fast(images, r=5))
 
 
-@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 @torch.no_grad()
 def test_copies_and_other_default_dtypes() -> None:
-    """A copy has weights at other addresses; what the kernels are given has the type that they read."""
-    model, images = patch(make_vit(dtype=torch.float32, embed_dim=32)), make_images(3, dtype=torch.float32)
+    """A copy has weights at other addresses; what the kernels are given has the type that they
+    read.
+    """
+    model = patch(make_vit(dtype=torch.float32, embed_dim=32))
+    images = make_images(3, dtype=torch.float32)
     fast = optimize(model)
     expected = fast(images, r=3)
     for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):  # noqa: S301
@@ -225,7 +271,7 @@ def test_copies_and_other_default_dtypes() -> None:
             torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 def test_layers_of_another_dtype_or_shape_run_one_by_one() -> None:
     vit = make_vit(dtype=torch.float32, embed_dim=32)
     vit.blocks[1].attn.qkv.to(torch.bfloat16)
@@ -249,19 +295,35 @@ def test_what_the_head_reads_is_asked_of_each_call() -> None:
     torch.testing.assert_close(optimize(model)(images), model(images), rtol=0, atol=1e-4)
 
 
-@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 @pytest.mark.parametrize(
-    "variant", ["qk-norm", "gated", "swiglu", "attention-norm", "post-norm", "wide-heads", "differential", "rms-norm"]
+    "variant",
+    [
+        "qk-norm",
+        "gated",
+        "swiglu",
+        "attention-norm",
+        "post-norm",
+        "wide-heads",
+        "differential",
+        "rms-norm",
+    ],
 )
 def test_blocks_with_other_parts_run_one_by_one(variant: str) -> None:
-    assert optimize(patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32}))).encoder is None
+    assert (
+        optimize(
+            patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32}))
+        ).encoder
+        is None
+    )
 
 
-@pytest.mark.skipif(not native.available(), reason="only the kernels run all blocks at once")
+@pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 @torch.no_grad()
 def test_other_ways_of_merging_run_one_by_one() -> None:
     model = patch(make_vit(dtype=torch.float32, embed_dim=32), matcher=Kth(3))
-    images, fast = make_images(3, dtype=torch.float32), optimize(model)
+    images = make_images(3, dtype=torch.float32)
+    fast = optimize(model)
     assert fast.encoder is not None
     for r in R[:-1]:
         torch.testing.assert_close(fast(images, r=r), model(images, r=r), rtol=0, atol=1e-4)
@@ -272,7 +334,9 @@ def test_hooks_of_a_plain_model_keep_what_they_were_given() -> None:
     """Only layers that are the transform's own are added to where they lie."""
     vit = make_vit(dtype=torch.float32)
     seen: list[torch.Tensor] = []
-    vit.blocks[0].mlp.fc2.register_forward_hook(lambda module, args, out: seen.extend((out, out.clone())))
+    vit.blocks[0].mlp.fc2.register_forward_hook(
+        lambda module, args, out: seen.extend((out, out.clone()))
+    )
     patch(vit)(make_images(2, dtype=torch.float32), r=3)
     assert torch.equal(*seen)
 
@@ -294,7 +358,9 @@ def test_patches_by_a_matrix_product_are_those_of_the_convolution(variant: str) 
     replace_convolutions(vit)
     assert type(vit.patch_embed.proj) is MatrixPatches
     torch.testing.assert_close(vit.patch_embed(images), expected, rtol=1e-10, atol=1e-10)
-    larger = make_images(2, (19, 22))  # what is left over at the right and at the bottom belongs to no patch
+    larger = make_images(
+        2, (19, 22)
+    )  # what is left over at the right and at the bottom belongs to no patch
     convolution = nn.Conv2d(3, 5, (4, 6), (4, 6)).double()
     expected = convolution(larger)
     torch.testing.assert_close(MatrixPatches(convolution)(larger), expected, rtol=1e-10, atol=1e-10)

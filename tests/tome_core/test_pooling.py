@@ -1,10 +1,12 @@
 """Merging tokens that are equal changes nothing, because a token of size s weighs as s tokens do.
 
-Equal patches are equal tokens only where nothing tells their places apart, or where what does is equal too. A model
-with absolute positions has no equal tokens. One with rotary or relative positions has them where its angles or biases
-do not depend on the column, say: then two equal patches of one row may merge, and what they merge into must keep the
-angle, or the bias, of that row. Where the column matters as well, a pair keeps the place of one of its two patches, and
-the answer changes: that is what merging costs there, and each such model is checked to see that it would show.
+Equal patches are equal tokens only where nothing tells their places apart, or where what does is
+equal too. A model with absolute positions has no equal tokens. One with rotary or relative
+positions has them where its angles or biases do not depend on the column, say: then two equal
+patches of one row may merge, and what they merge into must keep the angle, or the bias, of that
+row. Where the column matters as well, a pair keeps the place of one of its two patches, and the
+answer changes: that is what merging costs there, and each such model is checked to see that it
+would show.
 """
 
 from __future__ import annotations
@@ -23,22 +25,42 @@ from tests.tome_core.models import CLASSES, make_vit, randomise
 from tome_core import Schedule, optimize, patch
 
 POOLS = ["token", "avg", "map"]
-SHAPE: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2, "mlp_ratio": 2.0}
+SHAPE: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+}
 # Half of the pairs, so that tokens of both sizes are left, and all of them.
 COUNTS = pytest.mark.parametrize("counts", [[5], [8]])
 
 
 def images_of_pairs(count: int) -> torch.Tensor:
-    """Images of 4 x 4 patches of 4 pixels, in which each patch of an even column is followed by its double."""
-    patches = torch.randn(count, 3, 4, 4, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    """Images of 4 x 4 patches of 4 pixels, in which each patch of an even column is followed by its
+    double.
+    """
+    patches = torch.randn(
+        count, 3, 4, 4, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     return torch.stack([patches, patches], dim=5).reshape(count, 3, 16, 16)
 
 
 def make_rotary(pool: str, columns: bool) -> Any:
     """A model with learned angles, which count rows, and columns too where ``columns`` says so."""
-    rope: dict[str, Any] = {"use_rot_pos_emb": True, "rope_type": "mixed", "rope_grid_indexing": "ij"}
+    rope: dict[str, Any] = {
+        "use_rot_pos_emb": True,
+        "rope_type": "mixed",
+        "rope_grid_indexing": "ij",
+    }
     vit = Eva(
-        **SHAPE, **rope, num_classes=CLASSES, global_pool=pool, class_token=pool == "token", use_abs_pos_emb=False
+        **SHAPE,
+        **rope,
+        num_classes=CLASSES,
+        global_pool=pool,
+        class_token=pool == "token",
+        use_abs_pos_emb=False,
     )
     randomise(vit)
     with torch.no_grad():
@@ -49,8 +71,12 @@ def make_rotary(pool: str, columns: bool) -> Any:
 
 
 def make_biased(pool: str, columns: bool) -> Any:
-    """A BEiT with a learned bias for the distance in rows, and in columns too where ``columns`` says so."""
-    vit = Beit(**SHAPE, num_classes=CLASSES, global_pool=pool, use_abs_pos_emb=False, use_rel_pos_bias=True)
+    """A BEiT with a learned bias for the distance in rows, and in columns too where ``columns``
+    says so.
+    """
+    vit = Beit(
+        **SHAPE, num_classes=CLASSES, global_pool=pool, use_abs_pos_emb=False, use_rel_pos_bias=True
+    )
     randomise(vit)
     with torch.no_grad():
         for block in vit.blocks:
@@ -62,7 +88,9 @@ def make_biased(pool: str, columns: bool) -> Any:
 
 def make_computed(pool: str, columns: bool) -> Any:
     """A bias computed from the distance in rows, and in columns too where ``columns`` says so."""
-    vit = VisionTransformerRelPos(**SHAPE, num_classes=CLASSES, global_pool=pool, class_token=pool == "token")
+    vit = VisionTransformerRelPos(
+        **SHAPE, num_classes=CLASSES, global_pool=pool, class_token=pool == "token"
+    )
     randomise(vit)
     with torch.no_grad():
         for block in vit.blocks:
@@ -81,7 +109,9 @@ PLACED: list[tuple[Callable[[str, bool], Any], str]] = [
 
 @torch.no_grad()
 def assert_unchanged(vit: Any, counts: list[int]) -> None:
-    images, r, model = images_of_pairs(3), Schedule.per_layer(counts), patch(vit)
+    images = images_of_pairs(3)
+    r = Schedule.per_layer(counts)
+    model = patch(vit)
     trace = model.trace(images, r=r)
     for logits in (trace.logits, optimize(model)(images, r=r)):
         torch.testing.assert_close(logits, vit(images), rtol=1e-9, atol=1e-9)
@@ -89,7 +119,9 @@ def assert_unchanged(vit: Any, counts: list[int]) -> None:
     assert (patches == 2).sum() == 3 * counts[0] and (patches <= 2).all()
     if counts == [5]:  # where all tokens are of one size, attention cannot tell
         unsized = patch(vit, prop_attn=False)(images, r=r)
-        assert not torch.allclose(unsized, trace.logits, atol=1e-4), "sizes must matter, or this proves nothing"
+        assert not torch.allclose(unsized, trace.logits, atol=1e-4), (
+            "sizes must matter, or this proves nothing"
+        )
 
 
 @COUNTS
@@ -104,22 +136,33 @@ def test_merging_doubles_changes_nothing(pool: str, fused: bool, counts: list[in
 
 @COUNTS
 @pytest.mark.parametrize("pool", POOLS)
-@pytest.mark.parametrize("options", [{"attn_layer": "diff"}, {"block_fn": ParallelThingsBlock}, {"reg_tokens": 3}])
-def test_nor_does_it_in_blocks_of_other_kinds(pool: str, options: dict[str, Any], counts: list[int]) -> None:
-    assert_unchanged(make_vit(global_pool=pool, pos_embed="none", class_token=pool == "token", **options), counts)
+@pytest.mark.parametrize(
+    "options", [{"attn_layer": "diff"}, {"block_fn": ParallelThingsBlock}, {"reg_tokens": 3}]
+)
+def test_nor_does_it_in_blocks_of_other_kinds(
+    pool: str, options: dict[str, Any], counts: list[int]
+) -> None:
+    assert_unchanged(
+        make_vit(global_pool=pool, pos_embed="none", class_token=pool == "token", **options), counts
+    )
 
 
 @COUNTS
 @pytest.mark.parametrize(("make", "pool"), PLACED)
-def test_nor_where_doubles_are_at_equal_places(make: Callable[[str, bool], Any], pool: str, counts: list[int]) -> None:
+def test_nor_where_doubles_are_at_equal_places(
+    make: Callable[[str, bool], Any], pool: str, counts: list[int]
+) -> None:
     assert_unchanged(make(pool, False), counts)
 
 
 @pytest.mark.parametrize(("make", "pool"), PLACED)
 @torch.no_grad()
 def test_but_it_does_where_their_places_differ(make: Callable[[str, bool], Any], pool: str) -> None:
-    vit, images = make(pool, True), images_of_pairs(3)
+    vit = make(pool, True)
+    images = images_of_pairs(3)
     assert not torch.allclose(patch(vit)(images, r=Schedule.per_layer([8])), vit(images), atol=1e-4)
     # Rows matter in the models of the test above too.
     rows = make(pool, False)
-    assert not torch.allclose(rows(images), rows(images[:, :, [*range(4, 8), *range(4), *range(8, 16)]]), atol=1e-4)
+    assert not torch.allclose(
+        rows(images), rows(images[:, :, [*range(4, 8), *range(4), *range(8, 16)]]), atol=1e-4
+    )

@@ -1,4 +1,6 @@
-"""Models with relative positions: exact at r=0, and a merged token keeps the place of its destination."""
+"""Models with relative positions: exact at r=0, and a merged token keeps the place of its
+destination.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ from tome_core.attention import explicit_attention
 BEITS: dict[str, dict[str, Any]] = {
     "beit": {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.3},
     "beit-shared": {"use_shared_rel_pos_bias": True},
-    "beit-both": {"use_rel_pos_bias": True, "use_shared_rel_pos_bias": True, "global_pool": "token"},
+    "beit-both": {
+        "use_rel_pos_bias": True,
+        "use_shared_rel_pos_bias": True,
+        "global_pool": "token",
+    },
     "beit-absolute": {"qkv_bias": False, "mlp_ratio": 3.0},
     "beit-average-before-norm": {"use_rel_pos_bias": True, "use_fc_norm": False, "scale_mlp": True},
 }
@@ -37,7 +43,11 @@ RELPOS: dict[str, dict[str, Any]] = {
     "relpos-swin": {"rel_pos_type": "mlp_swin", "init_values": None},
     "relpos-shared": {"shared_rel_pos": True, "rel_pos_dim": 8, "qkv_bias": False},
     "relpos-class": {"class_token": True, "global_pool": "token", "rel_pos_dim": 8},
-    "relpos-class-average": {"class_token": True, "rel_pos_type": "mlp_swin", "shared_rel_pos": True},
+    "relpos-class-average": {
+        "class_token": True,
+        "rel_pos_type": "mlp_swin",
+        "shared_rel_pos": True,
+    },
     "relpos-post-norm": {"block_fn": ResPostRelPosBlock},
 }
 NAMES = sorted({**BEITS, **RELPOS})
@@ -45,8 +55,22 @@ NAMES = sorted({**BEITS, **RELPOS})
 
 def make(name: str, seed: int = 0, grid: tuple[int, int] = (4, 3), **options: Any) -> Any:
     kind = Beit if name in BEITS else VisionTransformerRelPos
-    shape = {"img_size": (4 * grid[0], 4 * grid[1]), "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
-    vit = kind(**{**shape, "mlp_ratio": 2.0, "num_classes": CLASSES, **{**BEITS, **RELPOS}[name], **options})
+    shape = {
+        "img_size": (4 * grid[0], 4 * grid[1]),
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depth": 3,
+        "num_heads": 2,
+    }
+    vit = kind(
+        **{
+            **shape,
+            "mlp_ratio": 2.0,
+            "num_classes": CLASSES,
+            **{**BEITS, **RELPOS}[name],
+            **options,
+        }
+    )
     randomise(vit, seed)
     with torch.no_grad():
         for part, parameter in vit.named_parameters():  # biases must decide what is attended to
@@ -56,7 +80,9 @@ def make(name: str, seed: int = 0, grid: tuple[int, int] = (4, 3), **options: An
 
 
 def from_table(table: Vector, grid: tuple[int, int], prefix: int) -> Callable[[int, int], Vector]:
-    """A learned bias for each distance (BEiT, section 2.1; Swin, section 3.2), and three for the class token."""
+    """A learned bias for each distance (BEiT, section 2.1; Swin, section 3.2), and three for the
+    class token.
+    """
 
     def bias(query: int, key: int) -> Vector:
         if query < prefix or key < prefix:
@@ -68,14 +94,18 @@ def from_table(table: Vector, grid: tuple[int, int], prefix: int) -> Callable[[i
 
 
 def from_mlp(module: Any, grid: tuple[int, int], prefix: int) -> Callable[[int, int], Vector]:
-    """A bias that an MLP computes from the logarithm of the distance (Swin v2, section 3.3); none for class tokens."""
+    """A bias that an MLP computes from the logarithm of the distance (Swin v2, section 3.3); none
+    for class tokens.
+    """
 
     def bias(query: int, key: int) -> Vector:
         if query < prefix or key < prefix:
             return np.zeros(module.num_heads)
         distance = _distance(query - prefix, key - prefix, grid)
         place = array(module.rel_coords_log)[distance[0] + grid[0] - 1, distance[1] + grid[1] - 1]
-        np.testing.assert_allclose(place, [_log(d, n, module.mode) for d, n in zip(distance, grid, strict=True)], 1e-6)
+        np.testing.assert_allclose(
+            place, [_log(d, n, module.mode) for d, n in zip(distance, grid, strict=True)], 1e-6
+        )
         out = linear(module.mlp.fc2, np.maximum(linear(module.mlp.fc1, place), 0))
         return 16 * sigmoid(out) if module.mode == "swin" else out
 
@@ -94,7 +124,8 @@ def _log(distance: int, side: int, mode: str) -> float:
 
 def expected(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> oracle.Result:
     """What the oracle makes of the model."""
-    grid, prefix = vit.patch_embed.grid_size, vit.num_prefix_tokens
+    grid = vit.patch_embed.grid_size
+    prefix = vit.num_prefix_tokens
 
     def sources(block: Any) -> list[Callable[[int, int], Vector]]:
         if isinstance(vit, Beit):
@@ -122,13 +153,16 @@ def expected(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> ora
 @torch.no_grad()
 def test_is_timm_at_r_0(name: str) -> None:
     vit = make(name)
-    images, model = make_images(3, (16, 12)), patch(vit)
+    images = make_images(3, (16, 12))
+    model = patch(vit)
     features = vit.forward_features(images)
     for r in (0, [0, 0, 0]):
         torch.testing.assert_close(model(images, r=r), vit(images), rtol=1e-10, atol=1e-10)
         pooled = vit.forward_head(features, pre_logits=True)
         torch.testing.assert_close(model.embed(images, r=r), pooled, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(model.trace(images, r=r).tokens, features, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            model.trace(images, r=r).tokens, features, rtol=1e-10, atol=1e-10
+        )
     torch.testing.assert_close(optimize(model)(images), vit(images), rtol=1e-9, atol=1e-9)
     assert list(model.state_dict()) == list(vit.state_dict())
 
@@ -139,12 +173,17 @@ def test_is_timm_at_r_0(name: str) -> None:
 def test_every_model_equals_the_oracle(name: str, r: int) -> None:
     vit = make(name, seed=r)
     (image,) = images = make_images(1, (16, 12))
-    model, oracles = patch(vit), expected(vit, image.numpy(), r)
+    model = patch(vit)
+    oracles = expected(vit, image.numpy(), r)
     trace = model.trace(images, r=r)
-    assert not torch.allclose(trace.logits, vit(images), atol=1e-6), "merging must matter, or this proves nothing"
+    assert not torch.allclose(trace.logits, vit(images), atol=1e-6), (
+        "merging must matter, or this proves nothing"
+    )
     assert trace.source[0].tolist() == oracles.source
     for logits in (trace.logits, optimize(model)(images, r=r)):
-        torch.testing.assert_close(logits[0], torch.from_numpy(oracles.logits), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            logits[0], torch.from_numpy(oracles.logits), rtol=1e-9, atol=1e-9
+        )
 
 
 @settings(max_examples=30)
@@ -161,7 +200,8 @@ def test_any_schedule_equals_the_oracle(name: str, spec: Spec, prop_attn: bool, 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_mixed_schedules_equal_single_images(name: str) -> None:
-    images, model = make_images(5, (16, 12)), patch(make(name))
+    images = make_images(5, (16, 12))
+    model = patch(make(name))
     schedules: list[Any] = [0, 3, as_schedule((2, -1.0)), 40, 3]
     alone = torch.cat([model(images[i : i + 1], r=schedules[i]) for i in range(5)])
     for mixed in (model, optimize(model)):
@@ -187,15 +227,22 @@ def test_gradients_reach_every_parameter(name: str, checkpointing: bool) -> None
     vit.set_grad_checkpointing(checkpointing)
     model = patch(vit)
     model(make_images(2, (16, 12)), r=[2, 3]).square().sum().backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    missing = [
+        name
+        for name, p in model.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert missing == []
 
 
 @pytest.mark.parametrize("name", ["beit", "beit-shared", "relpos", "relpos-shared", "relpos-table"])
 @torch.no_grad()
 def test_costs_what_pytorch_counts(name: str) -> None:
-    model, images = patch(make(name).float()), make_images(1, (16, 12), dtype=torch.float32)
-    model.merging = replace(model.merging, attend=explicit_attention)  # which PyTorch counts on every device
+    model = patch(make(name).float())
+    images = make_images(1, (16, 12), dtype=torch.float32)
+    model.merging = replace(
+        model.merging, attend=explicit_attention
+    )  # which PyTorch counts on every device
     for r in (0, 3):
         with FlopCounterMode(display=False) as counter:
             model(images, r=r)
@@ -204,11 +251,21 @@ def test_costs_what_pytorch_counts(name: str) -> None:
 
 
 def test_swiglu() -> None:
-    vit = Beit(img_size=16, patch_size=4, embed_dim=16, depth=1, num_heads=2, use_rel_pos_bias=True, num_classes=3)
+    vit = Beit(
+        img_size=16,
+        patch_size=4,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        use_rel_pos_bias=True,
+        num_classes=3,
+    )
     vit.blocks[0].mlp = SwiGLU(16, 24)
     randomise(vit)
     images = make_images(2)
-    torch.testing.assert_close(patch(vit.double().eval())(images), vit(images), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        patch(vit.double().eval())(images), vit(images), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize(("name", "path"), [("beit-shared", "rel_pos_bias"), ("relpos", "blocks.1.attn.rel_pos"),
@@ -227,7 +284,8 @@ def test_what_would_be_skipped_is_refused(name: str, path: str) -> None:
 
 @pytest.mark.parametrize("name", ["beit", "relpos"])
 def test_blocks_that_differ_are_refused(name: str) -> None:
-    vit, other = make(name), make(name, grid=(3, 4))
+    vit = make(name)
+    other = make(name, grid=(3, 4))
     vit.blocks[1] = other.blocks[1]
     with pytest.raises(UnsupportedModelError, match="differ"):
         patch(vit)

@@ -82,14 +82,18 @@ def test_parse_gives_a_schedule_or_a_value_error(text: str) -> None:
 
 @given(st.integers(0, 400), st.floats(-1, 1), st.integers(2, 48))
 def test_linear_has_the_floors_of_the_paper(r: int, inflection: float, depth: int) -> None:
-    assert list(Schedule.linear(r, inflection).wanted(depth)) == oracle.counts((r, inflection), depth)
+    assert list(Schedule.linear(r, inflection).wanted(depth)) == oracle.counts(
+        (r, inflection), depth
+    )
 
 
 @pytest.mark.parametrize("inflection", [-1, -0.75, -0.5, -0.1, 0, 0.1, 0.3, 0.5, 1])
 def test_linear_has_the_floors_of_the_paper_for_round_numbers(inflection: float) -> None:
     for depth in range(1, 33):
         for r in range(0, 66):
-            assert list(Schedule.linear(r, inflection).wanted(depth)) == oracle.counts((r, inflection), depth)
+            assert list(Schedule.linear(r, inflection).wanted(depth)) == oracle.counts(
+                (r, inflection), depth
+            )
 
 
 def test_known_schedules() -> None:
@@ -102,7 +106,8 @@ def test_known_schedules() -> None:
 
 
 def test_known_token_counts() -> None:
-    # ViT/16 at 224 pixels and its paper's operating points; 11 and not 5, because half is the most a block can merge.
+    # ViT/16 at 224 pixels and its paper's operating points; 11 and not 5, because half is the most
+    # a block can merge.
     assert Schedule.constant(16).tokens(12, 197, 1)[-1] == 11
     assert Schedule.constant(13).tokens(12, 197, 1)[-1] == 41
     assert Schedule.linear(16, -1).tokens(12, 197, 1)[-1] == 10
@@ -112,7 +117,9 @@ def test_known_token_counts() -> None:
 
 
 @given(SCHEDULES, st.integers(0, 300), st.integers(0, 5))
-def test_each_block_merges_what_is_wanted_up_to_half(schedule: Schedule, patches: int, prefix: int) -> None:
+def test_each_block_merges_what_is_wanted_up_to_half(
+    schedule: Schedule, patches: int, prefix: int
+) -> None:
     tokens = schedule.tokens(40, patches + prefix, prefix)
     assert tokens[0] == patches + prefix
     for before, after, r in zip(tokens, tokens[1:], schedule.wanted(40), strict=False):
@@ -156,13 +163,21 @@ def test_a_list_longer_than_the_model() -> None:
 
 
 def test_equal_schedules_are_one_key() -> None:
-    same = {Schedule.constant(3), Schedule.parse("3"), Schedule.of(3), Schedule.of(Schedule.constant(3))}
+    same = {
+        Schedule.constant(3),
+        Schedule.parse("3"),
+        Schedule.of(3),
+        Schedule.of(Schedule.constant(3)),
+    }
     assert len(same) == 1
     assert Schedule.constant(3) != Schedule.per_layer([3])
 
 
 def test_needs_no_torch() -> None:
     # The API process prices requests before it can afford seconds of imports.
-    code = "import sys, tome_core.schedule; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, tome_core.schedule; print(sorted({'torch', 'timm', 'numpy'} &"
+        " set(sys.modules)))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

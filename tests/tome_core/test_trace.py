@@ -16,16 +16,26 @@ VARIANT_NAMES = st.sampled_from(["class-token", "average-no-prefix", "distilled"
 
 
 @settings(max_examples=60)
-@given(VARIANT_NAMES, st.lists(specs(), min_size=1, max_size=5), st.sampled_from([None, Kth(3), Random()]))
-def test_a_trace_accounts_for_every_token(variant: str, batch: list[Spec], matcher: Matcher | None) -> None:
+@given(
+    VARIANT_NAMES,
+    st.lists(specs(), min_size=1, max_size=5),
+    st.sampled_from([None, Kth(3), Random()]),
+)
+def test_a_trace_accounts_for_every_token(
+    variant: str, batch: list[Spec], matcher: Matcher | None
+) -> None:
     vit = make_vit(**VARIANTS[variant])
-    prefix, inputs = vit.num_prefix_tokens, 16 + vit.num_prefix_tokens
-    trace = patch(vit, matcher=matcher).trace(make_images(len(batch)), r=[as_schedule(spec) for spec in batch])
+    prefix = vit.num_prefix_tokens
+    inputs = 16 + vit.num_prefix_tokens
+    trace = patch(vit, matcher=matcher).trace(
+        make_images(len(batch)), r=[as_schedule(spec) for spec in batch]
+    )
     assert trace.source.dtype == torch.int64 and trace.source.shape == (len(batch), inputs)
     dense = trace.unmerge()
     assert dense.shape == (len(batch), inputs, 16)
     for at, source in enumerate(trace.source):
-        tokens, sizes = trace.tokens[at], trace.sizes[at]
+        tokens = trace.tokens[at]
+        sizes = trace.sizes[at]
         assert tokens.shape == (len(sizes), 16)
         assert float(sizes.sum()) == inputs
         assert sizes[:prefix].tolist() == [1] * prefix
@@ -37,7 +47,8 @@ def test_a_trace_accounts_for_every_token(variant: str, batch: list[Spec], match
 @settings(max_examples=30)
 @given(VARIANT_NAMES, st.lists(specs(), min_size=2, max_size=5))
 def test_a_mixed_trace_equals_its_images_one_by_one(variant: str, batch: list[Spec]) -> None:
-    model, images = patch(make_vit(**VARIANTS[variant])), make_images(len(batch))
+    model = patch(make_vit(**VARIANTS[variant]))
+    images = make_images(len(batch))
     r = [as_schedule(spec) for spec in batch]
     together = model.trace(images, r=r)
     for at in range(len(batch)):
@@ -73,7 +84,8 @@ def test_without_merging_nothing_moves() -> None:
 
 
 def test_logits_are_those_of_a_plain_call() -> None:
-    model, images = patch(make_vit()), make_images(4)
+    model = patch(make_vit())
+    images = make_images(4)
     for r in (0, 5, [0, 5, 2, 5]):
         assert torch.equal(model.trace(images, r=r).logits, model(images, r=r))
 
@@ -81,8 +93,12 @@ def test_logits_are_those_of_a_plain_call() -> None:
 def test_equal_patches_end_in_one_token() -> None:
     # Upper half one colour, lower half another, no positions: no token may hold patches of both.
     image = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
-    image[:, 0, :8], image[:, 1, 8:] = 2.0, -3.0
-    source = patch(make_vit(pos_embed="none")).trace(image, r=Schedule.per_layer([8, 4])).source[0, 1:]
-    upper, lower = set(source[:8].tolist()), set(source[8:].tolist())
+    image[:, 0, :8] = 2.0
+    image[:, 1, 8:] = -3.0
+    source = (
+        patch(make_vit(pos_embed="none")).trace(image, r=Schedule.per_layer([8, 4])).source[0, 1:]
+    )
+    upper = set(source[:8].tolist())
+    lower = set(source[8:].tolist())
     assert not upper & lower
     assert len(upper | lower) == 4

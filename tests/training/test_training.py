@@ -24,7 +24,8 @@ def test_masters_step_as_adamw_does_in_float32() -> None:
     expected = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98))
     optimizer = MasterAdamW(ours, weight_decay=0.1)
     for _ in range(5):
-        x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+        x = torch.randn(16, 6)
+        y = torch.randint(0, 3, (16,))
         F.cross_entropy(ours(x), y).backward()
         optimizer.step(lr=1e-2)
         F.cross_entropy(theirs(x), y).backward()
@@ -55,7 +56,8 @@ def test_the_resumed_state_goes_on_as_the_whole_run() -> None:
 
     torch.manual_seed(0)
     whole = nn.Linear(4, 4).bfloat16()
-    first, second = copy.deepcopy(whole), nn.Linear(4, 4).bfloat16()
+    first = copy.deepcopy(whole)
+    second = nn.Linear(4, 4).bfloat16()
     steps(whole, MasterAdamW(whole, 0.1), range(6))
     optimizer = MasterAdamW(first, 0.1)
     steps(first, optimizer, range(3))
@@ -76,7 +78,8 @@ def test_augmentation_moves_and_mirrors_whole_images() -> None:
 
 
 def test_refined_weights_fit_the_finer_model() -> None:
-    coarse, fine = vit(7), vit(2)
+    coarse = vit(7)
+    fine = vit(2)
     fine.load_state_dict(refine(coarse.state_dict(), 2))
     assert fine.pos_embed.shape == (1, 197, 128)
     assert torch.equal(fine.blocks[3].mlp.fc1.weight, coarse.blocks[3].mlp.fc1.weight)
@@ -92,7 +95,9 @@ def test_the_learning_rate_starts_and_ends_where_the_stage_says() -> None:
 
 def test_stages_build_on_one_another(tmp_path: Path) -> None:
     names = [stage.name for stage in STAGES]
-    assert all(not stage.start or names.index(stage.start) < names.index(stage.name) for stage in STAGES)
+    assert all(
+        not stage.start or names.index(stage.start) < names.index(stage.name) for stage in STAGES
+    )
     run = Run(tmp_path, seed=0)
     torch.save({"model": vit(4).state_dict()}, tmp_path / "medium.pt")
     model = run.build(next(stage for stage in STAGES if stage.name == "merged"))

@@ -35,13 +35,18 @@ def adapt(network: nn.Module) -> Adapter:
     """``network``, taken apart by the adapter of its family.
 
     Raises:
-        UnsupportedModelError: there is none, or it does not understand some part; the message names the part.
+        UnsupportedModelError: there is none, or it does not understand some part; the message names
+            the part.
     """
     adapter = _ADAPTERS.get(type(network))
     if adapter is None:
         kind = type(network)
         if kind.__module__.startswith("timm.") and kind.__name__ in REASONS:
-            raise UnsupportedModelError(f"the model is a {kind.__name__}, which {REASONS[kind.__name__]}")
+            raise UnsupportedModelError(
+                f"the model is a {kind.__name__}, which {REASONS[kind.__name__]}"
+            )
         known = ", ".join(kind.__name__ for kind in _ADAPTERS)
-        raise UnsupportedModelError(f"the model is a {kind.__name__}, which is not supported; supported: {known}")
+        raise UnsupportedModelError(
+            f"the model is a {kind.__name__}, which is not supported; supported: {known}"
+        )
     return adapter(network)

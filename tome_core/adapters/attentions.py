@@ -18,7 +18,15 @@ class SelfAttention:
     """
 
     kind: ClassVar[type] = Attention
-    parts: ClassVar[set[str]] = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
+    parts: ClassVar[set[str]] = {
+        "qkv",
+        "q_norm",
+        "k_norm",
+        "attn_drop",
+        "norm",
+        "proj",
+        "proj_drop",
+    }
     optional: ClassVar[set[str]] = {"gate"}
     attributes: ClassVar[set[str]] = {"num_heads", "head_dim", "attn_dim", "scale", "fused_attn"}
 
@@ -28,7 +36,8 @@ class SelfAttention:
         require_known(attn, self.parts | there, self.attributes | self.optional - there, where)
         self.attn: Any = attn
         require_attention(attn, self.head_dim, where)
-        self.linear, self.match = linear_macs(attn), self.head_dim
+        self.linear = linear_macs(attn)
+        self.match = self.head_dim
         self.pair = 2 * attn.num_heads * self.head_dim
 
     @property
@@ -57,7 +66,8 @@ class SelfAttention:
 class DifferentialAttention(SelfAttention):
     """timm's ``DiffAttention``: each head is the difference of two, which attend apart and share values twice as wide.
 
-    Both count a key of size s as s keys, so their difference does; tokens are compared by the keys of both.
+    Both count a key of size s as s keys, so their difference does; tokens are compared by the keys
+    of both.
     """
 
     kind = DiffAttention
@@ -74,7 +84,9 @@ class DifferentialAttention(SelfAttention):
 
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(T, D)`` -> queries and keys ``(T, 2 * H, d)`` and values ``(T, 2 * H, 2 * d)``."""
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.attn.qkv(h).chunk(3, dim=-1))
+        q, k, v = (
+            part.unflatten(-1, (-1, self.head_dim)) for part in self.attn.qkv(h).chunk(3, dim=-1)
+        )
         return (
             self.attn.q_norm(q),
             self.attn.k_norm(k),

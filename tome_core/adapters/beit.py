@@ -22,7 +22,12 @@ _ATTRIBUTES = {
     "grad_checkpointing", "head_hidden_size", "head_init_scale", "in_chans", "num_classes", "num_features",
     "num_prefix_tokens", "pos_embed", "pretrained_cfg", "pretrained_model_args", "rel_pos_bias",
 }  # fmt: skip
-_BIAS_ATTRIBUTES = {"relative_position_bias_table", "relative_position_index", "window_area", "window_size"}
+_BIAS_ATTRIBUTES = {
+    "relative_position_bias_table",
+    "relative_position_index",
+    "window_area",
+    "window_size",
+}
 
 
 class BeitAttention(SelfAttention):
@@ -48,7 +53,9 @@ class BeitAttention(SelfAttention):
             out = attn.qkv(h)
         else:
             bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-            out = attn.qkv(h) + bias if attn.qkv_bias_separate else F.linear(h, attn.qkv.weight, bias)
+            out = (
+                attn.qkv(h) + bias if attn.qkv_bias_separate else F.linear(h, attn.qkv.weight, bias)
+            )
         q, k, v = out.unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
         return q, k, v
 
@@ -83,10 +90,14 @@ class BeitAdapter(PooledHead):
 
     def __init__(self, network: Any) -> None:
         require_type(network, (Beit,), "the model")
-        require_known(network, _PARTS | ({"rel_pos_bias"} & set(network._modules)), _ATTRIBUTES, "the model")
+        require_known(
+            network, _PARTS | ({"rel_pos_bias"} & set(network._modules)), _ATTRIBUTES, "the model"
+        )
         require_type(network.blocks, (nn.ModuleList,), "blocks")
         require_no_hooks(network.blocks, "blocks")
-        self.blocks = [BeitBlock(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
+        self.blocks = [
+            BeitBlock(block, f"blocks.{index}") for index, block in enumerate(network.blocks)
+        ]
         grids = {block.attn.window_size for block in self.blocks}
         if network.rel_pos_bias is not None:
             require_type(network.rel_pos_bias, (RelativePositionBias,), "rel_pos_bias")
@@ -94,7 +105,9 @@ class BeitAdapter(PooledHead):
             if grids != {None}:
                 grids.add(network.rel_pos_bias.window_size)
         if len(grids) > 1:
-            raise UnsupportedModelError("the blocks differ in window_size, the grid of their relative positions")
+            raise UnsupportedModelError(
+                "the blocks differ in window_size, the grid of their relative positions"
+            )
         super().__init__(network, [block.cost for block in self.blocks])
 
     def embed(self, images: Tensor) -> tuple[Tensor, RelativeBias | None]:
@@ -109,9 +122,17 @@ class BeitAdapter(PooledHead):
     def _relative(self) -> RelativeBias | None:
         """The bias of each block, to which the shared one is added; or that alone."""
         shared = self.network.rel_pos_bias
-        own = [block.attn for block in self.blocks if block.attn.relative_position_bias_table is not None]
+        own = [
+            block.attn
+            for block in self.blocks
+            if block.attn.relative_position_bias_table is not None
+        ]
         if not own:
-            return None if shared is None else RelativeBias((_table(shared),), shared.relative_position_index)
+            return (
+                None
+                if shared is None
+                else RelativeBias((_table(shared),), shared.relative_position_index)
+            )
         tables = [_table(attn) if shared is None else _table(attn) + _table(shared) for attn in own]
         return RelativeBias(tuple(tables), own[0].relative_position_index)
 

@@ -36,8 +36,11 @@ class NormFirst:
         self.block: Any = block
         self.attn: Any = block.attn
         self.attention = attention
-        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
-        self.cost = BlockCost(attention.linear, linear_macs(block.mlp), attention.pair, attention.match)
+        self.drop_path1 = block.drop_path1
+        self.drop_path2 = block.drop_path2
+        self.cost = BlockCost(
+            attention.linear, linear_macs(block.mlp), attention.pair, attention.match
+        )
 
     @property
     def attention_dropout(self) -> float:
@@ -93,10 +96,13 @@ class SideBySide:
                 _require_branch(branch, part, f"{where}.{kind}.{index}")
         self.block: Any = block
         self.attentions = [
-            SelfAttention(branch.attn, f"{where}.attns.{index}.attn") for index, branch in enumerate(block.attns)
+            SelfAttention(branch.attn, f"{where}.attns.{index}.attn")
+            for index, branch in enumerate(block.attns)
         ]
         if len({(attention.head_dim, attention.dropout) for attention in self.attentions}) > 1:
-            raise UnsupportedModelError(f"the attentions of {where} differ in their heads or dropout")
+            raise UnsupportedModelError(
+                f"the attentions of {where} differ in their heads or dropout"
+            )
         self.drop_path1: nn.Module = nn.Identity()
         self.drop_path2: nn.Module = nn.Identity()
         self.cost = BlockCost(
@@ -118,7 +124,8 @@ class SideBySide:
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(T, D)`` -> three of ``(T, H, d)`` with the heads of all attentions."""
         each = [
-            attention.qkv(branch.norm(h)) for attention, branch in zip(self.attentions, self.block.attns, strict=True)
+            attention.qkv(branch.norm(h))
+            for attention, branch in zip(self.attentions, self.block.attns, strict=True)
         ]
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(*each, strict=True))
         return q, k, v
@@ -126,8 +133,12 @@ class SideBySide:
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``, the sum of what the attentions give."""
         widths = [attention.attn.num_heads * attention.head_dim for attention in self.attentions]
-        branches = zip(self.attentions, self.block.attns, attended.split(widths, dim=-1), strict=True)
-        return torch.stack([b.ls(attention.output(out, b.norm(h))) for attention, b, out in branches]).sum(dim=0)
+        branches = zip(
+            self.attentions, self.block.attns, attended.split(widths, dim=-1), strict=True
+        )
+        return torch.stack(
+            [b.ls(attention.output(out, b.norm(h))) for attention, b, out in branches]
+        ).sum(dim=0)
 
     def mlp(self, x: Tensor) -> Tensor:
         """``(T, D)`` -> ``(T, D)``, the sum of what the MLPs give."""
@@ -143,5 +154,7 @@ def _require_branch(branch: Any, part: str, where: str) -> None:
     if part == "mlp":
         require_type(branch.mlp, TOKENWISE_MLPS, f"{where}.mlp")
     if type(branch.drop_path) is DropPath:
-        raise UnsupportedModelError(f"{where} has stochastic depth of its own; create the model with drop_path_rate=0")
+        raise UnsupportedModelError(
+            f"{where} has stochastic depth of its own; create the model with drop_path_rate=0"
+        )
     require_type(branch.drop_path, (nn.Identity,), f"{where}.drop_path")

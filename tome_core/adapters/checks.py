@@ -21,7 +21,15 @@ from torch import nn
 
 from tome_core.errors import UnsupportedModelError
 
-TOKENWISE_NORMS = (nn.Identity, nn.LayerNorm, LayerNorm, LayerNormFp32, nn.RMSNorm, RmsNorm, RmsNormFp32)
+TOKENWISE_NORMS = (
+    nn.Identity,
+    nn.LayerNorm,
+    LayerNorm,
+    LayerNormFp32,
+    nn.RMSNorm,
+    RmsNorm,
+    RmsNormFp32,
+)
 TOKENWISE_MLPS = (Mlp, GluMlp, SwiGLU)
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -31,10 +39,14 @@ def require_type(module: nn.Module | None, allowed: tuple[type, ...], where: str
     """Raise `UnsupportedModelError` unless ``module`` is of exactly one of the ``allowed`` types."""
     if type(module) not in allowed:
         names = ", ".join(sorted({kind.__name__ for kind in allowed}))
-        raise UnsupportedModelError(f"{where} is a {_name(module)}, which is not supported; supported: {names}")
+        raise UnsupportedModelError(
+            f"{where} is a {_name(module)}, which is not supported; supported: {names}"
+        )
 
 
-def require_known(module: nn.Module, parts: Collection[str], attributes: Collection[str], where: str) -> None:
+def require_known(
+    module: nn.Module, parts: Collection[str], attributes: Collection[str], where: str
+) -> None:
     """Raise `UnsupportedModelError` if ``module`` has a part or attribute not listed, lacks a part, or has hooks.
 
     Args:
@@ -45,7 +57,9 @@ def require_known(module: nn.Module, parts: Collection[str], attributes: Collect
     own = set(vars(module)) - _MODULE_ATTRIBUTES | set(module._parameters) | set(module._buffers)
     unknown = sorted((children - set(parts)) | (own - set(attributes) - set(parts)))
     if unknown:
-        raise UnsupportedModelError(f"{where} ({_name(module)}) has {', '.join(unknown)}, which no adapter knows")
+        raise UnsupportedModelError(
+            f"{where} ({_name(module)}) has {', '.join(unknown)}, which no adapter knows"
+        )
     missing = sorted(part for part in parts if not hasattr(module, part))
     if missing:
         raise UnsupportedModelError(f"{where} ({_name(module)}) lacks {', '.join(missing)}")
@@ -55,7 +69,9 @@ def require_known(module: nn.Module, parts: Collection[str], attributes: Collect
 def require_no_hooks(module: nn.Module, where: str) -> None:
     """Raise `UnsupportedModelError` if calling ``module`` would do more than its class says."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
-        raise UnsupportedModelError(f"{where} ({_name(module)}) has hooks, which merging would skip")
+        raise UnsupportedModelError(
+            f"{where} ({_name(module)}) has hooks, which merging would skip"
+        )
 
 
 def require_attention(attn: Any, head_dim: int, where: str) -> None:
@@ -92,12 +108,18 @@ def require_attention_pool(module: Any) -> None:
 
 def linear_macs(module: nn.Module) -> int:
     """MACs per token of all linear layers (and patch convolutions) in ``module``: the size of their weights."""
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    return sum(
+        part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)
+    )
 
 
 def attention_pool_macs(module: Any) -> tuple[int, int]:
     """MACs of timm's attention pool: whatever it pools, and for each token that it reads."""
-    per_latent = linear_macs(module.q) + linear_macs(module.proj) + (linear_macs(module.mlp) if module.mlp else 0)
+    per_latent = (
+        linear_macs(module.q)
+        + linear_macs(module.proj)
+        + (linear_macs(module.mlp) if module.mlp else 0)
+    )
     attention = 2 * module.num_heads * module.head_dim
     return module.latent_len * per_latent, linear_macs(module.kv) + module.latent_len * attention
 

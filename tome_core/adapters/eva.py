@@ -23,7 +23,16 @@ from tome_core.cost import BlockCost
 from tome_core.errors import UnsupportedModelError
 from tome_core.rotary import Rotary, make_rotary
 
-_MODEL_PARTS = {"patch_embed", "pos_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
+_MODEL_PARTS = {
+    "patch_embed",
+    "pos_drop",
+    "norm_pre",
+    "blocks",
+    "norm",
+    "fc_norm",
+    "head_drop",
+    "head",
+}
 _MODEL_ATTRIBUTES = {
     "_model_args", "_traits", "attn_pool", "cls_embed", "cls_token", "default_cfg", "dynamic_img_size", "embed_dim",
     "feature_info", "global_pool", "grad_checkpointing", "head_hidden_size", "head_init_scale", "in_chans",
@@ -56,7 +65,8 @@ class EvaBlockParts:
         self.block: Any = block
         self.attn: Any = attn
         self.norm_first = type(block) is EvaBlock
-        self.drop_path1, self.drop_path2 = block.drop_path1, block.drop_path2
+        self.drop_path1 = block.drop_path1
+        self.drop_path2 = block.drop_path2
         width = attn.num_heads * attn.head_dim
         self.cost = BlockCost(linear_macs(attn), linear_macs(block.mlp), 2 * width, attn.head_dim)
 
@@ -76,19 +86,28 @@ class EvaBlockParts:
             if getattr(attn, "q_bias", None) is None:
                 out = attn.qkv(h)
             else:
-                out = F.linear(h, attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias]))
+                out = F.linear(
+                    h, attn.qkv.weight, torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+                )
             q, k, v = out.unflatten(-1, (3, -1, attn.head_dim)).unbind(1)
         else:
             q, k, v = (
-                project(h).unflatten(-1, (-1, attn.head_dim)) for project in (attn.q_proj, attn.k_proj, attn.v_proj)
+                project(h).unflatten(-1, (-1, attn.head_dim))
+                for project in (attn.q_proj, attn.k_proj, attn.v_proj)
             )
-        q, k = attn.q_norm(q), attn.k_norm(k)
+        q = attn.q_norm(q)
+        k = attn.k_norm(k)
         groups = attn.num_heads // k.shape[1]
-        return (q, k, v) if groups == 1 else (q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
+        return (
+            (q, k, v)
+            if groups == 1
+            else (q, k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1))
+        )
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``."""
-        attn, block = self.attn, self.block
+        attn = self.attn
+        block = self.block
         out = attn.norm(attended)
         if attn.gate is not None:
             out = out * attn.gate(h).sigmoid()
@@ -112,15 +131,26 @@ class EvaAdapter(PooledHead):
     def __init__(self, network: Any) -> None:
         require_type(network, (Eva,), "the model")
         require_known(
-            network, _MODEL_PARTS | ({"rope", "attn_pool"} & set(network._modules)), _MODEL_ATTRIBUTES, "the model"
+            network,
+            _MODEL_PARTS | ({"rope", "attn_pool"} & set(network._modules)),
+            _MODEL_ATTRIBUTES,
+            "the model",
         )
         if network.patch_drop is not None:
-            raise UnsupportedModelError("patch_drop is not supported in models with rotary positions")
+            raise UnsupportedModelError(
+                "patch_drop is not supported in models with rotary positions"
+            )
         require_type(network.blocks, (nn.ModuleList,), "blocks")
         require_no_hooks(network.blocks, "blocks")
-        self.blocks = [EvaBlockParts(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
+        self.blocks = [
+            EvaBlockParts(block, f"blocks.{index}") for index, block in enumerate(network.blocks)
+        ]
         # Its attention pool reads the prefix tokens too; its other pools do not.
-        super().__init__(network, [block.cost for block in self.blocks], pool_skip=0 if network.attn_pool else None)
+        super().__init__(
+            network,
+            [block.cost for block in self.blocks],
+            pool_skip=0 if network.attn_pool else None,
+        )
         halves = {bool(getattr(block.attn, "rotate_half", False)) for block in self.blocks}
         if len(halves) > 1:
             raise UnsupportedModelError("the blocks differ in rotate_half")

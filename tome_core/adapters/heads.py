@@ -27,19 +27,24 @@ class PooledHead:
         pool_skip: how many tokens at the front are not pooled; default the prefix tokens.
     """
 
-    def __init__(self, network: Any, blocks: Sequence[BlockCost], pool_skip: int | None = None) -> None:
+    def __init__(
+        self, network: Any, blocks: Sequence[BlockCost], pool_skip: int | None = None
+    ) -> None:
         self._attn_pool: Any = getattr(network, "attn_pool", None)
         if self._attn_pool is not None:
             require_attention_pool(self._attn_pool)
         elif network.global_pool not in POOLS:
             raise UnsupportedModelError(
-                f"global_pool={network.global_pool!r} is not supported; supported: {', '.join(POOLS)}, map"
+                f"global_pool={network.global_pool!r} is not supported; supported:"
+                f" {', '.join(POOLS)}, map"
             )
         require_type(network.norm, TOKENWISE_NORMS, "norm")
         self.network: Any = network
         self.prefix: int = network.num_prefix_tokens
         self._skip = self.prefix if pool_skip is None else pool_skip
-        fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(network.head)
+        fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(
+            network.head
+        )
         per_token = 0
         if self._attn_pool is not None:
             of_pool, per_token = attention_pool_macs(self._attn_pool)
@@ -49,7 +54,9 @@ class PooledHead:
     @property
     def leading(self) -> int | None:
         """So many tokens at the front are all that `pool` reads; None where it may read any."""
-        reads_first = self._attn_pool is None and self.network.global_pool == "token" and self.prefix > 0
+        reads_first = (
+            self._attn_pool is None and self.network.global_pool == "token" and self.prefix > 0
+        )
         return 1 if reads_first else None
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -60,7 +67,9 @@ class PooledHead:
         """``(B, N, D)`` -> ``(B, D)``."""
         if self._attn_pool is not None:
             return attention_pool(
-                self._attn_pool, tokens[:, self._skip :], None if sizes is None else sizes[:, self._skip :]
+                self._attn_pool,
+                tokens[:, self._skip :],
+                None if sizes is None else sizes[:, self._skip :],
             )
         return pool(self.network.global_pool, tokens, sizes, self._skip)
 

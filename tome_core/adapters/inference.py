@@ -8,11 +8,12 @@ import torch
 from timm.layers import GELU, GluMlp, LayerNorm, LayerScale, Mlp, SwiGLU
 from torch import nn
 
-from tome_core import native
 from tome_core.adapters.vit import ViTBlock
-from tome_core.layers import KernelLayerNorm, MatrixPatches, pack_patches
-from tome_core.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
-from tome_core.native.encoder import BlockLayers, Encoder, fit_together
+from tome_core.backends.cpu import kernels
+from tome_core.backends.cpu.encoder import BlockLayers, Encoder, fit_together
+from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
+from tome_core.backends.cpu.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
+from tome_core.backends.patch_embedding import MatrixPatches
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 _MLPS = (Mlp, GluMlp, SwiGLU)
@@ -41,12 +42,16 @@ def join_biases(network: nn.Module) -> None:
     """Make the biases that queries and values have of their own (BEiT, EVA) those of the layer itself, in place."""
     for module in network.modules():
         attn: Any = module
-        if getattr(attn, "q_bias", None) is None or type(getattr(attn, "qkv", None)) is not nn.Linear:
+        if (
+            getattr(attn, "q_bias", None) is None
+            or type(getattr(attn, "qkv", None)) is not nn.Linear
+        ):
             continue
         bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         if attn.qkv.bias is not None:
             bias += attn.qkv.bias
-        attn.qkv.bias, attn.q_bias = nn.Parameter(bias, requires_grad=False), None
+        attn.qkv.bias = nn.Parameter(bias, requires_grad=False)
+        attn.q_bias = None
 
 
 def replace_convolutions(network: nn.Module) -> None:
@@ -58,18 +63,20 @@ def replace_convolutions(network: nn.Module) -> None:
 
 
 def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
-    """Put the layers of `tome_core.layers` and `linears` in the place of plain ones, where they work here, in place."""
+    """Put the layers of `tome_core.backends.cpu.layers` and `linears` in the place of plain ones, where they work here, in place."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             faster = _faster(layer, dtype)
             if faster is not None:
                 setattr(parent, name, faster)
         if type(parent) is Mlp and isinstance(parent.fc1, PackedLinear) and _is_gelu(parent.act):
-            parent.fc1.gelu, parent.act = True, nn.Identity()
+            parent.fc1.gelu = True
+            parent.act = nn.Identity()
     for parent in list(network.modules()):
         for name, mlp in list(parent.named_children()):
             if _is_kernel_mlp(mlp):
-                fc1, fc2 = cast(KernelLinear, mlp.fc1), cast(KernelLinear, mlp.fc2)
+                fc1 = cast(KernelLinear, mlp.fc1)
+                fc2 = cast(KernelLinear, mlp.fc2)
                 setattr(parent, name, KernelMlp(fc1, fc2))
 
 
@@ -108,7 +115,7 @@ def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return pack_linear(layer)
     if type(layer) is nn.Conv2d and _is_patchwise(layer):
         return pack_patches(layer)
-    if isinstance(layer, nn.LayerNorm) and native.supports(dtype) and _is_kernel_norm(layer):
+    if isinstance(layer, nn.LayerNorm) and kernels.supports(dtype) and _is_kernel_norm(layer):
         return KernelLayerNorm(layer)
     return None
 
@@ -124,7 +131,11 @@ def _is_kernel_mlp(mlp: Any) -> bool:
 
 
 def _is_patchwise(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == layer.stride and layer.padding in ((0, 0), "valid") and layer.groups == 1
+    return (
+        layer.kernel_size == layer.stride
+        and layer.padding in ((0, 0), "valid")
+        and layer.groups == 1
+    )
 
 
 def _is_kernel_norm(norm: Any) -> bool:

@@ -11,9 +11,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tome_core.adapters.vit import ViTBlock
-from tome_core.layers import MatrixPatches
-from tome_core.triton.embedding import EmbeddingWeights
-from tome_core.triton.encoder import BlockWeights, Linear, Norm
+from tome_core.backends.cuda.embedding import EmbeddingWeights
+from tome_core.backends.cuda.encoder import BlockWeights, Linear, Norm
+from tome_core.backends.patch_embedding import MatrixPatches
 
 _LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 
@@ -29,7 +29,10 @@ def plain_weights(adapter: Any) -> list[BlockWeights] | None:
 def embedding_weights(adapter: Any) -> EmbeddingWeights | None:
     """Those of what comes before the blocks of ``adapter``; None unless it is plain (see `EmbeddingWeights`)."""
     network = adapter.network
-    if type(network) not in (VisionTransformer, VisionTransformerDistilled) or not _is_plain_embedding(network):
+    if type(network) not in (
+        VisionTransformer,
+        VisionTransformerDistilled,
+    ) or not _is_plain_embedding(network):
         return None
     projection = network.patch_embed.proj
     return EmbeddingWeights(
@@ -88,7 +91,8 @@ def _weights_of(block: Any) -> BlockWeights:
 
 
 def _is_plain(block: Any) -> bool:
-    attn, mlp = block.attn, block.mlp
+    attn = block.attn
+    mlp = block.mlp
     if type(mlp) is not Mlp:
         return False
     linears = attn.qkv, attn.proj, mlp.fc1, mlp.fc2

@@ -45,7 +45,9 @@ class RelPosSelfAttention(SelfAttention):
 
     def __init__(self, attn: Any, where: str) -> None:
         super().__init__(attn, where)
-        self.linear = linear_macs(attn.qkv) + linear_macs(attn.proj)  # an MLP in rel_pos reads distances, not tokens
+        self.linear = linear_macs(attn.qkv) + linear_macs(
+            attn.proj
+        )  # an MLP in rel_pos reads distances, not tokens
 
     def output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``."""
@@ -57,16 +59,32 @@ class RelPosAdapter(PooledHead):
 
     def __init__(self, network: Any) -> None:
         require_type(network, (VisionTransformerRelPos,), "the model")
-        require_known(network, _PARTS | ({"shared_rel_pos"} & set(network._modules)), _ATTRIBUTES, "the model")
+        require_known(
+            network, _PARTS | ({"shared_rel_pos"} & set(network._modules)), _ATTRIBUTES, "the model"
+        )
         require_type(network.blocks, (nn.ModuleList,), "blocks")
         require_no_hooks(network.blocks, "blocks")
-        self.blocks = [_take_apart(block, f"blocks.{index}") for index, block in enumerate(network.blocks)]
+        self.blocks = [
+            _take_apart(block, f"blocks.{index}") for index, block in enumerate(network.blocks)
+        ]
         super().__init__(network, [block.cost for block in self.blocks])
         for index, module in enumerate(self._biases()):
             _require_bias(module, f"the relative position of blocks.{index}")
-        if len({(type(module), module.window_size, module.prefix_tokens) for module in self._biases()}) > 1:
-            raise UnsupportedModelError("the blocks differ in how they tell relative positions apart")
-        self.cost = replace(self.cost, fixed=self.cost.fixed + sum(_bias_macs(module) for module in self._biases()))
+        if (
+            len(
+                {
+                    (type(module), module.window_size, module.prefix_tokens)
+                    for module in self._biases()
+                }
+            )
+            > 1
+        ):
+            raise UnsupportedModelError(
+                "the blocks differ in how they tell relative positions apart"
+            )
+        self.cost = replace(
+            self.cost, fixed=self.cost.fixed + sum(_bias_macs(module) for module in self._biases())
+        )
 
     def embed(self, images: Tensor) -> tuple[Tensor, RelativeBias]:
         """``(B, C, H, W)`` -> ``(B, N0, D)``, and the bias of all distances."""
@@ -123,4 +141,6 @@ def _index(module: Any) -> Tensor:
     if type(module) is RelPosBias:
         return module.relative_position_index.unflatten(0, (module.bias_shape[0], -1))
     index = module.relative_position_index.unflatten(0, (module.window_area, -1))
-    return F.pad(index, (module.prefix_tokens, 0, module.prefix_tokens, 0), value=_distances(module))
+    return F.pad(
+        index, (module.prefix_tokens, 0, module.prefix_tokens, 0), value=_distances(module)
+    )

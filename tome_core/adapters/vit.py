@@ -24,7 +24,17 @@ from tome_core.adapters.heads import PooledHead
 from tome_core.block import Block
 from tome_core.errors import UnsupportedModelError
 
-_MODEL_PARTS = {"patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "norm", "fc_norm", "head_drop", "head"}
+_MODEL_PARTS = {
+    "patch_embed",
+    "pos_drop",
+    "patch_drop",
+    "norm_pre",
+    "blocks",
+    "norm",
+    "fc_norm",
+    "head_drop",
+    "head",
+}
 _MODEL_ATTRIBUTES = {
     "_model_args", "_traits", "attn_pool", "cls_token", "default_cfg", "dist_token", "distilled_training",
     "dynamic_img_size", "embed_dim", "feature_info", "fix_init", "global_pool", "grad_checkpointing",
@@ -48,7 +58,12 @@ class ViTAdapter(PooledHead):
 
     def __init__(self, network: Any) -> None:
         require_type(network, (VisionTransformer,), "the model")
-        require_known(network, _MODEL_PARTS | ({"attn_pool"} & set(network._modules)), _MODEL_ATTRIBUTES, "the model")
+        require_known(
+            network,
+            _MODEL_PARTS | ({"attn_pool"} & set(network._modules)),
+            _MODEL_ATTRIBUTES,
+            "the model",
+        )
         self.blocks = take_apart(network.blocks)
         skip = 0 if network.pool_include_prefix else None
         super().__init__(network, [block.cost for block in self.blocks], skip)
@@ -102,8 +117,8 @@ def take_block_apart(block: Any, where: str) -> Block:
     """One block, checked. Raises `UnsupportedModelError`."""
     if type(block) in _PARALLEL:
         raise UnsupportedModelError(
-            f"{where} is a {type(block).__name__}: its attention and its MLP read the same tokens side by side, "
-            "so there is no point between them to merge at"
+            f"{where} is a {type(block).__name__}: its attention and its MLP read the same tokens"
+            " side by side, so there is no point between them to merge at"
         )
     require_type(block, (TimmBlock, ResPostBlock, ParallelThingsBlock), where)
     if type(block) is ParallelThingsBlock:
@@ -112,7 +127,9 @@ def take_block_apart(block: Any, where: str) -> Block:
     require_type(attn, (Attention, DiffAttention), f"{where}.attn")
     if type(block) is TimmBlock and type(attn) is Attention:
         return ViTBlock(block, where)
-    attention = (SelfAttention if type(attn) is Attention else DifferentialAttention)(attn, f"{where}.attn")
+    attention = (SelfAttention if type(attn) is Attention else DifferentialAttention)(
+        attn, f"{where}.attn"
+    )
     return (NormFirst if type(block) is TimmBlock else NormLast)(block, attention, where)
 
 

@@ -12,7 +12,8 @@ from benchmarks.gpu_day.accelerator import accelerator
 from benchmarks.gpu_day.day import Day, begin, describe
 from benchmarks.gpu_day.kernels.workload import Workload, measure
 
-# Each has `workloads(device, dry)`, which yields one after the other, since together they would not fit.
+# Each has `workloads(device, dry)`, which yields one after the other, since together they would not
+# fit.
 MODULES = ("merging", "attention", "layers")
 LEAST_SECONDS = 3  # in which a workload can be compiled and measured
 
@@ -22,7 +23,10 @@ def main(day: Day) -> None:
     if day.dry:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported, hence imports by name
         if why := broken_interpreter():
-            day.write(what="interpreter", note=f"nothing can be tried here, for Triton's interpreter fails: {why}")
+            day.write(
+                what="interpreter",
+                note=f"nothing can be tried here, for Triton's interpreter fails: {why}",
+            )
             return
     on = accelerator(day.dry)
     on.allow_cudnn_attention(False)
@@ -41,7 +45,9 @@ def main(day: Day) -> None:
 
 def workloads(day: Day, name: str, device: str) -> Iterator[Workload]:
     """Those of a module, for as long as there is time."""
-    for workload in importlib.import_module(f"benchmarks.gpu_day.kernels.{name}").workloads(device, day.dry):
+    for workload in importlib.import_module(f"benchmarks.gpu_day.kernels.{name}").workloads(
+        device, day.dry
+    ):
         if day.left < LEAST_SECONDS:
             day.write(what="left out", part=f"{workload.kernel} {workload.shape} and all after it")
             return
@@ -51,7 +57,9 @@ def workloads(day: Day, name: str, device: str) -> Iterator[Workload]:
 def broken_interpreter() -> str:
     """Why Triton's interpreter cannot run here; empty if it can. Some versions of it do not go with those of NumPy."""
     try:
-        from tome_core.triton.attention import launch_attention  # which loops as often as a tensor says
+        from tome_core.backends.cuda.attention import (
+            launch_attention,  # which loops as often as a tensor says
+        )
 
         launch_attention(*torch.ones(3, 2, 1, 16), None, torch.tensor([0, 2], dtype=torch.int32), 2)
     except Exception as error:

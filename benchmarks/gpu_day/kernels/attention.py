@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
-from tome_core.offsets import padded_attention
-from tome_core.places import make_places
-from tome_core.triton.attention import Tiles, choose_tiles, launch_attention, unpack
+from tome_core.backends.cuda.attention import Tiles, choose_tiles, launch_attention, unpack
+from tome_core.backends.padded import padded_attention
+from tome_core.ragged.padding import make_places
 
 MIXED = (197, 181, 149, 133, 101, 69, 37, 21)
 WIDTH = 64
@@ -50,7 +50,9 @@ def workloads(device: str, dry: bool) -> Iterator[Workload]:
     for images, count in ((256, 197), (256, 133), (32, 197), (1, 197)):
         for has_sizes in (True, False):
             if has_sizes or count == 197:
-                yield attention_of(Batch(f"{images} x {count}", (count,) * images, 12), device, has_sizes)
+                yield attention_of(
+                    Batch(f"{images} x {count}", (count,) * images, 12), device, has_sizes
+                )
     yield attention_of(Batch("256 mixed", tuple(islice(cycle(MIXED), 256)), 12), device, True)
 
 
@@ -59,7 +61,11 @@ def attention_of(batch: Batch, device: str, has_sizes: bool) -> Workload:
     generator = torch.Generator(device).manual_seed(0)
     width = batch.heads * WIDTH
     qkv = torch.randn(batch.tokens, 3 * width, device=device, generator=generator).to(DTYPE)
-    sizes = torch.randint(1, 9, (batch.tokens,), device=device, generator=generator).float() if has_sizes else None
+    sizes = (
+        torch.randint(1, 9, (batch.tokens,), device=device, generator=generator).float()
+        if has_sizes
+        else None
+    )
     starts = torch.tensor([0, *batch.counts], device=device).cumsum(0).int()
     launch = partial(launch_attention, *unpack(qkv, batch.heads), sizes, starts, max(batch.counts))
     expected = exact_attention(qkv, sizes, batch)
@@ -71,7 +77,10 @@ def attention_of(batch: Batch, device: str, has_sizes: bool) -> Workload:
         bytes=qkv.nbytes * 4 // 3 + (0 if sizes is None else sizes.nbytes),
         flops=4 * sum(count**2 for count in batch.counts) * width,
         deviation=lambda found: worst(found, expected),
-        variants={"served": launch, **{name_of(tiles): partial(launch, tiles) for tiles in others if tiles != chosen}},
+        variants={
+            "served": launch,
+            **{name_of(tiles): partial(launch, tiles) for tiles in others if tiles != chosen},
+        },
         peers=peers_of(qkv, sizes, starts, batch),
     )
 
@@ -81,7 +90,9 @@ def name_of(tiles: Tiles) -> str:
     return f"{tiles.queries}x{tiles.keys}+{tiles.rest} w{tiles.warps} s{tiles.stages}"
 
 
-def peers_of(qkv: Tensor, sizes: Tensor | None, starts: Tensor, batch: Batch) -> dict[str, Callable[[], Any]]:
+def peers_of(
+    qkv: Tensor, sizes: Tensor | None, starts: Tensor, batch: Batch
+) -> dict[str, Callable[[], Any]]:
     """PyTorch's ways to the same."""
     longest = max(batch.counts)
     q, k, v = qkv.unflatten(1, (3, batch.heads, WIDTH)).unbind(1)

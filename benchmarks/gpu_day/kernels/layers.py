@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
-from tome_core.triton.gelu import launch_gelu_
-from tome_core.triton.norms import Rows, launch_add_norm
+from tome_core.backends.cuda.gelu import launch_gelu_
+from tome_core.backends.cuda.norms import Rows, launch_add_norm
 
 EPS = 1e-6
 
@@ -33,7 +33,8 @@ def hidden_of(tokens: int, width: int, device: str) -> Workload:
         return torch.randn(*shape, device=device, generator=generator)
 
     x = random(tokens, width).to(DTYPE)
-    weight, bias = (random(4 * width, width) / width**0.5).to(DTYPE), random(4 * width).to(DTYPE)
+    weight = (random(4 * width, width) / width**0.5).to(DTYPE)
+    bias = random(4 * width).to(DTYPE)
     expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
     return Workload(
         kernel="fc1 with GELU",
@@ -59,7 +60,10 @@ def norm_of(tokens: int, width: int, device: str) -> Workload:
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, generator=generator).to(DTYPE)
 
-    x, branch, weight, bias = random(tokens, width), random(tokens, width), random(width), random(width)
+    x = random(tokens, width)
+    branch = random(tokens, width)
+    weight = random(width)
+    bias = random(width)
     launch = partial(launch_add_norm, x, branch, weight, bias, EPS)
     total = x + branch
     expected = F.layer_norm(total.float(), (width,), weight.float(), bias.float(), EPS)
@@ -69,6 +73,9 @@ def norm_of(tokens: int, width: int, device: str) -> Workload:
         bytes=4 * x.nbytes,
         flops=0,
         deviation=lambda found: max(worst(found[0], total.float()), worst(found[1], expected)),
-        variants={"served": launch, **{f"w{warps}": partial(launch, Rows(1, warps)) for warps in (1, 4)}},
+        variants={
+            "served": launch,
+            **{f"w{warps}": partial(launch, Rows(1, warps)) for warps in (1, 4)},
+        },
         peers={"add + layer_norm": lambda: F.layer_norm(x + branch, (width,), weight, bias, EPS)},
     )

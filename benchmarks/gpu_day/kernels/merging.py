@@ -12,33 +12,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
+from tome_core.backends.cuda.attention import unpack
+from tome_core.backends.cuda.encoder import Extents
+from tome_core.backends.cuda.matching import Matched, Tiles, launch_match
+from tome_core.backends.cuda.merging import launch_merge_norm
+from tome_core.backends.cuda.placing import launch_place
+from tome_core.backends.padded import match as padded_match
 from tome_core.matching import Bipartite
 from tome_core.merge import merge
-from tome_core.offsets import match as padded_match
-from tome_core.places import places_of
-from tome_core.plan import make_plan
+from tome_core.ragged.padding import places_of
+from tome_core.ragged.plan import make_plan
 from tome_core.schedule import Schedule
-from tome_core.triton.attention import unpack
-from tome_core.triton.encoder import Extents
-from tome_core.triton.matching import Matched, Tiles, launch_match
-from tome_core.triton.merging import launch_merge_norm
-from tome_core.triton.placing import launch_place
 
 PREFIX = 1
 EPS = 1e-6
 MIXED = (0, 8, 16, 8)
 TILES = (Tiles(128, 32, 8), Tiles(64, 64, 8), Tiles(64, 64, 4), Tiles(16, 64, 4))
 WARPS = (1, 2, 4)
-OTHER_PLACES = 2e-3  # a share of tokens; of products in another order, the larger one may be another
+OTHER_PLACES = (
+    2e-3  # a share of tokens; of products in another order, the larger one may be another
+)
 
 
 def workloads(device: str, dry: bool) -> Iterator[Workload]:
     """All that there are, one by one."""
     heads, tokens = (1, 9) if dry else (12, 197)
     same = {"r=16": (16,)}
-    for images, mixes in ((2, {"mixed": MIXED}),) if dry else ((256, same | {"mixed": MIXED}), (32, same), (1, same)):
+    for images, mixes in (
+        ((2, {"mixed": MIXED}),) if dry else ((256, same | {"mixed": MIXED}), (32, same), (1, same))
+    ):
         for name, r in mixes.items():
-            block = Block(images, tokens, tuple(min(number, tokens // 2) for number in r), heads, device)
+            block = Block(
+                images, tokens, tuple(min(number, tokens // 2) for number in r), heads, device
+            )
             for of in (match_of, merge_norm_of, place_of):
                 yield of(block, f"{images} x {tokens} {name}")
 
@@ -46,7 +52,9 @@ def workloads(device: str, dry: bool) -> Iterator[Workload]:
 class Block:
     """What a block has when it merges."""
 
-    def __init__(self, images: int, tokens: int, r: tuple[int, ...], heads: int, device: str) -> None:
+    def __init__(
+        self, images: int, tokens: int, r: tuple[int, ...], heads: int, device: str
+    ) -> None:
         generator = torch.Generator(device).manual_seed(0)
 
         def random(*shape: int) -> Tensor:
@@ -54,19 +62,31 @@ class Block:
 
         schedules = tuple(Schedule.of(number) for number in islice(cycle(r), images))
         self.plan = make_plan(schedules, 2, tokens, PREFIX, Bipartite())
-        self.heads, self.dim, self.tokens = heads, 64 * heads, images * tokens
+        self.heads = heads
+        self.dim = 64 * heads
+        self.tokens = images * tokens
         self.qkv = random(self.tokens, 3 * self.dim)
-        self.x, self.branch = random(self.tokens, self.dim), random(self.tokens, self.dim)
-        self.weight, self.bias = random(self.dim), random(self.dim)
+        self.x = random(self.tokens, self.dim)
+        self.branch = random(self.tokens, self.dim)
+        self.weight = random(self.dim)
+        self.bias = random(self.dim)
         self.sizes = torch.randint(1, 4, (self.tokens,), generator=generator, device=device).float()
         extents = Extents.of(self.plan, self.qkv)
         self.before, self.after = extents.starts[:2]
-        self.longest, self.left = extents.longest[0], extents.lengths[1]
+        self.longest = extents.longest[0]
+        self.left = extents.lengths[1]
 
     @property
     def matching(self) -> tuple[Any, ...]:
         """What the kernels match."""
-        return unpack(self.qkv, self.heads)[1], self.before, self.after, self.longest, self.left, PREFIX
+        return (
+            unpack(self.qkv, self.heads)[1],
+            self.before,
+            self.after,
+            self.longest,
+            self.left,
+            PREFIX,
+        )
 
     def padded_match(self) -> Tensor:
         """The same by operators, on a padded batch: new places, int64 ``(T,)``."""
@@ -87,7 +107,9 @@ def match_of(block: Block, shape: str) -> Workload:
     expected = block.padded_match()
 
     def deviation(found: Matched) -> float:
-        if not torch.equal(found.order.long().sort().values, torch.arange(block.tokens, device=expected.device)):
+        if not torch.equal(
+            found.order.long().sort().values, torch.arange(block.tokens, device=expected.device)
+        ):
             return float("inf")
         sources = found.order.long().split(found.begins.diff().tolist())
         if not all((found.dest[part] == place).all() for place, part in enumerate(sources[:500])):
@@ -106,7 +128,9 @@ def match_of(block: Block, shape: str) -> Workload:
         variants={
             "served": partial(launch_match, *block.matching),
             **{
-                f"{tiles.of_a}x{tiles.of_b} w{tiles.warps}": partial(launch_match, *block.matching, tiles)
+                f"{tiles.of_a}x{tiles.of_b} w{tiles.warps}": partial(
+                    launch_match, *block.matching, tiles
+                )
                 for tiles in TILES
             },
         },
@@ -124,7 +148,9 @@ def place_of(block: Block, shape: str) -> Workload:
     most = (block.longest - PREFIX + 1) // 2
 
     def place() -> Tensor:
-        launch_place(similarity, partner, block.before, block.after, order, begins, dest, most, PREFIX)
+        launch_place(
+            similarity, partner, block.before, block.after, order, begins, dest, most, PREFIX
+        )
         return order
 
     def deviation(found: Tensor) -> float:
@@ -138,8 +164,19 @@ def merge_norm_of(block: Block, shape: str) -> Workload:
     """Residual, merge and norm."""
     matched = launch_match(*block.matching)
     dest = matched.dest.long()[None]
-    given = block.x, block.branch, block.sizes, matched.order, matched.begins, block.weight, block.bias, EPS
-    expected, _ = merge((block.x + block.branch).double()[None], block.sizes.double()[None], dest, block.left)
+    given = (
+        block.x,
+        block.branch,
+        block.sizes,
+        matched.order,
+        matched.begins,
+        block.weight,
+        block.bias,
+        EPS,
+    )
+    expected, _ = merge(
+        (block.x + block.branch).double()[None], block.sizes.double()[None], dest, block.left
+    )
 
     def deviation(found: tuple[Tensor, Tensor, Tensor]) -> float:
         rows = found[0].float()

@@ -17,7 +17,8 @@ from benchmarks.gpu_day.day import Day, Row, describe
 DTYPE = torch.bfloat16
 ALLOWED = 2**-7  # relative to a number, or to 1 if it is smaller: twice the largest of rounding
 REPEATS = 10  # calls that are recorded as one, so that a replay costs nothing beside them
-ROUNDS, TURN_SECONDS = 5, 0.004
+ROUNDS = 5
+TURN_SECONDS = 0.004
 DRY_VARIANTS = 2
 
 
@@ -29,7 +30,8 @@ class Workload:
         kernel, shape: names.
         bytes: that have to be read and written, if all is done in one pass.
         flops: of matrix products.
-        deviation: the largest error of a result, of what `variants` give, in units of what is allowed.
+        deviation: the largest error of a result, of what `variants` give, in units of what is
+            allowed.
         variants: ours; the first is what is served. Each gives its result.
         peers: PyTorch's.
     """
@@ -60,12 +62,16 @@ def measure(day: Day, on: Accelerator, workload: Workload) -> None:
             row["first_s"] = round(time.perf_counter() - started, 2)
             served = result if served is None else served
             if ours:
-                row.update(deviation=round(workload.deviation(result), 3), same_bits=same(result, served))
+                row.update(
+                    deviation=round(workload.deviation(result), 3), same_bits=same(result, served)
+                )
             row["host_us"] = host_microseconds(on, call, repeats)
             row["recorded"] = not on.waits(call)
             several = partial(repeat, call, repeats)
             calls[name] = on.record(several) if row["recorded"] else several
-        except Exception as error:  # another version of PyTorch, a cut that does not fit: the others go on
+        except (
+            Exception
+        ) as error:  # another version of PyTorch, a cut that does not fit: the others go on
             day.write(**row, **{"error" if ours else "note": describe(error)})
             continue
         rows[name] = row

@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.catalog import read_catalog
-from server.engine.loading import LoadedModel, load_model
-from server.engine.runner import Runner
-from tests.server.engine.tiny import write_tiny
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("tiny")).parent
+from server.catalog.entries import read_catalog
+from server.engine.execution.runner import Runner
+from server.engine.loading.model_loader import LoadedModel, load_model
 
 
 @pytest.fixture(scope="session")

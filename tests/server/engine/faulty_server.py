@@ -1,11 +1,13 @@
-"""``python -m tests.server.engine.faulty_server serve``: the server on engines out of this folder, named by FAULTY."""
+"""``python -m tests.server.engine.faulty_server serve``: the server on engines out of this folder,
+named by FAULTY.
+"""
 
 import os
 import sys
 from dataclasses import replace
 
-from server.cli import main
-from server.engine import pool
+from server.commands.cli import main
+from server.engine_client import pool
 
 HUNG_SECONDS = 8.0
 

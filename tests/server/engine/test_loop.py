@@ -1,4 +1,6 @@
-"""The loop on a device that computes when the test lets it: what is launched, when, and what fails with what."""
+"""The loop on a device that computes when the test lets it: what is launched, when, and what fails
+with what.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from server.channel import Channel, pack
-from server.engine.calibration import Calibration, Sample
-from server.engine.cutting import Bounds
-from server.engine.launched import Launched
-from server.engine.loading import LoadedModel
+from server.engine.execution.in_flight import BatchInFlight
+from server.engine.execution.prediction import Prediction
+from server.engine.execution.runner import Runner
+from server.engine.loading.model_loader import LoadedModel
 from server.engine.loop import Loop, Served
-from server.engine.prediction import Prediction
-from server.engine.runner import Runner
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.batch_builder import Bounds
+from server.engine.scheduling.calibration import Calibration, Sample
+from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import describe
-from server.messages import BatchDone, Job, Stop
-from server.pulse import PulsePage
-from server.slots import Slots, create_memory
+from server.ipc.channel import Channel, pack
+from server.ipc.heartbeat import HeartbeatPage
+from server.ipc.messages import BatchDone, Job, Stop
+from server.ipc.shared_memory import Slots, create_memory
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
@@ -37,7 +39,7 @@ FOUR = Schedule.constant(4)
 class Pending:
     """A batch that is done when the test says so; ``fails`` raises what the device would have."""
 
-    launched: Launched
+    launched: BatchInFlight
     images: int
     released: threading.Event = field(default_factory=threading.Event)
     fails: bool = False
@@ -53,7 +55,9 @@ class Pending:
 
 
 class Slow(Runner):
-    """Keeps every batch, in the order of their launches; the first ``held`` of them until they are released."""
+    """Keeps every batch, in the order of their launches; the first ``held`` of them until they are
+    released.
+    """
 
     def __init__(self, model: LoadedModel, held: int) -> None:
         super().__init__(model, torch.device("cpu"))
@@ -75,7 +79,7 @@ class Engine:
     runner: Slow
     connection: socket.socket
     channel: Channel
-    page: PulsePage
+    page: HeartbeatPage
 
     def submit(self, *numbers: int) -> None:
         """Jobs that arrive together."""
@@ -103,9 +107,11 @@ def running(tiny: LoadedModel, held: int) -> Iterator[Engine]:
         slots.view(slot, SIZE, np.uint8)[:] = slot
     runner = Slow(tiny, held)
     geometry = describe(runner, ()).geometry
-    calibration = Calibration(geometry, [Sample((FOUR,) * count, 1e-3 * count) for count in (1, 2, 4)])
+    calibration = Calibration(
+        geometry, [Sample((FOUR,) * count, 1e-3 * count) for count in (1, 2, 4)]
+    )
     scheduler = Scheduler(Bounds(4, 4), 1.0, lambda model: calibration)
-    page = PulsePage(create_memory("page", PulsePage.SIZE))
+    page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
     loop = Loop(Channel(theirs), scheduler, {"tiny": Served(runner, calibration)}, slots, page)
     thread = threading.Thread(target=loop.run)
     thread.start()
@@ -182,10 +188,12 @@ def test_a_batch_that_fails_when_it_is_collected_runs_again_in_halves_and_the_ne
         assert [pending.images for pending in engine.runner.batches] == [1, 4, 2, 2]
 
 
-def test_what_raises_at_launch_fails_alone(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_raises_at_launch_fails_alone(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     launch = Runner.launch
 
-    def raising(self: Runner, pixels: np.ndarray, *arguments: Any) -> Launched:
+    def raising(self: Runner, pixels: np.ndarray, *arguments: Any) -> BatchInFlight:
         if (pixels[:, 0, 0, 0] == 2).any():
             raise RuntimeError("injected")
         return launch(self, pixels, *arguments)
@@ -216,8 +224,12 @@ def test_the_page_shows_the_batch_at_the_front(tiny: LoadedModel) -> None:
     assert engine.page.read().began == 0
 
 
-def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_that_one(tiny: LoadedModel) -> None:
-    """Else it would be timed from the end of its own launch, in which the device has worked on it already."""
+def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_that_one(
+    tiny: LoadedModel,
+) -> None:
+    """Else it would be timed from the end of its own launch, in which the device has worked on it
+    already.
+    """
     with running(tiny, held=1) as engine:
         launch = engine.runner.launch
 
@@ -230,7 +242,8 @@ def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_t
         engine.runner.launch = slowly  # type: ignore[method-assign]
         engine.launch(0)
         engine.submit(1)
-        first, second = engine.answered(), engine.answered()
+        first = engine.answered()
+        second = engine.answered()
     assert ids(first) == [0] and ids(second) == [1]
     assert second.forward_seconds >= 0.2
 

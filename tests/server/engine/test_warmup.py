@@ -4,9 +4,17 @@ from collections.abc import Sequence
 import pytest
 
 from server.engine import warmup
-from server.engine.calibration import Calibration
-from server.engine.runner import Runner
-from server.engine.warmup import describe, graph_kinds, kinds_of, level_batch, measure_costs, measure_levels, possible
+from server.engine.execution.runner import Runner
+from server.engine.scheduling.calibration import Calibration
+from server.engine.warmup import (
+    describe,
+    graph_kinds,
+    kinds_of,
+    level_batch,
+    measure_costs,
+    measure_levels,
+    possible,
+)
 from tome_core.schedule import Schedule
 
 LEVELS = [Schedule.constant(r) for r in (0, 4, 8)]
@@ -24,14 +32,19 @@ def test_levels_say_what_is_left(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("least", [0.0, 0.3])
-def test_what_disturbs_a_turn_does_not_show(least: float, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, now = itertools.count(), 0.0
+def test_what_disturbs_a_turn_does_not_show(
+    least: float, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = itertools.count()
+    now = 0.0
 
     def seconds(schedules: Sequence[Schedule]) -> float:
         nonlocal now
         now += 0.001
         disturbed = next(turns) % 5 < 3  # three levels: another of them each turn
-        return {LEVELS[0]: 1.0, LEVELS[1]: 0.8, LEVELS[2]: 0.5}[schedules[0]] * (3 if disturbed else 1)
+        return {LEVELS[0]: 1.0, LEVELS[1]: 0.8, LEVELS[2]: 0.5}[schedules[0]] * (
+            3 if disturbed else 1
+        )
 
     monkeypatch.setattr(warmup, "LEVEL_SECONDS", least)
     monkeypatch.setattr(warmup.time, "monotonic", lambda: now)
@@ -50,12 +63,16 @@ def test_batches_of_all_kinds_are_timed(max_batch: int) -> None:
     assert list(kinds_of(LEVELS[:1], max_batch))
 
 
-@pytest.mark.parametrize("buckets", [(1, 2, 4, 8, 16, 32, 48, 64, 96, 128), (1, 2, 4, 8, 16, 32), (1,)])
+@pytest.mark.parametrize(
+    "buckets", [(1, 2, 4, 8, 16, 32, 48, 64, 96, 128), (1, 2, 4, 8, 16, 32), (1,)]
+)
 def test_batches_of_graphs_and_others_are_timed(buckets: tuple[int, ...]) -> None:
     kinds = list(graph_kinds(LEVELS, 128, buckets))
     assert len(set(kinds)) == len(kinds)
     alike = {(kind[0], len(kind)) for kind in kinds if len(set(kind)) == 1}
-    assert alike >= {(level, size) for level in LEVELS for size in (1, 8, 32, 128) if size <= buckets[-1]}
+    assert alike >= {
+        (level, size) for level in LEVELS for size in (1, 8, 32, 128) if size <= buckets[-1]
+    }
     assert alike >= {(level, 128) for level in (LEVELS[0], LEVELS[-1])}
     others = {schedule for schedule, _ in alike} - set(LEVELS)
     assert others == {Schedule.constant(1), Schedule.per_layer([1])}
@@ -67,7 +84,9 @@ def test_batches_of_graphs_are_no_larger_than_any(max_batch: int) -> None:
     for levels in (LEVELS, LEVELS[:1]):
         kinds = list(graph_kinds(levels, max_batch, (1, max_batch)))
         assert len(set(kinds)) == len(kinds)
-        assert {len(kind) for kind in kinds} == {size for size in (1, 8, max_batch) if size <= max_batch}
+        assert {len(kind) for kind in kinds} == {
+            size for size in (1, 8, max_batch) if size <= max_batch
+        }
 
 
 def test_a_model_can_be_calibrated(runner: Runner) -> None:
@@ -77,7 +96,9 @@ def test_a_model_can_be_calibrated(runner: Runner) -> None:
     assert calibration.predict(LEVELS[:1] * 6) > 0
 
 
-def test_a_budget_that_is_spent_leaves_the_small_batches(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_that_is_spent_leaves_the_small_batches(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(warmup, "BUDGET_SECONDS", 0.0)
     (sample,) = measure_costs(runner, LEVELS, 6)
     assert sample.schedules == (LEVELS[0],)

@@ -8,7 +8,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-ARGUMENTS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
+ARGUMENTS = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 3,
+}
 TABLE = """
 [[models]]
 name = "tiny"
@@ -25,7 +32,9 @@ model_args = { patch_size = 8, embed_dim = 32, depth = 2, num_heads = 2 }
 
 
 def write_tiny(folder: Path, depth: int = ARGUMENTS["depth"]) -> Path:
-    """Save it with random weights in ``folder``, in two formats; returns the path of the models file."""
+    """Save it with random weights in ``folder``, in two formats; returns the path of the models
+    file.
+    """
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", **(ARGUMENTS | {"depth": depth}))
     for parameter in vit.parameters():

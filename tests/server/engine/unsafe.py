@@ -1,4 +1,5 @@
-"""An engine process whose device survives neither CUDA graphs nor, without them, the optimised network.
+"""An engine process whose device survives neither CUDA graphs nor, without them, the optimised
+network.
 
 Only tests run it, in place of `server.engine`.
 """
@@ -8,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from server.engine import __main__ as engine
-from server.engine import proving, starting
-from server.engine.config import EngineConfig
-from server.engine.forward import CaptureFailed
-from server.engine.runner import Runner
+from server.engine import startup
+from server.engine.device import self_check
+from server.engine.device.forward import CaptureFailed
+from server.engine.execution.runner import Runner
+from server.ipc.engine_config import EngineConfig
 
 if __name__ == "__main__":
 
@@ -23,10 +25,11 @@ if __name__ == "__main__":
 
     def start_models(config: EngineConfig) -> Any:
         if not config.accelerations.graphs:
-            proving.tome_core.optimize = optimize
+            self_check.tome_core.optimize = optimize
         return start(config)
 
-    start, starting.start_models = starting.start_models, start_models
+    start = startup.start_models
+    startup.start_models = start_models
     Runner.record_graphs = record_graphs  # type: ignore[method-assign]
-    proving.is_lost = lambda device: True
+    self_check.is_lost = lambda device: True
     engine.run_process()

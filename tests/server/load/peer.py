@@ -12,8 +12,11 @@ Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def peer(answer: Answer) -> AsyncIterator[str]:
-    """A server that reads whole requests and calls ``answer`` for each, with its number; gives its address."""
-    seen, writers = 0, set()
+    """A server that reads whole requests and calls ``answer`` for each, with its number; gives its
+    address.
+    """
+    seen = 0
+    writers = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal seen
@@ -21,7 +24,11 @@ async def peer(answer: Answer) -> AsyncIterator[str]:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(line.split(": ")[1] for line in head.split("\r\n") if line.startswith("Content-Length"))
+                length = next(
+                    line.split(": ")[1]
+                    for line in head.split("\r\n")
+                    if line.startswith("Content-Length")
+                )
                 await reader.readexactly(int(length))
                 seen += 1
                 await answer(seen - 1, writer)

@@ -18,8 +18,11 @@ def gaps(kind: Arrivals, rate: float, count: int = 40_000) -> list[float]:
 @pytest.mark.parametrize("kind", ["poisson", "constant", "bursty"])
 @pytest.mark.parametrize("rate", [0.5, 30.0])
 def test_the_mean_rate_is_what_was_asked_for(kind: Arrivals, rate: float) -> None:
-    # A burst and a calm are one independent draw; at 30/s there are few of them in as many arrivals.
-    assert 1 / statistics.mean(gaps(kind, rate)) == pytest.approx(rate, rel=0.1 if kind == "bursty" else 0.02)
+    # A burst and a calm are one independent draw; at 30/s there are few of them in as many
+    # arrivals.
+    assert 1 / statistics.mean(gaps(kind, rate)) == pytest.approx(
+        rate, rel=0.1 if kind == "bursty" else 0.02
+    )
 
 
 def test_constant_gaps_are_equal() -> None:
@@ -33,7 +36,9 @@ def test_poisson_gaps_vary_as_much_as_they_last_and_have_no_memory() -> None:
 
 
 def test_bursts_crowd_the_seconds() -> None:
-    """The variance of counts per second over their mean is 1 for Poisson arrivals, and more for bursts."""
+    """The variance of counts per second over their mean is 1 for Poisson arrivals, and more for
+    bursts.
+    """
 
     def dispersion(kind: Arrivals) -> float:
         counts = [0] * 2000
@@ -48,5 +53,7 @@ def test_bursts_crowd_the_seconds() -> None:
 
 
 def test_the_same_seed_gives_the_same_times() -> None:
-    first, again, other = (list(islice(arrivals("bursty", 9, Random(seed)), 50)) for seed in (3, 3, 4))
+    first, again, other = (
+        list(islice(arrivals("bursty", 9, Random(seed)), 50)) for seed in (3, 3, 4)
+    )
     assert first == again != other

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import join_repeated, main
+from server.commands.cli import join_repeated, main
 from server.load.pictures import read_pictures
 from server.load.record import Record, digest
 from server.load.report import LoadReport
@@ -27,10 +27,28 @@ def test_the_report_says_what_the_server_did(
 ) -> None:
     file = tmp_path / "report.json"
     batches = server.metric("tome_batch_images_sum")
-    arguments = ["--url", server.url, "--r", "0", "--r=16", "--requests", "40", "--connections", "4", "--seed", "3"]
-    assert main(["load", *arguments, "--deadline-ms", "20000", "--json", str(file), "--expect", "1"]) == 0
-    printed, report = capfd.readouterr().out, json.loads(file.read_text())
-    assert server.metric("tome_batch_images_sum") == batches + 42  # one more for each r, to see that it is right
+    arguments = [
+        "--url",
+        server.url,
+        "--r",
+        "0",
+        "--r=16",
+        "--requests",
+        "40",
+        "--connections",
+        "4",
+        "--seed",
+        "3",
+    ]
+    assert (
+        main(["load", *arguments, "--deadline-ms", "20000", "--json", str(file), "--expect", "1"])
+        == 0
+    )
+    printed = capfd.readouterr().out
+    report = json.loads(file.read_text())
+    assert (
+        server.metric("tome_batch_images_sum") == batches + 42
+    )  # one more for each r, to see that it is right
     assert "closed loop of 4, 40 requests" in printed
     assert "answered within 20000 ms" in printed
     assert "ms of CPU time per request" in printed
@@ -44,7 +62,9 @@ def test_the_report_says_what_the_server_did(
 
 @pytest.mark.parametrize("endpoint", ["classify", "embed"])
 def test_each_answer_is_that_of_its_image_and_r(server: RunningServer, endpoint: str) -> None:
-    """An open loop with mixed r; what is asked for alone afterwards gives the same class, or the same features."""
+    """An open loop with mixed r; what is asked for alone afterwards gives the same class, or the
+    same features.
+    """
     answers: dict[tuple[int, str], list[dict]] = defaultdict(list)
 
     def observe(record: Record) -> None:
@@ -53,7 +73,14 @@ def test_each_answer_is_that_of_its_image_and_r(server: RunningServer, endpoint:
         assert len(digest(record.body)) == 32
         answers[record.picture, record.r].append(json.loads(record.body))
 
-    spec = LoadSpec(server.url, read_pictures([]), rate=100, requests=80, r=("0", "16", "16:-1"), endpoint=endpoint)
+    spec = LoadSpec(
+        server.url,
+        read_pictures([]),
+        rate=100,
+        requests=80,
+        r=("0", "16", "16:-1"),
+        endpoint=endpoint,
+    )
     report = asyncio.run(run_load(spec, observe))
     assert report.outcomes == {"200": 80}
     assert len(answers) > 12
@@ -66,14 +93,21 @@ def test_each_answer_is_that_of_its_image_and_r(server: RunningServer, endpoint:
             assert all(one == pytest.approx(first, abs=0.1) for one in rest)
 
 
-def test_a_mistake_that_only_the_server_sees(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_that_only_the_server_sees(
+    server: RunningServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["load", "--url", server.url, "--r", "500"]) == 1
-    assert "refuses r=500: 422, r=500 is too large for fashion-mnist; allowed are 0 to 98" in capfd.readouterr().err
+    assert (
+        "refuses r=500: 422, r=500 is too large for fashion-mnist; allowed are 0 to 98"
+        in capfd.readouterr().err
+    )
     assert main(["load", "README.md", "--url", server.url]) == 1
     assert "415" in capfd.readouterr().err
 
 
-def test_too_little_goodput_is_a_failure(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_too_little_goodput_is_a_failure(
+    server: RunningServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--url", server.url, "--requests", "5", "--deadline-ms", "0.01", "--json=-"]
     assert main(["load", *arguments]) == 1
     captured = capfd.readouterr()
@@ -84,7 +118,10 @@ def test_too_little_goodput_is_a_failure(server: RunningServer, capfd: pytest.Ca
 
 
 def test_a_key_comes_from_a_file_or_the_environment(
-    start_server: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    start_server: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "key"
     file.write_text("first-secret\n")
@@ -102,8 +139,21 @@ def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
     server: RunningServer, eventually: Callable[..., None]
 ) -> None:
     before = server.metric("tome_batch_images_sum")
-    command = [sys.executable, "-m", "server", "load", "--url", server.url, "--rate", "30", "--duration", "600"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "load",
+        "--url",
+        server.url,
+        "--rate",
+        "30",
+        "--duration",
+        "600",
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     eventually(lambda: server.metric("tome_batch_images_sum") > before + 5, 30)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=30)
@@ -138,5 +188,7 @@ def test_several_r_may_have_commas(arguments: list[str], joined: list[str]) -> N
 
 def test_it_needs_nothing_heavy() -> None:
     code = "import server.load.command, server.top.command, sys; print(*sys.modules)"
-    names = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    names = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     assert not {"torch", "numpy", "fastapi", "starlette", "uvicorn", "PIL"} & set(names.split())

@@ -8,7 +8,9 @@ from server.load.latency import Latency, percentile
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 100))
-def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(values: list[float], percent: float) -> None:
+def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(
+    values: list[float], percent: float
+) -> None:
     found = percentile(sorted(values), percent)
     enough = len(values) * percent / 100 * (1 - 1e-9)
     assert found in values

@@ -12,21 +12,29 @@ from server.load.spec import LoadSpec
 
 
 def spec(**more: Any) -> LoadSpec:
-    return LoadSpec("http://x", (Picture("a.png", b"x"),), **{"rate": 2, "duration": 8, "key": "secret", **more})
+    return LoadSpec(
+        "http://x", (Picture("a.png", b"x"),), **{"rate": 2, "duration": 8, "key": "secret", **more}
+    )
 
 
-def record(number: int, intended: float, sent: float, done: float, status: int = 200, **more: Any) -> Record:
+def record(
+    number: int, intended: float, sent: float, done: float, status: int = 200, **more: Any
+) -> Record:
     return Record(number, 0, "", intended, sent, done, status, **more)
 
 
 def test_a_late_start_costs_the_goodput() -> None:
     records = [
         record(0, 0.0, 0.0, 0.1, used="16", tokens=11, batch=1),
-        record(1, 1.0, 1.3, 1.4, used="0", tokens=197, batch=3),  # soon answered, but sent 0.3 s late
+        record(
+            1, 1.0, 1.3, 1.4, used="0", tokens=197, batch=3
+        ),  # soon answered, but sent 0.3 s late
         record(2, 6.0, 6.0, 6.02, status=503, reason="queue-full"),
         Record(3, 0, "", 7.0, 7.0, 9.0, failure="timeout"),
     ]
-    report = LoadReport.of(spec(deadline_ms=200), records, started=100.0, cpu_seconds=0.001, connections=2)
+    report = LoadReport.of(
+        spec(deadline_ms=200), records, started=100.0, cpu_seconds=0.001, connections=2
+    )
     assert (report.requests, report.answered, report.good) == (4, 2, 1)
     assert report.outcomes == {"200": 2, "503": 1, "timeout": 1}
     assert report.reasons == {"queue-full": 1}
@@ -37,8 +45,20 @@ def test_a_late_start_costs_the_goodput() -> None:
     assert (report.r_mean, report.tokens_mean, report.batch_mean) == (8, 104, 2)
 
     early, late = report.windows
-    assert (early.start, early.requests, early.good, early.r_mean, early.goodput_per_s) == (0, 2, 1, 8, 0.2)
-    assert (late.start, late.requests, late.refused, late.r_mean, late.p99_ms) == (5, 2, 1, None, None)
+    assert (early.start, early.requests, early.good, early.r_mean, early.goodput_per_s) == (
+        0,
+        2,
+        1,
+        8,
+        0.2,
+    )
+    assert (late.start, late.requests, late.refused, late.r_mean, late.p99_ms) == (
+        5,
+        2,
+        1,
+        None,
+        None,
+    )
 
     text = json.dumps(report.as_json())
     assert "secret" not in text and '"a.png"' in text
@@ -62,7 +82,12 @@ def test_bodies_are_read_where_they_are_ours() -> None:
     found.read_answer()
     assert (found.used, found.tokens, found.batch) == ("16", 11, 7)
     problem = {"type": "urn:tome:problem:overloaded", "reason": "draining"}
-    for body, reason in ((problem, "draining"), ({"type": problem["type"]}, "overloaded"), ([], ""), ("{", "")):
+    for body, reason in (
+        (problem, "draining"),
+        ({"type": problem["type"]}, "overloaded"),
+        ([], ""),
+        ("{", ""),
+    ):
         found = record(0, 0, 0, 0, status=503, body=json.dumps(body).encode())
         found.read_answer()
         assert found.reason == reason
@@ -70,7 +95,13 @@ def test_bodies_are_read_where_they_are_ours() -> None:
 
 def test_a_digest_is_of_the_result_alone() -> None:
     def body(**more: Any) -> bytes:
-        answer = {"model": "m", "r": "16", "predictions": [{"score": 0.5}], "batch_size": 1, "timing_ms": {"queue": 1}}
+        answer = {
+            "model": "m",
+            "r": "16",
+            "predictions": [{"score": 0.5}],
+            "batch_size": 1,
+            "timing_ms": {"queue": 1},
+        }
         return json.dumps(answer | more).encode()
 
     assert digest(body()) == digest(body(batch_size=2, timing_ms={"queue": 3}))

@@ -28,7 +28,9 @@ def load(answer: Answer, **spec: Any) -> LoadReport:
 
 
 def test_a_stall_counts_for_every_request_that_it_holds_up() -> None:
-    """Coordinated omission: over one connection a single request meets the stall, but dozens were to be sent in it."""
+    """Coordinated omission: over one connection a single request meets the stall, but dozens were
+    to be sent in it.
+    """
 
     async def stall_once(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 20:
@@ -44,7 +46,11 @@ def test_a_stall_counts_for_every_request_that_it_holds_up() -> None:
     assert report.response is not None and report.service is not None and report.lag is not None
     assert report.response.p90 > 300 > report.service.p95
     # What a request waited for its connection is what lies between the two.
-    assert all(r.response == pytest.approx(r.service + r.sent - r.intended) for r in report.records if r.sent)
+    assert all(
+        r.response == pytest.approx(r.service + r.sent - r.intended)
+        for r in report.records
+        if r.sent
+    )
 
 
 def test_a_closed_loop_waits_for_its_answers() -> None:
@@ -102,14 +108,17 @@ def test_the_warm_up_does_not_count() -> None:
     ],
 )
 @pytest.mark.parametrize("loop", [{"connections": 2}, {"rate": 200.0}])
-def test_an_answer_and_the_end_of_its_connection(sent: bytes, outcome: str, loop: dict[str, Any]) -> None:
+def test_an_answer_and_the_end_of_its_connection(
+    sent: bytes, outcome: str, loop: dict[str, Any]
+) -> None:
     async def then_close(number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
         await writer.drain()
         writer.close()
 
     report = load(then_close, requests=9, **loop)
-    # An answer may come before its connection is known to be closed; then the next request on it meets that.
+    # An answer may come before its connection is known to be closed; then the next request on it
+    # meets that.
     assert report.outcomes.get(outcome, 0) >= 5
     assert set(report.outcomes) <= {outcome, "closed"}
     assert sum(report.outcomes.values()) == 9
@@ -130,7 +139,9 @@ def test_nobody_there() -> None:
     spec = LoadSpec(f"http://127.0.0.1:{free_port()}", PICTURES, connections=1, requests=2)
     with pytest.raises(ConfigError, match="gives no answer: Connection refused"):
         asyncio.run(run_load(spec))
-    report = asyncio.run(run_load(LoadSpec(spec.url, PICTURES, connections=1, requests=2, probe=False)))
+    report = asyncio.run(
+        run_load(LoadSpec(spec.url, PICTURES, connections=1, requests=2, probe=False))
+    )
     assert (report.outcomes, report.answered, report.response) == ({"connect": 2}, 0, None)
 
 
@@ -154,7 +165,8 @@ def test_a_stop_ends_the_sending_and_waits_for_answers() -> None:
             writer.write(OK)
 
         async with peer(stop_at_five) as url:
-            # So slowly that few are overdue after a pause of this process: those are all sent at once.
+            # So slowly that few are overdue after a pause of this process: those are all sent at
+            # once.
             spec = LoadSpec(url, PICTURES, rate=5, duration=600, probe=False)
             return await asyncio.wait_for(run_load(spec, stop=stop), 30)
 
@@ -182,7 +194,9 @@ def test_a_request_asks_for_what_the_spec_says() -> None:
         key="secret", endpoint="embed",
     )  # fmt: skip
     head, body = Requests(spec).bytes_of("3,1", 1)
-    assert head.startswith(b"POST /behind/embed?r=3,1&model=m&deadline_ms=250 HTTP/1.1\r\nHost: [::1]:80\r\n")
+    assert head.startswith(
+        b"POST /behind/embed?r=3,1&model=m&deadline_ms=250 HTTP/1.1\r\nHost: [::1]:80\r\n"
+    )
     assert b"\r\nContent-Length: 80000\r\n" in head
     assert b"\r\nAuthorization: Bearer secret\r\n" in head and head.endswith(b"\r\n\r\n")
     assert body is PICTURES[1].content
@@ -191,7 +205,9 @@ def test_a_request_asks_for_what_the_spec_says() -> None:
 
 def test_the_same_seed_asks_for_the_same() -> None:
     def first(seed: int) -> list[tuple[str, int]]:
-        source = draws(LoadSpec("http://x", PICTURES, rate=1, requests=1, r=("0", "8", "16"), seed=seed))
+        source = draws(
+            LoadSpec("http://x", PICTURES, rate=1, requests=1, r=("0", "8", "16"), seed=seed)
+        )
         return [next(source) for _ in range(300)]
 
     assert first(1) == first(1) != first(2)

@@ -10,18 +10,32 @@ from collections.abc import Iterator
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BINARY = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
-MISSING = None if BINARY and DRIVER else "needs a Chromium and its chromedriver (Debian: chromium, chromium-driver)"
+MISSING = (
+    None
+    if BINARY and DRIVER
+    else "needs a Chromium and its chromedriver (Debian: chromium, chromium-driver)"
+)
 
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
-    """A browser of 1280 by 1000 pixels in light colours. Raises selenium's WebDriverException where it cannot start."""
+    """A browser of 1280 by 1000 pixels in light colours. Raises selenium's WebDriverException where
+    it cannot start.
+    """
     options = webdriver.ChromeOptions()
     options.binary_location = BINARY
     # No sandbox: root may have none, as in containers. Nothing but our own page is opened.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options, Service(DRIVER))
@@ -47,11 +61,17 @@ def colours(browser: webdriver.Chrome, scheme: str) -> None:
 
 
 def complaints(browser: webdriver.Chrome) -> list[str]:
-    """What the console has shown since it was last asked: failed requests, refusals of the policy, exceptions."""
+    """What the console has shown since it was last asked: failed requests, refusals of the policy,
+    exceptions.
+    """
     return [entry["message"] for entry in browser.get_log("browser")]
 
 
 def requested(browser: webdriver.Chrome) -> list[str]:
     """The address of each request since it was last asked."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
+    return [
+        each["params"]["request"]["url"]
+        for each in events
+        if each["method"] == "Network.requestWillBeSent"
+    ]

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -59,15 +63,25 @@ class Page:
     def until_tokens(self, text: str) -> None:
         """Wait for an answer with so many tokens that is no older than the choice."""
         self.until(
-            lambda: self.text("tokens") == text and self.at("outcome").get_attribute("aria-busy") != "true", text
+            lambda: (
+                self.text("tokens") == text
+                and self.at("outcome").get_attribute("aria-busy") != "true"
+            ),
+            text,
         )
 
     def until_regions(self, r: str) -> None:
         """Wait for both pictures of merging."""
 
         def drawn() -> bool:
-            captions = [caption.text for caption in self.at("regions").find_elements(By.TAG_NAME, "figcaption")]
-            loaded = "return [...document.querySelectorAll('#regions img')].every(e => e.complete && e.naturalWidth)"
+            captions = [
+                caption.text
+                for caption in self.at("regions").find_elements(By.TAG_NAME, "figcaption")
+            ]
+            loaded = (
+                "return [...document.querySelectorAll('#regions img')].every(e => e.complete &&"
+                " e.naturalWidth)"
+            )
             starts = ("r = 0,", f"r = {r},")
             return self.script(loaded) and all(map(str.startswith, captions, starts))
 
@@ -79,8 +93,8 @@ class Page:
     def slide(self, r: int, name: str = "r") -> None:
         """Move a slider as a script can: the events are those of a drag."""
         self.script(
-            "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-            "for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true}))",
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1];for (const"
+            " kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true}))",
             name,
             r,
         )

@@ -1,6 +1,8 @@
-"""The picture of the page in docs/: `python -m tests.server.page.screenshot`, on a machine that does nothing else.
+"""The picture of the page in docs/: `python -m tests.server.page.screenshot`, on a machine that
+does nothing else.
 
-A server of its own gets batches at r=0, 8 and 16 in turn, for the chart; then the page measures, and is pictured.
+A server of its own gets batches at r=0, 8 and 16 in turn, for the chart; then the page measures,
+and is pictured.
 """
 
 from __future__ import annotations
@@ -25,15 +27,22 @@ COLOURS = 128  # more than the page has; the file is a quarter of what it would 
 
 def main() -> None:
     """Picture the page as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", nargs="?", type=Path, default=ROOT / "docs" / "page.png")
-    parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels; default: %(default)s")
+    parser.add_argument(
+        "--width", type=int, default=1280, help="of the window, in pixels; default: %(default)s"
+    )
     parser.add_argument("--dark", action="store_true", help="as for those who prefer dark colours")
     parser.add_argument("--seconds", type=float, default=100, help="of load; default: %(default)s")
     options = parser.parse_args()
     if browsers.MISSING:
         parser.error(browsers.MISSING)
-    with run_server(levels="0,4,8,12,16", max_batch=32) as server, browsers.open_browser() as browser:
+    with (
+        run_server(levels="0,4,8,12,16", max_batch=32) as server,
+        browsers.open_browser() as browser,
+    ):
         browsers.resize(browser, options.width, 1000)
         browsers.colours(browser, "dark" if options.dark else "light")
         page = Page(browser)
@@ -43,7 +52,8 @@ def main() -> None:
             load(server.url, r, options.seconds / 3)
         page.at("measure").send_keys(Keys.ENTER)  # a mouse would stay above it
         page.until(
-            lambda: "each of" in page.text("passes") and page.at("measure").is_enabled(), "the measurement's end"
+            lambda: "each of" in page.text("passes") and page.at("measure").is_enabled(),
+            "the measurement's end",
         )
         options.file.write_bytes(picture(browser, options.width))
 
@@ -59,7 +69,9 @@ def load(url: str, r: int, seconds: float) -> None:
 
 def picture(browser: webdriver.Chrome, width: int) -> bytes:
     """The whole page as a small PNG file."""
-    browsers.resize(browser, width, browser.execute_script("return document.scrollingElement.scrollHeight"))
+    browsers.resize(
+        browser, width, browser.execute_script("return document.scrollingElement.scrollHeight")
+    )
     browser.execute_script("document.activeElement.blur()")
     shot = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     file = io.BytesIO()

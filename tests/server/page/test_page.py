@@ -12,15 +12,19 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from server.profiles import read_profile
+from server.catalog.profiles import read_profile
 from tests.server.conftest import ROOT
 from tests.server.page import browser as browsers
 from tests.server.page.conftest import UNKNOWN
 
 PROFILE = ROOT / "server" / "bundled" / "fashion-mnist.profile.json"
 # A millisecond may pass before the server looks at the clock, before it estimates, or in the queue.
-UNMET = r"^The deadline has passed: .*\.$|^The server cannot take .* deadline.*\. Trying again in \d+ s\.$"
-BAG, SNEAKER = ROOT / "examples" / "bag.png", ROOT / "examples" / "sneaker.jpg"
+UNMET = (
+    r"^The deadline has passed: .*\.$|^The server cannot take .* deadline.*\. Trying again in \d+"
+    r" s\.$"
+)
+BAG = ROOT / "examples" / "bag.png"
+SNEAKER = ROOT / "examples" / "sneaker.jpg"
 
 
 @pytest.fixture
@@ -63,7 +67,9 @@ def test_r_changes_what_is_seen(opened):
     opened.slide(0)
     opened.until_tokens("197 of 197 tokens")
     opened.until_regions("0")
-    assert opened.at("region-merged").get_attribute("src") == opened.at("region-plain").get_attribute("src")
+    assert opened.at("region-merged").get_attribute("src") == opened.at(
+        "region-plain"
+    ).get_attribute("src")
 
 
 def test_the_first_range_is_r(opened):
@@ -78,8 +84,13 @@ def test_the_slider_and_the_examples_work_by_keyboard(opened):
     opened.at("r").send_keys(Keys.ARROW_RIGHT * 4)
     opened.until_tokens("149 of 197 tokens")
     style = "return getComputedStyle(document.activeElement).outlineStyle"
-    assert (opened.browser.switch_to.active_element.get_attribute("id"), opened.script(style)) == ("r", "solid")
-    opened.at("examples").find_element(By.CSS_SELECTOR, "[data-name='trouser.png']").send_keys(Keys.ENTER)
+    assert (opened.browser.switch_to.active_element.get_attribute("id"), opened.script(style)) == (
+        "r",
+        "solid",
+    )
+    opened.at("examples").find_element(By.CSS_SELECTOR, "[data-name='trouser.png']").send_keys(
+        Keys.ENTER
+    )
     opened.until(lambda: best(opened) == "Trouser", "the example's class")
     opened.until(lambda: opened.text("spoken").startswith("Trouser,"), "that it is spoken")
 
@@ -109,21 +120,32 @@ def test_auto_is_chosen_and_left_by_keyboard(opened):
     browsers.requested(opened.browser)
     field.send_keys(Keys.CONTROL + "a")
     field.send_keys("8000" + Keys.ENTER)
-    opened.until(lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used")
-    again = 0  # whoever was late for its 100 ms made the server merge, which it goes on doing for a while
+    opened.until(
+        lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used"
+    )
+    # Whoever was late for its 100 ms made the server merge, which it goes on doing for a while.
+    again = 0
     while opened.text("r-value") != "r = 0, chosen for 8000 ms" and again < 10:
         opened.script("document.getElementById('deadline').dispatchEvent(new Event('change'))")
         time.sleep(1)
         again += 1
-        opened.until(lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used")
+        opened.until(
+            lambda: opened.text("r-value").endswith("chosen for 8000 ms"), "which r the server used"
+        )
     assert opened.text("r-value") == "r = 0, chosen for 8000 ms"
     opened.until_tokens("197 of 197 tokens")
     opened.until_regions("0")
     asked = [parse_qs(urlsplit(address).query) for address in browsers.requested(opened.browser)]
     deadlines = [query["deadline_ms"][0] for query in asked if query.get("r") == ["auto"]]
     of_8000 = ["8000"] * (1 + again)
-    assert deadlines in (of_8000, ["100", *of_8000])  # nothing while it is typed; the first may have been given up
-    assert all(control.is_enabled() for control in opened.browser.find_elements(By.CSS_SELECTOR, "input, button"))
+    assert deadlines in (
+        of_8000,
+        ["100", *of_8000],
+    )  # nothing while it is typed; the first may have been given up
+    assert all(
+        control.is_enabled()
+        for control in opened.browser.find_elements(By.CSS_SELECTOR, "input, button")
+    )
     opened.at("r").send_keys(Keys.ARROW_LEFT)  # whoever moves the slider chooses r
     opened.until_regions("15")
     assert opened.text("r-value") == "r = 15"
@@ -136,7 +158,10 @@ def test_a_deadline_that_no_r_meets_is_told(opened):
     opened.until(lambda: re.search(UNMET, opened.text("problem")), "why there is no answer")
     assert opened.text("r-value") == "r = auto"
     assert opened.text("tokens") == UNKNOWN
-    captions = [caption.text.strip() for caption in opened.at("regions").find_elements(By.TAG_NAME, "figcaption")]
+    captions = [
+        caption.text.strip()
+        for caption in opened.at("regions").find_elements(By.TAG_NAME, "figcaption")
+    ]
     assert captions == ["r = 0", ""]
     times = [row.text.split()[-1] for row in opened.at("forward").find_elements(By.TAG_NAME, "tr")]
     assert times == [UNKNOWN, UNKNOWN]
@@ -164,13 +189,18 @@ def test_a_level_is_chosen_in_its_table(opened):
     rows[0].find_element(By.TAG_NAME, "button").click()
     opened.until_tokens("197 of 197 tokens")
     assert [row.get_attribute("aria-current") for row in rows] == ["true", None]
-    pressed = [row.find_element(By.TAG_NAME, "button").get_attribute("aria-pressed") for row in rows]
+    pressed = [
+        row.find_element(By.TAG_NAME, "button").get_attribute("aria-pressed") for row in rows
+    ]
     assert pressed == ["true", "false"]
 
 
 def test_measuring_in_batches(opened):
     opened.at("measure").send_keys(Keys.ENTER)
-    opened.until(lambda: opened.text("passes").startswith("Forward pass, each of 64, median of "), "a measurement")
+    opened.until(
+        lambda: opened.text("passes").startswith("Forward pass, each of 64, median of "),
+        "a measurement",
+    )
     opened.until(lambda: opened.at("measure").is_enabled(), "its end")
     assert opened.browser.switch_to.active_element.get_attribute("id") == "measure"
     assert re.fullmatch(r"\d+\.\d\d\u00d7", opened.text("speedup"))
@@ -178,17 +208,23 @@ def test_measuring_in_batches(opened):
 
 def test_the_chart_is_of_the_servers_metrics(opened):
     opened.at("measure").click()
-    opened.until(lambda: re.fullmatch(r"[\d.]+ images/s", opened.text("throughput-now")), "a throughput")
+    opened.until(
+        lambda: re.fullmatch(r"[\d.]+ images/s", opened.text("throughput-now")), "a throughput"
+    )
     drawn = "return document.querySelectorAll('#throughput .curve').length"
     opened.until(lambda: opened.script(drawn), "a curve")
-    opened.until(lambda: opened.script("return document.querySelectorAll('#saving .curve').length"), "a speed-up")
+    opened.until(
+        lambda: opened.script("return document.querySelectorAll('#saving .curve').length"),
+        "a speed-up",
+    )
 
 
 def test_a_pasted_picture(opened):
     opened.script(
-        "const bytes = Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0)), data = new DataTransfer();"
-        "data.items.add(new File([bytes], 'pasted.png', {type: 'image/png'}));"
-        "document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, cancelable: true}))",
+        "const bytes = Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0)), data = new"
+        " DataTransfer();data.items.add(new File([bytes], 'pasted.png', {type:"
+        " 'image/png'}));document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data,"
+        " cancelable: true}))",
         base64.b64encode(BAG.read_bytes()).decode(),
     )
     opened.until(lambda: best(opened) == "Bag", "the class of what was pasted")
@@ -204,7 +240,9 @@ def test_what_is_no_image_is_told_and_the_next_one_is_answered(opened, tmp_path)
     assert not opened.shown("region-merged")
     assert all("415" in line for line in browsers.complaints(opened.browser))
     opened.upload(SNEAKER)
-    opened.until(lambda: not opened.shown("problem") and best(opened) == "Sneaker", "the next file's class")
+    opened.until(
+        lambda: not opened.shown("problem") and best(opened) == "Sneaker", "the next file's class"
+    )
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_complains(opened, server):
@@ -236,7 +274,12 @@ def test_on_a_small_screen_the_slider_stays_in_sight(opened):
     browsers.resize(opened.browser, 360, 740)
     opened.script("document.getElementById('regions').scrollIntoView()")
     opened.until(
-        lambda: 0 <= opened.script("return document.getElementById('r').getBoundingClientRect().top") < 200, "r"
+        lambda: (
+            0
+            <= opened.script("return document.getElementById('r').getBoundingClientRect().top")
+            < 200
+        ),
+        "r",
     )
 
 
@@ -246,9 +289,9 @@ def test_on_a_small_screen_a_problem_covers_neither_the_slider_nor_what_has_the_
     opened.at("auto").send_keys(Keys.SPACE)
     opened.until(lambda: opened.shown("problem"), "a problem")
     seen = (
-        "const e = document.activeElement, b = e.getBoundingClientRect();"
-        "return e === document.body || [[b.left + 3, b.top + 3], [b.right - 3, b.bottom - 3]].every(place =>"
-        "{ const at = document.elementFromPoint(...place); return at && (e.contains(at) || at.contains(e)) })"
+        "const e = document.activeElement, b = e.getBoundingClientRect();return e === document.body"
+        " || [[b.left + 3, b.top + 3], [b.right - 3, b.bottom - 3]].every(place =>{ const at ="
+        " document.elementFromPoint(...place); return at && (e.contains(at) || at.contains(e)) })"
     )
     for _ in range(20):  # there are fewer controls than that
         ActionChains(opened.browser).send_keys(Keys.TAB).perform()
@@ -265,23 +308,34 @@ def test_what_is_written_can_be_read(scheme, opened):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 to 1."""
     browsers.colours(opened.browser, scheme)
     assert (luminance(opened, "body", "backgroundColor") < 0.1) == (scheme == "dark")
-    for ink, ground in [("body", "body"), ("small", ".card"), ("#r-value", ".card"), ("#measure", "#measure")]:
-        pair = sorted([luminance(opened, ink, "color"), luminance(opened, ground, "backgroundColor")])
+    for ink, ground in [
+        ("body", "body"),
+        ("small", ".card"),
+        ("#r-value", ".card"),
+        ("#measure", "#measure"),
+    ]:
+        pair = sorted(
+            [luminance(opened, ink, "color"), luminance(opened, ground, "backgroundColor")]
+        )
         assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (ink, ground)
 
 
 def luminance(page, selector, of):
     """The relative luminance of a computed colour, as WCAG defines it."""
-    text = page.script("return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", selector, of)
+    text = page.script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", selector, of
+    )
     parts = [int(part) / 255 for part in re.findall(r"\d+", text)[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_every_control_has_a_name(opened):
     unnamed = (
-        "return [...document.querySelectorAll('input:not([hidden]), select, button')].filter(e =>"
-        "!(e.labels?.length || e.ariaLabel || e.textContent.trim() || e.querySelector('img[alt]:not([alt=\"\"])')))"
-        ".map(e => e.outerHTML)"
+        "return [...document.querySelectorAll('input:not([hidden]), select, button')].filter(e"
+        " =>!(e.labels?.length || e.ariaLabel || e.textContent.trim() ||"
+        " e.querySelector('img[alt]:not([alt=\"\"])'))).map(e => e.outerHTML)"
     )
     assert opened.script(unnamed) == []

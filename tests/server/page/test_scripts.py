@@ -23,8 +23,9 @@ def run(page, server):
 
     def run(module: str, code: str, *given: object) -> Any:
         return page.browser.execute_async_script(
-            f"const [given, done] = arguments, work = m => {{ {code} }};"
-            f"import('./static/{module}').then(m => done(work(m))).catch(error => done(String(error)))",
+            f"const [given, done] = arguments, work = m => {{ {code}"
+            f" }};import('./static/{module}').then(m => done(work(m))).catch(error =>"
+            " done(String(error)))",
             given,
         )
 
@@ -32,10 +33,15 @@ def run(page, server):
 
 
 class TestRates:
-    CODE = "const rates = new m.Rates(); return given.map(([text, seconds]) => rates.next(text, seconds))"
+    CODE = (
+        "const rates = new m.Rates(); return given.map(([text, seconds]) => rates.next(text,"
+        " seconds))"
+    )
 
     def rates(self, run, *scrapes):
-        """What comes of scrapes of (images of a model, of another, forward seconds, the same at r=0, time)."""
+        """What comes of scrapes of (images of a model, of another, forward seconds, the same at
+        r=0, time).
+        """
         texts = [
             (METRICS.format(first=a, second=b, forward=forward, plain=plain), seconds)
             for a, b, forward, plain, seconds in scrapes
@@ -48,7 +54,10 @@ class TestRates:
         assert second == {"throughput": pytest.approx(4.75), "saving": pytest.approx(2)}
 
     def test_an_idle_server_has_no_speed_up(self, run):
-        assert self.rates(run, (1, 2, 1, 1, 0), (1, 2, 1, 1, 2))[1] == {"throughput": 0, "saving": None}
+        assert self.rates(run, (1, 2, 1, 1, 0), (1, 2, 1, 1, 2))[1] == {
+            "throughput": 0,
+            "saving": None,
+        }
 
     def test_a_server_that_started_anew_gives_no_rate_once(self, run):
         rates = self.rates(run, (9, 9, 9, 9, 0), (1, 1, 1, 1, 2), (3, 3, 3, 5, 4))
@@ -77,5 +86,11 @@ def test_medians(run):
         for (const [r, time] of given) samples.add("model", r, time);
         return [samples.median("model", "0"), samples.median("model", "8"), samples.median("model", "16"),
                 samples.count("model", "8")]"""
-    times = [("8", 50.0), *(("8", float(time)) for time in range(20)), ("16", 3.0), ("16", 1.0), ("16", 9.0)]
+    times = [
+        ("8", 50.0),
+        *(("8", float(time)) for time in range(20)),
+        ("16", 3.0),
+        ("16", 1.0),
+        ("16", 9.0),
+    ]
     assert run("samples.js", code, *times) == [None, 9.5, 3.0, 20]  # the 50 is forgotten

@@ -1,4 +1,6 @@
-"""The page before servers of other settings: keys, several models, metrics on a port of their own, a path in front."""
+"""The page before servers of other settings: keys, several models, metrics on a port of their own,
+a path in front.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ KEY = "the-right-key"
 @pytest.fixture(scope="module")
 def models(browser, tmp_path_factory) -> Path:
     """The TOML file of two tiny models, of which one gives logits and one features."""
-    folder, text = tmp_path_factory.mktemp("models"), ""
+    folder = tmp_path_factory.mktemp("models")
+    text = ""
     for name, classes, activation in (("logits", 7, "none"), ("bare", 0, "softmax")):
         write_model(folder / f"{name}.safetensors", classes)
         text += ENTRY.format(name=name, classes=classes, activation=activation)
@@ -37,7 +40,9 @@ def models(browser, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def guarded(models, start_server):
     """A server of these models that asks for keys and keeps its metrics elsewhere."""
-    with start_server(config=models, api_keys=KEY, metrics_port=free_port(), levels="0,2") as server:
+    with start_server(
+        config=models, api_keys=KEY, metrics_port=free_port(), levels="0,2"
+    ) as server:
         yield server
 
 
@@ -65,7 +70,10 @@ def test_a_key_is_asked_for_and_kept(let_in):
 
 
 def test_logits_are_no_percentages(let_in):
-    scores = [line.text.splitlines()[-1] for line in let_in.at("labels").find_elements("css selector", "li")]
+    scores = [
+        line.text.splitlines()[-1]
+        for line in let_in.at("labels").find_elements("css selector", "li")
+    ]
     assert len(scores) == 5
     assert all(re.fullmatch(r"-?\d+\.\d\d", score) for score in scores)
 
@@ -86,12 +94,16 @@ def test_metrics_elsewhere_are_not_asked_for_again(let_in):
 
 @contextlib.contextmanager
 def merging(server) -> Iterator[None]:
-    """Others ask for more, with r=auto, than ``server`` does in its target time; it merges for everyone who lets it."""
+    """Others ask for more, with r=auto, than ``server`` does in its target time; it merges for
+    everyone who lets it.
+    """
     done = threading.Event()
 
     def ask() -> None:
         while not done.is_set():
-            httpx.post(f"{server.url}/classify?r=auto", files=[("f", ("f", SNEAKER))] * 32, timeout=30)
+            httpx.post(
+                f"{server.url}/classify?r=auto", files=[("f", ("f", SNEAKER))] * 32, timeout=30
+            )
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -171,7 +183,9 @@ def test_while_models_load_it_says_so_and_goes_on(page, models, start_server):
         page.open(f"{server.url}/")
         page.until(lambda: "Trying again" in page.text("problem"), "that it is not ready")
         server.signal_engine(signal.SIGCONT)
-        page.at("examples").find_element("tag name", "button").click()  # which gives up what was asked before
+        page.at("examples").find_element(
+            "tag name", "button"
+        ).click()  # which gives up what was asked before
         page.until_tokens("3 of 9 tokens")
         assert not page.shown("problem")
 

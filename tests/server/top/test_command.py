@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from server.cli import main
+from server.commands.cli import main
 from server.load.pictures import read_pictures
 from server.load.run import run_load
 from server.load.spec import LoadSpec
@@ -24,7 +24,9 @@ from server.top.screen import draw
 from tests.server.conftest import ROOT, RunningServer, eventually
 
 
-def test_one_frame_of_a_server_at_work(server: RunningServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_one_frame_of_a_server_at_work(
+    server: RunningServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     with at_work(server):
         for _ in range(5):  # a busy machine may show nothing of one r, or of any
             assert main(["top", "--once", "--interval", "0.8", "--url", server.url]) == 0
@@ -33,13 +35,17 @@ def test_one_frame_of_a_server_at_work(server: RunningServer, capfd: pytest.Capt
             if bars == ["0", "16"]:
                 break
     assert bars == ["0", "16"]
-    assert all(word in printed for word in ("images/s", "p99", "x fashion-mnist", "1 ready", "200 "))
+    assert all(
+        word in printed for word in ("images/s", "p99", "x fashion-mnist", "1 ready", "200 ")
+    )
 
 
 @contextlib.contextmanager
 def at_work(server: RunningServer) -> Iterator[None]:
     """Two clients ask at r=0 and r=16 meanwhile."""
-    spec = LoadSpec(server.url, read_pictures([]), connections=2, duration=600, r=("0", "16"), probe=False)
+    spec = LoadSpec(
+        server.url, read_pictures([]), connections=2, duration=600, r=("0", "16"), probe=False
+    )
     images = 'tome_images_total{{model="fashion-mnist",r="{}"}}'
     before = {r: server.metric(images.format(r)) for r in spec.r}
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as pool:
@@ -90,5 +96,7 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(server: RunningServer) -> None:
         except OSError:  # Linux says so that the other side is closed
             break
     os.close(ours)
-    assert b"\x1b[?1049h" in shown and b"\x1b[?1049l" in shown  # entered and left the alternate screen
+    assert (
+        b"\x1b[?1049h" in shown and b"\x1b[?1049l" in shown
+    )  # entered and left the alternate screen
     assert b"Traceback" not in shown

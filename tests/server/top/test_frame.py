@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from server.errors import DeadlineExceeded, Overloaded
-from server.messages import BatchDone
+from server.ipc.messages import BatchDone
 from server.metrics import Metrics
 from server.top.frame import compare, increase, quantile
 from server.top.scrape import NoMetrics, Scrape
@@ -25,12 +25,18 @@ from tome_core.schedule import Schedule
         ({}, 50, None),
     ],
 )
-def test_quantiles_are_those_of_prometheus(buckets: dict[float, float], percent: float, value: float | None) -> None:
+def test_quantiles_are_those_of_prometheus(
+    buckets: dict[float, float], percent: float, value: float | None
+) -> None:
     assert quantile(buckets, percent) == (None if value is None else pytest.approx(value))
 
 
 def test_a_counter_that_began_again_has_grown_by_what_it_shows() -> None:
-    assert increase({"a": 5, "b": 7, "gone": 1}, {"a": 9, "b": 2, "new": 3}) == {"a": 4, "b": 2, "new": 3}
+    assert increase({"a": 5, "b": 7, "gone": 1}, {"a": 9, "b": 2, "new": 3}) == {
+        "a": 4,
+        "b": 2,
+        "new": 3,
+    }
 
 
 def test_a_frame_is_what_happened_between() -> None:
@@ -41,7 +47,9 @@ def test_a_frame_is_what_happened_between() -> None:
         return Scrape.parse(generate_latest(metrics.registry).decode(), at)
 
     def work(images: int, model: str, r: int, forward: float, r0: float) -> None:
-        metrics.observe_batch(BatchDone(model, (), images=images, tokens=1, forward_seconds=forward, r0_seconds=r0))
+        metrics.observe_batch(
+            BatchDone(model, (), images=images, tokens=1, forward_seconds=forward, r0_seconds=r0)
+        )
         for _ in range(images):
             metrics.observe_image(model, Schedule.constant(r))
             metrics.request_duration.labels("/classify", model).observe(0.15)
@@ -65,10 +73,18 @@ def test_a_frame_is_what_happened_between() -> None:
     assert frame.busy == pytest.approx(0.5)
     assert frame.queue == 3
     assert frame.stages["forward"] == pytest.approx(0.5)
-    assert all(0.1 < value <= 0.25 for value in frame.quantiles.values()) and list(frame.quantiles) == [50, 95, 99]
+    assert all(0.1 < value <= 0.25 for value in frame.quantiles.values()) and list(
+        frame.quantiles
+    ) == [50, 95, 99]
 
     idle = compare(before, before)
-    assert (idle.images, idle.batch, idle.speedup, idle.quantiles, idle.refused) == ({}, None, {}, {}, {})
+    assert (idle.images, idle.batch, idle.speedup, idle.quantiles, idle.refused) == (
+        {},
+        None,
+        {},
+        {},
+        {},
+    )
 
 
 @pytest.mark.parametrize("text", ["<html>", "x{", "up 1\n"])
@@ -78,7 +94,9 @@ def test_what_is_no_metrics_of_ours(text: str) -> None:
 
 
 def test_a_server_that_exports_little() -> None:
-    before, after = (Scrape.parse(f'tome_images_total{{model="m",r="0"}} {count}\n', count) for count in (1, 3))
+    before, after = (
+        Scrape.parse(f'tome_images_total{{model="m",r="0"}} {count}\n', count) for count in (1, 3)
+    )
     frame = compare(before, after)
     assert (frame.images, frame.queue, frame.engines) == ({"0": 1}, None, 0)
 

@@ -1,0 +1,1 @@
+"""The HTTP contract: parameters, response schemas, and errors as problem details."""

@@ -1,0 +1,1 @@
+"""Sockets and HTTP connections: listening, and the protocol with its limits."""

@@ -1,0 +1,1 @@
+"""Which models are served: entries of the configuration, and their accuracy profiles."""

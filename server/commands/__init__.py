@@ -1,0 +1,1 @@
+"""The command line, and the commands that run without a server."""

@@ -1,0 +1,1 @@
+"""Runs batches: launch, results in flight, isolation of images that fail."""

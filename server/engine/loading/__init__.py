@@ -1,0 +1,1 @@
+"""From a catalog entry to a model: checkpoint files, key names, weights."""

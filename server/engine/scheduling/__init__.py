@@ -1,0 +1,1 @@
+"""Which jobs run next, in which batches and under which schedules. Pure: no torch, no clock."""

@@ -1,0 +1,25 @@
+"""How an encoded image becomes a model's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an encoded image becomes a model's input, as timm's ``resolve_data_config`` describes it.
+
+    Attributes:
+        size: ``(C, H, W)`` of the input.
+        interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
+        crop_pct: share of the resized image that the crop keeps.
+        crop_mode: ``center``, ``squash`` or ``border``.
+        fill: colour of the border that ``border`` adds, one number from 0 to 255 per channel: the
+            rounded mean.
+    """
+
+    size: tuple[int, int, int]
+    interpolation: str
+    crop_pct: float
+    crop_mode: str
+    fill: tuple[int, ...] = (0, 0, 0)

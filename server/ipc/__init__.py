@@ -1,0 +1,1 @@
+"""What crosses between the API process and an engine process: messages, channel, shared memory, heartbeat."""

@@ -1,0 +1,287 @@
+"""What a request of the protocol may look like, and what is said of one that does not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.api.contract.schemas import Answer, Prediction, Timing, Tokens
+from server.api.routes.oip.requests import MAX_JSON_BYTES, InferRequest, Output, read_request
+from server.api.routes.oip.responses import pack, write_response
+from server.api.routes.oip.tensors import split
+from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
+from server.imaging.transform import Transform
+from server.ipc.messages import ModelInfo
+
+MODEL = ModelInfo(
+    name="tiny",
+    architecture="vit",
+    transform=Transform((3, 2, 2), "bicubic", 1.0, "center"),
+    labels=("cat", "dog", "fish"),
+    tokens=17,
+    prefix=1,
+    depth=2,
+    device="cpu",
+    dtype="float32",
+    levels=(),
+    grid=(4, 4),
+)
+PIXELS = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2) / 7
+FLOATS = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 2, 2]}
+IMAGE = {"name": "image", "datatype": "BYTES", "shape": [2]}
+TEXTS = [base64.b64encode(text).decode() for text in (b"one", b"\xff\x00")]
+
+
+def read(message: Any, binary: bytes = b"", header: str | None = "") -> InferRequest:
+    """``header``: its value; None for none, empty for the right one."""
+    encoded = message if isinstance(message, bytes) else json.dumps(message).encode()
+    size = str(len(encoded)) if header == "" else header
+    return read_request(encoded + binary, size, MODEL, "0", 0.0)
+
+
+def with_input(tensor: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"inputs": [{**tensor, **more}]}
+
+
+def in_binary(tensor: dict[str, Any], size: Any) -> dict[str, Any]:
+    return with_input(tensor, parameters={"binary_data_size": size})
+
+
+class TestInputs:
+    @pytest.mark.parametrize(
+        "data", [PIXELS.tolist(), PIXELS.ravel().tolist(), PIXELS.reshape(4, 6).tolist()]
+    )
+    def test_floats_flat_or_nested(self, data):
+        images = read(with_input(FLOATS, data=data)).images
+        np.testing.assert_array_equal(np.stack(images), PIXELS)
+        assert {image.dtype for image in images} == {np.dtype(np.float32)}
+
+    def test_floats_in_binary(self):
+        images = read(in_binary(FLOATS, 96), PIXELS.astype("<f4").tobytes()).images
+        np.testing.assert_array_equal(np.stack(images), PIXELS)
+
+    def test_images_in_json_and_in_binary(self):
+        assert read(with_input(IMAGE, data=TEXTS), header=None).images == [b"one", b"\xff\x00"]
+        assert read(
+            with_input(IMAGE, data=TEXTS, parameters={"content_type": "base64"})
+        ).images == [
+            b"one",
+            b"\xff\x00",
+        ]
+        binary = b"\3\0\0\0one\2\0\0\0\xff\0"
+        assert read(in_binary(IMAGE, len(binary)), binary).images == [b"one", b"\xff\x00"]
+
+    @given(st.lists(st.binary(max_size=300)))
+    def test_bytes_there_and_back(self, elements):
+        packed = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
+        assert split(memoryview(packed)) == elements
+
+    @given(st.binary(max_size=60))
+    def test_any_bytes_are_elements_or_refused(self, data):
+        try:
+            elements = split(memoryview(data))
+        except BadRequest:
+            return
+        assert (
+            b"".join(len(element).to_bytes(4, "little") + element for element in elements) == data
+        )
+
+
+class TestParametersAndOutputs:
+    @pytest.mark.parametrize(
+        ("given_r", "used"), [(3, "3"), (3.0, "3"), ("3", "3"), ("3:-1", "3:-1"), ("8,2", "8,2")]
+    )
+    def test_r(self, given_r, used):
+        params = read({**with_input(IMAGE, data=TEXTS), "parameters": {"r": given_r}}).params
+        assert (params.text, params.top_k, params.deadline) == (used, 3, None)
+
+    def test_others(self):
+        asked = read(
+            {
+                **with_input(IMAGE, data=TEXTS),
+                "id": "7",
+                "parameters": {"top_k": 2, "deadline_ms": 1500.5},
+            }
+        )
+        assert (asked.id, asked.params.top_k, asked.params.deadline) == ("7", 2, 1.5005)
+
+    def test_outputs(self):
+        message = with_input(IMAGE, data=TEXTS)
+        assert read(message).outputs == (Output("labels", False), Output("scores", False))
+        all_binary = {**message, "parameters": {"binary_data_output": True}}
+        assert read(all_binary).outputs == (Output("labels", True), Output("scores", True))
+        one = {**all_binary, "outputs": [{"name": "scores", "parameters": {"binary_data": False}}]}
+        assert read(one).outputs == (Output("scores", False),)
+
+
+REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
+    (b"{", b"", BadRequest, "no JSON"),
+    (b"[" * 100_000, b"", BadRequest, "no JSON"),
+    (b'{"id": ' + b"9" * 9000 + b"}", b"", BadRequest, "no JSON"),
+    (b"\xff", b"", BadRequest, "no JSON"),
+    (b"[]", b"", BadRequest, "must be an object"),
+    (b" " * (MAX_JSON_BYTES + 1), b"", TooLarge, "binary data"),
+    ({}, b"", BadRequest, "inputs must be there, as a list"),
+    ({"inputs": []}, b"", BadRequest, "one input"),
+    ({"inputs": [3]}, b"", BadRequest, "must be JSON objects"),
+    ({"inputs": [{}]}, b"", BadRequest, "name must be there, as a string"),
+    (with_input({**IMAGE, "name": "x"}, data=TEXTS), b"", BadRequest, "no input 'x'"),
+    (
+        with_input({**IMAGE, "datatype": "FP32"}, data=TEXTS),
+        b"",
+        BadRequest,
+        "image must be BYTES, not FP32",
+    ),
+    (with_input({**IMAGE, "shape": [2, 1]}, data=TEXTS), b"", BadRequest, r"must be \[n\]"),
+    (with_input({**IMAGE, "shape": [0]}, data=[]), b"", BadRequest, "at least 1"),
+    (with_input({**IMAGE, "shape": [True]}, data=TEXTS), b"", BadRequest, "at least 1"),
+    (with_input({**IMAGE, "shape": [2.0]}, data=TEXTS), b"", BadRequest, "at least 1"),
+    (with_input({**IMAGE, "shape": [65]}, data=TEXTS), b"", TooLarge, "may have 64"),
+    (
+        with_input({**IMAGE, "shape": [3]}, data=TEXTS),
+        b"",
+        BadRequest,
+        "3 elements, but there are 2",
+    ),
+    (with_input(IMAGE), b"", BadRequest, "data must be there"),
+    (with_input(IMAGE, data=["ä", "b"]), b"", BadRequest, "base64"),
+    (with_input(IMAGE, data=["####", "b"]), b"", BadRequest, "base64"),
+    (with_input(IMAGE, data=[1, 2]), b"", BadRequest, "list of strings"),
+    (
+        with_input(IMAGE, data=TEXTS, parameters={"content_type": "str"}),
+        b"",
+        BadRequest,
+        "base64 only",
+    ),
+    (
+        with_input(IMAGE, data=TEXTS, parameters={"shared_memory_region": "x"}),
+        b"",
+        BadRequest,
+        "not supported here",
+    ),
+    (
+        with_input(IMAGE, data=TEXTS, parameters={"binary_data_size": 0}),
+        b"",
+        BadRequest,
+        "not both",
+    ),
+    (with_input(IMAGE, data=TEXTS), b"more", BadRequest, "4 bytes follow"),
+    (in_binary(IMAGE, 5), b"more", BadRequest, "that follow the JSON, 4 here"),
+    (in_binary(IMAGE, "4"), b"more", BadRequest, "that follow the JSON, 4 here"),
+    (in_binary(IMAGE, 4), b"\1\0\0\0", BadRequest, "longer than the data"),
+    (in_binary(IMAGE, 2), b"\0\0", BadRequest, "longer than the data"),
+    (in_binary(IMAGE, 4), b"\0\0\0\0", BadRequest, "2 elements, but there are 1"),
+    (with_input({**FLOATS, "shape": [2, 3, 2, 3]}, data=[0]), b"", BadRequest, r"\[n, 3, 2, 2\]"),
+    (with_input({**FLOATS, "shape": [2]}, data=[0]), b"", BadRequest, r"\[n, 3, 2, 2\]"),
+    (with_input(FLOATS, data=[0.5] * 23), b"", BadRequest, "24 numbers, but data has 23"),
+    (with_input(FLOATS, data=[[1], [2, 3]]), b"", BadRequest, "nested evenly"),
+    (with_input(FLOATS, data=["1.5"] * 24), b"", BadRequest, "list of numbers"),
+    (with_input(FLOATS, data=[None] * 24), b"", BadRequest, "list of numbers"),
+    (with_input(FLOATS, data=[True] * 24), b"", BadRequest, "list of numbers"),
+    (with_input(FLOATS, data=[10**400] * 24), b"", BadRequest, "list of numbers"),
+    (with_input(FLOATS, data=[1e39] * 24), b"", BadRequest, "too large for FP32"),
+    (with_input(FLOATS, data=[float("nan")] * 24), b"", BadRequest, "NaN"),
+    (with_input(FLOATS, data=[float("-inf")] * 24), b"", BadRequest, "infinity"),
+    (in_binary(FLOATS, 95), b"\0" * 95, BadRequest, "has 96 bytes of data, not 95"),
+    (in_binary(FLOATS, 96), b"\0\0\xc0\x7f" * 24, BadRequest, "NaN"),
+    ({**with_input(IMAGE, data=TEXTS), "id": 3}, b"", BadRequest, "id must be a string"),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": []},
+        b"",
+        BadRequest,
+        "parameters must be an object",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"r": [1]}},
+        b"",
+        InvalidParameter,
+        "number or a string",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"r": None}},
+        b"",
+        InvalidParameter,
+        "number or a string",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"top_k": 4}},
+        b"",
+        InvalidParameter,
+        "1 to 3",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"deadline_ms": 1e300}},
+        b"",
+        InvalidParameter,
+        "positive",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"binary_data_output": 1}},
+        b"",
+        BadRequest,
+        "true or false",
+    ),
+    ({**with_input(IMAGE, data=TEXTS), "outputs": {}}, b"", BadRequest, "outputs must be a list"),
+    (
+        {**with_input(IMAGE, data=TEXTS), "outputs": [{"name": "x"}]},
+        b"",
+        BadRequest,
+        "outputs are labels, scores",
+    ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "outputs": [{"name": "labels"}] * 2},
+        b"",
+        BadRequest,
+        "each once",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "binary", "kind", "text"), REFUSED, ids=lambda value: str(value)[:40]
+)
+def test_what_is_refused(message, binary, kind, text):
+    with pytest.raises(kind, match=text):
+        read(message, binary)
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "x", "", "9" * 13, "999", "٣"])
+def test_a_wrong_header(header):
+    body = json.dumps(with_input(IMAGE, data=TEXTS)).encode()
+    with pytest.raises(BadRequest, match="must be the size of the JSON"):
+        read_request(body, header, MODEL, "0", 0.0)
+
+
+def answer(*predictions: tuple[str, float]) -> Answer:
+    return Answer(
+        model="tiny",
+        r="3",
+        r_requested="3",
+        predictions=[Prediction(label=label, index=0, score=score) for label, score in predictions],
+        tokens=Tokens(input=17, output=11),
+        timing_ms=Timing(decode=0, queue=0, forward=0),
+        batch_size=1,
+    )
+
+
+def test_binary_outputs_stand_in_their_order_after_the_json():
+    message = {**with_input(IMAGE, data=TEXTS), "parameters": {"binary_data_output": True}}
+    answers = [answer(("Kätzchen", 0.75), ("dog", 0.25)), answer(("dog", 1.0), ("fish", 0.0))]
+    body, size = write_response(read(message), answers)
+    labels, scores = json.loads(body[:size])["outputs"]
+    assert (labels["shape"], scores["shape"]) == ([2, 2], [2, 2])
+    binary = memoryview(body)[size:]
+    first = labels["parameters"]["binary_data_size"]
+    assert split(binary[:first]) == ["Kätzchen".encode(), b"dog", b"dog", b"fish"]
+    assert np.frombuffer(binary[first:], "<f4").tolist() == [0.75, 0.25, 1.0, 0.0]
+    assert scores["parameters"]["binary_data_size"] == 16
+
+
+def test_floats_are_little_endian():
+    assert pack([1.0, -2.5]) == b"\x00\x00\x80\x3f\x00\x00\x20\xc0"

@@ -1,0 +1,192 @@
+"""The command line as a person meets it. Only what is about imports needs a process of its own."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from server.catalog.entries import BUNDLED
+from server.commands.cli import main
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TOME_THREADS", "1")
+
+    def run(*arguments: str) -> Result:
+        code = main(list(arguments))
+        return Result(code, *capfd.readouterr())
+
+    return run
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from server.commands.cli import main; main(sys.argv[1:]); sys.exit('torch' in"
+        " sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    assert "usage: tome-serve COMMAND" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "models", "classify", "visualize", "evaluate", "load", "top"]
+)
+def test_each_command_has_help(
+    tome_serve: Run, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        tome_serve(command, "--help")
+    assert caught.value.code == 0
+    assert f"usage: tome-serve {command}" in capfd.readouterr().out
+
+
+def test_classify_names_a_picture(tome_serve: Run) -> None:
+    result = tome_serve("classify", "examples/ankle-boot.png", "--r", "16", "--top-k", "3")
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("Ankle boot")
+    assert lines[-1] == "r=16: 11 of 197 tokens left"
+
+
+def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "out.png"
+    result = tome_serve("visualize", "examples/ankle-boot.png", "--r", "16", "-o", str(picture))
+    assert result.stdout == f"{picture}: r=16: 11 of 197 tokens left\n"
+    with Image.open(picture) as image:
+        assert (image.format, image.size) == ("PNG", (224, 224))
+        colours = image.getcolors()
+    assert colours is not None
+    assert (
+        sum(len(set(colour)) > 1 for _, colour in colours) == 10
+    )  # outlines, over a picture without colour
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["fly"], 2, "there is no command 'fly'"),
+        (["serve", "--port", "x"], 1, "port: Input should be a valid integer"),
+        (["serve", "--config", "none.toml"], 1, "cannot read none.toml: No such file"),
+        (["classify", "none.png"], 1, "cannot read none.png"),
+        (["classify", "README.md"], 1, "not an image of a supported format"),
+        (["classify", "examples/bag.png", "--r", "fast"], 1, "'fast' is not a schedule"),
+        (
+            ["classify", "examples/bag.png", "--model", "m"],
+            1,
+            "there is no model 'm'; there are fashion-mnist",
+        ),
+        (["visualize", "none.png"], 1, "cannot read none.png"),
+        (
+            ["visualize", "examples/bag.png", "-o", "none/x.png"],
+            1,
+            "cannot write none/x.png: No such file",
+        ),
+        (
+            ["visualize", "examples/bag.png", "-o", "x.pictures"],
+            1,
+            "x.pictures ends as no picture file does; use .png",
+        ),
+        (["evaluate", "examples"], 1, "has no sub-folder of images"),
+        (["load", "none.png"], 1, "cannot read none.png: No such file"),
+        (["load", "tests"], 1, "tests holds no image file"),
+        (["load", "--rate", "0"], 1, "rate must be above 0, got 0"),
+        (
+            ["load", "--rate", "5", "--connections", "5"],
+            1,
+            "either a rate (open loop) or a number of connections",
+        ),
+        (
+            ["load", "--requests", "5", "--duration", "5"],
+            1,
+            "either a duration or a number of requests",
+        ),
+        (["load", "--url", "localhost"], 1, "'localhost' is no address of a server"),
+        (
+            ["load", "--url", "http://127.0.0.1:9"],
+            1,
+            "http://127.0.0.1:9 gives no answer: Connection refused",
+        ),
+        (
+            ["load", "--arrivals", "never"],
+            1,
+            "arrivals: Input should be 'poisson', 'constant' or 'bursty'",
+        ),
+        (["load", "--api-key-file", "none"], 1, "cannot read the API key in none: No such file"),
+        (
+            ["top", "--url", "http://127.0.0.1:9"],
+            1,
+            "http://127.0.0.1:9: no answer: Connection refused",
+        ),
+        (["top", "--url", "localhost"], 1, "'localhost' is no address of a server"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(
+    tome_serve: Run, arguments: list[str], code: int, sentence: str
+) -> None:
+    result = tome_serve(*arguments)
+    assert result.returncode == code
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_models_lists_what_each_level_costs(tome_serve: Run) -> None:
+    output = tome_serve("models").stdout
+    assert "fashion-mnist" in output
+    assert "197, 100%" in output
+    assert re.search(r"11, \d\d%", output)
+
+
+def test_evaluate_counts_over_a_labelled_folder(tome_serve: Run, tmp_path: Path) -> None:
+    for index, label in enumerate(
+        (BUNDLED.parent / "fashion-mnist.labels.txt").read_text().split("\n")[:10]
+    ):
+        folder = tmp_path / "data" / label.replace("/", "-")
+        folder.mkdir(parents=True)
+        Image.new("L", (28, 28), 10 * index).save(folder / "one.png")
+    profile = tmp_path / "profile.json"
+    plot = tmp_path / "plot.png"
+    result = tome_serve(
+        "evaluate",
+        str(tmp_path / "data"),
+        "--r=8 16:-1",
+        "--batch=4",
+        "--profile",
+        str(profile),
+        "--plot",
+        str(plot),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "accuracy %" in result.stdout
+    written = json.loads(profile.read_text())
+    assert (written["images"], [row["r"] for row in written["levels"]]) == (10, ["0", "8", "16:-1"])
+    with Image.open(plot) as picture:
+        assert picture.size[0] > 500
+    assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in written["levels"])
+    profile.write_text("{}")
+    again = tome_serve(
+        "evaluate", str(tmp_path / "data"), "--beside", str(profile), "--plot", str(plot)
+    )
+    assert again.returncode == 1 and "is no profile that tome-serve evaluate wrote" in again.stderr

@@ -1,0 +1,73 @@
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from server.commands.datasets import (
+    FASHION_MNIST_CLASSES,
+    load_fashion_mnist,
+    open_dataset,
+    read_idx,
+)
+from server.errors import ConfigError
+
+
+def idx(array: np.ndarray) -> bytes:
+    return (
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
+
+
+@pytest.fixture
+def fashion(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), np.uint8)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.arange(6)))
+    return tmp_path, images
+
+
+def test_the_files_are_read_packed_or_not(fashion: tuple[Path, np.ndarray]) -> None:
+    folder, images = fashion
+    loaded, labels = load_fashion_mnist("test", folder)
+    assert (loaded == images).all()
+    assert labels.tolist() == list(range(6))
+    data = open_dataset(folder, limit=4)
+    assert (len(data), data.classes) == (4, FASHION_MNIST_CLASSES)
+    for (image, _), want in zip(data.items(), images, strict=False):
+        assert (np.asarray(image) == want).all()
+
+
+def test_a_folder_of_classes(tmp_path: Path) -> None:
+    for name, colour in (("dog", 9), ("cat", 5), ("cat", 6)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.new("L", (3, 2), colour).save(tmp_path / name / f"{colour}.png")
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    data = open_dataset(tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert [(image.getpixel((0, 0)), label) for image, label in data.items()] == [
+        (5, 0),
+        (6, 0),
+        (9, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\x0d\x01", b"\0\0\x08\x01\0\0\0\x05abc", b"\0\0\x08"]
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken").write_bytes(content)
+    with pytest.raises(ConfigError, match="broken"):
+        read_idx(tmp_path / "broken")
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        open_dataset(tmp_path / "none")
+    with pytest.raises(ConfigError, match="has no sub-folder of images"):
+        open_dataset(tmp_path)
+    with pytest.raises(ConfigError, match="apt install dataset-fashion-mnist"):
+        load_fashion_mnist("train", tmp_path)

@@ -1,0 +1,45 @@
+import os
+
+import numpy as np
+
+from server.ipc.shared_memory import Slots, create_memory
+
+
+def test_two_mappings_share_what_one_writes() -> None:
+    memory = create_memory()
+    writer = Slots(memory, count=3, slot_bytes=5000, create=True)
+    reader = Slots(memory, count=3, slot_bytes=5000)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 20, 20), np.uint8)
+    for slot, image in enumerate(images):
+        np.copyto(writer.view(slot, (3, 20, 20), np.uint8), image)
+    assert (reader.gather([2, 0], (3, 20, 20), np.uint8) == images[[2, 0]]).all()
+    gathered = reader.gather([1], (3, 20, 20), np.uint8)
+    writer.view(1, (3, 20, 20), np.uint8)[:] = 0
+    room = np.zeros((2, 3, 20, 20), np.uint8)
+    reader.gather_into([2, 0], room)
+    assert (room == images[[2, 0]]).all()
+    assert (
+        gathered[0] == images[1]
+    ).all()  # a copy: the slot may be given to another image meanwhile
+    os.close(memory)
+
+
+def test_a_slot_holds_floats_too() -> None:
+    memory = create_memory()
+    slots = Slots(memory, count=3, slot_bytes=4 * 3 * 20 * 20, create=True)
+    values = np.random.default_rng(0).standard_normal((3, 20, 20)).astype(np.float32)
+    np.copyto(slots.view(1, values.shape, np.float32), values)
+    np.testing.assert_array_equal(
+        slots.gather([1, 0], values.shape, np.float32), np.stack([values, 0 * values])
+    )
+    os.close(memory)
+
+
+def test_slots_do_not_overlap() -> None:
+    memory = create_memory()
+    slots = Slots(memory, count=4, slot_bytes=4097, create=True)
+    for slot in range(4):
+        slots.view(slot, (4097,), np.uint8)[:] = slot + 1
+    assert [int(slots.view(slot, (4097,), np.uint8).min()) for slot in range(4)] == [1, 2, 3, 4]
+    assert [int(slots.view(slot, (4097,), np.uint8).max()) for slot in range(4)] == [1, 2, 3, 4]
+    os.close(memory)

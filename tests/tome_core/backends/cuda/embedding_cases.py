@@ -1,0 +1,41 @@
+"""The variants of embedding that a GPU runs."""
+
+from __future__ import annotations
+
+from tests.tome_core.backends.cuda.compiler import Case
+from tome_core.backends.cuda import embedding, patches
+
+
+def assemble(dtype: str, tokens: int, prefix: int, width: int) -> Case:
+    tensors = ("embedded", "table", "out")
+    return Case(
+        name=f"assemble {dtype} {prefix} {width}",
+        kernel=embedding.assemble_kernel,
+        types=dict.fromkeys(tensors, dtype),
+        constants=embedding.constants(tokens, prefix, width, embedding.SHARE),
+        aligned=tensors,
+        warps=embedding.SHARE.warps,
+    )
+
+
+def patch(pixels: str, side: int, dtype: str) -> Case:
+    share = patches.choose_share((side, side))
+    return Case(
+        name=f"patches {pixels} {side} {dtype}",
+        kernel=patches.patches_kernel,
+        types={"pixels": pixels, "scale": "*fp32", "shift": "*fp32", "out": dtype},
+        constants=patches.constants((3, 224, 224), (side, side), share),
+        aligned=("pixels", "scale", "shift", "out"),
+        warps=share.warps,
+    )
+
+
+CASES = [
+    *(assemble("*bf16", 197, 1, width) for width in (192, 384, 768, 1024)),
+    assemble("*bf16", 261, 5, 1024),
+    assemble("*bf16", 196, 0, 768),
+    assemble("*fp16", 197, 1, 768),
+    assemble("*fp32", 197, 1, 768),
+    *(patch("*u8", side, "*bf16") for side in (8, 32)),
+    *(patch(pixels, 32, "*fp32") for pixels in ("*u8", "*fp32")),
+]

@@ -1,0 +1,120 @@
+"""The variants of matching and merging that a GPU runs, and batches to try them on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.tome_core.backends.cuda.compiler import Case
+from tests.tome_core.backends.cuda.device import DEVICE
+from tome_core.backends.cuda import matching, merging, placing
+from tome_core.schedule import most_mergeable
+
+
+def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
+    tiles = matching.choose_tiles(width)
+    row = heads * width * (3 if packed else 1)
+    return Case(
+        name=f"best_partner {dtype} {heads} heads of {width}{'' if packed else ' alone'}",
+        kernel=matching.best_partner_kernel,
+        types={
+            "keys": dtype,
+            "before": "*i32",
+            "after": "*i32",
+            "similarity": "*fp32",
+            "partner": "*i32",
+        },
+        constants=matching.constants(1, row, heads, width, tiles),
+        aligned=("keys", "similarity", "partner"),
+        warps=tiles.warps,
+        stages=matching.STAGES,
+    )
+
+
+def places(block: int) -> Case:
+    numbers = ("partner", "before", "after", "order", "begins", "dest")
+    return Case(
+        name=f"place {block}",
+        kernel=placing.place_kernel,
+        types={"similarity": "*fp32", **dict.fromkeys(numbers, "*i32"), "places": "i32"},
+        constants={"PREFIX": 1, "BLOCK": block, "CHUNK": placing.CHUNK},
+        aligned=("similarity", "partner", "order", "begins", "dest"),
+        warps=placing.warps_of(block),
+    )
+
+
+def merge_norm(dtype: str, dim: int, has_sizes: bool, fused: bool = True) -> Case:
+    tokens = ("x", "branch", "weight", "bias", "tokens", "normed")
+    numbers = {
+        "sizes": "*fp32",
+        "order": "*i32",
+        "begins": "*i32",
+        "new_sizes": "*fp32",
+        "eps": "fp32",
+    }
+    return Case(
+        name=f"{'merge_norm' if fused else 'merge'} {dtype} {dim} {has_sizes}",
+        kernel=merging.merge_norm_kernel,
+        types=dict.fromkeys(tokens, dtype) | numbers,
+        constants=merging.constants(dim, has_sizes, fused),
+        aligned=(*tokens, "order", "new_sizes"),
+        warps=merging.WARPS,
+    )
+
+
+CASES = [
+    *(partners("*bf16", heads, width) for heads, width in ((12, 64), (16, 80), (6, 128), (3, 32))),
+    partners("*fp16", 12, 64),
+    *(
+        partners("*bf16", heads, width, packed=False)
+        for heads, width in ((12, 64), (24, 64), (16, 88))
+    ),
+    partners("*fp32", 16, 64),
+    *map(places, (128, 256, 512)),
+    *(merge_norm("*bf16", dim, sizes) for dim in (192, 768, 1280) for sizes in (False, True)),
+    *(merge_norm("*bf16", 768, sizes, fused=False) for sizes in (False, True)),
+    merge_norm("*fp16", 768, True),
+    merge_norm("*fp32", 1024, True),
+]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Images of several lengths: tokens of each, and how many of them merge."""
+
+    lengths: tuple[int, ...]
+    r: tuple[int, ...]
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        return tuple(length - r for length, r in zip(self.lengths, self.r, strict=True))
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32, device=DEVICE)
+
+
+@st.composite
+def ragged(draw: st.DrawFn, prefix: int, longest: int = 40) -> Ragged:
+    """Up to five images; often one that merges nothing, one that merges as much as it can, and tiny
+    ones.
+    """
+    lengths = draw(
+        st.lists(
+            st.integers(prefix or 1, longest) | st.integers(prefix or 1, prefix + 5),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    most = [most_mergeable(length, prefix) for length in lengths]
+    r = [draw(st.just(0) | st.just(m) | st.integers(0, m)) for m in most]
+    return Ragged(tuple(lengths), tuple(r))

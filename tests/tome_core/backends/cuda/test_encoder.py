@@ -1,0 +1,225 @@
+"""A whole Vision Transformer by the kernels, against the reference model."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cache
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.tome_core.backends.cuda.device import DEVICE
+from tests.tome_core.models import DEPTH, as_schedule, make_images, make_vit, specs
+from tests.tome_core.oracle import Spec
+from tome_core import Kth, MergedViT, Schedule, patch
+from tome_core.adapters.inference import fold_scales
+from tome_core.adapters.plain import plain_weights
+from tome_core.backends.cuda.encoder import TritonEncoder
+from tome_core.matching import Bipartite
+from tome_core.ragged.packed import Packed
+from tome_core.ragged.plan import make_plan
+
+MODELS: dict[str, dict[str, Any]] = {
+    "class-token": {},
+    "no-prefix": {"class_token": False, "global_pool": "avg"},
+    "registers": {"reg_tokens": 4, "global_pool": "avg"},
+    "layer-scale": {"init_values": 0.3},
+    "distilled": {"distilled": True},
+    "attention-pool": {"global_pool": "map", "reg_tokens": 1},
+    "no-bias": {"qkv_bias": False, "proj_bias": False},
+    "pre-norm": {"pre_norm": True},
+}
+UNLIKE: dict[str, dict[str, Any]] = {
+    "qk-norm": {"qk_norm": True},
+    "gated": {"gated": True},
+    "attention-norm": {"scale_attn_norm": True},
+    "mlp-norm": {"scale_mlp_norm": True},
+    "wide-heads": {"attn_head_dim": 12},
+    "float64": {"dtype": torch.float64},
+    "another-activation": {"act_layer": torch.nn.SiLU},
+}
+
+
+def with_encoder(reference: MergedViT, *, prune: bool = True, prop_attn: bool = True) -> MergedViT:
+    model = copy.deepcopy(reference)
+    fold_scales(model.adapter.network)
+    model.requires_grad_(False)
+    weights = plain_weights(model.adapter)
+    assert weights is not None
+    model.encoder = TritonEncoder(weights)
+    model.merging = replace(model.merging, prune=prune, prop_attn=prop_attn)
+    return model
+
+
+@cache
+def reference_of(variant: str, prop_attn: bool = True) -> MergedViT:
+    vit = make_vit(dtype=torch.float32, embed_dim=32, **MODELS[variant]).to(DEVICE)
+    return patch(vit, prop_attn=prop_attn)
+
+
+@cache
+def encoded(variant: str, **options: Any) -> MergedViT:
+    return with_encoder(reference_of(variant), **options)
+
+
+def images(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return make_images(batch, dtype=dtype).to(DEVICE)
+
+
+@pytest.mark.parametrize("variant", MODELS)
+@settings(max_examples=2)
+@given(st.lists(specs(), min_size=1, max_size=4))
+@torch.no_grad()
+def test_equals_the_reference(variant: str, batch: list[Spec]) -> None:
+    r = [as_schedule(spec) for spec in batch]
+    x = images(len(batch))
+    expected = reference_of(variant)(x, r=r)
+    torch.testing.assert_close(encoded(variant)(x, r=r), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_all_tokens_with_and_without_pruning() -> None:
+    r = [0, 3, Schedule.per_layer([0, 5])]
+    x = images(3)
+    expected = reference_of("class-token").forward_features(x, r=r)
+    for prune in (True, False):
+        model = encoded("class-token", prune=prune)
+        for one, other in zip(model.forward_features(x, r=r), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model(x, r=r), reference_of("class-token")(x, r=r), rtol=1e-4, atol=1e-4
+        )
+
+
+@torch.no_grad()
+def test_without_proportional_attention() -> None:
+    reference = reference_of("no-prefix", prop_attn=False)
+    model = with_encoder(reference, prop_attn=False)
+    torch.testing.assert_close(
+        model(images(2), r=[3, 5]), reference(images(2), r=[3, 5]), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_answers_do_not_depend_on_who_shares_the_batch() -> None:
+    """As far as the kernels go: linear layers are PyTorch's, which may round otherwise for other
+    numbers of rows.
+    """
+    model = encoded("class-token", prune=False)
+    x = images(3)
+    together = model(x, r=[4, 0, 2])
+    for index, r in enumerate((4, 0, 2)):
+        torch.testing.assert_close(
+            model(x[index : index + 1], r=r)[0], together[index], rtol=1e-5, atol=1e-5
+        )
+
+
+@torch.no_grad()
+def test_halves() -> None:
+    """Within what rounding does to the reference itself."""
+    vit = make_vit(dtype=torch.float16, embed_dim=32).to(DEVICE)
+    reference = patch(vit)
+    x = images(4, torch.float16)
+    expected = patch(make_vit(dtype=torch.float64, embed_dim=32).to(DEVICE))(x.double(), r=3)
+    error = (with_encoder(reference)(x, r=3).double() - expected).abs().max()
+    assert error <= 3 * (reference(x, r=3).double() - expected).abs().max() + 1e-3
+
+
+def test_what_it_takes() -> None:
+    model = encoded("class-token")
+    encoder = model.encoder
+    assert encoder is not None
+    tokens = torch.zeros(8, 32, device=DEVICE)
+    packed = Packed(tokens, (None,), None)
+    places = (torch.arange(8, device=DEVICE)[None],)
+    assert encoder.takes(model.merging, packed)
+    assert not encoder.takes(model.merging, Packed(tokens, (None,), places))
+    assert not encoder.takes(model.merging, Packed(tokens, (None,), None, places))
+    assert not encoder.takes(model.merging, Packed(tokens.double(), (None,), None))
+    assert not encoder.takes(model.merging, Packed(tokens.clone().requires_grad_(), (None,), None))
+    assert not encoder.takes(replace(model.merging, matcher=Kth(2)), packed)
+    assert not encoder.takes(replace(model.merging, combine=lambda *_: None), packed)
+    assert not encoder.takes(replace(model.merging, metric=lambda features: features.after), packed)
+
+
+@pytest.mark.parametrize("variant", UNLIKE)
+def test_blocks_that_are_not_plain(variant: str) -> None:
+    model = patch(make_vit(**{"dtype": torch.float32, "embed_dim": 32, **UNLIKE[variant]}))
+    weights = plain_weights(model.adapter)
+    if weights is not None:
+        with pytest.raises(ValueError, match="not all of one width and dtype"):
+            TritonEncoder(weights)
+
+
+@torch.no_grad()
+def test_copies() -> None:
+    model = encoded("class-token")
+    expected = model(images(2), r=3)
+    assert torch.equal(copy.deepcopy(model)(images(2), r=3), expected)
+    again = ForkingPickler.loads(ForkingPickler.dumps(model.encoder))
+    assert torch.equal(again.weights[-1].fc2.weight, model.adapter.blocks[-1].block.mlp.fc2.weight)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would run on a GPU; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and not name.startswith("prim::"):
+            self.names += [name] * (2 if name == "tome::match" else 1)
+        return out
+
+
+@pytest.mark.parametrize("r", [0, 2, [0, 2, 2]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_fake_gpu(r: Any, dtype: torch.dtype) -> None:
+    """Nothing waits for the device, everything is where and as it should be, in few launches."""
+    model = copy.deepcopy(reference_of("class-token")).to("cpu")
+    weights = plain_weights(model.adapter)
+    assert weights is not None
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+
+        def fake(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.empty(value.shape, dtype=dtype, device="cuda")
+            if isinstance(value, tuple):
+                return (
+                    type(value)(*map(fake, value))
+                    if hasattr(value, "_fields")
+                    else tuple(map(fake, value))
+                )
+            return value
+
+        fakes = [
+            type(block)(*(fake(getattr(block, name)) for name in block.__dataclass_fields__))
+            for block in weights
+        ]
+        encoder = TritonEncoder(fakes)
+        schedules = tuple(map(Schedule.of, r if isinstance(r, list) else [r] * 3))
+        plan = make_plan(schedules, DEPTH, 17, 1, Bipartite())
+        tokens = torch.empty(3 * 17, 32, dtype=dtype, device="cuda")
+        packed = Packed(tokens, (None,) * len(plan.groups), None)
+        with Launches() as launches:
+            out = encoder(model.merging, plan, packed, None)
+    assert out.tokens.shape == (plan.length(DEPTH), 32)
+    assert (out.tokens.device.type, out.tokens.dtype) == ("cuda", dtype)
+    if r:
+        assert [tuple(sizes.shape) for sizes in out.sizes if sizes is not None] == [
+            (group.images, group.tokens[-1]) for group in plan.groups
+        ]
+    a_block = 7 + 2 * bool(r) + (dtype == torch.float32)  # where GELU is a launch of its own
+    first = launches.names.index("tome::norm")
+    assert len(launches.names[first:]) == a_block * DEPTH + 1, launches.names

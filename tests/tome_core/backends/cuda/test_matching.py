@@ -1,0 +1,187 @@
+"""The matching of a whole buffer, against `Bipartite` on each image alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.tome_core.backends.cuda.compiler import Compiled, compile_in_process
+from tests.tome_core.backends.cuda.device import DEVICE
+from tests.tome_core.backends.cuda.merging_cases import CASES, Ragged, offsets, ragged
+from tome_core.backends.cuda import matching
+from tome_core.backends.cuda.attention import unpack
+from tome_core.backends.cuda.matching import Matched, launch_match, match
+from tome_core.matching import Bipartite
+
+HEADS = 2
+WIDTH = 8
+PREFIXES = [0, 1, 2, 5]
+
+
+def random_qkv(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tokens, 3 * HEADS * WIDTH, generator=generator).to(DEVICE, dtype)
+
+
+def run(qkv: Tensor, batch: Ragged, prefix: int) -> Matched:
+    before = offsets(batch.lengths)
+    after = offsets(batch.after)
+    return match(unpack(qkv, HEADS)[1], before, after, batch.longest, sum(batch.after), prefix)
+
+
+def expected_dest(qkv: Tensor, batch: Ragged, prefix: int) -> list[int]:
+    """The places that `Bipartite` gives, image by image."""
+    found: list[int] = []
+    new_start = 0
+    for part, r, left in zip(qkv.split(batch.lengths), batch.r, batch.after, strict=True):
+        keys = part.view(len(part), 3, HEADS, WIDTH)[:, 1].float().mean(1)
+        dest = Bipartite()(keys[None], r, prefix).dest[0].tolist() if r else range(len(part))
+        found += [new_start + place for place in dest]
+        new_start += left
+    return found
+
+
+def check(matched: Matched, dest: list[int], batch: Ragged, prefix: int) -> None:
+    """``matched`` has these places, and its sources by destination follow from them and from who
+    stays.
+    """
+    assert matched.dest.tolist() == dest
+    stays = set()
+    start = 0
+    for length, r in zip(batch.lengths, batch.r, strict=True):
+        # All of B and the prefix stay; so does of A whoever is alone.
+        of_a = range(start + prefix + prefix % 2, start + length, 2) if r else ()
+        stays |= set(range(start, start + length)) - {
+            token for token in of_a if dest.count(dest[token]) > 1
+        }
+        start += length
+    expected = sorted(range(len(dest)), key=lambda token: (dest[token], token not in stays, token))
+    assert matched.order.tolist() == expected
+    counts = [dest.count(place) for place in range(sum(batch.after))]
+    assert [end - begin for begin, end in pairwise(matched.begins.tolist())] == counts
+    assert matched.begins[0] == 0 and matched.begins[-1] == len(dest)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@settings(max_examples=12)
+@given(st.data())
+def test_equals_bipartite(prefix: int, data: st.DataObject) -> None:
+    batch = data.draw(ragged(prefix))
+    qkv = random_qkv(sum(batch.lengths), seed=data.draw(st.integers(0, 99)))
+    check(run(qkv, batch, prefix), expected_dest(qkv, batch, prefix), batch, prefix)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@settings(max_examples=12)
+@given(st.data())
+def test_ties_go_to_the_lowest_index(prefix: int, data: st.DataObject) -> None:
+    """Tokens are of three kinds, with keys that are 0 but for one channel: every similarity is
+    exact.
+    """
+    batch = data.draw(ragged(prefix))
+    kinds = data.draw(
+        st.lists(st.integers(0, 2), min_size=sum(batch.lengths), max_size=sum(batch.lengths))
+    )
+    qkv = torch.zeros(len(kinds), 3, HEADS, WIDTH, device=DEVICE)
+    qkv[range(len(kinds)), 1, :, kinds] = 4.0
+    qkv = qkv.flatten(1)
+    check(run(qkv, batch, prefix), expected_dest(qkv, batch, prefix), batch, prefix)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves(dtype: torch.dtype) -> None:
+    batch = Ragged((37, 12, 12), (16, 0, 5))
+    qkv = random_qkv(61, dtype=dtype)
+    check(run(qkv, batch, 1), expected_dest(qkv, batch, 1), batch, 1)
+
+
+@pytest.mark.parametrize(
+    ("length", "r", "prefix"),
+    [(197, 16, 1), (257, 40, 1), (577, 100, 1), (1025, 512, 1), (580, 287, 5)],
+)
+def test_long_images(length: int, r: int, prefix: int) -> None:
+    batch = Ragged((length, 30), (r, 3))
+    qkv = random_qkv(length + 30)
+    matched = run(qkv, batch, prefix)
+    assert matched.dest.tolist() == expected_dest(qkv, batch, prefix)
+    assert sorted(matched.order.tolist()) == list(range(length + 30))
+    assert (matched.dest[matched.order.long()].diff() >= 0).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's NumPy
+def test_zero_keys_and_what_is_no_number() -> None:
+    """NaN merges first, into the first of B, as by PyTorch's ``max`` and ``argsort``; nothing is
+    written elsewhere.
+    """
+    batch = Ragged((20, 21), (4, 7))
+    for value in (0.0, float("nan"), float("inf")):
+        qkv = random_qkv(41)
+        qkv[[3, 4, 9, 30, 33]] = value
+        check(run(qkv, batch, 1), expected_dest(qkv, batch, 1), batch, 1)
+
+
+@settings(max_examples=10)
+@given(ragged(1), st.integers(0, 4))
+def test_does_not_depend_on_who_shares_the_batch(batch: Ragged, image: int) -> None:
+    image %= len(batch.lengths)
+    qkv = random_qkv(sum(batch.lengths))
+    together = run(qkv, batch, 1)
+    alone = Ragged((batch.lengths[image],), (batch.r[image],))
+    start = sum(batch.lengths[:image])
+    new_start = sum(batch.after[:image])
+    matched = run(qkv[start : start + alone.longest].clone(), alone, 1)
+    end = start + alone.longest
+    new_end = new_start + alone.after[0]
+    assert torch.equal(together.dest[start:end] - new_start, matched.dest)
+    assert torch.equal(together.order[start:end] - start, matched.order)
+    assert torch.equal(together.begins[new_start : new_end + 1] - start, matched.begins)
+
+
+def test_other_tiles_and_more_room_than_needed() -> None:
+    batch = Ragged((70, 33), (20, 0))
+    qkv = random_qkv(103)
+    before = offsets(batch.lengths)
+    after = offsets(batch.after)
+    expected = run(qkv, batch, 1)
+    for tiles in (matching.Tiles(16, 16, 4, "ieee"), matching.Tiles(32, 64, 8)):
+        found = launch_match(unpack(qkv, HEADS)[1], before, after, 200, sum(batch.after), 1, tiles)
+        assert all(map(torch.equal, found, expected))
+
+
+def test_keys_by_themselves() -> None:
+    batch = Ragged((21, 9), (6, 2))
+    qkv = random_qkv(30)
+    before = offsets(batch.lengths)
+    after = offsets(batch.after)
+    alone = match(unpack(qkv, HEADS)[1].contiguous(), before, after, 21, sum(batch.after), 1)
+    assert all(map(torch.equal, alone, run(qkv, batch, 1)))
+
+
+def test_is_an_operator() -> None:
+    batch = Ragged((9, 4), (2, 0))
+    keys = unpack(random_qkv(13), HEADS)[1]
+    arguments = (keys, offsets(batch.lengths), offsets(batch.after), 9, 11, 1)
+    torch.library.opcheck(torch.ops.tome.match.default, arguments)
+
+
+@pytest.fixture(scope="module", params=[80, 90])
+def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
+    return compile_in_process("tests.tome_core.backends.cuda.merging_cases", [request.param])
+
+
+def test_compiles_without_spills(compiled: list[Compiled]) -> None:
+    assert len(compiled) == len(CASES)
+    assert not [case for case in compiled if case.stack]
+    assert all(case.products for case in compiled if case.name.startswith("best_partner"))
+    wide = [
+        case.widest
+        for case in compiled
+        if case.name.startswith("merge") and " 192 " not in case.name
+    ]
+    assert wide and min(wide) == 128
+    assert all(case.shared <= 96 << 10 for case in compiled)

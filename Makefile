@@ -78,7 +78,7 @@ bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to na
 bench-auto: install  ## r=auto under an open load on a real server; ARGS="--help" for more
 	$(BIN)/python -m benchmarks.auto $(ARGS)
 
-gpu-day: install  ## all that a GPU has to be asked, in seven minutes; ARGS="--dry" tries it on the CPU, ARGS="--help" for more
+gpu-day: install  ## all GPU tests and benchmarks, in seven minutes; ARGS="--dry" tries it on the CPU, ARGS="--help" for more
 	$(BIN)/python -m benchmarks.gpu_day $(ARGS)
 
 simulate: install  ## the scheduler under load on a simulated device

@@ -1,4 +1,4 @@
-"""`make bench`: our forward pass against its peers and against what the hardware allows, in one run.
+"""`make bench`: our forward pass against its peers and the hardware's bound, in one run.
 
 Writes results.csv, results.json, report.md and pictures. `make bench ARGS="--quick"` takes two
 minutes.
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(bench: Bench, chosen: Sequence[Case], folder: Path, console: Console) -> None:
-    """Measure all cases behind a progress bar, and write what there is after each, should the run be broken off."""
+    """Measure all cases behind a progress bar; write the results after each case."""
     columns = (
         TextColumn("turns"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`make bench-auto`: r=auto on a real server, under an open load of Poisson arrivals; and how good its predictions are.
+"""`make bench-auto`: r=auto on a real server under open-loop Poisson load, and its predictions.
 
 Our server with random weights of a fixed seed takes images from `server.load` on the same machine.
 First its capacity at r=16 and at r=0 (closed loop); all rates and the deadline, ten times what a
@@ -35,7 +35,7 @@ from server.catalog.profiles import read_profile
 from server.commands.offline import load_runner, pick_model
 from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
-from server.load.pictures import Picture, jpeg
+from server.load.pictures import Picture, generate_jpeg
 from server.load.report import LoadReport
 from server.load.run import run_load
 from server.load.spec import LoadSpec
@@ -50,7 +50,7 @@ BATCH_TIMES = 10
 
 @dataclass(frozen=True)
 class Open:
-    """One open loop. Shares are of all requests; ``step`` is between windows of 5 s that follow each other."""
+    """One open loop. Shares are of all requests; ``step`` is between adjacent windows of 5 s."""
 
     name: str
     rate: float
@@ -66,7 +66,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Predictions:
-    """How far batches were from what was predicted: their number, and the shares within 15% and 40%."""
+    """Prediction errors of batches: their number, and the shares within 15% and 40%."""
 
     batches: float
     within_15: float
@@ -83,7 +83,7 @@ class Bench:
         self.connections = connections
         self.accuracy = accuracy
         self.console = console
-        self.pictures = (Picture("photograph.jpg", jpeg()),)
+        self.pictures = (Picture("photograph.jpg", generate_jpeg()),)
 
     def capacity(self, r: str, seconds: float) -> float:
         """Images/s of a closed loop at ``r``."""
@@ -129,7 +129,7 @@ class Bench:
         return Predictions(count, batches("0.15") / count, batches("0.4") / count)
 
     def speedup(self, seconds: float) -> tuple[float, float]:
-        """The server's speed-up at r=16: what it shows, and what its forward passes at r=0 really take.
+        """The server's exported speed-up at r=16, beside the measured one.
 
         The first is the ratio of the two counters over a load at r=16 alone. The second is that of
         the forward time of an image in such a load at r=0 and in that at r=16.
@@ -156,7 +156,7 @@ class Bench:
         return asyncio.run(run_load(LoadSpec(url=self.url, pictures=self.pictures, **load)))
 
     def _series(self) -> dict[str, float]:
-        """The samples of /metrics by their name, and the bucket where there is one; there is one model."""
+        """The samples of /metrics by name (and bucket, for histograms) of the one model."""
         found: dict[str, float] = {}
         for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text):
             for sample in family.samples:
@@ -181,7 +181,7 @@ def steps(report: LoadReport) -> list[float]:
 
 
 def offline_speedup(config: Path, r: int, threads: int) -> float:
-    """How many times as long a full batch takes at r=0 as at ``r``: medians of turns, without a server."""
+    """Ratio of a full batch's time at r=0 to that at ``r``: medians of turns, without HTTP."""
     settings = ModelSettings(config=config, threads=threads)
     runner = load_runner(settings, pick_model(settings, ""))
     calls = [partial(runner.seconds, [Schedule.constant(one)] * BATCH) for one in (0, r)]

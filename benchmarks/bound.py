@@ -1,4 +1,4 @@
-"""What the hardware allows: the exact FLOPs of a schedule at the fastest matrix product that was seen here."""
+"""The hardware's bound: exact FLOPs of a schedule at the fastest matrix product measured."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Gemm:
 
 
 def model_macs(model: tome_core.MergedViT, tokens: int, r: Sequence[int]) -> int:
-    """Multiply-accumulates of one batch, the images of which have ``tokens`` at the input and merge by ``r``."""
+    """Multiply-accumulates of one batch of images with ``tokens`` input tokens merged by ``r``."""
     cost = model.cost()
     return sum(cost.macs(model.token_counts(one, tokens)) for one in r)
 
@@ -52,7 +52,7 @@ def bound_seconds(macs: int, flops_per_s: float) -> float:
 def gemms(
     dtype: torch.dtype, device: torch.device, shapes: Sequence[tuple[int, int, int]] = SHAPES
 ) -> Iterator[Gemm]:
-    """Every shape, by PyTorch's linear layer and, on a CPU, by oneDNN's with packed weights and by our own kernel."""
+    """Each shape by PyTorch's linear layer and, on a CPU, by oneDNN's packed one and by ours."""
     for rows, inputs, outputs in shapes:
         x = torch.randn(rows, inputs, device=device).to(dtype)
         weight = torch.randn(outputs, inputs, device=device).to(dtype)
@@ -90,7 +90,7 @@ def fastest_gemm(candidates: Iterator[Gemm], synchronize: Callable[[], None]) ->
 
 
 def _packed(x: Tensor, weight: Tensor) -> Callable[[], object] | None:
-    """OneDNN's linear layer on weights in its own layout, or None where this torch or CPU has none."""
+    """OneDNN's linear layer on prepacked weights, or None if this torch or CPU has none."""
     try:
         with torch.inference_mode():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))

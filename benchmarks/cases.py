@@ -18,7 +18,7 @@ MIXED_BATCH = 32
 
 @dataclass(frozen=True)
 class Model:
-    """A timm architecture, its side in pixels, and the values of r that suit its number of tokens."""
+    """A timm architecture, its side in pixels, and values of r that suit its token count."""
 
     timm: str
     pixels: int
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a contender is built for: ``vit`` is a float32 timm model on ``device`` that nobody changes."""
+    """Input of a contender's builder: ``vit`` is a float32 timm model on ``device``, read-only."""
 
     vit: nn.Module
     case: Case
@@ -87,7 +87,7 @@ def choose(
     r: Sequence[int] | None = None,
     quick: bool = False,
 ) -> list[Case]:
-    """The cases of a run, in order; what is None is not restricted, and with ``quick`` only those of `QUICK` are left.
+    """The cases of a run, in order; None does not restrict, ``quick`` keeps those of `QUICK`.
 
     A given ``r`` replaces the model's own, and leaves the mixed batch out.
 

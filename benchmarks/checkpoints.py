@@ -1,4 +1,4 @@
-"""Random weights of any timm architecture, as a TOML file that the server takes: speed needs no trained weights."""
+"""Random weights of a timm architecture, as a TOML file for the server: speed needs no more."""
 
 from __future__ import annotations
 

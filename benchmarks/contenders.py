@@ -1,4 +1,4 @@
-"""Who is measured. Each is handed the same float32 images and gives logits; what it converts on the way is its own."""
+"""The contenders. Each maps the same float32 images to logits; conversions count as its time."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Contender(Protocol):
         ...
 
     def build(self, setup: Setup) -> Forward:
-        """From images ``(B, C, H, W)`` and r, one for all or one each, to logits ``(B, classes)``, as any array."""
+        """Map images ``(B, C, H, W)`` and r, one or one per image, to logits ``(B, classes)``."""
         ...
 
 
@@ -63,7 +63,7 @@ class Ours:
 
 
 class Published:
-    """The published ToMe code (github.com/facebookresearch/ToMe), from a checkout outside of this repository.
+    """The published ToMe code (github.com/facebookresearch/ToMe), from an external checkout.
 
     Written for timm 0.4.12, it still gives the right answers for a plain ViT of today's timm.
     """
@@ -158,7 +158,7 @@ def contenders(checkout: Path | None) -> tuple[Contender, ...]:
 
 
 def choose(everyone: Sequence[Contender], names: Sequence[str] | None) -> list[Contender]:
-    """Those of ``everyone`` that ``names`` names, by the whole name or what stands before its hyphen; None: all.
+    """Those of ``everyone`` in ``names``, by full name or its part before the hyphen; None: all.
 
     Raises:
         ValueError: a name fits nobody.

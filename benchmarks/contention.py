@@ -51,7 +51,7 @@ with torch.inference_mode():
 
 @contextmanager
 def saturated(connections: int) -> Iterator[None]:
-    """Keep the API process busy: each connection sends parameters that are refused as fast as they are answered."""
+    """Keep the API process busy with requests that it refuses as fast as it can."""
     stop = threading.Event()
 
     def spin() -> None:
@@ -72,7 +72,7 @@ def saturated(connections: int) -> Iterator[None]:
 
 
 def forward_seconds(client: httpx.Client, pool: ThreadPoolExecutor, body: bytes) -> float:
-    """The forward time of a full batch: more images are sent than fit, and one answer of a full one is read."""
+    """Forward time of a full batch: send more images than fit, read one answer of a full one."""
     answers = [
         answer.json()
         for answer in pool.map(

@@ -1,4 +1,4 @@
-"""From the bytes of a JPEG to a model's pixels, in turns within one process; `python -m benchmarks.decode`.
+"""JPEG bytes to a model's pixels, in turns within one process; `python -m benchmarks.decode`.
 
 Beside the server's own way: timm's transform (Pillow, through torchvision), and torchvision's JPEG
 decoder with its antialiased resize of uint8, which would need torch in the API process. Medians of

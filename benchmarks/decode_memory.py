@@ -1,4 +1,4 @@
-"""Peak memory of decoding one image of 50 megapixels, by format: ``python -m benchmarks.decode_memory``.
+"""Peak memory of decoding a 50-megapixel image, by format: `python -m benchmarks.decode_memory`.
 
 Each is decoded in a process of its own, as the server does it, for a model of 224 pixels. What
 counts is the highest resident memory meanwhile, less that before, when the encoded bytes are there

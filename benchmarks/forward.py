@@ -1,4 +1,4 @@
-"""Runs the cases: builds every contender, sees that they give the same answers, and times them in turns."""
+"""Runs the cases: builds every contender, compares their answers, and times them in turns."""
 
 from __future__ import annotations
 

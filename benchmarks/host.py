@@ -1,4 +1,4 @@
-"""`python -m benchmarks.host`: what the engine's thread does for a batch besides the device's work, in microseconds.
+"""`python -m benchmarks.host`: host-side microseconds of the engine's thread per batch.
 
 A GPU is done with a batch of 128 images within some milliseconds, and one thread reads the jobs,
 schedules, predicts, launches, collects, learns and replies. Here it does so with the server's own
@@ -30,20 +30,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import about
-from server.allocator import keep_what_is_there
+from server.allocator import freeze_live_objects
 from server.engine.device.cuda_graphs import buckets
 from server.engine.device.readout import Readout
 from server.engine.execution.in_flight import BatchInFlight
-from server.engine.loop import Loop, Served
+from server.engine.loop import EngineModel, Loop
 from server.engine.scheduling.batch_builder import Bounds
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.warmup import graph_kinds
+from server.engine.warmup import graph_calibration_batches
 from server.ipc.channel import Channel, pack
 from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Job
 from server.ipc.shared_memory import create_memory
-from server.latency.cost import Estimate, Features, Geometry, Recorded, features
+from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
 from tome_core import Outputs
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
@@ -54,15 +54,15 @@ VIT_B = Geometry(
 )
 LEVELS = tuple(Schedule.constant(r) for r in (0, 4, 8, 12, 16))
 # About what a large GPU needs in bfloat16: 9 ms for 128 images at r=0.
-DEVICE = Features(
+DEVICE = CostFeatures(
     host=0.001,
-    host_blocks=0.0004,
+    host_merging_blocks=0.0004,
     device=0.0003,
-    device_blocks=0.00002,
+    device_merging_blocks=0.00002,
     tokens=0.000003,
     linear=0.0000032,
     pairs=0.00001,
-    merged=0.000003,
+    tokens_in_merging_blocks=0.000003,
 )
 NOISE = 0.03  # standard deviation of the logarithm of a batch's time
 TARGET = 1.0
@@ -73,7 +73,7 @@ KINDS = ("alike", "mixed", "auto")
 PARTS = (
     "receive",
     "add",
-    "step",
+    "take",
     "predict",
     "launch",
     "collect",
@@ -120,7 +120,7 @@ class Nothing:
         )
         self._clock = clock
 
-    def room(self, images: int) -> np.ndarray:
+    def pixel_buffer(self, images: int) -> np.ndarray:
         """Of no bytes for each image."""
         return np.empty((images, 0), np.uint8)
 
@@ -137,7 +137,7 @@ class Nothing:
 
     def tokens(self, schedule: Schedule) -> tuple[int, ...]:
         """Of one image, as the runner's."""
-        return VIT_B.counts(schedule)
+        return VIT_B.token_counts(schedule)
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,11 @@ class Host:
         self._random = random.Random(seed)
         self._numbers = itertools.count()
         self._now = 0.0
-        recorded = Recorded(
-            frozenset(map(VIT_B.load, LEVELS)), tuple(buckets(max(BATCHES))), any=True
+        recorded = RecordedGraphs(
+            frozenset(map(VIT_B.image_cost, LEVELS)), tuple(buckets(max(BATCHES))), runs_mixed=True
         )
-        self._exact = Estimate(DEVICE, recorded=recorded)
-        kinds = graph_kinds(LEVELS, max(BATCHES), recorded.buckets)
+        self._exact = CostModel(DEVICE, recorded=recorded)
+        kinds = graph_calibration_batches(LEVELS, max(BATCHES), recorded.buckets)
         self.calibration = Calibration(
             VIT_B, [Sample(kind, self._takes(kind)) for kind in kinds], recorded
         )
@@ -205,7 +205,7 @@ class Host:
         self._channel = Channel(engine)
         self.clock = Clock()
         nothing: Any = Nothing(case.batch, self.clock)
-        served = Served(nothing, self.calibration)
+        served = EngineModel(nothing, self.calibration)
         page = HeartbeatPage(create_memory("host", HeartbeatPage.SIZE))
         self._loop = Loop(self._channel, self.scheduler, {"vit-b": served}, nothing, page)
         self._watch()
@@ -220,11 +220,11 @@ class Host:
         self._engine.close()
 
     def round(self) -> tuple[dict[str, float], float]:
-        """One batch, with as many arrivals as fill the queue. Seconds of each part, and of the processor for all."""
+        """One batch with arrivals that refill the queue. Seconds per part, CPU seconds in all."""
         self._api.sendall(b"".join(map(pack, self._arrivals())))
         self.clock.spent.clear()
         started = time.thread_time()
-        self._loop._read()
+        self._loop._receive_messages()
         following = self._loop._launch_next()
         cpu = time.thread_time() - started
         if following is not None:
@@ -233,24 +233,25 @@ class Host:
             self.images += len(following.batch)
             following = replace(following, started=time.monotonic() - taken)
             started = time.thread_time()
-            self._loop._finish(following, None)
+            self._loop._collect_and_reply(following, None)
             cpu += time.thread_time() - started
         self.reply = self._replies.receive_all(timeout=0)[-1]
         return dict(self.clock.spent), cpu
 
     def _watch(self) -> None:
-        step = self.scheduler.step
-        self.scheduler.step = lambda *_: step(self._now)  # type: ignore[method-assign]
+        take_next = self.scheduler.take_next
+        self.scheduler.take_next = lambda *_: take_next(self._now)  # type: ignore[method-assign]
         for owner, method, part in (
-            (self._loop, "_read", "add"),
+            (self._loop, "_receive_messages", "add"),
             (self._channel, "receive_all", "receive"),
             (self._loop, "_launch_next", "loop"),
-            (self.scheduler, "step", "step"),
+            (self.scheduler, "take_next", "take"),
             (self.calibration, "features", "predict"),
             (self._loop, "_launch", "launch"),
-            (self._loop, "_finish", "loop"),
-            (self._loop, "_summary", "outcomes"),
-            (self.calibration, "unmerged", "learn"),
+            (self._loop, "_collect_and_reply", "loop"),
+            (self._loop, "_learn_from", "learn"),
+            (self._loop, "_build_reply", "outcomes"),
+            (self.calibration, "r0_seconds", "learn"),
             (self.calibration, "observe", "learn"),
             (self._channel, "send", "send"),
         ):
@@ -269,7 +270,9 @@ class Host:
 
     def _takes(self, schedules: Sequence[Schedule]) -> float:
         """Seconds of the device."""
-        batch = features([VIT_B.load(schedule) for schedule in schedules], self._exact.recorded)
+        batch = batch_features(
+            [VIT_B.image_cost(schedule) for schedule in schedules], self._exact.recorded
+        )
         return self._exact.seconds(batch) * self._random.lognormvariate(0, NOISE)
 
 
@@ -311,7 +314,7 @@ def table(results: Sequence[Result]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print. Returns the exit code."""
     args = parse(arguments)
-    keep_what_is_there()
+    freeze_live_objects()
     torch.set_num_threads(1)
     cases = [
         Case(*each)

@@ -1,4 +1,4 @@
-"""`make bench-http`: images/s and latency over HTTP, ours against a peer and against what its own parts allow.
+"""`make bench-http`: images/s and latency over HTTP, against a peer and the parts' bound.
 
 Every round starts our server with random weights, measures it, ends it, times its forward pass and
 its decoding alone, and does the same with the peer. With ``--tome`` that is LitServe with the
@@ -33,7 +33,7 @@ from benchmarks.results import about
 from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
 from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
-from server.load.pictures import jpeg
+from server.load.pictures import generate_jpeg
 from server.top.scrape import NoMetrics, Scrape, scrape
 
 LEVELS = (0, 4, 8, 12, 16)
@@ -52,7 +52,7 @@ class Bench:
         self.console = console
         self.folder = folder
         self.config = write_random_model(args.model, folder)
-        self.image = jpeg()
+        self.image = generate_jpeg()
         self.picture = folder / "picture.jpg"
         self.picture.write_bytes(self.image)
 
@@ -75,7 +75,7 @@ class Bench:
         return found
 
     def alone(self, name: str, address: str, urls: Sequence[str]) -> Load:
-        """Drive our server at ``address`` on one connection; it says what its stages took, in the warm-up too."""
+        """Drive our server at ``address`` on one connection; returns its stage timings too."""
         before = scrape(address)
         found = self.load(name, urls, bare(self.image), alone=True)
         return replace(found, stages=stage_seconds(before, scrape(address)))
@@ -108,7 +108,7 @@ class Bench:
 
 
 def stage_seconds(before: Scrape, after: Scrape) -> float:
-    """Mean seconds of decoding and forward pass of the requests between two readings, each in a batch of its own."""
+    """Mean seconds of decoding and forward pass between two readings, in batches of one."""
     seconds = requests = 0.0
     for reading, sign in ((after, 1), (before, -1)):
         sums, counts = (
@@ -203,7 +203,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def litserve(args: argparse.Namespace) -> str:
-    """The command of LitServe with the published code, in the dtype and on the threads that ours has."""
+    """The command of LitServe with the published code, with our dtype and thread count."""
     module = [sys.executable, "-W", "ignore", "-m", "benchmarks.litserve_peer"]
     options = [
         "--tome",

@@ -1,4 +1,4 @@
-"""Rounds over HTTP as Markdown: throughput and latency, of the peer's, of the bound, and what HTTP itself costs."""
+"""Rounds over HTTP as Markdown: throughput, latency, ratios to the peer and to the bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PEER = "peer"
 
 @dataclass
 class Rounds:
-    """What each round saw: loads by name, `level_name` ones, ``mixed`` and `alone_name` ones, of ours and the peer.
+    """Results of each round, by load: `level_name`, ``mixed`` and `alone_name`.
 
     Attributes:
         levels: the values of r that ours was measured at; ``mixed`` takes them in turn.
@@ -53,19 +53,19 @@ def bound(rounds: Rounds, levels: Sequence[int]) -> float:
 
 
 def mixed_ratio(rounds: Rounds) -> float:
-    """Throughput of mixed r by the harmonic mean of those of its values alone, which takes no loss for granted."""
+    """Throughput of mixed r by the harmonic mean of its values' own throughputs."""
     alone = [median(rounds.ours, level_name(r)).images_per_s for r in rounds.levels]
     return median(rounds.ours, "mixed").images_per_s / statistics.harmonic_mean(alone)
 
 
 def http_seconds(rounds: Rounds, r: int) -> float:
-    """What a request on one connection takes beyond decoding and a forward pass of its image alone."""
+    """Time of a request on one connection beyond decoding and forward pass of its image alone."""
     parts = statistics.median(parts.decode + parts.single[r] for parts in rounds.parts)
     return median(rounds.ours, alone_name(level_name(r))).p50 - parts
 
 
 def http_seconds_beside(rounds: Rounds, r: int) -> float:
-    """What it takes beyond the decoding and the forward pass that the server timed in the same requests, on average."""
+    """Mean time beyond the decoding and forward pass that the server timed in the same requests."""
     loads = [loads[alone_name(level_name(r))] for loads in rounds.ours]
     return statistics.median(1 / load.images_per_s - load.stages for load in loads)
 

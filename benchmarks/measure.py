@@ -1,4 +1,4 @@
-"""Times of several things, taken in turns, so that a change of the machine's speed meets all alike."""
+"""Times of several calls, taken in turns, so that drift of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def alternate(
     synchronize: Callable[[], None] = lambda: None,
     on_turn: Callable[[], object] = lambda: None,
 ) -> list[list[float]]:
-    """Seconds of each of ``calls`` in each round. Every second round goes backwards, so neighbours change sides.
+    """Seconds of each of ``calls`` in each round; every second round runs in reverse order.
 
     Args:
         synchronize: waits for the device.
@@ -57,9 +57,11 @@ def _turn(call: Callable[[], object], seconds: float, synchronize: Callable[[], 
     synchronize()
     time.sleep(SETTLE_SECONDS)
     taken: list[float] = []
-    while not taken or sum(taken) < seconds:
+    total = 0.0
+    while not taken or total < seconds:
         started = time.perf_counter()
         call()
         synchronize()
         taken.append(time.perf_counter() - started)
+        total += taken[-1]
     return statistics.median(taken)

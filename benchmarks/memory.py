@@ -1,4 +1,4 @@
-"""Resident memory of an engine under load, in a process of its own: ``python -m benchmarks.memory MODELS.TOML``."""
+"""Resident memory of an engine under load: ``python -m benchmarks.memory MODELS.TOML``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.results import Memory
 
@@ -20,7 +21,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def measure_memory(threads: int) -> Memory | None:
-    """ViT-B in bfloat16 at batch 32, on the CPU; None where the kernel does not say how much memory a process has."""
+    """ViT-B in bfloat16 at batch 32, on the CPU; None where the kernel reports no memory use."""
     if not _STATUS.is_file():
         return None
     # Imported here: the measured process imports this module too, and has only what an engine has.
@@ -37,13 +38,13 @@ def measure_memory(threads: int) -> Memory | None:
 
 
 def _engine(config: Path, threads: int) -> dict[str, float]:
-    """Start as the engine does, run full batches, and say what that took, in MB above what the imports took."""
+    """Start like the engine, run full batches; MB above the memory after the imports."""
     from server.engine.startup import start_models
     from server.ipc.engine_config import EngineConfig
     from tome_core.schedule import Schedule
 
     imports = megabytes("VmRSS")
-    given = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
+    given: dict[str, Any] = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
     served, _ = start_models(
         EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given)
     )

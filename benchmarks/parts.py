@@ -44,7 +44,7 @@ class Parts:
     single: dict[int, float]
 
     def bound(self, levels: Sequence[int], cores: int) -> float:
-        """Images/s that the parts allow when images take ``levels`` in turn and ``cores`` also have to decode."""
+        """Bound in images/s with ``levels`` in turn, when ``cores`` also have to decode."""
         forward = statistics.mean(self.batch[r] for r in levels) / self.images
         return 1 / (forward + self.decode / cores)
 
@@ -52,7 +52,7 @@ class Parts:
 def measure_parts(
     config: Path, image: Path, levels: Sequence[int], images: int, threads: int, dtype: Dtype
 ) -> Parts:
-    """Time the first model of ``config`` in batches of ``images``, and the decoding of ``image``, as served."""
+    """Time the first model of ``config`` in batches of ``images``, and decoding ``image``."""
     request = {"config": str(config), "image": str(image), "levels": levels, "images": images}
     command = [
         sys.executable,

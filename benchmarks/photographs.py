@@ -1,4 +1,4 @@
-"""Pictures whose frequencies fall off as a photograph's do, for where a real one would have to be shipped."""
+"""Synthetic pictures with a photograph's spectrum, where a real one would have to be shipped."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from benchmarks.report import OURS
 from benchmarks.results import Result
-from server.catalog.profiles import Row
+from server.catalog.profiles import ProfileRow
 from server.commands.plotting import draw_profiles
 
 
-def draw(results: Sequence[Result], profile: Sequence[Row], folder: Path) -> Iterator[Path]:
-    """Throughput against r for each model, and accuracy against throughput of the bundled one; gives the files' paths.
+def draw(results: Sequence[Result], profile: Sequence[ProfileRow], folder: Path) -> Iterator[Path]:
+    """Plot throughput against r per model, and accuracy against throughput; returns the paths.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -51,8 +51,8 @@ def throughput(model: str, results: Sequence[Result], folder: Path) -> Path:
     return path
 
 
-def accuracy(profile: Sequence[Row], folder: Path) -> Path:
-    """Accuracy against throughput: a line through constant r, and a mark for each other schedule."""
+def accuracy(profile: Sequence[ProfileRow], folder: Path) -> Path:
+    """Accuracy against throughput: a line through constant r, a mark per other schedule."""
     figure = _figure(7)
     axes = figure.add_subplot()
     draw_profiles(axes, {"bundled model": profile}, lambda row: row.images_per_s)

@@ -1,4 +1,4 @@
-"""Images/s under Ray Serve on the cores of this machine: one replica with all threads, and two that share them.
+"""Images/s under Ray Serve: one replica with all threads, and two that share them.
 
 python -m benchmarks.ray_serve     (or `make bench-ray`)
 
@@ -107,7 +107,7 @@ class Measured:
 
 
 def application(replicas: int, cpus: float, route: str = "/", **settings: object) -> dict[str, Any]:
-    """The one of deploy/ray_serve.yaml with so many ``replicas`` of ``cpus`` each, and ``TOME_*`` ``settings``."""
+    """The application of deploy/ray_serve.yaml with ``replicas`` of ``cpus`` and ``settings``."""
     found: dict[str, Any] = yaml.safe_load(CONFIG.read_text())["applications"][0]
     found |= {
         "name": f"{found['name']}{route.rstrip('/').replace('/', '-')}",
@@ -124,7 +124,7 @@ def application(replicas: int, cpus: float, route: str = "/", **settings: object
 def cluster(
     folder: Path, port: int, *applications: dict[str, Any], **variables: str
 ) -> Iterator[Cluster]:
-    """A Ray with ``variables`` in its environment that runs ``applications`` as deploy/ray_serve.yaml says.
+    """A Ray with ``variables`` in its environment that runs ``applications``.
 
     Raises:
         NotReady: they did not come up; ``folder/ray.log`` says why.
@@ -156,7 +156,7 @@ def write(config: dict[str, Any], file: Path) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of Ray's processes: ours, less settings and a cluster that it may name, and with what the proxy needs."""
+    """Environment of Ray's processes: ours less ``TOME_*`` and a cluster's address."""
     ours = {
         name: value
         for name, value in os.environ.items()

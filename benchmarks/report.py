@@ -51,7 +51,7 @@ def find(rows: Iterable[Result], contender: str, r: str) -> Result | None:
 
 
 def peer_of(rows: Sequence[Result], peer: str, r: str) -> Result | None:
-    """What ours at ``r`` is compared with: ``peer`` at that r if it ever merges, else at r=0, all that it can."""
+    """The reference for ours at ``r``: ``peer`` at that r if it merges, else at r=0."""
     merges = any(row.contender == peer and row.r != "0" for row in rows)
     return find(rows, peer, r if merges else "0")
 
@@ -75,7 +75,7 @@ def peer_cell(ours: Result | None, peer: Result | None) -> str:
 
 
 def mixed_ratio(rows: Iterable[Result]) -> float | None:
-    """Time of a mixed batch by the time its images take in batches of one r; None unless all of these were measured.
+    """Time of a mixed batch over that of its images in batches of one r; None if unmeasured.
 
     ``rows`` are of one case.
     """

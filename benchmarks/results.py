@@ -123,7 +123,7 @@ def about(module: str, device: torch.device, threads: int) -> dict[str, str]:
 
 
 def command_line(module: str, arguments: Sequence[str]) -> str:
-    """The command as others can read it: without the folders of this machine, which mean nothing elsewhere."""
+    """The command without folders of this machine, which mean nothing elsewhere."""
     return " ".join(
         [
             "python -m",

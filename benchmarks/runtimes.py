@@ -1,4 +1,4 @@
-"""Runtimes of their own that run a ViT from an ONNX file, on the CPU: optional, ``pip install --group bench``."""
+"""Runtimes that run a ViT from an ONNX file on the CPU: ``pip install --group bench``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Logits = npt.NDArray[np.float32]
 
 
 def export(vit: nn.Module, shape: tuple[int, ...], folder: Path) -> Path:
-    """Write ``vit`` as ONNX for images of one static ``shape``; returns the file, its weights lie beside it."""
+    """Write ``vit`` as ONNX for one static ``shape``; returns the file, weights beside it."""
     file = folder / "vit.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -76,7 +76,7 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO's CPU plugin, for one static shape, tuned for latency: all threads work on one batch.
+    """OpenVINO's CPU plugin for one static shape, tuned for latency (all threads per batch).
 
     Args:
         dtype: the cases it is measured in.

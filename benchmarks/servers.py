@@ -1,4 +1,4 @@
-"""Servers to measure, ours and others, each in a process of its own that ends with the block it is started in."""
+"""Servers under measurement, each a process that ends with the block that starts it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NotReady(Exception):
 
 @contextmanager
 def ours(config: Path, port: int, **settings: object) -> Iterator[str]:
-    """Our server with the models of ``config`` and further ``TOME_*`` ``settings``, ready; gives its address."""
+    """Our server with ``config`` and ``TOME_*`` ``settings``, ready; yields its address."""
     environment = os.environ | {
         "TOME_CONFIG": str(config),
         "TOME_PORT": str(port),
@@ -48,7 +48,7 @@ def ours(config: Path, port: int, **settings: object) -> Iterator[str]:
 
 @contextmanager
 def other(command: str, url: str, body: Body, log: Path) -> Iterator[str]:
-    """The server that ``command`` starts, once a POST of ``body`` to ``url`` succeeds; gives ``url``.
+    """The server of ``command``, once a POST of ``body`` to ``url`` succeeds; yields ``url``.
 
     What it prints goes to the file ``log``.
 

@@ -1,4 +1,4 @@
-"""`make simulate`: what choosing r buys under load, with the server's own scheduler on a simulated device.
+"""`make simulate`: r=auto under load, with the server's own scheduler on a simulated device.
 
 A discrete-event simulation. Images arrive, are admitted or refused as the API does, wait, are cut
 into batches and get their schedules from `server.engine.scheduling.scheduler`; only the device is
@@ -24,14 +24,14 @@ from rich.markdown import Markdown
 
 from server.catalog.entries import BUNDLED
 from server.catalog.profiles import read_profile
-from server.engine.scheduling.adaptive_r import Steady
-from server.engine.scheduling.batch_builder import Bounds, Estimates, QueuedJob
+from server.engine.scheduling.adaptive_r import AdaptiveR
+from server.engine.scheduling.batch_builder import Bounds, CostModels, QueuedJob
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Policy, Scheduler
-from server.engine.warmup import kinds_of
+from server.engine.warmup import calibration_batches
 from server.ipc.messages import Job
-from server.latency.cost import Estimate, Features, Geometry, features
-from server.latency.queueing import WorkEstimate, answer_seconds
+from server.latency.cost import CostFeatures, CostModel, Geometry, batch_features
+from server.latency.queueing import WorkEstimate, completion_seconds
 from server.load.arrivals import Arrivals, arrivals
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
@@ -51,8 +51,8 @@ VIT_S = Geometry(
     ),
 )
 # About what a warm-up of ViT-S finds on 2 cores in bfloat16; only the ratios matter here.
-DEVICE = Features(host=0.005, groups=0.0005, tokens=0.0026, pairs=0.0086)
-BOUNDS = Bounds(images=32, work=32)
+DEVICE = CostFeatures(host=0.005, groups=0.0005, tokens=0.0026, pairs=0.0086)
+BOUNDS = Bounds(images=32, max_r0_images=32)
 WINDOW = 5.0
 KINDS: tuple[Arrivals, ...] = ("poisson", "bursty")
 
@@ -73,22 +73,24 @@ class Device:
     outliers: float = 0.005
     shared: float = 1.15
 
-    def seconds(self, batch: Features, now: float) -> float:
+    def seconds(self, batch: CostFeatures, now: float) -> float:
         """Of a batch that begins at ``now``."""
         factor = self.random.lognormvariate(0, self.noise) * (
             3 if self.random.random() < self.outliers else 1
         )
-        return Estimate(DEVICE).seconds(batch) * factor * (self.shared if now % 60 >= 30 else 1)
+        return CostModel(DEVICE).seconds(batch) * factor * (self.shared if now % 60 >= 30 else 1)
 
 
 def capacity(r: int) -> float:
     """Images/s of full batches at ``r`` on the undisturbed device."""
-    return BOUNDS.images / Estimate(DEVICE).alike(VIT_S.load(Schedule.constant(r)), BOUNDS.images)
+    return BOUNDS.images / CostModel(DEVICE).uniform_batch_seconds(
+        VIT_S.image_cost(Schedule.constant(r)), BOUNDS.images
+    )
 
 
 @dataclass
 class PerBatch:
-    """One r for a whole batch, in the manner of OTAS (arXiv 2401.05031), which adapts tokens batch by batch.
+    """One r per batch, in the manner of OTAS (arXiv 2401.05031), adapted to the arrival rate.
 
     It is the smallest r whose capacity is above the rate at which images arrived in the last
     seconds.
@@ -97,8 +99,8 @@ class PerBatch:
     window: float = 2.0
     _seen: dict[int, float] = field(default_factory=dict)
 
-    def limits(
-        self, queue: Sequence[QueuedJob], now: float, bounds: Bounds, of: Estimates
+    def work_limits(
+        self, queue: Sequence[QueuedJob], now: float, bounds: Bounds, of: CostModels
     ) -> Sequence[float]:
         """See `server.engine.scheduling.scheduler.Policy`."""
         self._seen.update((waiting.job.id, waiting.job.submitted) for waiting in queue)
@@ -108,12 +110,15 @@ class PerBatch:
         rate = len(self._seen) / self.window
         if not queue:
             return []
-        estimate = of(MODEL)
+        cost_model = of(MODEL)
         options = queue[0].options
         for option in options:
-            if rate * estimate.alike(option.load, bounds.images) < bounds.images:
+            if (
+                rate * cost_model.uniform_batch_seconds(option.image_cost, bounds.images)
+                < bounds.images
+            ):
                 break
-        return [option.work] * len(queue)
+        return [option.relative_flops] * len(queue)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Contender:
 
     name: str
     levels: tuple[int, ...]
-    policy: Callable[[], Policy] = Steady
+    policy: Callable[[], Policy] = AdaptiveR
 
 
 CONTENDERS = (
@@ -131,6 +136,7 @@ CONTENDERS = (
     Contender("per batch", LEVELS, PerBatch),
     Contender("auto", LEVELS),
 )
+ADAPTIVE = ("per batch", "auto")  # those whose r is not fixed
 
 
 @dataclass
@@ -153,7 +159,7 @@ class Tally:
         return statistics.fmean(r for _, r in self.used) if self.used else 0.0
 
     def steps(self, until: float, skip: float = 2 * WINDOW) -> list[float]:
-        """By how much the mean r differs between windows of 5 s that follow each other, up to ``until``."""
+        """Largest change of the mean r between adjacent windows of 5 s, up to ``until``."""
         windows: dict[int, list[int]] = {}
         for when, r in self.used:
             if skip <= when < until // WINDOW * WINDOW:
@@ -171,49 +177,51 @@ def simulate(
     seed: int = 0,
     device: Device | None = None,
 ) -> Tally:
-    """Serve images that arrive at ``times``, each with one of ``deadlines`` seconds from then, drawn at random."""
+    """Serve images that arrive at ``times``, each with a random one of ``deadlines`` (s)."""
     source = random.Random(seed)
     tally = Tally(arrived=len(times))
     device = device or Device(random.Random(seed + 1))
     warmup = [
-        tuple(kind) for kind in kinds_of([Schedule.constant(r) for r in LEVELS], BOUNDS.images)
+        tuple(kind)
+        for kind in calibration_batches([Schedule.constant(r) for r in LEVELS], BOUNDS.images)
     ]
     taken_each = [
-        device.seconds(features([VIT_S.load(one) for one in kind]), 0.0) for kind in warmup
+        device.seconds(batch_features([VIT_S.image_cost(one) for one in kind]), 0.0)
+        for kind in warmup
     ]
     calibration = Calibration(
         VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, taken_each, strict=True)]
     )
     scheduler = Scheduler(BOUNDS, deadlines[0], lambda model: calibration, contender.policy())
     choices = tuple(map(Schedule.constant, contender.levels))
-    fastest = VIT_S.load(choices[-1])
+    fastest = VIT_S.image_cost(choices[-1])
     coming = [(when, when + source.choice(deadlines)) for when in times]
-    claims: dict[int, WorkEstimate] = {}  # of all jobs inside
+    queued_work: dict[int, WorkEstimate] = {}  # of all jobs inside
     clock = 0.0
     began = 0.0
     predicted = 0.0
     place = 0
 
     def admit(now: float, due: float) -> None:
-        claim = WorkEstimate(MODEL, fastest, due)
-        ahead = [one for one in claims.values() if one.due <= due]
+        work = WorkEstimate(MODEL, fastest, due)
+        ahead = [one for one in queued_work.values() if one.due <= due]
         done = min(now - began, predicted)
         if (
-            answer_seconds(claim, ahead, done, {MODEL: calibration.estimate}, BOUNDS.images)
+            completion_seconds(work, ahead, done, {MODEL: calibration.cost_model}, BOUNDS.images)
             > due - now
         ):
             tally.refused += 1
             return
-        claims[place] = claim
+        queued_work[place] = work
         scheduler.add(Job(place, 0, MODEL, choices, 1, now, due))
 
     while place < len(coming) or len(scheduler):
-        step = scheduler.step(clock)
-        tally.late += len(step.expired)
-        tally.refused += len(step.refused)
-        for job in (*step.expired, *step.refused):
-            del claims[job.id]
-        schedules = [placed.schedule for placed in step.batch]
+        taken_jobs = scheduler.take_next(clock)
+        tally.late += len(taken_jobs.expired)
+        tally.refused += len(taken_jobs.refused)
+        for job in (*taken_jobs.expired, *taken_jobs.refused):
+            del queued_work[job.id]
+        schedules = [placed.schedule for placed in taken_jobs.batch]
         if schedules:
             began = clock
             predicted = calibration.predict(schedules)
@@ -229,8 +237,8 @@ def simulate(
         if schedules:
             tally.errors.append(abs(predicted - taken) / taken)
             calibration.observe(calibration.features(schedules), taken)
-        for placed in step.batch:
-            del claims[placed.job.id]
+        for placed in taken_jobs.batch:
+            del queued_work[placed.job.id]
             if placed.job.deadline is not None and clock <= placed.job.deadline:
                 tally.used.append((clock, placed.schedule.counts[0]))
             else:
@@ -292,18 +300,19 @@ def run(args: argparse.Namespace, accuracy: dict[int, float]) -> Iterator[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table."""
+    """The table: a line per kind of arrivals and load, with all contenders side by side."""
+    names = [contender.name for contender in CONTENDERS]
+    titles = [*(f"{name}, in time" for name in names), *(f"{name}, mean r" for name in ADAPTIVE)]
     lines = [
-        (
-            "| arrivals | load | served | in time | late | refused | images/s in time | mean r |"
-            " accuracy, % |"
-        ),
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| arrivals | load | {' | '.join(titles)} |",
+        f"| --- | --- |{' --- |' * len(titles)}",
     ]
-    for row in rows:
-        shares = f"{row.in_time:.1%} | {row.late:.1%} | {row.refused:.1%}"
-        numbers = f"{row.goodput:.1f} | {row.mean_r:.1f} | {row.accuracy:.2f}"
-        lines.append(f"| {row.arrivals} | {row.load:g} | {row.contender} | {shares} | {numbers} |")
+    cases = itertools.groupby(rows, key=lambda row: (row.arrivals, row.load))
+    for (kind, load), case in cases:
+        by_name = {row.contender: row for row in case}
+        shares = [f"{by_name[name].in_time:.1%}" for name in names]
+        means = [f"{by_name[name].mean_r:.1f}" for name in ADAPTIVE]
+        lines.append(f"| {kind} | {load:g} | {' | '.join(shares + means)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Load from wrk: keep-alive connections, each of which sends its next request when it has its answer."""
+"""Closed-loop load by wrk over keep-alive connections."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def form(image: bytes, name: str) -> Body:
 def drive(
     urls: Sequence[str], body: Path, content_type: str, connections: int, seconds: float
 ) -> Load:
-    """Load the server of ``urls``, each connection taking them in turn, with the body in the file ``body``.
+    """Load the server of ``urls``, taken in turn per connection, with the body in ``body``.
 
     Raises:
         FailedRequests: some request failed.

@@ -1,8 +1,8 @@
-"""The server as a Ray Serve application: ``serve run deploy.ray_serve:app``; docs/operations.md tells more.
+"""The server as a Ray Serve application: ``serve run deploy.ray_serve:app``.
 
-A replica is our API and our engine in one Ray actor, without a socket or signals of their own:
-Ray's proxy listens, and Ray's controller starts, watches, replaces and stops replicas. Settings are
-the usual ``TOME_*`` variables.
+A replica is the API and the engine in one Ray actor. It has no listening socket for requests and
+handles no signals. Ray's proxy accepts connections, and Ray's controller starts, monitors, replaces
+and stops replicas. The settings are the usual ``TOME_*`` variables.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
-from server.api.lifecycle import END_SECONDS, first_of
-from server.api.routes.prometheus import create_scrape_app
-from server.api.transport.handshakes import ACCEPT_SECONDS
+from server.api.lifecycle import END_SECONDS, wait_for_first
+from server.api.routes.prometheus import create_metrics_app
+from server.api.transport.backlog import ACCEPT_SECONDS
 from server.api.transport.listener import HttpServer, http_config, listen
-from server.api.transport.protocol import Bounds
+from server.api.transport.protocol import ConnectionRegistry
 from server.asgi import create_server
 from server.errors import ConfigError
 from server.metrics import Metrics
@@ -38,37 +38,38 @@ log = logging.getLogger("tome.ray")
 
 PROXY_SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 METRICS_PORTS = 64
-LAST_SCRAPE_SECONDS = 1.0  # in which whoever scrapes reads to the end
-# So many requests more than a replica has slots are sent to it: then its own 503 comes first, which
-# knows when to come back, and probes find a way in.
+LAST_SCRAPE_SECONDS = 1.0  # time for a scrape in flight to complete at shutdown
+# Ray sends a replica this many more requests than it has slots. The replica then sheds load itself,
+# with its own Retry-After, and health checks still reach it.
 SPARE_REQUESTS = 32
 
 
 class Scale(BaseModel, extra="forbid"):
-    """Arguments of the application, as in ``serve run deploy.ray_serve:app max_replicas=2``, or ``args`` in YAML."""
+    """Arguments of the application: ``serve run deploy.ray_serve:app max_replicas=2``, or YAML."""
 
-    min_replicas: int = Field(1, ge=0, description="Fewest replicas.")
-    max_replicas: int = Field(4, ge=1, description="Most replicas.")
+    min_replicas: int = Field(1, ge=0, description="Minimum number of replicas.")
+    max_replicas: int = Field(4, ge=1, description="Maximum number of replicas.")
     target_ongoing_requests: float = Field(
-        32, gt=0, description="Requests in one replica that autoscaling aims at."
+        32, gt=0, description="Target number of requests in flight per replica, for autoscaling."
     )
     upscale_delay_s: float = Field(
-        10, ge=0, description="Seconds of more than that before there are more replicas."
+        10, ge=0, description="Seconds above the target before autoscaling adds replicas."
     )
     downscale_delay_s: float = Field(
-        300, ge=0, description="Seconds of less before there are fewer."
+        300, ge=0, description="Seconds below the target before autoscaling removes replicas."
     )
     cpus: float | None = Field(
-        None, gt=0, description="Cores of a replica, and its threads; default TOME_THREADS or 1."
+        None, gt=0, description="CPU cores and threads per replica; default TOME_THREADS or 1."
     )
     gpus: float | None = Field(
-        None, ge=0, description="GPUs of a replica; default 1 where this machine has any."
+        None, ge=0, description="GPUs per replica; default 1 if this machine has a GPU, else 0."
     )
 
 
 def build() -> FastAPI:
-    """The application of one replica, made in its process."""
-    settings = with_threads(Settings(), ray.get_runtime_context().get_assigned_resources())
+    """Build the application of one replica, in the replica's process."""
+    resources = ray.get_runtime_context().get_assigned_resources()
+    settings = with_default_threads(Settings(), resources)
     logs.configure(settings.log_level)
     if PROXY_SETTING not in os.environ:
         log.warning(
@@ -76,12 +77,12 @@ def build() -> FastAPI:
         )
     app = create_server(settings)
     if settings.metrics_port is not None:
-        inner = app.router.lifespan_context
-        listener = listen_from(settings.host, settings.metrics_port)
+        app_lifespan = app.router.lifespan_context
+        listener = listen_on_free_port(settings.host, settings.metrics_port)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            async with scraped(app.state.metrics, listener, settings), inner(app):
+            async with serve_metrics(app.state.metrics, listener, settings), app_lifespan(app):
                 yield
 
         app.router.lifespan_context = lifespan
@@ -90,22 +91,22 @@ def build() -> FastAPI:
 
 @serve.ingress(build)
 class Replica:
-    """One replica. `app`, which the decorator adds, is what `build` made."""
+    """One replica. The decorator sets `app` to the result of `build`."""
 
     app: FastAPI
 
     def check_health(self) -> None:
-        """Raises while no engine takes work: one that was lost or hung is being started again, or never will be.
+        """Ray's health check: raise `RuntimeError` while no engine is ready.
 
-        The replica refuses requests meanwhile. Ray replaces it if three checks in a row fail, which
-        leaves an engine that starts within seconds the time to come back with its replica.
+        The replica rejects requests during this time. Ray replaces the replica after three failed
+        checks in a row, so an engine has time to restart before that.
         """
-        if not self.app.state.parts.engine.ready:
-            raise RuntimeError("no engine takes work")
+        if not self.app.state.components.engine_pool.ready:
+            raise RuntimeError("no engine is ready")
 
 
 def app(arguments: dict[str, Any]) -> Application:
-    """The application, with resources and limits from ``arguments``, those of `Scale`, and ``TOME_*``."""
+    """Build the Ray application from ``arguments``, the fields of `Scale`, and ``TOME_*``."""
     scale = Scale.model_validate(arguments)
     settings = Settings()
     gpus = default_gpus(settings.devices) if scale.gpus is None else scale.gpus
@@ -127,28 +128,28 @@ def app(arguments: dict[str, Any]) -> Application:
         health_check_period_s=5,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
-        # Ray waits for accepted requests, then the lifespan ends, then the metrics' socket; each
-        # may take all its time.
+        # Sum of the timeouts of the shutdown: Ray drains requests, the lifespan ends, and the
+        # metrics server stops.
         graceful_shutdown_timeout_s=2 * settings.drain_timeout + END_SECONDS + LAST_SCRAPE_SECONDS,
     )
     return deployment.bind()
 
 
 def default_gpus(devices: tuple[str, ...]) -> int:
-    """GPUs of a replica with ``devices``: one for each that is none of the CPU, and with auto 1 where there is any."""
+    """Return one GPU per GPU in ``devices``; for ``auto``, one if the machine has a GPU."""
     if devices == ("auto",):
         return int(any(Path("/dev").glob("nvidia[0-9]*")))
     return sum(not device.startswith("cpu") for device in devices)
 
 
-def with_threads(settings: Settings, resources: dict[str, float]) -> Settings:
-    """``settings`` whose engine has as many threads as Ray gave the replica cores, unless they say how many."""
+def with_default_threads(settings: Settings, resources: dict[str, float]) -> Settings:
+    """Set one engine thread per core of the replica, unless ``settings`` has a number."""
     threads = settings.threads or max(1, int(resources.get("CPU", 1)))
     return settings.model_copy(update={"threads": threads})
 
 
-def listen_from(host: str, port: int) -> socket.socket:
-    """A socket on the first free port from ``port`` on: each replica of a machine has its own. Raises `ConfigError`."""
+def listen_on_free_port(host: str, port: int) -> socket.socket:
+    """Listen on the first free port, starting at ``port``. Raises `ConfigError`."""
     for candidate in range(port, port + METRICS_PORTS - 1):
         with contextlib.suppress(ConfigError):
             return listen(host, candidate)
@@ -156,23 +157,23 @@ def listen_from(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def scraped(
+async def serve_metrics(
     metrics: Metrics, listener: socket.socket, settings: Settings
 ) -> AsyncIterator[None]:
-    """Serve ``metrics`` on ``listener``."""
-    bounds = Bounds(
+    """Serve ``metrics`` on ``listener`` within the context."""
+    connections = ConnectionRegistry(
         settings.max_connections,
         settings.header_timeout,
         settings.send_timeout,
         metrics.observe_error,
     )
-    server = HttpServer(http_config(create_scrape_app(metrics), bounds))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    server = HttpServer(http_config(create_metrics_app(metrics), connections))
+    serve_task = asyncio.create_task(server.serve(sockets=[listener]))
     log.info("metrics of this replica are on port %d", listener.getsockname()[1])
     try:
         yield
     finally:
         server.should_exit = True
-        await first_of(serving, timeout=ACCEPT_SECONDS + LAST_SCRAPE_SECONDS)
-        await server.cut()
-        await serving
+        await wait_for_first(serve_task, timeout=ACCEPT_SECONDS + LAST_SCRAPE_SECONDS)
+        await server.abort_connections()
+        await serve_task

@@ -1,61 +1,83 @@
-"""How the C allocator treats large blocks: tensors of a batch come and go in the same sizes, over and over."""
+"""Settings of glibc's allocator and of the garbage collector for a process that runs for long.
+
+Tensors of a batch are large, and every batch allocates the same sizes again.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
+from typing import Any
 
+# Options of mallopt, in glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
-_M_MMAP_MAX = -4  # glibc's malloc.h
+_M_MMAP_MAX = -4
+
+_LARGE_BLOCK_BYTES = 1 << 20
+_MAX_MAPPED_BLOCKS = 65536  # the default of glibc
+_HEAP_STEP_BYTES = 64 << 20
+_NEVER_TRIM = -1
 
 
 def map_large_blocks() -> bool:
-    """Let glibc map blocks from 1 MB on apart from its heap, whatever was freed before, and hand them back when freed.
+    """Let glibc map each block from 1 MiB on by itself, and return it to the kernel when freed.
 
-    In the heap they leave holes: it cannot put an aligned block where one of the same size has
-    been, and small things that stay move in between, so that with every kind of batch it grows.
-    Returns whether the allocator agreed.
+    In the heap such blocks leave holes: it cannot put an aligned block where one of the same size
+    was, and small blocks that stay are allocated in between. The heap then grows with every new
+    kind of batch. Returns whether the allocator accepts the options.
     """
-    return _set((_M_MMAP_MAX, 65536), (_M_MMAP_THRESHOLD, 1 << 20))
+    return _set_options(
+        {
+            _M_MMAP_MAX: _MAX_MAPPED_BLOCKS,
+            _M_MMAP_THRESHOLD: _LARGE_BLOCK_BYTES,
+        }
+    )
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed blocks for the next batch instead of handing them back to the kernel.
+    """Let glibc keep freed blocks for the next batch, not return them to the kernel.
 
-    For networks whose activations PyTorch allocates, not `tome_core.backends.cpu.workspace`: there
-    every tensor of some megabytes would be mapped anew, and its pages faulted in and cleared on
-    first touch, which can cost more than computing what is written there. Returns whether the
-    allocator is glibc's and agreed.
+    This is for networks whose activations PyTorch allocates, not for those that use
+    `tome_core.backends.cpu.workspace`. Otherwise every tensor of some megabytes is mapped anew, and
+    its pages are faulted in and cleared at first use, which can cost more than to compute its
+    values. Returns whether the allocator is glibc's and accepts the options.
     """
     # Blocks of any size come from the heap, which never shrinks and grows in large steps.
-    return _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
-
-
-def _set(*options: tuple[int, int]) -> bool:
-    mallopt = (
-        getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    return _set_options(
+        {
+            _M_MMAP_MAX: 0,
+            _M_TRIM_THRESHOLD: _NEVER_TRIM,
+            _M_TOP_PAD: _HEAP_STEP_BYTES,
+        }
     )
-    if mallopt is None:  # musl, or another system
-        return False
-    return all(mallopt(option, value) == 1 for option, value in options)
 
 
 def release_freed_memory() -> None:
-    """Hand what is free now back to the kernel: what a start-up used once would otherwise be kept for ever."""
-    gc.collect()  # models are full of cycles
-    trim = (
-        getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if sys.platform.startswith("linux")
-        else None
-    )
-    if trim is not None:
-        trim(0)
+    """Return free memory to the kernel, such as what only the start-up needed."""
+    gc.collect()  # models have many reference cycles
+    malloc_trim = _glibc_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
-def keep_what_is_there() -> None:
-    """Exempt all objects that exist now, which a started process keeps to its end, from every later collection."""
+def freeze_live_objects() -> None:
+    """Exempt all objects that exist now from garbage collection, as they live to the end."""
     gc.collect()
     gc.freeze()
+
+
+def _set_options(options: dict[int, int]) -> bool:
+    mallopt = _glibc_function("mallopt")
+    if mallopt is None:
+        return False
+    return all(mallopt(option, value) == 1 for option, value in options.items())
+
+
+def _glibc_function(name: str) -> Any:
+    """Return a function of the C library, None on musl or another system."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), name, None)

@@ -1,4 +1,7 @@
-"""API keys, from the environment or a file: never a flag, which every process on the machine could read."""
+"""API keys, from the environment or a file.
+
+There is no flag for them: every process on the machine could read it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import ConfigError
 
+_KEY = re.compile(r"[!-~]+")  # visible ASCII, as a header allows
+_INVALID_KEY = "an API key may only have visible ASCII characters"
+
 
 class Secrets(BaseSettings):
-    """Where the keys are. Without either, everyone may ask."""
+    """Where the server's keys are. Without keys the server is open to everyone."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOME_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="TOME_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
     )
 
     api_keys: SecretStr | None = None
@@ -23,60 +32,72 @@ class Secrets(BaseSettings):
 
 
 class ClientSecrets(BaseSettings):
-    """The one key that a client of ours sends, ``TOME_API_KEY``."""
+    """The key that `tome-serve load` sends, ``TOME_API_KEY``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOME_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="TOME_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
     )
 
     api_key: SecretStr | None = None
 
 
-def read_key(secrets: ClientSecrets, file: Path | None) -> str:
-    """The client's key: the first line of ``file``, else ``TOME_API_KEY``, else none, ``""``.
+def read_client_key(secrets: ClientSecrets, file: Path | None) -> str:
+    """Return the client's key: the first line of ``file``, else ``TOME_API_KEY``, else ``""``.
 
     Raises:
-        ConfigError: the file cannot be read, or what it holds could not stand in a header.
+        ConfigError: the file cannot be read or holds no key, or a header cannot hold the key.
     """
-    key = "" if secrets.api_key is None else secrets.api_key.get_secret_value()
     if file is not None:
-        try:
-            key = (file.read_text("utf-8").splitlines() or [""])[0]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise ConfigError(f"cannot read the API key in {file}: {reason}") from None
-    key = key.strip()
-    if file is not None and not key:
-        raise ConfigError(f"{file} holds no API key")
-    if not re.fullmatch(r"[!-~]*", key):
-        raise ConfigError("an API key may only have visible ASCII characters")
+        lines = _read_lines(file, f"the API key in {file}")
+        key = lines[0].strip() if lines else ""
+        if not key:
+            raise ConfigError(f"{file} holds no API key")
+    elif secrets.api_key is not None:
+        key = secrets.api_key.get_secret_value().strip()
+    else:
+        key = ""
+    if key and not _KEY.fullmatch(key):
+        raise ConfigError(_INVALID_KEY)
     return key
 
 
-def read_keys(secrets: Secrets) -> tuple[str, ...]:
-    """All keys: those of ``TOME_API_KEYS``, separated by commas, and the lines of ``TOME_API_KEYS_FILE``.
+def read_server_keys(secrets: Secrets) -> tuple[str, ...]:
+    """Return all keys of the server.
+
+    They are those of ``TOME_API_KEYS``, separated by commas, and the lines of
+    ``TOME_API_KEYS_FILE``.
 
     Raises:
-        ConfigError: the file cannot be read, a key could not stand in a header, or keys are asked
-            for and there is none. No message repeats any of a key.
+        ConfigError: the file cannot be read, a header cannot hold a key, or a setting is there but
+            no key. No message repeats any of a key.
     """
-    keys: list[str] = []
+    if secrets.api_keys is None and secrets.api_keys_file is None:
+        return ()
+    candidates: list[str] = []
     if secrets.api_keys is not None:
-        keys += secrets.api_keys.get_secret_value().split(",")
+        candidates += secrets.api_keys.get_secret_value().split(",")
     if secrets.api_keys_file is not None:
-        try:
-            keys += secrets.api_keys_file.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise ConfigError(
-                f"cannot read TOME_API_KEYS_FILE, {secrets.api_keys_file}: {reason}"
-            ) from None
-    keys = [key for key in (key.strip() for key in keys) if key]
-    if not keys and (secrets.api_keys is not None or secrets.api_keys_file is not None):
+        file = secrets.api_keys_file
+        candidates += _read_lines(file, f"TOME_API_KEYS_FILE, {file}")
+    stripped = [candidate.strip() for candidate in candidates]
+    keys = [key for key in stripped if key]
+    if not keys:
         raise ConfigError(
-            "TOME_API_KEYS or TOME_API_KEYS_FILE is set but holds no key; unset it to let"
-            " everyone in"
+            "TOME_API_KEYS or TOME_API_KEYS_FILE is set but holds no key; unset it to allow"
+            " requests without a key"
         )
-    if not all(re.fullmatch(r"[!-~]+", key) for key in keys):
-        raise ConfigError("an API key may only have visible ASCII characters")
+    if not all(_KEY.fullmatch(key) for key in keys):
+        raise ConfigError(_INVALID_KEY)
     return tuple(keys)
+
+
+def _read_lines(file: Path, name: str) -> list[str]:
+    """Return the lines of ``file``. Raises `ConfigError` if it cannot be read."""
+    try:
+        return file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"cannot read {name}: {reason}") from None

@@ -1,8 +1,7 @@
-"""The server as an ASGI application that brings its engines with it, for frameworks that listen themselves.
+"""The server as an ASGI application that runs its own engines, for another ASGI server.
 
-`server.api.lifecycle` is the life of a process of our own. Here that life is the application's
-lifespan, so that another ASGI server may run it: sockets, signals and the process are that server's
-matter.
+`server.api.lifecycle` owns the whole process. Here the application's lifespan starts and stops the
+engines. Sockets, signals and the process belong to the ASGI server that runs it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.lifecycle import ENGINE_STOP_SECONDS, first_of
-from server.api.middleware.auth import Keys
-from server.api.routes.service import Parts
-from server.api_keys import Secrets, read_keys
+from server.api.lifecycle import ENGINE_STOP_SECONDS, wait_for_first
+from server.api.middleware.auth import ApiKeys
+from server.api.routes.service import AppComponents
+from server.api_keys import Secrets, read_server_keys
 from server.catalog.entries import read_catalog
-from server.engine_client.launch import launch
+from server.engine_client.launch import create_pool
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -28,55 +27,63 @@ log = logging.getLogger("tome.server")
 
 
 def create_server(settings: Settings) -> FastAPI:
-    """The application of ``settings``, whose engines are starting. Keys come from the environment, as always.
+    """Return the application of ``settings``, whose engines are starting.
 
-    Its lifespan begins when the models are ready and ends when what was accepted is answered and
-    the engines are gone. It has to be run, since nothing else ends the engines. ``app.state.parts``
-    has the `EnginePool` and the `Admission`, ``app.state.metrics`` the metrics.
+    API keys come from the environment, as for ``python -m server``. The lifespan begins when the
+    models are ready. It ends when all admitted requests are answered and the engines have stopped.
+    Always run it: nothing else stops the engines. ``app.state.components`` has the `EnginePool` and
+    the `Admission`, ``app.state.metrics`` the metrics.
 
     Raises:
-        ConfigError: the models or the keys are described wrongly.
+        ConfigError: the configuration of the models or the keys is invalid.
     """
-    read_catalog(
-        settings.config, settings.models
-    )  # a mistake in the file should not wait for torch
-    keys = Keys(read_keys(Secrets()))
+    # Report a mistake in the catalog now, not after the engine has imported torch.
+    read_catalog(settings.config, settings.models)
+    keys = ApiKeys(read_server_keys(Secrets()))
     metrics = Metrics(settings.levels)
-    app = create_app(settings, keys, launch(settings, metrics), metrics)
-    app.router.lifespan_context = lambda app: _alive(app.state.parts, settings.drain_timeout)
+    engine_pool = create_pool(settings, metrics)
+    app = create_app(settings, keys, engine_pool, metrics)
+
+    def lifespan(app: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
+        return _run_engines(app.state.components, settings.drain_timeout)
+
+    app.router.lifespan_context = lifespan
     return app
 
 
 @contextlib.asynccontextmanager
-async def _alive(parts: Parts, drain_seconds: float) -> AsyncIterator[None]:
-    """Keep the engines alive, from the first that is ready until the application is told to stop.
+async def _run_engines(components: AppComponents, drain_timeout: float) -> AsyncIterator[None]:
+    """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
         EngineStartError: no engine could be started.
     """
-    engine = parts.engine
-    admission = parts.admission
-    attending = asyncio.create_task(engine.run())
+    engine_pool = components.engine_pool
+    admission = components.admission
+    supervision = asyncio.create_task(engine_pool.run())
     try:
-        ready = asyncio.create_task(engine.wait_ready())
-        await first_of(attending, ready)
+        ready = asyncio.create_task(engine_pool.wait_ready())
+        await wait_for_first(supervision, ready)
         ready.cancel()
-        if attending.done():
-            attending.result()  # raises
-        # One that ends later is no one's to await: the pool says `given_up`, and whoever runs us
-        # asks it.
-        attending.add_done_callback(_tell)
+        if supervision.done():
+            supervision.result()  # raises
+        # Nothing awaits a supervision that ends later. The pool reports `given_up`, which a health
+        # check reads.
+        supervision.add_done_callback(_log_failure)
         yield
-        admission.drain(body_seconds=drain_seconds / 2)
-        answered = await admission.answered(drain_seconds)
-        await engine.stop(ENGINE_STOP_SECONDS if answered else 0)
+        admission.stop_admitting(body_seconds=drain_timeout / 2)
+        all_answered = await admission.wait_until_drained(drain_timeout)
+        await engine_pool.stop(ENGINE_STOP_SECONDS if all_answered else 0)
     finally:
-        engine.kill()
-        await first_of(attending, timeout=ENGINE_STOP_SECONDS)
-        attending.cancel()
-        await asyncio.gather(attending, return_exceptions=True)
+        engine_pool.kill()
+        await wait_for_first(supervision, timeout=ENGINE_STOP_SECONDS)
+        supervision.cancel()
+        await asyncio.gather(supervision, return_exceptions=True)
 
 
-def _tell(attending: asyncio.Task[None]) -> None:
-    if not attending.cancelled() and (error := attending.exception()) is not None:
+def _log_failure(supervision: asyncio.Task[None]) -> None:
+    if supervision.cancelled():
+        return
+    error = supervision.exception()
+    if error is not None:
         log.error("%s", error)

@@ -1,28 +1,34 @@
-"""Every error of the server, and what each becomes.
+"""All errors of the server, and what the server does with each.
 
-ConfigError              start-up fails with this one sentence
-EngineStartError         an engine process did not get ready; after some in a row the server ends
-DeviceLost               a device fails at everything; its engine process ends
-UnsafeAcceleration       a device did not survive an acceleration; its engine process ends, the next does without
+ConfigError              start-up fails with the message
+EngineStartError         an engine process fails to start; after several failures in a row the
+                         engine is given up. The server exits if all engines are given
+                         up, or if an engine reports a mistake in the configuration
+DeviceLost               every operation of a device fails; its engine process exits
+UnsafeAcceleration       an acceleration breaks its device; its engine process exits, and the next
+                         process starts without that acceleration
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── Malformed            400  not HTTP
-├── BadImage             400  empty, corrupt or truncated
-├── BadRequest           400  a body that is to hold tensors does not
-├── Unauthorized         401  no API key that is known
+├── BadImage             400  empty, corrupt or truncated image
+├── BadRequest           400  invalid tensors in a body
+├── Unauthorized         401  no API key, or an unknown one
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
 ├── SlowHeader           408  the header did not arrive in time
 ├── SlowBody             408  the body did not arrive in time
 ├── TooLarge             413  too many bytes or pixels
-├── UnsupportedFormat    415  not one of the image formats that are decoded
-├── InvalidParameter     422  a query parameter is out of its range
+├── UnsupportedFormat    415  an image format that is not decoded
+├── InvalidParameter     422  a query parameter out of its range
 ├── HeaderTooLarge       431
 ├── InferenceFailed      500  the model failed on this image
-├── Overloaded           503  no slot or memory is free, or the server is stopping; with Retry-After
-├── EngineLost           503  the engine process died with this request in it; with Retry-After
-└── DeadlineExceeded     504  the caller's deadline has passed
+├── Overloaded           503  no free slot or memory, too many connections, no engine ready, a
+│                             deadline that cannot be met, or a shutdown; with Retry-After
+├── EngineLost           503  the engine process ended with this request, or no engine is ready when
+│                             the image is submitted; with Retry-After. Also the answer of /healthz
+│                             once all engines are given up
+└── DeadlineExceeded     504  the deadline of the request has passed
 
-Messages are written for the client and never contain text of a library's exception.
+Messages are written for the client. They never contain the text of a library's exception.
 """
 
 from __future__ import annotations
@@ -31,16 +37,20 @@ from typing import Any
 
 
 class ConfigError(Exception):
-    """The configuration cannot work: a missing file, a wrong shape, an unknown name. The message says what to do."""
+    """The configuration is invalid: a missing file, a wrong shape, an unknown name.
+
+    The message says what to do.
+    """
 
 
 class EngineStartError(Exception):
     """The engine process ended or failed before it was ready. The message says why.
 
     Attributes:
-        explained: the engine itself said why, so that the same start would fail in the same way.
-        safer: with what another start may do better, a `server.ipc.messages.Accelerations`; None
-            where nothing is known.
+        explained: the engine itself reported the reason, so another start would fail in the same
+            way.
+        safer: the `server.ipc.messages.Accelerations` to start with next; None where nothing is
+            known to help.
     """
 
     def __init__(self, message: str, *, explained: bool = False, safer: Any = None) -> None:
@@ -50,11 +60,11 @@ class EngineStartError(Exception):
 
 
 class DeviceLost(Exception):
-    """The device fails at everything until the process that uses it has ended."""
+    """Every operation of the device fails until the process that uses it has ended."""
 
 
 class UnsafeAcceleration(Exception):
-    """An acceleration left its device unfit for this process. The message says which, and what happened.
+    """An acceleration made its device unusable for this process. The message says which, and how.
 
     Attributes:
         safer: the `server.ipc.messages.Accelerations` that a new process should start with.
@@ -66,13 +76,13 @@ class UnsafeAcceleration(Exception):
 
 
 class RequestError(Exception):
-    """One request fails with ``status``; ``slug`` is the stable end of the problem's ``type``.
+    """One request fails with ``status``; ``slug`` is the stable last part of the problem's type.
 
     Args:
-        detail: one sentence for the client: what was wrong, and what is allowed.
-        retry_after: seconds after which trying again makes sense.
-        extensions: further members of the problem (RFC 9457, section 3.2), such as the
-            ``parameter`` that was wrong.
+        detail: one sentence for the client: what is wrong, and what is allowed.
+        retry_after: seconds after which the client may retry.
+        extensions: further members of the problem (RFC 9457, section 3.2), such as the invalid
+            ``parameter``.
     """
 
     status = 500
@@ -87,7 +97,7 @@ class RequestError(Exception):
 
 
 class BadImage(RequestError):
-    """The body is empty, or an image of an allowed format that cannot be read to its end."""
+    """The body is empty, or an image of a supported format that is corrupt or truncated."""
 
     status = 400
     slug = "bad-image"
@@ -95,7 +105,7 @@ class BadImage(RequestError):
 
 
 class BadRequest(RequestError):
-    """The body or a header of it does not follow the protocol, or a tensor is not what the model takes."""
+    """The body or its headers violate the protocol, or a tensor does not fit the model."""
 
     status = 400
     slug = "bad-request"
@@ -103,7 +113,7 @@ class BadRequest(RequestError):
 
 
 class Malformed(RequestError):
-    """What came is no request of HTTP/1.1."""
+    """The bytes received are not an HTTP/1.1 request."""
 
     status = 400
     slug = "malformed"
@@ -111,7 +121,7 @@ class Malformed(RequestError):
 
 
 class Unauthorized(RequestError):
-    """The request has no API key, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
     status = 401
     slug = "unauthorized"
@@ -119,7 +129,7 @@ class Unauthorized(RequestError):
 
 
 class NotFound(RequestError):
-    """There is no such path or model."""
+    """The path or the model does not exist."""
 
     status = 404
     slug = "not-found"
@@ -127,7 +137,7 @@ class NotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, but not for this method."""
+    """The path does not support this method."""
 
     status = 405
     slug = "method-not-allowed"
@@ -135,7 +145,7 @@ class MethodNotAllowed(RequestError):
 
 
 class SlowHeader(RequestError):
-    """The request's header did not arrive within its time."""
+    """The header of the request did not arrive before the timeout."""
 
     status = 408
     slug = "slow-header"
@@ -143,7 +153,7 @@ class SlowHeader(RequestError):
 
 
 class SlowBody(RequestError):
-    """The request's body did not arrive within its time."""
+    """The body of the request did not arrive before the timeout."""
 
     status = 408
     slug = "slow-body"
@@ -159,7 +169,7 @@ class TooLarge(RequestError):
 
 
 class UnsupportedFormat(RequestError):
-    """The body is not an image of an allowed format."""
+    """The body is not an image of a supported format."""
 
     status = 415
     slug = "unsupported-format"
@@ -167,7 +177,7 @@ class UnsupportedFormat(RequestError):
 
 
 class InvalidParameter(RequestError):
-    """A query parameter has a value that is not allowed."""
+    """The value of a query parameter is not allowed."""
 
     status = 422
     slug = "invalid-parameter"
@@ -199,7 +209,7 @@ class Overloaded(RequestError):
 
 
 class EngineLost(RequestError):
-    """The process that ran the model ended while it held this request."""
+    """The engine process ended while this request was in flight."""
 
     status = 503
     slug = "engine-lost"
@@ -207,7 +217,7 @@ class EngineLost(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The request's own deadline has passed before it could be answered."""
+    """The deadline of the request passed before it was answered."""
 
     status = 504
     slug = "deadline-exceeded"

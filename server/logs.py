@@ -1,4 +1,4 @@
-"""One JSON object per line on stderr."""
+"""Log lines: one JSON object per line on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {
+_STANDARD_ATTRIBUTES = set(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
     "taskName",
@@ -16,26 +16,29 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, then whatever was given as ``extra``."""
+    """Format time, level, logger and message, then the fields given as ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """``record`` as one line."""
+        """Return ``record`` as one line."""
+        created = datetime.fromtimestamp(record.created, UTC)
         line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": created.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        for name, value in vars(record).items():
+            if name not in _STANDARD_ATTRIBUTES:
+                line[name] = value
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
 def configure(level: str) -> None:
-    """Log from ``level`` on."""
+    """Log lines of ``level`` and above."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It tells of every step of its start and stop, which the server says itself in a line or two.
+    # uvicorn logs every step of its start and stop, which the server logs in one or two lines.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""All settings, read once: command-line flags, then environment ``TOME_*``, then the defaults below.
+"""All settings, read once from flags, environment variables ``TOME_*`` and defaults, in this order.
 
 Components receive the values they use, never these objects.
 """
@@ -19,9 +19,22 @@ from tome_core.schedule import Schedule
 Names = Annotated[tuple[str, ...], NoDecode]
 Counts = Annotated[tuple[int, ...], NoDecode]
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
+_ANY = "*"  # in a list of proxies or origins
+
+# A GPU takes as long for a few images as for many, so it needs large batches and a long queue.
+_GPU_MAX_BATCH = 128
+_GPU_QUEUE_LIMIT = 1024
+# One core decodes too few images for a GPU. Some cores stay free for the server's own processes.
+# More threads would only wait for each other, and each may hold a large image.
+_RESERVED_CORES = 4
+_MIN_DECODE_THREADS = 2
+_MAX_DECODE_THREADS = 8
+
 
 class ModelSettings(BaseSettings):
-    """Which models, and how they run: shared by all commands."""
+    """Which models to run, and how. All commands have these settings."""
 
     model_config = SettingsConfigDict(
         env_prefix="TOME_",
@@ -33,179 +46,235 @@ class ModelSettings(BaseSettings):
     )
 
     config: Path | None = Field(
-        None, description="TOML file with the models to serve; README says what it holds."
+        None,
+        description="TOML file with the models to serve; README describes its fields.",
     )
     models: Names = Field(
-        (), description="timm model names to serve, comma-separated; weights come from the hub."
+        (),
+        description="timm model names to serve, comma-separated; weights come from the hub.",
     )
     device: str = Field(
-        "auto", description="cpu, cuda, cuda:0 ...; auto takes a GPU where there is one."
+        "auto",
+        description="Device such as cpu, cuda or cuda:0; auto selects a GPU if there is one.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description=(
-            "Of weights and activations; auto: bfloat16 if the device has it, else float16, on a"
-            " CPU float32."
+            "Type of the computation; auto: bfloat16 where the device multiplies it natively,"
+            " else float16 (GPU) or float32 (CPU)."
         ),
     )
     threads: int = Field(
-        0, ge=0, description="CPU threads of the model; 0 takes one per core, shared by engines."
+        0,
+        ge=0,
+        description="CPU threads of the model; 0: one per core, divided among the engines.",
     )
 
     @field_validator(
-        "models", "forwarded_allow_ips", "cors_origins", mode="before", check_fields=False
+        "models",
+        "forwarded_allow_ips",
+        "cors_origins",
+        mode="before",
+        check_fields=False,
     )
     @classmethod
     def _split_names(cls, value: object) -> object:
-        return (
-            [part.strip() for part in value.split(",") if part.strip()]
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        return _split(value)
 
 
 class Settings(ModelSettings):
     """Settings of the server."""
 
     device: str = Field(
-        "auto", description="As cpu, cuda:0 or auto; several (cuda:0,cuda:1) run an engine on each."
+        "auto",
+        description=(
+            "Device such as cpu, cuda:0 or auto; of several (cuda:0,cuda:1) each runs an engine."
+        ),
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0 selects a free one.",
+    )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Own port of /metrics; default: the same port."
+        None,
+        ge=1,
+        le=65535,
+        description="Separate port for /metrics; default: the port of the server.",
     )
     root_path: str = Field(
-        "", description="Path under which a proxy serves this server, such as /vision."
+        "",
+        description="Path prefix under which a proxy serves this server, such as /vision.",
     )
     forwarded_allow_ips: Names = Field(
         ("127.0.0.1", "::1"),
-        description="Proxies whose X-Forwarded-For and -Proto are believed; *: all.",
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted; *: all.",
     )
     cors_origins: Names = Field(
-        (), description="Origins whose pages may ask, such as https://app.example; *: all."
+        (),
+        description="Origins allowed to send requests (CORS), such as https://app.example; *: all.",
     )
     default_r: str = Field(
-        "0", description="Of requests that name no r: 8, 16:-1, 30,0,5,20, or auto."
+        "0",
+        description="r of requests that do not set it: 8, 16:-1, 30,0,5,20, or auto.",
     )
     levels: Counts = Field(
-        (0, 4, 8, 12, 16), description="Values of r that are warmed up, timed and listed, from 0."
+        (0, 4, 8, 12, 16),
+        description="Values of r to warm up, time and list; 0 is always one of them.",
     )
     max_batch: int = Field(
-        32, ge=1, le=1024, description="Most images in one forward pass; default on a GPU: 128."
+        32,
+        ge=1,
+        le=1024,
+        description="Largest batch, in images; default on a GPU: 128.",
     )
     max_batch_work: float = Field(
         0,
         ge=0,
         description=(
-            "Most work (FLOPs) in one forward pass, in images at r=0; 0: that of max_batch images."
+            "Largest batch by its FLOPs, counted in images at r=0; 0: those of max_batch images."
         ),
     )
     queue_limit: int = Field(
         256,
         ge=1,
         le=65536,
-        description="Most images admitted at once; more are refused, 503; default on a GPU: 1024.",
+        description="Images admitted at once; more are refused with 503; default on a GPU: 1024.",
     )
     max_connections: int = Field(
-        2048, ge=1, description="Most connections; one more closes the longest idle one."
+        2048,
+        ge=1,
+        description="Open connections; one more closes the connection that is idle for longest.",
     )
-    max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
+    max_body_bytes: int = Field(
+        20_000_000,
+        ge=1,
+        description="Largest request body, in bytes.",
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")
     max_side: int = Field(16384, ge=1, description="Longest side of an image, in pixels.")
     max_inflight_bytes: int = Field(
-        256_000_000, ge=1, description="Most bytes of bodies held at once."
+        256_000_000,
+        ge=1,
+        description="Request bodies held in memory at once, in bytes.",
     )
     header_timeout: float = Field(
-        10.0, gt=0, description="Seconds in which a request's header must arrive."
+        10.0,
+        gt=0,
+        description="Seconds within which the header of a request must arrive.",
     )
     body_timeout: float = Field(
-        10.0, gt=0, description="Seconds in which a request's body must arrive."
+        10.0,
+        gt=0,
+        description="Seconds within which the body of a request must arrive.",
     )
     send_timeout: float = Field(
-        60.0, gt=0, description="Seconds in which a client that does not read must read on."
+        60.0,
+        gt=0,
+        description="Seconds after which a connection is closed whose client stops reading.",
     )
     target_ms: float = Field(
-        1000.0, gt=0, description="Milliseconds in which a request without a deadline ought to run."
+        1000.0,
+        gt=0,
+        description="Target latency of requests without a deadline, in milliseconds.",
     )
     decode_threads: int = Field(
         2,
         ge=1,
         le=64,
-        description="Threads that decode images; default on a GPU: cores less 4, from 2 to 8.",
+        description="Threads that decode images; default on a GPU: cores minus 4, from 2 to 8.",
     )
     drain_timeout: float = Field(
-        30.0, gt=0, description="Seconds that accepted requests may take after SIGTERM."
+        30.0,
+        gt=0,
+        description="Seconds in which requests in flight may finish after SIGTERM.",
     )
     start_timeout: float = Field(
-        600.0, gt=0, description="Seconds in which the models must load and warm up."
+        600.0,
+        gt=0,
+        description="Seconds within which the models must load and warm up.",
     )
     heartbeat_timeout: float = Field(
         2.0,
         ge=1,
         le=20,
-        description="Seconds without a heartbeat after which an engine is replaced.",
+        description="Seconds without a heartbeat after which an engine is restarted.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log line."
+        "info",
+        description="Lowest severity that is logged.",
     )
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """One for each engine."""
-        return tuple(part.strip() for part in self.device.split(","))
+        """The device of each engine."""
+        return tuple(device.strip() for device in self.device.split(","))
 
     @model_validator(mode="before")
     @classmethod
-    def _suit_a_gpu(cls, data: Any) -> Any:
-        """What is not set is as a GPU needs it, where the models run on one."""
+    def _apply_gpu_defaults(cls, data: Any) -> Any:
+        """Where the models run on a GPU, use its defaults for what is not set."""
         device = str(data.get("device") or cls.model_fields["device"].default)
-        return gpu_defaults(usable_cores()) | data if runs_on_gpu(device, has_gpu()) else data
+        if not runs_on_gpu(device, has_gpu()):
+            return data
+        return gpu_defaults(usable_cores()) | data
 
     @field_validator("levels", mode="before")
     @classmethod
-    def _split_counts(cls, value: object) -> object:
-        return (
-            [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        )
+    def _split_levels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return _split(value)
 
     @field_validator("levels")
     @classmethod
-    def _from_zero(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _add_level_0(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(level < 0 for level in value):
             raise ValueError("levels must not be negative")
         return tuple(sorted({0, *value}))
 
     @field_validator("root_path")
     @classmethod
-    def _is_path(cls, value: str) -> str:
-        value = value.rstrip("/")
-        if value and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", value):
+    def _check_root_path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not _ROOT_PATH.fullmatch(path):
             raise ValueError(
                 "root_path must be a path such as /vision, of letters, digits and . _ ~ - only"
             )
-        return value
+        return path
 
     @field_validator("forwarded_allow_ips")
     @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name != "*":
-                ip_network(name)  # what is wrong with it is in its ValueError
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            if network != _ANY:
+                ip_network(network)  # its ValueError says what is wrong
         return value
 
     @field_validator("cors_origins")
     @classmethod
-    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
+            if origin != _ANY and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin; one is https://app.example or http://localhost:3000"
+                    f"{origin!r} is not an origin such as https://app.example or"
+                    " http://localhost:3000"
                 )
         return value
 
+    @field_validator("default_r")
+    @classmethod
+    def _normalize_schedule(cls, value: str) -> str:
+        if value == "auto":
+            return value
+        return str(Schedule.parse(value))
+
     @model_validator(mode="after")
-    def _one_body_fits(self) -> Self:
+    def _check_body_limits(self) -> Self:
         if self.max_inflight_bytes < self.max_body_bytes:
             raise ValueError(
                 "max_inflight_bytes must not be smaller than max_body_bytes, the largest single"
@@ -213,27 +282,31 @@ class Settings(ModelSettings):
             )
         return self
 
-    @field_validator("default_r")
-    @classmethod
-    def _is_schedule(cls, value: str) -> str:
-        return value if value == "auto" else str(Schedule.parse(value))
+
+def _split(value: str) -> list[str]:
+    """Split a comma-separated list; empty items do not count."""
+    items = [item.strip() for item in value.split(",")]
+    return [item for item in items if item]
 
 
 def runs_on_gpu(device: str, gpu_here: bool) -> bool:
-    """Whether an engine of the setting ``device`` runs on a GPU.
+    """Return whether an engine of the setting ``device`` runs on a GPU.
 
     Args:
-        gpu_here: whether ``auto`` finds one.
+        gpu_here: whether ``auto`` finds a GPU.
     """
-    kinds = {part.strip().split(":")[0] for part in device.split(",")}
-    return "cuda" in kinds or ("auto" in kinds and gpu_here)
+    device_types = {name.strip().split(":")[0] for name in device.split(",")}
+    if "cuda" in device_types:
+        return True
+    return "auto" in device_types and gpu_here
 
 
 def gpu_defaults(cores: int) -> dict[str, int]:
-    """Defaults that keep a GPU busy: it takes as long for a few images as for many, and one core feeds only a few.
-
-    Args:
-        cores: that the server may use; four of them are left to its processes. More than eight
-            threads would only wait for one another, and each may hold a large image.
-    """
-    return {"max_batch": 128, "queue_limit": 1024, "decode_threads": min(max(cores - 4, 2), 8)}
+    """Return the defaults that keep a GPU busy on a machine of ``cores`` cores."""
+    free_cores = cores - _RESERVED_CORES
+    decode_threads = min(max(free_cores, _MIN_DECODE_THREADS), _MAX_DECODE_THREADS)
+    return {
+        "max_batch": _GPU_MAX_BATCH,
+        "queue_limit": _GPU_QUEUE_LIMIT,
+        "decode_threads": decode_threads,
+    }

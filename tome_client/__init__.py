@@ -1,11 +1,11 @@
-"""A client of tome-serve. It needs httpx: ``pip install '.[client]'`` in a checkout.
+"""A Python client for tome-serve. It requires httpx: ``pip install '.[client]'`` in a checkout.
 
     from tome_client import Client
 
     with Client("http://127.0.0.1:8000") as client:
         print(client.classify("shoe.jpg", r=16).label)
 
-The package needs nothing that the server needs. `AsyncClient` has the same methods as coroutines.
+The package requires neither torch nor the server. `AsyncClient` has the same methods as coroutines.
 """
 
 from tome_client.asynchronous import AsyncClient

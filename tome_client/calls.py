@@ -1,4 +1,4 @@
-"""What each method asks and what it makes of the answer, for both clients: steps without any input or output."""
+"""Build the requests and parse the responses of each method, for both clients, without I/O."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from tome_client.errors import BadAnswer, ProblemError, problem
+from tome_client.errors import BadAnswer, ProblemError, problem_from_members
 from tome_client.pictures import encode
 from tome_client.results import Classification, Model
-from tome_client.retrying import RETRIED, Persistence, Request, Retry, Steps
+from tome_client.retrying import RETRYABLE_STATUSES, Request, Retry, RetryLoop, Steps
 
 if TYPE_CHECKING:
     from tome_client.pictures import ImageLike
 
 T = TypeVar("T")
 
-# A request of several images has so many at most, and not many more bytes unless one image alone
-# has.
-MANY = 16
-MANY_BYTES = 8_000_000
-RAW = {"Accept": "application/octet-stream"}
+# Limits of a request with several images. A single image may exceed the limit in bytes.
+MAX_IMAGES = 16
+MAX_BYTES = 8_000_000
+RAW_FEATURES = {"Accept": "application/octet-stream"}
 
 
 class Calls:
-    """The steps of each method; see `tome_client.Client` for what they do.
+    """The steps of each method of `tome_client.Client`.
 
     Args:
-        timeout: seconds that each part of a request may take.
+        timeout: timeout in seconds of each phase of a request.
+        retry: retry policy of each request.
     """
 
     def __init__(self, timeout: float, retry: Retry) -> None:
@@ -39,82 +39,88 @@ class Calls:
         self._retry = retry
 
     def classify(self, image: ImageLike, params: dict[str, str]) -> Steps:
-        """Steps to a `Classification`."""
+        """Steps that return a `Classification`."""
         response = yield from self._post("/classify", params, content=encode(image))
-        return understood(response, Classification.of)
+        return parse_json(response, Classification.of)
 
     def classify_many(self, images: Iterable[ImageLike], params: dict[str, str]) -> Steps:
-        """Steps to a list of `Classification` or `ProblemError`."""
+        """Steps that return a `Classification` or `ProblemError` for each image."""
         results: list[Classification | ProblemError] = []
         for chunk in chunks(map(encode, images)):
             results += yield from self._classify_chunk(chunk, params)
         return results
 
     def embed(self, image: ImageLike, params: dict[str, str]) -> Steps:
-        """Steps to the features of one image."""
-        response = yield from self._post("/embed", params, content=encode(image), headers=RAW)
-        return floats(response.content)
+        """Steps that return the features of one image."""
+        response = yield from self._post(
+            "/embed", params, content=encode(image), headers=RAW_FEATURES
+        )
+        return parse_features(response.content)
 
     def embed_many(self, images: Iterable[ImageLike], params: dict[str, str]) -> Steps:
-        """Steps to the features of several images, as a list."""
+        """Steps that return a list with the features of each image."""
         rows: list[Any] = []
         for chunk in chunks(map(encode, images)):
-            response = yield from self._post("/embed", params, files=form(chunk), headers=RAW)
-            size = len(response.content) // len(chunk)
-            rows += [
-                floats(response.content[at * size : (at + 1) * size]) for at in range(len(chunk))
-            ]
+            response = yield from self._post(
+                "/embed", params, files=multipart_form(chunk), headers=RAW_FEATURES
+            )
+            row_bytes = len(response.content) // len(chunk)
+            for index in range(len(chunk)):
+                start = index * row_bytes
+                rows.append(parse_features(response.content[start : start + row_bytes]))
         return rows
 
     def visualize(self, image: ImageLike, params: dict[str, str]) -> Steps:
-        """Steps to a PNG."""
+        """Steps that return a PNG file."""
         response = yield from self._post("/visualize", params, content=encode(image))
         return response.content
 
     def models(self) -> Steps:
-        """Steps to a list of `Model`."""
-        response = yield from Persistence(self._retry).request(
-            Request("GET", "/models", self._timeout)
-        )
-        return understood(response, lambda answer: [Model.of(model) for model in answer["models"]])
+        """Steps that return a list of `Model`."""
+        request = Request("GET", "/models", self._timeout)
+        response = yield from RetryLoop(self._retry).request(request)
+        return parse_json(response, parse_models)
 
     def ready(self) -> Steps:
-        """Steps to a bool."""
-        reply = yield Request("GET", "/readyz", self._timeout)
-        return isinstance(reply, httpx.Response) and reply.is_success
+        """Steps that return whether the server is ready."""
+        outcome = yield Request("GET", "/readyz", self._timeout)
+        return isinstance(outcome, httpx.Response) and outcome.is_success
 
-    def _post(self, path: str, params: dict[str, str], **more: Any) -> Steps:
-        response = yield from Persistence(self._retry).request(
-            Request("POST", path, self._timeout, params, **more)
-        )
+    def _post(self, path: str, params: dict[str, str], **options: Any) -> Steps:
+        """Steps that return the response to a POST request, with retries."""
+        request = Request("POST", path, self._timeout, params, **options)
+        response = yield from RetryLoop(self._retry).request(request)
         return response
 
     def _classify_chunk(self, chunk: Sequence[bytes], params: dict[str, str]) -> Steps:
-        """As one request; those that the server had no room for are sent again."""
-        persistence = Persistence(self._retry)
-        found = dict[int, Classification | ProblemError]()
-        left = list(range(len(chunk)))
-        while left:
-            files = form([chunk[index] for index in left])
-            response = yield from persistence.request(
-                Request("POST", "/classify", self._timeout, params, files=files)
-            )
-            found |= understood(response, partial(results_of, left))
-            left = [index for index in left if getattr(found[index], "status", 200) in RETRIED]
+        """Classify ``chunk`` in one request. Retry the images that the server rejects."""
+        retry_loop = RetryLoop(self._retry)
+        results = dict[int, Classification | ProblemError]()
+        pending = list(range(len(chunk)))
+        while pending:
+            files = multipart_form([chunk[index] for index in pending])
+            request = Request("POST", "/classify", self._timeout, params, files=files)
+            response = yield from retry_loop.request(request)
+            results |= parse_json(response, partial(parse_results, pending))
+            pending = [
+                index
+                for index in pending
+                if getattr(results[index], "status", 200) in RETRYABLE_STATUSES
+            ]
             try:
-                if left:
-                    refusal = found[left[0]]
-                    assert isinstance(refusal, ProblemError)
-                    yield from persistence.again(refusal, None)
+                if pending:
+                    rejection = results[pending[0]]
+                    assert isinstance(rejection, ProblemError)
+                    yield from retry_loop.back_off(rejection, None)
             except ProblemError:
-                break  # no further attempt: the refusals are the results
-        return [found[index] for index in range(len(chunk))]
+                break  # No attempts are left: return the rejections.
+        return [results[index] for index in range(len(chunk))]
 
 
-def parameters(**given: object) -> dict[str, str]:
-    """The query of a request: what is None is left out, and a list of numbers is a schedule by blocks."""
+def parameters(**values: object) -> dict[str, str]:
+    """Return the query parameters of a request. Omit None; join a list of numbers by commas."""
     texts = {}
-    for name, value in given.items():
+    for name, value in values.items():
         if isinstance(value, Sequence) and not isinstance(value, str):
             texts[name] = ",".join(map(str, value))
         elif value is not None:
@@ -123,10 +129,10 @@ def parameters(**given: object) -> dict[str, str]:
 
 
 def chunks(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """``bodies`` in lists of `MANY` at most, each begun anew before it has more than `MANY_BYTES`."""
+    """Split ``bodies`` into lists of at most `MAX_IMAGES` items and `MAX_BYTES` bytes."""
     chunk: list[bytes] = []
     for body in bodies:
-        if chunk and (len(chunk) == MANY or sum(map(len, chunk)) + len(body) > MANY_BYTES):
+        if chunk and (len(chunk) == MAX_IMAGES or sum(map(len, chunk)) + len(body) > MAX_BYTES):
             yield chunk
             chunk = []
         chunk.append(body)
@@ -134,37 +140,45 @@ def chunks(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield chunk
 
 
-def form(bodies: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
-    """A multipart form with a file for each of ``bodies``."""
+def multipart_form(bodies: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Return a multipart form with one file for each of ``bodies``."""
     return [("file", (f"{index}", body)) for index, body in enumerate(bodies)]
 
 
-def results_of(
-    indices: Sequence[int], answer: dict[str, Any]
+def parse_results(
+    indices: Sequence[int], body: dict[str, Any]
 ) -> dict[int, Classification | ProblemError]:
-    """The results of a multipart request, by ``indices``."""
-    return dict(zip(indices, map(result, answer["results"]), strict=True))
+    """Parse the results of a multipart request. Map ``indices`` to them."""
+    return dict(zip(indices, map(parse_result, body["results"]), strict=True))
 
 
-def result(answer: dict[str, Any]) -> Classification | ProblemError:
-    """One result of a multipart request."""
-    return problem(answer["status"], answer) if "status" in answer else Classification.of(answer)
+def parse_result(body: dict[str, Any]) -> Classification | ProblemError:
+    """Parse one result of a multipart request."""
+    if "status" in body:
+        return problem_from_members(body["status"], body)
+    return Classification.of(body)
 
 
-def understood(response: httpx.Response, make: Callable[[Any], T]) -> T:
-    """What ``make`` makes of a response's JSON. Raises `BadAnswer`."""
+def parse_models(body: dict[str, Any]) -> list[Model]:
+    """Parse the response of ``/models``."""
+    return [Model.of(model) for model in body["models"]]
+
+
+def parse_json(response: httpx.Response, parse: Callable[[Any], T]) -> T:
+    """Apply ``parse`` to the JSON of a response. Raises `BadAnswer`."""
     try:
-        return make(response.json())
+        return parse(response.json())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BadAnswer(
-            f"{response.url} answered something else than this client expects"
-        ) from error
+        raise BadAnswer(f"unexpected response from {response.url}") from error
 
 
-def floats(content: bytes) -> Any:
-    """Little-endian float32 as a numpy array; as an ``array.array`` where there is no numpy. Raises `BadAnswer`."""
+def parse_features(content: bytes) -> Any:
+    """Parse little-endian float32 features. Raises `BadAnswer`.
+
+    They become a numpy array, or an ``array.array`` if numpy is not installed.
+    """
     if not content or len(content) % 4:
-        raise BadAnswer(f"{len(content)} bytes are no features")
+        raise BadAnswer(f"expected float32 features, got {len(content)} bytes")
     try:
         import numpy as np
     except ImportError:

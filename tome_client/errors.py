@@ -1,9 +1,9 @@
-"""What can go wrong, as exceptions.
+"""The exceptions of the client.
 
 TomeError
-├── Unreachable          no answer came: no connection, a lost one, or none within the time
-├── BadAnswer            an answer came, but not one of this server's
-└── ProblemError         the server's own problem (RFC 9457), with its status, type, title and detail
+├── Unreachable          no response: connection failed, was lost or timed out
+├── BadAnswer            the response does not come from tome-serve
+└── ProblemError         the server returned a problem (RFC 9457)
     ├── BadImage             400
     ├── BadRequest           400
     ├── Unauthorized         401
@@ -35,28 +35,27 @@ _PREFIX = "urn:tome:problem:"
 
 
 class TomeError(Exception):
-    """All errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class Unreachable(TomeError):
-    """No answer came."""
+    """The server sent no response."""
 
 
 class BadAnswer(TomeError):
-    """Something answered, but not as this server does."""
+    """The response does not have the format of tome-serve."""
 
 
 class ProblemError(TomeError):
-    """The server said why there is no answer.
+    """The server returned an error response.
 
     Attributes:
-        status: of HTTP.
-        type: stable; the classes below follow it.
-        title, detail: for people; ``detail`` says what was wrong with this request, and what is
-            allowed.
-        retry_after: seconds after which the server would like to be asked again, where it said so.
-        request_id: what the server's log calls this request.
-        members: all of the problem, also ``parameter``, ``reason`` or ``limit`` where it has them.
+        status: HTTP status code.
+        type: stable problem type; each subclass stands for one type.
+        title, detail: human-readable texts; ``detail`` describes the error of this request.
+        retry_after: seconds in the ``Retry-After`` header, or None.
+        request_id: ID of the request in the server's log.
+        members: all members of the problem, including ``parameter``, ``reason`` or ``limit``.
     """
 
     slug = ""
@@ -71,7 +70,8 @@ class ProblemError(TomeError):
         self.type = str(members.get("type", "about:blank"))
         self.title = str(members.get("title", ""))
         self.detail = str(members.get("detail", ""))
-        super().__init__(f"{status} {self.title}" + (f": {self.detail}" if self.detail else ""))
+        detail_suffix = f": {self.detail}" if self.detail else ""
+        super().__init__(f"{status} {self.title}{detail_suffix}")
 
 
 class BadImage(ProblemError):
@@ -81,49 +81,49 @@ class BadImage(ProblemError):
 
 
 class BadRequest(ProblemError):
-    """The request's body could not be understood."""
+    """The server cannot parse the request body."""
 
     slug = "bad-request"
 
 
 class Unauthorized(ProblemError):
-    """The server asks for an API key that it knows."""
+    """The API key is missing or invalid."""
 
     slug = "unauthorized"
 
 
 class NotFound(ProblemError):
-    """There is no such model or path."""
+    """The model or path does not exist."""
 
     slug = "not-found"
 
 
 class MethodNotAllowed(ProblemError):
-    """The path is not for this method."""
+    """The path does not support the HTTP method."""
 
     slug = "method-not-allowed"
 
 
 class Malformed(ProblemError):
-    """What was sent is not HTTP; something between here and the server broke it."""
+    """The server received an invalid HTTP request, for example from a broken proxy."""
 
     slug = "malformed"
 
 
 class SlowHeader(ProblemError):
-    """The request's header took too long to arrive."""
+    """The request header did not arrive within the timeout."""
 
     slug = "slow-header"
 
 
 class HeaderTooLarge(ProblemError):
-    """The request's header is too large."""
+    """The request header is too large."""
 
     slug = "header-too-large"
 
 
 class SlowBody(ProblemError):
-    """The image took too long to arrive."""
+    """The request body did not arrive within the timeout."""
 
     slug = "slow-body"
 
@@ -135,13 +135,13 @@ class TooLarge(ProblemError):
 
 
 class UnsupportedFormat(ProblemError):
-    """The image is of no format that the server decodes."""
+    """The server does not support the image format."""
 
     slug = "unsupported-format"
 
 
 class InvalidParameter(ProblemError):
-    """A parameter has a value that is not allowed; ``members["parameter"]`` says which."""
+    """A parameter is invalid; ``members["parameter"]`` is its name."""
 
     slug = "invalid-parameter"
 
@@ -153,32 +153,32 @@ class InferenceFailed(ProblemError):
 
 
 class Overloaded(ProblemError):
-    """The server could not take the request, however often it was tried."""
+    """The server was overloaded, and all retries failed."""
 
     slug = "overloaded"
 
 
 class EngineLost(ProblemError):
-    """The server's model process was lost with the request, however often it was tried."""
+    """The engine process was lost during the request, and all retries failed."""
 
     slug = "engine-lost"
 
 
 class DeadlineExceeded(ProblemError):
-    """The request's ``deadline_ms`` passed first."""
+    """The request did not complete within ``deadline_ms``."""
 
     slug = "deadline-exceeded"
 
 
-def problem_of(response: httpx.Response) -> ProblemError:
-    """The error that a response other than a success stands for, whoever sent it."""
+def problem_from_response(response: httpx.Response) -> ProblemError:
+    """Return the error of an error response, from the server or a proxy."""
     try:
         members = response.json()
     except ValueError:
         members = None
-    if not isinstance(members, dict):  # a proxy's page, say
+    if not isinstance(members, dict):  # for example the error page of a proxy
         members = {"title": response.reason_phrase}
-    return problem(
+    return problem_from_members(
         response.status_code,
         members,
         parse_retry_after(response.headers.get("retry-after")),
@@ -186,17 +186,18 @@ def problem_of(response: httpx.Response) -> ProblemError:
     )
 
 
-def problem(
+def problem_from_members(
     status: int, members: Mapping[str, Any], retry_after: float | None = None, request_id: str = ""
 ) -> ProblemError:
-    """The error of the class that the type of a problem says."""
+    """Return an error of the class that belongs to the problem's type."""
     slug = str(members.get("type", "")).removeprefix(_PREFIX)
-    kinds = {kind.slug: kind for kind in ProblemError.__subclasses__()}
-    return kinds.get(slug, ProblemError)(status, members, retry_after, request_id)
+    classes = {subclass.slug: subclass for subclass in ProblemError.__subclasses__()}
+    error_class = classes.get(slug, ProblemError)
+    return error_class(status, members, retry_after, request_id)
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds from now that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3), or None."""
+    """Return the seconds in a ``Retry-After`` header (RFC 9110, section 10.2.3), or None."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():

@@ -1,4 +1,4 @@
-"""An image as the bytes of a file, whatever it is given as."""
+"""Convert the accepted forms of an image to encoded bytes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _PNG_MODES = {"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"}
 
 
 def encode(image: ImageLike) -> bytes:
-    """The encoded image: bytes as they are; what a path or an open file holds; a Pillow image as PNG.
+    """Return the encoded image.
+
+    Bytes stay unchanged, paths and open files are read, and Pillow images are encoded as PNG.
 
     Raises:
-        OSError: the file cannot be read.
-        TypeError: it is nothing of these.
+        OSError: the file is not readable.
+        TypeError: ``image`` has another type.
     """
     if isinstance(image, bytes):
         return image
@@ -29,19 +31,18 @@ def encode(image: ImageLike) -> bytes:
         return bytes(image)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
-    # Whoever has a Pillow image has imported Pillow; nobody else needs it.
+    # A caller with a Pillow image has imported Pillow already, so no import is needed here.
     pillow = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(image, pillow.Image):
         file = io.BytesIO()
-        # Quickly rather than small: decoding takes the same time.
-        (image if image.mode in _PNG_MODES else image.convert("RGB")).save(
-            file, "PNG", compress_level=1
-        )
+        # Fast compression: the file is larger, but takes no longer to decode.
+        png_image = image if image.mode in _PNG_MODES else image.convert("RGB")
+        png_image.save(file, "PNG", compress_level=1)
         return file.getvalue()
     content = image.read() if hasattr(image, "read") else None
     if not isinstance(content, bytes):
         raise TypeError(
-            "an image is bytes, a path, a file open for bytes or a Pillow image, not"
+            "an image must be bytes, a path, a binary file or a Pillow image, not"
             f" {type(image).__name__}"
         )
     return content

@@ -1,4 +1,4 @@
-"""What the server answers, as plain data. Members that this version does not know are passed over."""
+"""The server's responses as dataclasses. Unknown members are ignored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class: its label, its number in the model's output, and its score."""
+    """One class: its label, its index in the model's output, and its score."""
 
     label: str
     index: int
@@ -18,7 +18,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of an image before the first block and after the last."""
+    """Number of tokens before the first block and after the last one."""
 
     input: int
     output: int
@@ -26,7 +26,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds that the stages of an image took; ``forward`` is that of the batch it was in."""
+    """Duration of each stage in milliseconds; ``forward`` is that of the whole batch."""
 
     decode: float
     queue: float
@@ -35,12 +35,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a model sees in an image.
+    """The classification of one image.
 
     Attributes:
-        r, r_requested: the schedule that was used, and what was asked for.
-        predictions: best first.
-        batch_size: images that shared the forward pass.
+        r, r_requested: the schedule that was used, and the requested one.
+        predictions: classes in descending order of score.
+        batch_size: number of images in the forward pass.
     """
 
     model: str
@@ -53,19 +53,19 @@ class Classification:
 
     @property
     def label(self) -> str:
-        """The best class."""
+        """Label of the class with the highest score."""
         return self.predictions[0].label
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Classification:
-        """From the server's JSON. Raises `KeyError` or `TypeError` if it is something else."""
+        """Parse the server's JSON. Raises `KeyError` or `TypeError` on another format."""
         return cls(
             model=answer["model"],
             r=answer["r"],
             r_requested=answer["r_requested"],
             predictions=tuple(
-                Prediction(one["label"], one["index"], one["score"])
-                for one in answer["predictions"]
+                Prediction(prediction["label"], prediction["index"], prediction["score"])
+                for prediction in answer["predictions"]
             ),
             tokens=Tokens(answer["tokens"]["input"], answer["tokens"]["output"]),
             timing_ms=Timing(
@@ -77,7 +77,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Level:
-    """What one ``r`` costs and gives; None where it was not measured."""
+    """Cost, speed-up and accuracy of one ``r``; None if not measured."""
 
     r: str
     tokens_out: int
@@ -88,11 +88,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Model:
-    """One model that the server has.
+    """One served model.
 
     Attributes:
         input_size: channels, height, width.
-        classes: 0 for a model that only embeds.
+        classes: number of classes; 0 for a model without a classifier.
         r_max: the largest valid ``r``.
     """
 
@@ -109,7 +109,7 @@ class Model:
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
-        """From the server's JSON. Raises `KeyError` or `TypeError` if it is something else."""
+        """Parse the server's JSON. Raises `KeyError` or `TypeError` on another format."""
         names = ("name", "architecture", "classes", "tokens", "blocks", "r_max", "device", "dtype")
         channels, height, width = answer["input_size"]
         level_names = ("r", "tokens_out", "relative_flops", "speedup", "accuracy")

@@ -1,4 +1,4 @@
-"""When to ask again, as steps that are carried out by a client: no clock, no network and no sleep in here."""
+"""Retry policy, as steps that a client performs. This module neither does I/O nor sleeps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import Any
 
 import httpx
 
-from tome_client.errors import TomeError, Unreachable, problem_of
+from tome_client.errors import TomeError, Unreachable, problem_from_response
 
-RETRIED = (429, 503)
+RETRYABLE_STATUSES = (429, 503)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request; the members are httpx's. ``timeout``: seconds that each part of it may take."""
+    """One HTTP request, with the arguments of httpx.
+
+    Attributes:
+        timeout: timeout in seconds of each phase of the request.
+    """
 
     method: str
     path: str
@@ -31,28 +35,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for so many seconds."""
+    """A wait before the next request."""
 
     seconds: float
 
 
-# What a client is told to do next; what it says of a request (of a pause: None); and what comes of
-# it all.
+# A generator that yields the next step of a client. The client sends back the response or the
+# transport error of a request, and None after a pause. The generator returns the result.
 Steps = Generator[Request | Pause, Any, "Any"]
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How persistently to ask. Asking again is safe: a request changes nothing on the server.
+    """Retry policy: exponential back-off with jitter. Requests are idempotent, so a retry is safe.
 
     Attributes:
-        attempts: most requests for one answer; 1 for no retries.
-        total: seconds after which no further one is begun or waited for.
-        first: most seconds before the second attempt; doubled for each further one.
-        longest: most seconds of such a wait.
+        attempts: maximum number of requests; 1 disables retries.
+        total: time limit in seconds of all attempts; no retry is scheduled after it.
+        first: maximum back-off in seconds before the second attempt; it doubles with each attempt.
+        longest: upper limit in seconds of the back-off.
 
-    A ``Retry-After`` of the server comes on top: nobody asks before that, and not all at once after
-    it.
+    The back-off is added to the server's ``Retry-After``. No client retries earlier, and the jitter
+    spreads the clients' retries.
     """
 
     attempts: int = 6
@@ -61,16 +65,24 @@ class Retry:
     longest: float = 10.0
 
     def pause(self, attempt: int, retry_after: float | None, draw: float) -> float:
-        """Seconds between ``attempt``, from 1, and the next; ``draw`` is random, from 0 to 1 (full jitter)."""
-        return (retry_after or 0.0) + draw * min(self.longest, self.first * 2 ** (attempt - 1))
+        """Return the seconds to wait after an attempt.
+
+        Args:
+            attempt: number of the attempt, from 1.
+            retry_after: seconds in the server's ``Retry-After``, if it sent one.
+            draw: random number in [0, 1) for the jitter.
+        """
+        back_off = min(self.longest, self.first * 2 ** (attempt - 1))
+        return (retry_after or 0.0) + draw * back_off
 
 
-class Persistence:
-    """One answer's attempts.
+class RetryLoop:
+    """One sequence of attempts, with a limit on their number and total time.
 
     Args:
-        clock: seconds.
-        draw: random numbers from 0 to 1.
+        retry: retry policy.
+        clock: returns the time in seconds.
+        draw: returns a random number in [0, 1) for the jitter.
     """
 
     def __init__(
@@ -82,35 +94,36 @@ class Persistence:
         self._retry = retry
         self._clock = clock
         self._draw = draw
-        self._end = clock() + retry.total
+        self._deadline = clock() + retry.total
         self._attempts = itertools.count(1)
 
     def request(self, request: Request) -> Steps:
-        """Steps to a response that is a success.
+        """Steps that return a successful response.
 
         Raises:
-            ProblemError: the server's last answer was none.
-            Unreachable: there was no answer at last.
+            ProblemError: the last attempt received an error response.
+            Unreachable: the last attempt received no response.
         """
         while True:
-            remaining = max(0.001, self._end - self._clock())
-            reply = yield replace(request, timeout=min(request.timeout, remaining))
-            if isinstance(reply, httpx.Response) and reply.is_success:
-                return reply
-            if isinstance(reply, httpx.Response):
-                error: TomeError = problem_of(reply)
-                if reply.status_code not in RETRIED:
+            remaining = max(0.001, self._deadline - self._clock())
+            outcome = yield replace(request, timeout=min(request.timeout, remaining))
+            if isinstance(outcome, httpx.Response) and outcome.is_success:
+                return outcome
+            if isinstance(outcome, httpx.Response):
+                error: TomeError = problem_from_response(outcome)
+                if outcome.status_code not in RETRYABLE_STATUSES:
                     raise error
-                yield from self.again(error, getattr(error, "retry_after", None))
+                yield from self.back_off(error, getattr(error, "retry_after", None))
             else:
-                error = Unreachable(f"no answer from the server: {reply or type(reply).__name__}")
-                error.__cause__ = reply
-                yield from self.again(error, None)
+                reason = outcome or type(outcome).__name__
+                error = Unreachable(f"no response from the server: {reason}")
+                error.__cause__ = outcome
+                yield from self.back_off(error, None)
 
-    def again(self, error: TomeError, retry_after: float | None) -> Steps:
-        """The pause before the next attempt; raises ``error`` where there is none."""
+    def back_off(self, error: TomeError, retry_after: float | None) -> Steps:
+        """Pause before the next attempt. Raise ``error`` if no attempt or time is left."""
         attempt = next(self._attempts)
         seconds = self._retry.pause(attempt, retry_after, self._draw())
-        if attempt >= self._retry.attempts or self._clock() + seconds >= self._end:
+        if attempt >= self._retry.attempts or self._clock() + seconds >= self._deadline:
             raise error
         yield Pause(seconds)

@@ -1,4 +1,4 @@
-"""The client that blocks."""
+"""The blocking client."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ R = int | str | Sequence[int] | None
 
 
 class Client:
-    """Asks one server. Threads may share it.
+    """A blocking client for one server. Threads may share it.
 
     Args:
-        url: of the server.
-        api_key: where the server asks for one.
-        timeout: seconds that each part of a request (to connect, to send, to wait for the answer)
-            may take.
-        retry: how persistently to ask where the server has no room or cannot be reached.
+        url: base URL of the server.
+        api_key: API key, if the server requires one.
+        timeout: timeout in seconds of each phase of a request: connect, send, receive.
+        retry: retry policy for an overloaded or unreachable server.
 
-    All methods raise what `tome_client.errors` lists. An image is bytes, a path, a file or a Pillow
-    image. ``r`` is a number, one a block, the text of a schedule (``"16:-1"``), or ``"auto"``: the
-    server merges no more than it takes to meet ``deadline_ms``, with no level above ``r_max`` and
-    none whose accuracy is below ``min_accuracy`` percent. ``model`` is a name, default the server's
-    first model.
+    All methods raise the exceptions in `tome_client.errors`. An image is bytes, a path, an open
+    file or a Pillow image. ``r`` is a number, a list of numbers (one per block), a schedule string
+    (``"16:-1"``) or ``"auto"``. With ``"auto"`` the server merges only as many tokens as
+    ``deadline_ms`` requires. It uses no level above ``r_max`` and no level whose accuracy is below
+    ``min_accuracy`` percent. ``model`` is the name of a model; the default is the server's first.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> Classification:
-        """The best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds from its arrival."""
+        """Return the best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds."""
         query = parameters(
             r=r,
             r_max=r_max,
@@ -69,8 +68,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
         )
-        found: Classification = self._run(self._calls.classify(image, query))
-        return found
+        result: Classification = self._run(self._calls.classify(image, query))
+        return result
 
     def classify_many(
         self,
@@ -83,7 +82,7 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> list[Classification | ProblemError]:
-        """The same of several images, in order, a few in each request. One that fails has its error in its place."""
+        """Classify several images, a few per request. Return a result or an error for each."""
         query = parameters(
             r=r,
             r_max=r_max,
@@ -92,10 +91,10 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
         )
-        found: list[Classification | ProblemError] = self._run(
+        results: list[Classification | ProblemError] = self._run(
             self._calls.classify_many(images, query)
         )
-        return found
+        return results
 
     def embed(
         self,
@@ -107,7 +106,10 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> Any:
-        """The pooled features ``(D,)`` of an image: a float32 numpy array, or an ``array.array`` without numpy."""
+        """Return the pooled features ``(D,)`` of an image.
+
+        They are a float32 numpy array, or an ``array.array`` if numpy is not installed.
+        """
         query = parameters(
             r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
         )
@@ -123,12 +125,12 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> list[Any]:
-        """The same of several images, in order, a few in each request. One that fails fails all."""
+        """Return the features of several images, a few per request. Any failure raises."""
         query = parameters(
             r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
         )
-        found: list[Any] = self._run(self._calls.embed_many(images, query))
-        return found
+        features: list[Any] = self._run(self._calls.embed_many(images, query))
+        return features
 
     def visualize(
         self,
@@ -140,52 +142,52 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
     ) -> bytes:
-        """A picture of what was merged, as a PNG file."""
+        """Return a PNG image that shows which tokens were merged."""
         query = parameters(
             r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
         )
-        found: bytes = self._run(self._calls.visualize(image, query))
-        return found
+        png: bytes = self._run(self._calls.visualize(image, query))
+        return png
 
     def models(self) -> list[Model]:
-        """The models that are served, the default one first, and what each ``r`` costs and gives."""
-        found: list[Model] = self._run(self._calls.models())
-        return found
+        """Return the served models, default first, with cost and accuracy for each ``r``."""
+        models: list[Model] = self._run(self._calls.models())
+        return models
 
     def ready(self) -> bool:
-        """Whether the server takes work now; asks once."""
-        found: bool = self._run(self._calls.ready())
-        return found
+        """Return whether the server is ready. Send one request, without retries."""
+        is_ready: bool = self._run(self._calls.ready())
+        return is_ready
 
     def close(self) -> None:
-        """Close all connections; leaving a ``with`` block does so too."""
+        """Close all connections, as does the end of a ``with`` block."""
         self._http.close()
 
     def __enter__(self) -> Self:
-        """Nothing is opened before it is needed."""
+        """Return the client. Connections open on first use."""
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
-        """See `close`."""
+        """Close all connections."""
         self.close()
 
     def _run(self, steps: Steps) -> Any:
-        """Carry out ``steps``; what they come to."""
-        reply: httpx.Response | httpx.TransportError | None = None
+        """Perform the requests and pauses of ``steps``. Return their result."""
+        outcome: httpx.Response | httpx.TransportError | None = None
         try:
             while True:
-                step = steps.send(reply)
+                step = steps.send(outcome)
                 if isinstance(step, Pause):
                     time.sleep(step.seconds)
-                    reply = None
+                    outcome = None
                     continue
                 try:
-                    reply = self._http.request(
+                    outcome = self._http.request(
                         step.method,
                         step.path,
                         params=step.params,
@@ -195,6 +197,6 @@ class Client:
                         timeout=step.timeout,
                     )
                 except httpx.TransportError as error:
-                    reply = error
+                    outcome = error
         except StopIteration as end:
             return end.value

@@ -2,10 +2,10 @@
 
     model  = tome_core.patch(timm.create_model("vit_small_patch16_224", pretrained=True))
     logits = model(images, r=16)               # 16 tokens merged away in every block
-    logits = model(images, r=[0, 8, 16, 16])   # one schedule per image, one forward pass, no padding
+    logits = model(images, r=[0, 8, 16, 16])   # one r per image, one forward pass, no padding
 
-Names are resolved on first use, so that ``tome_core.schedule``, which is pure Python, can be
-imported without torch.
+Names are imported on first use, so that ``tome_core.schedule``, which is pure Python, needs no
+torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tome_core.schedule import Schedule
     from tome_core.trace import Trace
 
-_HOME = {
+_MODULES = {
     "Bipartite": "matching",
     "Kth": "matching",
     "Matcher": "matching",
@@ -56,10 +56,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Stored, so that the next use is an ordinary look-up.
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    value = getattr(module, name)
+    # Store it, so that the next use is an ordinary look-up.
+    globals()[name] = value
     return value
 
 

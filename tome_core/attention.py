@@ -1,4 +1,4 @@
-"""Proportional attention: a token that stands for s patches gets the attention of s tokens (paper, equation 1)."""
+"""Proportional attention: a token of s patches counts as s equal tokens (paper, equation 1)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ class Attend(Protocol):
         dropout: float,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """Attention of tokens of one length.
+        """Compute attention within each image.
 
         Args:
-            q, k, v: ``(B, H, N, d)``; values may be of another width than queries and keys.
-            sizes: ``(B, N)``, or None for all ones.
+            q: queries ``(B, H, N, d)``.
+            k: keys ``(B, H, N, d)``.
+            v: values ``(B, H, N, d)``, whose width may differ from that of queries and keys.
+            sizes: ``(B, N)``, or None if all are 1.
             dropout: probability of dropping an attention weight.
-            bias: what relative positions add to the logits, ``(B or 1, H, N, N)``.
+            bias: added to the logits for relative positions, ``(B or 1, H, N, N)``.
 
         Returns:
             ``(B, N, H * d)``, with the ``d`` of the values.
@@ -35,12 +37,21 @@ class Attend(Protocol):
         ...
 
 
-def logit_bias(sizes: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the logits: ``log(size)`` of each key and the ``bias`` of each pair; None where neither is."""
+def logit_bias(
+    sizes: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """Return what is added to the logits: ``log(size)`` of each key, and ``bias`` of each pair.
+
+    None if there is neither.
+    """
     if sizes is None:
         return None if bias is None else bias.to(dtype)
-    of_keys = sizes.log()[:, None, None, :]
-    return (of_keys if bias is None else of_keys + bias).to(dtype)
+    key_bias = sizes.log()[:, None, None, :]  # (B, 1, 1, N)
+    if bias is None:
+        return key_bias.to(dtype)
+    return (key_bias + bias).to(dtype)
 
 
 def fused_attention(
@@ -51,13 +62,16 @@ def fused_attention(
     dropout: float,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The reference: PyTorch's own attention, with sizes and bias as an additive mask."""
+    """Compute attention with PyTorch's own kernel, the reference for all others; see `Attend`."""
     mask = logit_bias(sizes, bias, q.dtype)
-    return (
-        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        .transpose(1, 2)
-        .flatten(2)
-    )
+    attended = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+    )  # (B, H, N, d)
+    return attended.transpose(1, 2).flatten(2)
 
 
 def explicit_attention(
@@ -68,12 +82,18 @@ def explicit_attention(
     dropout: float,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Two products and a softmax. In bfloat16 on a CPU this is faster than the fused kernel."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    """Compute attention as two products and a softmax; see `Attend`.
+
+    `tome_core.optimize` uses it on a CPU for every dtype. In bfloat16 it is faster there than
+    PyTorch's own kernel.
+    """
+    scale = q.shape[-1] ** -0.5
+    logits = (q * scale) @ k.transpose(-2, -1)  # (B, H, N, N)
     mask = logit_bias(sizes, bias, q.dtype)
     if mask is not None:
         logits += mask
-    weights = logits.softmax(dim=-1)
-    if dropout:
+    weights = logits.softmax(dim=-1)  # (B, H, N, N)
+    if dropout > 0:
         weights = F.dropout(weights, dropout)
-    return (weights @ v).transpose(1, 2).flatten(2)
+    attended = weights @ v  # (B, H, N, d)
+    return attended.transpose(1, 2).flatten(2)

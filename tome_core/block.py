@@ -1,4 +1,4 @@
-"""One transformer block that merges between attention and MLP, on a packed buffer of several groups."""
+"""One transformer block that merges between attention and MLP, on the packed tokens of a batch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
-from tome_core.metric import Features
+from tome_core.metric import BlockTensors
 from tome_core.positional import Positional
 from tome_core.ragged.packed import Merging, Packed
 from tome_core.ragged.plan import Plan, join
 
 
 class Block(Protocol):
-    """What an adapter says about a block: its parts as functions of tokens, ``(T, D)``, whoever they belong to.
+    """An adapter's view of a block: its parts as functions of tokens ``(T, D)`` of any images.
 
-    Both branches end before their drop path, which is the only part that needs to know images
-    apart.
+    Both branches end before their drop path, the only part that needs to separate images.
     """
 
     drop_path1: nn.Module
@@ -31,19 +30,48 @@ class Block(Protocol):
         ...
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """The normalised tokens ``(T, D)`` that attention reads."""
+        """Return the normalised tokens ``(T, D)`` that attention reads."""
         ...
 
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values, each ``(T, H, d)``; values may be of another width ``d``."""
+        """Return queries, keys and values, ``(T, H, d)`` each; values may have another ``d``."""
         ...
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
-        """The branch's output ``(T, D)``, a new tensor, from ``attended (T, H * d)`` and `attention_input`'s."""
+        """Return the output ``(T, D)`` of the attention branch, a new tensor.
+
+        Args:
+            attended: ``(T, H * d)``.
+            h: the result of `attention_input`.
+        """
         ...
 
     def mlp(self, x: Tensor) -> Tensor:
-        """The second branch, ``(T, D)``, normalisation included: a new tensor."""
+        """Return the output ``(T, D)`` of the MLP branch with its norm, a new tensor."""
+        ...
+
+
+class Encoder(Protocol):
+    """All blocks in one call, for inference; made by `tome_core.optimize` where that is faster.
+
+    Attributes:
+        reads_starts: whether it reads from the device where images begin, as a `BoundedPlan` needs.
+    """
+
+    reads_starts: bool
+
+    def supports(self, merging: Merging, packed: Packed) -> bool:
+        """Return whether it supports ``merging`` and tokens like those of ``packed``."""
+        ...
+
+    def __call__(
+        self,
+        merging: Merging,
+        plan: Plan,
+        packed: Packed,
+        leading: int | None,
+    ) -> Packed:
+        """Return what `run_block` gives after the last block; overwrites ``packed.tokens``."""
         ...
 
 
@@ -56,17 +84,25 @@ def run_block(
     positional: Positional | None,
     leading: int | None = None,
 ) -> Packed:
-    """Apply block ``index``: attention, merging, MLP (paper, section 3: "merge between attention and MLP").
+    """Run attention, merging and MLP (paper, section 3: "merge between attention and MLP").
 
     Args:
-        leading: of the last block, if so many tokens at the front of each image, which are prefix
-            tokens, are all that is read of it: what is left then are these, ``(B * leading, D)``.
-            Nothing merges into them. Not in training.
+        block: the block.
+        merging: how the model merges.
+        plan: the groups of the batch.
+        index: index of the block.
+        packed: the tokens that enter the block.
+        positional: positions that attention reads, if any.
+        leading: for the last block, outside training: return only this many tokens at the front of
+            each image, ``(B * leading, D)``. They must be prefix tokens, so nothing merges into
+            them, and merging is skipped. The result's ``sizes``, ``sources`` and ``positions`` are
+            still those of the tokens before the block and do not match its ``tokens``.
     """
     packed = _attend_and_merge(block, merging, plan, index, packed, positional, leading)
-    branch = block.mlp(packed.tokens)
+    branch = block.mlp(packed.tokens)  # (T, D)
     branch = _drop_path(block.drop_path2, branch, plan, index + 1)
-    return replace(packed, tokens=_add(merging, branch, packed.tokens))
+    tokens = _add(merging, branch, packed.tokens)
+    return replace(packed, tokens=tokens)
 
 
 def _attend_and_merge(
@@ -78,40 +114,61 @@ def _attend_and_merge(
     positional: Positional | None,
     leading: int | None,
 ) -> Packed:
-    """The first branch. What it computes on its way is gone when the MLP, which takes the most memory, begins."""
-    x = packed.tokens
-    h = block.attention_input(x)
-    q, k, v = block.qkv(h)
+    """Run the attention branch and merge.
+
+    As a function of its own it frees its tensors before the MLP, which needs the most memory.
+    """
+    x = packed.tokens  # (T, D)
+    h = block.attention_input(x)  # (T, D)
+    q, k, v = block.qkv(h)  # (T, H, d) each
     if positional is not None and packed.positions is not None:
-        positions = join([positions.flatten() for positions in packed.positions])
-        q = positional.turn(q, index, positions)
-        k = positional.turn(k, index, positions)
-    strategy = merging.strategy
-    attended = strategy.attend(
-        merging, plan, index, packed, (q, k, v), positional, block.attention_dropout
-    )
+        positions = join([positions.flatten() for positions in packed.positions])  # (T,)
+        q = positional.rotate(q, index, positions)
+        k = positional.rotate(k, index, positions)
+    attended = merging.strategy.attend(
+        merging,
+        plan,
+        index,
+        packed,
+        (q, k, v),
+        positional,
+        block.attention_dropout,
+    )  # (T, H * d)
     if leading is not None:
-        attended, h, x = (plan.leading(rows, index, leading) for rows in (attended, h, x))
-    branch = block.attention_output(attended, h)
-    packed = replace(
-        packed, tokens=_add(merging, _drop_path(block.drop_path1, branch, plan, index), x)
-    )
+        attended = plan.leading(attended, index, leading)
+        h = plan.leading(h, index, leading)
+        x = plan.leading(x, index, leading)
+    branch = block.attention_output(attended, h)  # (T, D)
+    branch = _drop_path(block.drop_path1, branch, plan, index)
+    packed = replace(packed, tokens=_add(merging, branch, x))
     if leading is not None:
+        # Nothing reads the sizes of leading tokens, so they are not selected.
         return packed
-    return strategy.merge(merging, plan, index, packed, Features(x, packed.tokens, q, k, v))
+    features = BlockTensors(before=x, after=packed.tokens, q=q, k=k, v=v)
+    return merging.strategy.merge(merging, plan, index, packed, features)
 
 
-def _add(merging: Merging, branch: Tensor, tokens: Tensor) -> Tensor:
-    """The sum of two ``(T, D)``, in the place of ``branch`` if that is allowed."""
-    return (
-        branch.add_(tokens)
-        if merging.in_place and branch.dtype == tokens.dtype
-        else tokens + branch
-    )
+def _add(
+    merging: Merging,
+    branch: Tensor,
+    tokens: Tensor,
+) -> Tensor:
+    """Return the sum of two ``(T, D)``, in the memory of ``branch`` if that is allowed."""
+    if merging.in_place and branch.dtype == tokens.dtype:
+        return branch.add_(tokens)
+    return tokens + branch
 
 
-def _drop_path(drop: nn.Module, branch: Tensor, plan: Plan, index: int) -> Tensor:
-    """Stochastic depth drops whole images, so it needs them apart; outside training it is nothing."""
-    if isinstance(drop, nn.Identity) or not drop.training:
+def _drop_path(
+    drop_path: nn.Module,
+    branch: Tensor,
+    plan: Plan,
+    index: int,
+) -> Tensor:
+    """Apply stochastic depth, which drops whole images; outside training it does nothing."""
+    if isinstance(drop_path, nn.Identity) or not drop_path.training:
         return branch
-    return join([drop(view).flatten(0, 1) for _, view in plan.views(branch, index)])
+    groups = []
+    for _, view in plan.views(branch, index):  # (images, tokens, D)
+        groups.append(drop_path(view).flatten(0, 1))
+    return join(groups)

@@ -1,4 +1,4 @@
-"""What a schedule costs, in exact multiply-accumulates (MACs). Pure Python, like `tome_core.schedule`."""
+"""The MAC count of a schedule: exact multiply-accumulates of one image. Pure Python."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class BlockCost:
-    """MACs of one block: of its linear layers for each token, and of attention for each pair of tokens.
+    """MACs of one block: of linear layers per token, and of attention per pair of tokens.
 
     Attributes:
         attention: linear MACs per token that enters the block (qkv, proj, gate).
         mlp: linear MACs per token that is left after merging.
         pair: MACs per pair of tokens: products of queries and keys, and of weights and values.
-        match: MACs per pair of a source and a destination compared in matching (the metric's
-            width).
+        match: MACs per compared pair of a token of A and one of B (the width of the metric).
     """
 
     attention: int
@@ -27,13 +26,13 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image through a model.
-
-    Matching is counted as `tome_core.Bipartite` does it, which leaves out the ``prefix`` tokens.
+    """MACs of one image through a model, with the matching of `tome_core.Bipartite`.
 
     Attributes:
-        fixed: of patch embedding, head, and whatever else does not depend on merging.
-        pool: for each token that an attention pool reads, beyond the prefix tokens.
+        fixed: MACs of the patch embedding, the head and all else that merging does not change.
+        blocks: MACs of each block.
+        prefix: number of prefix tokens, which are not compared in matching.
+        pool: MACs per token that an attention pool reads, without the prefix tokens.
     """
 
     fixed: int
@@ -42,22 +41,31 @@ class Cost:
     pool: int = 0
 
     def macs(self, tokens: Sequence[int]) -> int:
-        """Total for one image with ``tokens`` at the input and after each block (`Schedule.tokens`)."""
+        """Return the total for one image.
+
+        Args:
+            tokens: token counts at the input and after each block (`Schedule.tokens`).
+        """
         total = self.linear(tokens)
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * before * block.pair
             if after < before:
                 mergeable = before - self.prefix
-                total += (mergeable // 2) * (mergeable - mergeable // 2) * block.match
+                tokens_of_a = mergeable // 2
+                tokens_of_b = mergeable - tokens_of_a
+                total += tokens_of_a * tokens_of_b * block.match
         return total
 
     def linear(self, tokens: Sequence[int]) -> int:
-        """The part of `macs` that grows with the number of tokens, and what is fixed: all but pairs of tokens."""
-        total = self.fixed + (tokens[-1] - self.prefix) * self.pool
+        """Return the part of `macs` that is fixed or grows linearly with the number of tokens."""
+        pooled_tokens = tokens[-1] - self.prefix
+        total = self.fixed + pooled_tokens * self.pool
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
-            total += before * block.attention + after * block.mlp
+            total += before * block.attention
+            total += after * block.mlp
         return total
 
     def relative(self, tokens: Sequence[int]) -> float:
-        """`macs` as a share of what the same image costs without merging."""
-        return self.macs(tokens) / self.macs([tokens[0]] * len(tokens))
+        """Return `macs` as a fraction of the MACs of the same image without merging."""
+        unmerged = [tokens[0]] * len(tokens)
+        return self.macs(tokens) / self.macs(unmerged)

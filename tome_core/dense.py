@@ -1,7 +1,7 @@
-"""Dense features of a merged backbone, for heads that need a vector at every place: segmentation, depth.
+"""Dense features of a merged backbone, for heads that need a vector at every place of the grid.
 
-A token that stands for several patches gives its vector to each of them, by the map of where every
-patch went.
+Such heads are those for segmentation and depth. A token that stands for several patches gives its
+vector to each of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from tome_core.ragged.plan import Plan
 Format = Literal["NLC", "NCHW"]
 
 
-def pick_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
-    """The blocks that ``layers`` names of ``depth``, in order, each once; as timm's ``feature_take_indices``.
+def resolve_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
+    """Return the sorted block indices that ``layers`` names, as timm's ``feature_take_indices``.
 
     Args:
-        layers: numbers from 0, negative ones from the end; one number for the last so many; None
-            for all.
+        depth: number of blocks of the model.
+        layers: block indices, where negative ones count from the end; or one number for the last so
+            many blocks; or None for all blocks.
 
     Raises:
-        ValueError: there is no such block, or none is named.
+        ValueError: there is no such block, or no block is named.
     """
     if layers is None:
         return list(range(depth))
@@ -47,56 +48,77 @@ def pick_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
     return sorted({layer % depth for layer in layers})
 
 
-def unmerged(
+def dense_features(
     states: Iterable[tuple[Plan, Packed]],
     layers: Sequence[int],
     norm: Callable[[Tensor], Tensor] | None,
 ) -> list[Tensor]:
-    """The dense features ``(B, N0, D)`` after each of ``layers``, in order.
+    """Return the dense features ``(B, N0, D)`` after each of ``layers``.
 
     Args:
-        states: the tokens that enter the first block, then those after each block; taken as far as
-            needed.
-        norm: applied to the merged tokens ``(T, D)``, of which there are fewer.
+        states: the tokens before the first block, then those after each block. No block after the
+            last of ``layers`` runs.
+        layers: block indices in order.
+        norm: a norm for the merged tokens ``(T, D)``; cheaper before unmerging than after it.
     """
-    found = []
-    for depth, (plan, packed) in enumerate(states):
-        if depth - 1 in layers:
-            tokens = packed.tokens if norm is None else norm(packed.tokens)
-            found.append(unmerge_batch(plan, tokens, packed.sources or (), depth))
-        if depth > layers[-1]:
+    features = []
+    for blocks_run, (plan, packed) in enumerate(states):
+        last_block = blocks_run - 1
+        if last_block in layers:
+            tokens = packed.tokens  # (T, D)
+            if norm is not None:
+                tokens = norm(tokens)
+            features.append(unmerge_batch(plan, tokens, packed.sources or (), blocks_run))
+        if blocks_run > layers[-1]:
             break
-    return found
+    return features
 
 
-def unmerge_batch(plan: Plan, tokens: Tensor, sources: Sequence[Tensor], depth: int) -> Tensor:
-    """``(B, N0, D)`` from the buffer ``tokens`` after ``depth`` blocks: every input token gets its token's vector."""
-    views = plan.views(tokens, depth)
-    return plan.restore(
-        torch.cat([unmerge(x, source) for (_, x), source in zip(views, sources, strict=True)])
-    )
+def unmerge_batch(
+    plan: Plan,
+    tokens: Tensor,
+    sources: Sequence[Tensor],
+    blocks_run: int,
+) -> Tensor:
+    """Return the vector of every input token, ``(B, N0, D)``, in the order of the batch.
+
+    Args:
+        plan: the groups of the batch.
+        tokens: the packed tokens ``(T, D)`` after some blocks.
+        sources: for each group, the current position of each input token, ``(images, N0)``.
+        blocks_run: the number of these blocks.
+    """
+    unmerged = []
+    views = plan.views(tokens, blocks_run)
+    for (_, group_tokens), source in zip(views, sources, strict=True):
+        unmerged.append(unmerge(group_tokens, source))  # (images, N0, D)
+    return plan.restore(torch.cat(unmerged))
 
 
 def check_format(output_fmt: str) -> None:
-    """Raises `ValueError` if there is no such format."""
-    if output_fmt not in get_args(Format):
-        raise ValueError(
-            f"output_fmt={output_fmt!r} is not known; there are {', '.join(get_args(Format))}"
-        )
+    """Raise ValueError if there is no such format."""
+    formats = get_args(Format)
+    if output_fmt not in formats:
+        raise ValueError(f"output_fmt={output_fmt!r} is not known; there are {', '.join(formats)}")
 
 
-def as_format(patches: Tensor, grid: tuple[int, int], output_fmt: Format) -> Tensor:
-    """``(B, N, D)`` as it is, or for ``NCHW`` as maps ``(B, D, *grid)``.
+def to_format(
+    patches: Tensor,
+    grid: tuple[int, int],
+    output_fmt: Format,
+) -> Tensor:
+    """Return ``patches (B, N, D)`` as they are, or for ``NCHW`` as maps ``(B, D, *grid)``.
 
     Raises:
-        ValueError: the patches do not fill the grid, as after patch dropout.
+        ValueError: there are too few patches for the grid, as after patch dropout.
     """
     if output_fmt == "NLC":
         return patches
     rows, columns = grid
-    if patches.shape[1] != rows * columns:
+    count = patches.shape[1]
+    if count != rows * columns:
         raise ValueError(
-            f"{patches.shape[1]} patches do not fill a map of {rows} x {columns}; ask for"
-            " output_fmt=NLC"
+            f"{count} patches do not fill a map of {rows} x {columns}; ask for output_fmt=NLC"
         )
-    return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+    channels_first = patches.transpose(1, 2)  # (B, D, N)
+    return channels_first.unflatten(2, grid).contiguous()

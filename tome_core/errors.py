@@ -1,8 +1,9 @@
-"""The one error of the core that is not a plain ``ValueError`` or ``TypeError``."""
+"""The error for models that the core does not support."""
 
 
 class UnsupportedModelError(ValueError):
-    """The model, or a part of it, is not one that the core understands in full; the message names the part.
+    """The core does not fully understand the model; the message names the part.
 
-    A model is exact or refused: half a patch would give wrong answers silently.
+    A model gives exact results or is refused. A model patched in part would give wrong results
+    without notice.
     """

@@ -1,10 +1,11 @@
-"""Which token goes into which, for one block.
+"""Which token merges into which, for one block (paper, section 3).
 
-A matching is one map, ``dest``: old position -> new position. Merging is a segment sum over it,
-unmerging a gather by it, tracing a source the composition of two. Beside it stands which tokens
-merge, and so which stay, since a merged token keeps the place of the one that stays. New positions
-are ordered ``[prefix tokens, unmerged in order, destinations in order]``; with `Random`, every
-token that stays is a possible destination.
+A matching is one map ``dest`` from old to new positions. Merging is a segment sum over the map,
+unmerging is a gather by it, and tracing composes two maps. A mask says which tokens merge. The
+others stay, and a merged token has the input position of the one that stays.
+
+New positions are ordered ``[prefix tokens, unmerged tokens in order, destinations in order]``. With
+`Random`, every token that stays is a possible destination.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tome_core.schedule import most_mergeable
 
 @dataclass(frozen=True)
 class Matching:
-    """Which token goes where.
+    """Where each token goes in one block.
 
     Attributes:
         dest: old position -> new position, int64 ``(B, N)``.
@@ -33,25 +34,41 @@ class Matching:
 
     @classmethod
     def into(cls, partner: Tensor) -> Matching:
-        """From the old position of the token that each merges into, which stays: its own where it stays itself.
+        """Return the matching in which the tokens that stay keep their order.
 
-        ``partner`` is int64 ``(B, N)``. The tokens that stay keep their order.
+        Args:
+            partner: int64 ``(B, N)``, the old position of the token that each one merges into. That
+                token must stay. A token that stays is its own partner.
         """
-        merged = partner != torch.arange(partner.shape[1], device=partner.device)
-        return cls(((~merged).cumsum(dim=-1) - 1).gather(1, partner), merged)
+        old_position = torch.arange(partner.shape[1], device=partner.device)  # (N,)
+        merged = partner != old_position  # (B, N)
+        # Only the entries of tokens that stay are read.
+        new_position = (~merged).cumsum(dim=-1) - 1  # (B, N)
+        dest = new_position.gather(1, partner)  # (B, N)
+        return cls(dest, merged)
 
 
 class Matcher(Protocol):
-    """What the model asks of a way to match: hashable, and the number of tokens left follows from shapes alone."""
+    """A way to match tokens: hashable, and the number of tokens left follows from shapes alone."""
 
     def __hash__(self) -> int: ...
 
-    def remaining(self, tokens: int, r: int, prefix: int) -> int:
-        """Tokens of one image after a block that is asked to merge ``r > 0`` of ``tokens``."""
+    def remaining(
+        self,
+        tokens: int,
+        r: int,
+        prefix: int,
+    ) -> int:
+        """Return the tokens of one image after a block that may merge ``r > 0`` of ``tokens``."""
         ...
 
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
-        """Match by ``metric (B, N, d)``, of float32 or float64: what a `Metric` says of each token."""
+    def __call__(
+        self,
+        metric: Tensor,
+        r: int,
+        prefix: int,
+    ) -> Matching:
+        """Match tokens by ``metric (B, N, d)``, of float32 or float64, as a `Metric` returns it."""
         ...
 
 
@@ -59,53 +76,99 @@ class Matcher(Protocol):
 class Bipartite:
     """Bipartite soft matching (paper, section 3 and appendix D).
 
-    Tokens alternate between sets A and B, prefix tokens included; each token of A is drawn to its
-    most similar token of B (cosine), and the ``r`` most similar pairs merge. Several may merge into
-    one. Ties: the lowest index first.
+    Tokens, prefix tokens included, alternate between sets A and B. Each token of A has an edge to
+    its most similar token of B (cosine similarity). The ``r`` most similar pairs merge, and several
+    tokens may merge into one. Of equal similarities the lowest index comes first.
     """
 
-    def remaining(self, tokens: int, r: int, prefix: int) -> int:
-        """``tokens - r``, but never more than half of the mergeable tokens go."""
+    def remaining(
+        self,
+        tokens: int,
+        r: int,
+        prefix: int,
+    ) -> int:
+        """Return ``tokens - r``, where r is at most half of the mergeable tokens."""
         return tokens - min(r, most_mergeable(tokens, prefix))
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+    def __call__(
+        self,
+        metric: Tensor,
+        r: int,
+        prefix: int,
+    ) -> Matching:
         """See `Matcher`."""
         tokens = metric.shape[1]
         r = min(r, most_mergeable(tokens, prefix))
-        # Prefix tokens stay out of the similarity matrix, which protects them, but they count in
-        # the alternation.
-        in_a = slice(prefix + prefix % 2, None, 2)
-        in_b = slice(prefix + 1 - prefix % 2, None, 2)
-        unit = F.normalize(metric, dim=-1)
-        similarity, partner = (unit[:, in_a] @ unit[:, in_b].transpose(1, 2)).max(dim=-1)
-        order = similarity.argsort(dim=-1, descending=True, stable=True)
-        merged = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, order[:, :r], True)
-        return _alternating(merged, partner, r, tokens, prefix)
+        in_a, in_b = _alternating_sets(prefix)
+
+        # Cosine similarity of every token of A and every token of B.
+        unit = F.normalize(metric, dim=-1)  # (B, N, d)
+        a = unit[:, in_a]  # (B, |A|, d)
+        b = unit[:, in_b]  # (B, |B|, d)
+        scores = a @ b.transpose(1, 2)  # (B, |A|, |B|)
+
+        # One edge from each token of A, to its most similar token of B.
+        similarity, partner = scores.max(dim=-1)  # (B, |A|) each
+
+        # The r most similar edges merge.
+        order = similarity.argsort(dim=-1, descending=True, stable=True)  # (B, |A|)
+        merged = torch.zeros_like(similarity, dtype=torch.bool)
+        merged.scatter_(1, order[:, :r], True)
+        return _from_edges(merged, partner, r, tokens, prefix)
 
 
-def _alternating(merged: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Matching:
-    """The matching from which tokens of A merge, ``(B, |A|)``, and into which token of B, ``(B, |A|)``."""
-    first_destination = prefix + merged.shape[1] - r
-    dest = torch.arange(tokens, device=merged.device).repeat(len(merged), 1)
-    unmerged_position = (~merged).cumsum(dim=-1) + (prefix - 1)
-    dest[:, prefix + prefix % 2 :: 2] = torch.where(
-        merged, first_destination + partner, unmerged_position
-    )
-    destinations = dest[:, prefix + 1 - prefix % 2 :: 2]
-    destinations.copy_(
-        first_destination + torch.arange(destinations.shape[1], device=merged.device)
-    )
-    merged_of_all = torch.zeros_like(dest, dtype=torch.bool)
-    merged_of_all[:, prefix + prefix % 2 :: 2] = merged
-    return Matching(dest, merged_of_all)
+def _alternating_sets(prefix: int) -> tuple[slice, slice]:
+    """Return the positions of sets A and B without prefix tokens.
+
+    Prefix tokens never merge, so the similarity matrix leaves them out. They count in the
+    alternation: A has the even positions of the whole sequence.
+    """
+    is_odd = prefix % 2
+    in_a = slice(prefix + is_odd, None, 2)
+    in_b = slice(prefix + 1 - is_odd, None, 2)
+    return in_a, in_b
+
+
+def _from_edges(
+    merged: Tensor,
+    partner: Tensor,
+    r: int,
+    tokens: int,
+    prefix: int,
+) -> Matching:
+    """Return the matching of the edges from A to B.
+
+    Args:
+        merged: which tokens of A merge, bool ``(B, |A|)``.
+        partner: index in B of the token at the other end of each edge, int64 ``(B, |A|)``.
+        r: how many tokens of each image merge.
+        tokens: N.
+        prefix: number of prefix tokens.
+    """
+    batch, in_a_count = merged.shape
+    device = merged.device
+    in_a, in_b = _alternating_sets(prefix)
+    dest = torch.arange(tokens, device=device).repeat(batch, 1)  # (B, N)
+
+    # New order: prefix tokens, the tokens of A that stay, then all of B.
+    first_destination = prefix + in_a_count - r
+    unmerged_position = (~merged).cumsum(dim=-1) + (prefix - 1)  # (B, |A|)
+    merged_position = first_destination + partner  # (B, |A|)
+    dest[:, in_a] = torch.where(merged, merged_position, unmerged_position)
+    dest_of_b = dest[:, in_b]  # (B, |B|), a view
+    dest_of_b.copy_(first_destination + torch.arange(dest_of_b.shape[1], device=device))
+
+    merged_tokens = torch.zeros_like(dest, dtype=torch.bool)  # (B, N)
+    merged_tokens[:, in_a] = merged
+    return Matching(dest, merged_tokens)
 
 
 @dataclass(frozen=True)
 class Kth:
-    """Every ``k``-th token is a destination, all others merge into the most similar one, wherever ``r > 0``.
+    """Every ``k``-th token is a destination; if ``r > 0``, all others merge into the most similar.
 
-    The tokens that fill no group of ``k``, at the end, stay as they are.
+    The last tokens, which fill no group of ``k``, stay as they are.
     """
 
     k: int = 2
@@ -114,53 +177,91 @@ class Kth:
         if self.k < 2:
             raise ValueError(f"k must be at least 2, got {self.k}")
 
-    def remaining(self, tokens: int, r: int, prefix: int) -> int:
-        """One token for every ``k`` mergeable ones, and the rest of the division."""
+    def remaining(
+        self,
+        tokens: int,
+        r: int,
+        prefix: int,
+    ) -> int:
+        """Return the prefix tokens, one token per group of ``k``, and the tokens in no group."""
         groups, rest = divmod(tokens - prefix, self.k)
         return prefix + rest + groups
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+    def __call__(
+        self,
+        metric: Tensor,
+        r: int,
+        prefix: int,
+    ) -> Matching:
         """See `Matcher`."""
         batch, tokens, _ = metric.shape
+        device = metric.device
         groups, rest = divmod(tokens - prefix, self.k)
-        dest = torch.arange(tokens, device=metric.device).repeat(batch, 1)
-        merged = torch.zeros_like(dest, dtype=torch.bool)
-        if not groups:
+        dest = torch.arange(tokens, device=device).repeat(batch, 1)  # (B, N)
+        merged = torch.zeros_like(dest, dtype=torch.bool)  # (B, N)
+        if groups == 0:
             return Matching(dest, merged)
-        end = tokens - rest
-        grouped = F.normalize(metric[:, prefix:end], dim=-1).unflatten(1, (groups, self.k))
-        sources = grouped[:, :, :-1].flatten(1, 2)
-        destinations = grouped[:, :, -1]
-        partner = (sources @ destinations.transpose(1, 2)).argmax(dim=-1)
-        in_groups = dest[:, prefix:end].unflatten(1, (groups, self.k))
-        in_groups[:, :, :-1] = prefix + rest + partner.unflatten(1, (groups, self.k - 1))
-        in_groups[:, :, -1] = prefix + rest + torch.arange(groups, device=metric.device)
-        dest[:, end:] = prefix + torch.arange(rest, device=metric.device)
-        merged[:, prefix:end].unflatten(1, (groups, self.k))[:, :, :-1] = True
+        in_groups = slice(prefix, tokens - rest)
+        group_shape = (groups, self.k)
+
+        # The most similar destination of every token that merges, in any group.
+        unit = F.normalize(metric[:, in_groups], dim=-1).unflatten(1, group_shape)
+        sources = unit[:, :, :-1].flatten(1, 2)  # (B, groups * (k - 1), d)
+        destinations = unit[:, :, -1]  # (B, groups, d)
+        scores = sources @ destinations.transpose(1, 2)  # (B, groups * (k - 1), groups)
+        partner = scores.argmax(dim=-1).unflatten(1, (groups, self.k - 1))
+
+        # New order: prefix tokens, the tokens in no group, then the destinations.
+        first_destination = prefix + rest
+        grouped_dest = dest[:, in_groups].unflatten(1, group_shape)  # (B, groups, k), a view
+        grouped_dest[:, :, :-1] = first_destination + partner
+        grouped_dest[:, :, -1] = first_destination + torch.arange(groups, device=device)
+        dest[:, tokens - rest :] = prefix + torch.arange(rest, device=device)
+
+        grouped_merged = merged[:, in_groups].unflatten(1, group_shape)  # (B, groups, k), a view
+        grouped_merged[:, :, :-1] = True
         return Matching(dest, merged)
 
 
 @dataclass(frozen=True)
 class Random:
-    """``r`` tokens drawn at random (torch's generator) merge, each into the most similar of the tokens not drawn."""
+    """``r`` random tokens merge, each into the most similar token that stays."""
 
-    def remaining(self, tokens: int, r: int, prefix: int) -> int:
-        """As for `Bipartite`."""
+    def remaining(
+        self,
+        tokens: int,
+        r: int,
+        prefix: int,
+    ) -> int:
+        """Return the same as `Bipartite.remaining`."""
         return tokens - min(r, most_mergeable(tokens, prefix))
 
     @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+    def __call__(
+        self,
+        metric: Tensor,
+        r: int,
+        prefix: int,
+    ) -> Matching:
         """See `Matcher`."""
         batch, tokens, _ = metric.shape
+        device = metric.device
         r = min(r, most_mergeable(tokens, prefix))
-        order = torch.rand(batch, tokens - prefix, device=metric.device).argsort(dim=-1) + prefix
-        merged = torch.zeros(batch, tokens, dtype=torch.bool, device=metric.device).scatter_(
-            1, order[:, :r], True
-        )
-        unit = F.normalize(metric, dim=-1)
-        similarity = unit @ unit.transpose(1, 2)
-        similarity[:, :, :prefix] = -torch.inf
-        similarity.masked_fill_(merged.unsqueeze(1), -torch.inf)
-        itself = torch.arange(tokens, device=metric.device)
-        return Matching.into(torch.where(merged, similarity.argmax(dim=-1), itself))
+
+        # Draw r tokens per image.
+        keys = torch.rand(batch, tokens - prefix, device=device)  # (B, N - prefix)
+        order = keys.argsort(dim=-1) + prefix  # (B, N - prefix)
+        merged = torch.zeros(batch, tokens, dtype=torch.bool, device=device)  # (B, N)
+        merged.scatter_(1, order[:, :r], True)
+
+        # Prefix tokens and tokens that merge are no destinations.
+        unit = F.normalize(metric, dim=-1)  # (B, N, d)
+        scores = unit @ unit.transpose(1, 2)  # (B, N, N)
+        scores[:, :, :prefix] = -torch.inf
+        scores.masked_fill_(merged.unsqueeze(1), -torch.inf)
+
+        most_similar = scores.argmax(dim=-1)  # (B, N)
+        own_position = torch.arange(tokens, device=device)  # (N,)
+        partner = torch.where(merged, most_similar, own_position)  # (B, N)
+        return Matching.into(partner)

@@ -1,4 +1,4 @@
-"""Applying a matching: merge tokens, undo it, and follow where each token went. Pure functions over ``dest`` maps."""
+"""Apply a matching: merge tokens, undo it, and follow tokens. Pure functions of ``dest`` maps."""
 
 from __future__ import annotations
 
@@ -11,60 +11,111 @@ from tome_core.matching import Matching
 
 
 class Combine(Protocol):
-    """A way to make one token of those that share a destination."""
+    """A way to make one token of all tokens with the same destination."""
 
     def __call__(
-        self, tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+        self,
+        tokens: Tensor,
+        sizes: Tensor,
+        matching: Matching,
+        length: int,
     ) -> tuple[Tensor, Tensor]:
-        """As `merge`, with all of the matching: which token stays at each of the ``length`` positions, too."""
+        """Combine tokens as `merge` does, from a whole matching instead of its ``dest`` map."""
         ...
 
 
 def weighted_mean(
-    tokens: Tensor, sizes: Tensor, matching: Matching, length: int
+    tokens: Tensor,
+    sizes: Tensor,
+    matching: Matching,
+    length: int,
 ) -> tuple[Tensor, Tensor]:
-    """The paper's `Combine`: see `merge`."""
+    """Combine tokens as the paper does: see `merge`."""
     return merge(tokens, sizes, matching.dest, length)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that metric, sizes and weighted sums are computed in: float64 for float64, else float32."""
+    """Return the dtype of metrics, sizes and weighted sums: float64 for float64, else float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def merge(tokens: Tensor, sizes: Tensor, dest: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Average the tokens that share a destination, weighted by size (paper, section 3: "Tracking token size").
+def merge(
+    tokens: Tensor,
+    sizes: Tensor,
+    dest: Tensor,
+    length: int,
+) -> tuple[Tensor, Tensor]:
+    """Average the tokens with the same destination, weighted by size (paper, section 3).
 
     Args:
         tokens: ``(B, N, D)``.
         sizes: ``(B, N)``, in the accumulation dtype.
-        dest: ``(B, N)``, values in ``[0, length)``, every one of them taken.
+        dest: ``(B, N)``, values in ``[0, length)``, each of which occurs.
+        length: number of tokens after merging.
 
     Returns:
         Merged tokens ``(B, length, D)`` in the dtype of ``tokens`` and their sizes ``(B, length)``.
     """
     batch, _, dim = tokens.shape
-    merged_sizes = sizes.new_zeros(batch, length).scatter_add(1, dest, sizes)
-    weighted = tokens.to(sizes.dtype) * sizes.unsqueeze(-1)
-    sums = weighted.new_zeros(batch, length, dim).scatter_add(
-        1, dest.unsqueeze(-1).expand(-1, -1, dim), weighted
-    )
-    return (sums / merged_sizes.unsqueeze(-1)).to(tokens.dtype), merged_sizes
+    # s'_j: the sum of s_i over all i with dest_i = j.
+    merged_sizes = sizes.new_zeros(batch, length)
+    merged_sizes = merged_sizes.scatter_add(1, dest, sizes)  # (B, length)
+    # x'_j: the sum of s_i * x_i over the same i, divided by s'_j.
+    weighted = tokens.to(sizes.dtype) * sizes.unsqueeze(-1)  # (B, N, D)
+    dest_of_channels = dest.unsqueeze(-1).expand(-1, -1, dim)  # (B, N, D)
+    sums = weighted.new_zeros(batch, length, dim)
+    sums = sums.scatter_add(1, dest_of_channels, weighted)  # (B, length, D)
+    means = sums / merged_sizes.unsqueeze(-1)  # (B, length, D)
+    return means.to(tokens.dtype), merged_sizes
 
 
-def stayed(dest: Tensor, merged: Tensor, length: int) -> Tensor:
-    """The old position, int64 ``(B, length)``, of the token that stays at each new one; see `Matching`."""
-    old = torch.arange(dest.shape[1], device=dest.device).expand_as(dest)
-    # Merged tokens are written to one place too many, which is then cut off.
-    place = torch.where(merged, length, dest)
-    return dest.new_zeros(len(dest), length + 1).scatter_(1, place, old)[:, :length]
+def staying_tokens(
+    dest: Tensor,
+    merged: Tensor,
+    length: int,
+) -> Tensor:
+    """Return the old position of the token that stays at each new position.
+
+    Args:
+        dest: as in `Matching`.
+        merged: as in `Matching`.
+        length: number of tokens after merging.
+
+    Returns:
+        int64 ``(B, length)``.
+    """
+    batch, tokens = dest.shape
+    old_position = torch.arange(tokens, device=dest.device).expand_as(dest)  # (B, N)
+    # Tokens that merge write to one extra position, which is cut off.
+    new_position = torch.where(merged, length, dest)  # (B, N)
+    staying = dest.new_zeros(batch, length + 1)
+    staying.scatter_(1, new_position, old_position)
+    return staying[:, :length]
 
 
 def unmerge(tokens: Tensor, source: Tensor) -> Tensor:
-    """Give every input token its final token back: ``(B, N, D)`` and ``(B, N0)`` -> ``(B, N0, D)``."""
-    return tokens.gather(1, source.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Return the final token of every input token.
+
+    Args:
+        tokens: final tokens ``(B, N, D)``.
+        source: position of the final token of each input token, ``(B, N0)``.
+
+    Returns:
+        ``(B, N0, D)``.
+    """
+    dim = tokens.shape[-1]
+    source_of_channels = source.unsqueeze(-1).expand(-1, -1, dim)  # (B, N0, D)
+    return tokens.gather(1, source_of_channels)
 
 
 def compose(source: Tensor, dest: Tensor) -> Tensor:
-    """Where each input token is after one more matching: ``(B, N0)`` and ``(B, N)`` -> ``(B, N0)``."""
+    """Return where each input token is after one more matching.
+
+    Args:
+        source: position of each input token before the matching, ``(B, N0)``.
+        dest: the ``dest`` map of the matching, ``(B, N)``.
+
+    Returns:
+        ``(B, N0)``.
+    """
     return dest.gather(1, source)

@@ -1,4 +1,4 @@
-"""What tokens are compared by: the mean of their keys over the heads, or whatever else a block knows of them."""
+"""What tokens are compared by: the mean of their keys over the heads, or another metric."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tome_core.merge import accumulation_dtype
 
 
 @dataclass(frozen=True)
-class Features:
-    """What a block knows of its tokens when it merges them, for all tokens of a batch.
+class BlockTensors:
+    """What a block has computed of all tokens of a batch when it merges them.
 
     Attributes:
         before: ``(T, D)``, the tokens that entered the block.
-        after: ``(T, D)``, the same after attention: those that are merged.
+        after: ``(T, D)``, the tokens after attention, which are those to merge.
         q, k, v: ``(T, H, d)``, as attention read them.
     """
 
@@ -28,13 +28,18 @@ class Features:
 
 
 class Metric(Protocol):
-    """A way to describe tokens to the `Matcher`, each by itself, so that it runs once over all tokens of a batch."""
+    """A way to describe tokens to the `Matcher`.
 
-    def __call__(self, features: Features) -> Tensor:
-        """``(T, ...)``, without gradients, in the accumulation dtype of ``features.after``."""
+    It describes each token by itself, so that it runs once over all tokens of a batch.
+    """
+
+    def __call__(self, features: BlockTensors) -> Tensor:
+        """Return ``(T, ...)``, without gradients, in the accumulation dtype of the tokens."""
         ...
 
 
-def mean_key(features: Features) -> Tensor:
-    """The paper's: keys, averaged over the heads (section 3, "Token similarity"), ``(T, d)``."""
-    return features.k.detach().mean(dim=1, dtype=accumulation_dtype(features.after.dtype))
+def mean_key(features: BlockTensors) -> Tensor:
+    """Return keys averaged over the heads, ``(T, d)`` (paper, section 3, "Token similarity")."""
+    keys = features.k.detach()  # (T, H, d)
+    dtype = accumulation_dtype(features.after.dtype)
+    return keys.mean(dim=1, dtype=dtype)

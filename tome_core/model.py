@@ -1,4 +1,4 @@
-"""The patched model: a module that merges tokens as each call asks."""
+"""The patched model: a module that merges tokens as each call requests."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tome_core.block import Block, run_block
+from tome_core.block import Block, Encoder, run_block
 from tome_core.cost import Cost
-from tome_core.dense import Format, as_format, check_format, pick_layers, unmerged
+from tome_core.dense import Format, check_format, dense_features, resolve_layers, to_format
 from tome_core.merge import accumulation_dtype
 from tome_core.outputs import Outputs
-from tome_core.pixels import Images, normalised
+from tome_core.pixels import Images, check_images, normalised
 from tome_core.positional import Positional
 from tome_core.ragged.packed import Merging, Packed
 from tome_core.ragged.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
 
+# One r for the batch, one for each image, or a plan that keeps all lengths on the device.
 R = SupportsIndex | Schedule | Sequence[SupportsIndex | Schedule] | BoundedPlan
 
 
 class Adapter(Protocol):
-    """One family of models, taken apart: what comes before, between and after the blocks."""
+    """One family of models: what runs before, between and after the blocks."""
 
     network: nn.Module
     prefix: int
@@ -34,7 +35,7 @@ class Adapter(Protocol):
 
     @property
     def leading(self) -> int | None:
-        """So many tokens at the front are all that `pool` reads; None where it may read any."""
+        """The number of tokens at the front that `pool` reads; None if it may read any token."""
         ...
 
     @property
@@ -43,11 +44,15 @@ class Adapter(Protocol):
         ...
 
     def embed(self, images: Tensor) -> tuple[Tensor, Positional | None]:
-        """Images ``(B, C, H, W)`` to the tokens ``(B, N0, D)`` of the first block, and what their attention reads."""
+        """Embed images ``(B, C, H, W)``.
+
+        Returns:
+            The tokens ``(B, N0, D)`` of the first block, and the positions that attention reads.
+        """
         ...
 
     def norm(self, tokens: Tensor) -> Tensor:
-        """The final norm, token by token, on ``(T, D)``."""
+        """Apply the final norm, token by token, to ``(T, D)``."""
         ...
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
@@ -55,109 +60,122 @@ class Adapter(Protocol):
         ...
 
     def features(self, pooled: Tensor) -> Tensor:
-        """What timm's ``forward_head(pre_logits=True)`` returns, from what `pool` gave."""
+        """Return what timm's ``forward_head(pre_logits=True)`` does, from the result of `pool`."""
         ...
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """What timm's ``forward_head`` returns, from what `pool` gave."""
+        """Return what timm's ``forward_head`` does, from the result of `pool`."""
         ...
 
 
 class Embedding(Protocol):
-    """What comes before the blocks, for inference: made by `tome_core.optimize` where that is faster."""
+    """A faster embedding for inference, made by `tome_core.optimize`."""
 
-    def takes(self, images: Images) -> bool:
-        """Whether it would embed ``images``."""
+    def supports(self, images: Images) -> bool:
+        """Return whether it supports ``images``."""
         ...
 
     def __call__(self, images: Images) -> Tensor:
-        """The tokens ``(B, N0, D)`` that `Adapter.embed` gives, of pixels once they are normalised."""
-        ...
-
-
-class Encoder(Protocol):
-    """All blocks at once, for inference: made by `tome_core.optimize` where that is faster than one by one."""
-
-    def takes(self, merging: Merging, packed: Packed) -> bool:
-        """Whether it would do what ``merging`` says with ``packed``."""
-        ...
-
-    def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
-        """What `run_block` gives after the last block; ``packed.tokens`` are used up."""
+        """Return the tokens ``(B, N0, D)`` that `Adapter.embed` gives for the normalised images."""
         ...
 
 
 class MergedViT(nn.Module):
-    """A Vision Transformer whose calls say how much to merge. Made by `tome_core.patch`.
+    """A Vision Transformer that merges tokens as each call requests. Made by `tome_core.patch`.
 
-    It shares its weights with the model it was made from and has the same ``state_dict`` keys. A
-    call leaves nothing on it, so threads may share one.
+    It shares its weights with the original model and has the same ``state_dict`` keys. A call
+    stores nothing on the model, so several threads may use it at once.
 
-    ``r`` is, in every call, one number or `Schedule` for the batch, or a sequence of them, one an
+    In every call, ``r`` is one number or `Schedule` for the batch, or a sequence with one entry per
     image. Counts are clamped in each block to what it can merge; r=0 is the original model. Where
-    `takes_bounds`, calls that pool may be given a `BoundedPlan` of their batch size instead.
+    `takes_bounds`, calls that return pooled results also accept a `BoundedPlan` of the batch size.
 
-    ``images`` are, in every call, floats ``(B, C, H, W)``, normalised, or `Pixels`.
+    In every call, ``images`` are normalised floats ``(B, C, H, W)``, or `Pixels`.
     """
 
     def __init__(self, adapter: Adapter, merging: Merging) -> None:
         super().__init__()
         network = adapter.network
         self.training = network.training
-        # The very dictionaries of the network, so that whoever swaps a parameter here
-        # (functional_call, load_state_dict with assign) swaps it for the network's own methods too.
+        # Share the dictionaries of the network themselves. Code that replaces a parameter here
+        # (functional_call, load_state_dict with assign) then also replaces it for the network.
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             object.__setattr__(self, name, getattr(network, name))
-        # nn.Module would register the network as a part of itself.
-        object.__setattr__(self, "adapter", adapter)
-        self.adapter: Adapter
+        self.adapter = adapter
         self.merging = merging
         self.embedding: Embedding | None = None
         self.encoder: Encoder | None = None
 
     def train(self, mode: bool = True) -> MergedViT:
-        """As `nn.Module.train`; the adapter's network follows, whose own methods look at its flag."""
+        """Set the mode as `nn.Module.train` does, and that of the adapter's network with it."""
         super().train(mode)
+        # The network's own methods read its flag.
         self.adapter.network.training = mode
         return self
 
     def forward(self, images: Images, r: R = 0) -> Tensor:
-        """Logits ``(B, classes)`` of ``images (B, C, H, W)``, of any float dtype; pooled features where classes is 0.
+        """Return logits ``(B, classes)``, or pooled features ``(B, D)`` if there are no classes.
+
+        Args:
+            images: ``(B, C, H, W)``, of any float dtype, or `Pixels`.
+            r: see `MergedViT`.
 
         Raises:
-            ValueError: a negative ``r``, a list of another length than the batch, a schedule longer
-                than the model.
-            TypeError: ``images`` are not floating point, or ``r`` is none of its types.
+            ValueError: ``r`` is negative, has another length than the batch, or is a schedule that
+                is longer than the model; or the batch is empty.
+            TypeError: ``images`` are not floating point, or ``r`` is of another type.
         """
-        return self.adapter.logits(self._pooled(images, r))
+        pooled = self._pooled(images, r)
+        return self.adapter.logits(pooled)
 
     def embed(self, images: Images, r: R = 0) -> Tensor:
-        """Pooled features ``(B, D)`` of the merged tokens. Raises as `forward` does."""
-        return self.adapter.features(self._pooled(images, r))
+        """Return pooled features ``(B, D)`` of the merged tokens. Raises as `forward` does."""
+        pooled = self._pooled(images, r)
+        return self.adapter.features(pooled)
 
     def trace(self, images: Images, r: R = 0) -> Trace:
-        """Logits, together with what merging did to reach them. Raises as `forward` does."""
+        """Return logits and a record of what was merged. Raises as `forward` does."""
         plan, packed = self._encode(images, r, trace=True)
-        logits = self.adapter.logits(self._pool(plan, packed))
-        tokens = [view for _, view in plan.views(packed.tokens, -1)]
-        sizes = [_or_ones(sizes, view) for sizes, view in zip(packed.sizes, tokens, strict=True)]
-        return Trace(logits, plan.by_image(tokens), plan.by_image(sizes), _source(plan, packed))
+        pooled = self._pool(plan, packed)
+        logits = self.adapter.logits(pooled)
+        tokens = []
+        sizes = []
+        final_tokens = self._by_group(plan, packed)
+        for group_tokens, group_sizes in zip(final_tokens, packed.sizes, strict=True):
+            tokens.append(group_tokens)
+            sizes.append(_sizes_or_ones(group_sizes, group_tokens))
+        return Trace(
+            logits=logits,
+            tokens=plan.by_image(tokens),
+            sizes=plan.by_image(sizes),
+            source=_source(plan, packed),
+        )
 
     def outputs(self, images: Images, r: R = 0, *, source: bool = False) -> Outputs:
-        """Logits, pooled features and, if asked for, sources, of one forward pass. Raises as `forward` does."""
+        """Return several results of one forward pass. Raises as `forward` does.
+
+        Args:
+            images, r: see `MergedViT`.
+            source: also return where each input token ended.
+        """
+        source_map = None
         if source:
             plan, packed = self._encode(images, r, trace=True)
             pooled = self._pool(plan, packed)
-            found = _source(plan, packed)
+            source_map = _source(plan, packed)
         else:
             pooled = self._pooled(images, r)
-            found = None
-        return Outputs(self.adapter.logits(pooled), self.adapter.features(pooled), found)
+        logits = self.adapter.logits(pooled)
+        features = self.adapter.features(pooled)
+        return Outputs(logits, features, source_map)
 
     def forward_features(self, images: Images, r: R = 0) -> Tensor | list[Tensor]:
-        """The merged tokens after the final norm, as a `Trace` has them; timm's at r=0. Raises as `forward` does."""
+        """Return the merged tokens after the final norm; timm's at r=0. Raises as `forward` does.
+
+        They have the form of ``Trace.tokens``.
+        """
         plan, packed = self._encode(images, r, trace=False)
-        return plan.by_image([view for _, view in plan.views(packed.tokens, -1)])
+        return plan.by_image(self._by_group(plan, packed))
 
     def intermediates(
         self,
@@ -169,173 +187,213 @@ class MergedViT(nn.Module):
         output_fmt: Format = "NLC",
         return_prefix_tokens: bool = False,
     ) -> list[Any]:
-        """Dense features after several blocks, unmerged: at r=0 those of timm's ``forward_intermediates``.
+        """Return unmerged dense features of several blocks; timm's intermediates at r=0.
+
+        The features come in the order of the blocks. No block after the last of ``layers`` runs.
 
         Args:
-            layers: blocks from 0, negative ones from the end; one number for the last so many; None
-                for all. Features come in the order of the blocks, and what follows the last of them
-                does not run.
-            norm: apply the model's final norm to them.
+            images, r: see `MergedViT`.
+            layers: block indices, where negative ones count from the end; or one number for the
+                last so many blocks; or None for all blocks.
+            norm: apply the model's final norm to the features.
             output_fmt: ``NLC`` for ``(B, patches, D)``, ``NCHW`` for maps ``(B, D, rows, columns)``
                 of the patch grid.
-            return_prefix_tokens: give pairs of that and the prefix tokens, ``(B, prefix, D)``.
+            return_prefix_tokens: return pairs of the features and the prefix tokens
+                ``(B, prefix, D)``.
 
         Raises:
-            ValueError: there is no such block or format, or patches were dropped in training and
-                fill no map; and as `forward` does.
+            ValueError: there is no such block or format, or patch dropout leaves too few patches
+                for a map; and as `forward` does.
         """
-        wanted = pick_layers(len(self.adapter.blocks), layers)
+        indices = resolve_layers(len(self.adapter.blocks), layers)
         check_format(output_fmt)
-        dense = unmerged(
-            self._states(images, r, trace=True), wanted, self.adapter.norm if norm else None
-        )
+        states = self._states(images, r, trace=True)
+        dense = dense_features(states, indices, self.adapter.norm if norm else None)
         grid = self.patch_grid(images)
         prefix = self.merging.prefix
-        pairs = [(as_format(x[:, prefix:], grid, output_fmt), x[:, :prefix]) for x in dense]
-        return pairs if return_prefix_tokens else [patches for patches, _ in pairs]
+        features: list[Any] = []
+        for x in dense:  # (B, N0, D)
+            patches = to_format(x[:, prefix:], grid, output_fmt)
+            if return_prefix_tokens:
+                features.append((patches, x[:, :prefix]))
+            else:
+                features.append(patches)
+        return features
 
     def patch_grid(self, images: Images) -> tuple[int, int]:
-        """Rows and columns of patches that an image of the size of ``images (B, C, H, W)`` has."""
+        """Return the rows and columns of patches of one image of the size of ``images``."""
         embedding: Any = self.adapter.network.patch_embed
-        rows, columns = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
+        height_and_width = tuple(images.shape[-2:])
+        rows, columns = embedding.dynamic_feat_size(height_and_width)
         return rows, columns
 
     def cost(self) -> Cost:
-        """What an image costs under any schedule, at the model's own input size."""
+        """Return the MAC count, by token counts, of an image of the model's own input size."""
         return self.adapter.cost
 
     @property
     def takes_bounds(self) -> bool:
-        """Whether ``r`` may be a `BoundedPlan`: nothing but an encoder that reads its starts needs to know images."""
-        reads = getattr(self.encoder, "reads_starts", False)
-        return (
-            bool(reads)
-            and self.merging.prune
-            and self.adapter.leading is not None
-            and not self.training
-        )
+        """Whether ``r`` may be a `BoundedPlan`.
+
+        Only an encoder that reads where images start from the device can run such a plan, so every
+        call must use the encoder and read nothing but the leading tokens.
+        """
+        reads_starts = self.encoder is not None and self.encoder.reads_starts
+        pools_leading_tokens = self.merging.prune and self.adapter.leading is not None
+        return reads_starts and pools_leading_tokens and not self.training
 
     def input_tokens(self, images: Images) -> int:
-        """How many tokens an image of the size of ``images (B, C, H, W)`` enters the first block with (N0)."""
+        """Return the number of tokens (N0) of one image before the first block."""
         with torch.no_grad():
-            return self._embed(images[:1])[0].shape[1]
+            x, _ = self._embed(images[:1])  # (1, N0, D)
+        return x.shape[1]
 
     def token_counts(self, r: int | Schedule, tokens: int) -> tuple[int, ...]:
-        """Tokens of an image at the input, and after each block."""
-        matcher = self.merging.matcher
-        prefix = self.merging.prefix
-        return token_counts(Schedule.of(r), len(self.adapter.blocks), tokens, prefix, matcher)
+        """Return the tokens of one image at the input and after each block."""
+        schedule = Schedule.of(r)
+        depth = len(self.adapter.blocks)
+        merging = self.merging
+        return token_counts(schedule, depth, tokens, merging.prefix, merging.matcher)
 
     def schedules(self, r: R, batch: int) -> list[Schedule]:
-        """``r`` as one schedule per image."""
-        r = r.tolist() if hasattr(r, "tolist") else r  # arrays and tensors of either library
+        """Return ``r`` as one schedule per image. Raises as `forward` does."""
+        if hasattr(r, "tolist"):  # an array of numpy or a tensor of torch
+            r = r.tolist()
         if isinstance(r, Schedule | SupportsIndex):
             return [Schedule.of(r)] * batch
         if isinstance(r, str | bytes) or not isinstance(r, Sequence):
-            raise TypeError(
-                f"r must be a number, a Schedule or a list of them, got {type(r).__name__}"
-            )
+            type_name = type(r).__name__
+            raise TypeError(f"r must be a number, a Schedule or a list of them, got {type_name}")
         if len(r) != batch:
             raise ValueError(f"r has {len(r)} entries for a batch of {batch} images")
-        return [Schedule.of(item) for item in r]
+        return [Schedule.of(entry) for entry in r]
 
     def _encode(
-        self, images: Images, r: R, trace: bool, leading: int | None = None
+        self,
+        images: Images,
+        r: R,
+        trace: bool,
+        leading: int | None = None,
     ) -> tuple[Plan, Packed]:
-        """Run embedding, blocks and final norm; for ``leading`` see `run_block`."""
-        states = self._states(images, r, trace, leading)
-        plan, packed = next(states)
-        if (
-            self.encoder is not None
-            and not self.training
-            and self.encoder.takes(self.merging, packed)
-        ):
-            packed = self.encoder(self.merging, plan, packed, leading)
+        """Run the embedding, the blocks and the final norm; for ``leading`` see `run_block`."""
+        plan, packed, positional = self._first_state(images, r, trace)
+        encoder = None if self.training else self.encoder
+        if encoder is not None and encoder.supports(self.merging, packed):
+            packed = encoder(self.merging, plan, packed, leading)
         else:
-            for plan, packed in states:  # noqa: B007
-                pass
-        return plan, replace(packed, tokens=self.adapter.norm(packed.tokens))
+            for after_block in self._after_blocks(plan, packed, positional, leading):
+                packed = after_block
+        normed = self.adapter.norm(packed.tokens)  # (T, D)
+        return plan, replace(packed, tokens=normed)
 
-    def _states(
-        self, images: Images, r: R, trace: bool, leading: int | None = None
-    ) -> Iterator[tuple[Plan, Packed]]:
-        """The tokens that enter the first block, then those after each block."""
-        if isinstance(images, Tensor) and not images.is_floating_point():
-            raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
-        if not len(images):
-            raise ValueError("the batch is empty")
-        adapter = self.adapter
-        merging = self.merging
-        bounds = r if isinstance(r, BoundedPlan) else None
-        schedules = [] if isinstance(r, BoundedPlan) else self.schedules(r, len(images))
-        x, positional = self._embed(images)
-        tokens = x.shape[1]
-        depth = len(adapter.blocks)
-        plan = bounds or make_plan(schedules, depth, tokens, merging.prefix, merging.matcher)
-        places: tuple[Tensor, ...] = ()
-        if trace or positional is not None:
-            place = torch.arange(tokens, device=x.device)
-            places = tuple(place.repeat(group.images, 1) for group in plan.groups)
-        packed = Packed(
-            tokens=plan.arrange(x).flatten(0, 1),
-            sizes=(None,) * len(plan.groups),
-            sources=places if trace else None,
-            positions=places if positional is not None else None,
-        )
-        del x  # a generator keeps its variables, and blocks need the memory
+    def _states(self, images: Images, r: R, trace: bool) -> Iterator[tuple[Plan, Packed]]:
+        """Yield the tokens before the first block, then those after each block."""
+        plan, packed, positional = self._first_state(images, r, trace)
         yield plan, packed
-        save_memory = (
-            getattr(adapter.network, "grad_checkpointing", False) and torch.is_grad_enabled()
-        )
+        after_blocks = self._after_blocks(plan, packed, positional, leading=None)
+        for packed in after_blocks:  # frees the tokens of the block before
+            yield plan, packed
+
+    def _after_blocks(
+        self,
+        plan: Plan,
+        packed: Packed,
+        positional: Positional | None,
+        leading: int | None,
+    ) -> Iterator[Packed]:
+        """Run block by block; yield the tokens after each one. For ``leading`` see `run_block`."""
+        adapter = self.adapter
+        checkpointing = getattr(adapter.network, "grad_checkpointing", False)
+        recompute = checkpointing and torch.is_grad_enabled()
+        last = len(adapter.blocks) - 1
         for index, block in enumerate(adapter.blocks):
-            given = (
+            arguments = (
                 block,
-                merging,
+                self.merging,
                 plan,
                 index,
                 packed,
                 positional,
-                leading if index == depth - 1 else None,
+                leading if index == last else None,
             )
-            packed = (
-                checkpoint(run_block, *given, use_reentrant=False)
-                if save_memory
-                else run_block(*given)
+            if recompute:
+                packed = checkpoint(run_block, *arguments, use_reentrant=False)
+            else:
+                packed = run_block(*arguments)
+            yield packed
+
+    def _first_state(
+        self,
+        images: Images,
+        r: R,
+        trace: bool,
+    ) -> tuple[Plan, Packed, Positional | None]:
+        """Embed the images, and sort their tokens as the plan does."""
+        check_images(images)
+        plan: Plan
+        if isinstance(r, BoundedPlan):
+            x, positional = self._embed(images)  # (B, N0, D)
+            plan = r
+        else:
+            schedules = self.schedules(r, len(images))  # refuses r before the images are embedded
+            x, positional = self._embed(images)  # (B, N0, D)
+            plan = make_plan(
+                schedules,
+                depth=len(self.adapter.blocks),
+                tokens=x.shape[1],
+                prefix=self.merging.prefix,
+                matcher=self.merging.matcher,
             )
-            yield plan, packed
+        input_positions: tuple[Tensor, ...] = ()
+        if trace or positional is not None:
+            one_image = torch.arange(x.shape[1], device=x.device)  # (N0,)
+            input_positions = tuple(one_image.repeat(group.images, 1) for group in plan.groups)
+        packed = Packed(
+            tokens=plan.arrange(x).flatten(0, 1),  # (T, D)
+            sizes=(None,) * len(plan.groups),
+            sources=input_positions if trace else None,
+            positions=input_positions if positional is not None else None,
+        )
+        return plan, packed, positional
 
     def _embed(self, images: Images) -> tuple[Tensor, Positional | None]:
-        if self.embedding is not None and not self.training and self.embedding.takes(images):
-            return self.embedding(images), None
-        return self.adapter.embed(normalised(images).to(next(self.parameters()).dtype))
+        embedding = None if self.training else self.embedding
+        if embedding is not None and embedding.supports(images):
+            return embedding(images), None
+        dtype = next(self.parameters()).dtype
+        return self.adapter.embed(normalised(images).to(dtype))
 
     def _pooled(self, images: Images, r: R) -> Tensor:
-        """What `pool` gives for ``images``, where nothing else is wanted of their tokens."""
+        """Return the result of `Adapter.pool`, for callers that need nothing else."""
         prune = self.merging.prune and not self.training and len(self.adapter.blocks) > 0
         leading = self.adapter.leading if prune else None
         plan, packed = self._encode(images, r, trace=False, leading=leading)
         if leading is None:
             return self._pool(plan, packed)
-        return plan.restore(
-            self.adapter.pool(packed.tokens.unflatten(0, (len(images), leading)), None)
-        )
+        # ``packed.sizes`` are not those of the leading tokens (`run_block`); no pool needs them.
+        leading_tokens = packed.tokens.unflatten(0, (len(images), leading))  # (B, leading, D)
+        pooled = self.adapter.pool(leading_tokens, None)
+        return plan.restore(pooled)
+
+    def _by_group(self, plan: Plan, packed: Packed) -> list[Tensor]:
+        """Return the tokens of each group after the last block, ``(images, tokens, D)`` each."""
+        return [view for _, view in plan.views(packed.tokens, len(self.adapter.blocks))]
 
     def _pool(self, plan: Plan, packed: Packed) -> Tensor:
-        views = plan.views(packed.tokens, -1)
-        pooled = [
-            self.adapter.pool(x, sizes) for (_, x), sizes in zip(views, packed.sizes, strict=True)
-        ]
+        pooled = []
+        for tokens, sizes in zip(self._by_group(plan, packed), packed.sizes, strict=True):
+            pooled.append(self.adapter.pool(tokens, sizes))
         return plan.restore(torch.cat(pooled))
 
 
 def _source(plan: Plan, packed: Packed) -> Tensor:
     assert packed.sources is not None
-    return plan.restore(torch.cat(packed.sources))
+    sources = torch.cat(packed.sources)  # (B, N0)
+    return plan.restore(sources)
 
 
-def _or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:
+def _sizes_or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:
     if sizes is not None:
         return sizes
-    return torch.ones(
-        tokens.shape[:2], dtype=accumulation_dtype(tokens.dtype), device=tokens.device
-    )
+    dtype = accumulation_dtype(tokens.dtype)
+    return torch.ones(tokens.shape[:2], dtype=dtype, device=tokens.device)

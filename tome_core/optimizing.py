@@ -1,4 +1,4 @@
-"""`optimize`: the load-time transform of a patched model for inference. Same calls, same answers, faster."""
+"""`optimize`: prepare a patched model for fast inference, with the same calls and results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 
 from tome_core.attention import explicit_attention
 from tome_core.backends.cpu import kernels
-from tome_core.backends.cpu.strategy import Kernels
-from tome_core.backends.padded import Offsets
-from tome_core.model import Embedding, Encoder, MergedViT
+from tome_core.backends.cpu.strategy import KernelStrategy
+from tome_core.backends.padded import PaddedStrategy
+from tome_core.block import Encoder
+from tome_core.model import Embedding, MergedViT
 from tome_core.ragged.packed import Merging, Strategy
+
+# The Triton kernels need an NVIDIA GPU of at least this compute capability: Ampere, the first
+# generation with tensor cores for bfloat16.
+_COMPUTE_CAPABILITY = (8, 0)
 
 
 def optimize(
@@ -23,102 +28,134 @@ def optimize(
     in_place: bool = False,
     kernels: bool = True,
 ) -> MergedViT:
-    """A copy of ``model`` for inference only, with weights of its own, made for the device that ``model`` is on.
+    """Return a copy of ``model`` for inference, with its own weights, for the model's device.
+
+    The copy is in evaluation mode and computes no gradients. It must stay on its device and in its
+    dtype. Its modules differ from the model's:
+
+    * LayerScale is folded into weights.
+    * On a CPU, linear layers are packed. Layer norm, attention and merging run in the kernels of
+      `tome_core.backends.cpu.kernels` where the processor supports them. With oneDNN linears
+      (bfloat16 on AMX) there is no encoder: blocks run one by one with `KernelStrategy`.
+    * On a GPU, attention and merging run in the kernels of `tome_core.backends.cuda`. For a plain
+      ViT, so do the embedding and all operations between matrix products.
+
+    Hooks on the blocks and before them may not run, nor changes to these parts take effect. Tensors
+    that hooks before the blocks received may be overwritten.
 
     Args:
-        dtype: of weights and activations; default the model's own. Metric, sizes and merged sums
-            stay in at least float32.
-        in_place: use ``model`` up instead, and the timm model that it was made from, so that
-            weights are never there twice.
-        kernels: on a GPU, use those of `tome_core.backends.cuda`.
-
-    The copy is in evaluation mode and needs no gradients. What it is made of is not the model's:
-    LayerScale is folded into weights; on a CPU linear layers are packed and layer norm, attention
-    and merging run in the kernels of `tome_core.backends.cpu.kernels` where these can be used; on a
-    GPU attention and merging run in those of `tome_core.backends.cuda`, and of a plain ViT the
-    embedding and all that lies between matrix products too. It stays on its device and in its
-    dtype. Hooks on its blocks and before them, and changes to those parts, may have no effect, and
-    what hooks before the blocks were given may be overwritten.
+        model: a patched model.
+        dtype: dtype of weights and activations; default the model's own. Metric, sizes and merged
+            sums stay in at least float32.
+        in_place: change ``model``, and the timm model that shares its weights, instead of a copy.
+            The weights are then never in memory twice.
+        kernels: on a GPU, use the kernels of `tome_core.backends.cuda`.
     """
-    from tome_core.adapters.inference import (
-        fold_scales,
-        join_biases,
-        join_blocks,
-        replace_convolutions,
-        replace_layers,
-    )
+    from tome_core.adapters.inference import fold_scales, join_biases
 
-    fast = (model if in_place else copy.deepcopy(model)).eval().requires_grad_(False)
+    fast = model if in_place else copy.deepcopy(model)
+    fast = fast.eval().requires_grad_(False)
     network = fast.adapter.network
     fold_scales(network)  # before weights are rounded
     join_biases(network)
     if dtype is not None:
         fast = fast.to(dtype)
     parameter = next(fast.parameters())
-    by_triton = kernels and has_triton(parameter.device)
-    if parameter.device.type == "cpu":
-        replace_layers(network, parameter.dtype)
-        fast.eval()  # new layers begin in training mode
-        fast.encoder = join_blocks(fast.adapter)
-    elif parameter.device.type == "cuda":
-        replace_convolutions(network)
-        fast.eval()
-        if by_triton:
-            fast.embedding = embedding_for_gpu(fast)
-            fast.encoder = encoder_for_gpu(fast)
-    fast.merging = merging_for(fast.merging, parameter.device.type, parameter.dtype, by_triton)
+    device = parameter.device
+    use_triton = kernels and has_triton(device)
+    if device.type == "cpu":
+        _replace_modules_on_cpu(fast, parameter.dtype)
+    elif device.type == "cuda":
+        _replace_modules_on_gpu(fast, use_triton)
+    fast.merging = merging_for(fast.merging, device.type, parameter.dtype, use_triton)
     return fast
 
 
+def _replace_modules_on_cpu(model: MergedViT, dtype: torch.dtype) -> None:
+    from tome_core.adapters.inference import join_blocks, replace_layers
+
+    replace_layers(model.adapter.network, dtype)
+    model.eval()  # new layers start in training mode
+    model.encoder = join_blocks(model.adapter)
+
+
+def _replace_modules_on_gpu(model: MergedViT, use_triton: bool) -> None:
+    from tome_core.adapters.inference import replace_convolutions
+
+    replace_convolutions(model.adapter.network)
+    model.eval()  # new layers start in training mode
+    if use_triton:
+        model.embedding = embedding_for_gpu(model)
+        model.encoder = encoder_for_gpu(model)
+
+
+# Triton is not installed on every machine, so the functions below import its kernels late.
+
+
 def embedding_for_gpu(model: MergedViT) -> Embedding | None:
-    """What comes before the blocks of ``model``, by the kernels of `tome_core.backends.cuda`; None unless it is plain."""
+    """Return the embedding of ``model`` as GPU kernels; None if they do not support it."""
     from tome_core.adapters.plain import embedding_weights
     from tome_core.backends.cuda.embedding import TritonEmbedding
 
     weights = embedding_weights(model.adapter)
-    return TritonEmbedding(weights) if weights and weights.fits else None
+    if weights is None or not weights.is_supported:
+        return None
+    return TritonEmbedding(weights)
 
 
 def encoder_for_gpu(model: MergedViT) -> Encoder | None:
-    """The blocks of ``model`` as one, by the kernels of `tome_core.backends.cuda`; None unless all are plain ones."""
-    # Imported late: there are machines without Triton.
+    """Return all blocks of ``model`` as GPU kernels; None if they do not support every block."""
     from tome_core.adapters.plain import plain_weights
-    from tome_core.backends.cuda.encoder import TritonEncoder, fit_together
+    from tome_core.backends.cuda.encoder import TritonEncoder, are_supported
 
     weights = plain_weights(model.adapter)
-    return TritonEncoder(weights) if weights and fit_together(weights) else None
-
-
-def merging_for(
-    merging: Merging, device: str, dtype: torch.dtype, by_triton: bool = False
-) -> Merging:
-    """``merging`` with the attention and the strategy that are fastest on a type of ``device``; it merges the same.
-
-    Args:
-        by_triton: on a GPU, by the kernels of `tome_core.backends.cuda`.
-    """
-    if device == "cpu":
-        if not kernels.supports(dtype):
-            return replace(merging, attend=explicit_attention)
-        return replace(
-            merging, attend=explicit_attention, strategy=Kernels(), in_place=True, prune=True
-        )
-    if device == "cuda":
-        return replace(merging, strategy=triton_strategy() if by_triton else Offsets(), prune=True)
-    return merging
+    if not weights or not are_supported(weights):
+        return None
+    return TritonEncoder(weights)
 
 
 def triton_strategy() -> Strategy:
-    """Attention and merging by the kernels of `tome_core.backends.cuda`."""
-    from tome_core.backends.cuda.strategy import (
-        TritonStrategy,  # late: there are machines without Triton
-    )
+    """Return the strategy that attends and merges with the kernels of `tome_core.backends.cuda`."""
+    from tome_core.backends.cuda.strategy import TritonStrategy
 
     return TritonStrategy()
 
 
+def merging_for(
+    merging: Merging,
+    device: str,
+    dtype: torch.dtype,
+    use_triton: bool = False,
+) -> Merging:
+    """Return ``merging`` with the fastest attention and strategy of a device; it merges the same.
+
+    Args:
+        merging: how the model merges.
+        device: type of the device.
+        dtype: dtype of the activations.
+        use_triton: on a GPU, use the kernels of `tome_core.backends.cuda`.
+    """
+    if device == "cpu" and kernels.supports(dtype):
+        return replace(
+            merging,
+            dense_attention=explicit_attention,
+            strategy=KernelStrategy(),
+            in_place=True,
+            prune=True,
+        )
+    if device == "cpu":
+        return replace(merging, dense_attention=explicit_attention)
+    if device == "cuda":
+        strategy = triton_strategy() if use_triton else PaddedStrategy()
+        return replace(merging, strategy=strategy, prune=True)
+    return merging
+
+
 def has_triton(device: torch.device) -> bool:
-    """Whether our kernels run on ``device``: an NVIDIA GPU, of compute capability 8.0 and up, where Triton is there."""
-    if device.type != "cuda" or torch.version.hip is not None or not torch.cuda.is_available():
+    """Return whether ``device`` runs the Triton kernels: a supported NVIDIA GPU with Triton."""
+    if device.type != "cuda" or not torch.cuda.is_available():
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0) and find_spec("triton") is not None
+    is_amd = torch.version.hip is not None
+    if is_amd or torch.cuda.get_device_capability(device) < _COMPUTE_CAPABILITY:
+        return False
+    return find_spec("triton") is not None

@@ -1,4 +1,4 @@
-"""Everything that one forward pass gives a server: for callers who want different things of one batch."""
+"""Several results of one forward pass, for callers that need more than logits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ class Outputs:
     """The result of `MergedViT.outputs`.
 
     Attributes:
-        logits: ``(B, classes)``, as a plain call gives them; the features where classes is 0.
-        features: ``(B, D)``, as `MergedViT.embed` gives them.
-        source: int64 ``(B, N0)``, as in a `Trace`; None where nobody asked.
+        logits: ``(B, classes)``, as `MergedViT.forward` returns them; the features if there are no
+            classes.
+        features: ``(B, D)``, as `MergedViT.embed` returns them.
+        source: int64 ``(B, N0)``, as in a `Trace`; None if the call did not request it.
     """
 
     logits: Tensor

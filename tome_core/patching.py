@@ -1,36 +1,52 @@
-"""`patch`: from a timm model to one that merges."""
+"""`patch`: turn a timm model into one that merges tokens."""
 
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 from torch import nn
 
-from tome_core.backends.reference import GroupByGroup
+from tome_core.backends.reference import ReferenceStrategy
 from tome_core.matching import Bipartite, Matcher
 from tome_core.model import MergedViT
 from tome_core.ragged.packed import Merging
 
 
-def patch(vit: nn.Module, *, prop_attn: bool = True, matcher: Matcher | None = None) -> MergedViT:
-    """A new module over the weights of ``vit`` that merges tokens as each call asks; ``vit`` itself is untouched.
+def patch(
+    vit: nn.Module,
+    *,
+    prop_attn: bool = True,
+    matcher: Matcher | None = None,
+) -> MergedViT:
+    """Return a new module that shares the weights of ``vit`` and merges tokens as calls request.
+
+    ``vit`` itself does not change.
 
     Args:
         vit: a timm Vision Transformer.
-        prop_attn: proportional attention in the blocks (paper, equation 1). Switch it off for MAE
+        prop_attn: proportional attention in the blocks (paper, equation 1). Disable it for MAE
             models that were not trained with merging (paper, table 1f).
-        matcher: how tokens are matched; default `Bipartite`, the paper's.
+        matcher: how tokens are matched; default `Bipartite`, as in the paper.
 
     Raises:
-        UnsupportedModelError: some part of ``vit`` is not fully understood; the message names it.
+        UnsupportedModelError: the core does not fully understand a part of ``vit``; the message
+            names it.
     """
     from tome_core.adapters import adapt
 
-    adapt(vit)  # refuses before anything is copied
-    # The modules are copied and the weights are shared, so that flags such as .training are the
-    # copy's own.
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*vit.parameters(), *vit.buffers())}
+    adapt(vit)  # refuses the model before anything is copied
+    # Modules are copied, so that flags such as .training belong to the copy. deepcopy takes what it
+    # finds in the memo as it is, so that weights are shared.
+    memo: dict[int, Any] = {}
+    for tensor in chain(vit.parameters(), vit.buffers()):
+        memo[id(tensor)] = tensor
     adapter = adapt(copy.deepcopy(vit, memo))
-    merging = Merging(matcher or Bipartite(), prop_attn, adapter.prefix, GroupByGroup())
+    merging = Merging(
+        matcher=matcher or Bipartite(),
+        prop_attn=prop_attn,
+        prefix=adapter.prefix,
+        strategy=ReferenceStrategy(),
+    )
     return MergedViT(adapter, merging)

@@ -1,4 +1,4 @@
-"""What a model reads: normalised images, or pixels as they come."""
+"""Images as a model reads them: normalised floats, or raw pixels with their normalisation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Pixels as they come, and their normalisation as one multiply-add, ``values * scale + shift``.
+    """Raw pixels, and their normalisation as one multiply-add: ``values * scale + shift``.
 
     Attributes:
         values: uint8 ``(B, C, H, W)``.
         scale, shift: float32 ``(C,)``, on the same device.
 
     Raises:
-        TypeError: they are of another dtype.
-        ValueError: they are of another shape, or lie on several devices.
+        TypeError: a tensor has another dtype.
+        ValueError: a tensor has another shape, or the tensors are on several devices.
     """
 
     values: Tensor
@@ -26,14 +26,15 @@ class Pixels:
     shift: Tensor
 
     def __post_init__(self) -> None:
-        dtypes = self.values.dtype, self.scale.dtype, self.shift.dtype
+        tensors = (self.values, self.scale, self.shift)
+        dtypes = tuple(tensor.dtype for tensor in tensors)
         if dtypes != (torch.uint8, torch.float32, torch.float32):
             raise TypeError(f"pixels must be uint8, their scale and shift float32, got {dtypes}")
-        shapes = self.values.shape, self.scale.shape, self.shift.shape
-        if len(shapes[0]) != 4 or not shapes[0][1:2] == shapes[1] == shapes[2]:
-            raise ValueError(
-                f"pixels must be (B, C, H, W), their scale and shift (C,), got {shapes}"
-            )
+        shapes = tuple(tensor.shape for tensor in tensors)
+        channels = shapes[0][1:2]
+        if len(shapes[0]) != 4 or not channels == shapes[1] == shapes[2]:
+            message = "pixels must be (B, C, H, W), their scale and shift (C,)"
+            raise ValueError(f"{message}, got {shapes}")
         if not self.values.device == self.scale.device == self.shift.device:
             raise ValueError("pixels, their scale and shift must be on one device")
 
@@ -49,13 +50,30 @@ class Pixels:
         return self.values.shape
 
     def normalised(self) -> Tensor:
-        """Float32 ``(B, C, H, W)``."""
-        return self.values * self.scale.view(-1, 1, 1) + self.shift.view(-1, 1, 1)
+        """Return the normalised images, float32 ``(B, C, H, W)``."""
+        scale = self.scale.view(-1, 1, 1)  # (C, 1, 1)
+        shift = self.shift.view(-1, 1, 1)  # (C, 1, 1)
+        return self.values * scale + shift
 
 
 Images = Tensor | Pixels
 
 
 def normalised(images: Images) -> Tensor:
-    """``images`` as floats ``(B, C, H, W)``: themselves, if they are normalised already."""
-    return images.normalised() if isinstance(images, Pixels) else images
+    """Return ``images`` as floats ``(B, C, H, W)``; a tensor is normalised already."""
+    if isinstance(images, Pixels):
+        return images.normalised()
+    return images
+
+
+def check_images(images: Images) -> None:
+    """Refuse an empty batch, and a tensor that cannot be normalised images.
+
+    Raises:
+        TypeError: a tensor is not floating point.
+        ValueError: the batch is empty.
+    """
+    if isinstance(images, Tensor) and not images.is_floating_point():
+        raise TypeError(f"images must be floating point and normalised, got {images.dtype}")
+    if len(images) == 0:
+        raise ValueError("the batch is empty")

@@ -1,4 +1,4 @@
-"""Positions that attention itself reads, and that a merged token must therefore keep one of: its destination's."""
+"""Positions that attention reads. A merged token has the position of its destination."""
 
 from __future__ import annotations
 
@@ -8,25 +8,44 @@ from torch import Tensor
 
 
 class Positional(Protocol):
-    """Turns queries and keys by where their tokens are, or adds to the logits of each pair of them.
+    """Rotates queries and keys by their positions, or adds a bias to the logits of each pair.
 
-    ``positions`` are places in the sequence that entered the first block, prefix tokens counted.
-    What a `Rotary` or a `RelativeBias` holds was made for one call, so it follows the parameters
-    and the size of the images.
+    ``positions`` are indices into the sequence that enters the first block, prefix tokens included.
+    A `Rotary` or `RelativeBias` belongs to one call: it is computed from the current parameters and
+    the size of the images.
     """
 
     @property
-    def biased(self) -> bool:
-        """Whether `bias` gives any."""
+    def has_bias(self) -> bool:
+        """Whether `bias` may return a tensor."""
         ...
 
-    def turn(self, x: Tensor, block: int, positions: Tensor) -> Tensor:
-        """Queries or keys ``x (T, H, d)`` of tokens at ``positions (T,)``, as attention and matching will see them."""
+    def rotate(
+        self,
+        x: Tensor,
+        block: int,
+        positions: Tensor,
+    ) -> Tensor:
+        """Rotate queries or keys, as attention and matching read them.
+
+        Args:
+            x: queries or keys ``(T, H, d)``.
+            block: index of the block.
+            positions: ``(T,)``.
+
+        Returns:
+            ``(T, H, d)`` in the dtype of ``x``.
+        """
         ...
 
     def bias(self, block: int, positions: Tensor | None) -> Tensor | None:
-        """What the tokens of images, at ``positions (B, N)``, add to their logits: ``(B or 1, H, N, N)``, or None.
+        """Return what is added to the logits of each query and key, if anything.
 
-        ``positions`` are None while nothing is merged.
+        Args:
+            block: index of the block.
+            positions: ``(B, N)``; None while nothing is merged.
+
+        Returns:
+            ``(B or 1, H, N, N)``.
         """
         ...

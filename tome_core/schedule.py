@@ -1,4 +1,4 @@
-"""How many tokens each block merges away. Pure Python: a server can parse and price a request without torch."""
+"""How many tokens each block merges. Pure Python: a server parses a schedule without torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import SupportsIndex
 
+# More digits are no token count.
+_MOST_DIGITS = 6
+_DECIMAL = re.compile(
+    r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?",
+    re.ASCII | re.IGNORECASE,
+)
+# How much of a text that is no schedule an error message quotes.
+_QUOTED_CHARACTERS = 40
+_CACHED_COUNTS = 1024
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """One ``r`` per block, in one of the paper's forms; made by a class method, hashable, with a text form.
+    """One ``r`` per block, in one of three forms; hashable, with a text form.
+
+    Class methods make schedules:
 
     * ``constant(16)``, text ``16``: the same ``r`` in every block (paper, section 3);
     * ``linear(16, inflection=-1)``, text ``16:-1``: ``r`` changes linearly over the blocks, from 2r
-    to 0 for -1, from
-      0 to 2r for 1 (paper, "decreasing schedule");
-    * ``per_layer([30, 0, 5, 20])``, text ``30,0,5,20``: an explicit list, 0 in the blocks it does
-    not reach.
+      to 0 for -1, from 0 to 2r for 1 (paper, "decreasing schedule");
+    * ``per_layer([30, 0, 5, 20])``, text ``30,0,5,20``: one number per block, 0 in the blocks after
+      the list.
     """
 
     counts: tuple[int, ...]
@@ -30,7 +41,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if any(count < 0 for count in self.counts):
             raise ValueError(f"r must not be negative, got {str(self)!r}")
-        if not -1 <= self.inflection <= 1:  # also refuses NaN
+        # This comparison also refuses NaN.
+        if not -1 <= self.inflection <= 1:
             raise ValueError(f"the inflection must lie in [-1, 1], got {self.inflection}")
 
     @classmethod
@@ -49,77 +61,102 @@ class Schedule:
 
         Raises:
             ValueError: ``r`` is negative or ``inflection`` lies outside [-1, 1].
+            TypeError: ``r`` is no integer.
         """
         return cls((_integer(r),), float(inflection))
 
     @classmethod
     def per_layer(cls, counts: Sequence[SupportsIndex]) -> Schedule:
-        """Merge ``counts[i]`` tokens in block ``i`` and none in the blocks after.
+        """Merge ``counts[i]`` tokens in block ``i`` and none in the blocks after the list.
 
         Raises:
             ValueError: a count is negative.
             TypeError: a count is no integer.
         """
-        return cls(tuple(_integer(count) for count in counts) or (0,), explicit=True)
+        integers = tuple(_integer(count) for count in counts)
+        return cls(integers or (0,), explicit=True)
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
-        """Read the text form: ``16``, ``16:-1`` or ``30,0,5,20`` (one number with a comma, ``30,``, is explicit too).
+        """Read the text form: ``16``, ``16:-1`` or ``30,0,5,20``.
+
+        A comma makes one number explicit, too: ``30,``.
 
         Raises:
-            ValueError: ``text`` is none of these; the message says what is.
+            ValueError: ``text`` is no schedule; the message lists the forms.
         """
         try:
-            if "," in text:
-                return cls.per_layer([_digits(part) for part in text.removesuffix(",").split(",")])
-            if ":" in text:
-                r, inflection = text.split(":")
-                return cls.linear(_digits(r), _decimal(inflection))
-            return cls.constant(_digits(text))
+            return cls._parse(text)
         except ValueError as error:
             raise ValueError(
-                f"{text[:40]!r} is not a schedule; use a number (16), a number with an inflection"
-                " between -1 and 1 (16:-1), or one number per block (30,0,5,20)"
+                f"{text[:_QUOTED_CHARACTERS]!r} is not a schedule; use a number (16), a number"
+                " with an inflection between -1 and 1 (16:-1), or one number per block (30,0,5,20)"
             ) from error
 
     @classmethod
+    def _parse(cls, text: str) -> Schedule:
+        if "," in text:
+            numbers = text.removesuffix(",").split(",")
+            return cls.per_layer([_parse_count(number) for number in numbers])
+        if ":" in text:
+            r, inflection = text.split(":")
+            return cls.linear(_parse_count(r), _parse_decimal(inflection))
+        return cls.constant(_parse_count(text))
+
+    @classmethod
     def of(cls, r: SupportsIndex | Schedule) -> Schedule:
-        """``r`` itself if it is a schedule, else the constant one."""
+        """Return ``r`` itself if it is a schedule, else the constant schedule."""
         return r if isinstance(r, Schedule) else cls.constant(r)
 
     def __str__(self) -> str:
         if self.explicit:
-            return ",".join(map(str, self.counts)) + ("," if len(self.counts) < 2 else "")
-        if not self.inflection:
-            return str(self.counts[0])
-        short = f"{self.inflection:g}"
-        return f"{self.counts[0]}:{short if float(short) == self.inflection else repr(self.inflection)}"
+            numbers = ",".join(map(str, self.counts))
+            # Without the comma a single number would read as a constant schedule.
+            return numbers + "," if len(self.counts) < 2 else numbers
+        r = str(self.counts[0])
+        if self.inflection == 0:
+            return r
+        inflection = f"{self.inflection:g}"
+        if float(inflection) != self.inflection:
+            inflection = repr(self.inflection)
+        return f"{r}:{inflection}"
 
     def wanted(self, depth: int) -> tuple[int, ...]:
-        """``r`` of each of ``depth`` blocks, before the limit that the number of tokens sets.
+        """Return ``r`` of each of ``depth`` blocks, before it is clamped to what a block can merge.
 
         Raises:
             ValueError: an explicit list is longer than ``depth``.
         """
         if self.explicit:
-            if len(self.counts) > depth:
+            length = len(self.counts)
+            if length > depth:
                 raise ValueError(
-                    f"the schedule has {len(self.counts)} entries, but the model has {depth} blocks"
+                    f"the schedule has {length} entries, but the model has {depth} blocks"
                 )
-            return self.counts + (0,) * (depth - len(self.counts))
+            return self.counts + (0,) * (depth - length)
         r = self.counts[0]
-        if not self.inflection or depth == 1:
+        if self.inflection == 0 or depth == 1:
             return (r,) * depth
-        # The paper's floors: the first value is floored, and so is every value on the line to 2r
-        # minus the first.
-        low = math.floor(r * (1 - self.inflection))
-        step = (2 * r - 2 * low) / (depth - 1)
-        return tuple(math.trunc(low + step * i) for i in range(depth))
+        # As the paper's code does: floor the first value, mirror it at r for the last one, and
+        # floor every value on the line between them.
+        first = math.floor(r * (1 - self.inflection))
+        last = 2 * r - first
+        step = (last - first) / (depth - 1)
+        return tuple(math.trunc(first + step * block) for block in range(depth))
 
-    def tokens(self, depth: int, tokens: int, prefix: int) -> tuple[int, ...]:
-        """Token counts of one image: at the input, and after each of ``depth`` blocks (``depth + 1`` numbers).
+    def tokens(
+        self,
+        depth: int,
+        tokens: int,
+        prefix: int,
+    ) -> tuple[int, ...]:
+        """Return the tokens of one image at the input and after each block, ``depth + 1`` numbers.
+
+        The counts are those of `tome_core.Bipartite`. With another matcher they may differ:
+        `MergedViT.token_counts` asks the model's own.
 
         Args:
+            depth: number of blocks.
             tokens: tokens at the input, prefix tokens included.
             prefix: how many of them are prefix tokens, which never merge.
 
@@ -130,15 +167,21 @@ class Schedule:
 
 
 def most_mergeable(tokens: int, prefix: int) -> int:
-    """The most tokens that one block can merge away: half of those that are no prefix tokens (paper, section 3)."""
+    """Return how many tokens a block can merge: half of the non-prefix ones (paper, section 3)."""
     return (tokens - prefix) // 2
 
 
-@lru_cache(maxsize=1024)
-def _tokens(wanted: tuple[int, ...], tokens: int, prefix: int) -> tuple[int, ...]:
+@lru_cache(maxsize=_CACHED_COUNTS)
+def _tokens(
+    r_of_blocks: tuple[int, ...],
+    tokens: int,
+    prefix: int,
+) -> tuple[int, ...]:
     counts = [tokens]
-    for r in wanted:
-        counts.append(counts[-1] - min(r, most_mergeable(counts[-1], prefix)))
+    for r in r_of_blocks:
+        before = counts[-1]
+        merged = min(r, most_mergeable(before, prefix))
+        counts.append(before - merged)
     return tuple(counts)
 
 
@@ -148,18 +191,16 @@ def _integer(value: SupportsIndex) -> int:
     return operator.index(value)
 
 
-def _digits(text: str) -> int:
-    # int() alone also takes "1_6", " 16 " and digits of other scripts; more than 6 digits is no
-    # token count.
-    if not (text.isascii() and text.isdigit() and len(text) <= 6):
+def _parse_count(text: str) -> int:
+    # int() alone also accepts "1_6", " 16 " and digits of other scripts.
+    is_digits = text.isascii() and text.isdigit()
+    if not is_digits or len(text) > _MOST_DIGITS:
         raise ValueError(f"{text!r} is not a number")
     return int(text)
 
 
-def _decimal(text: str) -> float:
-    # float() alone also takes "nan", "0_1", blanks around and digits of other scripts.
-    if not re.fullmatch(
-        r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", text, re.ASCII | re.IGNORECASE
-    ):
+def _parse_decimal(text: str) -> float:
+    # float() alone also accepts "nan", "0_1", surrounding blanks and digits of other scripts.
+    if not _DECIMAL.fullmatch(text):
         raise ValueError(f"{text!r} is not a number")
     return float(text)

@@ -1,4 +1,4 @@
-"""What merging did to a batch: the tokens that are left, how many patches each stands for, and where all went."""
+"""What merging did to a batch: the tokens that are left, their sizes, and where each token went."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tome_core.merge import unmerge
 class Trace:
     """The result of `MergedViT.trace`.
 
-    Where all images have the same number of tokens in every block, as with one schedule for the
-    batch, ``tokens`` and ``sizes`` are tensors; else they are lists, one an image.
+    ``tokens`` and ``sizes`` are tensors if all images have equal token counts in every block, as
+    with one schedule for the batch. Otherwise they are lists with one tensor per image.
 
     Attributes:
-        logits: ``(B, classes)``, as a plain call gives them.
-        tokens: what timm's ``forward_features`` returns, after the final norm: ``(B, N, D)`` or B
+        logits: ``(B, classes)``, as `MergedViT.forward` returns them.
+        tokens: what timm's ``forward_features`` returns, after the final norm: ``(B, N, D)``, or B
             times ``(N, D)``.
-        sizes: patches in each token, 1 for a prefix token: ``(B, N)`` or B times ``(N,)``; they sum
-            to N0.
-        source: int64 ``(B, N0)``, for every input token, prefix included, the position of the token
-            it ended in.
+        sizes: patches in each token, 1 for a prefix token: ``(B, N)``, or B times ``(N,)``. The
+            sizes of an image sum to N0.
+        source: for every input token, prefix tokens included, the position of the token that
+            contains it, int64 ``(B, N0)``.
     """
 
     logits: Tensor
@@ -33,9 +33,10 @@ class Trace:
     source: Tensor
 
     def unmerge(self) -> Tensor:
-        """``(B, N0, D)``: every input token, in its old place, with its final token's value. Differentiable."""
+        """Return the final token of every input token, ``(B, N0, D)``. Differentiable."""
         if isinstance(self.tokens, Tensor):
             return unmerge(self.tokens, self.source)
-        return torch.stack(
-            [tokens[source] for tokens, source in zip(self.tokens, self.source, strict=True)]
-        )
+        unmerged = []
+        for tokens, source in zip(self.tokens, self.source, strict=True):
+            unmerged.append(tokens[source])  # (N0, D)
+        return torch.stack(unmerged)

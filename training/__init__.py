@@ -1,1 +1,1 @@
-"""The bundled model: its recipe, from the raw files to the checkpoint that is served."""
+"""The training recipe of the bundled model, from the raw data set to the served checkpoint."""

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as tensors, and the augmentation of the recipe: flip, shift, cutout, all on whole batches."""
+"""Fashion-MNIST as tensors, and batched augmentation."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from torch import Tensor
 
 from server.commands.datasets import load_fashion_mnist
 
+# Statistics of the 60,000 training images, with pixels from 0 to 1.
 MEAN = 0.2860
-STD = 0.3530  # of the 60,000 training images, on a scale of 0 to 1
+STD = 0.3530
 
 
 def load(split: str) -> tuple[Tensor, Tensor]:
-    """Images ``float32 (M, 1, 28, 28)``, normalised, and labels ``int64 (M,)``."""
+    """Return normalised images ``float32 (M, 1, 28, 28)`` and labels ``int64 (M,)``."""
     images, labels = load_fashion_mnist(split)
     pixels = torch.from_numpy(images.copy()).unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
     return pixels, torch.from_numpy(labels.copy()).long()
 
 
 def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: int = 8) -> Tensor:
-    """Flip half of the images, move each by up to ``shift`` pixels, blank a square of up to ``hole`` in half of them.
+    """Flip half of the images, shift each by up to ``shift`` pixels, erase a square in half.
 
     Args:
-        images: ``(B, 1, H, W)``, normalised; what moves in from outside is background.
+        images: ``(B, 1, H, W)``, normalised. Pixels shifted in from outside are background.
+        generator: source of the random numbers.
+        shift: maximum shift in pixels.
+        hole: maximum side of the erased square in pixels.
     """
     batch, _, height, width = images.shape
 
@@ -53,8 +57,8 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: in
 def batches(
     images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented batches in random order; the last, smaller one is dropped."""
+    """Yield one epoch of augmented batches in random order. Drop the last partial batch."""
     order = torch.randperm(len(images), generator=generator)
     for start in range(0, len(order) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield augment(images[chosen], generator), labels[chosen]
+        indices = order[start : start + batch_size]
+        yield augment(images[indices], generator), labels[indices]

@@ -1,7 +1,7 @@
 """Write the weights of a stage as float16 safetensors: `python -m training.export`.
 
-Without further flags the stage `merged` becomes the bundled model, 4.8 MB; with `--keep` a stage's
-own weights are put where later runs can begin from them.
+By default the command writes the stage `merged` as the bundled model (4.8 MB). With `--keep` it
+writes the stage's weights to training/weights, from which later runs can start.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 
 from server.catalog.entries import BUNDLED
 from training.models import refine
-from training.train import KEPT, STAGES, Run
+from training.train import STAGES, WEIGHTS_FOLDER, Run
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument(
-        "--run", type=Path, default=Path("training/runs/default"), help="folder of the states"
+        "--run", type=Path, default=Path("training/runs/default"), help="folder of the run"
     )
     parser.add_argument("--stage", default="merged", choices=[stage.name for stage in STAGES])
     parser.add_argument(
@@ -29,13 +29,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     weights = Run(args.run, seed=0).weights(args.stage)
-    out = KEPT / f"{args.stage}.safetensors"
+    out = WEIGHTS_FOLDER / f"{args.stage}.safetensors"
     if not args.keep:
         weights = refine(weights, patch_size=2)
         out = BUNDLED.parent / "fashion-mnist.safetensors"
     out.parent.mkdir(exist_ok=True)
-    save_file({key: value.to(torch.float16).contiguous() for key, value in weights.items()}, out)
-    out.chmod(0o644)  # save_file leaves it to its owner alone
+    half_weights = {key: value.to(torch.float16).contiguous() for key, value in weights.items()}
+    save_file(half_weights, out)
+    out.chmod(0o644)  # save_file creates a file that only its owner can read.
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 

@@ -1,7 +1,8 @@
-"""AdamW for a model whose weights are bfloat16: the update happens on float32 masters, in two flat tensors.
+"""AdamW for bfloat16 models, with float32 master weights in two flat tensors.
 
-bfloat16 keeps 8 bits of mantissa, so a step of 1e-3 of a weight is lost in it; the masters keep it.
-Flat tensors make the optimiser two fused calls instead of one small one per parameter.
+bfloat16 has 8 bits of precision, so rounding discards an update of 1e-3 of a weight. The float32
+master weights keep such updates. With flat tensors, a step takes two fused calls instead of one
+small call per parameter.
 """
 
 from __future__ import annotations
@@ -12,19 +13,25 @@ import torch
 from torch import Tensor, nn
 
 
-class MasterAdamW:
-    """Owns float32 copies of all parameters of ``model``, in two groups: matrices (decayed) and the rest.
+def is_matrix(param: Tensor) -> bool:
+    """Return whether weight decay applies to ``param``."""
+    return param.ndim > 1 and param.shape[0] > 1
 
-    The parameters become views of two flat tensors in the model's own dtype, and so do their
-    gradients.
+
+class MasterAdamW:
+    """AdamW on float32 copies of the parameters of ``model``.
+
+    One flat tensor holds the matrices, which have weight decay; the other holds the remaining
+    parameters. The parameters of the model and their gradients become views of two flat tensors in
+    the model's dtype.
     """
 
     def __init__(self, model: nn.Module, weight_decay: float) -> None:
         self.flats: list[Tensor] = []
         self.masters: list[Tensor] = []
         groups = []
-        for decay, wanted in ((weight_decay, True), (0.0, False)):
-            params = [p for p in model.parameters() if (p.ndim > 1 and p.shape[0] > 1) is wanted]
+        for decay, select_matrices in ((weight_decay, True), (0.0, False)):
+            params = [p for p in model.parameters() if is_matrix(p) is select_matrices]
             if not params:
                 continue
             flat = torch.cat([p.detach().flatten() for p in params])
@@ -42,7 +49,12 @@ class MasterAdamW:
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
     def step(self, lr: float, clip: float = 1.0) -> None:
-        """Clip the whole gradient to norm ``clip``, update the masters, round them into the model, clear gradients."""
+        """Update the master weights and copy them to the model. Set the gradient to zero.
+
+        Args:
+            lr: learning rate.
+            clip: maximum norm of the gradient.
+        """
         for flat, master in zip(self.flats, self.masters, strict=True):
             assert flat.grad is not None
             master.grad = flat.grad.to(torch.float32, copy=True)
@@ -55,11 +67,11 @@ class MasterAdamW:
             flat.copy_(master)
 
     def state_dict(self) -> dict[str, Any]:
-        """Masters and moments: all that a resumed run needs."""
+        """Return the master weights and the optimizer state, to resume a run."""
         return {"masters": self.masters, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, and the model's weights with it."""
+        """Restore a result of `state_dict`, and the model's weights."""
         for flat, master, saved in zip(self.flats, self.masters, state["masters"], strict=True):
             master.copy_(saved)
             flat.copy_(master)

@@ -1,4 +1,4 @@
-"""The networks of the recipe: the ViT that is served, at any patch size, and the small convolutional teacher."""
+"""The networks: the served ViT at any patch size, and the convolutional teacher."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VIT = {
 
 
 def vit(patch_size: int) -> VisionTransformer:
-    """The bundled architecture; ``patch_size=2`` gives 196 patches and a class token, as ViT/16 has at 224 pixels."""
+    """Return the bundled architecture. ``patch_size=2`` gives 197 tokens, as ViT/16 at 224 px."""
     return VisionTransformer(patch_size=patch_size, **VIT)
 
 
 def refine(weights: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:
-    """Weights of a ViT with coarser patches, resampled for ``patch_size``: patch embedding and positions."""
+    """Resample patch and position embeddings of a ViT with larger patches to ``patch_size``."""
     weights = dict(weights)
     grid = VIT["img_size"] // patch_size
     weights["patch_embed.proj.weight"] = resample_patch_embed(
@@ -36,7 +36,7 @@ def refine(weights: dict[str, Tensor], patch_size: int) -> dict[str, Tensor]:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """Two 3x3 convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, inputs, H, W)`` -> ``(B, outputs, H / stride, W / stride)``."""
+        """Map ``(B, inputs, H, W)`` to ``(B, outputs, H / stride, W / stride)``."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
 class Teacher(nn.Sequential):
-    """A residual network of 13 convolutions; its soft labels are what the ViT learns from (DeiT, arXiv 2012.12877)."""
+    """A residual network of 13 convolutions, the teacher of the ViT (DeiT, arXiv 2012.12877)."""
 
     def __init__(self, width: int = 16, num_classes: int = 10) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
-"""What makes a training step cheap: `python -m training.speed`. Images per second of whole steps, variants alternating.
+"""Measure the images/s of whole training steps: `python -m training.speed`.
 
-Every variant is one change of the step that the recipe takes, at full length (197 tokens) unless it
-says otherwise.
+Each variant changes one property of the recipe's training step. A step has 197 tokens unless the
+variant changes the patch size. The variants take turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.models import Teacher, vit
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to take a step. ``r`` None draws nothing: the model is not patched."""
+    """One variant of the training step."""
 
     name: str
     batch_size: int = 128
@@ -59,14 +59,14 @@ VARIANTS = (
 )
 
 
-def stepper(variant: Variant) -> Callable[[], None]:
-    """A function that takes one step on random pictures."""
+def make_step(variant: Variant) -> Callable[[], None]:
+    """Return a function that runs one training step on random images."""
     torch.manual_seed(0)
     model: Any = tome_core.patch(vit(variant.patch_size).to(variant.dtype)).train()
     model.merging = replace(
-        model.merging, attend=explicit_attention if variant.explicit else fused_attention
+        model.merging, dense_attention=explicit_attention if variant.explicit else fused_attention
     )
-    if variant.compiled:  # the plain timm model: what merges is not what a compiler takes
+    if variant.compiled:  # Compile the plain timm model: the merging model does not compile.
         for block in model.adapter.network.blocks:
             block.compile()
         model = model.adapter.network
@@ -81,31 +81,31 @@ def stepper(variant: Variant) -> Callable[[], None]:
 
     def step() -> None:
         logits = model(images) if variant.compiled else model(images, r=variant.r)
-        loss = F.cross_entropy(logits.float(), labels) + (
-            distance(teacher, images, logits) if teacher else 0
-        )
+        loss = F.cross_entropy(logits.float(), labels)
+        if teacher is not None:
+            loss = loss + teacher_divergence(teacher, images, logits)
         loss.backward()
         optimizer.step(1e-4)
 
     return step
 
 
-def distance(teacher: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
-    """Of the teacher's answer: what the recipe's loss computes beside the cross-entropy."""
+def teacher_divergence(teacher: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence from the teacher, as in the recipe's loss."""
     with torch.no_grad():
-        wanted = teacher(images).float().log_softmax(-1)
-    return F.kl_div(logits.float().log_softmax(-1), wanted, log_target=True, reduction="batchmean")
+        target = teacher(images).float().log_softmax(-1)
+    return F.kl_div(logits.float().log_softmax(-1), target, log_target=True, reduction="batchmean")
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--only", default="", help="run only the variants whose name contains this")
     args = parser.parse_args()
     keep_freed_memory()
     chosen = [v for v in VARIANTS if args.only in v.name]
-    steps = [stepper(v) for v in chosen]
+    steps = [make_step(v) for v in chosen]
     for step in track(steps, "warm-up"):
         step()
     seconds: list[list[float]] = [[] for _ in steps]

@@ -1,7 +1,7 @@
-"""Train the bundled model: `python -m training.train`. See README.md beside this file for what each stage is for.
+"""Train the bundled model: `python -m training.train`. README.md explains the stages.
 
-A run is a folder. Every stage writes its state there after each epoch and goes on from it when
-started again, so a run can be stopped at any moment and loses at most one epoch.
+A run is a folder. Each stage writes its state there after every epoch, and a restarted run resumes
+from it. A stopped run therefore loses at most one epoch.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 
-KEPT = (
-    Path(__file__).parent / "weights"
-)  # ends of stages, so that a run can begin in the middle of the recipe
-TEMPERATURE = 2.0
-TEACHER_SHARE = 0.7  # of the distillation loss
+# Final weights of some stages. A run without its own weights of a stage starts from them.
+WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+TEMPERATURE = 2.0  # of the distillation
+TEACHER_SHARE = 0.7  # weight of the teacher's term in the loss
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training. ``patch_size`` 0 is the teacher; ``start`` names the stage whose weights it refines.
+    """One stage of training.
 
-    ``r``: one of these is drawn for every step; empty means without merging.
+    Attributes:
+        patch_size: patch size of the ViT; 0 for the teacher.
+        lr: learning rate after warm-up and at the end.
+        start: stage whose weights this stage starts from; empty for random weights.
+        r: values of ``r``, one of which is drawn at random for every step; empty for no merging.
     """
 
     name: str
@@ -70,17 +73,24 @@ STAGES = (
 
 
 def learning_rate(stage: Stage, progress: float, warmup: float = 0.04) -> float:
-    """Linear warm-up, then a half cosine from ``stage.lr[0]`` to ``stage.lr[1]``; ``progress`` in [0, 1]."""
+    """Return the learning rate: linear warm-up, then cosine decay.
+
+    Args:
+        stage: its ``lr`` gives the highest and the final learning rate.
+        progress: completed share of the stage, 0 to 1.
+        warmup: share of the stage for warm-up.
+    """
     high, low = stage.lr
     if progress < warmup:
         return high * (progress + 1e-3) / warmup
-    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    cosine = math.cos(math.pi * (progress - warmup) / (1 - warmup))
+    return low + (high - low) * 0.5 * (1 + cosine)
 
 
 def distillation_loss(
     logits: Tensor, labels: Tensor, teacher: nn.Module | None, images: Tensor
 ) -> Tensor:
-    """Cross-entropy with the labels, mixed with the teacher's softened distribution (DeiT, section 4: soft)."""
+    """Return cross-entropy mixed with soft distillation (DeiT, arXiv 2012.12877, section 4)."""
     hard = F.cross_entropy(logits.float(), labels)
     if teacher is None:
         return hard
@@ -93,7 +103,7 @@ def distillation_loss(
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, **kwargs: Any) -> float:
-    """Share of ``images`` whose largest logit is the label, in percent."""
+    """Return the top-1 accuracy in percent."""
     model.eval()
     dtype = next(model.parameters()).dtype
     hits = sum(
@@ -104,7 +114,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, **kwargs: Any) ->
 
 
 class Run:
-    """A folder with the states of all stages of one seed."""
+    """A training run: a folder with the states of all stages, for one seed."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -112,23 +122,23 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def weights(self, stage: str) -> dict[str, Tensor]:
-        """Float32 weights of ``stage`` in this run, or, where it has none, those kept in the repository."""
+        """Return the float32 weights of ``stage``, from this run or else from the repository."""
         path = self.folder / f"{stage}.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)["model"]
         else:
-            state = load_file(KEPT / f"{stage}.safetensors")
+            state = load_file(WEIGHTS_FOLDER / f"{stage}.safetensors")
         return {key: value.float() for key, value in state.items()}
 
     def log(self, record: dict[str, Any]) -> None:
-        """Print one line, and append it to log.jsonl."""
+        """Print ``record`` as a JSON line and append it to log.jsonl."""
         line = json.dumps(record)
         print(line, flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
     def build(self, stage: Stage) -> nn.Module:
-        """The stage's network in bfloat16, with the weights it starts from."""
+        """Return the stage's network in bfloat16, with its initial weights."""
         torch.manual_seed(self.seed)
         if not stage.patch_size:
             return Teacher().bfloat16().to(memory_format=torch.channels_last)
@@ -136,36 +146,35 @@ class Run:
         if stage.start:
             network.load_state_dict(refine(self.weights(stage.start), stage.patch_size))
         model = tome_core.patch(network.bfloat16())
-        model.merging = replace(
-            model.merging, attend=explicit_attention
-        )  # the faster one in bfloat16 on a CPU
+        # Explicit attention is faster than fused attention in bfloat16 on a CPU.
+        model.merging = replace(model.merging, dense_attention=explicit_attention)
         return model
 
     def teacher(self) -> nn.Module:
-        """The finished teacher, frozen."""
+        """Return the trained teacher, in evaluation mode."""
         network = Teacher()
         network.load_state_dict(self.weights("teacher"))
         return network.bfloat16().eval().to(memory_format=torch.channels_last)
 
     def train(self, stage: Stage) -> None:
-        """Run ``stage`` from where its state says to its last epoch."""
+        """Train ``stage`` to its last epoch. Resume from its saved state, if any."""
         path = self.folder / f"{stage.name}.pt"
         generator = torch.Generator().manual_seed(self.seed)
         model = self.build(stage)
         optimizer = MasterAdamW(model, stage.weight_decay)
-        first = 0
+        first_epoch = 0
         if path.exists():
             state = torch.load(path, weights_only=True)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             generator.set_state(state["generator"])
-            first = state["epoch"]
-        if first >= stage.epochs:
+            first_epoch = state["epoch"]
+        if first_epoch >= stage.epochs:
             return
         teacher = self.teacher() if stage.patch_size else None
         train = data.load("train")
         test = data.load("test")
-        for epoch in range(first, stage.epochs):
+        for epoch in range(first_epoch, stage.epochs):
             started = time.perf_counter()
             loss = self.epoch(stage, epoch, model, optimizer, teacher, train, generator)
             seconds = time.perf_counter() - started
@@ -173,25 +182,31 @@ class Run:
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "epoch": epoch + 1,
+                "generator": generator.get_state(),
             }
-            torch.save(state | {"generator": generator.get_state()}, path.with_suffix(".new"))
-            path.with_suffix(".new").replace(path)
+            # Replace the file atomically, so that an interrupted write keeps the previous state.
+            new_path = path.with_suffix(".new")
+            torch.save(state, new_path)
+            new_path.replace(path)
             speed = len(train[0]) / seconds
-            # At full length the whole test set would cost a fifth of an epoch; the last epoch is
-            # judged on all of it.
-            full = stage.patch_size != 2 or epoch + 1 == stage.epochs
-            seen = test if full else (test[0][:2000], test[1][:2000])
-            levels = ({"r": 0}, {"r": 13}) if stage.patch_size == 2 else ({},)
+            # With patch size 2 the full test set would take a fifth of an epoch, so only the last
+            # epoch uses all of it.
+            use_full_test = stage.patch_size != 2 or epoch + 1 == stage.epochs
+            test_part = test if use_full_test else (test[0][:2000], test[1][:2000])
+            levels: tuple[dict[str, Any], ...] = ({},)
+            if stage.patch_size == 2:
+                levels = ({"r": 0}, {"r": 13})
+            accuracies = [round(accuracy(model, *test_part, **level), 2) for level in levels]
             self.log(
                 {
                     "stage": stage.name,
                     "epoch": epoch + 1,
                     "of": stage.epochs,
                     "loss": round(loss, 4),
+                    "images_per_s": round(speed, 1),
+                    "test_accuracy": accuracies,
+                    "test_images": len(test_part[1]),
                 }
-                | {"images_per_s": round(speed, 1)}
-                | {"test_accuracy": [round(accuracy(model, *seen, **level), 2) for level in levels]}
-                | {"test_images": len(seen[1])}
             )
 
     def epoch(
@@ -204,17 +219,16 @@ class Run:
         train: tuple[Tensor, Tensor],
         generator: torch.Generator,
     ) -> float:
-        """One pass over the training images; returns the mean loss."""
+        """Train for one epoch. Return the mean loss."""
         model.train()
         steps = len(train[0]) // stage.batch_size
         total = 0.0
-        pairs = data.batches(*train, stage.batch_size, generator)
-        for step, (images, labels) in enumerate(
-            track(pairs, f"{stage.name} {epoch + 1}/{stage.epochs}", steps)
-        ):
+        batches = data.batches(*train, stage.batch_size, generator)
+        title = f"{stage.name} {epoch + 1}/{stage.epochs}"
+        for step, (images, labels) in enumerate(track(batches, title, steps)):
             images = images.bfloat16()
-            drawn = int(torch.randint(max(len(stage.r), 1), (), generator=generator))
-            logits = model(images, r=stage.r[drawn]) if stage.r else model(images)
+            r_index = int(torch.randint(max(len(stage.r), 1), (), generator=generator))
+            logits = model(images, r=stage.r[r_index]) if stage.r else model(images)
             loss = distillation_loss(logits, labels, teacher, images)
             loss.backward()
             optimizer.step(learning_rate(stage, (epoch + step / steps) / stage.epochs))
@@ -223,13 +237,16 @@ class Run:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument(
-        "--run", type=Path, default=Path("training/runs/default"), help="folder of the states"
+        "--run", type=Path, default=Path("training/runs/default"), help="folder of the run"
     )
     parser.add_argument(
-        "--stage", action="append", choices=[s.name for s in STAGES], help="only these; default all"
+        "--stage",
+        action="append",
+        choices=[s.name for s in STAGES],
+        help="stages to train; default all",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""`make ablations`: the paper's ablation tables beside ours, in docs/ablations.md, with the results in a JSON file.
+"""`make ablations`: the paper's ablation tables beside ours, as docs/ablations.md and JSON.
 
 Rows are kept as soon as they are measured, so an interrupted run goes on where it was.
 """

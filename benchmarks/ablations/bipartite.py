@@ -55,7 +55,7 @@ def shuffled(batch: int, tokens: int, prefix: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class SoftBipartite(AtMostHalf):
-    """As `tome_core.Bipartite`, which is the case of both defaults but for the order of the new tokens."""
+    """`tome_core.Bipartite` with other partitions; its defaults differ in token order alone."""
 
     similarity: Similarity = cosine
     partition: Partition = alternating

@@ -66,7 +66,7 @@ def _nearest_of_cluster(distance: Tensor, cluster: Tensor, length: int) -> Tenso
 
 @dataclass(frozen=True)
 class Greedy(AtMostHalf):
-    """The most similar pair of all tokens merges (cosine), then the most similar pair of the others, ``r`` times.
+    """Merge the most similar pair of tokens (cosine), ``r`` times, each token at most once.
 
     Without replacement: a token takes part in one pair at most. The first of a pair stays.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tome_core.matching import Matching
-from tome_core.merge import merge, stayed
+from tome_core.merge import merge, staying_tokens
 
 
 def plain_mean(
@@ -35,14 +35,14 @@ def keep_one(
 
 
 def drop(tokens: Tensor, sizes: Tensor, matching: Matching, length: int) -> tuple[Tensor, Tensor]:
-    """Pruning: the token that stays, as it is, and its own patches only; what would merge into it is gone."""
+    """Pruning: keep the token that stays and its own patches; drop what would merge into it."""
     return _staying(tokens, matching, length), _staying(
         sizes.unsqueeze(-1), matching, length
     ).squeeze(-1)
 
 
 def _staying(values: Tensor, matching: Matching, length: int) -> Tensor:
-    index = stayed(matching.dest, matching.merged, length)
+    index = staying_tokens(matching.dest, matching.merged, length)
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 

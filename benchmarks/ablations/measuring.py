@@ -1,4 +1,4 @@
-"""Running a variant over the images as serving would: same weights, same pixels, same transform for inference."""
+"""Run a variant over the images as in serving: same weights, pixels and inference transform."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from server.commands.evaluate import batches, class_indices
 from server.commands.offline import pick_model
 from server.engine.device.placement import pick_device, pick_dtype, set_threads
 from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import LoadedModel, create, load_model, load_weights
+from server.engine.loading.model_loader import LoadedModel, create_timm_model, load_model
+from server.engine.loading.weights import load_weights
 from server.settings import ModelSettings
 
 
@@ -62,7 +63,7 @@ def load_bench(settings: ModelSettings, folder: Path | None, images: int | None)
     spec = pick_model(settings, "")
     data = open_dataset(folder, images)
     loaded = load_model(spec, device, dtype)
-    vit = create(spec, len(loaded.labels), pretrained=False)
+    vit = create_timm_model(spec, len(loaded.labels), pretrained=False)
     assert spec.checkpoint is not None
     load_weights(vit, spec.checkpoint)
     targets = class_indices(data, loaded.labels)
@@ -112,7 +113,7 @@ def measure(
     seed: int,
     advance: Callable[[int], object] = lambda images: None,
 ) -> Result:
-    """Classify all images under ``variant``; ``advance`` is told how many are done after each batch."""
+    """Classify all images under ``variant``; ``advance`` gets the number done after each batch."""
     schedule = variant.schedule(r, bench.shape)
     network = tome_core.optimize(variant.patch(bench.vit), bench.dtype)
     runner = Runner(replace(bench.loaded, network=network), bench.device)

@@ -6,38 +6,38 @@ import torch
 from torch import Tensor
 
 from tome_core.merge import accumulation_dtype
-from tome_core.metric import Features
+from tome_core.metric import BlockTensors
 
 
-def token_before(features: Features) -> Tensor:
+def token_before(features: BlockTensors) -> Tensor:
     """The token that entered the block, ``(T, D)``: the paper's X_pre."""
     return _exact(features.before, features)
 
 
-def token_after(features: Features) -> Tensor:
+def token_after(features: BlockTensors) -> Tensor:
     """The token after attention, ``(T, D)``: the paper's X."""
     return _exact(features.after, features)
 
 
-def mean_query(features: Features) -> Tensor:
+def mean_query(features: BlockTensors) -> Tensor:
     """Queries averaged over the heads, ``(T, d)``."""
     return _exact(features.q, features).mean(dim=1)
 
 
-def mean_value(features: Features) -> Tensor:
+def mean_value(features: BlockTensors) -> Tensor:
     """Values averaged over the heads, ``(T, d)``."""
     return _exact(features.v, features).mean(dim=1)
 
 
-def all_keys(features: Features) -> Tensor:
+def all_keys(features: BlockTensors) -> Tensor:
     """The keys of all heads one after the other, ``(T, H * d)``."""
     return _exact(features.k, features).flatten(1)
 
 
-def queries_and_keys(features: Features) -> Tensor:
+def queries_and_keys(features: BlockTensors) -> Tensor:
     """What attention can be computed from again, ``(T, 2, H, d)``."""
     return _exact(torch.stack([features.q, features.k], dim=1), features)
 
 
-def _exact(x: Tensor, features: Features) -> Tensor:
+def _exact(x: Tensor, features: BlockTensors) -> Tensor:
     return x.detach().to(accumulation_dtype(features.after.dtype))

@@ -1,4 +1,4 @@
-"""Pruning as a matching: what is pruned merges into a token that takes nothing of it, with `combining.drop`."""
+"""Pruning as a matching: pruned tokens merge into one that takes nothing (`combining.drop`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_score(metric: Tensor, prefix: int) -> Tensor:
 
 
 def class_attention(metric: Tensor, prefix: int) -> Tensor:
-    """How much the class token attends to each, averaged over the heads; ``metric`` is `metrics.queries_and_keys`.
+    """Attention of the class token to each token, averaged over the heads (B, N).
 
     All tokens count once, since a pruned token leaves its patches to nobody.
 
@@ -40,7 +40,7 @@ def class_attention(metric: Tensor, prefix: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Prune(AtMostHalf):
-    """The ``r`` tokens of the lowest score go. As a map, they go into the first token that stays, prefix apart."""
+    """Prune the ``r`` tokens of the lowest score, into the first token that stays."""
 
     score: Score
 

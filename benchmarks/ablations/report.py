@@ -1,4 +1,4 @@
-"""The report: the paper's tables beside ours, and for each claim of the paper whether our numbers bear it out."""
+"""The report: the paper's tables beside ours, and whether our numbers support its claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 
 from benchmarks.ablations.results import About, Result, difference
-from benchmarks.ablations.tables import FEATURES, TABLES, Table, WorkEstimate
+from benchmarks.ablations.tables import FEATURES, TABLES, Claim, Table
 from benchmarks.ablations.variants import DEFAULT, UNMERGED
 
 Results = Mapping[str, Result]
@@ -23,8 +23,8 @@ class Verdict(Enum):
     UNKNOWN = "not measured"
 
 
-def judge(claim: WorkEstimate, results: Results) -> Verdict:
-    """Whether ``claim`` holds; a difference counts where it is more than two of its standard errors."""
+def judge(claim: Claim, results: Results) -> Verdict:
+    """Whether ``claim`` holds: a difference counts above two of its standard errors."""
     if claim.above not in results or claim.below not in results:
         return Verdict.UNKNOWN
     points, error = difference(results[claim.above], results[claim.below])
@@ -129,8 +129,8 @@ def _our_cells(variant: str, results: Results) -> str:
     return f"{cell} | {result.relative_flops:.1%}"
 
 
-def _item(claim: WorkEstimate, table: Table, results: Results) -> str:
-    """One item of a list: the verdict, the numbers behind it, and what is to be said where it does not hold."""
+def _item(claim: Claim, table: Table, results: Results) -> str:
+    """One list item: the verdict, the numbers behind it, and a remark where it fails."""
     verdict = judge(claim, results)
     text = f"- {claim.text[0].upper()}{claim.text[1:]}: **{verdict.value}**"
     if verdict is Verdict.UNKNOWN:
@@ -152,7 +152,7 @@ def _item(claim: WorkEstimate, table: Table, results: Results) -> str:
 
 
 def _paper_change(table: Table, variant: str) -> float:
-    """What the paper's numbers say that ``variant`` changes against no merging, of its model most like ours."""
+    """The change against no merging that the paper reports for ``variant``."""
     value = next(line.paper for line in table.lines if line.variant == variant)[-1]
     assert value is not None
     return value - table.unmerged[-1]

@@ -1,4 +1,4 @@
-"""What was measured, image by image, and the file that keeps it: an interrupted run goes on, tables are drawn again."""
+"""Results by image, and the file that keeps them, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def difference(a: Result, b: Result) -> tuple[float, float]:
 
 
 def write_results(path: Path, about: About, results: Mapping[str, Result]) -> None:
-    """Replace ``path`` as a whole, so that an interruption leaves the file before or the file after."""
+    """Replace ``path`` atomically."""
     rows = {}
     for name, result in results.items():
         packed = base64.b64encode(np.packbits(result.correct).tobytes()).decode("ascii")
@@ -73,7 +73,7 @@ def write_results(path: Path, about: About, results: Mapping[str, Result]) -> No
 
 
 def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:
-    """The rows in ``path`` that were measured as ``about`` says; none where there is no file or it says otherwise.
+    """The rows in ``path`` if they were measured as ``about`` says, else none.
 
     Raises:
         ConfigError: the file holds something else, or results over more images than ``about`` has,

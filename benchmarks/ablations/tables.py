@@ -1,4 +1,4 @@
-"""The paper's ablation tables (arXiv 2210.09461, section 4.1 and appendix): its numbers, and what it claims by them.
+"""The paper's ablation tables (arXiv 2210.09461, section 4.1, appendix) and their claims.
 
 The paper's numbers are typed in here; ours are measured. A claim says which row is above which.
 Whether it holds is worked out from our numbers in `report`, and ``why`` is said only where it does
@@ -14,7 +14,7 @@ from benchmarks.ablations.variants import DEFAULT, VARIANTS
 
 @dataclass(frozen=True)
 class Line:
-    """One row; ``paper`` is its accuracy there, in each of the columns, or empty where the paper has no such row."""
+    """One row; ``paper`` is its accuracy there by column, empty where the paper has none."""
 
     label: str
     variant: str
@@ -26,7 +26,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class WorkEstimate:
+class Claim:
     """``above`` has the higher accuracy, or the same as ``below`` where ``even``.
 
     Attributes:
@@ -53,7 +53,7 @@ class Table:
 
     title: str
     lines: tuple[Line, ...]
-    claims: tuple[WorkEstimate, ...]
+    claims: tuple[Claim, ...]
     note: str
     columns: tuple[str, ...] = ("ViT-L MAE",)
     unmerged: tuple[float, ...] = (85.96,)
@@ -70,27 +70,27 @@ FEATURES = Table(
         Line("K, keys of all heads", "feature-all-heads"),
     ),
     (
-        WorkEstimate(
+        Claim(
             "keys (K) above tokens (X)",
             DEFAULT,
             "feature-x",
             "the paper prefers keys because tokens of a large model carry channels that say little;"
             " ours is narrow and has less room for such channels.",
         ),
-        WorkEstimate(
+        Claim(
             "keys (K) above tokens before attention (X_pre)",
             DEFAULT,
             "feature-x-pre",
             "as for X, a narrow model has less room for channels that say little.",
         ),
-        WorkEstimate(
+        Claim(
             "keys (K) above queries (Q)",
             DEFAULT,
             "feature-q",
             "the paper gives no reason but its numbers, and of this table these two rows are its"
             " closest.",
         ),
-        WorkEstimate(
+        Claim(
             "keys (K) above values (V)",
             DEFAULT,
             "feature-v",
@@ -110,7 +110,7 @@ DISTANCES = Table(
         Line("dot product", "distance-dot", (82.78,)),
     ),
     (
-        WorkEstimate(
+        Claim(
             "cosine and Euclidean distance are even",
             DEFAULT,
             "distance-euclidean",
@@ -118,7 +118,7 @@ DISTANCES = Table(
             " something else.",
             even=True,
         ),
-        WorkEstimate(
+        Claim(
             "cosine above dot product",
             DEFAULT,
             "distance-dot",
@@ -138,21 +138,21 @@ COMBINING = Table(
         Line("**mean weighted by size**", DEFAULT, (84.25,)),
     ),
     (
-        WorkEstimate(
+        Claim(
             "weighted mean above plain mean",
             DEFAULT,
             "combine-mean",
             "the paper measures this without proportional attention; with it, as here, sizes count"
             " in either row.",
         ),
-        WorkEstimate(
+        Claim(
             "weighted mean above maximum",
             DEFAULT,
             "combine-max",
             "of nearly equal tokens, such as those of a black background, the maximum is nearly the"
             " mean.",
         ),
-        WorkEstimate(
+        Claim(
             "weighted mean above keeping one",
             DEFAULT,
             "combine-keep-one",
@@ -171,7 +171,7 @@ PARTITIONS = Table(
         Line("random", "partition-random", (83.80,)),
     ),
     (
-        WorkEstimate(
+        Claim(
             "alternating above sequential",
             DEFAULT,
             "partition-sequential",
@@ -179,7 +179,7 @@ PARTITIONS = Table(
             " middle of a black background have their like in both halves more often than"
             " photographs do.",
         ),
-        WorkEstimate(
+        Claim(
             "alternating above random",
             DEFAULT,
             "partition-random",
@@ -197,7 +197,7 @@ PROP_ATTN = Table(
         Line("**on**", DEFAULT, (83.84, 83.51)),
     ),
     (
-        WorkEstimate(
+        Claim(
             "on above off, for a model trained with labels (AugReg)",
             DEFAULT,
             "prop-attn-off",
@@ -223,35 +223,35 @@ ALGORITHMS = Table(
         Line("every second token merges (kth)", "kth"),
     ),
     (
-        WorkEstimate(
+        Claim(
             "bipartite matching above random pruning",
             DEFAULT,
             "prune-random",
             "patches of 2 x 2 pixels say nearly what their neighbours say, so of what is pruned"
             " much is still there.",
         ),
-        WorkEstimate(
+        Claim(
             "bipartite matching above pruning by attention",
             DEFAULT,
             "prune-attention",
             "our class token tells clothes from a black background easily, and background can be"
             " dropped.",
         ),
-        WorkEstimate(
+        Claim(
             "bipartite matching above k-means, 2 iterations",
             DEFAULT,
             "k-means-2",
             "with nearly as many clusters as tokens, k-means merges little but what is nearest, as"
             " matching does.",
         ),
-        WorkEstimate(
+        Claim(
             "bipartite matching above k-means, 5 iterations",
             DEFAULT,
             "k-means-5",
             "with nearly as many clusters as tokens, k-means merges little but what is nearest, as"
             " matching does.",
         ),
-        WorkEstimate(
+        Claim(
             "greedy matching and bipartite matching are even",
             DEFAULT,
             "greedy",
@@ -275,7 +275,7 @@ SCHEDULES = Table(
         Line("decreasing, 2r to 0", "schedule-decreasing", (86.1, 84.2)),
     ),
     (
-        WorkEstimate(
+        Claim(
             "constant above decreasing, which is cheaper",
             DEFAULT,
             "schedule-decreasing",

@@ -1,4 +1,4 @@
-"""What is compared: one entry for every way to merge, by the name that its results are kept under."""
+"""The variants that are compared, by the name under which their results are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Schedules = Callable[[int, "Shape"], Schedule]
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a model: its blocks, and its tokens at the input, ``prefix`` of which are prefix tokens."""
+    """Shape of a model: its blocks, its input tokens, and how many of these are prefix tokens."""
 
     depth: int
     tokens: int
@@ -51,7 +51,7 @@ def increasing(r: int, shape: Shape) -> Schedule:
 
 
 def halving(r: int, shape: Shape) -> Schedule:
-    """For ``Kth(2)``, which halves or does nothing: halve where that comes nearer to the count of a constant ``r``."""
+    """Schedule for ``Kth(2)``, which halves or does nothing: closest to a constant ``r``."""
     counts = []
     now = shape.tokens
     for target in Schedule.constant(r).tokens(shape.depth, shape.tokens, shape.prefix)[1:]:

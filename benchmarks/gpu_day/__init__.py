@@ -1,1 +1,1 @@
-"""All that a GPU has to be asked, in one command of a few minutes: ``python -m benchmarks.gpu_day``."""
+"""All GPU checks and measurements in one command of a few minutes: `benchmarks.gpu_day`."""

@@ -1,4 +1,4 @@
-"""Everything that a GPU has to be asked, on a machine that is rented for minutes: ``python -m benchmarks.gpu_day``.
+"""All GPU checks on a machine that is rented for minutes: ``python -m benchmarks.gpu_day``.
 
 Each step is a process of its own with a time limit. What it finds is in results.jsonl at once, a
 row a line; log.txt has all that was printed, summary.txt the tables that come last.

@@ -1,4 +1,4 @@
-"""What steps ask of a device beyond PyTorch's own calls: of a GPU, and of the CPU in its place where the day is dry."""
+"""Device calls beyond PyTorch's: of a GPU, or of the CPU in its place in a dry run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Accelerator(Protocol):
         ...
 
     def is_lost(self) -> bool:
-        """Whether it fails at everything, as a GPU does after an illegal access, until the process ends."""
+        """Whether every call fails until the process ends, as after an illegal memory access."""
         ...
 
 
@@ -183,7 +183,7 @@ def accelerator(dry: bool) -> Accelerator:
 def in_turns(
     on: Accelerator, calls: Mapping[str, Call], rounds: int, turn_seconds: float, until: float
 ) -> dict[str, list[float]]:
-    """Seconds of a call of each, in each round; every second round goes backwards, so that neighbours change sides.
+    """Seconds per call of each in each round; every second round runs in reverse order.
 
     Args:
         turn_seconds: of the calls of one turn together, which are timed as one.

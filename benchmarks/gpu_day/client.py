@@ -1,4 +1,4 @@
-"""One process of clients in a closed loop: each sends the same request again as soon as it has its answer.
+"""One process of closed-loop clients: each resends its request as soon as it has its answer.
 
 Prints one line of JSON. Python alone is too slow to fill a server on a GPU from one process;
 several do it.
@@ -37,12 +37,14 @@ async def load(
         connection: Connection | None = None
         while time.time() < end:
             try:
-                connection = connection if connection and connection.usable else await pool.lease()
+                connection = (
+                    connection if connection and connection.usable else await pool.acquire()
+                )
                 sent = time.monotonic()
                 status, _, done = await connection.exchange(next(turns), 20)
             except NoAnswer as error:
                 if connection:
-                    pool.give_back(connection)
+                    pool.release(connection)
                 failures[error.kind] += 1
                 connection = None
                 await asyncio.sleep(0.05)
@@ -75,7 +77,7 @@ def head(url: str, path: str, length: int, headers: list[str]) -> bytes:
 
 
 def main() -> None:
-    """See the module; the body of a request is read from a file, its path and headers are arguments."""
+    """Command line: the body is read from a file; path and headers are arguments."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument(

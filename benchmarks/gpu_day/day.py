@@ -1,4 +1,4 @@
-"""What every step of the day is told, and how it writes what it finds: one line of JSON at a time, kept whatever comes.
+"""Input of every step, and its output: one line of JSON at a time, flushed at once.
 
 All steps append to one file, so that a step that is killed has lost nothing but the case that it
 was in.
@@ -61,7 +61,7 @@ class Day:
 
     @contextmanager
     def case(self, **row: Any) -> Iterator[Row]:
-        """A row to fill; it is written when the block ends, with the error where the block raises one."""
+        """A row to fill; written when the block ends, with the error if the block raises one."""
         try:
             yield row
         except Exception as error:  # one case must not cost the others
@@ -85,7 +85,7 @@ class Day:
         return [sys.executable, "-m", f"benchmarks.gpu_day.{module}", *options]
 
     def restart(self, module: str, why: str) -> None:
-        """Replace this process by a fresh one: the only cure of a GPU that fails at everything since some error."""
+        """Replace this process by a fresh one: the only way to recover from a sticky GPU error."""
         self.write(what="restart", error=f"{why}, so the step goes on in a new process")
         sys.stdout.flush()
         command = self.command(module, self.part)

@@ -1,4 +1,4 @@
-"""Step 0: what the machine is, and its ceilings: copies, matrix products, launches, nodes of a graph."""
+"""Step 0: the machine and its ceilings: copies, matrix products, launches, graph nodes."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def waits(day: Day, on: Accelerator) -> None:
 
 
 def best(on: Accelerator, call: Any, count: int) -> float:
-    """Seconds of a call: the shortest mean of ``count`` in five turns, after two that do not count."""
+    """Seconds per call: shortest mean of ``count`` calls in five turns, after two of warm-up."""
     on.seconds(call, 1)
     on.seconds(call, 1)
     return min(on.seconds(call, count) for _ in range(5))

@@ -1,4 +1,4 @@
-"""Step 3: the forward pass in turns: models, batches and values of r, each by everyone who can run it."""
+"""Step 3: the forward pass in turns, by model, batch size, r and contender."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NotRecorded(Exception):
 
 
 def main(day: Day) -> None:
-    """Every case into the results; what cannot be recorded, or loses the GPU, costs itself and a new process."""
+    """Measure every case; one that fails or loses the GPU costs itself and a new process."""
     on = accelerator(day.dry)
     networks: dict[str, Forward] = {}
     built = ""
@@ -171,12 +171,12 @@ def measure(
 
 
 def records_operators(model: Model, batch: int) -> bool:
-    """Whether the operators are recorded too: what our kernels gain in a graph is asked of a few cases alone."""
+    """Whether the operators are recorded as a graph too: in a few cases, to see what it gains."""
     return model is TINY or (model.name, batch) in OPERATORS_RECORDED
 
 
 def is_hopeless(day: Day, model: Model, batch: int) -> Callable[[Key], bool]:
-    """Whether something failed when this case was tried before, or could not be recorded in any case.
+    """Whether this case failed in an earlier attempt, or could not be recorded in any case.
 
     In the last try of a case nothing is recorded: what is there to be seen besides should be seen.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_day.processes import GpuBusy, children, cpu_seconds, resident_mb
-from server.load.pictures import jpeg
+from server.load.pictures import generate_jpeg
 from server.top.scrape import Scrape, scrape
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,8 @@ TIMEOUT_SECONDS = 20.0  # a server under full load answers late
 
 
 def write_bodies(folder: Path, size: tuple[int, int, int]) -> None:
-    """The files that are sent: a JPEG, and what follows the JSON of a request of normalised pixels."""
-    (folder / "image.jpg").write_bytes(jpeg())
+    """The bodies that are sent: a JPEG, and the binary part of a request of normalised pixels."""
+    (folder / "image.jpg").write_bytes(generate_jpeg())
     count = size[0] * size[1] * size[2]
     inputs = {
         "name": "pixel_values",
@@ -63,7 +63,7 @@ def request(folder: Path, kind: str, name: str, r: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Ways:
-    """How a server is reached: the id of its first process, and where it serves and tells its metrics."""
+    """Address of a server: its first process, its port, and the port of its metrics."""
 
     pid: int
     url: str

@@ -19,7 +19,7 @@ class Model:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def create(self, device: torch.device) -> Any:
-        """In float32, in evaluation mode, with weights drawn on ``device``, which is the fastest there."""
+        """In float32, in evaluation mode, with weights drawn on ``device``."""
         torch.manual_seed(0)
         try:
             with torch.device(device):
@@ -48,5 +48,5 @@ MIXED = (0, 4, 8, 12, 16)
 
 
 def r_of(level: str, batch: int) -> int | list[int]:
-    """What a call is given for ``level``: a number, or ``mixed`` for one that differs from image to image."""
+    """The argument of a call for ``level``: a number, or one per image for ``mixed``."""
     return [MIXED[image % len(MIXED)] for image in range(batch)] if level == "mixed" else int(level)

@@ -1,4 +1,4 @@
-"""What a load costs whom: CPU time of processes, and the share of time in which the GPU was busy."""
+"""CPU time of processes under a load, and the share of time in which the GPU was busy."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resident_mb(pid: int) -> float:
 
 
 class GpuBusy:
-    """Samples of how busy the GPU is, as nvidia-smi says, several times a second, from now until `stop`."""
+    """Sample the GPU's utilisation by nvidia-smi, several times a second, until `stop`."""
 
     def __init__(self, wanted: bool) -> None:
         self._samples: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""Step 4: where the device's time goes in one forward pass: kernels, what kind they are, and the gaps between them."""
+"""Step 4: device time of one forward pass: kernels, their kinds, and the gaps between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import tome_core
@@ -105,7 +105,7 @@ def report(on: Accelerator, call: Call) -> dict[str, Any]:
 
 
 def trace(on: Accelerator, call: Call) -> list[Kernel]:
-    """The kernels of a few calls, in the order in which they began; on a CPU the innermost operators."""
+    """The kernels of a few calls in order of their start; on a CPU the innermost operators."""
     is_gpu = on.device.type == "cuda"
     on.synchronize()
     with profile(
@@ -126,7 +126,7 @@ def trace(on: Accelerator, call: Call) -> list[Kernel]:
 
 
 def covered(kernels: Sequence[Kernel]) -> tuple[float, float]:
-    """Microseconds in which at least one of ``kernels`` ran, and from the first's start to the last's end."""
+    """Microseconds in which a kernel ran, and from the first start to the last end."""
     busy = 0.0
     reached = kernels[0].start if kernels else 0.0
     first = reached

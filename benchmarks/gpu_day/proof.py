@@ -1,4 +1,4 @@
-"""Step 2: what the server's self check says of each model in each dtype, and what a start takes, part by part.
+"""Step 2: the server's self check of each model and dtype, and the parts of a start.
 
 Each model and dtype is started in a process of its own, by the very function that an engine runs;
 the parts of it are timed from outside, and the errors that the check judges by are written down. A
@@ -112,7 +112,7 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
         if hasattr(owner, name):
             setattr(owner, name, timed(getattr(owner, name), name, parts))
     wanted: dict[str, Any] = {
-        "config": config,
+        "catalog_path": config,
         "models": (),
         "device": "cpu" if dry else "cuda",
         "dtype": dtype,
@@ -145,7 +145,7 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
 
 
 def ran(runner: Any, levels: Sequence[int], max_batch: int) -> dict[str, float]:
-    """Milliseconds of batches from pixels in page-locked memory to predictions, by graphs where there are any."""
+    """Milliseconds per batch from pinned pixels to predictions, by graphs where there are any."""
     from tome_core.schedule import Schedule
 
     found = {}
@@ -192,7 +192,7 @@ def check_alone(model: str, dtype: str, dry: bool) -> Row:
     started = time.perf_counter()
     size = (3, 224, 224)
     proven = accelerate(tome_core.patch(vit).to(device), getattr(torch, dtype), size, LEVELS, model)
-    return {"kind": proven.kind, "start_s": time.perf_counter() - started}
+    return {"kind": proven.acceleration, "start_s": time.perf_counter() - started}
 
 
 def watch(row: Row) -> None:

@@ -80,7 +80,7 @@ def drive(
     busy: GpuBusy,
     folder: Path,
 ) -> None:
-    """Servers with each of ``threads``, which start at once, under every load that there is time for, in turns."""
+    """Servers with each of ``threads``, under every load that time allows, in turns."""
     with ExitStack() as stack:
         processes = {
             count: stack.enter_context(started(day, count, config, folder)) for count in threads
@@ -137,7 +137,7 @@ class Starting:
 
 @contextmanager
 def started(day: Day, threads: str, config: Path | None, folder: Path) -> Iterator[Starting]:
-    """A server that starts, with one model, and so many threads that decode; it is ended at last."""
+    """A starting server with one model and so many decode threads; stopped on leaving."""
     ports = free_port(), free_port()
     settings: dict[str, object] = {
         "port": ports[0],
@@ -165,7 +165,7 @@ def started(day: Day, threads: str, config: Path | None, folder: Path) -> Iterat
 
 
 def ready(day: Day, threads: str, starting: Starting, folder: Path) -> Server | None:
-    """The server once it is ready; its row says how long that took. None where it does not start: its log is a row."""
+    """The server once ready, its start time as a row. None if it fails; its log is a row then."""
     url, metrics = (f"http://127.0.0.1:{port}" for port in starting.ports)
     with day.case(what="server", decode_threads=threads) as row:
         wait_ready(starting.process, min(START_SECONDS, day.left))
@@ -178,7 +178,7 @@ def ready(day: Day, threads: str, starting: Starting, folder: Path) -> Server | 
 
 
 def random_model(architecture: str, folder: Path) -> Path:
-    """A models file with random weights; made by a process of its own, since this one needs no torch."""
+    """A models file with random weights, made by another process: this one needs no torch."""
     code = "import sys, pathlib; from benchmarks.checkpoints import write_random_model as write; "
     code += "print(write(sys.argv[1], pathlib.Path(sys.argv[2]), seed=0))"
     command = [sys.executable, "-c", code, architecture, str(folder)]

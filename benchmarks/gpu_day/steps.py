@@ -1,4 +1,4 @@
-"""The steps of the day, each a process of its own with a time limit: what fails costs no other step."""
+"""The steps of the day, each a process with a time limit, so that failures stay separate."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ STEPS = (
 
 
 def choose(names: list[str] | None) -> list[Step]:
-    """Those of `STEPS` with these names, in the order of the day; None: all. Raises `ValueError` for another name."""
+    """Those of `STEPS` with these names, in order; None: all. Raises `ValueError` for others."""
     if names is None:
         return list(STEPS)
     known = [step.name for step in STEPS]
@@ -76,7 +76,7 @@ def choose(names: list[str] | None) -> list[Step]:
 
 
 def run_all(day: Day, steps: list[Step], budget: float, say: Callable[[str], None]) -> list[Row]:
-    """Run ``steps`` one after the other, within ``budget`` seconds; what became of each, as it is written too.
+    """Run ``steps`` one after the other within ``budget`` seconds; yield each one's result.
 
     What is left is shared out among those that are left, in proportion to their limits.
     """
@@ -117,13 +117,13 @@ def run_all(day: Day, steps: list[Step], budget: float, say: Callable[[str], Non
 
 
 def can_serve() -> bool:
-    """Whether this Python can import the server: what counts in the end, whatever the versions of its packages."""
+    """Whether this Python can import the server, whatever the versions of its packages."""
     command = [sys.executable, "-c", "import server.commands.cli, server.api.app"]
     return subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def run(day: Day, step: Step, until: float) -> str:
-    """One step to its end, or to its limit, or again where it crashed and can go on: how it ended, ``ok`` if well."""
+    """Run one step to its end or limit, again if it crashed and can resume; ``ok`` if well."""
     view = Day(step.name, day.out, day.dry, day.tome, until - SPARE_SECONDS)
     while True:
         with (day.out / LOG).open("a", encoding="utf-8") as log:
@@ -141,7 +141,7 @@ def run(day: Day, step: Step, until: float) -> str:
 
 
 def run_process(command: list[str], until: float, log: IO[str]) -> int | None:
-    """The exit code of ``command``, None where it had to be ended; nothing that it started is left."""
+    """The exit code of ``command``, None if it was killed; none of its processes survive."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The tables that come last, compact: the end of a long output may be all that anyone sees at first.
+"""The compact tables at the end, since the end of a long output may be all that is kept.
 
 ``python -m benchmarks.gpu_day.summary FOLDER`` makes them again, of a day that was broken off, say.
 """
@@ -36,7 +36,7 @@ SHORT = {
 
 
 def summarise(rows: Sequence[Row], short: bool = False) -> str:
-    """All tables, most wanted last; ``short``: in `LIMIT` characters; tables that are too long lose their ends."""
+    """All tables, most important last; ``short`` truncates them to `LIMIT` characters."""
     parts = {name: title(rows, name, make) for name, make, _ in TABLES if of(rows, name)}
     if short:
         shares = {name: share for name, _, share in TABLES}
@@ -46,7 +46,7 @@ def summarise(rows: Sequence[Row], short: bool = False) -> str:
 
 
 def share_out(limit: int, wanted: dict[str, tuple[int, float]]) -> dict[str, int]:
-    """``limit`` among those who want so much each and have such a share: what one does not want is left to the others.
+    """Divide ``limit`` by shares among the wanted lengths; what one does not need, others get.
 
     Args:
         wanted: how much, and the share.
@@ -100,7 +100,7 @@ def title(rows: Sequence[Row], step: str, make: Callable[[list[Row]], list[str]]
 
 def where(row: Row) -> str:
     """What a row is of."""
-    names = (
+    names: tuple[str, ...] = (
         "what",
         "kernel",
         "shape",
@@ -306,7 +306,7 @@ def compiled(rows: list[Row]) -> list[str]:
 
 
 def kernels(rows: list[Row]) -> list[str]:
-    """A line for each workload: what is served, then the time that others take, as a multiple of it."""
+    """A line per workload: what is served, then the others' time as a multiple of it."""
     lines = [row["note"] for row in rows if row.get("what") == "interpreter"]
     for workload in dict.fromkeys((row["kernel"], row["shape"]) for row in rows if "kernel" in row):
         mine = [

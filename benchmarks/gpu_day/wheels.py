@@ -1,4 +1,4 @@
-"""Which packages of the server are missing, or too old, on a machine without a network, and how to carry them there.
+"""Which packages are missing or too old on a machine without network, and how to carry them.
 
 Run it on that machine; or where everything is installed, with what that machine has:
 ``python -m benchmarks.gpu_day.wheels --present FREEZE``, a file as ``pip freeze`` prints it there.
@@ -25,7 +25,7 @@ Version = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class OutputKind:
+class Wanted:
     """A package that has to be carried.
 
     Attributes:
@@ -46,7 +46,7 @@ def installed(name: str) -> str | None:
         return None
 
 
-def missing(version: Version = installed) -> list[OutputKind]:
+def missing(version: Version = installed) -> list[Wanted]:
     """What is missing or too old where packages have these versions, by name.
 
     Needs are followed through the packages that are installed here: those of others nobody knows.
@@ -54,7 +54,7 @@ def missing(version: Version = installed) -> list[OutputKind]:
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
     waiting = [Requirement(text) for text in project["dependencies"]]
     seen: set[str] = set()
-    wanted: dict[str, OutputKind] = {}
+    wanted: dict[str, Wanted] = {}
     while waiting:
         requirement = waiting.pop()
         if str(requirement) in seen or not (
@@ -66,7 +66,7 @@ def missing(version: Version = installed) -> list[OutputKind]:
         has = version(name)
         is_right = has is not None and requirement.specifier.contains(has, prereleases=True)
         if not is_right:
-            wanted[name] = OutputKind(name, has, str(requirement.specifier) or "any")
+            wanted[name] = Wanted(name, has, str(requirement.specifier) or "any")
         # Of what is right on another machine the needs are there too; of what is carried, they are
         # those of the version that is installed here.
         if (
@@ -78,10 +78,11 @@ def missing(version: Version = installed) -> list[OutputKind]:
     return sorted(wanted.values(), key=lambda want: want.name)
 
 
-def command(wants: list[OutputKind], python: str, pinned: bool) -> str:
+def command(wants: list[Wanted], python: str, pinned: bool) -> str:
     """How pip downloads ``wants`` for a Linux machine with this ``python``."""
-    platforms = " ".join(f"--platform manylinux_{one}_x86_64" if "_" in one else f"--platform manylinux{one}_x86_64"
-                         for one in GLIBC)  # fmt: skip
+    # Old tags are as manylinux2014, newer ones as manylinux_2_28.
+    tags = [f"_{one}" if "_" in one else one for one in GLIBC]
+    platforms = " ".join(f"--platform manylinux{tag}_x86_64" for tag in tags)
     names = [
         f"{want.name}=={installed(want.name)}" if pinned and installed(want.name) else want.name
         for want in wants
@@ -126,8 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
         "\nwhere there is a network, with pip:\n"
         + command(wants, args.python, pinned=args.present is not None)
     )
-    print("\nwhere there is none:\npython3 -m pip install --no-index --no-deps --target site .whl/*.whl; "
-          "export PYTHONPATH=$PWD/site")  # fmt: skip
+    print(
+        "\nwhere there is none:\n"
+        "python3 -m pip install --no-index --no-deps --target site .whl/*.whl; "
+        "export PYTHONPATH=$PWD/site"
+    )
     return 1
 
 

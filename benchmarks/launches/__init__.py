@@ -1,1 +1,1 @@
-"""What a forward pass asks of a GPU, counted without one: kernels launched, and bytes read and written."""
+"""GPU work of a forward pass, counted without a GPU: kernel launches, bytes read and written."""

@@ -1,4 +1,4 @@
-"""Kernels launched and bytes moved by a forward pass on a GPU, counted without one: `python -m benchmarks.launches`.
+"""`python -m benchmarks.launches`: kernel launches and bytes of a forward pass, without a GPU.
 
 The networks run on tensors that only know their device, dtype and shape, and every operator is
 counted. Bytes are those of the tensors that operators read and write, each once: what a kernel

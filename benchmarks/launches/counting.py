@@ -1,4 +1,4 @@
-"""A mode under which operators are counted while they run on tensors that only know their device, dtype and shape."""
+"""A dispatch mode that counts operators on fake tensors (device, dtype and shape alone)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Counts:
 
 
 class Counter(TorchDispatchMode):
-    """Counts what runs on the GPU while it is entered, inside a ``FakeTensorMode`` and ``torch.inference_mode``.
+    """Counts GPU work while entered, inside ``FakeTensorMode`` and ``torch.inference_mode``.
 
     Attributes:
         counts: what runs in every pass.
@@ -85,7 +85,7 @@ class Counter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not type it
         self.counts = Counts()
         self.once = Counts()
         self._current = self.counts
@@ -145,10 +145,10 @@ class Counter(TorchDispatchMode):
 
     @contextmanager
     def plans_kept(self) -> Iterator[None]:
-        """Let plans keep what they make, as they do of real tensors; making it is counted in ``once``."""
+        """Let plans cache their tensors as real ones do; making them is counted in ``once``."""
         kept: dict[Any, Any] = {}
 
-        def keep(plan: Plan, name: str, like: Tensor, make: Any) -> Any:
+        def cached(plan: Plan, name: str, like: Tensor, make: Any) -> Any:
             key = id(plan), name
             if key not in kept:
                 before = self._current
@@ -159,12 +159,12 @@ class Counter(TorchDispatchMode):
                     self._current = before
             return kept[key][1]
 
-        real = Plan.keep
-        Plan.keep = keep  # type: ignore[method-assign, assignment]
+        real = Plan.cached
+        Plan.cached = cached  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
-            Plan.keep = real  # type: ignore[method-assign]
+            Plan.cached = real  # type: ignore[method-assign]
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -183,7 +183,7 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """PyTorch's attention by the kernel that it takes on a GPU: flash attention, or the one that takes a mask.
+    """PyTorch's attention by the kernel that a GPU would use: flash, or the one with a mask.
 
     On a machine without a GPU it would take the products one by one. cuDNN's attention, which a GPU
     may prefer to flash attention, is one kernel that reads and writes the same.

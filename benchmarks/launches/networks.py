@@ -45,7 +45,7 @@ def ours(vit: nn.Module, kernels: bool = True) -> Forward:
 
 
 def operators(vit: nn.Module) -> Forward:
-    """Ours with PyTorch's operators alone, which serve where our kernels do not fit or have not proved right."""
+    """Ours with PyTorch's operators alone: the fallback where our kernels cannot serve."""
     return ours(vit, kernels=False)
 
 
@@ -55,7 +55,7 @@ def plain(vit: nn.Module) -> Forward:
 
 
 def published(checkout: Path) -> Build:
-    """The published ToMe code, from a checkout outside of this repository (see `benchmarks.contenders.Published`)."""
+    """The published ToMe code, from an external checkout (`benchmarks.contenders.Published`)."""
 
     def build(vit: Any) -> Forward:
         if str(checkout) not in sys.path:
@@ -92,7 +92,7 @@ def count(build: Build, model: str, dtype: torch.dtype, batch: int, r: R, **opti
 
 
 def put_on_fake_gpu(network: nn.Module, dtype: torch.dtype) -> None:
-    """Put fake tensors on a GPU, floating ones of ``dtype``, in the place of all parameters and buffers."""
+    """Replace all parameters and buffers by fake GPU tensors, floating ones in ``dtype``."""
     for module in network.modules():
         for store in (module._parameters, module._buffers):
             for name, tensor in store.items():

@@ -1,1 +1,1 @@
-"""The API process: speaks HTTP, admits, decodes and answers. Imports no torch; the engine process has the models."""
+"""The API process: HTTP, admission, decoding, responses. Imports no torch."""

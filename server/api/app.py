@@ -1,4 +1,4 @@
-"""The application: routes, errors and middleware put together."""
+"""The application: its routes, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -7,62 +7,108 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 from server.api.contract import problem_details
-from server.api.middleware.auth import Authentication, Keys
+from server.api.middleware.auth import ApiKeys, Authentication
 from server.api.middleware.connection_close import ConnectionClose
 from server.api.middleware.load_shedding import LoadShedding
-from server.api.middleware.proxies import RootPath, cors
+from server.api.middleware.proxies import RootPath, cors_options
 from server.api.middleware.request_context import RequestContextMiddleware
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.decode_pool import DecodePool
-from server.api.pipeline.inference import Inference
-from server.api.routes import prometheus
-from server.api.routes.images import router as image_routes
-from server.api.routes.oip.routes import router as protocol_routes
-from server.api.routes.service import NAME, VERSION, Parts, router
+from server.api.pipeline.inference import InferencePipeline
+from server.api.routes import images, prometheus, service
+from server.api.routes.oip import routes as oip
 from server.engine_client.pool import EnginePool
 from server.metrics import Metrics
 from server.settings import Settings
 
-_ABOUT = """Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away in each
-block: large `r` is fast, `r=0` is the exact original model.
+_DESCRIPTION = """\
+Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away
+in each block: large `r` is fast, `r=0` is the exact original model.
 
     curl --data-binary @image.jpg 'http://HOST:PORT/classify?r=16'
 
 Errors are `application/problem+json` (RFC 9457)."""
 
 
-def create_app(settings: Settings, keys: Keys, engine: EnginePool, metrics: Metrics) -> FastAPI:
-    """The ASGI application in front of ``engine``. Its `Admission` is ``app.state.parts.admission``."""
-    app = FastAPI(title=NAME, version=VERSION, description=_ABOUT, docs_url=None, redoc_url=None)
+def create_app(
+    settings: Settings, keys: ApiKeys, engine_pool: EnginePool, metrics: Metrics
+) -> FastAPI:
+    """Return the ASGI application in front of ``engine_pool``.
+
+    ``app.state.components`` holds what the routes work with, among it the `Admission`.
+    """
+    app = FastAPI(
+        title=service.NAME,
+        version=service.VERSION,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.router.redirect_slashes = False
-    limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
-    admission = Admission(engine, limits)
-    decoder = DecodePool(settings.decode_threads, settings.max_pixels, settings.max_side)
-    inference = Inference(engine, admission, decoder, metrics)
-    app.state.parts = Parts(engine, admission, inference, settings.default_r)
+    admission = _create_admission(settings, engine_pool)
+    decode_pool = DecodePool(settings.decode_threads, settings.max_pixels, settings.max_side)
+    inference = InferencePipeline(engine_pool, admission, decode_pool, metrics)
+    app.state.components = service.AppComponents(
+        engine_pool, admission, inference, settings.default_r
+    )
     app.state.metrics = metrics
-    app.include_router(image_routes)
-    app.include_router(router)
-    app.include_router(protocol_routes)
+    _add_routes(app, settings)
+    problem_details.add_exception_handlers(app, metrics)
+    _add_middleware(app, settings, keys, admission, metrics)
+    _observe_engines(engine_pool, metrics)
+    return app
+
+
+def _create_admission(settings: Settings, engine_pool: EnginePool) -> Admission:
+    limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
+    return Admission(engine_pool, limits)
+
+
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    app.include_router(images.router)
+    app.include_router(service.router)
+    app.include_router(oip.router)
     if settings.metrics_port is None:
         app.include_router(prometheus.router)
-    problem_details.install(app, metrics)
-    # The last one added is the outermost.
-    routes = [*image_routes.routes, *protocol_routes.routes]
-    posts = [
-        route for route in routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    ]
-    app.add_middleware(LoadShedding, routes=posts, check_room=admission.check_room, metrics=metrics)
+
+
+def _add_middleware(
+    app: FastAPI, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
+) -> None:
+    """Add the middleware, innermost first: the last one added sees a request first."""
+    app.add_middleware(
+        LoadShedding,
+        routes=_image_routes(),
+        check_room=admission.check_room,
+        metrics=metrics,
+    )
     app.add_middleware(Authentication, keys=keys, metrics=metrics)
     if settings.cors_origins:
-        # Outside of Access: a preflight has no key, and a page should be able to read that its key
-        # was wrong.
-        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
-    app.add_middleware(ConnectionClose, draining=lambda: admission.draining)
+        # Outside of Authentication: a preflight request has no key, and a page must be able to
+        # read that its key is wrong.
+        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
+
+    def is_draining() -> bool:
+        return admission.draining
+
+    app.add_middleware(ConnectionClose, is_draining=is_draining)
     app.add_middleware(RequestContextMiddleware, metrics=metrics)
     if settings.root_path:
         app.add_middleware(RootPath, root=settings.root_path)
-    metrics.queue_jobs.set_function(lambda: engine.queued)
-    for supervisor in engine.engines:
-        metrics.observe_engine(supervisor.name, supervisor.pulse, supervisor.is_ready)
-    return app
+
+
+def _image_routes() -> list[APIRoute]:
+    """Return the routes that take images: the POST routes."""
+    routes = [*images.router.routes, *oip.router.routes]
+    return [
+        route for route in routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    ]
+
+
+def _observe_engines(engine_pool: EnginePool, metrics: Metrics) -> None:
+    def queued_jobs() -> int:
+        return engine_pool.queued
+
+    metrics.queue_jobs.set_function(queued_jobs)
+    for supervisor in engine_pool.supervisors:
+        metrics.observe_engine(supervisor.name, supervisor.heartbeat, supervisor.is_ready)

@@ -1,4 +1,4 @@
-"""The life of the API process: listen, get ready, serve, drain, end."""
+"""The lifecycle of the API process: listen, wait for the engines, serve, stop."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from server import logs
-from server.allocator import keep_what_is_there
+from server.allocator import freeze_live_objects
 from server.api.app import create_app
-from server.api.middleware.auth import Keys
-from server.api.routes.prometheus import create_scrape_app
-from server.api.transport.handshakes import ACCEPT_SECONDS
+from server.api.middleware.auth import ApiKeys
+from server.api.routes.prometheus import create_metrics_app
+from server.api.transport.backlog import ACCEPT_SECONDS
 from server.api.transport.listener import (
-    CUT_SECONDS,
+    ABORT_SECONDS,
     HttpServer,
     allow_connections,
     http_config,
     listen,
 )
-from server.api.transport.protocol import Bounds
+from server.api.transport.protocol import ConnectionRegistry
 from server.engine_client.pool import EnginePool
 from server.errors import EngineStartError
 from server.metrics import Metrics
@@ -32,142 +32,184 @@ from server.settings import Settings
 log = logging.getLogger("tome.server")
 
 ENGINE_STOP_SECONDS = 10.0
-# At most, after twice the time to drain: the last connections, the engines, and what is cut.
-END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * CUT_SECONDS
+# Time for the HTTP servers to close when requests are left: their connections are aborted next.
+FORCED_CLOSE_SECONDS = 1.0
+# Upper bound of a shutdown after twice the drain timeout: the pending connections, the engines, and
+# the connections that are aborted. The process does not enforce it. Those who stop the process wait
+# for that long before they kill it: deploy/ray_serve.py uses it, and tests/deploy compares the
+# grace periods of the containers with it.
+END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * ABORT_SECONDS
 
 
-def run(settings: Settings, keys: tuple[str, ...], engine: EnginePool, metrics: Metrics) -> int:
-    """Serve until SIGTERM or SIGINT. The processes of ``engine`` have been started. Returns the exit code.
+def run(
+    settings: Settings, keys: tuple[str, ...], engine_pool: EnginePool, metrics: Metrics
+) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code.
 
-    0: every accepted request was answered. 1: no engine could be kept alive, or the end was forced,
-    by a second signal or after ``settings.drain_timeout``, with requests left.
+    0: every admitted request has a response. 1: no engine could be kept alive, or requests were
+    left when the wait for them ended, by a second signal or after ``settings.drain_timeout``.
+    Connections that are aborted because their client does not read do not count.
+
+    Args:
+        settings: of the server.
+        keys: the API keys; without any, every request passes.
+        engine_pool: its processes have been started.
+        metrics: of the server.
 
     Raises:
-        ConfigError: an address cannot be listened on.
+        ConfigError: the server cannot listen on an address.
     """
     logs.configure(settings.log_level)
     try:
         listener = listen(settings.host, settings.port)
-        scrapes = (
-            None if settings.metrics_port is None else listen(settings.host, settings.metrics_port)
+        metrics_listener = None
+        if settings.metrics_port is not None:
+            metrics_listener = listen(settings.host, settings.metrics_port)
+        lifecycle = Lifecycle(
+            settings, ApiKeys(keys), engine_pool, metrics, listener, metrics_listener
         )
-        service = Service(settings, Keys(keys), engine, metrics, listener, scrapes)
-        with asyncio.Runner(loop_factory=service.loop_factory) as runner:
-            return runner.run(service.run())
+        with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
+            return runner.run(lifecycle.run())
     finally:
-        engine.kill()
+        engine_pool.kill()
 
 
-class Service:
-    """The engines and the HTTP servers in front of them, brought up and down in order.
+class Lifecycle:
+    """Starts and stops the engines and the HTTP servers in front of them, in order.
 
     Args:
-        scrapes: listens on the metrics' own port, where they have one.
+        metrics_listener: listens on the port of the metrics, if they have their own.
     """
 
     def __init__(
         self,
         settings: Settings,
-        keys: Keys,
-        engine: EnginePool,
+        keys: ApiKeys,
+        engine_pool: EnginePool,
         metrics: Metrics,
         listener: socket.socket,
-        scrapes: socket.socket | None,
+        metrics_listener: socket.socket | None,
     ) -> None:
         self._settings = settings
-        self._engine = engine
+        self._engine_pool = engine_pool
         self._listener = listener
-        app = create_app(settings, keys, engine, metrics)
-        self._admission = app.state.parts.admission
-        connections = allow_connections(settings.max_connections)
+        app = create_app(settings, keys, engine_pool, metrics)
+        self._admission = app.state.components.admission
+        max_connections = allow_connections(settings.max_connections)
 
-        def bounds() -> Bounds:
-            return Bounds(
-                connections, settings.header_timeout, settings.send_timeout, metrics.observe_error
+        def create_registry() -> ConnectionRegistry:
+            return ConnectionRegistry(
+                max_connections,
+                settings.header_timeout,
+                settings.send_timeout,
+                metrics.observe_error,
             )
 
-        config = http_config(app, bounds(), settings.forwarded_allow_ips)
+        config = http_config(app, create_registry(), settings.forwarded_allow_ips)
         self.loop_factory = config.get_loop_factory()
         self._servers = {HttpServer(config): listener}
-        if scrapes is not None:
-            self._servers[HttpServer(http_config(create_scrape_app(metrics), bounds()))] = scrapes
-        self._signalled = asyncio.Event()
-        self._forced = asyncio.Event()
+        if metrics_listener is not None:
+            metrics_config = http_config(create_metrics_app(metrics), create_registry())
+            self._servers[HttpServer(metrics_config)] = metrics_listener
+        self._stop_requested = asyncio.Event()
+        self._stop_forced = asyncio.Event()
 
     async def run(self) -> int:
-        """From the first signal handler to the exit code."""
+        """Serve until a signal, stop, and return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-        # Listening from the start: a probe sees a live server that is not ready, rather than a
-        # refused connection.
-        serving = asyncio.create_task(self._listen())
-        attending = asyncio.create_task(self._engine.run())
-        engines_lived = await self._serve_until_told(attending)
-        # Half of the time for what still has to arrive leaves the other half for answering it.
-        self._admission.drain(body_seconds=self._settings.drain_timeout / 2)
-        answered = await self._drain()
-        for http in self._servers:
-            http.should_exit = True
-            http.force_exit = not answered
-        forced = asyncio.create_task(self._forced.wait())
-        await first_of(
-            serving,
-            forced,
-            timeout=self._settings.drain_timeout + ACCEPT_SECONDS if answered else 1,
-        )
-        stopping = asyncio.create_task(self._engine.stop(ENGINE_STOP_SECONDS if answered else 0))
-        await first_of(stopping, forced)
-        if not stopping.done():
-            self._engine.kill()
-        await stopping
-        attending.cancel()
-        await asyncio.gather(attending, return_exceptions=True)
-        if cut := sum(await asyncio.gather(*(http.cut() for http in self._servers))):
-            log.warning("%d connections had not got all of their answers, and were cut", cut)
-        return 0 if engines_lived and answered else 1
+        # The servers listen before the models are loaded: a health check sees a live server that is
+        # not ready, not a refused connection.
+        serving = asyncio.create_task(self._serve())
+        supervision = asyncio.create_task(self._engine_pool.run())
+        engines_alive = await self._wait_for_stop(supervision)
+        # Half of the drain timeout is for bodies to arrive, half for their responses.
+        self._admission.stop_admitting(body_seconds=self._settings.drain_timeout / 2)
+        all_answered = await self._wait_for_requests()
+        forced_stop = asyncio.create_task(self._stop_forced.wait())
+        await self._stop_servers(serving, forced_stop, all_answered)
+        await self._stop_engines(forced_stop, all_answered)
+        supervision.cancel()
+        await asyncio.gather(supervision, return_exceptions=True)
+        await self._abort_connections()
+        return 0 if engines_alive and all_answered else 1
 
-    async def _listen(self) -> None:
-        await asyncio.gather(
-            *(http.serve(sockets=[where]) for http, where in self._servers.items())
-        )
+    async def _serve(self) -> None:
+        servers = self._servers.items()
+        await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in servers))
 
-    async def _serve_until_told(self, attending: asyncio.Task[None]) -> bool:
-        """Get ready and serve, until there is a signal (True) or no engine can be kept alive (False)."""
-        signalled = asyncio.create_task(self._signalled.wait())
-        ready = asyncio.create_task(self._engine.wait_ready())
-        await first_of(signalled, attending, ready)
+    async def _wait_for_stop(self, supervision: asyncio.Task[None]) -> bool:
+        """Serve until a signal (True), or until no engine can be kept alive (False)."""
+        stop_requested = asyncio.create_task(self._stop_requested.wait())
+        ready = asyncio.create_task(self._engine_pool.wait_ready())
+        await wait_for_first(stop_requested, supervision, ready)
         if ready.done():
-            keep_what_is_there()
+            freeze_live_objects()
             self._announce()
-            await first_of(signalled, attending)
+            await wait_for_first(stop_requested, supervision)
         ready.cancel()
-        if not attending.done():
+        if not supervision.done():
             return True
-        error = attending.exception()
-        log.error("%s", error, exc_info=None if isinstance(error, EngineStartError) else error)
+        error = supervision.exception()
+        # The message of an EngineStartError explains itself; other errors need their traceback.
+        traceback_error = None if isinstance(error, EngineStartError) else error
+        log.error("%s", error, exc_info=traceback_error)
         return False
 
-    async def _drain(self) -> bool:
-        """Wait until every accepted request is answered; whether that came about."""
-        log.info("stopping; %d requests are being answered", self._admission.admitted)
-        return await self._admission.answered(self._settings.drain_timeout, self._forced)
+    async def _wait_for_requests(self) -> bool:
+        """Wait until every admitted request has a response. Return whether all of them have."""
+        log.info("stopping; %d requests are in flight", self._admission.admitted)
+        return await self._admission.wait_until_drained(
+            self._settings.drain_timeout, self._stop_forced
+        )
+
+    async def _stop_servers(
+        self, serving: asyncio.Task[None], forced_stop: asyncio.Task[Any], all_answered: bool
+    ) -> None:
+        """Stop the HTTP servers; without a wait for their connections unless ``all_answered``."""
+        for server in self._servers:
+            server.should_exit = True
+            server.force_exit = not all_answered
+        timeout = FORCED_CLOSE_SECONDS
+        if all_answered:
+            timeout = self._settings.drain_timeout + ACCEPT_SECONDS
+        await wait_for_first(serving, forced_stop, timeout=timeout)
+
+    async def _stop_engines(self, forced_stop: asyncio.Task[Any], all_answered: bool) -> None:
+        """Stop the engines; kill them once ``forced_stop`` is done."""
+        timeout = ENGINE_STOP_SECONDS if all_answered else 0
+        stopping = asyncio.create_task(self._engine_pool.stop(timeout))
+        await wait_for_first(stopping, forced_stop)
+        if not stopping.done():
+            self._engine_pool.kill()
+        await stopping
+
+    async def _abort_connections(self) -> None:
+        counts = await asyncio.gather(*(server.abort_connections() for server in self._servers))
+        incomplete = sum(counts)
+        if incomplete:
+            log.warning("%d connections were cut before their responses were complete", incomplete)
 
     def _on_signal(self) -> None:
-        if self._signalled.is_set():
-            self._forced.set()
-        self._signalled.set()
+        """Request a stop; force it at the second signal."""
+        if self._stop_requested.is_set():
+            self._stop_forced.set()
+        self._stop_requested.set()
 
     def _announce(self) -> None:
-        """Say on stdout where the server is, and how to try it."""
+        """Print the server's URL and an example request to stdout."""
         host, port = self._listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        example = next(iter(sorted(Path("examples").glob("*.png"))), "image.jpg")
+        if ":" in host:
+            host = f"[{host}]"  # an IPv6 address in a URL (RFC 3986, section 3.2.2)
+        url = f"http://{host}:{port}"
+        examples = sorted(Path("examples").glob("*.png"))
+        example = examples[0] if examples else "image.jpg"
         sys.stdout.write(
             f"ready: {url}  try: curl --data-binary @{example} '{url}/classify?r=16'\n"
         )
         sys.stdout.flush()
 
 
-async def first_of(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
-    """Wait until one of ``tasks`` is done, ``timeout`` seconds at most."""
+async def wait_for_first(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
+    """Wait until the first of ``tasks`` is done, for ``timeout`` seconds at most."""
     await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

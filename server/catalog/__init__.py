@@ -1,1 +1,1 @@
-"""Which models are served: entries of the configuration, and their accuracy profiles."""
+"""The catalog: which models are served, and their accuracy profiles."""

@@ -1,4 +1,4 @@
-"""Which models to serve: entries of a TOML file, timm names, or the bundled model where nothing is named."""
+"""Catalog entries: the models to serve, from a TOML file, from timm names, or the bundled model."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import ConfigError
 
-BUNDLED = Path(str(resources.files("server"))) / "bundled" / "models.toml"
-LOCAL_FOLDER = "local-dir:"  # timm's prefix for a folder with config.json and weights
+_PACKAGE = Path(str(resources.files("server")))
+BUNDLED = _PACKAGE / "bundled" / "models.toml"
+# timm's prefix for a folder with config.json and weights.
+LOCAL_FOLDER = "local-dir:"
+# The fields of an entry that name files.
+FILE_FIELDS = ("checkpoint", "labels", "profile")
+
+_NAME_CHARACTERS = "A-Za-z0-9._-"
 
 
 class ModelSpec(BaseModel):
-    """One ``[[models]]`` table. What is missing comes from timm's ``pretrained_cfg`` of the architecture.
+    """One ``[[models]]`` table.
 
-    Relative paths are relative to the TOML file.
+    Defaults come from timm's ``pretrained_cfg`` of the architecture. Paths are relative to the TOML
+    file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="What requests call it.")
+    name: str = Field(
+        pattern=rf"^[{_NAME_CHARACTERS}]+$",
+        description="What requests call it.",
+    )
     timm: str = Field(
         description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`."
     )
@@ -60,15 +70,19 @@ class ModelSpec(BaseModel):
 
 
 def read_catalog(config: Path | None, names: Sequence[str]) -> tuple[ModelSpec, ...]:
-    """The models to serve, in order: the tables of ``config``, then timm ``names``; without either the bundled one.
+    """Return the models to serve: the tables of ``config``, then the timm ``names``.
+
+    Without either, it is the bundled model.
 
     Raises:
-        ConfigError: a file or field is missing or wrong; the message names it.
+        ConfigError: a file or a field is missing or wrong; the message names it.
     """
-    specs = list(_read_toml(config)) if config is not None else []
-    specs += [ModelSpec(name=re.sub(r"[^A-Za-z0-9._-]", "-", name), timm=name) for name in names]
+    specs: list[ModelSpec] = []
+    if config is not None:
+        specs += _read_toml(config)
+    specs += [_from_timm_name(name) for name in names]
     if not specs:
-        specs = list(_read_toml(BUNDLED))
+        specs = _read_toml(BUNDLED)
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
@@ -77,19 +91,27 @@ def read_catalog(config: Path | None, names: Sequence[str]) -> tuple[ModelSpec, 
     return tuple(specs)
 
 
+def _from_timm_name(timm_name: str) -> ModelSpec:
+    name = re.sub(rf"[^{_NAME_CHARACTERS}]", "-", timm_name)
+    return ModelSpec(name=name, timm=timm_name)
+
+
 def _read_toml(path: Path) -> list[ModelSpec]:
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     tables = document.get("models")
-    unknown = sorted(set(document) - {"models"})
-    if unknown or not isinstance(tables, list) or not tables:
-        found = f"; it also has {', '.join(unknown)}" if unknown else ""
-        raise ConfigError(f"{path} must hold one or more [[models]] tables and nothing else{found}")
-    return [_read_table(path, number, table) for number, table in enumerate(tables, 1)]
+    unknown_keys = sorted(set(document) - {"models"})
+    if unknown_keys or not isinstance(tables, list) or not tables:
+        message = f"{path} must hold one or more [[models]] tables and nothing else"
+        if unknown_keys:
+            message += f"; it also has {', '.join(unknown_keys)}"
+        raise ConfigError(message)
+    return [_read_table(path, number, table) for number, table in enumerate(tables, start=1)]
 
 
 def _read_table(path: Path, number: int, table: dict[str, Any]) -> ModelSpec:
@@ -99,19 +121,28 @@ def _read_table(path: Path, number: int, table: dict[str, Any]) -> ModelSpec:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"{path}, model {number}: {field}: {problem['msg']}") from error
-    files: dict[str, Any] = {
-        name: path.parent / value
-        for name in ("checkpoint", "labels", "profile")
-        if (value := getattr(spec, name)) is not None
-    }
-    for name, file in files.items():
+    return _resolve_paths(path, spec)
+
+
+def _resolve_paths(path: Path, spec: ModelSpec) -> ModelSpec:
+    """Return ``spec`` with its paths relative to the folder of the TOML file at ``path``.
+
+    Raises:
+        ConfigError: a file is missing.
+    """
+    resolved: dict[str, Any] = {}
+    for name in FILE_FIELDS:
+        relative = getattr(spec, name)
+        if relative is None:
+            continue
+        file = path.parent / relative
         if not file.is_file():
             raise ConfigError(f"{path}, model {spec.name}: {name}: there is no file {file}")
+        resolved[name] = file
     if spec.timm.startswith(LOCAL_FOLDER):
         folder = path.parent / spec.timm.removeprefix(LOCAL_FOLDER)
-        if not (folder / "config.json").is_file():
-            raise ConfigError(
-                f"{path}, model {spec.name}: timm: there is no {folder / 'config.json'}"
-            )
-        files["timm"] = f"{LOCAL_FOLDER}{folder}"
-    return spec.model_copy(update=files)
+        config = folder / "config.json"
+        if not config.is_file():
+            raise ConfigError(f"{path}, model {spec.name}: timm: there is no {config}")
+        resolved["timm"] = f"{LOCAL_FOLDER}{folder}"
+    return spec.model_copy(update=resolved)

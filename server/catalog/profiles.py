@@ -1,4 +1,4 @@
-"""A model's profile: accuracy and speed for each schedule, as ``tome-serve evaluate`` measures and keeps it."""
+"""Profiles: accuracy and speed of a model for each schedule, from ``tome-serve evaluate``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from server.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one schedule gives and costs.
+class ProfileRow:
+    """The accuracy and the cost of one schedule.
 
     Attributes:
+        r: text of the schedule.
         accuracy: top-1, in percent.
         tokens: left after the last block.
-        images_per_s: median over the batches, forward pass and pixels' way to the device included.
-        speedup: the median over the batches of the time at r=0 by the time at this schedule.
+        relative_flops: of the forward pass, as a share of those at r=0.
+        images_per_s: median over the batches, including the copy of the pixels to the device.
+        speedup: median over the batches of the time at r=0 divided by the time at this schedule.
     """
 
     r: str
@@ -30,34 +32,47 @@ class Row:
     speedup: float
 
 
-def write_profile(path: Path, rows: Sequence[Row], about: Mapping[str, object]) -> None:
-    """Keep ``rows`` as JSON, after what ``about`` says of the model, data and machine."""
+def write_profile(path: Path, rows: Sequence[ProfileRow], metadata: Mapping[str, object]) -> None:
+    """Write ``rows`` as JSON, after ``metadata`` of the model, the data and the machine.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    levels = [asdict(row) for row in rows]
+    text = json.dumps({**metadata, "levels": levels}, indent=1)
     try:
-        path.write_text(
-            json.dumps({**about, "levels": [asdict(row) for row in rows]}, indent=1) + "\n", "utf-8"
-        )
+        path.write_text(text + "\n", "utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_profile(path: Path) -> list[Row]:
-    """The rows that `write_profile` wrote. Raises `ConfigError` if ``path`` holds something else."""
+def read_profile(path: Path) -> list[ProfileRow]:
+    """Return the rows that `write_profile` wrote.
+
+    Raises:
+        ConfigError: ``path`` is no such file.
+    """
     try:
-        return [Row(**row) for row in _read(path)["levels"]]
+        return [ProfileRow(**row) for row in _read_json(path)["levels"]]
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+        raise _not_a_profile(path) from error
 
 
-def profile_name(path: Path) -> str:
-    """The model that a profile is of; raises as `read_profile` does."""
+def profiled_model(path: Path) -> str:
+    """Return the name of the model that a profile belongs to; raises as `read_profile` does."""
     try:
-        return str(_read(path)["model"])
+        return str(_read_json(path)["model"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+        raise _not_a_profile(path) from error
 
 
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        return json.loads(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no profile that tome-serve evaluate wrote") from error
+        raise _not_a_profile(path) from error
+
+
+def _not_a_profile(path: Path) -> ConfigError:
+    return ConfigError(f"{path} is no profile that tome-serve evaluate wrote")

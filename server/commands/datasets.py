@@ -1,12 +1,13 @@
-"""Labelled images to measure accuracy on: a folder with one sub-folder per class, or the Fashion-MNIST files.
+"""Labelled images to measure accuracy on: one folder per class, or the Fashion-MNIST files.
 
-Items are ``(image, class index)``; an image is whatever `PIL.Image.open` takes (a path), or a PIL
-image made from an array, so that evaluation goes through the very transform that serving uses.
+Items are ``(image, class index)``. An image is a PIL image, loaded from a file or made from an
+array, so that evaluation uses the same transform as serving.
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,22 @@ from server.errors import ConfigError
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_FASHION_MNIST_PREFIXES = {"train": "train", "test": "t10k"}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+
 _IDX_UINT8 = 0x08
+_IDX_MAGIC_BYTES = 4  # two zeros, type, number of dimensions; then 4 bytes for each dimension
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -31,52 +44,67 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         ConfigError: the file is missing, is not IDX, or is shorter than its header says.
     """
+    content = _read_unzipped(path)
+    is_idx = len(content) >= _IDX_MAGIC_BYTES and content[:2] == b"\0\0"
+    if not is_idx or content[2] != _IDX_UINT8:
+        raise ConfigError(f"{path} is not an IDX file of unsigned bytes")
+    dimensions = content[3]
+    header_bytes = _IDX_MAGIC_BYTES + 4 * dimensions
+    shape: tuple[int, ...] = ()
+    if len(content) >= header_bytes:
+        shape = struct.unpack_from(f">{dimensions}I", content, _IDX_MAGIC_BYTES)
+    data_bytes = len(content) - header_bytes
+    if not shape or data_bytes != math.prod(shape):
+        raise ConfigError(f"{path} is truncated: its header says {shape}")
+    return np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
+
+
+def _read_unzipped(path: Path) -> bytes:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            raw = file.read()
+            return file.read()
     except (OSError, EOFError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _IDX_UINT8:
-        raise ConfigError(f"{path} is not an IDX file of unsigned bytes")
-    dims = raw[3]
-    header = 4 + 4 * dims
-    shape = struct.unpack(f">{dims}I", raw[4:header]) if len(raw) >= header else ()
-    if not shape or len(raw) - header != int(np.prod(shape)):
-        raise ConfigError(f"{path} is truncated: its header says {shape}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
 def load_fashion_mnist(
-    split: str, folder: Path = FASHION_MNIST_DIR
+    split: str,
+    folder: Path = FASHION_MNIST_DIR,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``uint8 (M, 28, 28)`` and labels ``uint8 (M,)`` of ``split`` (``train`` or ``test``).
+    """Return images ``uint8 (M, 28, 28)`` and labels ``uint8 (M,)`` of ``train`` or ``test``.
 
     Raises:
         ConfigError: a file is missing or broken, or images and labels do not match.
     """
-    prefix = {"train": "train", "test": "t10k"}[split]
-
-    def find(kind: str) -> Path:
-        for suffix in (".gz", ""):
-            path = folder / f"{prefix}-{kind}-ubyte{suffix}"
-            if path.exists():
-                return path
-        raise ConfigError(
-            f"no {prefix}-{kind}-ubyte[.gz] in {folder}; on Debian `apt install"
-            f" dataset-fashion-mnist` puts the four files in {FASHION_MNIST_DIR}"
-        )
-
-    images = read_idx(find("images-idx3"))
-    labels = read_idx(find("labels-idx1"))
+    prefix = _FASHION_MNIST_PREFIXES[split]
+    images = read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte"))
+    labels = read_idx(_find_idx(folder, f"{prefix}-labels-idx1-ubyte"))
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ConfigError(f"{folder}: {images.shape} images do not match {labels.shape} labels")
     return images, labels
 
 
+def _find_idx(folder: Path, name: str) -> Path:
+    for suffix in (".gz", ""):
+        path = folder / f"{name}{suffix}"
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"no {name}[.gz] in {folder}; on Debian `apt install"
+        f" dataset-fashion-mnist` puts the four files in {FASHION_MNIST_DIR}"
+    )
+
+
 @dataclass(frozen=True)
 class LabelledImages:
-    """A data set to evaluate on: ``classes`` names the class of each index that `items` yields."""
+    """A data set to evaluate on.
+
+    Attributes:
+        classes: name of the class of each index that `items` yields.
+        sources: image files, or pixels ``uint8 (M, H, W)``.
+        labels: class index of each source.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -87,51 +115,76 @@ class LabelledImages:
         return len(self.labels)
 
     def items(self) -> Iterator[tuple[Image.Image, int]]:
-        """Each image, loaded, with its class index. Raises `ConfigError` at one that cannot be read."""
+        """Yield each image, loaded, with its class index.
+
+        Raises:
+            ConfigError: an image cannot be read.
+        """
         for source, label in zip(self.sources, self.labels, strict=True):
             if isinstance(source, Path):
-                yield open_image(source), int(label)
+                image = open_image(source)
             else:
-                yield Image.fromarray(source), int(label)
+                image = Image.fromarray(source)
+            yield image, int(label)
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in ``path``, loaded. Raises `ConfigError` if it cannot be read."""
+    """Return the image in ``path``, loaded. Raises `ConfigError` if it cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()
             return image
-    except OSError as error:  # Pillow's errors on broken images are of this type
+    except OSError as error:  # Pillow raises its subclasses for broken images
         raise ConfigError(f"{path} is not an image that can be read: {error}") from error
 
 
 def open_dataset(folder: Path | None, limit: int | None = None) -> LabelledImages:
-    """The data set in ``folder``: Fashion-MNIST test files, or one sub-folder of images per class.
+    """Open the Fashion-MNIST test files in ``folder``, or its sub-folders, one per class.
+
+    Args:
+        folder: by default where Debian installs Fashion-MNIST.
+        limit: largest number of images.
 
     Raises:
-        ConfigError: there is no such folder, or nothing in it that could be evaluated.
+        ConfigError: there is no such folder, or nothing in it to evaluate on.
     """
     folder = folder or FASHION_MNIST_DIR
-    if folder == FASHION_MNIST_DIR or any(folder.glob("t10k-images-idx3-ubyte*")):
-        images, labels = load_fashion_mnist("test", folder)
-        return LabelledImages(
-            "fashion-mnist", FASHION_MNIST_CLASSES, images[:limit], labels[:limit].tolist()
-        )
+    has_idx_files = any(folder.glob("t10k-images-idx3-ubyte*"))
+    if folder == FASHION_MNIST_DIR or has_idx_files:
+        return _open_fashion_mnist(folder, limit)
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder")
-    classes = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-    pairs = [
-        (path, index)
-        for index, name in enumerate(classes)
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if limit is not None and pairs:
-        pairs = pairs[:: -(-len(pairs) // limit)]  # from all classes alike
-    if not pairs:
+    return _open_class_folders(folder, limit)
+
+
+def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledImages:
+    images, labels = load_fashion_mnist("test", folder)
+    return LabelledImages(
+        name="fashion-mnist",
+        classes=FASHION_MNIST_CLASSES,
+        sources=images[:limit],
+        labels=labels[:limit].tolist(),
+    )
+
+
+def _open_class_folders(folder: Path, limit: int | None) -> LabelledImages:
+    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    paths: list[Path] = []
+    labels: list[int] = []
+    for index, name in enumerate(classes):
+        for path in sorted((folder / name).iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                paths.append(path)
+                labels.append(index)
+    if not paths:
         raise ConfigError(
             f"{folder} has no sub-folder of images; expected {folder}/<class>/<image>"
         )
+    # With a limit, take images at equal distances, so that all classes are represented.
+    step = 1 if limit is None else math.ceil(len(paths) / limit)
     return LabelledImages(
-        folder.name, classes, [path for path, _ in pairs], [index for _, index in pairs]
+        name=folder.name,
+        classes=tuple(classes),
+        sources=paths[::step],
+        labels=labels[::step],
     )

@@ -1,10 +1,11 @@
-"""Accuracy and speed of a model for each schedule, over labelled images: ``tome-serve evaluate``."""
+"""``tome-serve evaluate``: accuracy and speed for each schedule, over labelled images."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from server.catalog.profiles import Row
+from server.catalog.profiles import ProfileRow
 from server.commands.datasets import LabelledImages
 from server.commands.offline import load_runner, parse_schedule, pick_model
 from server.engine.execution.runner import Runner
@@ -23,45 +24,67 @@ from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 
+@dataclass
+class _Measurement:
+    """What was measured under one schedule.
+
+    Attributes:
+        hits: images whose best class was right.
+        seconds_per_image: one value for each timed batch.
+    """
+
+    schedule: Schedule
+    hits: int = 0
+    seconds_per_image: list[float] = field(default_factory=list)
+
+
 def evaluate(
-    settings: ModelSettings, data: LabelledImages, r: Sequence[str], model: str, batch: int
-) -> tuple[list[Row], dict[str, object]]:
-    """Measure and print the table; returns its rows, and what they were measured on.
+    settings: ModelSettings,
+    data: LabelledImages,
+    r: Sequence[str],
+    model: str,
+    batch: int,
+) -> tuple[list[ProfileRow], dict[str, object]]:
+    """Measure and print the table; return its rows and the conditions of the measurement.
 
     Raises:
-        ConfigError: a class of ``data`` is no label of the model, or a schedule does not fit it.
+        ConfigError: a class of ``data`` is not a label of the model, or a schedule does not fit it.
     """
     runner = load_runner(settings, pick_model(settings, model))
-    schedules = [parse_schedule(runner, text) for text in dict.fromkeys(["0", *r])]
-    rows = measure(runner, schedules, data, class_indices(data, runner.model.labels), batch)
+    texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
+    schedules = [parse_schedule(runner, text) for text in texts]
+    targets = class_indices(data, runner.model.labels)
+    rows = measure(runner, schedules, data, targets, batch)
     print_table(runner, data, rows)
-    about = {
+    conditions = {
         "model": runner.model.spec.name,
         "data": data.name,
         "images": len(data),
         "batch": batch,
-    }
-    return rows, about | {
         "device": str(runner.device),
         "dtype": runner.dtype,
         "threads": torch.get_num_threads(),
     }
+    return rows, conditions
 
 
 def class_indices(data: LabelledImages, labels: Sequence[str]) -> list[int]:
-    """The model's class for each class of ``data``, found by its name, else by its number among as many.
+    """Return the index of the model's label for each class of ``data``.
+
+    Classes and labels are matched by name, or else by position if there are equally many.
 
     Raises:
-        ConfigError: neither fits.
+        ConfigError: neither is possible.
     """
-    known = {label.casefold(): index for index, label in enumerate(labels)}
-    if all(name.casefold() in known for name in data.classes):
-        return [known[name.casefold()] for name in data.classes]
-    if len(data.classes) == len(labels):
+    index_of = {label.casefold(): index for index, label in enumerate(labels)}
+    names = [name.casefold() for name in data.classes]
+    if all(name in index_of for name in names):
+        return [index_of[name] for name in names]
+    if len(names) == len(labels):
         return list(range(len(labels)))
-    missing = next(name for name in data.classes if name.casefold() not in known)
+    missing = next(name for name in data.classes if name.casefold() not in index_of)
     raise ConfigError(
-        f"{missing!r} of {data.name} is no label of the model; name the folders as in its label"
+        f"{missing!r} of {data.name} is not a label of the model; name the folders as in its label"
         " file, or have as many"
     )
 
@@ -72,50 +95,87 @@ def measure(
     data: LabelledImages,
     targets: Sequence[int],
     batch: int,
-) -> list[Row]:
-    """Run every batch under every schedule in turn, so that a change of the machine's speed meets all alike."""
-    hits = [0] * len(schedules)
-    seconds: list[list[float]] = [[] for _ in schedules]
+) -> list[ProfileRow]:
+    """Run every batch under every schedule, one after the other.
+
+    A change of the machine's speed then affects all schedules alike. The first schedule is the
+    baseline of the speed-ups.
+
+    Args:
+        targets: the model's class for each class of ``data``; see `class_indices`.
+    """
+    measurements = [_Measurement(schedule) for schedule in schedules]
     for schedule in schedules:
-        runner.seconds([schedule] * batch)
-    columns = (
+        runner.seconds([schedule] * batch)  # warm up
+    with _progress() as progress:
+        task = progress.add_task("images", total=len(data))
+        for pixels, labels in batches(runner, data, targets, batch):
+            # A last batch that is not full runs at another speed.
+            is_timed = len(pixels) == batch or len(data) < batch
+            for measurement in measurements:
+                started = time.perf_counter()
+                classes = _predict(runner, pixels, measurement.schedule)
+                if is_timed:
+                    seconds = time.perf_counter() - started
+                    measurement.seconds_per_image.append(seconds / len(pixels))
+                measurement.hits += int((classes == labels).sum())
+            progress.advance(task, len(pixels))
+    baseline = measurements[0]
+    return [_row(runner, each, baseline, len(data)) for each in measurements]
+
+
+def _progress() -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("images", total=len(data))
-        for pixels, labels in batches(runner, data, targets, batch):
-            for index, schedule in enumerate(schedules):
-                started = time.perf_counter()
-                classes = (
-                    runner.logits(pixels, [schedule] * len(pixels)).argmax(dim=-1).cpu().numpy()
-                )
-                if len(pixels) == batch or len(data) < batch:
-                    seconds[index].append((time.perf_counter() - started) / len(pixels))
-                hits[index] += int((classes == labels).sum())
-            progress.advance(task, len(pixels))
+
+
+def _predict(
+    runner: Runner,
+    pixels: npt.NDArray[np.uint8],
+    schedule: Schedule,
+) -> npt.NDArray[np.int64]:
+    """Return the best class of each image, ``(B,)``."""
+    logits = runner.logits(pixels, [schedule] * len(pixels))
+    return logits.argmax(dim=-1).cpu().numpy()
+
+
+def _row(
+    runner: Runner,
+    measurement: _Measurement,
+    baseline: _Measurement,
+    images: int,
+) -> ProfileRow:
+    tokens = runner.tokens(measurement.schedule)
     cost = runner.model.network.cost()
-    return [
-        Row(
-            r=str(schedule),
-            accuracy=round(100 * hits[index] / len(data), 3),
-            tokens=runner.tokens(schedule)[-1],
-            relative_flops=round(cost.relative(runner.tokens(schedule)), 4),
-            images_per_s=round(1 / statistics.median(seconds[index]), 1),
-            speedup=round(
-                statistics.median(a / b for a, b in zip(seconds[0], seconds[index], strict=True)), 3
-            ),
-        )
-        for index, schedule in enumerate(schedules)
-    ]
+    seconds = measurement.seconds_per_image
+    pairs = zip(baseline.seconds_per_image, seconds, strict=True)
+    speedups = [before / after for before, after in pairs]
+    return ProfileRow(
+        r=str(measurement.schedule),
+        accuracy=round(100 * measurement.hits / images, 3),
+        tokens=tokens[-1],
+        relative_flops=round(cost.relative(tokens), 4),
+        images_per_s=round(1 / statistics.median(seconds), 1),
+        speedup=round(statistics.median(speedups), 3),
+    )
 
 
 def batches(
-    runner: Runner, data: LabelledImages, targets: Sequence[int], size: int
+    runner: Runner,
+    data: LabelledImages,
+    targets: Sequence[int],
+    size: int,
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Pixels ``uint8 (B, C, H, W)`` and the model's classes ``int64 (B,)``, through the transform that serving uses."""
+    """Yield pixels ``uint8 (B, C, H, W)`` and the model's classes ``int64 (B,)``.
+
+    Images pass through the transform that serving uses.
+    """
     transform = runner.model.transform
     pixels = []
     labels = []
@@ -130,8 +190,8 @@ def batches(
         yield np.stack(pixels), np.array(labels)
 
 
-def print_table(runner: Runner, data: LabelledImages, rows: Sequence[Row]) -> None:
-    """The table, for people."""
+def print_table(runner: Runner, data: LabelledImages, rows: Sequence[ProfileRow]) -> None:
+    """Print the rows as a table."""
     title = f"{runner.model.spec.name} on {len(data):,} images of {data.name}, {runner.device}"
     table = Table("r", "accuracy %", "tokens", "FLOPs", "images/s", "speed-up", title=title)
     for row in rows:

@@ -1,1 +1,4 @@
-"""The engine: a process that owns the models of one device. `client` is its side in the API process."""
+"""The engine: a process that owns the models of one device.
+
+`server.engine_client` is its counterpart in the API process.
+"""

@@ -1,4 +1,8 @@
-"""The engine process: ``python -m server.engine SOCKET MEMORY PAGE``, three inherited descriptors; see `client`."""
+"""The engine process: ``python -m server.engine SOCKET MEMORY PAGE``.
+
+The arguments are inherited file descriptors: of the channel to the API process, of the shared
+memory with the slots, and of the heartbeat page. `server.engine_client.process` starts it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 from server import logs
@@ -15,20 +20,25 @@ from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
 from server.ipc.channel import Channel, ChannelClosed
 from server.ipc.engine_config import EngineConfig
 from server.ipc.heartbeat import HeartbeatPage
-from server.ipc.messages import Ready, SlotsReady, StartFailed
+from server.ipc.messages import ModelInfo, Ready, SlotsReady, StartFailed
 
 log = logging.getLogger("tome.engine")
 
 EXIT_DEVICE_LOST = 3
+_FLOAT32_BYTES = 4
 
-# Only the API process decides when to stop, and says so over the channel; ignored before the slow
-# imports begin.
+# Only the API process decides when the engine stops, by a message. Signals are ignored before the
+# slow imports begin.
 for _signal in (signal.SIGINT, signal.SIGTERM):
     signal.signal(_signal, signal.SIG_IGN)
 
 
 def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
-    """Load, say that we are ready, serve until told to stop. Returns the exit code."""
+    """Load the models, report that they are ready, and serve until stopped.
+
+    Returns:
+        The exit code.
+    """
     channel = Channel(socket.socket(fileno=socket_descriptor))
     page = HeartbeatPage(page_descriptor)
     start_heartbeat(page)
@@ -37,16 +47,20 @@ def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
         logs.configure(config.log_level)
         return serve(channel, config, memory, page)
     except ChannelClosed:
-        return 0  # the API process is gone, and with it everyone who could want an answer
+        return 0  # the API process has ended, so nobody waits for an answer
     except DeviceLost as error:
         log.critical("%s; this process ends", error, exc_info=error.__cause__)
         return EXIT_DEVICE_LOST
 
 
-def serve(channel: Channel, config: EngineConfig, memory: int, page: HeartbeatPage) -> int:
-    """The engine's life, from its configuration on."""
-    # Imported late: torch and timm take seconds, in which the configuration's errors should not
-    # have to wait.
+def serve(
+    channel: Channel,
+    config: EngineConfig,
+    memory: int,
+    page: HeartbeatPage,
+) -> int:
+    """Start the models and run the loop. Returns the exit code."""
+    # Imported late: torch and timm take seconds, and errors of the configuration come first.
     from server.engine.loop import Loop
     from server.engine.scheduling.batch_builder import Bounds
     from server.engine.scheduling.scheduler import Scheduler
@@ -54,49 +68,56 @@ def serve(channel: Channel, config: EngineConfig, memory: int, page: HeartbeatPa
     from server.ipc.shared_memory import Slots
 
     try:
-        models, described = start_models(config)
-    except ConfigError as error:
-        channel.send(StartFailed(str(error)))
-        return 1
-    except UnsafeAcceleration as error:
-        log.error("%s", error, exc_info=error.__cause__)
-        channel.send(StartFailed(str(error), error.safer))
-        return EXIT_DEVICE_LOST
+        models, model_infos = start_models(config)
     except Exception as error:
-        log.exception("the engine could not start")
-        channel.send(
-            StartFailed(
-                f"the engine could not start: {type(error).__name__}; its log has the details"
-            )
-        )
-        return 1
-    largest = max(4 * _elements(info.transform.size) for info in described)
-    estimates = {name: served.calibration.estimate for name, served in models.items()}
-    channel.send(Ready(described, slot_bytes=largest, estimates=estimates))
-    begin = channel.receive()
-    assert isinstance(begin, SlotsReady)
-    slots = Slots(memory, config.slots, begin.slot_bytes)
+        return report_failed_start(channel, error)
+    cost_models = {name: served.calibration.cost_model for name, served in models.items()}
+    slot_bytes = largest_input_bytes(model_infos)
+    channel.send(Ready(model_infos, slot_bytes=slot_bytes, cost_models=cost_models))
+    slots_ready = channel.receive()
+    assert isinstance(slots_ready, SlotsReady)
+    slots = Slots(memory, config.slots, slots_ready.slot_bytes)
     bounds = Bounds(config.max_batch, config.max_batch_work or config.max_batch)
-    scheduler = Scheduler(bounds, config.target_seconds, lambda model: models[model].calibration)
+    scheduler = Scheduler(bounds, config.target_seconds, lambda name: models[name].calibration)
     Loop(channel, scheduler, models, slots, page).run()
     return 0
 
 
-def _elements(size: tuple[int, int, int]) -> int:
-    return size[0] * size[1] * size[2]
+def report_failed_start(channel: Channel, error: Exception) -> int:
+    """Tell the API process why the models could not be started. Returns the exit code."""
+    if isinstance(error, ConfigError):
+        channel.send(StartFailed(str(error)))
+        return 1
+    if isinstance(error, UnsafeAcceleration):
+        log.error("%s", error, exc_info=error.__cause__)
+        channel.send(StartFailed(str(error), error.safer))
+        return EXIT_DEVICE_LOST
+    log.error("the engine could not start", exc_info=error)
+    name = type(error).__name__
+    channel.send(StartFailed(f"the engine could not start: {name}; its log has the details"))
+    return 1
+
+
+def largest_input_bytes(model_infos: Iterable[ModelInfo]) -> int:
+    """Return the size of the largest input of any model, normalised as float32."""
+    sizes = []
+    for info in model_infos:
+        channels, height, width = info.transform.size
+        sizes.append(channels * height * width * _FLOAT32_BYTES)
+    return max(sizes)
 
 
 def run_process() -> NoReturn:
-    """`main` with the descriptors of the command line, and the end of the process."""
+    """Run `main` with the descriptors of the command line, and end the process."""
     try:
-        code = main(*map(int, sys.argv[1:4]))
+        descriptors = [int(argument) for argument in sys.argv[1:4]]
+        exit_code = main(*descriptors)
     except Exception:
         log.critical("the engine failed", exc_info=True)
-        code = 1
+        exit_code = 1
     sys.stderr.flush()
-    # Everything has been sent and nothing is on disk; taking torch apart in order would hold the
-    # stop up for seconds.
-    os._exit(code)
+    # Everything is sent and nothing is on disk, so the slow orderly shutdown of torch is skipped.
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engine's heart: a thread that beats into the header page as long as the process gets to run at all."""
+"""The engine's heartbeat: a thread that writes the time into the shared heartbeat page."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ import time
 
 from server.ipc.heartbeat import BEAT_SECONDS, HeartbeatPage
 
+_RESIDENT_FIELD = 1  # of /proc/self/statm, in pages
+
 
 def start_heartbeat(page: HeartbeatPage) -> threading.Thread:
-    """Beat from now on. The thread ends with the process."""
+    """Start the heartbeat. The thread ends with the process."""
 
     def beat() -> None:
         while True:
             page.beat(time.monotonic(), resident_bytes())
             time.sleep(BEAT_SECONDS)
 
-    thread = threading.Thread(target=beat, name="heart", daemon=True)
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     return thread
 
 
 def resident_bytes() -> int:
-    """Memory of this process now, from /proc; its peak where there is no /proc."""
+    """Return the resident memory of this process; without /proc, its peak."""
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+            fields = file.read().split()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak_kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_kibibytes * 1024
+    return int(fields[_RESIDENT_FIELD]) * resource.getpagesize()

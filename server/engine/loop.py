@@ -1,7 +1,9 @@
 """The engine's loop: read messages, schedule, launch, collect, reply. One thread, no locks.
 
-On a GPU one batch is launched before the one ahead of it is collected, so that the device never
-waits for the host. It is cut as late as that allows: whatever arrives until then may still join it.
+On a GPU the next batch is launched before the batch in flight is collected, so that the device
+never waits for the host. It is launched as late as that allows, so that jobs that arrive until then
+can still join it. On a CPU a launch runs the whole forward pass, and the batch is done when it
+returns.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from functools import partial
 import numpy as np
 
 from server.engine.device import errors
-from server.engine.device.forward import Floats
+from server.engine.device.forward import FloatImages
+from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
-from server.engine.execution.isolation import Isolated, run_isolated
-from server.engine.execution.prediction import Prediction
+from server.engine.execution.isolation import IsolationResult, run_isolated
+from server.engine.execution.outcomes import failure_labels, outcomes, token_counts
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.batch_limit import BatchLimit
 from server.engine.scheduling.calibration import Calibration
@@ -26,64 +29,72 @@ from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
 from server.ipc.channel import Channel
 from server.ipc.heartbeat import HeartbeatPage
-from server.ipc.messages import BatchDone, Cancel, FailureKind, Job, Outcome, Stop
+from server.ipc.messages import BatchDone, Cancel, Job, Outcome, Stop
 from server.ipc.shared_memory import Slots
-from server.latency.cost import Features
+from server.latency.cost import CostFeatures
 
 log = logging.getLogger("tome.engine")
 
-# Launching a batch takes the host about as long as the last time; it begins this many times that
-# long before the device needs it.
-_LEAD = 1.5
-_POLL_SECONDS = 0.0001  # between two looks whether the device is done
+# A launch begins this many times the duration of the last launch before the device needs the batch.
+# The half in addition covers a launch that takes longer than the last one, and predictions that are
+# too long. An earlier launch would leave later jobs less time to join the batch.
+_LAUNCH_LEAD = 1.5
+_POLL_SECONDS = 0.0001  # between two checks whether the device has finished
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that takes jobs: how to run it, and how long that takes."""
+class EngineModel:
+    """A model that accepts jobs: its runner and its calibration."""
 
     runner: Runner
     calibration: Calibration
 
 
 @dataclass(frozen=True)
-class InFlight:
-    """A batch that was launched.
+class LaunchedBatch:
+    """A batch that was launched, with what its reply needs.
 
     Attributes:
-        launched: what to collect, or why there is nothing.
-        started: when the device turned to it, as far as the host knows.
-        features: what its time is made of.
-        predicted: seconds that it was expected to take.
-        timed: whether it is known when the device turned to it.
+        in_flight: the batch on the device, or the exception that its launch raised.
+        started: when the device began the batch, as far as the host knows.
+        features: of the cost model.
+        predicted: seconds that the batch should take.
+        timed: whether ``started`` is known well enough to time the batch.
     """
 
-    served: Served
+    model: EngineModel
     batch: Sequence[ScheduledJob]
-    launched: BatchInFlight | Exception
+    in_flight: BatchInFlight | Exception
     started: float
-    features: Features
+    features: CostFeatures
     predicted: float
     timed: bool = True
 
     @property
     def done(self) -> bool:
-        """Whether it can be collected without waiting."""
-        return isinstance(self.launched, Exception) or self.launched.done()
+        """Whether the batch can be collected without waiting."""
+        return isinstance(self.in_flight, Exception) or self.in_flight.done()
+
+    @property
+    def expected_end(self) -> float:
+        """When the device should finish the batch."""
+        return self.started + self.predicted
 
 
 class Loop:
-    """Owns the jobs from their arrival to their outcome. Ends when told to stop and nothing is left to do.
+    """Owns each job from its arrival to its outcome.
+
+    Ends after it is told to stop, once no job is left (graceful shutdown).
 
     Args:
-        page: where it shows what runs and how long that should take.
+        page: where the loop shows which batch runs and how long it should take.
     """
 
     def __init__(
         self,
         channel: Channel,
         scheduler: Scheduler,
-        models: Mapping[str, Served],
+        models: Mapping[str, EngineModel],
         slots: Slots,
         page: HeartbeatPage,
     ) -> None:
@@ -93,224 +104,250 @@ class Loop:
         self._slots = slots
         self._page = page
         self._limit = BatchLimit(scheduler.bounds.images)
-        page.set_batch_limit(self._limit.now)
+        page.set_batch_limit(self._limit.current)
         self._stopping = False
-        self._ahead: InFlight | None = None
-        self._launch_seconds = 0.0  # that the host took for the last batch
+        self._current: LaunchedBatch | None = None  # the batch that the device works on
+        self._launch_seconds = 0.0  # duration of the last launch on the host
 
     def run(self) -> None:
         """Serve until stopped.
 
         Raises:
-            ChannelClosed: the API process is gone.
-            DeviceLost: no batch can run any more; the jobs of those in flight have got no outcome.
+            ChannelClosed: the API process has ended.
+            DeviceLost: no batch can run any more; jobs in flight have no outcome.
         """
-        while not self._stopping or len(self._scheduler) or self._ahead:
-            self._read()
-            if self._ahead and self._ahead.done:
-                self._finish(self._ahead, following=None)
-            if self._ahead and (self._time_left() or not len(self._scheduler)):
+        while not self._stopping or len(self._scheduler) or self._current:
+            self._receive_messages()
+            if self._current and self._current.done:
+                self._collect_and_reply(self._current, following=None)
+            queue_empty = not len(self._scheduler)
+            if self._current and (queue_empty or self._time_left()):
                 continue
             following = self._launch_next()
-            if self._ahead and following:
-                self._finish(self._ahead, following)
+            if self._current and following:
+                self._collect_and_reply(self._current, following)
             elif following:
-                self._ahead = following
+                self._current = following
 
-    def _read(self) -> None:
-        """Take in what has arrived; wait for it only when there is nothing else to do."""
+    def _receive_messages(self) -> None:
+        """Handle the messages that have arrived; wait for one only if nothing else is to do."""
         cancelled = []
-        for message in self._channel.receive_all(timeout=self._patience()):
+        for message in self._channel.receive_all(timeout=self._receive_timeout()):
             match message:
                 case Job():
                     self._scheduler.add(message)
                 case Cancel(id=job_id):
                     if self._scheduler.cancel(job_id):
-                        cancelled.append((job_id, "cancelled"))
+                        cancelled.append(Outcome(job_id, "cancelled"))
                 case Stop():
                     self._stopping = True
         if cancelled:
-            self._reply_unrun(cancelled)
+            self._reply_without_running(cancelled)
 
-    def _reply_unrun(self, failures: Sequence[tuple[int, str]]) -> None:
-        self._channel.send(
-            BatchDone("", tuple(Outcome(job_id, failure) for job_id, failure in failures))
-        )
+    def _reply_without_running(self, not_run: Sequence[Outcome]) -> None:
+        self._channel.send(BatchDone("", tuple(not_run)))
 
-    def _patience(self) -> float | None:
-        """Seconds to wait for messages, None: for ever."""
-        waiting = len(self._scheduler) > 0
-        if self._ahead:
-            return 0.0 if self._ahead.done or (waiting and not self._time_left()) else _POLL_SECONDS
-        return 0.0 if waiting or self._stopping else None
+    def _receive_timeout(self) -> float | None:
+        """Return the seconds to wait for messages; None: no limit."""
+        has_queued = len(self._scheduler) > 0
+        if not self._current:
+            return 0.0 if has_queued or self._stopping else None
+        if self._current.done or (has_queued and not self._time_left()):
+            return 0.0
+        return _POLL_SECONDS
 
     def _time_left(self) -> float:
-        """Seconds until the next batch has to be launched for the device not to wait."""
-        assert self._ahead is not None
-        end = self._ahead.started + self._ahead.predicted
-        return max(0.0, end - _LEAD * self._launch_seconds - time.monotonic())
+        """Return the seconds until the next launch has to begin for the device not to wait."""
+        assert self._current is not None
+        lead = _LAUNCH_LEAD * self._launch_seconds
+        return max(0.0, self._current.expected_end - lead - time.monotonic())
 
-    def _launch_next(self) -> InFlight | None:
-        """Launch what is due next; None if nothing is."""
+    def _launch_next(self) -> LaunchedBatch | None:
+        """Launch the next batch. Returns None if no job is left to run."""
         now = time.monotonic()
-        ahead_ends = self._ahead.started + self._ahead.predicted if self._ahead else now
-        step = self._scheduler.step(now, max(now, ahead_ends))
-        unrun = [(job.id, "expired") for job in step.expired] + [
-            (job.id, "refused") for job in step.refused
-        ]
-        if unrun:
-            self._reply_unrun(unrun)
-        if not step.batch:
+        start = now
+        if self._current:
+            start = max(now, self._current.expected_end)
+        taken = self._scheduler.take_next(now, start)
+        not_run = [Outcome(job.id, "expired") for job in taken.expired]
+        not_run += [Outcome(job.id, "refused") for job in taken.refused]
+        if not_run:
+            self._reply_without_running(not_run)
+        if not taken.batch:
             return None
-        served = self._models[step.batch[0].job.model]
-        features = served.calibration.features([placed.schedule for placed in step.batch])
-        predicted = served.calibration.estimate.seconds(features)
+        return self._launch_batch(taken.batch)
+
+    def _launch_batch(self, batch: Sequence[ScheduledJob]) -> LaunchedBatch:
+        """Launch ``batch``. An exception of the model is kept in the result, see `_collect`."""
+        model = self._models[batch[0].job.model]
+        features = model.calibration.features([scheduled.schedule for scheduled in batch])
+        predicted = model.calibration.cost_model.seconds(features)
         started = time.monotonic()
-        if not self._ahead:
-            self._page.begin(started, predicted)
-        launched: BatchInFlight | Exception
+        if not self._current:
+            self._page.begin_batch(started, predicted)
+        in_flight: BatchInFlight | Exception
         try:
-            launched = self._launch(served, step.batch)
+            in_flight = self._launch(model, batch)
         except DeviceLost:
             raise
-        except (
-            Exception
-        ) as error:  # it is dealt with when its turn comes, after the batch ahead of it
-            # What the frames of a larger batch hold on to would be missing when it runs again in
-            # halves.
-            launched = error if len(step.batch) == 1 else error.with_traceback(None)
+        except Exception as error:  # handled after the batch ahead, when this one is collected
+            in_flight = error
+            if len(batch) > 1:
+                # The frames of the traceback hold memory that the halves of the batch will need.
+                in_flight = error.with_traceback(None)
         self._launch_seconds = time.monotonic() - started
-        return InFlight(served, step.batch, launched, started, features, predicted)
+        return LaunchedBatch(model, batch, in_flight, started, features, predicted)
 
-    def _finish(self, ahead: InFlight, following: InFlight | None) -> None:
-        """Collect the batch at the front, reply, and let ``following`` be at the front."""
-        was_done = ahead.done
-        isolated = run_isolated(
-            partial(self._collect, ahead), ahead.batch, errors.free_memory, errors.kind_of
+    def _collect_and_reply(
+        self,
+        launched: LaunchedBatch,
+        following: LaunchedBatch | None,
+    ) -> None:
+        """Collect ``launched``, the current batch, and reply. Then ``following`` is current."""
+        was_done = launched.done
+        result = run_isolated(
+            partial(self._collect, launched),
+            launched.batch,
+            errors.free_memory,
+            errors.classify_error,
         )
-        if isinstance(ahead.launched, Exception):
-            # Its frames hold on to what the failed run had allocated, and it is held in a circle
-            # with ours.
-            ahead.launched.__traceback__ = None
+        if isinstance(launched.in_flight, Exception):
+            # The frames of the traceback hold what the failed run allocated, and a reference cycle
+            # through this frame would keep them.
+            launched.in_flight.__traceback__ = None
         now = time.monotonic()
-        self._page.end()
+        self._page.end_batch()
         if following:
-            # The device has turned to it when it was done with the one ahead, which may have been
-            # while it was being launched; and if that one ran again in parts, nobody knows when.
+            # The device began it when it finished the batch ahead, which may have been during the
+            # launch. If the batch ahead ran again in parts, the time is not known.
             started = following.started if was_done else now
-            following = replace(following, started=started, timed=not isolated.kinds)
-            self._page.begin(started, following.predicted)
-        self._ahead = following
-        self._channel.send(self._summary(ahead, isolated, now - ahead.started))
+            following = replace(following, started=started, timed=not result.failures)
+            self._page.begin_batch(started, following.predicted)
+        self._current = following
+        seconds = now - launched.started
+        predicted_seconds, r0_seconds = self._learn_from(launched, result, seconds)
+        reply = self._build_reply(launched, result, seconds, predicted_seconds, r0_seconds)
+        self._channel.send(reply)
 
-    def _summary(self, ran: InFlight, isolated: Isolated[Prediction], seconds: float) -> BatchDone:
-        """Learn from a batch that is done, and tell of it."""
-        batch = ran.batch
-        calibration = ran.served.calibration
-        runner = ran.served.runner
-        self._learn(isolated, len(batch))
-        # Most images of a batch share a few schedule objects: comparing identities is cheaper than
-        # comparing schedules.
-        schedules = {id(placed.schedule): placed.schedule for placed in batch}
-        counts = {key: runner.tokens(schedule) for key, schedule in schedules.items()}
-        outcomes = tuple(
-            [
-                outcome(placed, answer, counts[id(placed.schedule)][-1], ran.started)
-                for placed, answer in zip(batch, isolated.answers, strict=True)
-            ]
-        )
-        # A batch that failed and ran again in parts has no counterpart to be compared with.
-        whole = ran.timed and not isolated.kinds
-        unmerged = calibration.unmerged(ran.features, len(batch), seconds) if whole else 0.0
-        if whole:
-            calibration.observe(ran.features, seconds)
-        nan = any(
-            isinstance(answer, Prediction) and not answer.finite for answer in isolated.answers
-        )
+    def _learn_from(
+        self,
+        launched: LaunchedBatch,
+        result: IsolationResult[ImageOutput],
+        seconds: float,
+    ) -> tuple[float, float]:
+        """Update the batch limit and the calibration with a batch that took ``seconds``.
+
+        Returns:
+            The seconds that were predicted for the batch, and those that it would have taken at
+            r=0; 0 where the time of the batch says nothing.
+        """
+        images = len(launched.batch)
+        self._update_batch_limit(result, images)
+        # A batch that failed and ran again in parts cannot be compared with a prediction.
+        if not launched.timed or result.failures:
+            return 0.0, 0.0
+        calibration = launched.model.calibration
+        r0_seconds = calibration.r0_seconds(launched.features, images, seconds)
+        calibration.observe(launched.features, seconds)
+        return launched.predicted, r0_seconds
+
+    def _build_reply(
+        self,
+        launched: LaunchedBatch,
+        result: IsolationResult[ImageOutput],
+        seconds: float,
+        predicted_seconds: float,
+        r0_seconds: float,
+    ) -> BatchDone:
+        """Return the reply for a batch; the numbers are those of `_learn_from`."""
+        batch = launched.batch
+        counts = token_counts(launched.model.runner, batch)
+        first_counts = counts[id(batch[0].schedule)]
         return BatchDone(
             model=batch[0].job.model,
-            outcomes=outcomes,
+            outcomes=outcomes(batch, result.answers, counts, launched.started),
             images=len(batch),
-            tokens=len(batch) * counts[id(batch[0].schedule)][0],
+            tokens=len(batch) * first_counts[0],
             forward_seconds=seconds,
-            predicted_seconds=ran.predicted if whole else 0.0,
-            r0_seconds=unmerged,
-            failures=(*sorted(isolated.kinds), *(["nan"] if nan else [])),
-            estimate=calibration.estimate,
+            predicted_seconds=predicted_seconds,
+            r0_seconds=r0_seconds,
+            failures=failure_labels(result),
+            cost_model=launched.model.calibration.cost_model,
         )
 
-    def _learn(self, isolated: Isolated[Prediction], images: int) -> None:
-        """Take smaller batches from now on if memory ran out for this one, and larger ones again after a while."""
-        if isolated.ran_out_together:
-            changed = self._limit.ran_out(isolated.largest)
+    def _update_batch_limit(self, result: IsolationResult[ImageOutput], images: int) -> None:
+        """Lower the limit if memory ran out for this batch, or raise it after many that fit."""
+        if result.batch_too_large:
+            changed = self._limit.out_of_memory(result.largest)
+        elif "out-of-memory" in result.failures:
+            changed = False  # an image that does not fit alone does not show how many fit
         else:
-            # An image that does not fit alone says nothing of how many fit.
-            changed = "out-of-memory" not in isolated.kinds and self._limit.went_well(images)
+            changed = self._limit.succeeded(images)
         if changed:
-            log.warning(
-                "memory ran out lately: batches have at most %d images now", self._limit.now
-            )
-            self._scheduler.bounds = replace(self._scheduler.bounds, images=self._limit.now)
-            self._page.set_batch_limit(self._limit.now)
+            limit = self._limit.current
+            log.warning("memory ran out lately: batches have at most %d images now", limit)
+            self._scheduler.bounds = replace(self._scheduler.bounds, images=limit)
+            self._page.set_batch_limit(limit)
 
-    def _collect(self, ahead: InFlight, batch: Sequence[ScheduledJob]) -> list[Prediction]:
-        """What the batch that was launched gave; of a part of it, which is run anew after it failed, what that gives.
+    def _collect(
+        self,
+        launched: LaunchedBatch,
+        batch: Sequence[ScheduledJob],
+    ) -> list[ImageOutput]:
+        """Return the predictions of the batch that was launched, or run a part of it again.
 
-        Raises what the model raises, or `DeviceLost` where nothing else can follow.
+        Args:
+            batch: the whole batch, or a part of it after the whole failed.
+
+        Raises:
+            DeviceLost: no batch can run any more.
+            Exception: what the model raises.
         """
-        if batch is not ahead.batch:
-            schedules = [placed.schedule for placed in batch]
-            self._page.begin(time.monotonic(), ahead.served.calibration.predict(schedules))
-            launched = self._launch(ahead.served, batch)
-        elif isinstance(ahead.launched, Exception):
-            raise ahead.launched
+        model = launched.model
+        if batch is not launched.batch:
+            schedules = [scheduled.schedule for scheduled in batch]
+            self._page.begin_batch(time.monotonic(), model.calibration.predict(schedules))
+            in_flight = self._launch(model, batch)
+        elif isinstance(launched.in_flight, Exception):
+            raise launched.in_flight
         else:
-            launched = ahead.launched
+            in_flight = launched.in_flight
         try:
-            return launched.collect()
+            return in_flight.collect()
         except Exception as error:
-            self._check_device(ahead.served.runner, error)
+            self._check_device(model.runner, error)
             raise
 
-    def _launch(self, served: Served, batch: Sequence[ScheduledJob]) -> BatchInFlight:
-        """Start one forward pass. Raises what the model raises, or `DeviceLost` where nothing else can follow."""
-        runner = served.runner
-        jobs = [placed.job for placed in batch]
+    def _launch(self, model: EngineModel, batch: Sequence[ScheduledJob]) -> BatchInFlight:
+        """Start one forward pass. Raises as `_collect` does."""
+        runner = model.runner
+        jobs = [scheduled.job for scheduled in batch]
         try:
-            pixels = runner.room(len(jobs))
+            pixels = runner.pixel_buffer(len(jobs))
             self._slots.gather_into([job.slot for job in jobs], pixels)
+            schedules = [scheduled.schedule for scheduled in batch]
             top_k = [job.top_k for job in jobs]
-            wants = [job.want for job in jobs]
-            schedules = [placed.schedule for placed in batch]
-            return runner.launch(pixels, schedules, top_k, wants, self._floats(jobs, runner))
+            output_kinds = [job.output_kind for job in jobs]
+            float_images = self._gather_floats(jobs, runner)
+            return runner.launch(pixels, schedules, top_k, output_kinds, float_images)
         except Exception as error:
             self._check_device(runner, error)
             raise
 
     def _check_device(self, runner: Runner, error: Exception) -> None:
+        """Raise `DeviceLost` if no further call on the device can succeed."""
         if errors.is_lost(runner.device):
             raise DeviceLost(f"{runner.device} fails at everything from now on") from error
 
-    def _floats(self, jobs: Sequence[Job], runner: Runner) -> Floats | None:
-        """The images among ``jobs`` that came normalised."""
+    def _gather_floats(
+        self,
+        jobs: Sequence[Job],
+        runner: Runner,
+    ) -> FloatImages | None:
+        """Return the images among ``jobs`` that are normalised already."""
         rows = [row for row, job in enumerate(jobs) if job.normalised]
         if not rows:
             return None
         slots = [jobs[row].slot for row in rows]
-        return Floats(rows, self._slots.gather(slots, runner.model.transform.size, np.float32))
-
-
-def outcome(
-    placed: ScheduledJob, answer: Prediction | FailureKind, tokens_out: int, started: float
-) -> Outcome:
-    """What to tell the caller of a job. An answer with NaN in it is no answer."""
-    job, schedule = placed
-    if answer == "out-of-memory":
-        return Outcome(job.id, "out-of-memory")
-    if not isinstance(answer, Prediction) or not answer.finite:
-        return Outcome(job.id, "failed")
-    scores, classes, _, features, source = answer
-    # By position: names would take as long as all else here, for every image.
-    return Outcome(
-        job.id, "", schedule, scores, classes, tokens_out, started - job.submitted, features, source
-    )
+        values = self._slots.gather(slots, runner.model.transform.size, np.float32)
+        return FloatImages(rows, values)

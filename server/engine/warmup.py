@@ -1,4 +1,4 @@
-"""What a model takes on this device: run before it is called ready, so that no request pays for a first time."""
+"""Warm-up of a model: times batches, so that no request pays for first runs and costs are known."""
 
 from __future__ import annotations
 
@@ -11,125 +11,193 @@ from server.engine.scheduling.calibration import Sample
 from server.ipc.messages import Level, ModelInfo
 from tome_core.schedule import Schedule, most_mergeable
 
-ROUNDS = 3
-LEVEL_BATCH = 8
-LEVEL_SECONDS = 0.5  # at least, for timing all levels: a small model has many turns in it
-# A large model on a slow device is described by fewer and smaller batches rather than being ready
+ROUNDS = 3  # in which each batch is timed, after one that fills caches
+
+# A large model on a slow device is measured with fewer and smaller batches, rather than being ready
 # minutes later.
 BUDGET_SECONDS = 10.0
 
+# Minimum time for measuring all levels: a small model needs many rounds for stable numbers.
+LEVEL_SECONDS = 0.5
 
-def possible(runner: Runner, levels: Sequence[int]) -> list[Schedule]:
-    """Those of ``levels`` that the model can do, as schedules."""
+CPU_LEVEL_BATCH = 8  # images in a batch that measures a level on a CPU
+
+# Batch sizes that are timed, besides the largest: without CUDA graphs, and beside them.
+_SIZES = (1, 4, 12)
+_GRAPH_SIZES = (1, 8, 32)
+
+
+def supported_schedules(runner: Runner, levels: Sequence[int]) -> list[Schedule]:
+    """Return the schedules of those ``levels`` that the model has tokens for."""
     largest = most_mergeable(runner.model.tokens, runner.model.prefix)
     return [Schedule.constant(level) for level in levels if level <= largest]
 
 
 def measure_costs(
-    runner: Runner, levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int] = ()
+    runner: Runner,
+    levels: Sequence[Schedule],
+    max_batch: int,
+    buckets: Sequence[int] = (),
 ) -> list[Sample]:
-    """Time batches of all kinds, small ones first, as far as the budget reaches.
+    """Time batches for the calibration, small ones first, until the budget is spent.
 
-    Each runs in several rounds, and the shortest time counts: whatever else uses the machine only
-    makes it longer. The first round brings it all into caches; where even that takes all of the
-    budget, it is what counts.
+    Each batch runs in several rounds, and its shortest time counts: other users of the machine only
+    make it longer. The first round fills caches. If the budget ends in it, it counts.
 
     Args:
-        buckets: batch sizes in which ``levels`` are recorded.
+        buckets: batch sizes in which CUDA graphs of ``levels`` are recorded.
     """
-    runner.seconds([levels[0]])  # the first pass of all is not counted
-    kinds = list(
-        graph_kinds(levels, max_batch, buckets) if buckets else kinds_of(levels, max_batch)
-    )
-    times: list[list[float]] = [[] for _ in kinds]
+    runner.seconds([levels[0]])  # the very first run does not count
+    batches = list(calibration_batches(levels, max_batch))
+    if buckets:
+        batches = list(graph_calibration_batches(levels, max_batch, buckets))
+    times = _time_in_rounds(runner, batches)
+    samples = []
+    for batch, batch_times in zip(batches, times, strict=True):
+        if batch_times:
+            samples.append(Sample(batch, min(batch_times)))
+    return samples
+
+
+def _time_in_rounds(
+    runner: Runner,
+    batches: Sequence[tuple[Schedule, ...]],
+) -> list[list[float]]:
+    """Return the times of each batch: at least one of the first, none of those past the budget."""
+    times: list[list[float]] = [[] for _ in batches]
     end = time.monotonic() + BUDGET_SECONDS
     for _ in range(1 + ROUNDS):
-        for kind, taken in zip(kinds, times, strict=True):
+        for batch, batch_times in zip(batches, times, strict=True):
             if time.monotonic() > end and any(times):
                 break
-            taken.append(runner.seconds(kind))
-    return [Sample(kind, min(taken)) for kind, taken in zip(kinds, times, strict=True) if taken]
+            batch_times.append(runner.seconds(batch))
+    return times
 
 
-def kinds_of(levels: Sequence[Schedule], max_batch: int) -> Iterator[tuple[Schedule, ...]]:
-    """Batches that tell the features of `server.latency.cost` apart: some sizes, at the ends of ``levels`` and mixed.
-
-    The mildest level that merges at all, where most tokens enter blocks that merge, is timed in the
-    sizes between.
-    """
-    sizes = sorted({1, min(4, max_batch), min(12, max_batch), max_batch})
-    for size in sizes:
-        mildest = levels[1:2] if 1 < size < max_batch else ()
-        for schedule in dict.fromkeys((levels[0], *mildest, levels[-1])):
-            yield (schedule,) * size
-        if size > 1 and len(levels) > 1:
-            yield mixed(levels, size)
-
-
-def graph_kinds(
-    levels: Sequence[Schedule], max_batch: int, buckets: Sequence[int]
+def calibration_batches(
+    levels: Sequence[Schedule],
+    max_batch: int,
 ) -> Iterator[tuple[Schedule, ...]]:
-    """The same where graphs run some batches: all levels in some buckets, and what runs operator by operator.
+    """Yield batches from which a fit can separate the features of `server.latency.cost`.
 
-    Of the latter, some merge in all blocks and some in one: launching merging takes most of its
-    time.
+    They are of a few sizes, under the first and the last of ``levels``, and mixed. In the sizes
+    between the smallest and the largest, the first level that merges is timed too: under it the
+    most tokens enter blocks that merge.
     """
-    other = Schedule.constant(next(r for r in count(1) if Schedule.constant(r) not in levels))
-    for size in sorted({1, min(8, max_batch), min(32, max_batch), max_batch}):
-        recorded = levels if size <= buckets[-1] else (levels[0], levels[-1])
-        for schedule in (*recorded, other, Schedule.per_layer([1])):
+    for size in _up_to(max_batch, _SIZES):
+        timed = [levels[0], levels[-1]]
+        if 1 < size < max_batch:
+            timed[1:1] = levels[1:2]
+        for schedule in dict.fromkeys(timed):
             yield (schedule,) * size
         if size > 1 and len(levels) > 1:
-            yield mixed(levels, size)
+            yield mixed_batch(levels, size)
 
 
-def mixed(levels: Sequence[Schedule], size: int) -> tuple[Schedule, ...]:
-    """A batch of ``size`` images under all ``levels`` in turn."""
+def graph_calibration_batches(
+    levels: Sequence[Schedule],
+    max_batch: int,
+    buckets: Sequence[int],
+) -> Iterator[tuple[Schedule, ...]]:
+    """Yield batches as `calibration_batches`, for a device where CUDA graphs run some of them.
+
+    These are all levels in some buckets, and batches that run operator by operator. Of the latter
+    some merge in all blocks and some in one, since most of their time is launching merges.
+    """
+    not_recorded = [_schedule_outside(levels), Schedule.per_layer([1])]
+    for size in _up_to(max_batch, _GRAPH_SIZES):
+        timed = list(levels)
+        if size > buckets[-1]:
+            timed = [levels[0], levels[-1]]
+        for schedule in timed + not_recorded:
+            yield (schedule,) * size
+        if size > 1 and len(levels) > 1:
+            yield mixed_batch(levels, size)
+
+
+def _schedule_outside(levels: Sequence[Schedule]) -> Schedule:
+    """Return the constant schedule with the smallest r that is not in ``levels``."""
+    for r in count(1):
+        schedule = Schedule.constant(r)
+        if schedule not in levels:
+            break
+    return schedule
+
+
+def _up_to(max_batch: int, sizes: Sequence[int]) -> list[int]:
+    """Return ``max_batch`` and the smaller ones of ``sizes``, ascending."""
+    smaller = {size for size in sizes if size < max_batch}
+    return sorted(smaller | {max_batch})
+
+
+def mixed_batch(
+    levels: Sequence[Schedule],
+    size: int,
+) -> tuple[Schedule, ...]:
+    """Return a batch of ``size`` images under all ``levels`` in turn."""
     return tuple(levels[index % len(levels)] for index in range(size))
 
 
-def measure_levels(runner: Runner, levels: Sequence[Schedule], batch: int) -> tuple[Level, ...]:
-    """Describe each of ``levels``, from batches of ``batch`` images.
+def measure_levels(
+    runner: Runner,
+    levels: Sequence[Schedule],
+    batch_size: int,
+) -> tuple[Level, ...]:
+    """Measure the speedup of each level in batches of ``batch_size`` images.
 
-    Each is timed against r=0 in turns, so that a change of the machine's speed meets all alike; the
-    shortest time counts, as in `measure_costs`.
+    All levels run in turns, so that a change of the machine's speed affects all alike. The shortest
+    time counts, as in `measure_costs`.
     """
     times: list[list[float]] = [[] for _ in levels]
     end = time.monotonic() + LEVEL_SECONDS
     while len(times[0]) <= ROUNDS or time.monotonic() < end:
-        for schedule, taken in zip(levels, times, strict=True):
-            taken.append(runner.seconds([schedule] * batch))
-    shortest = [min(taken) for taken in times]
-    return tuple(
-        Level(
-            r=str(schedule),
-            tokens_out=runner.tokens(schedule)[-1],
-            relative_flops=runner.model.network.cost().relative(runner.tokens(schedule)),
-            speedup=shortest[0] / seconds,
-            accuracy=runner.model.accuracy.get(str(schedule)),
-        )
-        for schedule, seconds in zip(levels, shortest, strict=True)
+        for schedule, level_times in zip(levels, times, strict=True):
+            level_times.append(runner.seconds([schedule] * batch_size))
+    r0_seconds = min(times[0])
+    measured = []
+    for schedule, level_times in zip(levels, times, strict=True):
+        speedup = r0_seconds / min(level_times)
+        measured.append(_level(runner, schedule, speedup))
+    return tuple(measured)
+
+
+def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
+    model = runner.model
+    tokens = runner.tokens(schedule)
+    return Level(
+        r=str(schedule),
+        tokens_out=tokens[-1],
+        relative_flops=model.network.cost().relative(tokens),
+        speedup=speedup,
+        accuracy=model.accuracy.get(str(schedule)),
     )
 
 
-def level_batch(seconds: float, levels: int, max_batch: int, device: str = "cpu") -> int:
-    """The largest batch with which timing all levels fits the budget: ``max_batch`` on a GPU, else `LEVEL_BATCH`.
+def level_batch_size(
+    image_seconds: float,
+    levels: int,
+    max_batch: int,
+    device_type: str = "cpu",
+) -> int:
+    """Return the largest batch size with which measuring all levels fits into the budget.
 
-    A GPU under load runs full batches, and what merging gains there says nothing of small ones. A
-    CPU gains about the same in all.
+    A GPU under load runs full batches, and the speedup of small ones tells nothing about these, so
+    its batches have ``max_batch`` images. On a CPU the speedup hardly depends on the size, so
+    `CPU_LEVEL_BATCH` is enough.
 
     Args:
-        seconds: of one image at r=0.
-        device: its type.
+        image_seconds: of one image at r=0.
+        levels: how many there are.
     """
-    batch = max_batch if device == "cuda" else min(LEVEL_BATCH, max_batch)
-    while batch > 1 and seconds * batch * levels * (1 + ROUNDS) > BUDGET_SECONDS:
-        batch //= 2
-    return batch
+    size = max_batch if device_type == "cuda" else min(CPU_LEVEL_BATCH, max_batch)
+    runs = levels * (1 + ROUNDS)
+    while size > 1 and image_seconds * size * runs > BUDGET_SECONDS:
+        size //= 2
+    return size
 
 
-def describe(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
-    """What the API needs to know of the model."""
+def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
+    """Return what the API process needs to know about the model."""
     model = runner.model
     return ModelInfo(
         name=model.spec.name,

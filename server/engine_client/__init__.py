@@ -1,1 +1,1 @@
-"""The API process's side of the engines: their processes, supervision, routing, and the slots that they share."""
+"""The engines as the API process uses them: processes, supervision, routing of jobs, slots."""

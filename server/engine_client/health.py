@@ -1,4 +1,7 @@
-"""When an engine counts as dead or hung, and how long to wait before the next start. Pure: no clock, no process."""
+"""Health policy: when an engine counts as lost or hung, and the back-off between restarts.
+
+Pure functions, without a clock and without processes.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,82 @@ from dataclasses import dataclass, field
 
 from server.ipc.heartbeat import Heartbeat
 
-WATCH_SECONDS = 0.25
+WATCH_SECONDS = 0.25  # between two readings of the heartbeat page
+_LONGEST_STEP = 2 * WATCH_SECONDS
+_LONGEST_BACKOFF = 30.0  # seconds
 
 
 @dataclass(frozen=True)
 class HealthPolicy:
-    """How much is borne.
+    """Timeouts and limits of one engine, in seconds where nothing else is said.
 
     Attributes:
-        start: seconds in which the models must load and warm up.
-        silent: seconds without a beat after which a process is taken for dead; several beats, far
-            below a client's patience.
-        hung: seconds that any batch may take.
-        hung_factor: a batch may also take this many times what was predicted, if that is longer.
-        starts: so many in a row that never got ready, and the engine is given up.
+        start_timeout: time to load the models and to warm up.
+        heartbeat_timeout: time without a heartbeat after which the process counts as lost. It spans
+            several heartbeats, and is far shorter than the timeouts of clients.
+        batch_timeout: time that every batch may take. Most batches take less than a second, and
+            one that other work on the machine slows down must not cost a restart.
+        batch_timeout_factor: a batch may take this many times its prediction, if that is longer, as
+            with large models on a CPU. It is far above the largest margin of a prediction,
+            a factor of 2.
+        failed_starts: number of consecutive failed starts after which the engine is given up.
     """
 
-    start: float = 600.0
-    silent: float = 2.0
-    hung: float = 10.0
-    hung_factor: float = 10.0
-    starts: int = 3
+    start_timeout: float = 600.0
+    heartbeat_timeout: float = 2.0
+    batch_timeout: float = 10.0
+    batch_timeout_factor: float = 10.0
+    failed_starts: int = 3
 
 
 @dataclass(frozen=True)
-class Vitals:
-    """An engine as its supervisor has seen it: the last reading, and for how long its parts have stood still.
+class HealthState:
+    """The health of an engine: its last heartbeat, and how long nothing has changed in it.
 
-    The seconds are those in which the supervisor itself ran. When the whole machine or both
-    processes were stopped (a suspended laptop, a paused container, Ctrl-Z), nobody is to blame for
-    a beat that did not come.
+    Only time in which the supervisor itself runs is counted. While the machine or both processes
+    are stopped (a suspended laptop, a paused container, Ctrl-Z), the engine is not to blame.
 
     Attributes:
-        silent: seconds since a new beat was seen.
-        busy: seconds since the batch that runs now was first seen.
+        heartbeat: the last reading of the heartbeat page.
+        without_heartbeat_seconds: time since the last new heartbeat.
+        batch_seconds: time since the current batch was first seen; 0 if no batch runs.
     """
 
-    pulse: Heartbeat = field(default_factory=Heartbeat)
-    silent: float = 0.0
-    busy: float = 0.0
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    without_heartbeat_seconds: float = 0.0
+    batch_seconds: float = 0.0
 
 
-def observe(before: Vitals, pulse: Heartbeat, elapsed: float) -> Vitals:
-    """The vitals after another reading, ``elapsed`` seconds after the one before."""
-    awake = min(elapsed, 2 * WATCH_SECONDS)
-    return Vitals(
-        pulse,
-        silent=before.silent + awake if pulse.beat == before.pulse.beat else 0.0,
-        busy=before.busy + awake if pulse.began and pulse.began == before.pulse.began else 0.0,
-    )
+def observe(before: HealthState, heartbeat: Heartbeat, elapsed: float) -> HealthState:
+    """Return the state after another reading, ``elapsed`` seconds after the previous one."""
+    step = min(elapsed, _LONGEST_STEP)
+    without_heartbeat_seconds = 0.0
+    if heartbeat.beat == before.heartbeat.beat:
+        without_heartbeat_seconds = before.without_heartbeat_seconds + step
+    batch_seconds = 0.0
+    if heartbeat.batch_started and heartbeat.batch_started == before.heartbeat.batch_started:
+        batch_seconds = before.batch_seconds + step
+    return HealthState(heartbeat, without_heartbeat_seconds, batch_seconds)
 
 
-def is_silent(vitals: Vitals, patience: HealthPolicy) -> bool:
-    """Whether the process does not run any more, whatever the kernel says: killed, stopped, or stuck as a whole."""
-    return vitals.silent > patience.silent
+def is_without_heartbeat(state: HealthState, policy: HealthPolicy) -> bool:
+    """Return whether the process counts as lost: killed, stopped, or stuck as a whole."""
+    return state.without_heartbeat_seconds > policy.heartbeat_timeout
 
 
-def is_hung(vitals: Vitals, patience: HealthPolicy) -> bool:
-    """Whether the forward pass that runs now will never end, by all that is known of it."""
-    return vitals.busy > max(patience.hung, patience.hung_factor * vitals.pulse.predicted)
+def is_hung(state: HealthState, policy: HealthPolicy) -> bool:
+    """Return whether the current batch takes so long that it counts as hung."""
+    predicted_seconds = state.heartbeat.predicted_seconds
+    longest = max(policy.batch_timeout, policy.batch_timeout_factor * predicted_seconds)
+    return state.batch_seconds > longest
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after ``failures`` starts in a row that never got ready; 0 after an engine that had served."""
-    return min(2.0 ** (failures - 1), 30.0) if failures else 0.0
+    """Return the seconds to wait before the next start: 0, then 1, 2, 4 ... up to 30.
+
+    Args:
+        failures: number of consecutive failed starts; 0 after an engine that was ready.
+    """
+    if not failures:
+        return 0.0
+    return min(2.0 ** (failures - 1), _LONGEST_BACKOFF)

@@ -1,4 +1,4 @@
-"""From settings to running engines, for whatever stands in front of them."""
+"""Start of the engine processes, as the settings say."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from server.metrics import Metrics
 from server.settings import Settings
 
 
-def launch(settings: Settings, metrics: Metrics) -> EnginePool:
-    """Start an engine process for each device; their models load while the caller goes on.
+def create_pool(settings: Settings, metrics: Metrics) -> EnginePool:
+    """Start one engine process per device, without waiting until its models are loaded.
 
-    The caller ends them, by `EnginePool.stop` or `EnginePool.kill`.
+    The caller ends the processes with `EnginePool.stop` or `EnginePool.kill`.
     """
-    configs = [
-        EngineConfig(
-            config=settings.config,
-            models=settings.models,
-            device=device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            levels=settings.levels,
-            max_batch=settings.max_batch,
-            max_batch_work=settings.max_batch_work,
-            slots=settings.queue_limit,
-            target_seconds=settings.target_ms / 1000,
-            log_level=settings.log_level,
-            share=len(settings.devices),
-        )
-        for device in settings.devices
-    ]
+    configs = [_engine_config(settings, device) for device in settings.devices]
+    policy = HealthPolicy(
+        start_timeout=settings.start_timeout,
+        heartbeat_timeout=settings.heartbeat_timeout,
+    )
     return EnginePool(
         configs,
-        HealthPolicy(start=settings.start_timeout, silent=settings.heartbeat_timeout),
+        policy,
         on_batch=metrics.observe_batch,
         on_models=metrics.observe_models,
         on_restart=metrics.observe_restart,
+    )
+
+
+def _engine_config(settings: Settings, device: str) -> EngineConfig:
+    """Return the configuration of the engine on ``device``."""
+    return EngineConfig(
+        catalog_path=settings.config,
+        models=settings.models,
+        device=device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        levels=settings.levels,
+        max_batch=settings.max_batch,
+        max_batch_work=settings.max_batch_work,
+        slots=settings.queue_limit,
+        target_seconds=settings.target_ms / 1000,
+        log_level=settings.log_level,
+        engine_count=len(settings.devices),
     )

@@ -1,4 +1,4 @@
-"""One place in shared memory, as a request sees it: write an image there, have it run."""
+"""A slot in shared memory, as one request uses it: write an image, then run it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from tome_core.schedule import Schedule
 
 
 class Lease:
-    """One slot, held by one request from admission on; see `EnginePool.lease`.
+    """One request's hold on a slot, from `EnginePool.lease`.
 
     Args:
         submit: `EnginePool.submit`.
 
     Attributes:
-        submitted: from then on the slot is the engine's to give back.
+        submitted: whether the engine has the job; then the engine's answer frees the slot.
     """
 
     def __init__(
-        self, slots: Slots, slot: int, submit: Callable[..., asyncio.Future[Result]]
+        self,
+        slots: Slots,
+        slot: int,
+        submit: Callable[..., asyncio.Future[Result]],
     ) -> None:
         self._slots = slots
         self._slot = slot
@@ -34,7 +37,7 @@ class Lease:
         self.submitted = False
 
     def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
-        """Copy an image ``(C, H, W)`` into the slot: decoded, uint8, or as the model takes it, float32."""
+        """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
         self._normalised = pixels.dtype != np.uint8
         dtype = np.float32 if self._normalised else np.uint8
         np.copyto(self._slots.view(self._slot, pixels.shape, dtype), pixels)
@@ -45,17 +48,27 @@ class Lease:
         choices: Sequence[Schedule],
         top_k: int,
         deadline: float | None = None,
-        want: OutputKind = "classes",
+        output_kind: OutputKind = "classes",
     ) -> Result:
-        """Submit the image and wait for its outcome. Cancelling the wait cancels the job.
+        """Submit the image and wait for its result. Cancelling the wait cancels the job.
 
         Args:
-            choices: the schedule to run it under, or several, mildest first, of which the engine
-                takes one.
+            choices: the schedule of the image; or several from which the engine chooses, the one
+                that merges least first.
+            top_k: number of classes to return; 0 for other outputs.
+            deadline: ``time.monotonic()`` seconds; None for the default target.
 
         Raises:
-            EngineLost: there is no engine, or it ended first.
+            EngineLost: no engine is ready, or the engine ended before the image was run.
         """
-        future = self._submit(self._slot, model, choices, top_k, deadline, want, self._normalised)
+        future = self._submit(
+            self._slot,
+            model,
+            choices,
+            top_k,
+            deadline,
+            output_kind,
+            self._normalised,
+        )
         self.submitted = True
         return await future

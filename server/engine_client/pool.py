@@ -1,4 +1,4 @@
-"""All engines, and the slots that they share: what the API works with."""
+"""The pool of all engines: routing of jobs, admission to slots, predicted completion."""
 
 from __future__ import annotations
 
@@ -14,149 +14,180 @@ from functools import partial
 from server.engine_client.health import HealthPolicy
 from server.engine_client.lease import Lease
 from server.engine_client.process import MODULE, EngineProcess, Result
-from server.engine_client.served_models import identities, merge
+from server.engine_client.served_models import combine, device_independent
 from server.engine_client.supervisor import Supervisor
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, BatchDone, Job, ModelInfo, OutputKind, Ready
 from server.ipc.shared_memory import Slots, create_memory
-from server.latency.queueing import WorkEstimate, retry_after
+from server.latency.queueing import WorkEstimate, whole_retry_seconds
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
 
+# A killed process ends within milliseconds, unless the kernel is still releasing its GPU. `kill`
+# blocks the exit of the server, so it does not wait for longer than this for the kernel.
 _KILL_SECONDS = 5.0
-_RETRY_SECONDS = 0.1  # for which a `Retry-After`, in whole seconds, holds
+_RETRY_VALID_SECONDS = 0.1  # time for which a computed `Retry-After`, in whole seconds, is reused
 
 
 class EnginePool:
-    """One engine per device. Made before the event loop runs, so that models load while the API imports what it needs.
+    """One engine per device, with slots that all engines share.
+
+    The pool is made before the event loop runs: the models load while the API is being imported.
 
     Args:
-        configs: of each engine, different in their devices at most.
-        on_batch: called with every batch's numbers, in the event loop.
-        on_models: called whenever an engine gets ready, with what is served then.
-        on_restart: called with an engine's name whenever a process of it takes the place of
-            another.
-        module: what the engine processes run.
+        configs: one per engine; they differ in their devices only.
+        on_batch: called in the event loop with every completed batch.
+        on_models: called with the served models whenever an engine has become ready.
+        on_restart: called with the name of an engine whenever it gets a new process.
+        module: the Python module that the engine processes run.
 
     Attributes:
-        models: what is served, by name; still there while engines are started again.
-        slots: shared by all engines; there once one of them was ready.
+        models: the served models, by name; they stay while engines restart.
+        slots: the slots in shared memory; set when the first engine is ready.
     """
 
     def __init__(
         self,
         configs: Sequence[EngineConfig],
-        patience: HealthPolicy,
+        policy: HealthPolicy,
         on_batch: Callable[[BatchDone], None],
         on_models: Callable[[tuple[ModelInfo, ...]], None],
         on_restart: Callable[[str], None],
         module: str = MODULE,
     ) -> None:
+        self._on_batch = on_batch
         self._on_models = on_models
+        self._module = module
         self._memory = create_memory()
         self._slot_bytes = 0
-        self._count = configs[0].slots
-        self._target = configs[0].target_seconds
-        self._free = list(range(self._count))
-        self._decoding: dict[int, WorkEstimate] = {}  # by slot
-        self._retry = 0
-        self._retry_known = 0.0  # until when it holds
-        self._ids = itertools.count(1)
+        self._slot_count = configs[0].slots
+        self._free_slots = list(range(self._slot_count))
+        # By slot: images that are admitted, but not submitted to an engine yet.
+        self._unsubmitted_work: dict[int, WorkEstimate] = {}
+        self._target_seconds = configs[0].target_seconds
+        self._retry_seconds = 0
+        self._retry_valid_until = 0.0
+        self._job_ids = itertools.count(1)
         self._was_ready = asyncio.Event()
         self.slots: Slots
         self.models: dict[str, ModelInfo] = {}
-
-        def launch(config: EngineConfig, accelerations: Accelerations) -> EngineProcess:
-            config = replace(config, accelerations=accelerations)
-            return EngineProcess(config, self._memory, on_batch, self._free.append, module)
-
-        self.engines = [
-            Supervisor(str(index), partial(launch, config), self._on_ready, on_restart, patience)
+        self.supervisors = [
+            Supervisor(
+                name=str(index),
+                launch=partial(self._launch, config),
+                on_ready=self._on_ready,
+                on_restart=on_restart,
+                policy=policy,
+            )
             for index, config in enumerate(configs)
         ]
 
     @property
     def ready(self) -> bool:
-        """Whether at least one engine takes jobs."""
-        return any(engine.client.ready for engine in self.engines)
+        """Whether at least one engine accepts jobs."""
+        return any(supervisor.process.ready for supervisor in self.supervisors)
 
     @property
     def given_up(self) -> bool:
-        """Whether no engine will ever take jobs again."""
-        return all(engine.given_up for engine in self.engines)
+        """Whether all engines are given up, so that none will ever accept jobs again."""
+        return all(supervisor.given_up for supervisor in self.supervisors)
 
     @property
     def queued(self) -> int:
-        """Jobs that no engine has answered yet."""
-        return sum(engine.client.queued for engine in self.engines)
+        """Number of jobs that are submitted and not answered."""
+        return sum(supervisor.process.queued for supervisor in self.supervisors)
 
     @property
-    def held(self) -> int:
-        """Slots that are not free."""
-        return self._count - len(self._free)
+    def used_slots(self) -> int:
+        """Number of slots that are not free."""
+        return self._slot_count - len(self._free_slots)
 
     def retry_after(self) -> int:
-        """Seconds after which it makes sense to come back: what is queued drained, or an engine started again."""
+        """Return the seconds until the shortest queue is empty, or until an engine is ready."""
         if not self.ready:
-            return retry_after(min(engine.ready_in for engine in self.engines))
+            return whole_retry_seconds(min(supervisor.ready_in for supervisor in self.supervisors))
         now = time.monotonic()
-        if now > self._retry_known:
-            # Told to each request that is refused, while all that is queued has to be looked at to
-            # find it out.
-            self._retry_known = now + _RETRY_SECONDS
-            self._retry = retry_after(
-                min(client.busy_seconds(ahead) for client, ahead in self._ahead(float("inf")))
-            )
-        return self._retry
+        if now > self._retry_valid_until:
+            # Every refused request needs this number, and to compute it takes a pass over the
+            # whole queue.
+            self._retry_valid_until = now + _RETRY_VALID_SECONDS
+            queues = self._queues(due=float("inf"))
+            shortest = min(process.queue_seconds(queue) for process, queue in queues)
+            self._retry_seconds = whole_retry_seconds(shortest)
+        return self._retry_seconds
 
-    def claim(
-        self, model: str, choices: Sequence[Schedule], deadline: float | None
+    def estimate_work(
+        self,
+        model: str,
+        choices: Sequence[Schedule],
+        deadline: float | None,
     ) -> WorkEstimate:
-        """What an image needs of an engine that runs it under the last, the strongest, of ``choices``."""
-        due = time.monotonic() + self._target if deadline is None else deadline
-        return WorkEstimate(model, self.models[model].geometry.load(choices[-1]), due)
+        """Return the work of an image under the last of ``choices``, the one that merges most.
 
-    def predict(self, claim: WorkEstimate) -> float:
-        """Seconds until an engine would have done one more image, after all that are due before, decoded or not.
-
-        All are taken at their strongest schedules.
+        Admission must not refuse an image that could be in time, so it counts the least work. The
+        routing in `submit` only compares engines, and counts the first of ``choices``.
         """
-        waits = [client.answer_seconds(claim, ahead) for client, ahead in self._ahead(claim.due)]
-        return min(waits, default=0.0)
+        due = deadline
+        if due is None:
+            due = time.monotonic() + self._target_seconds
+        geometry = self.models[model].geometry
+        return WorkEstimate(model, geometry.image_cost(choices[-1]), due)
+
+    def seconds_to_complete(self, work: WorkEstimate) -> float:
+        """Return the seconds until the first engine would complete one more image.
+
+        Ahead of it is all work that is due earlier, including images that are not submitted yet,
+        each under the schedule that merges most.
+        """
+        queues = self._queues(work.due)
+        seconds = [process.completion_seconds(work, ahead) for process, ahead in queues]
+        return min(seconds, default=0.0)
 
     def check_room(self) -> None:
-        """Raises `Overloaded` if no slot is free, or no engine is ready."""
+        """Check that an image can be admitted.
+
+        Raises:
+            Overloaded: no slot is free, or no engine is ready.
+        """
         if not self.ready:
             raise Overloaded(
-                "the models are not loaded", retry_after=self.retry_after(), reason="not-ready"
+                "the models are not loaded",
+                retry_after=self.retry_after(),
+                reason="not-ready",
             )
-        if not self._free:
-            text = f"{self._count} images are waiting already"
-            raise Overloaded(text, retry_after=self.retry_after(), reason="queue-full")
+        if not self._free_slots:
+            raise Overloaded(
+                f"{self._slot_count} images are waiting already",
+                retry_after=self.retry_after(),
+                reason="queue-full",
+            )
 
     @contextlib.contextmanager
-    def lease(self, claim: WorkEstimate | None = None) -> Iterator[Lease]:
-        """Hold one slot. It is free again on leaving, or, once its job was submitted, when the engine answers or ends.
+    def lease(self, work: WorkEstimate | None = None) -> Iterator[Lease]:
+        """Hold one slot.
+
+        The slot is free again on leaving; or, if its job was submitted, when the engine has
+        answered or ended.
 
         Args:
-            claim: what the image in it will need; counted as waiting from now on.
+            work: the work of the image, which counts as queued from now on.
 
         Raises:
             Overloaded: no slot is free, or no engine is ready.
         """
         self.check_room()
-        slot = self._free.pop()
+        slot = self._free_slots.pop()
         lease = Lease(self.slots, slot, self.submit)
-        if claim is not None:
-            self._decoding[slot] = claim
+        if work is not None:
+            self._unsubmitted_work[slot] = work
         try:
             yield lease
         finally:
             if not lease.submitted:
-                self._decoding.pop(slot, None)
-                self._free.append(slot)
+                self._unsubmitted_work.pop(slot, None)
+                self._free_slots.append(slot)
 
     def submit(
         self,
@@ -165,120 +196,152 @@ class EnginePool:
         choices: Sequence[Schedule],
         top_k: int,
         deadline: float | None,
-        want: OutputKind,
+        output_kind: OutputKind,
         normalised: bool,
     ) -> asyncio.Future[Result]:
-        """Hand ``slot`` and the image in it to the engine with the least to do. Cancelling the future cancels the job.
+        """Send the image in ``slot`` to the engine with the least outstanding work.
+
+        Cancelling the future cancels the job.
 
         Raises:
-            EngineLost: there is no engine now; the slot is still the caller's.
+            EngineLost: no engine is ready; the slot still belongs to the caller.
         """
-        clients = self._ready_clients()
-        if not clients:
+        processes = self._ready_processes()
+        if not processes:
             raise EngineLost(
-                "the model process was lost; please retry", retry_after=self.retry_after()
+                "the model process was lost; please retry",
+                retry_after=self.retry_after(),
             )
         job = Job(
-            next(self._ids),
-            slot,
-            model,
-            tuple(choices),
-            top_k,
-            time.monotonic(),
-            deadline,
-            want,
-            normalised,
+            id=next(self._job_ids),
+            slot=slot,
+            model=model,
+            choices=tuple(choices),
+            top_k=top_k,
+            submitted=time.monotonic(),
+            deadline=deadline,
+            output_kind=output_kind,
+            normalised=normalised,
         )
-        client = min(clients, key=lambda client: client.work)
-        claim = self._decoding.pop(slot, None) or self.claim(model, choices, deadline)
-        return client.submit(job, claim, work_of(self.models[model], choices[0]))
+        work = self._unsubmitted_work.pop(slot, None) or self.estimate_work(
+            model, choices, deadline
+        )
+        # The tokens only compare engines. With several choices the scheduler uses the first one,
+        # which merges least, unless the queue is long.
+        tokens = block_tokens(self.models[model], choices[0])
+        process = min(processes, key=_outstanding_tokens)
+        return process.submit(job, work, tokens)
 
     async def run(self) -> None:
-        """Keep all engines alive until `stop`. One that cannot be kept is given up, and the others go on.
+        """Keep all engines alive until `stop`; continue without an engine that is given up.
 
         Raises:
-            EngineStartError: none is left; or one of them never can start, by its own words, which
-                is a mistake in the settings that should not go unnoticed.
+            EngineStartError: all engines are given up; or an engine reports a mistake in the
+                settings, of which the operator should know.
         """
-        tasks = {asyncio.create_task(engine.run()): engine for engine in self.engines}
+        tasks = {
+            asyncio.create_task(supervisor.run()): supervisor for supervisor in self.supervisors
+        }
         try:
             while tasks:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    engine = tasks.pop(task)
+                    supervisor = tasks.pop(task)
                     error = task.exception()
-                    if error is None:
-                        continue
-                    if (
-                        not tasks
-                        or not isinstance(error, EngineStartError)
-                        or engine.is_mistake(error)
-                    ):
-                        raise error
-                    log.critical(
-                        "engine %s: %s; it is given up, the others go on", engine.name, error
-                    )
-                    self._describe()
+                    if error is not None:
+                        self._give_up(supervisor, error, is_last=not tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_ready(self) -> None:
-        """Return when an engine has been ready for the first time."""
+        """Return when an engine has become ready for the first time."""
         await self._was_ready.wait()
 
     async def stop(self, timeout: float) -> None:
-        """Let the engines finish what they have, and end; kill them after ``timeout`` seconds."""
-        await asyncio.gather(*(engine.stop(timeout) for engine in self.engines))
+        """Let all engines complete their jobs and end; kill them after ``timeout`` seconds."""
+        await asyncio.gather(*(supervisor.stop(timeout) for supervisor in self.supervisors))
 
     def kill(self) -> None:
-        """End all processes at once, blocking until they are gone."""
-        for engine in self.engines:
-            engine.kill()
-        for engine in self.engines:
-            engine.client.wait(_KILL_SECONDS)
+        """Kill all engine processes at once, and block until they have ended."""
+        for supervisor in self.supervisors:
+            supervisor.kill()
+        for supervisor in self.supervisors:
+            supervisor.process.wait(_KILL_SECONDS)
 
-    def _ready_clients(self) -> list[EngineProcess]:
-        return [engine.client for engine in self.engines if engine.client.ready]
+    def _launch(self, config: EngineConfig, accelerations: Accelerations) -> EngineProcess:
+        return EngineProcess(
+            replace(config, accelerations=accelerations),
+            memory=self._memory,
+            on_batch=self._on_batch,
+            on_free=self._free_slots.append,
+            module=self._module,
+        )
 
-    def _ahead(self, due: float) -> list[tuple[EngineProcess, list[WorkEstimate]]]:
-        """What each engine that is ready will do before something due at ``due``; each its part of what is decoded."""
-        clients = self._ready_clients()
-        decoding = list(self._decoding.values())
-        return [
-            (
-                client,
-                [
-                    one
-                    for one in (*client.claims(), *decoding[index :: len(clients)])
-                    if one.due <= due
-                ],
-            )
-            for index, client in enumerate(clients)
-        ]
+    def _ready_processes(self) -> list[EngineProcess]:
+        return [supervisor.process for supervisor in self.supervisors if supervisor.process.ready]
 
-    def _on_ready(self, engine: Supervisor, ready: Ready) -> int:
+    def _queues(self, due: float) -> list[tuple[EngineProcess, list[WorkEstimate]]]:
+        """Return each ready engine with the work that it runs before a job that is due at ``due``.
+
+        Images that are not submitted yet are divided evenly among the engines.
+        """
+        processes = self._ready_processes()
+        unsubmitted = list(self._unsubmitted_work.values())
+        queues = []
+        for index, process in enumerate(processes):
+            engine_part = unsubmitted[index :: len(processes)]
+            queued = [*process.queued_work(), *engine_part]
+            ahead = [work for work in queued if work.due <= due]
+            queues.append((process, ahead))
+        return queues
+
+    def _give_up(self, supervisor: Supervisor, error: BaseException, *, is_last: bool) -> None:
+        """Continue without an engine that ended with ``error``, or raise the error."""
+        if is_last or not isinstance(error, EngineStartError):
+            raise error
+        if supervisor.is_configuration_error(error):
+            raise error
+        log.critical(
+            "engine %s: %s; it is given up, the other engines continue",
+            supervisor.name,
+            error,
+        )
+        self._update_models()
+
+    def _on_ready(self, supervisor: Supervisor, ready: Ready) -> int:
+        """Register the models of an engine that has become ready; return the bytes of a slot."""
         if not self.models:
             self._slot_bytes = ready.slot_bytes
-            self.slots = Slots(self._memory, self._count, ready.slot_bytes, create=True)
-        elif identities(ready.models) != identities(tuple(self.models.values())):
-            raise EngineStartError(
-                "the models have changed since the server started; start it anew"
-            )
-        engine.models = ready.models
-        self._describe()
+            self.slots = Slots(self._memory, self._slot_count, ready.slot_bytes, create=True)
+        else:
+            before = device_independent(tuple(self.models.values()))
+            if device_independent(ready.models) != before:
+                raise EngineStartError(
+                    "the models have changed since the server started; restart the server"
+                )
+        supervisor.models = ready.models
+        self._update_models()
         self._was_ready.set()
         return self._slot_bytes
 
-    def _describe(self) -> None:
-        described = [
-            engine.models for engine in self.engines if engine.models and not engine.given_up
+    def _update_models(self) -> None:
+        """Combine the models of all engines that are not given up, and report them."""
+        reports = [
+            supervisor.models
+            for supervisor in self.supervisors
+            if supervisor.models and not supervisor.given_up
         ]
-        self.models = {model.name: model for model in merge(described)}
+        self.models = {model.name: model for model in combine(reports)}
         self._on_models(tuple(self.models.values()))
 
 
-def work_of(model: ModelInfo, schedule: Schedule) -> int:
-    """What a job costs, for comparing engines: tokens over all blocks, by which nearly all of a pass is measured."""
-    return sum(schedule.tokens(model.depth, model.tokens, model.prefix)[:-1])
+def block_tokens(model: ModelInfo, schedule: Schedule) -> int:
+    """Return the tokens at the inputs of all blocks, a measure of work to compare engines by."""
+    counts = schedule.tokens(model.depth, model.tokens, model.prefix)
+    return sum(counts[:-1])
+
+
+def _outstanding_tokens(process: EngineProcess) -> int:
+    return process.outstanding_tokens

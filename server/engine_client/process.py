@@ -1,4 +1,4 @@
-"""The API's side of one engine process: starts it, hands it jobs, gives their outcomes back, confirms its end."""
+"""One engine process, as the API process uses it: start, jobs, results, end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from server.errors import EngineLost, EngineStartError
@@ -28,17 +29,21 @@ from server.ipc.messages import (
     Stop,
 )
 from server.ipc.shared_memory import create_memory
-from server.latency.cost import Estimate
-from server.latency.queueing import WorkEstimate, answer_seconds, busy_seconds
+from server.latency import queueing
+from server.latency.cost import CostModel
+from server.latency.queueing import WorkEstimate
 
 MODULE = "server.engine"
+# The kernel may need seconds to release the memory of a killed process and its GPU. A process that
+# is still there after this time hangs in a driver.
 _KILL_SECONDS = 30.0
 _POLL_SECONDS = 0.02
+_EXIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a request gets: its outcome, and the batch that it was in."""
+    """The result of one job: its outcome, and the batch in which it ran."""
 
     outcome: Outcome
     batch: BatchDone
@@ -46,27 +51,31 @@ class Result:
 
 @dataclass(frozen=True)
 class Pending:
-    """A job that the engine has not answered yet. ``work`` is its share of what `EngineClient.work` sums up."""
+    """A job that is submitted and not answered.
+
+    Attributes:
+        tokens: its part of `EngineProcess.outstanding_tokens`.
+    """
 
     job: Job
-    claim: WorkEstimate
-    work: int
+    work: WorkEstimate
+    tokens: int
     future: asyncio.Future[Result]
 
 
 class EngineProcess:
-    """One engine process from its start to its confirmed end. A process that is started again is another client.
+    """One engine process, from its start to its end. A restart makes another `EngineProcess`.
 
     Args:
-        memory: descriptor of the slots' memory.
-        on_batch: called with every batch's numbers, in the event loop.
-        on_free: called with every slot that the engine has no more use for.
-        module: what the process runs.
+        memory: descriptor of the shared memory for the slots.
+        on_batch: called in the event loop with every completed batch.
+        on_free: called with every slot that the engine does not use any more.
+        module: the Python module that the process runs.
 
     Attributes:
-        ready: it takes jobs.
-        work: predicted work of the jobs that it has not answered, in the unit of `submit`.
-        estimates: of each model's speed, by name; those of the last batch.
+        ready: whether it accepts jobs.
+        outstanding_tokens: work of all jobs that are not answered, as given to `submit`.
+        cost_models: the latest cost model of each model, by name.
     """
 
     def __init__(
@@ -80,38 +89,31 @@ class EngineProcess:
         self._config = config
         self._on_batch = on_batch
         self._on_free = on_free
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[int, Pending] = {}  # by job
         self._channel: AsyncChannel | None = None
         self.ready = False
-        self.work = 0
-        self.estimates: dict[str, Estimate] = {}
-        self._connection, theirs = socket.socketpair()
-        descriptor = create_memory("tome-pulse", HeartbeatPage.SIZE)
-        self._page = HeartbeatPage(descriptor)
-        inherited = (theirs.fileno(), memory, descriptor)
-        # A plain interpreter, which inherits three descriptors and nothing else.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *map(str, inherited)],
-            env=environment(),
-            pass_fds=inherited,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        os.close(descriptor)
+        self.outstanding_tokens = 0
+        self.cost_models: dict[str, CostModel] = {}
+        self._connection, engine_connection = socket.socketpair()
+        page = create_memory("tome-heartbeat", HeartbeatPage.SIZE)
+        self._page = HeartbeatPage(page)
+        self._process = _spawn(module, (engine_connection.fileno(), memory, page))
+        engine_connection.close()
+        os.close(page)
 
     @property
     def queued(self) -> int:
-        """Jobs that the engine has not answered yet."""
+        """Number of jobs that are submitted and not answered."""
         return len(self._pending)
 
     @property
     def pid(self) -> int:
-        """Number of the process."""
+        """The process ID."""
         return self._process.pid
 
     @property
-    def pulse(self) -> Heartbeat:
-        """What the process shows of itself; nothing once it has ended."""
+    def heartbeat(self) -> Heartbeat:
+        """The state that the process reports; an empty one if the process has ended."""
         return self._page.read() if self.alive else Heartbeat()
 
     @property
@@ -119,28 +121,41 @@ class EngineProcess:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
-    def claims(self) -> list[WorkEstimate]:
-        """What its jobs need, those that run now included."""
-        return [pending.claim for pending in self._pending.values()]
+    def queued_work(self) -> list[WorkEstimate]:
+        """Return the work of all jobs that are not answered, the current batch included."""
+        return [pending.work for pending in self._pending.values()]
 
-    def busy_seconds(self, claims: Sequence[WorkEstimate]) -> float:
-        """Seconds until it will have done ``claims``, all of which it has or may get."""
-        return max(0.0, busy_seconds(claims, self.estimates, self._config.max_batch) - self._done())
+    def queue_seconds(self, queue: Sequence[WorkEstimate]) -> float:
+        """Return the seconds from now until all of ``queue`` is run, the current batch included."""
+        seconds = queueing.queue_seconds(queue, self.cost_models, self._config.max_batch)
+        return max(0.0, seconds - self._elapsed_seconds())
 
-    def answer_seconds(self, claim: WorkEstimate, ahead: Sequence[WorkEstimate]) -> float:
-        """Seconds until it would have done ``claim`` after ``ahead``; see `server.latency.queueing.answer_seconds`."""
-        return answer_seconds(claim, ahead, self._done(), self.estimates, self._config.max_batch)
+    def completion_seconds(self, work: WorkEstimate, ahead: Sequence[WorkEstimate]) -> float:
+        """Return the seconds until ``work`` is complete, as `server.latency.queueing` says."""
+        return queueing.completion_seconds(
+            work,
+            ahead,
+            self._elapsed_seconds(),
+            self.cost_models,
+            self._config.max_batch,
+        )
 
-    def _done(self) -> float:
-        """Seconds of the batch that runs now that are over."""
-        pulse = self.pulse
-        return min(time.monotonic() - pulse.began, pulse.predicted) if pulse.began else 0.0
+    def _elapsed_seconds(self) -> float:
+        """Return for how long the current batch has run, at most its prediction; 0 without one."""
+        heartbeat = self.heartbeat
+        if not heartbeat.batch_started:
+            return 0.0
+        elapsed = time.monotonic() - heartbeat.batch_started
+        return min(elapsed, heartbeat.predicted_seconds)
 
-    async def start(self, timeout: float) -> Ready:
-        """Wait until the models are loaded. Jobs may follow after `begin`.
+    async def wait_until_loaded(self, timeout: float) -> Ready:
+        """Send the configuration, and wait until the models are loaded.
+
+        The constructor has started the process. Jobs may follow after `accept_jobs`.
 
         Raises:
-            EngineStartError: it cannot start, ended, or took longer than ``timeout`` seconds.
+            EngineStartError: the engine cannot start, has ended, or takes longer than ``timeout``
+                seconds.
         """
         self._channel = await AsyncChannel.open(self._connection)
         self._channel.send(self._config)
@@ -148,29 +163,29 @@ class EngineProcess:
             message = await asyncio.wait_for(self._channel.receive(), timeout)
         except ChannelClosed:
             code = await self.exit_code()
-            raise EngineStartError(
-                f"the engine process ended while starting (exit code {code})"
-            ) from None
+            text = f"the engine process ended while starting (exit code {code})"
+            raise EngineStartError(text) from None
         except TimeoutError:
-            raise EngineStartError(
-                f"the engine was not ready within {timeout:g} s (TOME_START_TIMEOUT)"
-            ) from None
+            text = f"the engine was not ready within {timeout:g} s (TOME_START_TIMEOUT)"
+            raise EngineStartError(text) from None
         if isinstance(message, StartFailed):
             raise EngineStartError(
-                message.reason, explained=message.safer is None, safer=message.safer
+                message.reason,
+                explained=message.safer is None,
+                safer=message.safer,
             )
         assert isinstance(message, Ready)
-        self.estimates = dict(message.estimates)
+        self.cost_models = dict(message.cost_models)
         return message
 
-    def begin(self, slot_bytes: int) -> None:
-        """The slots are there, each of ``slot_bytes``: take jobs from now on."""
+    def accept_jobs(self, slot_bytes: int) -> None:
+        """Tell the engine that the slots have ``slot_bytes`` bytes, and accept jobs from now on."""
         assert self._channel is not None
         self._channel.send(SlotsReady(slot_bytes))
         self.ready = True
 
-    async def pump(self) -> None:
-        """Give outcomes back until the engine closes its end."""
+    async def receive_batches(self) -> None:
+        """Deliver the outcomes of all batches, until the engine closes its end of the channel."""
         assert self._channel is not None
         with contextlib.suppress(ChannelClosed):
             while True:
@@ -179,40 +194,43 @@ class EngineProcess:
                 self._on_batch(batch)
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
-                if batch.estimate is not None:
-                    self.estimates[batch.model] = batch.estimate
+                if batch.cost_model is not None:
+                    self.cost_models[batch.model] = batch.cost_model
 
-    def submit(self, job: Job, claim: WorkEstimate, work: int) -> asyncio.Future[Result]:
-        """Hand a job to the engine, whose slot is its own until it answers or ends. Cancelling the future cancels it.
+    def submit(self, job: Job, work: WorkEstimate, tokens: int) -> asyncio.Future[Result]:
+        """Send a job to the engine. Cancelling the future cancels the job.
+
+        The job keeps its slot until the engine has answered or ended.
 
         Args:
-            claim: what it needs.
-            work: what the job adds to `work`.
+            work: the work of the job, for predictions.
+            tokens: the work of the job, as a part of `outstanding_tokens`.
         """
         assert self.ready and self._channel is not None
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(lambda done: self._cancel(job.id) if done.cancelled() else None)
-        self._pending[job.id] = Pending(job, claim, work, future)
-        self.work += work
+        future.add_done_callback(partial(self._cancel_job, job.id))
+        self._pending[job.id] = Pending(job, work, tokens, future)
+        self.outstanding_tokens += tokens
         self._channel.send(job)
         return future
 
     def fail_pending(self, retry_after: float) -> None:
-        """The engine is lost: tell everyone who waits. Their slots stay taken until `end` has confirmed it."""
+        """Fail all jobs because the engine is lost. `close` frees their slots."""
         self.ready = False
         for pending in self._pending.values():
             if not pending.future.done():
                 error = EngineLost(
-                    "the model process was lost; please retry", retry_after=retry_after
+                    "the model process was lost; please retry",
+                    retry_after=retry_after,
                 )
                 pending.future.set_exception(error)
 
-    async def end(self) -> None:
-        """Kill the process, wait until it is gone, and free the slots that it held.
+    async def close(self) -> None:
+        """Kill the process, wait until it has ended, and free its slots.
 
         Raises:
-            EngineStartError: the kernel cannot end it, so neither its slots nor its device can be
-                used again.
+            EngineStartError: the kernel cannot end the process, so that neither its slots nor its
+                device can be used again.
         """
         self.ready = False
         limit = time.monotonic() + _KILL_SECONDS
@@ -224,18 +242,18 @@ class EngineProcess:
         for pending in self._pending.values():
             self._on_free(pending.job.slot)
         self._pending.clear()
-        self.work = 0
+        self.outstanding_tokens = 0
         if self._channel is not None:
             self._channel.close()
         else:
             self._connection.close()
 
     async def stop(self, timeout: float) -> None:
-        """Let the process finish what it has, and end; kill it after ``timeout`` seconds."""
+        """Let the engine complete its jobs and end; kill the process after ``timeout`` seconds."""
         if self.ready and self._channel is not None:
             self._channel.send(Stop())
         else:
-            self._process.kill()  # it would hear of a stop only when its models are loaded
+            self._process.kill()  # it reads no message before its models are loaded
         limit = time.monotonic() + timeout
         while self.alive:
             if time.monotonic() > limit:
@@ -243,48 +261,62 @@ class EngineProcess:
             await asyncio.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
-        """Have the kernel end the process, whatever it does."""
+        """Kill the process."""
         if self.alive:
             self._process.kill()
 
     def wait(self, timeout: float) -> None:
-        """Block until the process has ended, ``timeout`` seconds at most."""
+        """Block until the process has ended, for at most ``timeout`` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
 
     async def exit_code(self) -> int | None:
-        """Of the process, which ends about now; None if it does not. Negative: the signal that killed it."""
-        limit = time.monotonic() + 1
+        """Wait up to a second for the process to end, and return its exit code.
+
+        It is negative if a signal killed the process, and None if the process has not ended.
+        """
+        limit = time.monotonic() + _EXIT_SECONDS
         while self.alive and time.monotonic() < limit:
             await asyncio.sleep(_POLL_SECONDS)
         return self._process.poll()
 
-    def _cancel(self, job_id: int) -> None:
-        if self._channel is not None:
+    def _cancel_job(self, job_id: int, future: asyncio.Future[Result]) -> None:
+        """Tell the engine that a job is cancelled, if its future ended so."""
+        if future.cancelled() and self._channel is not None:
             self._channel.send(Cancel(job_id))
 
     def _deliver(self, outcome: Outcome, batch: BatchDone) -> None:
+        """Free the slot of an answered job, and set the result of its future."""
         pending = self._pending.pop(outcome.id)
-        self.work -= pending.work
+        self.outstanding_tokens -= pending.tokens
         self._on_free(pending.job.slot)
         if not pending.future.done():
             pending.future.set_result(Result(outcome, batch))
 
 
+def _spawn(module: str, descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    """Start a plain Python interpreter that inherits ``descriptors`` and no other file."""
+    arguments = [str(descriptor) for descriptor in descriptors]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        env=environment(),
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def environment() -> dict[str, str]:
-    """What the engine process finds in its environment: ours, less what it must not know."""
-    ours = {name: value for name, value in os.environ.items() if name != "TOME_API_KEYS"}
-    return ours | {
-        # Idle OpenMP threads give their core back at once: the API needs it (measured in
-        # benchmarks/).
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
-        # oneDNN keeps what it compiled for each shape, with large tables; by default of 1024
-        # shapes.
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256"),
+    """Return the environment of the engine process: that of the API process without its secrets."""
+    inherited = {name: value for name, value in os.environ.items() if name != "TOME_API_KEYS"}
+    # Idle OpenMP threads release their core soon: the API needs it (measured in benchmarks/).
+    inherited.setdefault("GOMP_SPINCOUNT", "1000")
+    # oneDNN keeps the compiled code of each shape, with large tables; its default is 1024 shapes.
+    inherited.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+    # The engine imports this very package, never one of that name in the working directory, which
+    # the option -P leaves out of the path.
+    package_root = str(Path(__file__).parents[2])
+    search_path = [package_root, os.environ.get("PYTHONPATH", "")]
+    return inherited | {
         "PYTHONUNBUFFERED": "1",
-        # This very package, and never one of that name in the working directory, which -P leaves
-        # out.
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
-        ),
+        "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
     }

@@ -1,4 +1,4 @@
-"""What several engines say of the same models, as one description."""
+"""The served models, combined from the reports of several engines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ from dataclasses import replace
 from server.ipc.messages import ModelInfo
 
 
-def identities(models: tuple[ModelInfo, ...]) -> list[ModelInfo]:
-    """What must not differ between engines for any of them to run any job: all but how a device fares with it."""
-    return [replace(model, device="", dtype="", acceleration="", levels=()) for model in models]
+def device_independent(models: tuple[ModelInfo, ...]) -> list[ModelInfo]:
+    """Return the models without what may differ between devices.
+
+    The rest must be equal for all engines, so that any of them can run any job.
+    """
+    return [
+        replace(
+            model,
+            device="",
+            dtype="",
+            acceleration="",
+            levels=(),
+        )
+        for model in models
+    ]
 
 
-def merge(described: Sequence[tuple[ModelInfo, ...]]) -> tuple[ModelInfo, ...]:
-    """Each model once, as the first engine measured it, on the devices of all."""
-    return tuple(
-        replace(models[0], device=",".join(model.device for model in models))
-        for models in zip(*described, strict=True)
-    )
+def combine(reports: Sequence[tuple[ModelInfo, ...]]) -> tuple[ModelInfo, ...]:
+    """Return each model once: as the first engine reports it, with the devices of all engines."""
+    combined = []
+    for same_model in zip(*reports, strict=True):
+        devices = ",".join(model.device for model in same_model)
+        combined.append(replace(same_model[0], device=devices))
+    return tuple(combined)

@@ -1,4 +1,4 @@
-"""Keeps one engine alive: starts it, watches it, starts it again, and gives it up in the end."""
+"""The supervisor of one engine: start, health checks, restart with back-off, giving up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from server.engine_client.health import (
     WATCH_SECONDS,
     HealthPolicy,
-    Vitals,
+    HealthState,
     backoff,
     is_hung,
-    is_silent,
+    is_without_heartbeat,
     observe,
 )
 from server.engine_client.process import EngineProcess
@@ -23,23 +23,24 @@ from server.ipc.messages import Accelerations, ModelInfo, Ready
 
 log = logging.getLogger("tome.engine")
 
-_FIRST_GUESS = 5.0
+# Load time that Retry-After assumes until a start has been measured: about that of a small model
+# on a CPU. Too short a value costs clients one more retry.
+_FIRST_LOAD_SECONDS = 5.0
 
 
 class Supervisor:
-    """One engine, over all the processes that embody it in turn.
+    """One engine, across all its processes.
 
     Args:
-        name: of the engine, in logs and metrics.
-        launch: starts a process with what it may be fast by; cheap.
-        on_ready: called with what a process says when its models are loaded; returns the size of a
-            slot.
-        on_restart: called whenever a process takes the place of another.
+        name: name of the engine, in logs and metrics.
+        launch: starts a process that may use the given accelerations; returns at once.
+        on_ready: called when the models of a process are loaded; returns the bytes of a slot.
+        on_restart: called with the engine's name whenever it gets a new process.
 
     Attributes:
-        client: the process now.
-        models: what the engine serves, or served last; empty until it was ready once.
-        given_up: it will not be started again.
+        process: the current process.
+        models: the models that the engine serves, or served last; empty until it was ready once.
+        given_up: whether the engine will not be started again.
     """
 
     def __init__(
@@ -48,142 +49,163 @@ class Supervisor:
         launch: Callable[[Accelerations], EngineProcess],
         on_ready: Callable[[Supervisor, Ready], int],
         on_restart: Callable[[str], None],
-        patience: HealthPolicy,
+        policy: HealthPolicy,
     ) -> None:
         self.name = name
         self._launch = launch
         self._on_ready = on_ready
         self._on_restart = on_restart
-        self._patience = patience
+        self._policy = policy
         self._stopping = False
         self._accelerations = Accelerations()
         self._launched = 0.0
-        self._load_seconds = _FIRST_GUESS
+        self._load_seconds = _FIRST_LOAD_SECONDS
         self.models: tuple[ModelInfo, ...] = ()
         self.given_up = False
-        self.client = self._spawn()
+        self.process = self._launch_process()
 
     @property
     def ready_in(self) -> float:
-        """Seconds until it may be ready, going by the last start; 0 if it is."""
-        if self.client.ready:
+        """Seconds until the engine may be ready, by its last start; 0 if it is ready."""
+        if self.process.ready:
             return 0.0
-        return max(1.0, self._launched + self._load_seconds - time.monotonic())
+        remaining = self._launched + self._load_seconds - time.monotonic()
+        return max(1.0, remaining)
 
-    def pulse(self) -> Heartbeat:
-        """What its process shows of itself now."""
-        return self.client.pulse
+    def heartbeat(self) -> Heartbeat:
+        """Return the state that the current process reports."""
+        return self.process.heartbeat
 
     def is_ready(self) -> bool:
-        """Whether it takes jobs."""
-        return self.client.ready
+        """Return whether the engine accepts jobs."""
+        return self.process.ready
 
     async def run(self) -> None:
         """Keep the engine alive until `stop`.
 
+        An engine that was ready and is lost is restarted at once, as often as it happens.
+
         Raises:
-            EngineStartError: it is given up, because of a mistake in the settings, or because too
-                many starts in a row never got ready. One that got ready and was lost is always
-                started again, at once.
+            EngineStartError: the engine is given up, because of a mistake in the settings, or after
+                too many consecutive failed starts.
         """
         try:
-            await self._live()
+            await self._keep_alive()
         except Exception:
             self.given_up = True
             raise
 
-    async def _live(self) -> None:
-        failures = 0
+    async def _keep_alive(self) -> None:
+        failed_starts = 0
         while True:
-            failure: EngineStartError | None = None
-            try:
-                await self._start()
-                await self._attend()
-            except EngineStartError as error:
-                failure = error
-            code = await self.client.exit_code()
-            await self.client.end()
+            failure = await self._run_process()
+            code = await self.process.exit_code()
+            await self.process.close()
             if self._stopping:
                 return
-            counts = failure is not None and not self._become_safer(failure)
-            failures = failures + 1 if counts else 0
-            if (
-                failure
-                and counts
-                and (self.is_mistake(failure) or failures == self._patience.starts)
-            ):
-                raise failure
+            if failure is None or self._reduce_accelerations(failure):
+                failed_starts = 0
+            else:
+                failed_starts += 1
+                if (
+                    self.is_configuration_error(failure)
+                    or failed_starts == self._policy.failed_starts
+                ):
+                    raise failure
             reason = failure or f"the process was lost (exit code {code})"
-            log.error(
-                "engine %s: %s; starting it again in %g s", self.name, reason, backoff(failures)
-            )
-            await asyncio.sleep(backoff(failures))
+            wait = backoff(failed_starts)
+            log.error("engine %s: %s; restart in %g s", self.name, reason, wait)
+            await asyncio.sleep(wait)
             if self._stopping:
                 return
-            self.client = self._spawn()
+            self.process = self._launch_process()
             self._on_restart(self.name)
 
-    def is_mistake(self, error: EngineStartError) -> bool:
-        """Whether ``error`` will come back at every start: the engine explained it, and never was ready."""
+    async def _run_process(self) -> EngineStartError | None:
+        """Serve with the current process until it is lost; return the error if it cannot start."""
+        try:
+            await self._start()
+            await self._serve()
+        except EngineStartError as error:
+            return error
+        return None
+
+    def is_configuration_error(self, error: EngineStartError) -> bool:
+        """Return whether ``error`` would recur at every start: the configuration is wrong.
+
+        The engine itself has explained the error, and it was never ready.
+        """
         return error.explained and not self.models
 
-    def _become_safer(self, error: EngineStartError) -> bool:
-        """Start with fewer accelerations from now on, if ``error`` says that this may help; whether that is new."""
+    def _reduce_accelerations(self, error: EngineStartError) -> bool:
+        """Use only the accelerations that ``error`` leaves; return whether these are fewer."""
         if error.safer is None:
             return False
         before = self._accelerations
-        self._accelerations = self._accelerations.also(error.safer)
+        self._accelerations = before.intersection(error.safer)
         return self._accelerations != before
 
     async def stop(self, timeout: float) -> None:
-        """Let the process finish what it has; kill it after ``timeout`` seconds. No other takes its place."""
+        """Let the engine complete its jobs and end; kill it after ``timeout`` seconds.
+
+        Do not restart it.
+        """
         self._stopping = True
-        await self.client.stop(timeout)
+        await self.process.stop(timeout)
 
     def kill(self) -> None:
-        """End the process at once. No other takes its place."""
+        """Kill the process at once. Do not restart it."""
         self._stopping = True
-        self.client.kill()
+        self.process.kill()
 
-    def _spawn(self) -> EngineProcess:
+    def _launch_process(self) -> EngineProcess:
         self._launched = time.monotonic()
         return self._launch(self._accelerations)
 
     async def _start(self) -> None:
-        ready = await self.client.start(self._patience.start)
+        """Wait until the current process is ready, and let it accept jobs."""
+        ready = await self.process.wait_until_loaded(self._policy.start_timeout)
         slot_bytes = self._on_ready(self, ready)
         self._load_seconds = time.monotonic() - self._launched
-        self.client.begin(slot_bytes)
+        self.process.accept_jobs(slot_bytes)
 
-    async def _attend(self) -> None:
-        """Return when the process has ended or must end; whoever waited for it has been told."""
-        pump = asyncio.create_task(self.client.pump())
-        watch = asyncio.create_task(self._watch())
+    async def _serve(self) -> None:
+        """Deliver results until the process is lost or must be killed; then fail its jobs."""
+        receiving = asyncio.create_task(self.process.receive_batches())
+        watching = asyncio.create_task(self._watch())
+        tasks = (receiving, watching)
         try:
-            await asyncio.wait((pump, watch), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.client.fail_pending(retry_after=self._load_seconds)
-            self.client.kill()
-            for task in (pump, watch):
+            self.process.fail_pending(retry_after=self._load_seconds)
+            self.process.kill()
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(pump, watch, return_exceptions=True)
-        for task in (pump, watch):
-            if not task.cancelled() and (error := task.exception()):
-                log.error("engine %s: what attends to it failed", self.name, exc_info=error)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("engine %s: the supervision failed", self.name, exc_info=error)
 
     async def _watch(self) -> None:
-        """Return when the process does not run any more, or its forward pass will not end."""
-        vitals = Vitals()
+        """Check the health of the process; return when it has no heartbeat or is hung."""
+        state = HealthState()
         last = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = time.monotonic()
-            vitals = observe(vitals, self.client.pulse, now - last)
+            state = observe(state, self.process.heartbeat, now - last)
             last = now
-            if is_silent(vitals, self._patience):
-                log.error("engine %s: no heartbeat for %.1f s", self.name, vitals.silent)
+            if is_without_heartbeat(state, self._policy):
+                log.error(
+                    "engine %s: no heartbeat for %.1f s", self.name, state.without_heartbeat_seconds
+                )
                 return
-            if is_hung(vitals, self._patience):
-                text = "engine %s: a batch hangs: %.1f s, predicted were %.3f"
-                log.error(text, self.name, vitals.busy, vitals.pulse.predicted)
+            if is_hung(state, self._policy):
+                log.error(
+                    "engine %s: hung: a batch has run for %.1f s, predicted were %.3f s",
+                    self.name,
+                    state.batch_seconds,
+                    state.heartbeat.predicted_seconds,
+                )
                 return

@@ -1,10 +1,9 @@
-"""From the bytes of an encoded image to a model's pixels: limits, colours, and what is wrong with it."""
+"""Decode an encoded image into the pixels that a model takes: size limits, colours and errors."""
 
 from __future__ import annotations
 
 import io
 import logging
-import math
 import warnings
 from typing import Any
 
@@ -13,111 +12,152 @@ import numpy.typing as npt
 from PIL import Image
 
 from server.errors import BadImage, RequestError, TooLarge
+from server.imaging.container import StrippedImage
 from server.imaging.formats import open_container
-from server.imaging.orientation import read_orientation, turn
+from server.imaging.orientation import apply_orientation, read_orientation
 from server.imaging.resize import dct_reduction, resize_and_crop, resized_size
 from server.imaging.transform import Transform
 
 log = logging.getLogger("tome.decode")
 
-# Our own limits, tested before a pixel is decoded, take the place of Pillow's; its warnings are for
-# developers.
+# `check_size` enforces the limits of the settings, so Pillow's own limit is off. Pillow's warnings
+# are meant for developers.
 Image.MAX_IMAGE_PIXELS = None
-Image.init()  # all at once and here, rather than by the first requests, in several threads
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Load all of Pillow's plugins now. Otherwise the first requests load them, in several threads.
+Image.init()
+
+# Scales 16 bits to 8: 65535 / 255.
+_GREY_16_TO_8 = 257
+_MAX_GREY_16 = 65535
 
 
 def decode(
-    body: bytes, transform: Transform, max_pixels: int, max_side: int
+    body: bytes,
+    transform: Transform,
+    max_pixels: int,
+    max_side: int,
 ) -> npt.NDArray[np.uint8]:
-    """The first frame of an encoded image, upright, as ``uint8 (C, H, W)`` of ``transform``.
+    """Decode the first frame of an image, upright, into ``uint8 (C, H, W)`` for ``transform``.
 
-    A large JPEG is decoded at a half, a quarter or an eighth; see
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size; see
     `server.imaging.resize.dct_reduction`.
 
     Args:
-        max_pixels, max_side: largest image that is decoded; tested before any pixel is.
+        max_pixels, max_side: size limits, checked before a pixel is decoded.
 
     Raises:
-        BadImage: it is empty, corrupt or truncated.
-        UnsupportedFormat: its content is none of `FORMATS`.
-        TooLarge: it has, or would have when resized, too many pixels; or it has too many parts.
+        BadImage: the image is empty, corrupt or truncated.
+        UnsupportedFormat: its content is in none of `FORMATS`.
+        TooLarge: it exceeds a size limit, would exceed it when resized, or has too many parts.
     """
     if not body:
         raise BadImage("the body is empty; send an encoded image")
-    container = open_container(body)
-    if container.canvas:
-        check_size(container.canvas, transform, max_pixels, max_side)
+    stripped = open_container(body)
+    if stripped.canvas:
+        check_size(stripped.canvas, transform, max_pixels, max_side)
     try:
-        with Image.open(io.BytesIO(container.body), formats=(container.form,)) as opened:
+        file = io.BytesIO(stripped.body)
+        with Image.open(file, formats=(stripped.format,)) as opened:
             check_size(opened.size, transform, max_pixels, max_side)
-            orientation = container.orientation
-            if container.form == "JPEG":
-                reduction = dct_reduction(opened.size, transform)
-                opened.draft(None, (opened.width // reduction, opened.height // reduction))
-            elif container.form == "WEBP":
-                orientation = read_orientation(opened.info.get("exif", b""))
-            opened.load()
-            image = turn(opened, orientation)
+            image = _load_upright(opened, stripped, transform)
     except RequestError:
         raise
-    except (
-        Exception
-    ) as error:  # broken files make Pillow raise many types, whose texts are not for clients
-        log.debug("an image could not be decoded: %r", error)
+    except Exception as error:
+        # Pillow raises exceptions of many types for broken files. Their texts are not for clients.
+        log.debug("cannot decode an image: %r", error)
         raise BadImage("the image is corrupt or truncated") from None
-    return resize_and_crop(convert(image, transform.size[0]), transform)
+    channels = transform.size[0]
+    return resize_and_crop(convert(image, channels), transform)
+
+
+def _load_upright(
+    opened: Image.Image,
+    stripped: StrippedImage,
+    transform: Transform,
+) -> Image.Image:
+    """Decode the pixels of ``opened`` and rotate them upright."""
+    orientation = stripped.orientation
+    if stripped.format == "JPEG":
+        reduction = dct_reduction(opened.size, transform)
+        reduced_size = (opened.width // reduction, opened.height // reduction)
+        opened.draft(None, reduced_size)
+    elif stripped.format == "WEBP":
+        orientation = read_orientation(opened.info.get("exif", b""))
+    opened.load()
+    return apply_orientation(opened, orientation)
 
 
 def to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
-    """The first frame of ``image``, which is trusted, upright, as ``uint8 (C, H, W)``."""
+    """Return the first frame of ``image``, a trusted one, upright, as ``uint8 (C, H, W)``."""
     image.load()
-    upright = turn(image, read_orientation(image.info.get("exif", b"")))
-    return resize_and_crop(convert(upright, transform.size[0]), transform)
+    orientation = read_orientation(image.info.get("exif", b""))
+    upright = apply_orientation(image, orientation)
+    channels = transform.size[0]
+    return resize_and_crop(convert(upright, channels), transform)
 
 
-def check_size(size: tuple[int, int], transform: Transform, max_pixels: int, max_side: int) -> None:
-    """Refuse an image by its header alone. Raises `TooLarge`."""
+def check_size(
+    size: tuple[int, int],
+    transform: Transform,
+    max_pixels: int,
+    max_side: int,
+) -> None:
+    """Refuse an image by its ``(width, height)`` alone. Raises `TooLarge`."""
     width, height = size
+    dimensions = f"{width} x {height}"
     if max(width, height) > max_side:
         raise TooLarge(
-            f"the image is {width} x {height}; a side may have {max_side} pixels", limit=max_side
+            f"the image is {dimensions}; a side may have {max_side} pixels",
+            limit=max_side,
         )
-    if width * height > max_pixels:
-        count = width * height
+    count = width * height
+    if count > max_pixels:
         raise TooLarge(
-            f"the image is {width} x {height}, {count} pixels; allowed are {max_pixels}",
+            f"the image is {dimensions}, {count} pixels; allowed are {max_pixels}",
             limit=max_pixels,
         )
-    # Either way round, because it may be turned upright first.
-    resized = max(
-        (resized_size(size, transform) for size in ((height, width), (width, height))),
-        key=math.prod,
-    )
-    if resized[0] * resized[1] > max_pixels:
-        raise TooLarge(
-            f"the image is {width} x {height}, too narrow to be resized to what the model takes"
-        )
+    # The orientation is not known yet, so check both.
+    for oriented in ((height, width), (width, height)):
+        resized_height, resized_width = resized_size(oriented, transform)
+        if resized_height * resized_width > max_pixels:
+            raise TooLarge(
+                f"the image is {dimensions}, too narrow to be resized to the model's input"
+            )
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:
-    """``image`` in the mode of a model of ``channels`` channels: what is transparent lies over white."""
+    """Convert ``image`` to mode ``L`` or ``RGB``, for 1 or 3 channels, over white."""
     mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith(
-        "I"
-    ):  # 16 bits of grey, which Pillow would cut off at 255 instead of scaling
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 instead of scaling it.
         image = Image.fromarray(to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.new("RGB", layer.size, "white")
-        image.paste(layer, mask=layer)
-    return image if image.mode == mode else image.convert(mode)
+        image = _paste_over_white(image)
+    if image.mode == mode:
+        return image
+    return image.convert(mode)
+
+
+def _paste_over_white(image: Image.Image) -> Image.Image:
+    layer = image
+    if image.mode != "RGBA":
+        layer = image.convert("RGBA")
+    background = Image.new("RGB", layer.size, "white")
+    background.paste(layer, mask=layer)
+    return background
 
 
 def to_8_bits(grey: npt.NDArray[Any], rows: int = 256) -> npt.NDArray[np.uint8]:
-    """Scale grey of 0 to 65535 to 0 to 255, rounded; ``rows`` at a time, since wide integers of all would be large."""
+    """Scale grey values from 0..65535 to 0..255 and round.
+
+    Works on ``rows`` rows at a time: 64-bit integers of a whole image would take too much memory.
+    """
     scaled = np.empty(grey.shape, np.uint8)
     for top in range(0, len(grey), rows):
-        strip = np.clip(grey[top : top + rows].astype(np.int64), 0, 65535)
-        scaled[top : top + rows] = (strip + 128) // 257
+        bottom = top + rows
+        wide = grey[top:bottom].astype(np.int64)
+        clipped = np.clip(wide, 0, _MAX_GREY_16)
+        rounded = clipped + _GREY_16_TO_8 // 2
+        scaled[top:bottom] = rounded // _GREY_16_TO_8
     return scaled

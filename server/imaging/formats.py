@@ -1,72 +1,57 @@
-"""What of an encoded file a decoder gets to see: its format, by content, and no more than its pixels need.
+"""Detect the format of an encoded file by its content, and remove what its pixels do not need.
 
-Profiles, comments, thumbnails, EXIF and further pictures are cut out of a JPEG, PNG or GIF before
-Pillow reads it. No pixel depends on them, and they are where a small body grows: text and profiles
-that inflate, EXIF entries that all point to the same bytes, and millions of empty parts, each a
-step of Python that holds up all threads (20 MB of them: 4 seconds). A WebP is parsed by libwebp
-alone, and a BMP has no such parts.
+Profiles, comments, thumbnails, EXIF and further images are removed from a JPEG, PNG or GIF before
+Pillow reads it. No pixel depends on them, and they let a small body use much memory or time: text
+and profiles that inflate, EXIF entries that all point to the same bytes, and millions of empty
+parts, each a step of Python that blocks all threads (20 MB of them: 4 seconds). Only libwebp parses
+a WebP, and a BMP has no such parts.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
-from server.errors import BadImage, TooLarge, UnsupportedFormat
+from server.errors import BadImage, UnsupportedFormat
+from server.imaging.container import PartCollector, StrippedImage, read_number
+from server.imaging.jpeg import strip_jpeg
 from server.imaging.orientation import read_orientation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _SUPPORTED = "allowed are JPEG, PNG, WebP, GIF and BMP"
-_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # known sizes: "BM" alone begins many a text
-_BITMAP_RUN_LENGTHS = (1, 2)
-_PARTS = 5000  # a file may have so many,
-_BYTES_PER_PART = 512  # or more where they have so many bytes on average
-# A progressive JPEG has about 10; each costs as much time as a whole picture, and can have a few
-# bytes.
-_SCANS = 100
 
-_JPEG_MARKER = re.compile(
-    rb"\xff[^\x00\xff]"
-)  # of many fill bytes the last; with a "+" the search would be quadratic
-_JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # between restarts a scan goes on
-_SEQUENTIAL_FRAMES = (0xC0, 0xC1, 0xC9)
-_END_OF_IMAGE = 0xD9
-_START_OF_SCAN = 0xDA
-_APP1 = 0xE1
-_COMMENT = 0xFE
-_JPEG_DROPPED = {
-    *range(_APP1, 0xEE),
-    0xEF,
-    _COMMENT,
-}  # all APPn but JFIF's and Adobe's, which tell colours
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+# The end of the file, or the second frame of an animation.
+_PNG_LAST = {b"IEND", b"fdAT"}
+# Length and type before a chunk's data, and the checksum after it.
+_CHUNK_HEAD_BYTES = 8
+_CHUNK_CHECKSUM_BYTES = 4
+
+_GIF_HEADER_BYTES = 13
+_GIF_FLAGS = 10
+_GIF_HAS_PALETTE = 0x80
+_GIF_PALETTE_SIZE = 0x07
 _GIF_EXTENSION = 0x21
 _GIF_IMAGE = 0x2C
 _GIF_CONTROL = 0xF9
 
+# Offsets of the extended header of a WebP (RFC 9649, section 2.7).
+_WEBP_CHUNK = slice(12, 16)
+_WEBP_WIDTH = 24
+_WEBP_HEIGHT = 27
+_WEBP_SIDE_BYTES = 3
 
-@dataclass(frozen=True)
-class Container:
-    """An encoded picture, less what its pixels do not need.
-
-    Attributes:
-        form: one of `FORMATS`.
-        orientation: how it is to be turned: EXIF's, from 1 to 8.
-        canvas: ``(width, height)`` where the decoder would allocate it before it could be asked,
-            else None.
-    """
-
-    form: str
-    body: bytes
-    orientation: int = 1
-    canvas: tuple[int, int] | None = None
+# Known sizes of a bitmap's header. "BM" alone also begins many a text.
+_BMP_CORE_HEADER = 12
+_BMP_HEADERS = (_BMP_CORE_HEADER, 40, 52, 56, 64, 108, 124)
+_BMP_HEADER_SIZE = slice(14, 18)
+_BMP_COMPRESSION = 30
+_BMP_RUN_LENGTHS = (1, 2)
 
 
-def open_container(body: bytes) -> Container:
-    """Tell the format of ``body`` and cut out what its pixels do not need.
+def open_container(body: bytes) -> StrippedImage:
+    """Detect the format of ``body`` and remove what its pixels do not need.
 
     Raises:
-        UnsupportedFormat: it does not begin as one of `FORMATS` does, or is a kind of bitmap that
+        UnsupportedFormat: it has the signature of none of `FORMATS`, or is a bitmap of a type that
             is not decoded.
         BadImage: it ends before its pixels begin.
         TooLarge: it consists of too many parts.
@@ -74,163 +59,117 @@ def open_container(body: bytes) -> Container:
     try:
         match sniff(body):
             case "JPEG":
-                return _jpeg(body)
+                return strip_jpeg(body)
             case "PNG":
-                return _png(body)
+                return _strip_png(body)
             case "GIF":
-                return _gif(body)
+                return _strip_gif(body)
             case "WEBP":
-                return _webp(body)
+                return _open_webp(body)
             case "BMP":
-                return _bmp(body)
+                return _open_bmp(body)
     except IndexError:
         raise BadImage("the image is corrupt or truncated") from None
     raise UnsupportedFormat(f"the body is not an image of a supported format; {_SUPPORTED}")
 
 
 def sniff(body: bytes) -> str | None:
-    """Which of `FORMATS` ``body`` begins as, if any."""
+    """Return the format in `FORMATS` whose signature ``body`` has, or None."""
     if body.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if body.startswith(b"\x89PNG\r\n\x1a\n"):
+    if body.startswith(_PNG_SIGNATURE):
         return "PNG"
     if body.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return "WEBP"
-    if body.startswith(b"BM") and int.from_bytes(body[14:18], "little") in _BITMAP_HEADERS:
+    if body.startswith(b"BM") and _bmp_header_size(body) in _BMP_HEADERS:
         return "BMP"
     return None
 
 
-class _Cuts:
-    """Collects the kept stretches of a body, and counts its parts. Raises `TooLarge` at too many."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = memoryview(body)
-        self._kept: list[memoryview] = []
-        self._parts_left = _PARTS + len(body) // _BYTES_PER_PART
-
-    def count(self) -> None:
-        self._parts_left -= 1
-        if self._parts_left < 0:
-            raise TooLarge("the image consists of too many parts; save it again without metadata")
-
-    def keep(self, start: int, end: int | None = None) -> None:
-        self._kept.append(self._body[start:end])
-
-    def join(self) -> bytes:
-        return b"".join(self._kept)
-
-
-def _jpeg(body: bytes) -> Container:
-    """Segments as in ITU-T T.81, annex B."""
-    cuts = _Cuts(body)
+def _strip_png(body: bytes) -> StrippedImage:
+    """Keep the chunks (PNG specification, section 5.3) that the first frame needs."""
+    parts = PartCollector(body)
     orientation = 1
-    end = 2
-    one_scan_of = None  # so many components
-    cuts.keep(0, 2)
-    while found := _JPEG_MARKER.search(body, end):
-        cuts.count()
-        marker = found.end() - 1
-        if body[marker] == _START_OF_SCAN:
-            # A decoder stops after the first scan if the frame is sequential and the scan has all
-            # of its components. Counting is quick and mostly enough, although bytes within segments
-            # and behind the picture look so too.
-            if body[marker + 3] != one_scan_of and body.count(b"\xff\xda", marker) >= _SCANS:
-                _count_scans(body, marker)
-            cuts.keep(marker - 1)
-            return Container("JPEG", cuts.join(), orientation)
-        if body[marker] == _END_OF_IMAGE:
-            break
-        end = marker + 1 + _number(body, marker + 1, 2)
-        if body[marker] in _SEQUENTIAL_FRAMES:
-            one_scan_of = body[marker + 8]
-        if body[marker] not in _JPEG_DROPPED:
-            cuts.keep(marker - 1, end)
-        elif body[marker] == _APP1 and body.startswith(b"Exif\0\0", marker + 3):
-            orientation = read_orientation(body[marker + 9 : end])
-    raise BadImage("the image is corrupt or truncated")
-
-
-def _count_scans(body: bytes, marker: int) -> None:
-    """Raises `TooLarge` at too many scans, up to the end of the picture; what follows it is none of ours."""
-    cuts = _Cuts(body)
-    scans = 0
-    while body[marker] != _END_OF_IMAGE:
-        cuts.count()
-        scans += body[marker] == _START_OF_SCAN
-        if scans > _SCANS:
-            raise TooLarge(f"the image has more than {_SCANS} scans", limit=_SCANS)
-        found = _JPEG_SCAN_END.search(body, marker + 1 + _number(body, marker + 1, 2))
-        if not found:
-            break
-        marker = found.end() - 1
-
-
-def _png(body: bytes) -> Container:
-    """Chunks as in the PNG specification, section 5.3, up to the end or to an animation's second frame."""
-    cuts = _Cuts(body)
-    orientation = 1
-    start = 8
-    cuts.keep(0, 8)
+    start = len(_PNG_SIGNATURE)
+    parts.keep(0, start)
     while start < len(body):
-        cuts.count()
-        kind = body[start + 4 : start + 8]
-        end = start + 12 + _number(body, start, 4)
-        if kind in _PNG_KEPT:
-            cuts.keep(start, end)
-        elif kind == b"eXIf":
-            orientation = read_orientation(body[start + 8 : end - 4])
-        if kind in (b"IEND", b"fdAT"):
+        parts.count()
+        data_start = start + _CHUNK_HEAD_BYTES
+        data_end = data_start + read_number(body, start, 4)
+        end = data_end + _CHUNK_CHECKSUM_BYTES
+        chunk_type = body[start + 4 : data_start]
+        if chunk_type in _PNG_KEPT:
+            parts.keep(start, end)
+        elif chunk_type == b"eXIf":
+            orientation = read_orientation(body[data_start:data_end])
+        if chunk_type in _PNG_LAST:
             break
         start = end
-    return Container("PNG", cuts.join(), orientation)
+    return StrippedImage("PNG", parts.join(), orientation)
 
 
-def _gif(body: bytes) -> Container:
-    """Blocks as in the GIF89a specification, up to the first picture."""
-    cuts = _Cuts(body)
-    start = 13
-    if body[10] & 0x80:
-        start += 3 << (body[10] & 7) + 1
-    cuts.keep(0, start)
+def _strip_gif(body: bytes) -> StrippedImage:
+    """Keep the blocks (GIF89a specification) that the first image needs, and all that follows."""
+    parts = PartCollector(body)
+    start = _GIF_HEADER_BYTES + _gif_palette_bytes(body[_GIF_FLAGS])
+    parts.keep(0, start)
     while body[start] == _GIF_EXTENSION:
-        end = start + 2
-        while size := body[end]:
-            cuts.count()
-            end += size + 1
-        cuts.count()
-        end += 1
-        if body[start + 1] == _GIF_CONTROL:
-            cuts.keep(start, end)
+        end = _gif_extension_end(body, start, parts)
+        label = body[start + 1]
+        if label == _GIF_CONTROL:
+            parts.keep(start, end)
         start = end
     if body[start] != _GIF_IMAGE:
         raise BadImage("the image is corrupt or truncated")
-    cuts.keep(start)
-    return Container("GIF", cuts.join())
+    parts.keep(start)
+    return StrippedImage("GIF", parts.join())
 
 
-def _webp(body: bytes) -> Container:
-    """A decoder allocates two canvases of the size in the extended header (RFC 9649, section 2.7) as it is created."""
+def _gif_palette_bytes(flags: int) -> int:
+    if not flags & _GIF_HAS_PALETTE:
+        return 0
+    exponent = (flags & _GIF_PALETTE_SIZE) + 1
+    return 3 << exponent
+
+
+def _gif_extension_end(body: bytes, start: int, parts: PartCollector) -> int:
+    """Return where the extension at ``start`` ends, and count its blocks."""
+    position = start + 2
+    while size := body[position]:
+        parts.count()
+        position += size + 1
+    parts.count()
+    return position + 1
+
+
+def _open_webp(body: bytes) -> StrippedImage:
+    """Read the canvas of an extended file: a decoder allocates two of its size when created."""
     canvas = None
-    if body[12:16] == b"VP8X":
-        sides = (int.from_bytes(body[at : at + 3], "little") for at in (24, 27))
-        canvas = next(sides) + 1, next(sides) + 1
-    return Container("WEBP", body, canvas=canvas)
+    if body[_WEBP_CHUNK] == b"VP8X":
+        width = _webp_side(body, _WEBP_WIDTH)
+        height = _webp_side(body, _WEBP_HEIGHT)
+        canvas = (width, height)
+    return StrippedImage("WEBP", body, canvas=canvas)
 
 
-def _bmp(body: bytes) -> Container:
-    """Pillow expands run lengths in Python, which takes seconds and holds up every other thread meanwhile."""
-    if body[14] != 12 and _number(body, 30, 4, "little") in _BITMAP_RUN_LENGTHS:
+def _webp_side(body: bytes, start: int) -> int:
+    end = start + _WEBP_SIDE_BYTES
+    return int.from_bytes(body[start:end], "little") + 1
+
+
+def _open_bmp(body: bytes) -> StrippedImage:
+    """Refuse run-length compression: Pillow expands it in Python, which blocks all threads."""
+    if _bmp_header_size(body) == _BMP_CORE_HEADER:  # it has no compression
+        return StrippedImage("BMP", body)
+    compression = read_number(body, _BMP_COMPRESSION, 4, "little")
+    if compression in _BMP_RUN_LENGTHS:
         raise UnsupportedFormat(
             f"the bitmap is compressed by run lengths; save it without; {_SUPPORTED}"
         )
-    return Container("BMP", body)
+    return StrippedImage("BMP", body)
 
 
-def _number(body: bytes, start: int, size: int, order: str = "big") -> int:
-    """Raises IndexError where ``body`` ends before."""
-    if start + size > len(body):
-        raise IndexError
-    return int.from_bytes(body[start : start + size], "big" if order == "big" else "little")
+def _bmp_header_size(body: bytes) -> int:
+    return int.from_bytes(body[_BMP_HEADER_SIZE], "little")

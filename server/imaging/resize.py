@@ -1,10 +1,10 @@
-"""From a decoded image to a model's pixels: timm's evaluation transform with Pillow alone.
+"""Resize and crop a decoded image: timm's evaluation transform with Pillow alone.
 
-The API process imports no torch, and so neither torchvision nor timm, whose rounding this file
-repeats (`timm.data.transforms_imagenet_eval`, `torchvision.transforms.functional.resize` and
-``center_crop``). A test compares the two over random sizes. Where nothing is cropped they are equal
-byte for byte. Where a crop follows, only its pixels are computed, from positions that Pillow holds
-in float32: less than 0.5% of 224 x 224 values differ, and those by 1 of 255, rarely 2.
+The API process does not import torch, so it has neither torchvision nor timm. This module repeats
+their rounding (`timm.data.transforms_imagenet_eval`, `torchvision.transforms.functional.resize` and
+``center_crop``). A test compares the two over random sizes. Without a crop they are equal byte for
+byte. With a crop, only its pixels are computed, from positions that Pillow holds in float32: less
+than 0.5% of 224 x 224 values differ, and those by 1 of 255, rarely 2.
 """
 
 from __future__ import annotations
@@ -17,100 +17,149 @@ from PIL import Image
 
 from server.imaging.transform import Transform
 
-Size = tuple[int, int]  # (height, width), as torchvision counts, not as Pillow does
+Size = tuple[int, int]  # (height, width) as in torchvision; Pillow has (width, height)
 
-
-REDUCED_AT_LEAST = 3  # times what it is resized to
+# Smallest ratio of a side of a reduced JPEG to the side that it is then resized to.
+MIN_REDUCED_RATIO = 3
+_DCT_REDUCTIONS = (8, 4, 2)  # that libjpeg offers, largest first
 
 
 def resize_and_crop(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
-    """Resize and crop ``image``, of mode ``RGB`` or ``L`` as the model's channels ask, into ``uint8 (C, H, W)``."""
-    channels, *target = transform.size
-    size = target[0], target[1]
+    """Resize and crop ``image``, of mode ``RGB`` or ``L``, into ``uint8 (C, H, W)``.
+
+    The mode must have as many channels as ``transform``.
+    """
+    channels, height, width = transform.size
+    size = (height, width)
     resized = resized_size((image.height, image.width), transform)
     resample = Image.Resampling[transform.interpolation.upper()]
-    if (
-        resample != Image.Resampling.NEAREST
-        and resized[0] >= size[0]
-        and resized[1] >= size[1]
-        and resized != size
-    ):
-        cropped = resize_middle(image, resized, size, resample)
+    crops_only = resized != size and resized[0] >= height and resized[1] >= width
+    if crops_only and resample != Image.Resampling.NEAREST:
+        cropped = resize_center(image, resized, size, resample)
     else:
-        fill = transform.fill[:channels] if transform.crop_mode == "border" else (0,) * channels
-        cropped = center_crop(image.resize(resized[::-1], resample), size, fill)
-    pixels = np.asarray(cropped, np.uint8).reshape(*size, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        whole = image.resize(resized[::-1], resample)
+        cropped = center_crop(whole, size, border_colour(transform))
+    pixels = np.asarray(cropped, np.uint8)
+    channels_last = pixels.reshape(height, width, channels)
+    channels_first = channels_last.transpose(2, 0, 1)
+    return np.ascontiguousarray(channels_first)
 
 
-def resize_middle(
-    image: Image.Image, resized: Size, size: Size, resample: Image.Resampling
+def border_colour(transform: Transform) -> tuple[int, ...]:
+    """Return the colour of the border around an image that is smaller than the crop."""
+    channels = transform.size[0]
+    if transform.crop_mode == "border":
+        return transform.fill[:channels]
+    return (0,) * channels
+
+
+def resize_center(
+    image: Image.Image,
+    resized: Size,
+    size: Size,
+    resample: Image.Resampling,
 ) -> Image.Image:
-    """The middle ``size`` of ``image`` resized to ``resized``, without computing what lies around it.
+    """Return the central ``size`` of ``image`` resized to ``resized``, and compute nothing else.
 
-    Along the rows first, as Pillow does. From its version 13 it begins with the columns of much
-    taller images, which changes what is cut off at 0 and 255 in between; here all versions give the
-    same.
+    Resizes the rows first, as Pillow does. From version 13 on Pillow begins with the columns of
+    much taller images, which changes what is clipped at 0 and 255 in between. This function gives
+    the same result with all versions.
     """
-    (top, bottom), (left, right) = (
-        (first * side / whole, min((first + part) * side / whole, side))
-        for side, whole, part in zip((image.height, image.width), resized, size, strict=True)
-        for first in [crop_start(whole, part)]
+    height, width = size
+    top, bottom = source_interval(image.height, resized[0], height)
+    left, right = source_interval(image.width, resized[1], width)
+    narrow = image.resize(
+        (width, image.height),
+        resample,
+        box=(left, 0, right, image.height),
     )
-    columns = image.resize((size[1], image.height), resample, box=(left, 0, right, image.height))
-    return columns.resize(size[::-1], resample, box=(0, top, size[1], bottom))
+    return narrow.resize((width, height), resample, box=(0, top, width, bottom))
+
+
+def source_interval(side: int, resized: int, cropped: int) -> tuple[float, float]:
+    """Return which part of ``side`` becomes the central ``cropped`` pixels at ``resized``."""
+    start = crop_start(resized, cropped)
+    first = start * side / resized
+    last = (start + cropped) * side / resized
+    return first, min(last, side)
 
 
 def dct_reduction(size: tuple[int, int], transform: Transform) -> int:
-    """By how much, 1, 2, 4 or 8, a JPEG of ``size`` may be reduced while it is decoded, by dropping high frequencies.
+    """Return the factor, 1, 2, 4 or 8, by which to reduce a JPEG of ``size`` during decoding.
 
-    So much that it keeps at least `REDUCED_AT_LEAST` times the sides it is then resized to,
-    whichever way round it stands, and only where both sides divide, so that no pixel moves. Values
-    then differ from timm's by 0.5 of 255 on average on photographs, which a test keeps.
+    A reduced decoding drops high frequencies. The factor is the largest that divides both sides, so
+    that no pixel moves, and keeps at least `MIN_REDUCED_RATIO` times the sides that the image is
+    then resized to, in either orientation. Values then differ from timm's by 0.5 of 255 on average
+    on photographs, which a test checks.
     """
-    if (
-        transform.interpolation == "nearest"
-    ):  # takes single pixels, which reducing would have averaged
+    if transform.interpolation == "nearest":
+        # It takes single pixels, which a reduced decoding averages.
         return 1
-    for reduction in (8, 4, 2):
-        reduced = size[0] // reduction, size[1] // reduction
-        if not any(side % reduction for side in size) and all(
-            kept >= REDUCED_AT_LEAST * side
-            for way in (reduced, reduced[::-1])
-            for kept, side in zip(way, resized_size(way, transform), strict=True)
-        ):
+    for reduction in _DCT_REDUCTIONS:
+        divides = size[0] % reduction == 0 and size[1] % reduction == 0
+        reduced = (size[0] // reduction, size[1] // reduction)
+        if divides and _is_large_enough(reduced, transform):
             return reduction
     return 1
 
 
+def _is_large_enough(reduced: Size, transform: Transform) -> bool:
+    """Return whether a reduced image has `MIN_REDUCED_RATIO` times the sides it is resized to."""
+    for oriented in (reduced, reduced[::-1]):
+        resized = resized_size(oriented, transform)
+        for side, resized_side in zip(oriented, resized, strict=True):
+            if side < MIN_REDUCED_RATIO * resized_side:
+                return False
+    return True
+
+
 def resized_size(size: Size, transform: Transform) -> Size:
-    """What an image of ``size`` is resized to before it is cropped."""
-    target = tuple(math.floor(side / transform.crop_pct) for side in transform.size[1:])
+    """Return the size that an image of ``size`` is resized to before it is cropped."""
+    height, width = size
+    target_height = math.floor(transform.size[1] / transform.crop_pct)
+    target_width = math.floor(transform.size[2] / transform.crop_pct)
     if transform.crop_mode == "squash":
-        return target[0], target[1]
-    if transform.crop_mode == "center" and target[0] == target[1]:
-        short, long = sorted(size)
-        scaled = int(target[0] * long / short)
-        return (target[0], scaled) if size[0] <= size[1] else (scaled, target[0])
-    ratios = size[0] / target[0], size[1] / target[1]
-    ratio = max(ratios) if transform.crop_mode == "border" else min(ratios)
+        return target_height, target_width
+    if transform.crop_mode == "center" and target_height == target_width:
+        return _resize_short_side(size, target_height)
+    height_ratio = height / target_height
+    width_ratio = width / target_width
+    if transform.crop_mode == "border":
+        ratio = max(height_ratio, width_ratio)
+    else:
+        ratio = min(height_ratio, width_ratio)
     # timm fails on an image so narrow that a side rounds to 0; a server keeps one pixel of it.
-    return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+    resized_height = max(round(height / ratio), 1)
+    resized_width = max(round(width / ratio), 1)
+    return resized_height, resized_width
+
+
+def _resize_short_side(size: Size, target: int) -> Size:
+    """Return ``size`` scaled so that its short side is ``target``."""
+    short, long = sorted(size)
+    scaled = int(target * long / short)
+    height, width = size
+    if height <= width:
+        return target, scaled
+    return scaled, target
 
 
 def center_crop(image: Image.Image, size: Size, fill: tuple[int, ...]) -> Image.Image:
-    """The middle of ``image``, with a border of colour ``fill`` where it is smaller than ``size``."""
+    """Return the center of ``image``, with a border of colour ``fill`` where it is smaller."""
     height = max(image.height, size[0])
     width = max(image.width, size[1])
     if (height, width) != (image.height, image.width):
-        canvas = Image.new(image.mode, (width, height), fill if len(fill) > 1 else fill[0])
-        canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        colour = fill if len(fill) > 1 else fill[0]
+        canvas = Image.new(image.mode, (width, height), colour)
+        left = (width - image.width) // 2
+        top = (height - image.height) // 2
+        canvas.paste(image, (left, top))
         image = canvas
     top = crop_start(height, size[0])
     left = crop_start(width, size[1])
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
-def crop_start(side: int, part: int) -> int:
-    """Where the middle ``part`` of ``side`` begins, rounded as torchvision does."""
-    return round((side - part) / 2)
+def crop_start(side: int, cropped: int) -> int:
+    """Return where the central ``cropped`` pixels of ``side`` begin, rounded as in torchvision."""
+    return round((side - cropped) / 2)

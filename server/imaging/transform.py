@@ -1,4 +1,4 @@
-"""How an encoded image becomes a model's input."""
+"""The transform from an encoded image to a model's input."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Transform:
-    """How an encoded image becomes a model's input, as timm's ``resolve_data_config`` describes it.
+    """The transform from an encoded image to a model's input, as in timm's ``resolve_data_config``.
 
     Attributes:
         size: ``(C, H, W)`` of the input.
         interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
         crop_pct: share of the resized image that the crop keeps.
         crop_mode: ``center``, ``squash`` or ``border``.
-        fill: colour of the border that ``border`` adds, one number from 0 to 255 per channel: the
-            rounded mean.
+        fill: colour of the border that ``border`` adds, the rounded mean: one number from 0 to 255
+            per channel.
     """
 
     size: tuple[int, int, int]

@@ -1,1 +1,1 @@
-"""What crosses between the API process and an engine process: messages, channel, shared memory, heartbeat."""
+"""Communication of API process and engine process: messages, channel, shared memory, heartbeat."""

@@ -1,7 +1,8 @@
-"""Messages over a socket pair: a length, then a pickle of one of our own dataclasses.
+"""Messages over a socket pair between API process and engine process.
 
-Pickle is safe here and nowhere else: the pair is private to two processes of ours, inherited, with
-no name that anyone could connect to.
+A message is a length, 4 bytes in network byte order, and the pickle of a class of
+`server.ipc.messages`. Pickle is safe here: the engine process inherits its socket from the API
+process, and the pair has no name, so that no other process can connect to it.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import FromEngine, ToEngine
 
 _LENGTH = struct.Struct("!I")
+_CHUNK_BYTES = 1 << 20  # most bytes of one receive call
 
 
 class ChannelClosed(Exception):
-    """The other process has closed its end, or has ended."""
+    """The other process has closed its end of the socket pair, or has ended."""
 
 
 def pack(message: Any) -> bytes:
-    """A message as the bytes that go over the wire."""
+    """Return a message as bytes: its length and its pickle."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
 class Channel:
-    """The engine's end: blocking, used by one thread."""
+    """The engine's end of the socket pair: blocking, for a single thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -38,58 +40,83 @@ class Channel:
         self._received: list[Any] = []
 
     def send(self, message: Any) -> None:
-        """Send one message. Raises `ChannelClosed`."""
+        """Send one message.
+
+        Raises:
+            ChannelClosed: the other end is closed.
+        """
         try:
             self._socket.sendall(pack(message))
         except OSError as error:
             raise ChannelClosed from error
 
     def receive(self) -> Any:
-        """The next message, waiting for it. Raises `ChannelClosed`."""
+        """Wait for the next message and return it.
+
+        Raises:
+            ChannelClosed: the other end is closed, and no message is left.
+        """
         if not self._received:
             self._received = self.receive_all(timeout=None)
         return self._received.pop(0)
 
     def receive_all(self, timeout: float | None) -> list[Any]:
-        """All messages that are here; if there is none, wait up to ``timeout`` seconds for one (None: for ever).
+        """Return all messages that have arrived; if there are none, wait for at least one.
+
+        Args:
+            timeout: most seconds to wait; None for no limit.
 
         Raises:
-            ChannelClosed: the other end is gone, and all it had sent has been returned.
+            ChannelClosed: the other end is closed, and no message is left.
         """
         messages = self._received + self._unpack()
         self._received = []
-        wait = 0.0 if messages else timeout
-        while select.select([self._socket], [], [], wait)[0]:
-            try:
-                chunk = self._socket.recv(1 << 20)
-            except OSError:
-                chunk = b""
+        while self._is_readable(timeout=0.0 if messages else timeout):
+            chunk = self._receive_chunk()
             if not chunk:
                 if messages:
                     return messages
                 raise ChannelClosed
             self._buffer += chunk
             messages += self._unpack()
-            wait = 0.0 if messages else timeout
         return messages
 
+    def _is_readable(self, timeout: float | None) -> bool:
+        """Wait up to ``timeout`` seconds until bytes have arrived or the other end is closed."""
+        readable, _, _ = select.select([self._socket], [], [], timeout)
+        return bool(readable)
+
+    def _receive_chunk(self) -> bytes:
+        """Return bytes that have arrived; none if the other end is closed."""
+        try:
+            return self._socket.recv(_CHUNK_BYTES)
+        except OSError:
+            return b""
+
     def _unpack(self) -> list[Any]:
+        """Remove all complete messages from the buffer and return them."""
         messages = []
-        begin = _LENGTH.size
-        there = len(self._buffer)
+        available = len(self._buffer)
+        start = 0
         with memoryview(self._buffer) as view:
-            while begin <= there:
-                end = begin + _LENGTH.unpack_from(view, begin - _LENGTH.size)[0]
-                if end > there:
+            while start + _LENGTH.size <= available:
+                (size,) = _LENGTH.unpack_from(view, start)
+                body = start + _LENGTH.size
+                end = body + size
+                if end > available:
                     break
-                messages.append(pickle.loads(view[begin:end]))
-                begin = end + _LENGTH.size
-        del self._buffer[: begin - _LENGTH.size]
+                message = pickle.loads(view[body:end])
+                messages.append(message)
+                start = end
+        del self._buffer[:start]
         return messages
 
 
 class AsyncChannel:
-    """The API's end: asyncio streams. Writing never blocks; what waits to be sent is bounded by the slots."""
+    """The API's end of the socket pair, for asyncio.
+
+    Sending never waits: the number of slots bounds the messages that are not sent yet.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -97,23 +124,30 @@ class AsyncChannel:
 
     @classmethod
     async def open(cls, connection: socket.socket) -> AsyncChannel:
-        """Take over ``connection``."""
-        return cls(*await asyncio.open_unix_connection(sock=connection))
+        """Return a channel that owns ``connection``."""
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        return cls(reader, writer)
 
     def send(self, message: EngineConfig | ToEngine) -> None:
-        """Queue one message for sending; one that the engine will never read is dropped silently."""
+        """Queue one message for sending; drop it if the channel is closed."""
         if not self._writer.transport.is_closing():
             self._writer.write(pack(message))
 
     async def receive(self) -> FromEngine:
-        """The next message. Raises `ChannelClosed`."""
+        """Wait for the next message and return it.
+
+        Raises:
+            ChannelClosed: the engine has closed its end, or has ended.
+        """
         try:
-            (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            message: FromEngine = pickle.loads(await self._reader.readexactly(size))
-            return message
+            length = await self._reader.readexactly(_LENGTH.size)
+            (size,) = _LENGTH.unpack(length)
+            body = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise ChannelClosed from error
+        message: FromEngine = pickle.loads(body)
+        return message
 
     def close(self) -> None:
-        """Close this end; the engine notices and ends."""
+        """Close this end; the engine process then ends."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""What an engine process is told when it starts."""
+"""The configuration of an engine process."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from server.ipc.messages import Accelerations
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Sent once, as the first message.
+    """The configuration of an engine process, which is the first message to it.
 
     Attributes:
-        max_batch_work: in images at r=0; 0 for that of ``max_batch``.
-        slots: how many slots there will be, once the engine has said how large one is.
-        target_seconds: default target of a job without a deadline.
-        share: how many engines share the cores of the machine.
-        accelerations: what it may try to be fast by.
+        catalog_path: TOML file with the models to serve.
+        models: timm names of models to serve with weights from the hub.
+        threads: number of CPU threads; 0 for one per core, divided by ``engine_count``.
+        levels: values of r for which the engine is warmed up.
+        max_batch: most images in one batch.
+        max_batch_work: most FLOPs of one batch, in images at r=0; 0 for those of ``max_batch``.
+        slots: number of slots in shared memory.
+        target_seconds: time in which a job without a deadline is due.
+        engine_count: number of engines that share the CPU cores of the machine.
+        accelerations: the accelerations that the engine may try.
     """
 
-    config: Path | None
+    catalog_path: Path | None
     models: tuple[str, ...]
     device: str
     dtype: str
@@ -31,5 +36,5 @@ class EngineConfig:
     slots: int
     target_seconds: float
     log_level: str
-    share: int = 1
+    engine_count: int = 1
     accelerations: Accelerations = field(default_factory=Accelerations)

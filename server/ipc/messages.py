@@ -1,12 +1,14 @@
-"""What the API process and an engine process say to each other: plain data, nothing else.
+"""The messages between the API process and an engine process: plain data.
 
-API to engine: an `EngineConfig`, `SlotsReady` in answer to `Ready`, then `Job` and `Cancel`, at last
-`Stop`. Engine to API: `Ready` or `StartFailed`, then one `BatchDone` per batch.
+API to engine: `EngineConfig`; `SlotsReady` as the answer to `Ready`; then `Job` and `Cancel`; at
+the end `Stop`. Engine to API: `Ready` or `StartFailed`; then one `BatchDone` per batch,
+and one without a batch for jobs that end without running (cancelled, expired or refused).
+
 Times are ``time.monotonic()`` seconds, which all processes of a machine share.
 
-A job and an outcome there is for every image, thousands a second on a GPU, so both are tuples, and
-cross as such: pickle, which would name and look up a class for each, is told a number for what puts
-them together again.
+Every image needs a `Job` and an `Outcome`, thousands per second on a GPU. So both are named tuples,
+which are pickled as plain tuples, and `copyreg` replaces the name of the function that rebuilds
+them by a number.
 """
 
 from __future__ import annotations
@@ -18,23 +20,33 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from server.imaging.transform import Transform
-from server.latency.cost import Estimate, Geometry
+from server.latency.cost import CostModel, Geometry
 from tome_core.cost import Cost
 from tome_core.schedule import Schedule
 
-# What a job is for: the best classes, the pooled features, or where every token ended.
+# The output of a job: the best classes, the pooled features, or for every input token the position
+# of the token that it was merged into.
 OutputKind = Literal["classes", "features", "source"]
 
 # Why a batch failed.
 FailureKind = Literal["error", "out-of-memory"]
 
-_JOB = 0xF0
-_BATCH_DONE = 0xF1  # of the numbers that `copyreg` leaves to private use
+# Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
+_JOB_CODE = 0xF0
+_BATCH_DONE_CODE = 0xF1
 
 
 @dataclass(frozen=True)
 class Level:
-    """What one ``r`` costs and gives. ``speedup`` is measured at warm-up on this device, None where it was not."""
+    """One value of ``r`` of a model, with its cost and accuracy.
+
+    Attributes:
+        tokens_out: tokens after the last block.
+        relative_flops: FLOPs as a fraction of those at r=0.
+        speedup: throughput divided by that at r=0, as measured during warm-up on this device; None
+            if it was not measured.
+        accuracy: top-1 accuracy in percent, from the model's profile; None if it is unknown.
+    """
 
     r: str
     tokens_out: int
@@ -45,16 +57,18 @@ class Level:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One served model, as the API needs to know it; it builds none itself.
+    """One served model, as reported by the engine. The API process does not build the network.
 
     Attributes:
-        labels: of the classes; none for a model without a classifier.
-        tokens: at the input, prefix tokens included (N0).
+        labels: one per class; empty for a model without a classifier.
+        tokens: tokens at the input of the first block (N0), prefix tokens included.
+        prefix: prefix tokens (class token, registers), which never merge.
+        depth: number of blocks.
         grid: rows and columns of patches.
-        acceleration: what makes it fast on its device, and proved right there: ``kernels``,
-            ``operators``, ``graphs`` (of either), or ``reference``, the plain network, and
-            ``reference-graphs``, graphs of it, where the optimised network did not prove right.
-        cost: of its blocks.
+        acceleration: the accelerations that passed the self check: ``kernels`` or ``operators`` for
+            the optimised network, ``graphs`` for CUDA graphs of either; ``reference`` for the plain
+            network and ``reference-graphs`` for CUDA graphs of it, if the optimised network failed.
+        cost: MACs of its blocks.
     """
 
     name: str
@@ -73,25 +87,28 @@ class ModelInfo:
 
     @property
     def geometry(self) -> Geometry:
-        """What prices follow from."""
+        """The sizes that determine the computation of an image."""
         return Geometry(self.tokens, self.prefix, self.depth, self.cost)
 
     @property
     def r_max(self) -> int:
-        """The largest valid ``r``: what one block could merge at the input."""
-        return (self.tokens - self.prefix) // 2
+        """The largest valid ``r``: half of the input tokens that can merge."""
+        mergeable = self.tokens - self.prefix
+        return mergeable // 2
 
 
 class Job(NamedTuple):
-    """One admitted, decoded image.
+    """One admitted, decoded image to run.
 
     Attributes:
-        slot: where its pixels lie, CHW at the slot's start.
-        choices: the one schedule that was asked for, or several from which the engine takes one
-            when the job runs.
-        top_k: how many classes are wanted, 0 where something else is.
-        deadline: when its answer is worth nothing any more; None for the server's default target.
-        normalised: its pixels are float32 as the model takes them, else uint8.
+        slot: index of the slot with its pixels, ``(C, H, W)``.
+        choices: the requested schedule; or several, the one that merges least first, from which the
+            engine chooses when the job runs.
+        top_k: number of classes to return; 0 for other outputs.
+        submitted: time at which the job was sent.
+        deadline: time after which the job is not run; None for the default target.
+        output_kind: the output to return.
+        normalised: whether the pixels are normalised, float32; else they are uint8.
     """
 
     id: int
@@ -101,75 +118,85 @@ class Job(NamedTuple):
     top_k: int
     submitted: float
     deadline: float | None = None
-    want: OutputKind = "classes"
+    output_kind: OutputKind = "classes"
     normalised: bool = False
 
     def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
-        return job_of, (*self[:3], " ".join(map(str, self.choices)), *self[4:])
+        texts = " ".join(map(str, self.choices))
+        return unpickle_job, (self.id, self.slot, self.model, texts, *self[4:])
+
+
+def unpickle_job(
+    number: int,
+    slot: int,
+    model: str,
+    choices: str,
+    *others: Any,
+) -> Job:
+    """Return a job from its pickled fields, with the schedules as text.
+
+    Jobs with the same text share one tuple of schedules.
+    """
+    return Job(number, slot, model, _parse_schedules(choices), *others)
 
 
 @lru_cache(maxsize=1024)
-def _choices(texts: str) -> tuple[Schedule, ...]:
+def _parse_schedules(texts: str) -> tuple[Schedule, ...]:
     return tuple(map(Schedule.parse, texts.split(" ")))
 
 
-def job_of(number: int, slot: int, model: str, choices: str, *others: Any) -> Job:
-    """A job as it is pickled: its schedules in their text form. Those of jobs with the same text are the same."""
-    return Job(number, slot, model, _choices(choices), *others)
-
-
-copyreg.add_extension(__name__, job_of.__name__, _JOB)
+copyreg.add_extension(__name__, unpickle_job.__name__, _JOB_CODE)
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for this job any more; drop it if it has not run."""
+    """The result of this job is not needed any more: drop the job if it has not run."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class SlotsReady:
-    """The slots are there, each of ``slot_bytes``: map them; jobs may follow."""
+    """The shared memory has slots of ``slot_bytes`` bytes: map it. Jobs may follow."""
 
     slot_bytes: int
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Finish what was submitted, then end."""
+    """Drain: run all submitted jobs, then end."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The models are loaded and warm.
+    """The models are loaded and warmed up.
 
     Attributes:
-        slot_bytes: what the largest input needs.
-        estimates: of each model's speed, by name.
+        slot_bytes: bytes of the largest input of any model.
+        cost_models: the cost model of each model, by name.
     """
 
     models: tuple[ModelInfo, ...]
     slot_bytes: int
-    estimates: dict[str, Estimate]
+    cost_models: dict[str, CostModel]
 
 
 @dataclass(frozen=True)
 class Accelerations:
-    """What an engine may try to be fast by; each still has to prove itself.
+    """The accelerations that an engine may use, each only if it passes its self check.
 
     Attributes:
-        optimised: the optimised network, in place of the plain one.
-        kernels: on a GPU, kernels of our own in it.
-        graphs: CUDA graphs of the network that serves.
+        optimised: the optimised network in place of the plain one.
+        kernels: the GPU kernels of `tome_core` in the optimised network.
+        graphs: CUDA graphs.
     """
 
     optimised: bool = True
     kernels: bool = True
     graphs: bool = True
 
-    def also(self, other: Accelerations) -> Accelerations:
-        """Only what both allow."""
+    def intersection(self, other: Accelerations) -> Accelerations:
+        """Return the accelerations that both allow."""
         return Accelerations(
             optimised=self.optimised and other.optimised,
             kernels=self.kernels and other.kernels,
@@ -179,10 +206,12 @@ class Accelerations:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """The engine cannot start. ``reason`` is one sentence for the operator.
+    """The engine cannot start.
 
     Attributes:
-        safer: with what a new process should try; None where it would fail in the same way.
+        reason: one sentence for the operator.
+        safer: the accelerations with which a new process should start; None if it would fail in the
+            same way.
     """
 
     reason: str
@@ -190,17 +219,18 @@ class StartFailed:
 
 
 class Outcome(NamedTuple):
-    """What became of one job: what it wanted, or why it did not get it.
+    """The result of one job: its output, or the reason of its failure.
 
     Attributes:
-        failure: empty on success, else ``expired``, ``refused`` (it would be late, whatever is
-            done), ``cancelled``, ``failed`` or ``out-of-memory``.
-        schedule: that it ran under; None where it did not run.
-        scores, classes: the best ``top_k``, best first.
-        features: ``(D,)``, little-endian float32.
-        source: ``(N0,)``, for every input token the position of the token it ended in,
+        failure: empty on success; else ``expired``, ``refused`` (no schedule meets the deadline),
+            ``cancelled``, ``failed`` or ``out-of-memory``.
+        schedule: the schedule of the image; None if it did not run.
+        scores, classes: the best ``top_k`` classes, best first.
+        tokens_out: tokens after the last block.
+        queue_seconds: queueing delay, from submission to the start of the batch.
+        features: the pooled features ``(D,)``, little-endian float32.
+        source: for every input token the position of the token it was merged into, ``(N0,)``,
             little-endian int32.
-        queue_seconds: from its submission until its batch began.
     """
 
     id: int
@@ -216,17 +246,22 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchDone:
-    """One batch: its outcomes, and its numbers for the metrics.
+    """One completed batch: its outcomes, and its numbers for the metrics.
+
+    Or no batch, but the outcomes of jobs that ended without running: cancelled, expired or refused.
+    Then ``model`` is empty, ``images`` is 0, and the jobs may be of several models.
 
     Attributes:
-        images: how many images ran together; 0 for outcomes that never ran.
+        images: number of images in the batch.
+        tokens: tokens at the input of the first block, over all images.
         forward_seconds: device time from pixels to predictions.
-        predicted_seconds: what was predicted when it began.
-        r0_seconds: what the same images would have taken at r=0; 0 where they cannot be compared,
-            because the batch failed and ran again in parts; then there is no prediction either.
-        estimate: of the model's speed, after this batch.
-        failures: the kinds of all failures in it: ``error``, ``out-of-memory`` (halving may have
-            cured it), ``nan``.
+        predicted_seconds: prediction of ``forward_seconds`` at the start of the batch; 0 if the
+            batch failed and ran again in parts.
+        r0_seconds: predicted time of the same images at r=0; 0 if the batch failed and ran again
+            in parts.
+        failures: the failures of the batch: ``error``, ``nan``, and ``out-of-memory``, after which
+            its halves may have succeeded.
+        cost_model: the cost model, updated with this batch.
     """
 
     model: str
@@ -237,19 +272,26 @@ class BatchDone:
     predicted_seconds: float = 0.0
     r0_seconds: float = 0.0
     failures: tuple[str, ...] = ()
-    estimate: Estimate | None = None
+    cost_model: CostModel | None = None
 
     def __reduce__(self) -> tuple[Callable[..., BatchDone], tuple[Any, ...]]:
-        model, outcomes, *others = (getattr(self, attribute.name) for attribute in fields(self))
-        return batch_done_of, (model, list(map(tuple, outcomes)), *others)
+        values = [getattr(self, attribute.name) for attribute in fields(self)]
+        model, outcomes, *others = values
+        plain_outcomes = list(map(tuple, outcomes))
+        return unpickle_batch_done, (model, plain_outcomes, *others)
 
 
-def batch_done_of(model: str, outcomes: list[tuple[Any, ...]], *others: Any) -> BatchDone:
-    """A batch as it is pickled: its outcomes as plain tuples."""
-    return BatchDone(model, tuple(map(Outcome._make, outcomes)), *others)
+def unpickle_batch_done(
+    model: str,
+    plain_outcomes: list[tuple[Any, ...]],
+    *others: Any,
+) -> BatchDone:
+    """Return a batch from its pickled fields, with the outcomes as plain tuples."""
+    outcomes = tuple(map(Outcome._make, plain_outcomes))
+    return BatchDone(model, outcomes, *others)
 
 
-copyreg.add_extension(__name__, batch_done_of.__name__, _BATCH_DONE)
+copyreg.add_extension(__name__, unpickle_batch_done.__name__, _BATCH_DONE_CODE)
 
 
 ToEngine = SlotsReady | Job | Cancel | Stop

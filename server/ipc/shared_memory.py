@@ -1,13 +1,15 @@
-"""Slots: fixed pieces of memory that both processes map, each holding one decoded image.
+"""Slots in shared memory, each for one decoded image.
 
-The memory is one anonymous file, inherited by the engine as a descriptor. It has no name, so
-nothing is left behind whichever process dies first, and a container's small /dev/shm does not
-matter. Pages that no image has touched cost nothing. Only the API process hands slots out; the
-engine reads what a job points to.
+The memory is an anonymous file, which the engine process inherits as a file descriptor. It has no
+name: the kernel frees it when both processes have ended, however they end, and it does not use the
+/dev/shm of a container, which is small. The kernel allocates a page when it is first written.
+
+Only the API process assigns slots. The engine reads the slot that a job names.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
@@ -23,10 +25,11 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def create_memory(name: str = "tome-slots", size: int = 0) -> int:
-    """A descriptor of an anonymous file of ``size`` zero bytes that child processes can inherit.
+    """Return a descriptor of an anonymous file, which child processes can inherit.
 
     Args:
-        name: what tools that list a process's files show.
+        name: name of the file in tools that list the open files of a process.
+        size: number of bytes, all zero.
     """
     if sys.platform == "linux":
         descriptor = os.memfd_create(name, flags=0)
@@ -38,35 +41,57 @@ def create_memory(name: str = "tome-slots", size: int = 0) -> int:
 
 
 class Slots:
-    """The mapped memory, as ``count`` pieces of ``slot_bytes``.
+    """The mapped memory, as ``count`` slots of at least ``slot_bytes`` bytes.
 
-    The API sizes the file (``create=True``) once the engine has said how large a slot must be.
+    Args:
+        descriptor: the file from `create_memory`.
+        create: whether to set the size of the file. The API process does so when an engine has
+            reported how large a slot must be.
+
+    Attributes:
+        array: all slots, ``(count, stride)``, where ``stride`` is a whole number of pages.
     """
 
     def __init__(
-        self, descriptor: int, count: int, slot_bytes: int, *, create: bool = False
+        self,
+        descriptor: int,
+        count: int,
+        slot_bytes: int,
+        *,
+        create: bool = False,
     ) -> None:
-        stride = -(-slot_bytes // _PAGE) * _PAGE
+        pages = math.ceil(slot_bytes / _PAGE)
+        stride = pages * _PAGE
         if create:
             os.ftruncate(descriptor, count * stride)
         self._map = mmap.mmap(descriptor, count * stride)
-        self.array: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(
-            count, stride
-        )
+        memory: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.array = memory.reshape(count, stride)
 
     def view(self, slot: int, shape: tuple[int, ...], dtype: type[Pixel]) -> npt.NDArray[Pixel]:
-        """The first bytes of ``slot`` as a writable array of ``shape``."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.array[slot, :size].view(dtype).reshape(shape)
+        """Return the first bytes of ``slot`` as a writable array of ``shape``."""
+        size = _bytes(shape, dtype)
+        content = self.array[slot, :size]
+        return content.view(dtype).reshape(shape)
 
     def gather(
-        self, slots: list[int], shape: tuple[int, ...], dtype: type[Pixel]
+        self,
+        slots: list[int],
+        shape: tuple[int, ...],
+        dtype: type[Pixel],
     ) -> npt.NDArray[Pixel]:
-        """A copy of several slots in one array ``(len(slots), *shape)``."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.array[slots, :size].view(dtype).reshape(len(slots), *shape)
+        """Return a copy of several slots as one array ``(len(slots), *shape)``."""
+        size = _bytes(shape, dtype)
+        content = self.array[slots, :size]
+        return content.view(dtype).reshape(len(slots), *shape)
 
     def gather_into(self, slots: list[int], out: npt.NDArray[np.uint8]) -> None:
         """Copy several slots to ``out``, uint8 ``(len(slots), *shape)``."""
         for row, slot in zip(out, slots, strict=True):
             np.copyto(row, self.view(slot, row.shape, np.uint8))
+
+
+def _bytes(shape: tuple[int, ...], dtype: type[Pixel]) -> int:
+    """Return the bytes of an array of ``shape``."""
+    values = int(np.prod(shape))
+    return values * np.dtype(dtype).itemsize

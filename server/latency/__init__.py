@@ -1,1 +1,1 @@
-"""How long work takes: the cost model of a batch, and the queueing delay. Pure arithmetic."""
+"""Latency predictions: the cost model of a batch, and the queueing delay. Pure arithmetic."""

@@ -1,13 +1,23 @@
-"""How long a batch takes: a linear model of exact features, and its fit. Pure maths, shared by API and engine.
+"""The cost model: how many seconds a batch takes. Pure arithmetic, shared by API and engine.
 
-    seconds = contention * (host + device) + delay
-            = contention * max(host, device) + delay     where CUDA graphs are recorded, beside which others run
+The model is linear. A batch has `CostFeatures`, such as its number of tokens, and every
+feature has a coefficient, in seconds per unit. The features belong to two sides:
 
-Both are sums of coefficients times features: what the processor does for the batch as such, and
-what its tokens cost. A GPU computes while the processor launches what is next.
-All coefficients are at least 0, since no work takes negative time. The features follow from the
-schedules alone, and from what CUDA graphs are recorded; `docs/scheduling.md` says how well they
-predict.
+    host_seconds   = sum of feature * coefficient over host, host_merging_blocks, groups
+    device_seconds = sum of feature * coefficient over all other features
+
+On a CPU, and on a GPU without CUDA graphs, the two sides add up:
+
+    seconds = contention * (host_seconds + device_seconds) + delay
+
+Where CUDA graphs are recorded, the host launches kernels while the device computes, so that the
+slower side determines the time:
+
+    seconds = contention * max(host_seconds, device_seconds) + delay
+
+`CostModel.contention` and `CostModel.delay` account for other work on the machine. Coefficients are
+never negative. The features are exact: they follow from the schedules of the images and from the
+recorded CUDA graphs. `docs/scheduling.md` reports how accurate the predictions are.
 """
 
 from __future__ import annotations
@@ -18,112 +28,126 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from tome_core.cost import Cost
 from tome_core.schedule import Schedule
 
-Vector = npt.NDArray[np.float64]
-
+# Units of `ImageCost`, which bring all its quantities to a similar order of magnitude.
 _TOKENS = 1e3
 _MACS = 1e9
 _PAIRS = 1e6
-_RIDGE = 1e-6
 
 
-class Load(NamedTuple):
-    """What one image adds to its batch.
+class ImageCost(NamedTuple):
+    """The computation of one image under one schedule, with N_l tokens at the input of block l.
 
     Attributes:
-        tokens: that enter a block, over all blocks, in thousands.
-        linear: MACs of linear layers, in 1e9.
-        pairs: of tokens in attention, over all blocks (the sum of N^2), in millions.
-        merged: those of ``tokens`` that enter a block that merges: matching and merging read and
-            write them all.
-        blocks: that merge.
+        tokens: sum of N_l over all blocks, in thousands.
+        linear: multiply-accumulate operations (MACs) of all linear layers, in 1e9.
+        pairs: pairs of tokens in attention, the sum of N_l^2 over all blocks, in millions.
+        tokens_in_merging_blocks: sum of N_l over the blocks that merge, in thousands; matching and
+            merging read and write these tokens.
+        merging_blocks: number of blocks that merge. For a batch, that of the image with the most.
     """
 
     tokens: float
     linear: float
     pairs: float
-    merged: float = 0.0
-    blocks: int = 0
+    tokens_in_merging_blocks: float = 0.0
+    merging_blocks: int = 0
 
 
-class Features(NamedTuple):
-    """What the time of one batch is made of; as coefficients, seconds for one of each.
+class CostFeatures(NamedTuple):
+    """The features of one batch; or the coefficients of the features, in seconds per unit.
+
+    Images with the same `ImageCost` form a group, which merges on its own without a CUDA graph.
 
     Attributes:
-        host: 1 for a batch that runs operator by operator, as all do on a CPU; 0 for one that a
-            graph runs.
-        host_blocks: the blocks of such a batch that merge.
-        groups: of images that merge alike in such a batch.
-        device: 1 on a device for which graphs are recorded, whatever runs the batch, else 0.
-        device_blocks: the blocks that merge there.
-        tokens, linear, pairs, merged: of all images, as in `Load`; of those too that fill up the
-            batch of a graph.
-        mixed: the tokens of a batch of several groups there.
+        host: 1 if the host launches the operators of the batch one by one, as always on a CPU; 0 if
+            a CUDA graph runs the batch.
+        host_merging_blocks: number of blocks that merge in a batch with ``host`` = 1, else 0.
+        groups: number of groups in a batch with ``host`` = 1, else 0.
+        device: 1 if CUDA graphs are recorded on the device, whether or not one runs this batch;
+            else 0.
+        device_merging_blocks: number of blocks that merge in a batch with ``device`` = 1, else 0.
+        tokens, linear, pairs, tokens_in_merging_blocks: sums over all images, in the units of
+            `ImageCost`; the padding of the batch of a CUDA graph counts as images.
+        mixed: ``tokens`` of a batch with ``device`` = 1 and more than one group, else 0.
     """
 
     host: float = 0.0
-    host_blocks: float = 0.0
+    host_merging_blocks: float = 0.0
     groups: float = 0.0
     device: float = 0.0
-    device_blocks: float = 0.0
+    device_merging_blocks: float = 0.0
     tokens: float = 0.0
     linear: float = 0.0
     pairs: float = 0.0
-    merged: float = 0.0
+    tokens_in_merging_blocks: float = 0.0
     mixed: float = 0.0
 
-    def sides(self) -> tuple[Features, Features]:
-        """The part that the host has to do, and that of the device."""
-        host = Features(*self[:3])
-        return host, self._replace(host=0.0, host_blocks=0.0, groups=0.0)
+    def host_and_device(self) -> tuple[CostFeatures, CostFeatures]:
+        """Return the features of the host and those of the device, with 0 for all others."""
+        host = CostFeatures(
+            host=self.host,
+            host_merging_blocks=self.host_merging_blocks,
+            groups=self.groups,
+        )
+        device = self._replace(host=0.0, host_merging_blocks=0.0, groups=0.0)
+        return host, device
 
-    def dot(self, other: Features) -> float:
-        """The sum of the products."""
-        return sum(a * b for a, b in zip(self, other, strict=True))
+    def dot(self, other: CostFeatures) -> float:
+        """Return the sum of products: seconds, for the features of a batch and coefficients."""
+        products = [a * b for a, b in zip(self, other, strict=True)]
+        return sum(products)
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """The batches of a model that CUDA graphs run: those whose images are all of one of these levels, or all.
+class RecordedGraphs:
+    """The batches of one model that CUDA graphs run.
+
+    For every level there is one graph per bucket. A batch runs in the smallest bucket that fits,
+    padded to its size.
 
     Attributes:
-        levels: what an image of each adds.
-        buckets: batch sizes, ascending, in each of which every level is recorded. A batch is filled
-            up to the next.
-        any: whether batches up to the largest bucket are run by graphs whatever their images are.
-            Those that are not of one level are taken to cost what their own tokens do: the more
-            room there is in a bucket, the stronger the level whose graph they fit into.
+        recorded_costs: the computation of one image at each recorded level.
+        buckets: batch sizes of the graphs, in ascending order; empty if no graph is recorded.
+        runs_mixed: whether graphs also run batches of other or several schedules, up to the largest
+            bucket. The cost of such a batch is that of its own tokens, without padding: a bucket
+            that is larger than the batch lets it use the graph of a stronger level.
     """
 
-    levels: frozenset[Load] = frozenset()
+    recorded_costs: frozenset[ImageCost] = frozenset()
     buckets: tuple[int, ...] = ()
-    any: bool = False
+    runs_mixed: bool = False
 
-    def bucket(self, load: Load, images: int) -> int:
-        """The size of the graph that runs ``images`` with this load; 0 where none does."""
-        if not self.buckets or images > self.buckets[-1] or load not in self.levels:
+    def bucket(self, image_cost: ImageCost, images: int) -> int:
+        """Return the bucket for a batch of ``images`` equal images; 0 if no graph runs it."""
+        if not self.buckets or image_cost not in self.recorded_costs:
             return 0
-        return self.buckets[bisect_left(self.buckets, images)]
+        if images > self.buckets[-1]:
+            return 0
+        index = bisect_left(self.buckets, images)
+        return self.buckets[index]
 
-    def launches(self, images: int) -> bool:
-        """Whether the operators of ``images`` that are not of one level are launched one by one."""
-        return not (self.any and images <= self.buckets[-1])
+    def needs_operators(self, images: int) -> bool:
+        """Return whether a batch not of one recorded level is launched operator by operator."""
+        if not self.runs_mixed:
+            return True
+        return images > self.buckets[-1]
 
 
-NOTHING = Recorded()  # as on a CPU
+NO_GRAPHS = RecordedGraphs()  # as on a CPU
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """All of a model that its costs follow from.
+    """The sizes of a model from which the computation of an image follows.
 
     Attributes:
-        tokens, prefix: at the input of the first block.
+        tokens: tokens at the input of the first block, prefix tokens included.
+        prefix: prefix tokens (class token, registers), which never merge.
+        depth: number of blocks.
+        cost: MACs of the blocks.
     """
 
     tokens: int
@@ -131,152 +155,181 @@ class Geometry:
     depth: int
     cost: Cost
 
-    def counts(self, schedule: Schedule) -> tuple[int, ...]:
-        """Token counts of one image: at the input and after each block."""
+    def token_counts(self, schedule: Schedule) -> tuple[int, ...]:
+        """Return the tokens of one image, ``(depth + 1,)``: at the input and after each block."""
         return schedule.tokens(self.depth, self.tokens, self.prefix)
 
-    def load(self, schedule: Schedule) -> Load:
-        """What one image under ``schedule`` adds to its batch."""
-        counts = self.counts(schedule)
-        inside = counts[:-1]
-        merging = [before for before, after in pairwise(counts) if after < before]
-        return Load(
-            sum(inside) / _TOKENS,
-            self.cost.linear(counts) / _MACS,
-            sum(n * n for n in inside) / _PAIRS,
-            sum(merging) / _TOKENS,
-            len(merging),
+    def image_cost(self, schedule: Schedule) -> ImageCost:
+        """Return the computation of one image under ``schedule``."""
+        counts = self.token_counts(schedule)
+        at_inputs = counts[:-1]
+        at_merging_inputs = [before for before, after in pairwise(counts) if after < before]
+        tokens = sum(at_inputs)
+        macs = self.cost.linear(counts)
+        pairs = sum(count * count for count in at_inputs)
+        tokens_in_merging_blocks = sum(at_merging_inputs)
+        return ImageCost(
+            tokens=tokens / _TOKENS,
+            linear=macs / _MACS,
+            pairs=pairs / _PAIRS,
+            tokens_in_merging_blocks=tokens_in_merging_blocks / _TOKENS,
+            merging_blocks=len(at_merging_inputs),
         )
 
-    def relative(self, schedule: Schedule) -> float:
-        """FLOPs of one image as a share of those at r=0."""
-        return self.cost.relative(self.counts(schedule))
+    def relative_flops(self, schedule: Schedule) -> float:
+        """Return the FLOPs of one image under ``schedule`` as a fraction of those at r=0."""
+        counts = self.token_counts(schedule)
+        return self.cost.relative(counts)
 
 
-def features(loads: Sequence[Load], recorded: Recorded = NOTHING) -> Features:
-    """Of a batch of images with these loads, of which those that merge alike are a group."""
-    groups = set(loads)
-    blocks = max(load.blocks for load in groups)
-    if len(groups) == 1 and (bucket := recorded.bucket(loads[0], len(loads))):
-        tokens, linear, pairs, merged, _ = (bucket * each for each in loads[0])
-        return Features(0.0, 0.0, 0.0, 1.0, blocks, tokens, linear, pairs, merged)
-    tokens, linear, pairs, merged, _ = map(sum, zip(*loads, strict=True))
-    on_host = recorded.launches(len(loads))
-    host = (1.0, float(blocks), float(len(groups))) if on_host else (0.0, 0.0, 0.0)
-    if not recorded.buckets:
-        return Features(*host, 0.0, 0.0, tokens, linear, pairs, merged)
-    mixed = tokens if len(groups) > 1 else 0.0
-    return Features(*host, 1.0, blocks, tokens, linear, pairs, merged, mixed)
+def batch_features(
+    image_costs: Sequence[ImageCost], recorded: RecordedGraphs = NO_GRAPHS
+) -> CostFeatures:
+    """Return the features of a batch.
+
+    Args:
+        image_costs: the computation of each image, at least one.
+        recorded: the CUDA graphs of the model.
+    """
+    images = len(image_costs)
+    groups = set(image_costs)
+    merging_blocks = max(image_cost.merging_blocks for image_cost in groups)
+    if len(groups) == 1:
+        bucket = recorded.bucket(image_costs[0], images)
+        if bucket:
+            return _graph_features(image_costs[0], bucket)
+    total = ImageCost(*map(sum, zip(*image_costs, strict=True)))
+    batch = _image_features(total)
+    if recorded.needs_operators(images):
+        batch = batch._replace(host=1.0, host_merging_blocks=merging_blocks, groups=len(groups))
+    if recorded.buckets:
+        mixed = total.tokens if len(groups) > 1 else 0.0
+        batch = batch._replace(device=1.0, device_merging_blocks=merging_blocks, mixed=mixed)
+    return batch
 
 
-def binding(batch: Features, coefficients: Features) -> Features:
-    """The part of ``batch`` that its time follows: the longer one, where host and device work at once."""
+def _graph_features(image_cost: ImageCost, bucket: int) -> CostFeatures:
+    """Return the features of a batch that a CUDA graph runs: padded to ``bucket`` equal images."""
+    batch = _image_features(image_cost, copies=bucket)
+    return batch._replace(device=1.0, device_merging_blocks=image_cost.merging_blocks)
+
+
+def _image_features(total: ImageCost, copies: int = 1) -> CostFeatures:
+    """Return the features that add up over images, for ``copies`` of ``total``."""
+    return CostFeatures(
+        tokens=copies * total.tokens,
+        linear=copies * total.linear,
+        pairs=copies * total.pairs,
+        tokens_in_merging_blocks=copies * total.tokens_in_merging_blocks,
+    )
+
+
+def bottleneck(batch: CostFeatures, coefficients: CostFeatures) -> CostFeatures:
+    """Return the features of ``batch`` that determine its time.
+
+    With CUDA graphs these are the features of the slower side, host or device; otherwise all.
+    """
     if not batch.device:
         return batch
-    host, device = batch.sides()
-    return host if host.dot(coefficients) > device.dot(coefficients) else device
+    host, device = batch.host_and_device()
+    if host.dot(coefficients) > device.dot(coefficients):
+        return host
+    return device
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What the engine knows of a model's speed now.
+class CostModel:
+    """The cost model of one network on its device, as calibrated up to now.
 
     Attributes:
-        coefficients: seconds per unit of each feature, on the machine as it was at warm-up.
-        contention: how many times longer batches take now, whatever they are.
-        delay: seconds that each takes longer besides, however small it is.
-        margin: by how much a prediction is exceeded at times, as a share: the 90th percentile of
-            the last errors.
-        recorded: what graphs run; nothing on a CPU.
+        coefficients: seconds per unit of each feature, on the machine as it was during warm-up.
+        contention: factor by which every batch takes longer now, because of other work.
+        delay: seconds by which every batch takes longer in addition, whatever its size.
+        margin: how much longer than predicted a batch may take, as a fraction of the prediction:
+            the 90th percentile of the recent relative errors.
+        recorded: the CUDA graphs; none on a CPU.
     """
 
-    coefficients: Features
+    coefficients: CostFeatures
     contention: float = 1.0
     delay: float = 0.0
     margin: float = 0.1
-    recorded: Recorded = NOTHING
+    recorded: RecordedGraphs = NO_GRAPHS
 
-    def seconds(self, batch: Features) -> float:
-        """Of a batch with these features."""
-        return (
-            self.contention * binding(batch, self.coefficients).dot(self.coefficients) + self.delay
-        )
+    def seconds(self, batch: CostFeatures) -> float:
+        """Return the predicted seconds of a batch, without the margin."""
+        slower_side = bottleneck(batch, self.coefficients)
+        undisturbed_seconds = slower_side.dot(self.coefficients)
+        return self.contention * undisturbed_seconds + self.delay
 
-    def image(self, load: Load, mixed: bool = False) -> float:
-        """Seconds that one image adds to its batch, without regard to steps; to one of several groups if ``mixed``."""
-        each = self.coefficients
-        work = each.tokens * load.tokens + each.linear * load.linear + each.pairs * load.pairs
-        work += each.merged * load.merged
-        if mixed:
-            work += each.mixed * load.tokens
-        return self.contention * work
+    def image_seconds(self, image_cost: ImageCost, mixed: bool = False) -> float:
+        """Return the seconds that one image adds to its batch, without padding.
 
-    def alike(self, load: Load, images: int) -> float:
-        """Seconds of a batch of ``images`` with this load each: in steps, where it is recorded."""
-        if bucket := self.recorded.bucket(load, images):
-            return self._computing(load.blocks) + bucket * self.image(load) + self.delay
-        return self.unlike(images, load.blocks, images * self.image(load))
-
-    def unlike(self, images: int, blocks: int, each: float) -> float:
-        """Seconds of a batch of ``images`` that are not all of one recorded level.
+        The sum of quantity * coefficient over the features that add up over images, times
+        contention.
 
         Args:
-            blocks: in which it merges.
-            each: seconds of its images, by `image`.
+            mixed: whether the batch has more than one group, so that the feature mixed is not 0.
+        """
+        per_unit = self.coefficients
+        seconds = per_unit.tokens * image_cost.tokens
+        seconds += per_unit.linear * image_cost.linear
+        seconds += per_unit.pairs * image_cost.pairs
+        seconds += per_unit.tokens_in_merging_blocks * image_cost.tokens_in_merging_blocks
+        if mixed:
+            seconds += per_unit.mixed * image_cost.tokens
+        return self.contention * seconds
+
+    def uniform_batch_seconds(self, image_cost: ImageCost, images: int) -> float:
+        """Return the seconds of a batch of ``images`` equal images; a CUDA graph pads it."""
+        image_seconds = self.image_seconds(image_cost)
+        bucket = self.recorded.bucket(image_cost, images)
+        if bucket:
+            overhead = self._device_overhead(image_cost.merging_blocks)
+            return overhead + bucket * image_seconds + self.delay
+        return self.unpadded_batch_seconds(
+            images, image_cost.merging_blocks, images * image_seconds
+        )
+
+    def unpadded_batch_seconds(
+        self, images: int, merging_blocks: int, image_seconds: float
+    ) -> float:
+        """Return the seconds of a batch whose images are not all of one recorded level.
+
+        The host's overhead is that of one group.
+
+        Args:
+            images: size of the batch.
+            merging_blocks: number of blocks in which the batch merges.
+            image_seconds: seconds of all images, a sum over `image_seconds`.
         """
         if not self.recorded.buckets:
-            return self._launching(blocks) + each + self.delay
-        computing = self._computing(blocks) + each
-        if not self.recorded.launches(images):
-            return computing + self.delay
-        return max(self._launching(blocks), computing) + self.delay
+            host_seconds = self._host_overhead(merging_blocks)
+            return host_seconds + image_seconds + self.delay
+        device_seconds = self._device_overhead(merging_blocks) + image_seconds
+        if not self.recorded.needs_operators(images):
+            return device_seconds + self.delay
+        host_seconds = self._host_overhead(merging_blocks)
+        return max(host_seconds, device_seconds) + self.delay
 
-    def _launching(self, blocks: int) -> float:
-        """Seconds of the host for a batch of one group as such, which merges in ``blocks``."""
-        once = self.coefficients
-        return self.contention * (once.host + once.host_blocks * blocks + once.groups)
+    def _host_overhead(self, merging_blocks: int) -> float:
+        """Return the host's seconds per batch of one group that merges in so many blocks."""
+        per_unit = self.coefficients
+        merging = per_unit.host_merging_blocks * merging_blocks
+        seconds = per_unit.host + merging + per_unit.groups
+        return self.contention * seconds
 
-    def _computing(self, blocks: int) -> float:
-        """Seconds of the device for such a batch as such, beside graphs."""
-        once = self.coefficients
-        return self.contention * (once.device + once.device_blocks * blocks)
+    def _device_overhead(self, merging_blocks: int) -> float:
+        """Return the device's seconds per batch, whatever its size, where graphs are recorded."""
+        per_unit = self.coefficients
+        merging = per_unit.device_merging_blocks * merging_blocks
+        return self.contention * (per_unit.device + merging)
 
-    def quiet(self) -> Estimate:
-        """The same as if nobody else used the machine."""
-        return replace(self, contention=min(self.contention, 1.0), delay=0.0, margin=0.0)
-
-
-def solve(gram: Vector, moment: Vector) -> Vector:
-    """The x >= 0 that minimises x'Gx - 2x'm (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23).
-
-    Args:
-        gram: ``(n, n)``, A'A of the rows of a least-squares problem.
-        moment: ``(n,)``, A'b.
-    """
-    size = len(moment)
-    # All variables in units in which their columns have length 1, so that a tiny ridge means the
-    # same for each.
-    scale = 1 / np.sqrt(np.maximum(gram.diagonal(), 1e-300))
-    gram = gram * np.outer(scale, scale) + _RIDGE * np.eye(size)
-    moment = moment * scale
-    solution = np.zeros(size)
-    passive = np.zeros(size, bool)
-    tolerance = 1e-10 * max(float(np.abs(moment).max()), 1e-300)
-    for _ in range(3 * size):
-        slope = np.where(passive, -np.inf, moment - gram @ solution)
-        if slope.max() <= tolerance:
-            break
-        passive[slope.argmax()] = True
-        while True:
-            trial = np.zeros(size)
-            trial[passive] = np.linalg.solve(gram[np.ix_(passive, passive)], moment[passive])
-            below = passive & (trial <= 0)
-            if not below.any():
-                break
-            # Go towards the trial as far as nothing gets negative; what has come to 0 stays there.
-            step = float((solution[below] / (solution[below] - trial[below])).min())
-            solution = solution + step * (trial - solution)
-            passive &= solution > 1e-14
-            solution[~passive] = 0.0
-        solution = trial
-    return solution * scale
+    def undisturbed(self) -> CostModel:
+        """Return the model of the same machine without other work, and without a margin."""
+        return replace(
+            self,
+            contention=min(self.contention, 1.0),
+            delay=0.0,
+            margin=0.0,
+        )

@@ -1,4 +1,7 @@
-"""How long work will wait: what admission refuses by, and what ``Retry-After`` says. Pure arithmetic."""
+"""Queueing delay: when an engine completes an image, for admission and for ``Retry-After``.
+
+Pure arithmetic over the cost model of `server.latency.cost`.
+"""
 
 from __future__ import annotations
 
@@ -7,81 +10,128 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from server.latency.cost import Estimate, Load
+from server.latency.cost import CostModel, ImageCost
 
-_LONGEST_RETRY = 60
+_LONGEST_RETRY = 60  # seconds; nobody can predict the queue any further ahead
 
 
 @dataclass(frozen=True)
 class WorkEstimate:
-    """What one image, decoded or not, needs of an engine at least.
+    """The work of one image, at least; the image may not be decoded yet.
 
     Attributes:
-        load: under the strongest schedule that it may get.
-        due: when it ought to be done, ``time.monotonic()`` seconds; earlier ones run first.
+        model: name of the model that runs the image.
+        image_cost: the computation under that schedule of the image's choices that merges most.
+        due: when the answer is due, in ``time.monotonic()`` seconds; the engine runs the earliest
+            first.
     """
 
     model: str
-    load: Load
+    image_cost: ImageCost
     due: float
 
 
-def busy_seconds(
-    claims: Iterable[WorkEstimate], estimates: Mapping[str, Estimate], max_batch: int
+def queue_seconds(
+    queue: Iterable[WorkEstimate],
+    cost_models: Mapping[str, CostModel],
+    max_batch: int,
 ) -> float:
-    """Seconds in which an engine does all that ``claims`` need, in batches as large as may be."""
-    loads: dict[str, list[Load]] = {}
-    for claim in claims:
-        loads.setdefault(claim.model, []).append(claim.load)
-    return sum(
-        _model_seconds(Counter(each), estimates[model], max_batch) for model, each in loads.items()
-    )
+    """Return the seconds in which an engine runs all of ``queue``, in the largest batches possible.
 
-
-def _model_seconds(counts: Counter[Load], estimate: Estimate, max_batch: int) -> float:
-    """Seconds for the images of one model, ``counts`` of each load.
-
-    Images of rarer loads are taken to be in as many batches as they can be, which are mixed ones
-    then.
+    Args:
+        cost_models: the cost model of each model, by name.
+        max_batch: most images in one batch.
     """
-    (common, most), *_ = counts.most_common(1)
-    images = counts.total()
-    mixed = min(images - most, math.ceil(images / max_batch))
-    full, rest = divmod(max(0, images - mixed * max_batch), max_batch)
-    seconds = full * estimate.alike(common, max_batch) + (
-        estimate.alike(common, rest) if rest else 0.0
+    costs_by_model: dict[str, list[ImageCost]] = {}
+    for work in queue:
+        costs = costs_by_model.setdefault(work.model, [])
+        costs.append(work.image_cost)
+    return sum(
+        _model_queue_seconds(Counter(costs), cost_models[model], max_batch)
+        for model, costs in costs_by_model.items()
     )
-    if mixed:
-        each = sum(count * estimate.image(load, mixed=True) for load, count in counts.items())
-        each -= (full * max_batch + rest) * estimate.image(common, mixed=True)
-        size = math.ceil((images - full * max_batch - rest) / mixed)
-        seconds += mixed * estimate.unlike(size, max(load.blocks for load in counts), each / mixed)
+
+
+def _model_queue_seconds(
+    counts: Counter[ImageCost],
+    cost_model: CostModel,
+    max_batch: int,
+) -> float:
+    """Return the seconds for all images of one model.
+
+    A batch is uniform if all its images have the most common cost, else mixed. Every image with
+    another cost is assumed to make one more batch a mixed one, until all batches are mixed:
+
+        mixed_batches = min(images with another cost, ceil(images / max_batch))
+        seconds = seconds of the uniform batches + seconds of the mixed batches
+
+    Args:
+        counts: number of images with each cost.
+    """
+    images = counts.total()
+    [(common, common_images)] = counts.most_common(1)
+    batches = math.ceil(images / max_batch)
+    mixed_batches = min(images - common_images, batches)
+    uniform_images = max(0, images - mixed_batches * max_batch)
+    full_batches, partial_batch = divmod(uniform_images, max_batch)
+    seconds = full_batches * cost_model.uniform_batch_seconds(common, max_batch)
+    if partial_batch:
+        seconds += cost_model.uniform_batch_seconds(common, partial_batch)
+    if mixed_batches:
+        image_seconds = _mixed_image_seconds(counts, cost_model)
+        image_seconds -= uniform_images * cost_model.image_seconds(common, mixed=True)
+        mixed_size = math.ceil((images - uniform_images) / mixed_batches)
+        seconds += mixed_batches * cost_model.unpadded_batch_seconds(
+            images=mixed_size,
+            merging_blocks=max(image_cost.merging_blocks for image_cost in counts),
+            image_seconds=image_seconds / mixed_batches,
+        )
     return seconds
 
 
-def answer_seconds(
-    claim: WorkEstimate,
+def _mixed_image_seconds(counts: Counter[ImageCost], cost_model: CostModel) -> float:
+    """Return the seconds that all images add to their batches, if all these are mixed."""
+    return sum(
+        count * cost_model.image_seconds(image_cost, mixed=True)
+        for image_cost, count in counts.items()
+    )
+
+
+def completion_seconds(
+    work: WorkEstimate,
     ahead: Sequence[WorkEstimate],
-    done: float,
-    estimates: Mapping[str, Estimate],
+    elapsed: float,
+    cost_models: Mapping[str, CostModel],
     max_batch: int,
 ) -> float:
-    """Seconds until an engine would have done ``claim`` after all that is ``ahead`` of it, with a margin for error.
+    """Return the seconds from now until an engine completes ``work``, with a margin for errors.
 
-    With nothing ahead it is the time of the image alone on a quiet machine: a batch that runs is
-    what corrects an estimate that is wrong.
+        (queue_seconds(ahead and work) - elapsed) * (1 + margin / sqrt(batches))
+
+    With nothing ahead it is the time of the image alone on an undisturbed machine: an idle
+    engine gets every image that can be in time at all, so that an estimate that is too high is
+    corrected by the next batch.
 
     Args:
-        done: seconds of work on ``ahead`` that are over.
+        ahead: the work that the engine runs before it, the current batch included.
+        elapsed: seconds of the work ahead that have passed already.
+        cost_models: the cost model of each model, by name.
+        max_batch: most images in one batch.
     """
-    estimate = estimates[claim.model]
-    if ahead:
-        # The errors of several batches cancel in part, as those of independent measurements do.
-        margin = estimate.margin / math.sqrt(math.ceil((len(ahead) + 1) / max_batch))
-        return max(0.0, busy_seconds([*ahead, claim], estimates, max_batch) - done) * (1 + margin)
-    return estimate.quiet().alike(claim.load, 1)
+    cost_model = cost_models[work.model]
+    if not ahead:
+        return cost_model.undisturbed().uniform_batch_seconds(work.image_cost, 1)
+    # The errors of several batches are independent and cancel in part: the relative error of the
+    # mean of n independent measurements falls with sqrt(n).
+    batches = math.ceil((len(ahead) + 1) / max_batch)
+    margin = cost_model.margin / math.sqrt(batches)
+    queue = [*ahead, work]
+    seconds = queue_seconds(queue, cost_models, max_batch)
+    remaining = max(0.0, seconds - elapsed)
+    return remaining * (1 + margin)
 
 
-def retry_after(seconds: float) -> int:
-    """``seconds`` of waiting as a ``Retry-After``: whole, not 0, and bounded, since the future is not known so far."""
-    return max(1, min(math.ceil(seconds), _LONGEST_RETRY))
+def whole_retry_seconds(seconds: float) -> int:
+    """Return a ``Retry-After`` of about ``seconds``: whole seconds (RFC 9110), from 1 to 60."""
+    whole = math.ceil(seconds)
+    return max(1, min(whole, _LONGEST_RETRY))

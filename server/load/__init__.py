@@ -1,1 +1,1 @@
-"""A load generator: requests sent by plan or by patient clients, and what became of each."""
+"""A load generator: sends requests in an open or closed loop, and reports latency and outcomes."""

@@ -1,4 +1,4 @@
-"""When requests are meant to arrive, whatever the server does: pure functions of a rate and a seed."""
+"""Arrival times of requests in an open loop: pure functions of a rate and a seed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ from typing import Literal
 
 Arrivals = Literal["poisson", "constant", "bursty"]
 
-# Bursts last a second on average, at three times the rate; the three seconds between them run at a
-# third of it.
+# A burst takes one second on average and has three times the rate. The three seconds between bursts
+# have a third of it. The mean rate is then the rate asked for.
 BURST_SECONDS = 1.0
 BURST_FACTOR = 3.0
 CALM_SECONDS = 3.0
 CALM_FACTOR = 1 / 3
 
 
-def arrivals(kind: Arrivals, rate: float, random: Random) -> Iterator[float]:
-    """Endless times in seconds from 0, in order, on average ``rate`` a second."""
-    if kind == "constant":
-        return (number / rate for number in itertools.count())
-    return poisson(rate, random) if kind == "poisson" else bursty(rate, random)
+def arrivals(process: Arrivals, rate: float, random: Random) -> Iterator[float]:
+    """Yield times in seconds from 0, in order and without end, on average ``rate`` a second."""
+    if process == "constant":
+        return constant(rate)
+    if process == "poisson":
+        return poisson(rate, random)
+    return bursty(rate, random)
+
+
+def constant(rate: float) -> Iterator[float]:
+    """Yield arrivals with equal gaps."""
+    for number in itertools.count():
+        yield number / rate
 
 
 def poisson(rate: float, random: Random) -> Iterator[float]:
-    """Arrivals of many clients that know nothing of each other: gaps are exponential."""
+    """Yield arrivals of many independent clients, with exponential gaps."""
     now = 0.0
     while True:
         now += random.expovariate(rate)
@@ -33,14 +41,13 @@ def poisson(rate: float, random: Random) -> Iterator[float]:
 
 
 def bursty(rate: float, random: Random) -> Iterator[float]:
-    """Poisson arrivals whose rate switches between bursts and calm (a Markov-modulated Poisson process)."""
-    now = 0.0
+    """Yield Poisson arrivals whose rate alternates (a Markov-modulated Poisson process)."""
+    calm = (CALM_SECONDS, CALM_FACTOR)
+    burst = (BURST_SECONDS, BURST_FACTOR)
     start = 0.0
-    for mean, factor in itertools.cycle(
-        ((CALM_SECONDS, CALM_FACTOR), (BURST_SECONDS, BURST_FACTOR))
-    ):
-        end = start + random.expovariate(1 / mean)
-        # Exponential gaps have no memory: what is left of one at a switch is as good as a new one.
+    for mean_seconds, factor in itertools.cycle((calm, burst)):
+        end = start + random.expovariate(1 / mean_seconds)
+        # Exponential gaps have no memory, so each phase may begin with a new gap.
         now = start + random.expovariate(rate * factor)
         while now < end:
             yield now

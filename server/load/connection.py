@@ -1,6 +1,7 @@
-"""One keep-alive connection (HTTP/1.1), on the bare transport: a general client costs more than a small model's answer.
+"""One keep-alive connection (HTTP/1.1) on asyncio's transport.
 
-`httptools` is the parser that the server runs on as well.
+A general HTTP client would cost more CPU time than the answer of a small model. The parser is
+`httptools`, which the server uses too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import httptools
 
 
 class NoAnswer(Exception):
-    """A request came to nothing; ``kind`` is ``connect``, ``closed``, ``timeout`` or ``protocol``."""
+    """A request failed; ``kind`` is ``connect``, ``closed``, ``timeout`` or ``protocol``."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -25,10 +26,10 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and reads its answer.
 
     Args:
-        on_lost: called once the connection is closed, by whichever side.
+        on_lost: called once the connection is closed, by either side.
 
     Attributes:
-        usable: it is open, and the last answer said that it stays so.
+        usable: the connection is open, and the last answer did not announce its end.
     """
 
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
@@ -40,10 +41,12 @@ class Connection(asyncio.Protocol):
         self.usable = False
 
     async def exchange(self, request: Sequence[bytes], timeout: float) -> tuple[int, bytes, float]:
-        """Send ``request``; gives the answer's status, its body, and when it was complete (``time.monotonic()``).
+        """Send ``request`` and return the status and body of its answer, and when it was complete.
+
+        Times are those of ``time.monotonic()``.
 
         Raises:
-            NoAnswer: there was none.
+            NoAnswer: there was no answer.
         """
         if self.transport is None or not self.usable:
             raise NoAnswer("closed", "the connection is closed")
@@ -57,50 +60,54 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
             if not self._answer.done() or self._answer.cancelled():
-                self.close()  # whoever waited is gone; the answer must not reach the next request
+                # The caller was cancelled. Its answer must not reach the next request.
+                self.close()
             self._answer = None
 
     def close(self) -> None:
-        """End the connection, at once."""
+        """Close the connection immediately."""
         self.usable = False
         if self.transport is not None:
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Of `asyncio.Protocol`."""
+        """Implement `asyncio.Protocol`."""
+        # uvloop's transport does not inherit from asyncio's.
         self.transport = cast(asyncio.Transport, transport)
-        self.usable = True  # uvloop's is none by inheritance
+        self.usable = True
 
     def eof_received(self) -> None:
-        """Of `asyncio.Protocol`: the server ends an idle connection, or an answer in its middle."""
+        """Implement `asyncio.Protocol`: the server closes an idle connection or breaks off."""
         self.usable = False
 
     def data_received(self, data: bytes) -> None:
-        """Of `asyncio.Protocol`."""
+        """Implement `asyncio.Protocol`."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail("protocol", "the answer is no HTTP")
+            self._fail("protocol", "the answer is not HTTP")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of `asyncio.Protocol`."""
+        """Implement `asyncio.Protocol`."""
         self._fail("closed", "the server closed the connection before it answered")
         self._on_lost(self)
 
     def on_body(self, body: bytes) -> None:
-        """Of `httptools`: a part of the body."""
+        """Implement `httptools`: a chunk of the body arrived."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Of `httptools`: the answer is complete."""
+        """Implement `httptools`: the answer is complete."""
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer, such as 100 Continue
             return
-        keep = self._parser.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive()
         if self._answer is None or self._answer.done():
-            return self.close()  # nobody asked
-        self._answer.set_result((status, b"".join(self._body), time.monotonic()))
-        if not keep:
+            self.close()  # no request waits for this answer
+            return
+        body = b"".join(self._body)
+        self._answer.set_result((status, body, time.monotonic()))
+        if not keep_alive:
             self.close()
 
     def _fail(self, kind: str, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The connections of a run: as many as there are requests under way, up to a limit, and used again."""
+"""A pool of keep-alive connections, with as many as there are requests in flight, up to a limit."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from server.load.connection import Connection, NoAnswer
 
 
 class Connections:
-    """Connections to the server at ``url``, at most ``limit`` at once.
+    """A pool of at most ``limit`` connections to the server at ``url``.
 
     Attributes:
-        opened: how many have been opened so far.
+        opened: number of connections opened so far.
     """
 
     def __init__(self, url: str, limit: int, timeout: float) -> None:
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
+        default_port = 443 if self._tls else 80
+        self._port = parts.port or default_port
         self._timeout = timeout
         self._free = asyncio.Semaphore(limit)
         self._idle: list[Connection] = []
         self.opened = 0
 
-    async def lease(self) -> Connection:
-        """An open connection, for one request; first come, first served.
+    async def acquire(self) -> Connection:
+        """Return an open connection for one request; first come, first served.
 
         Raises:
-            NoAnswer: no connection could be opened.
+            NoAnswer: a connection could not be opened.
         """
         await self._free.acquire()
         try:
+            # Take the connection used last. A server under little load then sees few connections,
+            # and the others may time out.
             while self._idle:
-                # The one used last: a quiet server then sees few connections, and the others may
-                # time out.
-                if (connection := self._idle.pop()).usable:
+                connection = self._idle.pop()
+                if connection.usable:
                     return connection
             return await self._open()
         except BaseException:
             self._free.release()
             raise
 
-    def give_back(self, connection: Connection) -> None:
-        """The request is over."""
+    def release(self, connection: Connection) -> None:
+        """Return a connection to the pool after its request."""
         if connection.usable:
             self._idle.append(connection)
         self._free.release()
 
     def close(self) -> None:
-        """End the idle ones."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -60,7 +62,7 @@ class Connections:
         try:
             async with asyncio.timeout(self._timeout):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self._lost),
+                    self._new_connection,
                     self._host,
                     self._port,
                     ssl=True if self._tls else None,
@@ -68,15 +70,21 @@ class Connections:
         except TimeoutError:
             raise NoAnswer("connect", f"no connection within {self._timeout:g} s") from None
         except OSError as error:
-            # asyncio writes its own words over the system's; a name that is not found has no number
-            # of the system.
-            known = (error.errno or 0) > 0
-            raise NoAnswer(
-                "connect", os.strerror(error.errno or 0) if known else str(error)
-            ) from error
+            raise NoAnswer("connect", _error_text(error)) from error
         self.opened += 1
         return connection
 
-    def _lost(self, connection: Connection) -> None:
+    def _new_connection(self) -> Connection:
+        return Connection(on_lost=self._forget)
+
+    def _forget(self, connection: Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+def _error_text(error: OSError) -> str:
+    """Return the system's text for ``error``, which asyncio replaces by one of its own."""
+    # The error of a host name that is not found has no number of the system.
+    if error.errno is None or error.errno <= 0:
+        return str(error)
+    return os.strerror(error.errno)

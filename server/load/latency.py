@@ -1,4 +1,4 @@
-"""Times of many requests in a few numbers."""
+"""Percentiles of the latency of many requests."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from dataclasses import dataclass
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value of ``ordered`` that at least ``percent`` % of them do not exceed (nearest rank).
+    """Return the smallest value that at least ``percent`` % of ``ordered`` do not exceed.
+
+    This is the nearest-rank definition.
 
     Raises:
         ValueError: there are no values, or ``percent`` lies outside (0, 100].
     """
     if not ordered or not 0 < percent <= 100:
         raise ValueError("percentiles from above 0 to 100 of at least one value")
-    # Rounded first: 99.9 % of 1000 is 999.0000000000001 in binary, and would be one rank too far.
-    return ordered[math.ceil(round(len(ordered) * percent / 100, 9)) - 1]
+    # Round first: 99.9 % of 1000 is 999.0000000000001 in binary, one rank too many.
+    rank = math.ceil(round(len(ordered) * percent / 100, 9))
+    return ordered[rank - 1]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds; ``count`` requests."""
+    """The latency of ``count`` requests, in milliseconds."""
 
     count: int
     mean: float
@@ -34,12 +37,17 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Iterable[float]) -> Latency | None:
-        """What ``seconds`` amount to; None where there are none."""
+        """Summarize ``seconds``; None if there are none."""
         ordered = sorted(1000 * value for value in seconds)
         if not ordered:
             return None
-        mean = math.fsum(ordered) / len(ordered)
-        p50, p90, p95, p99, p999 = (
-            percentile(ordered, percent) for percent in (50, 90, 95, 99, 99.9)
+        return cls(
+            count=len(ordered),
+            mean=math.fsum(ordered) / len(ordered),
+            p50=percentile(ordered, 50),
+            p90=percentile(ordered, 90),
+            p95=percentile(ordered, 95),
+            p99=percentile(ordered, 99),
+            p999=percentile(ordered, 99.9),
+            max=ordered[-1],
         )
-        return cls(len(ordered), mean, p50, p90, p95, p99, p999, ordered[-1])

@@ -1,8 +1,9 @@
-"""What is sent: image files as they are, whatever they hold; or one photograph-like JPEG."""
+"""The images that requests carry: image files, unchanged, or one generated JPEG."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,34 +12,34 @@ from random import Random
 from server.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+
+# Size in pixels of the shapes in the generated image, and their weight when blended.
+_SHAPES = ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The body of a request, and what to call it."""
+    """The body of a request, and its name in reports."""
 
     name: str
     content: bytes
 
 
 def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
-    """Each file, and each image file of each folder; without ``paths`` the examples, or a generated JPEG.
+    """Read each file, and each image file of each folder.
+
+    Without ``paths`` these are the examples, or a generated JPEG if there are none.
 
     Raises:
         ConfigError: a path cannot be read, or a folder has no image.
     """
-    if not paths:
-        return (
-            read_pictures([EXAMPLES]) if EXAMPLES.is_dir() else (Picture("generated.jpg", jpeg()),)
-        )
+    if not paths and not EXAMPLES.is_dir():
+        return (Picture("generated.jpg", generate_jpeg()),)
     files: list[Path] = []
-    for path in paths:
+    for path in paths or [EXAMPLES]:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
-            if not found:
-                raise ConfigError(f"{path} holds no image file")
-            files += found
+            files += _image_files(path)
         else:
             files.append(path)
     try:
@@ -47,18 +48,26 @@ def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
         raise ConfigError(f"cannot read {error.filename}: {error.strerror or error}") from error
 
 
-def jpeg(width: int = 500, height: int = 375) -> bytes:
-    """The same picture every time, with shapes large and small, so that it compresses and decodes as photographs do."""
+def _image_files(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise ConfigError(f"{folder} holds no image file")
+    return sorted(files)
+
+
+def generate_jpeg(width: int = 500, height: int = 375) -> bytes:
+    """Generate a JPEG, always the same, that compresses and decodes like a photograph."""
     from PIL import Image
 
     random = Random(0)
     picture = Image.new("RGB", (width, height), (128, 128, 128))
-    for scale, weight in ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05)):
-        size = (-(-width // scale), -(-height // scale))
-        coarse = Image.frombytes("RGB", size, random.randbytes(3 * size[0] * size[1]))
-        picture = Image.blend(
-            picture, coarse.resize((width, height), Image.Resampling.BICUBIC), weight
-        )
+    for scale, weight in _SHAPES:
+        columns = math.ceil(width / scale)
+        rows = math.ceil(height / scale)
+        noise = random.randbytes(3 * columns * rows)
+        coarse = Image.frombytes("RGB", (columns, rows), noise)
+        shapes = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        picture = Image.blend(picture, shapes, weight)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90)
     return file.getvalue()

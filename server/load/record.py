@@ -1,4 +1,4 @@
-"""What became of one request."""
+"""The record of one request: when it was sent, and its outcome."""
 
 from __future__ import annotations
 
@@ -7,23 +7,30 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+# Members of an answer that depend on its image and schedule alone.
+_RESULT_MEMBERS = ("model", "r", "predictions", "embedding", "tokens")
+
 
 @dataclass(slots=True)
 class Record:
-    """One request of a run. Times are seconds from when measuring began; those of the warm-up are negative.
+    """One request of a run.
+
+    Times are in seconds from the start of the measurement; those of the warm-up are negative.
 
     Attributes:
-        number: its place among all requests of the run.
-        picture: index of what was sent.
-        r: what was asked for.
-        intended: when it was to be sent; in a closed loop when it was.
-        sent: when it was handed to its connection; None where it came to none.
-        done: when its answer was complete, or it failed.
-        status: of the answer, 0 where there is none.
+        number: its position among all requests of the run.
+        picture: index of the image that was sent.
+        r: schedule in the request.
+        intended: when it was planned to be sent; in a closed loop when it was sent.
+        sent: when it was written to its connection; None if there was no connection.
+        ended: when its answer was complete, or it failed.
+        status: HTTP status of the answer, 0 without one.
         failure: why there is no answer: ``connect``, ``closed``, ``timeout`` or ``protocol``.
-        reason: of a refusal, from its problem document.
-        body: of the answer, for whoever looks at the record when it is made; not kept.
-        used: the schedule that the answer names.
+        reason: why the server refused it, from the problem document.
+        body: body of the answer, for the observer only; not kept.
+        used: schedule in the answer.
+        tokens: tokens after the last block.
+        batch: images in the same batch.
     """
 
     number: int
@@ -31,7 +38,7 @@ class Record:
     r: str
     intended: float
     sent: float | None = None
-    done: float = 0.0
+    ended: float = 0.0
     status: int = 0
     failure: str = ""
     reason: str = ""
@@ -42,16 +49,17 @@ class Record:
 
     @property
     def response(self) -> float:
-        """Seconds from when it was to be sent: what a client waits that knows nothing of the server's troubles."""
-        return self.done - self.intended
+        """Response time in seconds, from when it was planned to be sent."""
+        return self.ended - self.intended
 
     @property
     def service(self) -> float:
-        """Seconds from when it was sent."""
-        return self.done - (self.intended if self.sent is None else self.sent)
+        """Service time in seconds, from when it was sent."""
+        start = self.intended if self.sent is None else self.sent
+        return self.ended - start
 
     def read_answer(self) -> None:
-        """Take from the body what the report needs; a body that is no answer of ours leaves the fields as they are."""
+        """Set the fields that the report needs from the body, if it is an answer of this server."""
         try:
             answer = json.loads(self.body)
             if self.status == 200:
@@ -59,30 +67,28 @@ class Record:
                 self.batch = int(answer["batch_size"])
                 self.tokens = int(answer["tokens"]["output"])
             else:
-                self.reason = str(answer.get("reason") or answer["type"].rpartition(":")[2])
+                problem_type = answer.get("reason") or answer["type"].rpartition(":")[2]
+                self.reason = str(problem_type)
         except (ValueError, KeyError, TypeError, AttributeError):
             return
 
 
 class Observer(Protocol):
-    """Is shown each record when its request is over, those of the warm-up too, with the answer's ``body``."""
+    """Is called with each record when its request has ended, those of the warm-up too."""
 
     def __call__(self, record: Record, /) -> None:
-        """Look at ``record``; this runs in the event loop, so it should be quick."""
+        """Observe ``record`` with its ``body``; runs in the event loop, so it must be fast."""
 
 
 def digest(body: bytes) -> str:
-    """A hash of what an answer says of its image: equal for equal results, whatever their timing and batch.
+    """Hash the result in an answer: equal for equal results, whatever their timing and batch.
 
     Raises:
-        ValueError: ``body`` is no answer to one image.
+        ValueError: ``body`` is not the answer to one image.
     """
     answer: dict[str, Any] = json.loads(body)
-    kept = {
-        name: answer[name]
-        for name in ("model", "r", "predictions", "embedding", "tokens")
-        if name in answer
-    }
-    if not kept:
-        raise ValueError("the body is no answer to one image")
-    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16).hexdigest()
+    result = {name: answer[name] for name in _RESULT_MEMBERS if name in answer}
+    if not result:
+        raise ValueError("the body is not the answer to one image")
+    encoded = json.dumps(result, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""What a run showed, as plain numbers."""
+"""The report of a run, as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from server.load.spec import LoadSpec
 from tome_core.schedule import Schedule
 
 WINDOW_SECONDS = 5.0
-REFUSALS = (429, 503)  # at once; a 504 is an answer that did not come in time
+# Statuses with which a server sheds load immediately. A 504 is an answer that came too late.
+REFUSALS = (429, 503)
+
+# Fields left out of the JSON, because they are large, secret or written in another form.
+_OMITTED_FIELDS = ("spec", "records", "windows")
+_OMITTED_SPEC_FIELDS = ("pictures", "key", "probe")
 
 
 @dataclass(frozen=True)
 class Window:
-    """The requests that were to be sent within some seconds from ``start``; the names mean what they do for a run."""
+    """The requests planned within a few seconds from ``start``; fields as in `LoadReport`."""
 
     start: float
     requests: int
@@ -32,24 +37,28 @@ class Window:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """One run, less its warm-up.
+    """One run without its warm-up.
 
     Attributes:
-        seconds: from the first moment of measuring to the last answer.
-        outcomes: requests by status, or by the kind of failure where there was no answer.
-        reasons: answers without a result by the reason that the server gives.
+        started: start of the measurement, Unix time.
+        seconds: from the start of the measurement to the last answer.
         answered: requests with status 200.
-        good: those of them that came within the deadline, if there is one, counted from when they
-            were to be sent.
-        response: of answers, counted from when they were to be sent: a stall counts for all that it
-            holds up.
-        service: of answers, counted from when they were sent; what a generator that waits would
-            have reported.
-        refused: how long refusals (429, 503) took, counted from when they were sent.
-        lag: how much later than planned requests were sent, for want of a connection or of this
-            generator's time.
-        r_used: answers by the schedule that they name.
-        cpu_ms_per_request: CPU time that this process spent for each request, in milliseconds.
+        good: those of them that were answered within the deadline, if there is one, counted from
+            when they were planned to be sent.
+        outcomes: requests by status, or by failure where there was no answer.
+        reasons: refused requests by the server's reason.
+        response: latency of answers from when requests were planned to be sent: a stall counts for
+            every request that it delays.
+        service: latency of answers from when requests were sent, as a generator reports that waits
+            for answers.
+        refused: latency of refusals (429, 503) from when requests were sent.
+        lag: how much later than planned requests were sent, for lack of a connection or of CPU time
+            of this generator.
+        r_used: answers by the schedule in them.
+        r_mean: tokens merged away per block, on average.
+        tokens_mean: tokens after the last block, on average.
+        batch_mean: images in the same batch, on average over the answers.
+        cpu_ms_per_request: CPU time of this process for each request, in milliseconds.
         records: every request, in the order of sending.
     """
 
@@ -83,35 +92,31 @@ class LoadReport:
         cpu_seconds: float,
         connections: int,
     ) -> LoadReport:
-        """Count ``records``, those of the measured time.
+        """Summarize ``records``, those sent during the measurement.
 
         Args:
-            started: when measuring began, Unix time.
+            started: start of the measurement, Unix time.
             cpu_seconds: CPU time for each request.
+            connections: number of connections opened.
         """
         answered = [record for record in records if record.status == 200]
-        used = Counter(record.used for record in answered if record.used)
-        seconds = max([record.done for record in records] + [spec.duration or 0.0])
+        refused = [record for record in records if record.status in REFUSALS]
+        ends = [record.ended for record in records]
+        seconds = max([*ends, spec.duration or 0.0])
         return cls(
             spec=spec,
             started=started,
             seconds=seconds,
             requests=len(records),
             answered=len(answered),
-            good=sum(is_good(record, spec) for record in answered),
-            outcomes=dict(
-                Counter(str(record.status or record.failure) for record in records).most_common()
-            ),
-            reasons=dict(
-                Counter(record.reason for record in records if record.reason).most_common()
-            ),
+            good=count_good(answered, spec),
+            outcomes=_counts(str(record.status or record.failure) for record in records),
+            reasons=_counts(record.reason for record in records if record.reason),
             response=Latency.of(record.response for record in answered),
             service=Latency.of(record.service for record in answered),
-            refused=Latency.of(record.service for record in records if record.status in REFUSALS),
-            lag=Latency.of(
-                record.sent - record.intended for record in records if record.sent is not None
-            ),
-            r_used=dict(used.most_common()),
+            refused=Latency.of(record.service for record in refused),
+            lag=Latency.of(_lags(records)),
+            r_used=_counts(record.used for record in answered if record.used),
             r_mean=mean_r(answered),
             tokens_mean=_mean(record.tokens for record in answered if record.tokens),
             batch_mean=_mean(record.batch for record in answered if record.batch),
@@ -128,66 +133,82 @@ class LoadReport:
 
     @property
     def goodput_per_s(self) -> float:
-        """Answers within the deadline a second."""
+        """Good answers a second."""
         return self.good / self.seconds if self.seconds else 0.0
 
     @property
     def good_share(self) -> float:
-        """Of all requests, the part that was answered within the deadline."""
+        """Good answers as a share of all requests."""
         return self.good / self.requests if self.requests else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the single requests, the pictures and the key."""
-        shallow = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in ("spec", "records", "windows")
-        }
-        found = {
-            name: asdict(value) if isinstance(value, Latency) else value
-            for name, value in shallow.items()
-        }
+        """Return everything but the single requests, the image contents and the key."""
         spec = {
             name: value
             for name, value in vars(self.spec).items()
-            if name not in ("pictures", "key", "probe")
+            if name not in _OMITTED_SPEC_FIELDS
         }
         spec["pictures"] = [picture.name for picture in self.spec.pictures]
-        rates = {
-            name: getattr(self, name) for name in ("answered_per_s", "goodput_per_s", "good_share")
-        }
-        return {
-            "spec": spec,
-            **found,
-            **rates,
-            "windows": [asdict(window) for window in self.windows],
-        }
+        content: dict[str, Any] = {"spec": spec}
+        for name, value in vars(self).items():
+            if isinstance(value, Latency):
+                content[name] = asdict(value)
+            elif name not in _OMITTED_FIELDS:
+                content[name] = value
+        content["answered_per_s"] = self.answered_per_s
+        content["goodput_per_s"] = self.goodput_per_s
+        content["good_share"] = self.good_share
+        content["windows"] = [asdict(window) for window in self.windows]
+        return content
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    """Return how often each name occurs, the most frequent first."""
+    return dict(Counter(names).most_common())
+
+
+def _lags(records: Iterable[Record]) -> list[float]:
+    return [record.sent - record.intended for record in records if record.sent is not None]
 
 
 def is_good(record: Record, spec: LoadSpec) -> bool:
-    """Whether ``record`` was answered, and soon enough."""
-    return record.status == 200 and (
-        spec.deadline_ms is None or 1000 * record.response <= spec.deadline_ms
-    )
+    """Return whether ``record`` was answered within the deadline."""
+    if record.status != 200:
+        return False
+    return spec.deadline_ms is None or 1000 * record.response <= spec.deadline_ms
+
+
+def count_good(records: Iterable[Record], spec: LoadSpec) -> int:
+    """Return how many records were answered within the deadline."""
+    return sum(is_good(record, spec) for record in records)
 
 
 def windows(
-    spec: LoadSpec, records: Iterable[Record], until: float, width: float = WINDOW_SECONDS
+    spec: LoadSpec,
+    records: Iterable[Record],
+    until: float,
+    width: float = WINDOW_SECONDS,
 ) -> tuple[Window, ...]:
-    """``records`` by when they were to be sent, in slots of ``width`` seconds; the last ends with the run."""
-    slots: dict[int, list[Record]] = {}
+    """Group ``records`` into windows of ``width`` seconds; the last one ends with the run.
+
+    The time that counts is when a request was planned to be sent.
+    """
+    records_of: dict[int, list[Record]] = {}
     for record in records:
-        slots.setdefault(int(record.intended // width), []).append(record)
+        index = int(record.intended // width)
+        records_of.setdefault(index, []).append(record)
     end = until if spec.duration is None else spec.duration
-    return tuple(
-        _window(spec, index * width, min(width, end - index * width), slots.get(index, []))
-        for index in range(max(slots, default=-1) + 1)
-    )
+    found = []
+    for index in range(max(records_of, default=-1) + 1):
+        start = index * width
+        length = min(width, end - start)
+        found.append(_window(spec, start, length, records_of.get(index, [])))
+    return tuple(found)
 
 
 def _window(spec: LoadSpec, start: float, length: float, records: Sequence[Record]) -> Window:
     answered = [record for record in records if record.status == 200]
-    good = sum(is_good(record, spec) for record in answered)
+    good = count_good(answered, spec)
     latency = Latency.of(record.response for record in answered)
     return Window(
         start=start,
@@ -202,15 +223,18 @@ def _window(spec: LoadSpec, start: float, length: float, records: Sequence[Recor
 
 
 def mean_r(records: Iterable[Record]) -> float | None:
-    """Tokens merged away per block, on average over the answers; of an explicit list over the blocks that it names."""
-    return _mean(_r(record.used) for record in records if record.used)
+    """Return the tokens merged away per block, on average over the answers.
+
+    An explicit list counts with its average over the blocks that it names.
+    """
+    return _mean(_average_r(record.used) for record in records if record.used)
 
 
-def _r(used: str) -> float:
-    counts = Schedule.parse(used).counts
+def _average_r(schedule: str) -> float:
+    counts = Schedule.parse(schedule).counts
     return sum(counts) / len(counts)
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    kept = list(values)
-    return sum(kept) / len(kept) if kept else None
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else None

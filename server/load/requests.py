@@ -1,4 +1,4 @@
-"""The requests of a run, as bytes that are made once and sent many times."""
+"""The requests of a run, encoded once and sent many times."""
 
 from __future__ import annotations
 
@@ -10,42 +10,58 @@ from server.load.spec import LoadSpec
 
 
 class Requests:
-    """All requests that ``spec`` may send: one head for each ``r`` and picture, and the pictures."""
+    """The encoded requests of ``spec``: a head for each ``r`` and picture, and the pictures."""
 
     def __init__(self, spec: LoadSpec) -> None:
         self._pictures = [picture.content for picture in spec.pictures]
-        self._heads = {
-            r: [_head(spec, r, len(content)) for content in self._pictures]
-            for r in dict.fromkeys(spec.r)
-        }
+        self._heads: dict[str, list[bytes]] = {}
+        for r in spec.r:
+            self._heads[r] = [_head(spec, r, len(content)) for content in self._pictures]
 
     def bytes_of(self, r: str, picture: int) -> tuple[bytes, bytes]:
-        """Head and body of the request for ``picture`` at ``r``."""
-        return self._heads[r][picture], self._pictures[picture]
+        """Return head and body of the request for ``picture`` at ``r``."""
+        head = self._heads[r][picture]
+        body = self._pictures[picture]
+        return head, body
 
 
 def draws(spec: LoadSpec) -> Iterator[tuple[str, int]]:
-    """What each request asks for, one after another: ``r``, and the index of its picture."""
+    """Yield a random ``r`` and the index of a random picture for each request."""
     random = Random(f"{spec.seed}/what")
     while True:
-        yield random.choice(spec.r), random.randrange(len(spec.pictures))
+        r = random.choice(spec.r)
+        picture = random.randrange(len(spec.pictures))
+        yield r, picture
 
 
 def _head(spec: LoadSpec, r: str, length: int) -> bytes:
+    """Return the request line and the header fields, with the empty line that ends them."""
     parts = urlsplit(spec.url)
-    asked = {
-        "r": r,
-        "model": spec.model,
-        "deadline_ms": f"{spec.deadline_ms:g}" if spec.deadline_ms else "",
-    }
-    query = urlencode({name: value for name, value in asked.items() if value}, safe=":,")
-    path = f"{parts.path.rstrip('/')}/{spec.endpoint}" + (f"?{query}" if query else "")
+    host = parts.netloc.rpartition("@")[2]
     lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: {parts.netloc.rpartition('@')[2]}",
+        f"POST {_target(spec, r)} HTTP/1.1",
+        f"Host: {host}",
         "Content-Type: application/octet-stream",
         f"Content-Length: {length}",
         "User-Agent: tome-serve-load",
-        *([f"Authorization: Bearer {spec.key}"] if spec.key else []),
     ]
-    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
+    if spec.key:
+        lines.append(f"Authorization: Bearer {spec.key}")
+    lines += ["", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def _target(spec: LoadSpec, r: str) -> str:
+    """Return path and query of a request."""
+    path = urlsplit(spec.url).path.rstrip("/")
+    parameters = {}
+    if r:
+        parameters["r"] = r
+    if spec.model:
+        parameters["model"] = spec.model
+    if spec.deadline_ms:
+        parameters["deadline_ms"] = f"{spec.deadline_ms:g}"
+    target = f"{path}/{spec.endpoint}"
+    if parameters:
+        target += "?" + urlencode(parameters, safe=":,")
+    return target

@@ -18,21 +18,23 @@ from server.load.report import LoadReport
 from server.load.requests import Requests, draws
 from server.load.spec import LoadSpec
 
-_NAP_SECONDS = 0.25  # the longest sleep, so that a stop is soon noticed
+# Longest sleep, so that a stop takes effect soon.
+_MAX_SLEEP_SECONDS = 0.25
 
 
 async def run_load(
-    spec: LoadSpec, observe: Observer | None = None, stop: asyncio.Event | None = None
+    spec: LoadSpec,
+    observe: Observer | None = None,
+    stop: asyncio.Event | None = None,
 ) -> LoadReport:
-    """Make the load of ``spec``, and wait for the last answer.
+    """Send the requests of ``spec`` and wait for the last answer.
 
     Args:
-        observe: is shown every request when it is over.
-        stop: once it is set nothing more is sent; what is under way is still waited for.
+        observe: called with every request when it has ended.
+        stop: once set, nothing more is sent; requests in flight may still finish.
 
     Raises:
-        ConfigError: `LoadSpec.probe` found no server there, or one that finds fault with the
-            request.
+        ConfigError: `LoadSpec.probe` found no server, or a server that refuses the request (4xx).
     """
     run = _Run(spec, observe, stop or asyncio.Event())
     try:
@@ -44,24 +46,23 @@ async def run_load(
 
 
 class _Run:
-    """One run: its connections, its plan, and the records of what is over."""
+    """One run: its connections, its plan, and the records of requests that have ended."""
 
     def __init__(self, spec: LoadSpec, observe: Observer | None, stop: asyncio.Event) -> None:
         self.spec = spec
         self.observe = observe
         self.stop = stop
-        self.connections = Connections(
-            spec.url, spec.connections or spec.max_connections, spec.timeout
-        )
+        limit = spec.connections or spec.max_connections
+        self.connections = Connections(spec.url, limit, spec.timeout)
         self.requests = Requests(spec)
         self.draws = draws(spec)
         self.numbers = count()
         self.records: list[Record] = []
-        self.zero = 0.0  # when measuring begins, time.monotonic()
-        self.measured = 0  # requests of the measured time that have been started
+        self.start = 0.0  # of the measurement, time.monotonic()
+        self.measured = 0  # requests started since then, in a closed loop
 
     async def probe(self) -> None:
-        """One request for each ``r``: a mistake in what is asked for should stop a run before it starts."""
+        """Send one request for each ``r``, so that a mistake stops the run before it starts."""
         for r in dict.fromkeys(self.spec.r):
             record = Record(-1, 0, r, 0.0)
             try:
@@ -75,70 +76,80 @@ class _Run:
                 )
 
     async def run(self) -> LoadReport:
-        """Warm up, measure, wait for the rest."""
-        cpu = time.process_time()
+        """Warm up, measure, and wait for the requests in flight."""
+        cpu_start = time.process_time()
         started = time.time() + self.spec.warmup
-        self.zero = time.monotonic() + self.spec.warmup
+        self.start = time.monotonic() + self.spec.warmup
         async with asyncio.TaskGroup() as group:
             if self.spec.rate is not None:
-                await self._by_plan(group, self.spec.rate)
+                await self._send_as_planned(group, self.spec.rate)
             else:
                 for _ in range(self.spec.connections or 0):
-                    group.create_task(self._client())
-        cpu = (time.process_time() - cpu) / max(1, len(self.records))
-        measured = sorted(
-            (record for record in self.records if record.intended >= 0),
-            key=lambda record: record.number,
+                    group.create_task(self._run_client())
+        cpu_seconds = time.process_time() - cpu_start
+        measured = [record for record in self.records if record.intended >= 0]
+        measured.sort(key=_number)
+        return LoadReport.of(
+            self.spec,
+            measured,
+            started,
+            cpu_seconds=cpu_seconds / max(1, len(self.records)),
+            connections=self.connections.opened,
         )
-        return LoadReport.of(self.spec, measured, started, cpu, self.connections.opened)
 
-    async def _by_plan(self, group: asyncio.TaskGroup, rate: float) -> None:
-        """Open loop: what is late, here or at the server, delays nothing that comes after."""
-        for when in self._plan(rate):
-            while (left := self.zero + when - time.monotonic()) > 0 and not self.stop.is_set():
-                await asyncio.sleep(min(left, _NAP_SECONDS))
+    async def _send_as_planned(self, group: asyncio.TaskGroup, rate: float) -> None:
+        """Run an open loop: a late request or answer delays no other request."""
+        for intended in self._planned_times(rate):
+            await self._sleep_until(self.start + intended)
             if self.stop.is_set():
                 return
-            group.create_task(self._one(when))
+            group.create_task(self._send(intended))
 
-    def _plan(self, rate: float) -> Iterator[float]:
-        planned = 0
-        for time_ in arrivals(self.spec.arrivals, rate, Random(f"{self.spec.seed}/when")):
-            when = time_ - self.spec.warmup
-            planned += when >= 0
-            if self._is_over(when, planned - 1):
-                return
-            yield when
-
-    async def _client(self) -> None:
-        """Closed loop: the next request when there is an answer."""
+    async def _sleep_until(self, due: float) -> None:
         while not self.stop.is_set():
-            now = time.monotonic() - self.zero
+            remaining = due - time.monotonic()
+            if remaining <= 0:
+                return
+            await asyncio.sleep(min(remaining, _MAX_SLEEP_SECONDS))
+
+    def _planned_times(self, rate: float) -> Iterator[float]:
+        """Yield when to send each request; negative in the warm-up."""
+        random = Random(f"{self.spec.seed}/when")
+        measured = 0
+        for arrival in arrivals(self.spec.arrivals, rate, random):
+            intended = arrival - self.spec.warmup
+            if self._is_over(intended, measured):
+                return
+            measured += intended >= 0
+            yield intended
+
+    async def _run_client(self) -> None:
+        """Run one client of a closed loop, which sends its next request after each answer."""
+        while not self.stop.is_set():
+            now = time.monotonic() - self.start
             if self._is_over(now, self.measured):
                 return
             self.measured += now >= 0
-            if (await self._one(now)).failure == "connect":
-                await asyncio.sleep(
-                    _NAP_SECONDS
-                )  # a server that is away fails at once; do not spin
+            record = await self._send(now)
+            if record.failure == "connect":
+                # Connecting to a server that is down fails at once; do not spin.
+                await asyncio.sleep(_MAX_SLEEP_SECONDS)
 
-    def _is_over(self, when: float, before: int) -> bool:
-        """Whether a request at ``when``, with ``before`` measured ones ahead of it, is one too many."""
-        spec = self.spec
-        return (
-            when >= spec.duration
-            if spec.duration is not None
-            else when >= 0 and before >= (spec.requests or 0)
-        )
+    def _is_over(self, when: float, measured: int) -> bool:
+        """Return whether the run ends before a request at ``when``, after ``measured`` others."""
+        if self.spec.duration is not None:
+            return when >= self.spec.duration
+        return when >= 0 and measured >= (self.spec.requests or 0)
 
-    async def _one(self, intended: float) -> Record:
+    async def _send(self, intended: float) -> Record:
+        """Send one request and record its outcome."""
         r, picture = next(self.draws)
         record = Record(next(self.numbers), picture, r, intended)
         try:
             await self._exchange(record)
         except NoAnswer as error:
             record.failure = error.kind
-            record.done = time.monotonic() - self.zero
+            record.ended = time.monotonic() - self.start
         if self.observe is not None:
             self.observe(record)
         record.body = b""
@@ -146,18 +157,25 @@ class _Run:
         return record
 
     async def _exchange(self, record: Record) -> None:
-        connection = await self.connections.lease()
+        connection = await self.connections.acquire()
         try:
-            record.sent = time.monotonic() - self.zero
+            record.sent = time.monotonic() - self.start
             request = self.requests.bytes_of(record.r, record.picture)
-            record.status, record.body, done = await connection.exchange(request, self.spec.timeout)
+            record.status, record.body, ended = await connection.exchange(
+                request, self.spec.timeout
+            )
         finally:
-            self.connections.give_back(connection)
-        record.done = done - self.zero
+            self.connections.release(connection)
+        record.ended = ended - self.start
         record.read_answer()
 
 
+def _number(record: Record) -> int:
+    return record.number
+
+
 def _detail(body: bytes) -> str:
+    """Return the detail of a problem document, or the beginning of another body."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):

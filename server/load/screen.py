@@ -1,4 +1,4 @@
-"""What a run looks like in a terminal: a bar while it lasts, tables afterwards."""
+"""Terminal output of a run: a progress bar while it lasts, then tables."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from server.load.record import Record
 from server.load.report import LoadReport
 from server.load.spec import LoadSpec
 
-# Drawing costs milliseconds, on cores that the server may need.
+# To draw takes milliseconds, on cores that the server may need.
 _DRAW_SECONDS = 0.5
+_TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
 class Bar:
-    """A progress bar on standard error, where that is a terminal, with what has been counted so far."""
+    """A progress bar on stderr, if that is a terminal, with the number of requests so far."""
 
     def __init__(self, spec: LoadSpec) -> None:
         self._spec = spec
         self._console = Console(stderr=True)
-        self._done = self._good = 0
+        self._ended = 0
+        self._answered = 0
         self._progress = Progress(
             BarColumn(),
             TextColumn("{task.description}"),
@@ -37,8 +39,8 @@ class Bar:
 
     def observe(self, record: Record) -> None:
         """Count one request."""
-        self._done += 1
-        self._good += record.status == 200
+        self._ended += 1
+        self._answered += record.status == 200
 
     async def __aenter__(self) -> Bar:
         if self._console.is_terminal:
@@ -47,7 +49,7 @@ class Bar:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -63,108 +65,121 @@ class Bar:
             task = progress.add_task("", total=total)
             while True:
                 seconds = time.monotonic() - started
-                text = (
-                    f"{seconds:.0f} s, {self._done} done, {self._done - self._good} without an"
-                    " answer"
+                failed = self._ended - self._answered
+                progress.update(
+                    task,
+                    completed=self._ended if spec.duration is None else seconds,
+                    description=f"{seconds:.0f} s, {self._ended} done, {failed} without an answer",
+                    refresh=True,
                 )
-                completed = self._done if spec.duration is None else seconds
-                progress.update(task, completed=completed, description=text, refresh=True)
                 await asyncio.sleep(_DRAW_SECONDS)
 
 
 def print_report(report: LoadReport, stderr: bool = False) -> None:
-    """Print ``report`` for people."""
-    width = None if Console(stderr=stderr).is_terminal else 160
-    console = Console(stderr=stderr, width=width, highlight=False, emoji=False)  # 16:-1: is no face
-    console.print(describe(report.spec), markup=False, soft_wrap=True)
-    console.print(_counts(report))
-    console.print(_latencies(report))
+    """Print ``report`` as text and tables."""
+    width = None if Console(stderr=stderr).is_terminal else _TABLE_WIDTH
+    # emoji=False: rich would replace the schedule "16:-1:" by a symbol.
+    console = Console(stderr=stderr, width=width, highlight=False, emoji=False)
+    console.print(summarize(report.spec), markup=False, soft_wrap=True)
+    console.print(_count_table(report))
+    console.print(_latency_table(report))
     for line in _remarks(report):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def describe(spec: LoadSpec) -> str:
-    """``spec`` in a line."""
-    how = (
-        f"open loop, {spec.rate:g} requests/s, {spec.arrivals}"
-        if spec.rate
-        else f"closed loop of {spec.connections}"
-    )
-    long = f"{spec.requests} requests" if spec.duration is None else f"{spec.duration:g} s"
-    warm = f" after {spec.warmup:g} s of warm-up" if spec.warmup else ""
-    return (
-        f"{spec.url.rstrip('/')}/{spec.endpoint}, r={' or '.join(r or 'default' for r in spec.r)}:"
-        f" {how}, {long}{warm}"
-    )
+def summarize(spec: LoadSpec) -> str:
+    """Return ``spec`` in one line."""
+    url = f"{spec.url.rstrip('/')}/{spec.endpoint}"
+    schedules = " or ".join(r or "default" for r in spec.r)
+    if spec.rate:
+        loop = f"open loop, {spec.rate:g} requests/s, {spec.arrivals}"
+    else:
+        loop = f"closed loop of {spec.connections}"
+    if spec.duration is None:
+        extent = f"{spec.requests} requests"
+    else:
+        extent = f"{spec.duration:g} s"
+    if spec.warmup:
+        extent += f" after {spec.warmup:g} s of warm-up"
+    return f"{url}, r={schedules}: {loop}, {extent}"
 
 
-def _counts(report: LoadReport) -> Table:
-    table = Table("", "requests", "share", "per second", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+def _count_table(report: LoadReport) -> Table:
+    table = _number_table("", "requests", "share", "per second")
 
-    def row(name: str, number: int) -> None:
-        table.add_row(
-            name,
-            str(number),
-            f"{number / max(1, report.requests):.1%}",
-            f"{number / (report.seconds or 1):.1f}",
-        )
+    def add_row(name: str, count: int) -> None:
+        share = count / max(1, report.requests)
+        rate = count / (report.seconds or 1)
+        table.add_row(name, str(count), f"{share:.1%}", f"{rate:.1f}")
 
-    row("sent", report.requests)
-    row("answered", report.answered)
+    add_row("sent", report.requests)
+    add_row("answered", report.answered)
     if report.spec.deadline_ms is not None:
-        row(f"answered within {report.spec.deadline_ms:g} ms", report.good)
-    for outcome, number in report.outcomes.items():
-        if outcome != "200":
-            row(f"status {outcome}" if outcome.isdigit() else f"no answer: {outcome}", number)
+        add_row(f"answered within {report.spec.deadline_ms:g} ms", report.good)
+    for outcome, count in report.outcomes.items():
+        if outcome == "200":
+            continue
+        if outcome.isdigit():
+            add_row(f"status {outcome}", count)
+        else:
+            add_row(f"no answer: {outcome}", count)
     return table
 
 
-def _latencies(report: LoadReport) -> Table:
-    table = Table(
-        "milliseconds", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", box=None, pad_edge=False
-    )
+def _latency_table(report: LoadReport) -> Table:
+    table = _number_table("milliseconds", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
+
+    def add_row(name: str, latency: Latency | None) -> None:
+        if latency is None:
+            return
+        values = (
+            latency.mean,
+            latency.p50,
+            latency.p90,
+            latency.p95,
+            latency.p99,
+            latency.p999,
+            latency.max,
+        )
+        table.add_row(name, *(f"{value:.1f}" for value in values))
+
+    is_open_loop = report.spec.rate is not None
+    if is_open_loop:
+        add_row("response, from when it was to be sent", report.response)
+    add_row("service, from when it was sent", report.service)
+    add_row("refusal", report.refused)
+    if is_open_loop:
+        add_row("sent later than planned", report.lag)
+    return table
+
+
+def _number_table(*headers: str) -> Table:
+    """Return a table whose columns are right-aligned, but for the first."""
+    table = Table(*headers, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-
-    def row(name: str, latency: Latency | None) -> None:
-        if latency is not None:
-            values = (
-                getattr(latency, key) for key in ("mean", "p50", "p90", "p95", "p99", "p999", "max")
-            )
-            table.add_row(name, *(f"{value:.1f}" for value in values))
-
-    if report.spec.rate is not None:
-        row("response, from when it was to be sent", report.response)
-    row("service, from when it was sent", report.service)
-    row("refusal", report.refused)
-    if report.spec.rate is not None:
-        row("sent later than planned", report.lag)
     return table
 
 
 def _remarks(report: LoadReport) -> list[str]:
+    """Return the lines below the tables."""
     lines = []
     if report.reasons:
-        lines.append(
-            "reasons given: "
-            + ", ".join(f"{reason} {number}" for reason, number in report.reasons.items())
-        )
+        reasons = [f"{reason} {count}" for reason, count in report.reasons.items()]
+        lines.append(f"reasons given: {', '.join(reasons)}")
     if report.r_mean is not None:
-        shares = ", ".join(
-            f"{r}: {number / report.answered:.0%}" for r, number in report.r_used.items()
-        )
-        lines.append(f"r used: {report.r_mean:.2f} on average ({shares})")
+        shares = [f"{r}: {count / report.answered:.0%}" for r, count in report.r_used.items()]
+        lines.append(f"r used: {report.r_mean:.2f} on average ({', '.join(shares)})")
     if report.tokens_mean is not None and report.batch_mean is not None:
         lines.append(
             f"tokens left: {report.tokens_mean:.1f}; images in the same batch:"
             f" {report.batch_mean:.1f}"
         )
-    cost = report.cpu_ms_per_request
-    per_core = cost * report.requests / (report.seconds or 1) / 1000
+    cpu_ms = report.cpu_ms_per_request
+    cpu_seconds = cpu_ms * report.requests / 1000
+    cores = cpu_seconds / (report.seconds or 1)
     lines.append(
-        f"this generator: {cost:.3f} ms of CPU time per request, {per_core:.1%} of a core; "
-        f"{report.connections_opened} connections"
+        f"this generator: {cpu_ms:.3f} ms of CPU time per request, {cores:.1%} of a core;"
+        f" {report.connections_opened} connections"
     )
     return lines

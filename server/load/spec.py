@@ -1,4 +1,4 @@
-"""What load to make."""
+"""The specification of a load."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ from server.load.pictures import Picture
 
 Endpoint = Literal["classify", "embed"]
 
+_POSITIVE_FIELDS = (
+    "rate",
+    "connections",
+    "duration",
+    "requests",
+    "deadline_ms",
+    "timeout",
+    "max_connections",
+)
+
 
 @dataclass(frozen=True)
 class LoadSpec:
-    """One run: an open loop with a ``rate``, a closed one with ``connections``; for a ``duration`` or ``requests``.
+    """One run: an open loop (``rate``) or a closed one (``connections``), of limited length.
 
     Attributes:
         url: the server, ``http://host:port``.
-        pictures: drawn from uniformly, each request one.
-        rate: requests a second that are sent by plan, whether earlier ones are answered or not.
-        arrivals: how the gaps of an open loop are distributed.
-        connections: clients of a closed loop; each sends its next request when it has its answer.
-        duration: seconds in which requests are sent; answers are awaited beyond.
-        requests: how many are sent.
-        warmup: seconds of the same load before, which do not count.
-        r: schedules as text, drawn from uniformly; an empty one leaves the choice to the server.
-        deadline_ms: sent along; an answer counts as good only if it came within.
+        pictures: each request carries one, drawn uniformly.
+        rate: requests a second of an open loop, sent as planned, before earlier ones are answered.
+        arrivals: distribution of the gaps in an open loop.
+        connections: clients of a closed loop; each sends its next request after an answer.
+        duration: seconds of sending; answers may arrive later.
+        requests: number of requests to send.
+        warmup: seconds of the same load beforehand, which do not count.
+        r: schedules as text, drawn uniformly; with an empty one the server chooses.
+        deadline_ms: deadline in each request; only answers within it are good.
         key: API key.
-        timeout: seconds after which an answer is no longer waited for.
-        max_connections: of an open loop; requests beyond wait, and their wait counts.
+        timeout: seconds to wait for an answer.
+        max_connections: limit of an open loop; further requests wait, and their wait counts.
         seed: the same seed gives the same requests at the same times.
-        probe: ask once for each ``r`` first, and give up where the request itself is wrong (4xx).
+        probe: first send one request for each ``r``, and stop if the server refuses it (4xx).
 
     Raises:
-        ConfigError: the values cannot work together.
+        ConfigError: a value is not allowed, or values contradict each other.
     """
 
     url: str
@@ -60,7 +70,7 @@ class LoadSpec:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(
-                f"{self.url!r} is no address of a server; it looks like http://127.0.0.1:8000"
+                f"{self.url!r} is not the URL of a server, such as http://127.0.0.1:8000"
             )
         if (self.rate is None) == (self.connections is None):
             raise ConfigError(
@@ -68,15 +78,7 @@ class LoadSpec:
             )
         if (self.duration is None) == (self.requests is None):
             raise ConfigError("give either a duration or a number of requests")
-        for name in (
-            "rate",
-            "connections",
-            "duration",
-            "requests",
-            "deadline_ms",
-            "timeout",
-            "max_connections",
-        ):
+        for name in _POSITIVE_FIELDS:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} must be above 0, got {value:g}")

@@ -1,1 +1,1 @@
-"""A live view of a server, from what it tells Prometheus."""
+"""A live view of a server, from its Prometheus metrics."""

@@ -1,4 +1,4 @@
-"""``tome-serve top``: its flags, and its loop."""
+"""``tome-serve top``: its flags and its loop."""
 
 from __future__ import annotations
 
@@ -18,45 +18,51 @@ from server.top.scrape import NoMetrics, Scrape, scrape
 from server.top.screen import draw
 
 _HISTORY = 60  # intervals
+_WIDTH = 120  # columns, where the output is not a terminal
 
 
 class TopCommand(BaseSettings):
-    """Watch a server: throughput by r, latency, speed-up, batches, queue and refusals, from its /metrics."""
+    """Watch throughput by r, latency, speed-up, batches, queue and refusals of a server."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOME_", frozen=True, extra="ignore", cli_kebab_case=True, env_ignore_empty=True
+        env_prefix="TOME_",
+        frozen=True,
+        extra="ignore",
+        cli_kebab_case=True,
+        env_ignore_empty=True,
     )
 
     url: str = Field(
         "http://127.0.0.1:8000",
-        description="The server; or where its /metrics are, with TOME_METRICS_PORT.",
+        description="URL of the server; with TOME_METRICS_PORT the URL of its /metrics.",
     )
-    interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two readings.")
-    once: CliImplicitFlag[bool] = Field(
-        False, description="Print what one interval showed, and end."
-    )
+    interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two scrapes.")
+    once: CliImplicitFlag[bool] = Field(False, description="Print one interval and exit.")
 
 
 def top(command: TopCommand) -> int:
-    """Show frames until Ctrl-C. Returns the exit code, 0.
+    """Show frames until Ctrl-C, and return the exit code, 0.
 
     Raises:
-        ConfigError: there are no metrics at the address. If they are gone later, that is shown and
-            waited for.
+        ConfigError: there are no metrics at the URL. If the server stops later, the screen says so
+            until it is back.
     """
     if urlsplit(command.url).scheme not in ("http", "https"):
         raise ConfigError(
-            f"{command.url!r} is no address of a server; it looks like http://127.0.0.1:8000"
+            f"{command.url!r} is not the URL of a server, such as http://127.0.0.1:8000"
         )
-    width = None if Console().is_terminal else 120
+    width = None if Console().is_terminal else _WIDTH
     console = Console(width=width, highlight=False, emoji=False)
     try:
         first = scrape(command.url)
         if command.once:
             time.sleep(command.interval)
-            console.print(draw(command.url, compare(first, scrape(command.url))))
-            return 0
-        _watch(command, console, first)
+            frame = compare(first, scrape(command.url))
+            console.print(draw(command.url, frame))
+        elif console.is_terminal:
+            _draw_live(command, console, first)
+        else:
+            _print_frames(command, console, first)
     except NoMetrics as error:
         raise ConfigError(f"{command.url}: {error}") from error
     except KeyboardInterrupt:
@@ -64,26 +70,29 @@ def top(command: TopCommand) -> int:
     return 0
 
 
-def _watch(command: TopCommand, console: Console, first: Scrape) -> None:
+def _print_frames(command: TopCommand, console: Console, first: Scrape) -> None:
+    for frame, error in frames(command, first):
+        console.print(draw(command.url, frame, error=error))
+
+
+def _draw_live(command: TopCommand, console: Console, first: Scrape) -> None:
     history: deque[float] = deque(maxlen=_HISTORY)
-    if not console.is_terminal:
-        for frame, trouble in frames(command, first):
-            console.print(draw(command.url, frame, (), trouble))
-        return
     last: Frame | None = None
-    with Live(draw(command.url, None), console=console, auto_refresh=False, screen=True) as live:
-        for frame, trouble in frames(command, first):
+    empty = draw(command.url, None)
+    with Live(empty, console=console, auto_refresh=False, screen=True) as live:
+        for frame, error in frames(command, first):
             if frame is not None:
                 last = frame
                 history.append(sum(frame.images.values()))
-            live.update(draw(command.url, last, history, trouble), refresh=True)
+            live.update(draw(command.url, last, history, error), refresh=True)
 
 
 def frames(command: TopCommand, before: Scrape) -> Iterator[tuple[Frame | None, str]]:
-    """A frame for each interval, or why there is none; endless."""
+    """Yield a frame for each interval, or None and why there is none; without end."""
     due = time.monotonic()
     while True:
-        # On a fixed beat, whatever a reading takes; but not in a hurry after a pause.
+        # Scrapes start at fixed intervals, however long they take. Intervals missed during a pause
+        # are not made up for.
         due = max(due + command.interval, time.monotonic())
         time.sleep(max(0.0, due - time.monotonic()))
         try:

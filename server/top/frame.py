@@ -1,8 +1,9 @@
-"""What a server did between two readings of its metrics: pure functions."""
+"""What a server did between two scrapes of its metrics: pure functions."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,23 +11,31 @@ from typing import TypeVar
 from server.top.scrape import Scrape
 
 DURATION = "tome_request_duration_seconds"
+PERCENTILES = (50, 95, 99)
+_MIN_SECONDS = 1e-9  # keeps rates finite
+
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Rates are per second; what a server does not export, or did not do, is None or missing.
+    """The work of one interval. Rates are per second.
+
+    What a server does not export, or did not do, is None or missing.
 
     Attributes:
-        images: images answered, by level of ``r``.
-        codes: requests, by status; those of all routes.
-        refused: requests and files refused, by reason, missed deadlines among them.
-        quantiles: seconds that 50, 95 and 99 % of the requests for a model did not exceed.
-        batch: images in a forward pass, on average.
-        busy: how much of the time a device computed.
+        images: rate of images answered, by level of ``r``.
+        codes: rate of requests by status, over all routes.
+        refused: rate of requests and files refused, by reason; missed deadlines are one of them.
+        quantiles: latency in seconds of requests for a model, by percentile.
+        batch: images in a batch, on average.
+        busy: share of the time in which a device computed.
         speedup: by model, how many times as long its images would have taken at r=0.
         stages: mean seconds of each stage of an image.
-        engines: how many take work.
+        queue: images that the engines have not answered.
+        inflight: requests in flight.
+        engines: number of engines that are ready.
+        restarts: restarts of engine processes so far.
     """
 
     seconds: float
@@ -44,89 +53,161 @@ class Frame:
     restarts: int
 
 
+class _Interval:
+    """Increases of counters between two scrapes."""
+
+    def __init__(self, before: Scrape, after: Scrape) -> None:
+        self._before = before
+        self._after = after
+        self.seconds = max(after.at - before.at, _MIN_SECONDS)
+
+    def increases(self, name: str, label: str = "") -> dict[str, float]:
+        """Return the increase of ``name`` for each value of ``label``."""
+        before = self._before.by(name, label)
+        after = self._after.by(name, label)
+        return increase(before, after)
+
+    def total(self, name: str) -> float:
+        """Return the increase of ``name`` over all its series."""
+        return sum(self.increases(name).values())
+
+    def rates(self, name: str, label: str) -> dict[str, float]:
+        """Return increases per second, where there are any."""
+        rates = {}
+        for key, value in self.increases(name, label).items():
+            if value:
+                rates[key] = value / self.seconds
+        return rates
+
+
 def compare(before: Scrape, after: Scrape) -> Frame:
-    """What happened from ``before`` to ``after``."""
-    seconds = max(after.at - before.at, 1e-9)
-
-    def grown(name: str, label: str = "") -> dict[str, float]:
-        return increase(before.by(name, label), after.by(name, label))
-
-    def rates(name: str, label: str) -> dict[str, float]:
-        return {key: value / seconds for key, value in grown(name, label).items() if value}
-
-    refused = rates("tome_rejected_total", "reason")
-    late = sum(grown("tome_deadline_missed_total").values())
+    """Return what happened from ``before`` to ``after``."""
+    interval = _Interval(before, after)
+    forward = interval.increases("tome_forward_seconds_total", "model")
     buckets = increase(_buckets(before), _buckets(after))
-    forward = grown("tome_forward_seconds_total", "model")
-    r0 = grown("tome_r0_equivalent_seconds_total", "model")
-    batches = sum(grown("tome_batch_images_count").values())
-    counts, sums = (
-        grown(f"tome_stage_duration_seconds_{kind}", "stage") for kind in ("count", "sum")
-    )
+    engines = after.total("tome_engine_ready") or 0
+    restarts = after.total("tome_engine_restarts_total") or 0
     return Frame(
-        seconds=seconds,
-        images=rates("tome_images_total", "r"),
-        codes=rates("tome_requests_total", "code"),
-        refused=refused | ({"deadline missed": late / seconds} if late else {}),
-        quantiles={
-            percent: value
-            for percent in (50, 95, 99)
-            if (value := quantile(buckets, percent)) is not None
-        },
-        batch=sum(grown("tome_batch_images_sum").values()) / batches if batches else None,
-        busy=sum(forward.values()) / seconds,
-        # Newly computed over the interval; the server's own tome_speedup_ratio looks back a minute.
-        speedup={model: r0.get(model, 0.0) / spent for model, spent in forward.items() if spent},
-        stages={stage: sums.get(stage, 0.0) / count for stage, count in counts.items() if count},
+        seconds=interval.seconds,
+        images=interval.rates("tome_images_total", "r"),
+        codes=interval.rates("tome_requests_total", "code"),
+        refused=_refused(interval),
+        quantiles=_quantiles(buckets),
+        batch=_mean_batch(interval),
+        busy=sum(forward.values()) / interval.seconds,
+        speedup=_speedups(interval, forward),
+        stages=_mean_stages(interval),
         queue=after.total("tome_queue_jobs"),
         inflight=after.total("tome_inflight_requests"),
-        engines=int(after.total("tome_engine_ready") or 0),
-        restarts=int(after.total("tome_engine_restarts_total") or 0),
+        engines=int(engines),
+        restarts=int(restarts),
     )
 
 
-def increase(before: Mapping[Key, float], after: Mapping[Key, float]) -> dict[Key, float]:
-    """How much each counter grew; one that shrank began again at 0, with a new process."""
-    return {
-        key: value - (before.get(key, 0.0) if value >= before.get(key, 0.0) else 0.0)
-        for key, value in after.items()
-    }
+def _refused(interval: _Interval) -> dict[str, float]:
+    refused = interval.rates("tome_rejected_total", "reason")
+    missed = interval.total("tome_deadline_missed_total")
+    if missed:
+        refused["deadline missed"] = missed / interval.seconds
+    return refused
+
+
+def _mean_batch(interval: _Interval) -> float | None:
+    batches = interval.total("tome_batch_images_count")
+    if not batches:
+        return None
+    return interval.total("tome_batch_images_sum") / batches
+
+
+def _speedups(
+    interval: _Interval,
+    forward: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the speed-up of the interval; ``tome_speedup_ratio`` covers a minute instead."""
+    r0_equivalent = interval.increases("tome_r0_equivalent_seconds_total", "model")
+    speedups = {}
+    for model, seconds in forward.items():
+        if seconds:
+            r0_seconds = r0_equivalent.get(model, 0.0)
+            speedups[model] = r0_seconds / seconds
+    return speedups
+
+
+def _mean_stages(interval: _Interval) -> dict[str, float]:
+    counts = interval.increases("tome_stage_duration_seconds_count", "stage")
+    sums = interval.increases("tome_stage_duration_seconds_sum", "stage")
+    means = {}
+    for stage, count in counts.items():
+        if count:
+            seconds = sums.get(stage, 0.0)
+            means[stage] = seconds / count
+    return means
+
+
+def _quantiles(buckets: Mapping[float, float]) -> dict[int, float]:
+    found = {}
+    for percent in PERCENTILES:
+        value = quantile(buckets, percent)
+        if value is not None:
+            found[percent] = value
+    return found
+
+
+def increase(
+    before: Mapping[Key, float],
+    after: Mapping[Key, float],
+) -> dict[Key, float]:
+    """Return the increase of each counter.
+
+    A counter that is lower than before was reset to 0 by a restart.
+    """
+    increases = {}
+    for key, value in after.items():
+        start = before.get(key, 0.0)
+        if value < start:  # reset
+            start = 0.0
+        increases[key] = value - start
+    return increases
 
 
 def quantile(buckets: Mapping[float, float], percent: float) -> float | None:
-    """As Prometheus' ``histogram_quantile``: linear within a bucket; the last finite bound for what lies beyond.
+    """Interpolate within a bucket, as Prometheus' ``histogram_quantile`` does.
+
+    A quantile in the last bucket, which has no upper bound, is its lower bound.
 
     Args:
-        buckets: observations at or below each upper bound, that of infinity among them.
+        buckets: number of observations at or below each upper bound, infinity included.
 
     Returns:
-        None where nothing was observed.
+        None if there are no observations.
     """
     bounds = sorted(buckets)
-    total = buckets[bounds[-1]] if bounds else 0.0
+    if not bounds:
+        return None
+    total = buckets[bounds[-1]]
     if total <= 0:
         return None
     rank = total * percent / 100
     low = 0.0
     below = 0.0
     for bound in bounds:
-        if buckets[bound] >= rank and buckets[bound] > below:
-            return (
-                low
-                if math.isinf(bound)
-                else low + (bound - low) * (rank - below) / (buckets[bound] - below)
-            )
-        if not math.isinf(bound):
-            low = bound
-            below = buckets[bound]
+        if math.isinf(bound):
+            break
+        count = buckets[bound]
+        if count >= rank and count > below:
+            width = bound - low
+            return low + width * (rank - below) / (count - below)
+        low = bound
+        below = count
     return low
 
 
 def _buckets(scrape: Scrape) -> dict[float, float]:
-    """The requests for a model by duration, all routes together; a scrape or a probe has no model."""
-    sums: dict[float, float] = {}
-    for labels, value in scrape.series.get(f"{DURATION}_bucket", ()):
+    """Return the durations of requests for a model, over all routes; other requests have none."""
+    buckets: dict[float, float] = defaultdict(float)
+    series = scrape.series.get(f"{DURATION}_bucket", ())
+    for labels, value in series:
         if labels.get("model"):
             bound = float(labels["le"])
-            sums[bound] = sums.get(bound, 0.0) + value
-    return sums
+            buckets[bound] += value
+    return buckets

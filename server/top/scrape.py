@@ -1,4 +1,4 @@
-"""One reading of ``/metrics``."""
+"""One scrape of ``/metrics``."""
 
 from __future__ import annotations
 
@@ -6,70 +6,98 @@ import http.client
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
 TIMEOUT_SECONDS = 5.0
 
+# Labels and value of each series, by the name of the sample.
+SeriesByName = dict[str, list[tuple[dict[str, str], float]]]
+
 
 class NoMetrics(Exception):
-    """There was nothing to read; the message says why."""
+    """A scrape failed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """The series of one reading.
+    """The series of one scrape.
 
     Attributes:
-        at: when it was made, ``time.monotonic()``.
-        series: labels and value of each, by the sample's name.
+        at: time of the scrape, ``time.monotonic()``.
+        series: labels and value of each series, by the name of the sample.
     """
 
     at: float
-    series: dict[str, list[tuple[dict[str, str], float]]]
+    series: SeriesByName
 
     @classmethod
     def parse(cls, text: str, at: float) -> Scrape:
-        """Read Prometheus' text format. Raises `NoMetrics` if ``text`` is something else, or not of our server."""
-        series: dict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
+        """Parse Prometheus' text format.
+
+        Raises:
+            NoMetrics: ``text`` is something else, or not from this server.
+        """
+        series: SeriesByName = defaultdict(list)
         try:
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
-                    series[sample.name].append((sample.labels, sample.value))
+                    entry = (sample.labels, sample.value)
+                    series[sample.name].append(entry)
         except (ValueError, IndexError, KeyError) as error:
-            raise NoMetrics("what answers there are no Prometheus metrics") from error
-        if not any(name.startswith("tome_") for name in series):
-            raise NoMetrics("what answers there is no tome-serve")
+            raise NoMetrics("the answer is not in the format of Prometheus") from error
+        is_tome_serve = any(name.startswith("tome_") for name in series)
+        if not is_tome_serve:
+            raise NoMetrics("the answer is not from tome-serve")
         return cls(at, dict(series))
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        """Sums of the series ``name`` for each value of ``label``; empty where there are none."""
+        """Return the sums of the series ``name`` for each value of ``label``."""
         sums: dict[str, float] = defaultdict(float)
-        for labels, value in self.series.get(name, ()):
-            sums[labels.get(label, "")] += value
+        series = self.series.get(name, [])
+        for labels, value in series:
+            key = labels.get(label, "")
+            sums[key] += value
         return dict(sums)
 
     def total(self, name: str) -> float | None:
-        """The sum of all series ``name``; None where there are none."""
-        found = [value for _, value in self.series.get(name, ())]
-        return sum(found) if found else None
+        """Return the sum of all series ``name``; None if there are none."""
+        series = self.series.get(name)
+        if not series:
+            return None
+        return sum(value for _, value in series)
 
 
 def scrape(url: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
-    """Read the metrics at ``url``, at its ``/metrics`` if it names no path. Raises `NoMetrics`."""
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    """Scrape the metrics at ``url``, or at its ``/metrics`` if it has no path.
+
+    Raises:
+        NoMetrics: there is no answer, or an answer without metrics.
+    """
+    address = urlsplit(url)
     try:
-        connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-        try:
-            connection.request("GET", parts.path.rstrip("/") or "/metrics")
-            response = connection.getresponse()
-            text = response.read().decode("utf-8", "replace")
-        finally:
-            connection.close()
+        status, text = _get(address, timeout)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoMetrics(f"no answer: {getattr(error, 'strerror', None) or error}") from error
-    if response.status != 200:
-        raise NoMetrics(f"status {response.status}; metrics may have a port of their own")
+        reason = getattr(error, "strerror", None) or error
+        raise NoMetrics(f"no answer: {reason}") from error
+    if status != 200:
+        raise NoMetrics(f"status {status}; metrics may have a port of their own")
     return Scrape.parse(text, time.monotonic())
+
+
+def _get(url: SplitResult, timeout: float) -> tuple[int, str]:
+    """Return status and body of a GET request."""
+    connect: type[http.client.HTTPConnection] = http.client.HTTPConnection
+    if url.scheme == "https":
+        connect = http.client.HTTPSConnection
+    host = url.hostname or ""
+    connection = connect(host, url.port, timeout=timeout)
+    try:
+        path = url.path.rstrip("/") or "/metrics"
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return response.status, body.decode("utf-8", "replace")
+    finally:
+        connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from benchmarks.ablations.clustering import Greedy, KMeans
 from benchmarks.ablations.combining import drop, keep_one, maximum, plain_mean
 from benchmarks.ablations.pruning import Prune, class_attention, random_score
 from tests.tome_core import oracle
+from tests.tome_core.oracle_layers import Vector
 from tome_core import Bipartite, Matcher
 from tome_core.matching import Matching
 from tome_core.merge import weighted_mean
@@ -81,7 +83,7 @@ def test_bipartite_with_the_papers_choices_is_the_cores(
 
 
 def _by_loops(
-    rows: Sequence[oracle.Vector], a: list[int], b: list[int], r: int, near: Callable[..., float]
+    rows: Sequence[Vector], a: list[int], b: list[int], r: int, near: Callable[..., float]
 ) -> set:
     edges = []
     for token in a:
@@ -148,7 +150,7 @@ def test_k_means_equals_loops(
     rows = [row / np.linalg.norm(row) for row in metric[0, prefix:].numpy()]
     centres = [rows[token] for token in first]
 
-    def nearest(row: oracle.Vector) -> int:
+    def nearest(row: Vector) -> int:
         return min(
             range(length), key=lambda centre: (round(math.dist(row, centres[centre]), 12), centre)
         )
@@ -229,11 +231,11 @@ def test_ways_to_combine_equal_loops(dtype: torch.dtype) -> None:
         stays = [token for token in range(6) if partner[image, token] == token]
         groups = [[token for token in range(6) if partner[image, token] == stay] for stay in stays]
         total = [float(sum(row_sizes[token] for token in group)) for group in groups]
-        weighted = [
+        weighted: list[Any] = [
             sum(row_sizes[t] * rows[t] for t in group) / sum(row_sizes[t] for t in group)
             for group in groups
         ]
-        expected = {
+        expected: dict[Callable[..., Any], tuple[list[Tensor], list[float]]] = {
             weighted_mean: (weighted, total),
             plain_mean: ([rows[group].mean(dim=0) for group in groups], total),
             maximum: ([rows[group].amax(dim=0) for group in groups], total),

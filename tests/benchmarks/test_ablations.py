@@ -17,7 +17,7 @@ import tome_core
 from benchmarks.ablations.__main__ import main
 from benchmarks.ablations.report import Verdict, judge, render
 from benchmarks.ablations.results import Result, difference, read_results, write_results
-from benchmarks.ablations.tables import TABLES, WorkEstimate
+from benchmarks.ablations.tables import TABLES, Claim
 from benchmarks.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving
 from server.errors import ConfigError
 from tests.server.commands.test_datasets import idx
@@ -26,9 +26,20 @@ from tome_core.matching import Kth
 from tome_core.schedule import Schedule
 
 ABOUT: dict[str, Any] = {
-    "model": "small", "weights": "0123", "data": "pictures", "images": 400, "black_patches": 0.4, "r": 3, "tokens": 17,
-    "blocks": 2, "batch": 10, "seed": 0, "device": "cpu", "dtype": "float32", "torch": "2",
-}  # fmt: skip
+    "model": "small",
+    "weights": "0123",
+    "data": "pictures",
+    "images": 400,
+    "black_patches": 0.4,
+    "r": 3,
+    "tokens": 17,
+    "blocks": 2,
+    "batch": 10,
+    "seed": 0,
+    "device": "cpu",
+    "dtype": "float32",
+    "torch": "2",
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -187,7 +198,7 @@ def test_a_file_that_is_something_else(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_verdicts(above: int, below: int, even: bool, verdict: Verdict) -> None:
-    claim = WorkEstimate("one above the other", DEFAULT, "greedy", "why", even)
+    claim = Claim("one above the other", DEFAULT, "greedy", "why", even)
     assert judge(claim, {DEFAULT: _result(above), "greedy": _result(below)}) is verdict
     assert judge(claim, {DEFAULT: _result(above)}) is Verdict.UNKNOWN
 

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -30,7 +31,7 @@ from benchmarks.results import command_line
 from benchmarks.wrk import Body, FailedRequests, Load, bare, form, read
 from server.api.pipeline.multipart import FileParts
 from server.catalog.entries import BUNDLED
-from server.load.pictures import jpeg
+from server.load.pictures import generate_jpeg
 from server.top.scrape import Scrape
 
 LEVELS = (0, 16)
@@ -52,7 +53,7 @@ def load(images_per_s: float, p50: float = 0.1) -> Load:
     return Load(images_per_s, p50, 2 * p50, 3 * p50)
 
 
-def rounds(**changes: object) -> Rounds:
+def rounds(**changes: Any) -> Rounds:
     ours = {
         "r=0": load(40),
         "r=16": load(60),
@@ -66,15 +67,15 @@ def rounds(**changes: object) -> Rounds:
 
 class TestPicture:
     def test_it_is_the_same_every_time_and_as_large_as_a_photograph(self) -> None:
-        assert jpeg() == jpeg()
-        assert Image.open(io.BytesIO(jpeg())).size == (500, 375)
-        assert 20_000 < len(jpeg()) < 120_000
+        assert generate_jpeg() == generate_jpeg()
+        assert Image.open(io.BytesIO(generate_jpeg())).size == (500, 375)
+        assert 20_000 < len(generate_jpeg()) < 120_000
 
     def test_a_form_holds_exactly_the_image(self) -> None:
-        body = form(jpeg(), "file")
+        body = form(generate_jpeg(), "file")
         parts = FileParts(body.content_type)
         parts.feed(body.content)
-        assert parts.finish() == [jpeg()]
+        assert parts.finish() == [generate_jpeg()]
         assert bare(b"x") == Body(b"x", "image/jpeg")
 
 
@@ -136,7 +137,7 @@ class TestReport:
 
 def test_parts_of_a_real_model(tmp_path: Path) -> None:
     picture = tmp_path / "picture.jpg"
-    picture.write_bytes(jpeg())
+    picture.write_bytes(generate_jpeg())
     parts = measure_parts(BUNDLED, picture, (16,), images=2, threads=1, dtype="float32")
     assert parts.decode > 0
     assert 0 < parts.single[16] < parts.batch[16] + 1

@@ -94,7 +94,12 @@ def test_deadlines_of_several_lengths_are_met_together() -> None:
 def test_it_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--loads", "0.5", "--seconds", "3", "--out", str(tmp_path)]) == 0
     assert len((tmp_path / "simulation.csv").read_text().splitlines()) == 1 + 2 * len(CONTENDERS)
-    assert "| poisson | 0.5 | auto | 100.0%" in (tmp_path / "simulation.md").read_text()
+    table = (tmp_path / "simulation.md").read_text().splitlines()
+    assert table[0].startswith("| arrivals | load | r=0, in time |")
+    assert [line.split(" | ")[:2] for line in table[2:]] == [
+        ["| poisson", "0.5"],
+        ["| bursty", "0.5"],
+    ]
     assert "per batch" in capsys.readouterr().out
 
 
@@ -112,7 +117,7 @@ def test_accuracy_is_that_of_the_levels_used() -> None:
 def test_the_bench_reports_what_was_seen() -> None:
     spec = LoadSpec(url="http://x", pictures=(Picture("p", b""),), rate=1.0, duration=15.0)
     records = [
-        Record(number, 0, "auto", 1.0 * number, done=1.0 * number, status=200)
+        Record(number, 0, "auto", 1.0 * number, ended=1.0 * number, status=200)
         for number in range(15)
     ]
     for record in records:

@@ -1,4 +1,4 @@
-"""Storms of connections that never ask, ask too slowly, or come and go, beside clients that behave."""
+"""Storms of connections that send nothing, send slowly, or come and go, beside good clients."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ async def run(arena: Arena) -> Found:
     tally = crowd.tally
     checks = (
         *tally.checks(),
-        Check("connections at once", most_open, "most", BOUND + 16),
-        Check("silent connections that the server did not end", overdue, "most", 0),
-        Check("slowest answer of those that behave", tally.slowest, "most", 2.0, "s", timed=True),
+        Check("most open connections", most_open, "most", BOUND + 16),
+        Check("silent connections left open", overdue, "most", 0),
+        Check("slowest answer to a good client", tally.slowest, "most", 2.0, "s", timed=True),
         Check("memory growth", grown, "most", 20, "MiB"),
-        Check("file descriptors lost", leaked, "most", 0),
+        Check("leaked file descriptors", leaked, "most", 0),
     )
     lost = tally.lost + tally.miscounted(before, after)
     return Found(
         "connections",
-        "connections that never ask, drip or come and go",
+        "idle, slow and short-lived connections",
         arena.times,
         "connections",
         lost,

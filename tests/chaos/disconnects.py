@@ -61,13 +61,13 @@ async def run(arena: Arena) -> Found:
     cancelled = total(after, "tome_cancelled_total") - total(before, "tome_cancelled_total")
     checks = (
         *tally.checks(),
-        Check("share that the server saw as gone away", cancelled / arena.times, "least", 0.2),
-        Check("slots lost", missing, "most", 0),
-        Check("file descriptors lost", leaked, "most", 0),
+        Check("share counted as cancelled", cancelled / arena.times, "least", 0.2),
+        Check("leaked slots", missing, "most", 0),
+        Check("leaked file descriptors", leaked, "most", 0),
     )
     return Found(
         "disconnects",
-        "a storm of disconnects beside 4 clients",
+        "mass disconnects beside 4 clients",
         arena.times,
         "disconnects",
         tally.lost,

@@ -51,14 +51,14 @@ async def run(arena: Arena) -> Found:
     }
     checks = (
         *crowd.tally.checks(),
-        Check("slots lost", missing, "most", 0),
+        Check("leaked slots", missing, "most", 0),
         Check("failed batches of the rarest kind", min(failures.values()), "least", 1),
         Check("restarts", total(after, "tome_engine_restarts_total"), "most", 0),
     )
     lost = crowd.tally.lost + crowd.tally.miscounted(before, after)
     return Found(
         "faults",
-        "10% raise, give NaN, run out of memory or are slow in the engine",
+        "10% of images raise, give NaN, run out of memory or are slow",
         arena.times,
         "requests",
         lost,

@@ -25,9 +25,11 @@ async def run(arena: Arena) -> Found:
         load = asyncio.create_task(crowd.run(8, lambda: going))
         for _ in range(arena.times):
             reached = sum(crowd.tally.answered.values()) + 50
-            await until(
-                lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load
-            )
+
+            def goes_on(reached: int = reached) -> bool:
+                return sum(crowd.tally.answered.values()) > reached
+
+            await until(goes_on, load=load)
             statuses.append((await ask(server.port, hang.request())).status)
             await wait_ready(server.port)
             arena.progress(1)
@@ -40,7 +42,7 @@ async def run(arena: Arena) -> Found:
     checks = (
         *tally.checks(),
         Check(
-            "slowest answer, beyond the bound of a pass",
+            "slowest answer beyond the hang timeout",
             tally.slowest - HUNG_SECONDS,
             "most",
             1.5,
@@ -48,11 +50,11 @@ async def run(arena: Arena) -> Found:
             timed=True,
         ),
         Check(
-            "restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
+            "missed restarts", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
         ),
-        Check("slots lost", missing, "most", 0),
+        Check("leaked slots", missing, "most", 0),
     )
     lost = tally.lost + tally.miscounted(before, after) + sum(status != 503 for status in statuses)
     return Found(
-        "hang", "a forward pass that never ends, under load", arena.times, "times", lost, checks
+        "hang", "a forward pass that hangs, under load", arena.times, "times", lost, checks
     )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -46,7 +46,7 @@ class Arena:
     ) -> Iterator[RunningServer]:
         """A server of the tiny model; ``faulty``: its engine fails where a picture tells it to."""
         os.environ["FAULTY"] = "faulty"
-        tiny = {
+        tiny: dict[str, Any] = {
             "config": self.oracle.config,
             "dtype": "float32",
             "threads": 1,
@@ -202,8 +202,8 @@ class Tally:
     def checks(self) -> list[Check]:
         """The bars of every scenario."""
         return [
-            Check("answers that are another's", self.wrong, "most", 0),
-            Check("no answer", len(self.unanswered), "most", 0),
+            Check("wrong answers", self.wrong, "most", 0),
+            Check("unanswered", len(self.unanswered), "most", 0),
             Check("unexpected statuses", sum(self.unexpected.values()), "most", 0),
         ]
 

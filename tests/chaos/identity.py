@@ -9,7 +9,7 @@ SLOTS = 24
 
 
 async def run(arena: Arena) -> Found:
-    """As many requests as wanted, from more clients than there are slots, a tenth of whom go away."""
+    """Send ``times`` requests from more clients than slots; a tenth of the clients disconnect."""
     with arena.server(queue_limit=SLOTS, max_batch=8) as server:
         before = await scrape(server.port)
         crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.1)
@@ -17,11 +17,11 @@ async def run(arena: Arena) -> Found:
         after = await settle(server.port)
         missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
     tally = crowd.tally
-    checks = [*tally.checks(), Check("slots lost", missing, "most", 0)]
+    checks = [*tally.checks(), Check("leaked slots", missing, "most", 0)]
     lost = tally.lost + tally.miscounted(before, after)
     return Found(
         "identity",
-        "32 clients, mixed `r`, 10% go away",
+        "32 clients with mixed `r`, 10% disconnect",
         arena.times,
         "requests",
         lost,

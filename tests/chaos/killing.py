@@ -48,13 +48,19 @@ async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
         load = asyncio.create_task(crowd.run(CLIENTS, lambda: going))
         for _ in range(arena.times):
             reached = sum(crowd.tally.answered.values()) + 5 * CLIENTS
-            await until(
-                lambda reached=reached: sum(crowd.tally.answered.values()) > reached, load=load
-            )
+
+            def goes_on(reached: int = reached) -> bool:
+                return sum(crowd.tally.answered.values()) > reached
+
+            await until(goes_on, load=load)
             (engine,) = server.engines()
             server.signal_engine(number)
             watch = Stopwatch()
-            await until(lambda engine=engine: server.engines() != [engine])
+
+            def is_replaced(engine: int = engine) -> bool:
+                return server.engines() != [engine]
+
+            await until(is_replaced)
             await wait_ready(server.port)
             slowest_start = max(slowest_start, watch.seconds)
             arena.progress(1)
@@ -68,7 +74,7 @@ async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
         *tally.checks(),
         Check("slowest answer", tally.slowest, "most", ANSWER_SECONDS, "s", timed=True),
         Check(
-            "ready again, beyond the time of the first start",
+            "recovery time beyond that of the first start",
             slowest_start - load_seconds,
             "most",
             READY_MORE_SECONDS,
@@ -76,10 +82,10 @@ async def run(arena: Arena, name: str, number: signal.Signals) -> Found:
             timed=True,
         ),
         Check(
-            "restarts missed", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
+            "missed restarts", arena.times - total(after, "tome_engine_restarts_total"), "most", 0
         ),
-        Check("slots lost", missing, "most", 0),
-        *(Check("exit code when it cannot come back", code, "least", 1) for code in ended),
+        Check("leaked slots", missing, "most", 0),
+        *(Check("exit code when restarts fail", code, "least", 1) for code in ended),
     )
     lost = tally.lost + tally.miscounted(before, after)
     return Found(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.checkpoints import write_random_model
-from server.load.pictures import jpeg
+from server.load.pictures import generate_jpeg
 from tests.chaos.client import Lost, Reply, ask, encode
 from tests.chaos.harness import Arena, Series, Stopwatch, resident_mib, scrape, settle, total
 from tests.chaos.results import Check, Found
@@ -54,7 +54,7 @@ class Overload:
     def __init__(self, server: RunningServer, folder: Path) -> None:
         self.server = server
         self.body = folder / "body.jpg"
-        self.content = jpeg()
+        self.content = generate_jpeg()
         self.body.write_bytes(self.content)
         self.paths = [f"/classify?r={r}&deadline_ms={DEADLINE_SECONDS * 1000:g}" for r in LEVELS]
         self.random = random.Random(3)
@@ -170,26 +170,26 @@ def judge(overload: Overload, load: Load, peak: float, goodput: float, grown: fl
     statuses = {reply.status for reply in overload.replies}
     offered = load.per_second + PROBES_PER_SECOND
     checks = (
-        Check("offered, times the peak", offered / peak, "least", TIMES_PEAK),
+        Check("offered load as a multiple of the peak", offered / peak, "least", TIMES_PEAK),
         Check("peak", peak, "least", 1, "images/s"),
-        Check("goodput, share of the peak", goodput / peak, "least", 0.9),
+        Check("goodput as a share of the peak", goodput / peak, "least", 0.9),
         Check(
-            "p99 of refusals",
+            "p99 latency of refusals",
             1000 * refusals[int(0.99 * len(refusals))] if refusals else 1e9,
             "most",
             100,
             "ms",
         ),
         Check(
-            "slowest accepted one, beyond its deadline",
+            "slowest accepted request beyond its deadline",
             max(good, default=0) - DEADLINE_SECONDS,
             "most",
             0.25,
             "s",
         ),
-        Check("statuses but 200, 503, 504", len(statuses - {200, 503, 504}), "most", 0),
+        Check("statuses other than 200, 503, 504", len(statuses - {200, 503, 504}), "most", 0),
         Check("memory growth", grown, "most", 20, "MiB"),
-        Check("wrk's share of a core", 100 * load.cpu, "most", 5, "%"),
+        Check("load generator's share of a core", 100 * load.cpu, "most", 5, "%"),
     )
     done = (
         f"{TIMES_PEAK:g} times the peak rate, {MODEL}, r = 0, 8 and 16 mixed, deadlines of"

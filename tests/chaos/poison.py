@@ -50,11 +50,14 @@ async def run(arena: Arena) -> Found:
         after = await settle(server.port)
     tally = crowd.tally
     refused = sum(count for (_, status), count in tally.answered.items() if 400 <= status < 500)
-    checks = [*tally.checks(), Check("bad ones", refused / arena.times, "least", BAD - 0.1)]
+    checks = [
+        *tally.checks(),
+        Check("share of bad requests", refused / arena.times, "least", BAD - 0.1),
+    ]
     lost = tally.lost + tally.miscounted(before, after)
     return Found(
         "poison",
-        f"{len(bad)} kinds of bad requests between good ones",
+        f"{len(bad)} kinds of bad requests among good ones",
         arena.times,
         "requests",
         lost,

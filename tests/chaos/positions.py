@@ -47,13 +47,13 @@ async def run(arena: Arena) -> Found:
         after = await scrape(server.port)
     batches = arena.times * len(POISON) * BATCH
     checks = (
-        Check("batches that failed", failed, "least", batches),
-        Check("share of them that were full", whole / batches, "least", 0.9),
+        Check("failed batches", failed, "least", batches),
+        Check("share of full batches", whole / batches, "least", 0.9),
         Check("restarts", total(after, "tome_engine_restarts_total"), "most", 0),
     )
     return Found(
         "positions",
-        "an exception, NaN, an image too large, in each place of 8",
+        "an exception, NaN or out-of-memory at each position of a batch of 8",
         batches,
         "batches",
         wrong,

@@ -10,6 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+HEAD = (
+    "# Reliability",
+    "",
+    "Fault injection, written by `make chaos`; every row is a scenario of `tests/chaos`. *Lost*",
+    "are requests that got no answer or another request's answer, or that client and `/metrics`",
+    "count differently. Of several runs the worst value counts.",
+    "",
+)
+TABLE_HEAD = (
+    "| scenario | size | lost | checks (with their bars) |",
+    "| --- | --- | --- | --- |",
+)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -30,6 +43,11 @@ class Check:
     @property
     def holds(self) -> bool:
         return self.value <= self.limit if self.bound == "most" else self.value >= self.limit
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing was allowed, and nothing happened."""
+        return self.bound == "most" and self.value == self.limit == 0
 
     def worse(self, other: Check) -> Check:
         pick = max if self.bound == "most" else min
@@ -94,29 +112,18 @@ def write(path: Path, about: dict[str, Any], found: Iterable[Found]) -> None:
 def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
     """The report."""
     rows = [
-        f"| {one.done} | {one.times:,} {one.unit} | {one.lost} | "
-        f"{'<br>'.join(str(check) + ('' if check.holds else ' **missed**') for check in one.checks) or '-'} |"
+        f"| {one.done} | {one.times:,} {one.unit} | {one.lost} | {checks_cell(one.checks)} |"
         for one in found
     ]
     where = "; ".join(f"{name} {value}" for name, value in about.items())
-    return "\n".join(
-        [
-            "# What was done to break it",
-            "",
-            (
-                "Written by `make chaos`; every row is a scenario of `tests/chaos`. Lost: requests"
-                " that got no answer or"
-            ),
-            (
-                "another's, or that client and `/metrics` count differently. Of several runs the"
-                " worst value counts."
-            ),
-            "",
-            f"Measured on: {where}.",
-            "",
-            "| done | how often | lost | bars |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
-    )
+    return "\n".join([*HEAD, f"Measured on: {where}.", "", *TABLE_HEAD, *rows]) + "\n"
+
+
+def checks_cell(checks: Iterable[Check]) -> str:
+    """The cell of a scenario: what had to be zero and is, as a list of names; then the others."""
+    zero = [check.what for check in checks if check.is_zero]
+    lines = [f"none: {', '.join(zero)}"] if zero else []
+    for check in checks:
+        if not check.is_zero:
+            lines.append(str(check) if check.holds else f"{check} **missed**")
+    return "<br>".join(lines) or "-"

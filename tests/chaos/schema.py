@@ -10,6 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -45,8 +46,8 @@ async def run(arena: Arena) -> Found:
         before, "tome_requests_total", code="500"
     )
     checks = (
-        Check("answers that the document does not allow", len(failures), "most", 0),
-        Check("500 in /metrics", failed, "most", 0),
+        Check("answers outside the OpenAPI document", len(failures), "most", 0),
+        Check("status 500", failed, "most", 0),
     )
     for failure in failures:
         arena.folder.joinpath("schema.log").open("a").write(f"{failure}\n\n")
@@ -61,6 +62,7 @@ def explore(url: str, arena: Arena) -> tuple[int, list[str]]:
     sent = 0
     failures = []
     for number, result in enumerate(schema.get_all_operations()):
+        assert isinstance(result, Ok), result
         operation = result.ok()
         for mode in schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE:
 

@@ -33,11 +33,11 @@ async def run(arena: Arena) -> Found:
         slowest = max(slowest, seconds)
         arena.progress(1)
     checks = (
-        Check("exit codes that are not 0", len(codes - {0}), "most", 0),
+        Check("non-zero exit codes", len(codes - {0}), "most", 0),
         Check("slowest stop", slowest, "most", 10, "s", timed=True),
-        Check("requests answered around the stops", answered, "least", arena.times * CLIENTS),
+        Check("answered requests", answered, "least", arena.times * CLIENTS),
         Check(
-            "requests never read, as their connection was closed before",
+            "unread requests on closed connections",
             unread / arena.times,
             "most",
             2,
@@ -45,7 +45,7 @@ async def run(arena: Arena) -> Found:
         ),
     )
     return Found(
-        "sigterm", f"SIGTERM with {CLIENTS} clients asking", arena.times, "stops", lost, checks
+        "sigterm", f"SIGTERM under load of {CLIENTS} clients", arena.times, "stops", lost, checks
     )
 
 

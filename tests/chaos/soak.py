@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,11 @@ async def run(arena: Arena) -> Found:
             else arena.oracle.draw(random)
         )
 
-    limits = {"max_body_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "max_side": MAX_SIDE}
+    limits: dict[str, Any] = {
+        "max_body_bytes": MAX_BYTES,
+        "max_pixels": MAX_PIXELS,
+        "max_side": MAX_SIDE,
+    }
     with arena.server(faulty=True, max_batch=8, **limits) as server:
         before = await scrape(server.port)
         watch = Stopwatch()
@@ -125,7 +130,7 @@ def judge(arena: Arena, crowd: Crowd, warm: list[Sample], leaked: int, miscounte
     tally = crowd.tally
     if arena.times >= 60:
         memory = [
-            Check(f"memory of the {who}, slope", slope(warm, who), "most", 1, "MiB/min")
+            Check(f"memory growth of the {who}", slope(warm, who), "most", 1, "MiB/min")
             for who in ("api", "engine")
         ]
     else:
@@ -143,18 +148,18 @@ def judge(arena: Arena, crowd: Crowd, warm: list[Sample], leaked: int, miscounte
         *tally.checks(),
         *memory,
         Check(
-            "threads more than after warm-up",
+            "threads beyond those after warm-up",
             max(each.threads for each in warm) - warm[0].threads,
             "most",
             0,
         ),
         Check(
-            "series more than after warm-up",
+            "metric series beyond those after warm-up",
             max(each.series for each in warm) - warm[0].series,
             "most",
             8,
         ),
-        Check("file descriptors lost", leaked, "most", 0),
+        Check("leaked file descriptors", leaked, "most", 0),
         Check("requests", tally.asked, "least", arena.times),
     )
     done = f"{CLIENTS} clients: good, bad and cancelled requests, failures of the model"

@@ -1,23 +1,25 @@
-"""The GPU that these tests are for. With ``TOME_CUDA_TESTS_ON=cpu`` what can runs on the CPU, to
-try the tests.
-"""
+"""The GPU of these tests; with ``TOME_CUDA_TESTS_ON=cpu``, some run on the CPU, to try them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
-ON = os.environ.get("TOME_CUDA_TESTS_ON", "cuda")
+DEVICE_TYPE = os.environ.get("TOME_CUDA_TESTS_ON", "cuda")
+MAX_THREADS = 8
 
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    if ON == "cuda" and not torch.cuda.is_available():
+    if DEVICE_TYPE != "cuda":
+        return torch.device(DEVICE_TYPE)
+    if not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
-    return torch.device(ON, 0) if ON == "cuda" else torch.device(ON)
+    return torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +31,14 @@ def gpu(device: torch.device) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """Products of float32 as they are, without TF32, and all cores for what runs on the CPU."""
+    """Multiply float32 without TF32, and use several cores for what runs on the CPU."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(8, os.cpu_count() or 1))
-    if ON == "cuda":
+    torch.set_num_threads(min(MAX_THREADS, os.cpu_count() or 1))
+    if DEVICE_TYPE == "cuda":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
-        # As in the engine, since it makes a plan for every shape.
+        cudnn: Any = torch.backends.cudnn  # torch makes its conv when it runs
+        cudnn.conv.fp32_precision = "ieee"
+        # As in the engine, since cuDNN builds a plan for every shape.
         torch.backends.cuda.enable_cudnn_sdp(False)
     yield
     torch.set_num_threads(threads)

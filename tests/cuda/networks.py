@@ -1,4 +1,4 @@
-"""The networks of these tests: small ones with weights that hide nothing, and a ViT-S."""
+"""The networks of these tests: small ones with random weights, and a ViT-S."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import make_vit
 from tome_core import MergedViT, patch
 
-# 65 to 69 tokens, so that 16 of them can be merged away in each of the first blocks.
-SIZES = {"img_size": 32, "embed_dim": 128, "num_heads": 2}
+# 65 to 69 tokens, so that each of the first blocks can merge 16 of them.
+SIZES = {
+    "img_size": 32,
+    "embed_dim": 128,
+    "num_heads": 2,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "class-token": {},
     "narrow-heads": {"num_heads": 8},
@@ -22,7 +26,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "registers": {"reg_tokens": 4},
     "attention-pool": {"global_pool": "map", "reg_tokens": 2},
     "distilled": {"distilled": True},
-    "like-dinov2": {"init_values": 0.3, "qk_norm": True, "reg_tokens": 4, "no_embed_class": True},
+    "like-dinov2": {
+        "init_values": 0.3,
+        "qk_norm": True,
+        "reg_tokens": 4,
+        "no_embed_class": True,
+    },
 }
 POSITIONS = ("rotary", "relative", "beit")
 LEVELS = (0, 8, 16)
@@ -30,28 +39,39 @@ MIXED = (0, 4, 8, 12, 16, 8, 0)
 
 
 @cache
-def _made(name: str) -> MergedViT:
+def _make(name: str) -> MergedViT:
     if name in POSITIONS:
         return with_positions(name)
     if name == "vit-s":
         torch.manual_seed(0)
-        return patch(timm.create_model("vit_small_patch16_224").eval().double())
-    return patch(make_vit(**{**SIZES, **SMALL[name]}))
+        vit = timm.create_model("vit_small_patch16_224")
+        return patch(vit.eval().double())
+    arguments = {**SIZES, **SMALL[name]}
+    return patch(make_vit(**arguments))
 
 
 def network(
-    name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> MergedViT:
-    """A network of its own, not optimised, with the same weights every time."""
-    return copy.deepcopy(_made(name)).to(device).to(dtype).requires_grad_(False)
+    """Return a new plain network, with the same weights at every call."""
+    plain = copy.deepcopy(_make(name))
+    return plain.to(device).to(dtype).requires_grad_(False)
 
 
-def side(name: str) -> int:
-    """Of its images, in pixels."""
-    return 224 if name == "vit-s" else 16 if name in POSITIONS else 32
+def image_shape(name: str) -> tuple[int, int, int]:
+    """``(C, H, W)``."""
+    side = 32
+    if name == "vit-s":
+        side = 224
+    elif name in POSITIONS:
+        side = 16
+    return (3, side, side)
 
 
 def images(name: str, count: int, seed: int = 0) -> torch.Tensor:
-    """Noise of unit variance, float64, on the CPU."""
+    """Return noise of unit variance, float64, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, side(name), side(name), generator=generator, dtype=torch.float64)
+    shape = (count, *image_shape(name))
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

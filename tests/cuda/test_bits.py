@@ -1,6 +1,4 @@
-"""The kernels give the same bits every time, whoever shares the batch: no sum runs in an order of
-its own.
-"""
+"""The kernels give the same bits every time, whichever images share the batch."""
 
 from __future__ import annotations
 
@@ -15,8 +13,10 @@ pytestmark = pytest.mark.cuda
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", ["class-token", "vit-s"])
-def test_the_same_again_and_in_reverse_order(
-    name: str, dtype: torch.dtype, gpu: torch.device
+def test_the_same_batch_again_and_in_reverse_order_gives_the_same_bits(
+    name: str,
+    dtype: torch.dtype,
+    gpu: torch.device,
 ) -> None:
     fast = tome_core.optimize(network(name, gpu, torch.float32), dtype)
     batch = images(name, len(MIXED)).to(gpu, dtype)

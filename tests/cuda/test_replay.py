@@ -1,6 +1,4 @@
-"""Recorded forward passes give what the operators do that they recorded, for every level and number
-of images.
-"""
+"""A replay gives what the recorded operators give, for every level and number of images."""
 
 from __future__ import annotations
 
@@ -14,96 +12,133 @@ import torch
 import tome_core
 from server.engine.device import self_check
 from server.engine.device.forward import Forward
-from tests.cuda.networks import LEVELS, POSITIONS, SMALL, network, side
+from tests.cuda.networks import LEVELS, POSITIONS, SMALL, image_shape, network
 from tome_core.schedule import Schedule
 
 pytestmark = pytest.mark.cuda
 
 MAX_BATCH = 6
-COUNTS = (1, 2, 3, 5, 6)  # of images, some of which are filled up to a bucket
+COUNTS = (1, 2, 3, 5, 6)  # of images; some are padded to a bucket
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+LEVEL_SCHEDULES = [Schedule.constant(level) for level in LEVELS]
+OTHER_SCHEDULES = [
+    Schedule.constant(3),
+    Schedule.linear(12, -1),
+    Schedule.per_layer([0, 20]),
+]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
-def pixels(name: str, count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(
-        0, 256, (count, 3, side(name), side(name)), np.uint8
-    )
+def random_pixels(name: str, count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, *image_shape(name)), np.uint8)
 
 
-def both(name: str, dtype: torch.dtype, gpu: torch.device) -> tuple[Forward, Forward]:
-    """With graphs, and without, of the same network."""
+def with_and_without_graphs(
+    name: str,
+    dtype: torch.dtype,
+    gpu: torch.device,
+) -> tuple[Forward, Forward]:
+    """Return two forward passes of the same network."""
     fast = tome_core.optimize(network(name, gpu, torch.float32), dtype)
-    with_graphs, without = (Forward(fast, MEAN, STD, gpu) for _ in range(2))
-    assert with_graphs.record(LEVELS, MAX_BATCH, (3, side(name), side(name))) == ""
-    return with_graphs, without
+    with_graphs = Forward(fast, MEAN, STD, gpu)
+    assert with_graphs.record(LEVELS, MAX_BATCH, image_shape(name)) == ""
+    without_graphs = Forward(fast, MEAN, STD, gpu)
+    return with_graphs, without_graphs
 
 
-def check(
-    name: str, dtype: torch.dtype, gpu: torch.device, batches: Sequence[Sequence[Schedule]]
+def assert_replays_match(
+    name: str,
+    dtype: torch.dtype,
+    gpu: torch.device,
+    batches: Sequence[Sequence[Schedule]],
 ) -> None:
-    """All batches by graphs, to the limits of the self check, beside the operators.
+    """Compare graphs with operators, with the tolerance of the self check.
 
-    A graph may multiply other numbers of rows, and so round otherwise. The operators do too in
-    batches twice as large.
+    A graph multiplies matrices of other dimensions, and so may round differently. The operators do
+    so too in batches of twice the size.
     """
-    with_graphs, without = both(name, dtype, gpu)
-    found = []
-    noise = []
+    with_graphs, without_graphs = with_and_without_graphs(name, dtype, gpu)
+    errors: list[float] = []
+    rounding_errors: list[float] = []
     for seed, schedules in enumerate(batches):
-        images = pixels(name, len(schedules), seed)
         count = len(schedules)
-        expected = without(images, schedules).logits
-        again = without(np.concatenate([images] * 2), [*schedules] * 2).logits[:count]
-        found += self_check.errors([with_graphs(images, schedules).logits], [expected])
-        noise += self_check.errors([again], [expected])
-    assert self_check.judge(found, noise, torch.finfo(dtype).eps) == ""
+        pixels = random_pixels(name, count, seed)
+        reference = without_graphs(pixels, schedules).logits
+        doubled_pixels = np.concatenate([pixels, pixels])
+        doubled = without_graphs(doubled_pixels, [*schedules] * 2).logits[:count]
+        replayed = with_graphs(pixels, schedules).logits
+        errors += self_check.relative_errors([replayed], [reference])
+        rounding_errors += self_check.relative_errors([doubled], [reference])
+    assert self_check.judge(errors, rounding_errors, torch.finfo(dtype).eps) == ""
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["class-token", "distilled", "like-dinov2", "no-prefix", "vit-s"])
-def test_replay_is_eager(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
-    levels = [Schedule.constant(level) for level in LEVELS]
-    check(name, dtype, gpu, [[level] * count for level in levels for count in COUNTS])
+def test_a_replay_of_one_level_matches_the_operators(
+    name: str,
+    dtype: torch.dtype,
+    gpu: torch.device,
+) -> None:
+    batches = [[level] * count for level in LEVEL_SCHEDULES for count in COUNTS]
+    assert_replays_match(name, dtype, gpu, batches)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["class-token", "distilled", "vit-s"])
-def test_mixed_batches(name: str, dtype: torch.dtype, gpu: torch.device) -> None:
-    """Of levels that are recorded, and of other schedules, in every number of images, one after
-    another.
-    """
-    source = random.Random(0)
-    others = [Schedule.constant(3), Schedule.linear(12, -1), Schedule.per_layer([0, 20])]
-    choices = [*(Schedule.constant(level) for level in LEVELS), *others]
-    check(
-        name, dtype, gpu, [source.choices(choices, k=count) for _ in range(6) for count in COUNTS]
-    )
+def test_a_replay_of_mixed_schedules_matches_the_operators(
+    name: str,
+    dtype: torch.dtype,
+    gpu: torch.device,
+) -> None:
+    """Some of the schedules are not recorded."""
+    rng = random.Random(0)
+    choices = [*LEVEL_SCHEDULES, *OTHER_SCHEDULES]
+    batches = []
+    for _ in range(6):
+        for count in COUNTS:
+            batches.append(rng.choices(choices, k=count))
+    assert_replays_match(name, dtype, gpu, batches)
 
 
-def test_mixed_batches_run_by_graphs(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_graphs, _ = both("class-token", torch.bfloat16, gpu)
-    assert with_graphs.recorded[2]
-    monkeypatch.setattr(with_graphs.network, "outputs", None)  # what operators would run
+def test_a_mixed_batch_runs_by_a_graph_alone(
+    gpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_graphs, _ = with_and_without_graphs("class-token", torch.bfloat16, gpu)
+    assert with_graphs.recorded.any_mix
+    monkeypatch.setattr(with_graphs.network, "outputs", None)  # what would run the operators
     schedules = [Schedule.constant(r) for r in (0, 16, 3, 8)]
-    assert with_graphs(pixels("class-token", 4, 0), schedules).logits.isfinite().all()
-    assert not both("no-prefix", torch.bfloat16, gpu)[0].recorded[2]
+    outputs = with_graphs(random_pixels("class-token", 4, seed=0), schedules)
+    assert outputs.logits.isfinite().all()
+
+
+def test_a_network_that_pools_all_tokens_has_no_graphs_for_mixed_batches(
+    gpu: torch.device,
+) -> None:
+    with_graphs, _ = with_and_without_graphs("no-prefix", torch.bfloat16, gpu)
+    assert not with_graphs.recorded.any_mix
 
 
 @pytest.mark.parametrize("name", [*SMALL, *POSITIONS])
-def test_all_kinds_can_be_recorded(name: str, gpu: torch.device) -> None:
-    both(name, torch.bfloat16, gpu)
+def test_every_network_can_be_recorded(
+    name: str,
+    gpu: torch.device,
+) -> None:
+    with_and_without_graphs(name, torch.bfloat16, gpu)
 
 
-def test_one_replay_after_another(gpu: torch.device) -> None:
-    """What a replay gave is the caller's own, and padding of an earlier batch reaches no later one."""
-    with_graphs, without = both("class-token", torch.float32, gpu)
-    schedules = [Schedule.constant(8)] * 3
-    first = with_graphs(pixels("class-token", 3, 1), schedules).logits
-    kept = first.clone()
-    with_graphs(pixels("class-token", 6, 2), [Schedule.constant(8)] * 6)
-    assert torch.equal(first, kept)
-    second = with_graphs(pixels("class-token", 3, 1), schedules).logits
-    expected = without(pixels("class-token", 3, 1), schedules).logits
-    for got in (first, second):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+def test_replays_do_not_affect_each_other(gpu: torch.device) -> None:
+    """The caller keeps its outputs, and a later batch does not read pixels of an earlier one."""
+    with_graphs, without_graphs = with_and_without_graphs("class-token", torch.float32, gpu)
+    level = Schedule.constant(8)
+    pixels = random_pixels("class-token", 3, seed=1)
+    first = with_graphs(pixels, [level] * 3).logits
+    copy = first.clone()
+    with_graphs(random_pixels("class-token", 6, seed=2), [level] * 6)
+    assert torch.equal(first, copy)
+    second = with_graphs(pixels, [level] * 3).logits
+    expected = without_graphs(pixels, [level] * 3).logits
+    torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-4)

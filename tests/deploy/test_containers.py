@@ -47,7 +47,9 @@ def default(value: str) -> str:
 
 
 def seconds(duration: str) -> int:
-    minutes, rest = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration).groups()
+    match = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration)
+    assert match is not None
+    minutes, rest = match.groups()
     return 60 * int(minutes or 0) + int(rest or 0)
 
 
@@ -93,10 +95,9 @@ def test_dependencies_are_installed_before_the_source_is_copied() -> None:
 def test_probe_may_fail_for_as_long_as_the_models_may_take_to_load() -> None:
     probe = final_stage()["HEALTHCHECK"]
     assert "/readyz" in probe
-    assert (
-        seconds(re.search(r"--start-period=(\S+)", probe)[1])
-        >= Settings.model_fields["start_timeout"].default
-    )
+    period = re.search(r"--start-period=(\S+)", probe)
+    assert period is not None
+    assert seconds(period[1]) >= Settings.model_fields["start_timeout"].default
     assert isinstance(json.loads(probe[probe.index("[") :]), list)
 
 

@@ -30,8 +30,13 @@ pytestmark = pytest.mark.skipif(monitoring.PROGRAM is None, reason="prometheus i
 # All ways of asking for images, several r, a deadline that cannot be kept, and a body that is no
 # image.
 ASKED = (
-    "/classify?r=0", "/classify?r=16", "/classify?r=3", "/embed?r=16", "/visualize?r=8", "/classify?deadline_ms=1",
-)  # fmt: skip
+    "/classify?r=0",
+    "/classify?r=16",
+    "/classify?r=3",
+    "/embed?r=16",
+    "/visualize?r=8",
+    "/classify?deadline_ms=1",
+)
 
 
 class Load(threading.Thread):
@@ -111,9 +116,9 @@ def test_the_choices_of_the_dashboard(prometheus):
     ]
     assert [variable["name"] for variable in asked] == ["job", "model"]
     for variable in asked:
-        metric, label = re.fullmatch(
-            r"label_values\((.+), (\w+)\)", variable["definition"]
-        ).groups()
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
+        assert match is not None
+        metric, label = match.groups()
         assert prometheus.label_values(filled(metric), label)
 
 

@@ -43,7 +43,9 @@ def compose() -> list[str]:
 def image_of(service: str) -> str:
     """The image that the compose file names by default."""
     text = yaml.safe_load((ROOT / FILES[0]).read_text())["services"][service]["image"]
-    return re.fullmatch(r"\$\{(\w+):-(.+)\}", text)[2]
+    match = re.fullmatch(r"\$\{(\w+):-(.+)\}", text)
+    assert match is not None
+    return match[2]
 
 
 def has_image(name: str) -> bool:
@@ -56,7 +58,7 @@ def has_image(name: str) -> bool:
 
 
 def build_server(tag: str, context: Path = ROOT) -> None:
-    """Build the image; BASE and TORCH_INDEX are taken from the environment, as compose takes them."""
+    """Build the image; BASE and TORCH_INDEX come from the environment, as in compose."""
     arguments = [
         f"--build-arg={name}={os.environ[name]}"
         for name in ("BASE", "TORCH_INDEX")
@@ -76,7 +78,13 @@ class Stack:
     def compose(self, *arguments: str) -> str:
         files = [part for name in FILES for part in ("--file", name)]
         return run(
-            *compose(), "--project-name", self.project, *files, *arguments, **self.environment
+            *compose(),
+            "--project-name",
+            self.project,
+            *files,
+            *arguments,
+            check=True,
+            **self.environment,
         )
 
     def url(self, service: str) -> str:

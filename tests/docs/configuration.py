@@ -20,18 +20,21 @@ TEXT = """# Configuration
 
 <!-- Written by `make docs` from server/settings.py. -->
 
-A setting is a flag of `tome-serve serve` or an environment variable; a flag comes before the variable, and that before
-the default. An empty variable counts as not set. Lists are separated by commas. A value that is not allowed stops the
-start, with one sentence that says why. `tome-serve serve --help` lists the same.
+A setting is a flag of `tome-serve serve` or an environment variable. A flag has precedence over
+the variable, and the variable over the default. An empty variable counts as not set. Lists are
+separated by commas. An invalid value stops the start with one sentence that says why. The same
+settings are listed by `tome-serve serve --help`.
 
 ## Models and devices
 
-The other commands that run a model (`models`, `classify`, `visualize`, `evaluate`) take these too, on one device.
+The commands `models`, `classify`, `visualize` and `evaluate` take these settings too, with one
+device.
 
 {models}
 
-With neither `TOME_CONFIG` nor `TOME_MODELS` the bundled model is served; with one of them only what it names. The
-fields of the TOML file are in [README.md](../README.md#models) and [checkpoints.md](checkpoints.md).
+Without `TOME_CONFIG` and `TOME_MODELS` the bundled model is served; with one of them, only the
+models that it names. [README.md](../README.md#models) and [checkpoints.md](checkpoints.md) describe
+the fields of the TOML file.
 
 ## The server
 
@@ -39,14 +42,15 @@ fields of the TOML file are in [README.md](../README.md#models) and [checkpoints
 
 ## API keys
 
-Without keys everyone may ask. They have no flags, since every process of a machine can read those of another.
+Without keys, no request needs one. Keys have no flags, because every process of a machine can read
+the command lines of the others.
 
 | variable | what |
 | --- | --- |
 | `TOME_API_KEYS` | keys, separated by commas |
-| `TOME_API_KEYS_FILE` | file with one key a line; its keys count beside those of `TOME_API_KEYS` |
+| `TOME_API_KEYS_FILE` | file with one key a line; added to the keys of `TOME_API_KEYS` |
 
-`tome-serve load` sends the key in `TOME_API_KEY`.
+`tome-serve load` sends the key of `TOME_API_KEY`.
 """
 
 

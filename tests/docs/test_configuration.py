@@ -1,5 +1,7 @@
 """The page of all settings is what the settings say."""
 
+from typing import Any
+
 from pydantic import Field
 
 from server.api_keys import ClientSecrets, Secrets
@@ -21,7 +23,7 @@ def test_everything_that_is_read_is_there():
 
 
 def test_bounds_are_told():
-    fields = {**Settings.model_fields, "none": Field(None, description="x | y.")}
+    fields: dict[str, Any] = {**Settings.model_fields, "none": Field(None, description="x | y.")}
     assert configuration.allowed(fields["port"]) == "0 to 65535"
     assert configuration.allowed(fields["metrics_port"]) == "1 to 65535"
     assert configuration.allowed(fields["body_timeout"]) == "more than 0"

@@ -1,3 +1,1 @@
-"""Files that people and attackers send, made by script: `tests.hostile.files.FILES` holds all of
-them.
-"""
+"""Image files that a server must survive; `tests.hostile.files.FILES` holds all of them."""

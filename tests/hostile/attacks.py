@@ -1,4 +1,4 @@
-"""What must be refused, with the status that says why."""
+"""Files that must be refused, with the status that each must get."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ def broken() -> Iterator[tuple[str, bytes]]:
 
 
 def scans(count: int, progressive: bool) -> bytes:
-    """A JPEG whose last scan comes ``count`` times more, in a few bytes each; sequential ones take
-    a component each.
-    """
+    """A JPEG with ``count`` more scans of a few bytes; a sequential scan has one component."""
     body = encode(picture(1000, 900), "JPEG", progressive=progressive)
     scan = (
         body[body.rindex(b"\xff\xda") :][:10]
@@ -98,7 +96,7 @@ def too_large() -> Iterator[tuple[str, bytes]]:
 
 
 def resized_jpeg(width: int, height: int) -> bytes:
-    """A JPEG whose header tells another size than it has."""
+    """A JPEG whose header declares a size other than its own."""
     body = bytearray(encode(picture(), "JPEG"))
     frame = body.index(b"\xff\xc0")
     body[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
@@ -125,7 +123,8 @@ def foreign() -> Iterator[tuple[str, bytes]]:
     yield "svg", b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
     yield (
         "svg with entities",
-        b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>',
+        b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+        b"<svg>&x;</svg>",
     )
     yield "html", b"<!doctype html><img src=x onerror=alert(1)>"
     yield "html and jpeg", b"<html><!--" + encode(picture(), "JPEG")
@@ -163,6 +162,6 @@ def foreign() -> Iterator[tuple[str, bytes]]:
 
 
 def attacks() -> Iterator[tuple[str, bytes, int]]:
-    for status, kind in ((400, broken), (413, too_large), (415, foreign)):
-        for name, body in kind():
+    for status, files in ((400, broken), (413, too_large), (415, foreign)):
+        for name, body in files():
             yield name, body, status

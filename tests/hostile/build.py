@@ -1,4 +1,4 @@
-"""Building blocks of image files, for what no encoder writes."""
+"""Building blocks of image files that no encoder writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
-    """Smooth, so that lossy formats change it little."""
+    """A smooth image, which lossy formats change little."""
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(
         np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)
@@ -27,9 +27,10 @@ def encode(image: Image.Image, form: str, **options) -> bytes:
     return file.getvalue()
 
 
-def chunk(kind: bytes, data: bytes = b"") -> bytes:
+def chunk(chunk_type: bytes, data: bytes = b"") -> bytes:
     """One chunk of a PNG."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    content = chunk_type + data
+    return struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def header(width: int, height: int, bits: int = 8, color: int = 2, interlaced: int = 0) -> bytes:
@@ -47,9 +48,7 @@ def png_with(*extra: bytes, image: Image.Image | None = None) -> bytes:
 
 
 def png_pixels(pixels: np.ndarray, color: int, interlaced: bool = False) -> bytes:
-    """A PNG of ``pixels (H, W, C)``, 8 or 16 bits, whose colour type is ``color``; interlaced as
-    Adam7.
-    """
+    """A PNG of ``pixels (H, W, C)``, of 8 or 16 bits and colour type ``color``; Adam7 or not."""
     passes = (
         (0, 0, 8, 8),
         (0, 4, 8, 8),
@@ -73,7 +72,7 @@ def png_pixels(pixels: np.ndarray, color: int, interlaced: bool = False) -> byte
 
 
 def deflated_zeros(megabytes: int) -> bytes:
-    """Compressed piece by piece, since a test that measures memory makes these files too."""
+    """Zeros compressed piece by piece, because a test that measures memory builds these files."""
     compressor = zlib.compressobj(9)
     pieces = [compressor.compress(bytes(1_000_000)) for _ in range(megabytes)]
     return b"".join(pieces) + compressor.flush()
@@ -91,9 +90,7 @@ def jpeg_with(*extra: bytes, **options) -> bytes:
 
 
 def exif(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
-    """A little-endian TIFF directory of entries ``(tag, type, count, value or offset)``, and
-    ``data`` behind it.
-    """
+    """A little-endian TIFF directory of ``(tag, type, count, value or offset)``, then ``data``."""
     directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + b"\0\0\0\0" + data
 
@@ -111,7 +108,7 @@ def sub_blocks(data: bytes, size: int = 255) -> bytes:
 
 
 def webp_canvas(width: int, height: int) -> bytes:
-    """An extended WebP that says it has such a canvas, with a picture of another size."""
+    """An extended WebP whose canvas differs in size from its picture."""
     still = encode(picture(), "WEBP")[12:]
     sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     chunks = b"WEBPVP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + sides + still

@@ -1,6 +1,4 @@
-"""All files, ``(name, bytes, status)``, for limits of 300,000 bytes, 1,000,000 pixels and sides of
-4,000 pixels.
-"""
+"""All files as ``(name, bytes, status)``, where the status follows from the limits below."""
 
 from __future__ import annotations
 
@@ -11,6 +9,6 @@ MAX_BYTES = 300_000
 MAX_PIXELS = 1_000_000
 MAX_SIDE = 4000
 FILES: list[tuple[str, bytes, int]] = [*images(), *attacks()]
-# Good images of each format, to be damaged at random.
+# Valid images of each format, which tests damage at random.
 SEEDS = [body for name, body, status in FILES if status == 200 and len(body) < 5000]
 SLUGS = {400: "bad-image", 413: "too-large", 415: "unsupported-format"}

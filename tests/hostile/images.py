@@ -1,4 +1,4 @@
-"""Unusual images that are as good as any: a person expects an answer."""
+"""Unusual but valid images, which must be decoded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
     yield "jpeg with 4000 segments", jpeg_with(*[segment(0xE5, b"x")] * 4000)
     yield "jpeg with broken exif", jpeg_with(segment(0xE1, b"Exif\0\0nonsense"))
     yield "jpeg with a broken profile", jpeg_with(segment(0xE2, b"ICC_PROFILE\0\1\1nonsense"))
-    # Each entry takes the same 50 kB, which a reader of all of them would copy 1200 times.
+    # All entries point to the same 50 kB, which a reader of all of them copies 1200 times.
     entries = [(tag, UNDEFINED, 50_000, 14_500) for tag in range(1200)]
     bomb = exif(*entries, data=bytes(50_100))
     yield "jpeg with an exif bomb", jpeg_with(segment(0xE1, b"Exif\0\0" + bomb))
@@ -51,13 +51,9 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
 
 
 def pngs() -> Iterator[tuple[str, bytes]]:
-    for mode in ("1", "L", "LA", "RGB", "RGBA", "P", "I;16"):
-        yield (
-            f"png of {mode}",
-            encode(
-                picture(mode="L").convert("I;16") if mode == "I;16" else picture(mode=mode), "PNG"
-            ),
-        )
+    for mode in ("1", "L", "LA", "RGB", "RGBA", "P"):
+        yield f"png of {mode}", encode(picture(mode=mode), "PNG")
+    yield "png of I;16", encode(picture(mode="L").convert("I;16"), "PNG")
     yield "png of 1 x 1", encode(picture(1, 1), "PNG")
     yield "png with a transparent palette entry", encode(picture(mode="P"), "PNG", transparency=3)
     yield (
@@ -83,7 +79,7 @@ def pngs() -> Iterator[tuple[str, bytes]]:
         png_with(*[chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(9999)))] * 1000),
     )
     yield "png with a large unknown chunk", png_with(chunk(b"ruSt", bytes(200_000)))
-    # The first row comes, and then 100 MB that belong to no row.
+    # 100 MB follow the only row.
     body = png_pixels(np.zeros((1, 1, 3), np.uint8), 2)
     start = body.index(b"IDAT") - 4
     yield "png whose pixels go on", body[:start] + chunk(b"IDAT", deflated_zeros(100)) + body[-12:]
@@ -107,7 +103,7 @@ def others() -> Iterator[tuple[str, bytes]]:
 
 
 def polyglots() -> Iterator[tuple[str, bytes]]:
-    """Images by their beginning; whatever else they are is neither looked at nor kept."""
+    """Images by their signature that are also files of another type."""
     html = b"<html><script>alert(1)</script></html>"
     archive = b"PK\x05\x06" + bytes(18)
     yield "jpeg and zip", encode(picture(), "JPEG") + archive
@@ -121,6 +117,6 @@ def polyglots() -> Iterator[tuple[str, bytes]]:
 
 
 def images() -> Iterator[tuple[str, bytes, int]]:
-    for kind in (jpegs, pngs, others, polyglots):
-        for name, body in kind():
+    for files in (jpegs, pngs, others, polyglots):
+        for name, body in files():
             yield name, body, 200

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -33,7 +34,7 @@ Answers = dict[tuple[str, str], dict[int, float]]
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[Cluster]:
-    settings = {
+    settings: dict[str, Any] = {
         "levels": "0,16",
         "max_batch": 8,
         "log_level": "warning",
@@ -59,7 +60,7 @@ def offline() -> Answers:
                 runner=runner,
                 schedule=parse_schedule(runner, r),
                 top_k=5,
-                want="classes",
+                output="classes",
             )
             answers[name, r] = dict(zip(found.classes, found.scores, strict=True))
     return answers
@@ -189,9 +190,11 @@ def test_a_replica_is_killed_under_load(app, offline):
             victim, other = sorted(replicas())
             lost = [engine for engine, replica in engines().items() if replica == victim]
             os.kill(victim, signal.SIGKILL)
-            await until(
-                lambda lost=lost: not set(lost) & set(engines())
-            )  # an engine does not outlive its replica
+
+            def have_ended(lost: list[int] = lost) -> bool:
+                return not set(lost) & set(engines())
+
+            await until(have_ended)  # an engine does not outlive its replica
             await until(lambda: len(replicas()) == 2)
             assert other in replicas()
             if asked.refusals:  # else all that the lost one had were of clients that ask again

@@ -79,8 +79,10 @@ def run_server(
 ) -> Iterator[RunningServer]:
     """Start a server with ``settings`` (``TOME_*``, in lower case) and end it whatever happens."""
     port = free_port()
-    # A busy machine may stop a healthy engine for seconds.
+    # One thread, because others would only spin beside further servers; and a long timeout, because
+    # a busy machine may stop a healthy engine for seconds.
     defaults = {
+        "threads": 1,
         "levels": "0,16",
         "max_batch": 8,
         "port": port,
@@ -139,7 +141,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until ``condition`` holds."""
     end = time.monotonic() + seconds
     while not condition():

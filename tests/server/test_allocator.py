@@ -1,4 +1,4 @@
-"""Of the C allocator, in processes of their own: its settings are for good."""
+"""The C allocator, in processes of their own: its options apply until a process ends."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import sys
 
 import pytest
 
-# Blocks of a batch that leave, and small things that stay: as much as a heap with holes grows by,
-# in MB.
+# Allocates and frees the blocks of batches, while small blocks stay. Prints by how many MB the
+# process grows.
 PROGRAM = """
 import torch
 from benchmarks.memory import megabytes
-from server import memory
-if {mapped}:
-    assert memory.map_large_blocks()
-else:
-    assert memory.keep_freed_memory()
+from server import allocator
+assert allocator.{function}()
 torch.zeros(1)
 before, kept = megabytes("VmRSS"), []
 for number in range(60):
@@ -27,14 +24,12 @@ print(megabytes("VmRSS") - before)
 """
 
 
+def growth(function: str) -> float:
+    program = PROGRAM.format(function=function)
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    return float(subprocess.check_output(command))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_large_blocks_leave_no_holes() -> None:
-    grown = [
-        float(
-            subprocess.check_output(
-                [sys.executable, "-W", "ignore", "-c", PROGRAM.format(mapped=mapped)]
-            )
-        )
-        for mapped in (True, False)
-    ]
-    assert grown[0] < 5 < grown[1]
+def test_mapped_blocks_leave_no_holes_in_the_heap() -> None:
+    assert growth("map_large_blocks") < 5 < growth("keep_freed_memory")

@@ -1,3 +1,5 @@
+"""Cores and GPUs are found without torch."""
+
 import os
 from pathlib import Path
 
@@ -12,9 +14,7 @@ CORES = len(os.sched_getaffinity(0))
     ("quota", "expected"),
     [("max 100000", CORES), ("50000 100000", 1), ("100000 100000", 1), ("9900000 100000", CORES)],
 )
-def test_a_container_s_share_of_time_bounds_the_threads(
-    tmp_path: Path, quota: str, expected: int
-) -> None:
+def test_a_cpu_quota_limits_the_cores(tmp_path: Path, quota: str, expected: int) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert usable_cores(tmp_path / "cpu.max") == expected
 
@@ -23,7 +23,7 @@ def test_without_a_quota_all_cores_count(tmp_path: Path) -> None:
     assert usable_cores(tmp_path / "none") == CORES
 
 
-def test_a_gpu_is_where_one_of_its_nodes_is(tmp_path: Path) -> None:
+def test_a_device_node_shows_that_there_is_a_gpu(tmp_path: Path) -> None:
     nodes = [tmp_path / "nvidiactl", tmp_path / "dxg"]
     assert not has_gpu(nodes, visible="0")
     for node in nodes:
@@ -32,7 +32,9 @@ def test_a_gpu_is_where_one_of_its_nodes_is(tmp_path: Path) -> None:
         node.unlink()
 
 
-def test_gpus_may_be_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_hides_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert has_gpu([tmp_path])
     for hidden in ("", "-1"):

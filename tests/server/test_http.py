@@ -24,7 +24,7 @@ def png(width: int, height: int) -> bytes:
 
 
 class TestClassify:
-    def test_answer(self, client):
+    def test_a_response_has_predictions_tokens_and_times(self, client):
         response = client.post("/classify", params={"r": 16}, content=SNEAKER)
         assert response.status_code == 200
         answer = response.json()
@@ -49,17 +49,17 @@ class TestClassify:
         ]
         assert all(float(stage.partition("=")[2]) >= 0 for stage in stages)
 
-    def test_default_is_the_original_model(self, client):
+    def test_without_r_the_original_model_runs(self, client):
         answer = client.post("/classify", content=SNEAKER).json()
         assert answer["r"] == "0"
         assert answer["tokens"]["output"] == 197
 
     @pytest.mark.parametrize(
-        ("r", "used"), [("8:-1", "8:-1"), ("8:0", "8"), ("30,0,5", "30,0,5"), ("98", "98")]
+        ("r", "used_r"), [("8:-1", "8:-1"), ("8:0", "8"), ("30,0,5", "30,0,5"), ("98", "98")]
     )
-    def test_schedules(self, client, r, used):
+    def test_every_form_of_a_schedule_merges_tokens(self, client, r, used_r):
         answer = client.post("/classify", params={"r": r, "top_k": 10}, content=SNEAKER).json()
-        assert (answer["r"], answer["r_requested"]) == (used, r)
+        assert (answer["r"], answer["r_requested"]) == (used_r, r)
         assert answer["tokens"]["output"] < 197
         assert sum(prediction["score"] for prediction in answer["predictions"]) == pytest.approx(
             1, abs=0.02
@@ -68,18 +68,18 @@ class TestClassify:
     @pytest.mark.parametrize(
         "content_type", ["application/x-www-form-urlencoded", "text/plain", "image/gif", "nonsense"]
     )
-    def test_content_decides_not_the_type(self, client, content_type):
+    def test_the_content_decides_the_format_not_its_type(self, client, content_type):
         response = client.post("/classify", content=SNEAKER, headers={"Content-Type": content_type})
         assert response.status_code == 200
 
-    def test_no_content_length(self, client):
+    def test_a_body_needs_no_content_length(self, client):
         def chunks():
             yield SNEAKER[:100]
             yield SNEAKER[100:]
 
         assert client.post("/classify", content=chunks()).status_code == 200
 
-    def test_model_by_name(self, client):
+    def test_a_model_can_be_named(self, client):
         name = client.get("/models").json()["models"][0]["name"]
         assert (
             client.post("/classify", params={"model": name}, content=SNEAKER).json()["model"]
@@ -91,11 +91,11 @@ FORM = {"Content-Type": "multipart/form-data; boundary=X"}
 
 
 class TestMultipart:
-    def test_one(self, client):
+    def test_one_file_gets_one_result(self, client):
         results = client.post("/classify?r=16", files={"any": SNEAKER}).json()["results"]
         assert [result["predictions"][0]["label"] for result in results] == ["Sneaker"]
 
-    def test_many_in_order_each_as_alone(self, client):
+    def test_many_files_get_their_results_in_order(self, client):
         names = list(EXAMPLES) * 3
         files = [("file", (name, EXAMPLES[name])) for name in names]
         results = client.post("/classify?r=16", files=files).json()["results"]
@@ -103,7 +103,7 @@ class TestMultipart:
             alone = client.post("/classify?r=16", content=EXAMPLES[name]).json()
             assert_same(result, alone)
 
-    def test_bad_ones_in_the_middle(self, client):
+    def test_a_bad_file_does_not_affect_the_others(self, client):
         bodies = [SNEAKER, b"", b"hello", SNEAKER[:200], png(2000, 1000), SNEAKER]
         response = client.post("/classify", files=[("file", ("name", body)) for body in bodies])
         assert response.status_code == 200
@@ -112,11 +112,11 @@ class TestMultipart:
         assert results[2]["type"] == "urn:tome:problem:unsupported-format"
         assert not LEAKS.search(response.text)
 
-    def test_no_file(self, client):
+    def test_a_body_without_files_is_refused(self, client):
         response = client.post("/classify", content=b"--X--\r\n", headers=FORM)
         assert_problem(response, 400, "bad-image")
 
-    def test_malformed(self, client):
+    def test_a_malformed_body_is_refused(self, client):
         response = client.post("/classify", content=b"hello", headers=FORM)
         assert_problem(response, 400, "bad-image")
 
@@ -136,48 +136,60 @@ class TestBadInput:
         ],
         ids=["empty", "truncated", "corrupt", "text", "tiff", "bytes", "pixels", "side"],
     )
-    def test_body(self, client, body, status, slug):
+    def test_a_bad_body_gets_its_own_problem(self, client, body, status, slug):
         assert_problem(client.post("/classify", content=body), status, slug)
 
     @pytest.mark.parametrize(
         "query",
-        ["r=-1", "r=99", "r=x", "r_max=x", "r=16:3", f"r={','.join('1' * 13)}", "top_k=0", "top_k=11", "top_k=x",
-         "deadline_ms=0", "q=1", "r=1&r=2"],
-    )  # fmt: skip
-    def test_parameters(self, client, query):
+        [
+            "r=-1",
+            "r=99",
+            "r=x",
+            "r_max=x",
+            "r=16:3",
+            f"r={','.join('1' * 13)}",
+            "top_k=0",
+            "top_k=11",
+            "top_k=x",
+            "deadline_ms=0",
+            "q=1",
+            "r=1&r=2",
+        ],
+    )
+    def test_a_bad_parameter_is_named(self, client, query):
         problem = assert_problem(
             client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter"
         )
         assert problem["parameter"] == query.partition("=")[0]
 
-    def test_unknown_model(self, client):
+    def test_an_unknown_model_is_answered_with_the_known_ones(self, client):
         problem = assert_problem(
             client.post("/classify?model=resnet", content=SNEAKER), 404, "not-found"
         )
         assert client.get("/models").json()["models"][0]["name"] in problem["detail"]
 
-    def test_unknown_path(self, client):
+    def test_an_unknown_path_is_not_found(self, client):
         assert_problem(client.get("/nothing"), 404, "not-found")
         assert_problem(client.post("/classify/", content=SNEAKER), 404, "not-found")
 
-    def test_method(self, client):
+    def test_a_wrong_method_is_answered_with_the_allowed_one(self, client):
         response = client.get("/classify")
         assert_problem(response, 405, "method-not-allowed")
         assert response.headers["allow"] == "POST"
 
-    def test_deadline(self, client):
+    def test_a_missed_deadline_is_reported(self, client):
         assert_problem(
             client.post("/classify?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded"
         )
 
-    def test_too_large_is_said_before_the_body_is_sent(self, server):
+    def test_a_body_that_announces_too_many_bytes_is_refused_at_once(self, server):
         with server.connect() as connection:
             connection.sendall(
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
             )
             assert_problem(read_response(connection), 413, "too-large")
 
-    def test_too_large_without_a_length(self, server):
+    def test_a_chunked_body_is_refused_once_it_has_too_many_bytes(self, server):
         with server.connect() as connection:
             connection.sendall(
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -188,14 +200,14 @@ class TestBadInput:
             assert_problem(response, 413, "too-large")
             assert response.headers["connection"] == "close"
 
-    def test_slow_body(self, server):
+    def test_a_body_that_arrives_too_slowly_is_refused(self, server):
         with server.connect() as connection:
             connection.sendall(
                 b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nslow"
             )
             assert_problem(read_response(connection), 408, "slow-body")
 
-    def test_wrong_parameters_are_said_instead_of_100_continue(self, server):
+    def test_wrong_parameters_are_reported_instead_of_100_continue(self, server):
         head = (
             "POST /classify?r={} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect:"
             " 100-continue\r\n\r\n"
@@ -211,7 +223,7 @@ class TestBadInput:
             connection.sendall(SNEAKER)
             assert read_response(connection).status_code == 200
 
-    def test_other_requests_are_unaffected(self, server):
+    def test_bad_requests_do_not_affect_others(self, server):
         bad = [b"", b"hello", SNEAKER[:300], png(1001, 1000)]
 
         async def main():
@@ -228,19 +240,17 @@ class TestBadInput:
 
 
 class TestOtherEndpoints:
-    def test_models(self, client):
+    def test_models_lists_every_level(self, client):
         (model,) = client.get("/models").json()["models"]
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
-            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max", "device", "dtype",
-            "acceleration", "levels",
+            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max",
+            "device", "dtype", "acceleration", "levels",
         }  # fmt: skip
-        assert (model["classes"], model["tokens"], model["blocks"], model["r_max"]) == (
-            10,
-            197,
-            12,
-            98,
-        )
+        assert model["classes"] == 10
+        assert model["tokens"] == 197
+        assert model["blocks"] == 12
+        assert model["r_max"] == 98
         assert [level["r"] for level in model["levels"]] == ["0", "16"]
         assert [level["tokens_out"] for level in model["levels"]] == [197, 11]
         assert set(model["levels"][0]) == {
@@ -255,10 +265,10 @@ class TestOtherEndpoints:
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
-    def test_health(self, client, method, path):
+    def test_a_ready_server_is_healthy(self, client, method, path):
         assert client.request(method, path).status_code == 200
 
-    def test_metrics(self, client):
+    def test_metrics_has_all_series_of_a_request(self, client):
         client.post("/classify?r=16", content=SNEAKER)
         client.post("/classify?r=3", content=SNEAKER)
         text = client.get("/metrics").text
@@ -282,7 +292,7 @@ class TestOtherEndpoints:
         assert all(name.startswith("tome_") for name in families)
 
     @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-    def test_metrics_are_what_prometheus_expects(self, client):
+    def test_metrics_pass_the_checks_of_prometheus(self, client):
         client.post("/classify?r=16", content=SNEAKER)
         text = client.get("/metrics").text
         check = subprocess.run(
@@ -297,32 +307,26 @@ class TestOtherEndpoints:
         assert "secret" not in text
         assert 'tome_requests_total{code="404",model="",route="/classify"}' in text
 
-    def test_request_id(self, client):
-        for given in ("abc-123", "x" * 128):
-            assert (
-                client.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"]
-                == given
-            )
-        for refused in ("x" * 129, "a b", "", "ä".encode("latin-1")):
-            fresh = client.get("/healthz", headers={"X-Request-ID": refused}).headers[
-                "x-request-id"
-            ]
-            assert re.fullmatch("[0-9a-f]{32}", fresh)
+    def test_a_valid_request_id_is_kept_and_another_replaced(self, client):
+        for valid in ("abc-123", "x" * 128):
+            response = client.get("/healthz", headers={"X-Request-ID": valid})
+            assert response.headers["x-request-id"] == valid
+        for invalid in ("x" * 129, "a b", "", "ä".encode("latin-1")):
+            response = client.get("/healthz", headers={"X-Request-ID": invalid})
+            assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
-    def test_docs_need_nothing_from_elsewhere(self, client):
+    def test_docs_load_nothing_from_other_servers(self, client):
         page = client.get("/docs")
         assert page.headers["content-type"].startswith("text/html")
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
-        assert (page.headers["x-content-type-options"], page.headers["referrer-policy"]) == (
-            "nosniff",
-            "no-referrer",
-        )
+        assert page.headers["x-content-type-options"] == "nosniff"
+        assert page.headers["referrer-policy"] == "no-referrer"
         assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(""", page.text)
 
-    def test_openapi(self, client):
+    def test_openapi_describes_parameters_bodies_and_errors(self, client):
         api = client.get("/openapi.json").json()
         operation = api["paths"]["/classify"]["post"]
         names = [parameter["name"] for parameter in operation["parameters"]]
@@ -335,7 +339,7 @@ class TestOtherEndpoints:
 
 
 def assert_same(one: dict, other: dict) -> None:
-    """Two answers about one image agree, within what bfloat16 leaves open."""
+    """Two answers about one image agree, within the precision of bfloat16."""
     scores = {prediction["label"]: prediction["score"] for prediction in other["predictions"]}
     best = one["predictions"][0]
     assert best["label"] == other["predictions"][0]["label"]
@@ -343,17 +347,18 @@ def assert_same(one: dict, other: dict) -> None:
     assert one["tokens"] == other["tokens"]
 
 
-def test_64_clients_with_random_r_get_the_answers_of_one(server, client):
+def test_64_clients_with_random_r_get_the_same_answers_as_one(server, client):
     cases = [(name, r) for name in EXAMPLES for r in ("0", "7", "16", "16:-1", "40,0,3")]
     alone = {
         case: client.post(f"/classify?r={case[1]}", content=EXAMPLES[case[0]]).json()
         for case in cases
     }
-    draw = random.Random(0)
+    generator = random.Random(0)
 
-    async def one(client: httpx.AsyncClient) -> int:
+    async def classify_some(client: httpx.AsyncClient) -> int:
+        """Send some cases. Return the size of the largest batch that one of them was in."""
         largest = 0
-        for name, r in draw.choices(cases, k=3):
+        for name, r in generator.choices(cases, k=3):
             response = await client.post(f"/classify?r={r}", content=EXAMPLES[name])
             assert response.status_code == 200, response.text
             assert_same(response.json(), alone[name, r])
@@ -363,6 +368,6 @@ def test_64_clients_with_random_r_get_the_answers_of_one(server, client):
     async def main() -> list[int]:
         limits = httpx.Limits(max_connections=64)
         async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
-            return await asyncio.gather(*(one(client) for _ in range(64)))
+            return await asyncio.gather(*(classify_some(client) for _ in range(64)))
 
     assert max(asyncio.run(main())) > 1

@@ -1,4 +1,7 @@
+"""Metrics count what the server does, under names that dashboards rely on."""
+
 import time
+from dataclasses import replace
 
 import pytest
 from prometheus_client import Counter
@@ -11,6 +14,21 @@ from server.ipc.messages import BatchDone, Level, ModelInfo, Outcome
 from server.metrics import Metrics, SpeedupWindow
 from tome_core.schedule import Schedule
 
+MODEL = ModelInfo(
+    name="m",
+    architecture="vit",
+    transform=Transform((3, 32, 32), "bicubic", 1.0, "center"),
+    labels=("a",),
+    tokens=17,
+    prefix=1,
+    depth=2,
+    device="cpu",
+    dtype="float32",
+    levels=(Level("0", 17, 1.0, accuracy=90.5), Level("4", 9, 0.6)),
+    grid=(4, 4),
+    acceleration="kernels",
+)
+
 
 @pytest.fixture
 def metrics():
@@ -21,7 +39,7 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(f"tome_{name}", labels)
 
 
-def test_batch(metrics):
+def test_a_batch_is_counted(metrics):
     outcomes = (
         Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5),
         Outcome(2, failure="failed"),
@@ -39,14 +57,22 @@ def test_batch(metrics):
     assert value(metrics, "batch_failures_total", kind="nan") == 1
 
 
-def test_what_never_ran_is_no_batch(metrics):
+def test_jobs_that_never_ran_are_no_batch(metrics):
     metrics.observe_batch(BatchDone("", (Outcome(1, "expired"),)))
     assert value(metrics, "batch_images_count") == 0
 
 
-def test_engines(metrics):
-    pulse = Heartbeat(beat=time.monotonic() - 5, resident=1000)
-    metrics.observe_engine("0", lambda: pulse, lambda: True)
+def test_after_a_restart_with_fewer_accelerations_only_those_are_exported(metrics):
+    metrics.observe_models((MODEL,))
+    assert value(metrics, "acceleration_info", model="m", kind="kernels") == 1
+    metrics.observe_models((replace(MODEL, acceleration="reference"),))
+    assert value(metrics, "acceleration_info", model="m", kind="reference") == 1
+    assert value(metrics, "acceleration_info", model="m", kind="kernels") is None
+
+
+def test_the_state_of_each_engine_is_exported(metrics):
+    heartbeat = Heartbeat(beat=time.monotonic() - 5, resident_bytes=1000)
+    metrics.observe_engine("0", lambda: heartbeat, lambda: True)
     metrics.observe_engine("1", Heartbeat, lambda: False)
     assert value(metrics, "engine_ready", engine="0") == 1
     assert value(metrics, "engine_resident_bytes", engine="0") == 1000
@@ -59,14 +85,14 @@ def test_engines(metrics):
     assert value(metrics, "engine_restarts_total", engine="0") == 1
 
 
-def test_images_by_level(metrics):
+def test_images_are_counted_by_level(metrics):
     for r in ("16", "16", "8:1", "3", "16,"):
         metrics.observe_image("m", Schedule.parse(r))
     assert value(metrics, "images_total", model="m", r="16") == 2
     assert value(metrics, "images_total", model="m", r="other") == 3
 
 
-def test_errors(metrics):
+def test_errors_are_counted_by_reason(metrics):
     for error in (
         BadImage(""),
         Overloaded("", reason="queue-full"),
@@ -81,7 +107,7 @@ def test_errors(metrics):
     assert value(metrics, "deadline_missed_total") == 1
 
 
-def test_speedup_is_of_the_last_minute():
+def test_the_speedup_covers_the_last_minute():
     now = 1000.0
     window = SpeedupWindow(clock=lambda: now)
 
@@ -105,24 +131,8 @@ def test_speedup_is_of_the_last_minute():
     assert ratio() == {}
 
 
-def test_models(metrics):
-    transform = Transform((3, 32, 32), "bicubic", 1.0, "center")
-    levels = (Level("0", 17, 1.0, accuracy=90.5), Level("4", 9, 0.6))
-    model = ModelInfo(
-        "m",
-        "vit",
-        transform,
-        ("a",),
-        17,
-        1,
-        2,
-        "cpu",
-        "float32",
-        levels,
-        (4, 4),
-        acceleration="kernels",
-    )
-    metrics.observe_models((model,))
+def test_served_models_are_exported(metrics):
+    metrics.observe_models((MODEL,))
     assert (
         value(metrics, "model_info", model="m", architecture="vit", device="cpu", dtype="float32")
         == 1
@@ -156,7 +166,7 @@ NAMES = {
 }
 
 
-def test_names_and_labels_are_those_that_dashboards_rely_on(metrics):
+def test_names_and_labels_stay_the_same(metrics):
     found = {}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
@@ -165,7 +175,7 @@ def test_names_and_labels_are_those_that_dashboards_rely_on(metrics):
     assert {name: found.get(name) for name in NAMES} == NAMES
 
 
-def test_the_help_says_what_the_speedup_is():
+def test_the_help_text_defines_the_speedup():
     (family,) = SpeedupWindow().collect()
     assert (
         "tome_r0_equivalent_seconds_total over tome_forward_seconds_total" in family.documentation

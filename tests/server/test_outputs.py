@@ -1,6 +1,4 @@
-"""Features and pictures over HTTP, on a real server: what they are, and that all rules of /classify
-hold for them.
-"""
+"""Features and pictures over HTTP, on a real server. The limits of /classify hold for them too."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from server.catalog.entries import read_catalog
 from server.commands.offline import load_runner
 from server.engine.execution.runner import Runner
 from server.imaging.decode import decode
-from server.imaging.visualization import draw
+from server.imaging.visualization import draw_regions
 from server.settings import ModelSettings
 from tests.server.wire import EXAMPLES, SNEAKER, assert_problem, finish, half_sent
 
@@ -39,7 +37,7 @@ def pixels(runner: Runner, encoded: bytes) -> np.ndarray:
 
 
 def embed(runner: Runner, encoded: bytes, r: int) -> np.ndarray:
-    """What tome_core itself gives, without a server."""
+    """The features by tome_core itself, without a server."""
     (mean,) = runner.model.mean
     (std,) = runner.model.std
     images = (torch.from_numpy(np.stack([pixels(runner, encoded)])) / 255 - mean) / std
@@ -47,21 +45,24 @@ def embed(runner: Runner, encoded: bytes, r: int) -> np.ndarray:
         return runner.model.network.embed(images, r=r)[0].float().numpy()
 
 
-def regions(picture: bytes) -> int:
-    """How many outlines a picture of a grey image has: each of them, and nothing else, has a
-    colour.
-    """
+def count_regions(picture: bytes) -> int:
+    """The number of outlines in the picture of a grey image: only outlines have a colour."""
     colours = np.unique(np.asarray(Image.open(io.BytesIO(picture))).reshape(-1, 3), axis=0)
     return int((colours.min(axis=1) != colours.max(axis=1)).sum())
 
 
-def files(bodies: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+def timed_stages(response: httpx.Response) -> list[str]:
+    """The stages that ``Server-Timing`` names, in order."""
+    return [entry.partition(";")[0] for entry in response.headers["server-timing"].split(", ")]
+
+
+def form_files(bodies: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("file", ("name", body)) for body in bodies]
 
 
 class TestEmbed:
     @pytest.mark.parametrize("r", [0, 16])
-    def test_it_is_what_the_core_gives(self, client, runner, r):
+    def test_features_are_those_of_the_core(self, client, runner, r):
         response = client.post("/embed", params={"r": r}, content=SNEAKER)
         assert response.status_code == 200
         answer = response.json()
@@ -85,30 +86,27 @@ class TestEmbed:
         np.testing.assert_allclose(
             answer["embedding"], expected, atol=0.02 * np.abs(expected).max()
         )
-        stages = [
-            stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")
-        ]
-        assert stages == ["body", "decode", "queue", "forward"]
+        assert timed_stages(response) == ["body", "decode", "queue", "forward"]
 
-    def test_raw(self, client):
+    def test_raw_features_are_the_numbers_of_json(self, client):
         numbers = client.post("/embed?r=16", content=SNEAKER).json()["embedding"]
         response = client.post("/embed?r=16", content=SNEAKER, headers=RAW)
         assert response.headers["content-type"] == "application/octet-stream"
         assert "server-timing" in response.headers
         np.testing.assert_allclose(np.frombuffer(response.content, "<f4"), numbers, atol=1e-3)
 
-    def test_several_files(self, client):
+    def test_each_file_gets_its_own_result(self, client):
         bodies = [EXAMPLES["bag"], b"hello", SNEAKER]
-        results = client.post("/embed?r=16", files=files(bodies)).json()["results"]
+        results = client.post("/embed?r=16", files=form_files(bodies)).json()["results"]
         assert [result.get("status", 200) for result in results] == [200, 415, 200]
         for body, result in zip(bodies[::2], results[::2], strict=True):
             alone = client.post("/embed?r=16", content=body).json()["embedding"]
             np.testing.assert_allclose(result["embedding"], alone, atol=0.02 * np.abs(alone).max())
 
-    def test_several_files_raw(self, client):
+    def test_raw_features_of_several_files_are_in_their_order(self, client):
         names = ["bag", "sneaker", "trouser"]
         response = client.post(
-            "/embed?r=16", files=files([EXAMPLES[name] for name in names]), headers=RAW
+            "/embed?r=16", files=form_files([EXAMPLES[name] for name in names]), headers=RAW
         )
         assert response.headers["content-type"] == "application/octet-stream"
         rows = np.frombuffer(response.content, "<f4").reshape(3, 128)
@@ -116,14 +114,15 @@ class TestEmbed:
             alone = client.post("/embed?r=16", content=EXAMPLES[name]).json()["embedding"]
             np.testing.assert_allclose(row, alone, atol=0.02 * np.abs(alone).max())
 
-    def test_one_bad_file_leaves_no_raw_answer(self, client, server, eventually):
+    def test_one_bad_file_fails_a_request_for_raw_features(self, client, server, eventually):
         response = client.post(
-            "/embed?r=16", files=files([SNEAKER, SNEAKER, b"hello", SNEAKER]), headers=RAW
+            "/embed?r=16", files=form_files([SNEAKER, SNEAKER, b"hello", SNEAKER]), headers=RAW
         )
         assert assert_problem(response, 415, "unsupported-format")["index"] == 2
         eventually(lambda: server.metric("tome_queue_jobs") == 0)
         assert (
-            client.post("/embed?r=16", files=files([SNEAKER] * 8), headers=RAW).status_code == 200
+            client.post("/embed?r=16", files=form_files([SNEAKER] * 8), headers=RAW).status_code
+            == 200
         )
 
 
@@ -135,22 +134,19 @@ class TestVisualize:
         assert response.headers["content-type"] == "image/png"
         with Image.open(io.BytesIO(response.content)) as picture:
             assert picture.size == (224, 224)
-        assert regions(response.content) == expected
-        stages = [
-            stage.partition(";")[0] for stage in response.headers["server-timing"].split(", ")
-        ]
-        assert stages == ["body", "decode", "queue", "forward", "picture"]
+        assert count_regions(response.content) == expected
+        assert timed_stages(response) == ["body", "decode", "queue", "forward", "picture"]
 
-    def test_without_merging_every_patch_is_alone(self, client, runner):
+    def test_without_merging_every_patch_is_a_region(self, client, runner):
         picture = np.asarray(
             Image.open(io.BytesIO(client.post("/visualize?r=0", content=SNEAKER).content))
         )
-        expected = draw(pixels(runner, SNEAKER), np.arange(197), 1, (14, 14))
+        expected = draw_regions(pixels(runner, SNEAKER), np.arange(197), 1, (14, 14))
         np.testing.assert_array_equal(picture, np.asarray(expected))
 
-    def test_there_is_one_picture_a_request(self, client):
+    def test_a_request_has_one_picture(self, client):
         response = client.post("/visualize?r=16", files={"file": SNEAKER})
-        assert regions(response.content) == 10
+        assert count_regions(response.content) == 10
         two = client.post("/visualize?r=16", files=[("file", ("name", SNEAKER))] * 2)
         assert "2 files" in assert_problem(two, 400, "bad-image")["detail"]
         assert_problem(
@@ -159,8 +155,8 @@ class TestVisualize:
 
 
 @pytest.mark.parametrize("path", ["/embed", "/visualize"])
-class TestBothAsClassify:
-    def test_bad_input(self, client, path):
+class TestLimitsOfClassify:
+    def test_bodies_that_are_not_allowed(self, client, path):
         for body, status, slug in (
             (b"", 400, "bad-image"),
             (SNEAKER[:300], 400, "bad-image"),
@@ -170,28 +166,28 @@ class TestBothAsClassify:
             assert_problem(client.post(path, content=body, headers=RAW), status, slug)
 
     @pytest.mark.parametrize("query", ["r=99", "r=x", "top_k=3", "deadline_ms=0", "q=1"])
-    def test_parameters(self, client, path, query):
+    def test_parameters_that_are_not_allowed(self, client, path, query):
         problem = assert_problem(
             client.post(f"{path}?{query}", content=SNEAKER), 422, "invalid-parameter"
         )
         assert problem["parameter"] == query.partition("=")[0]
 
-    def test_unknown_model_method_and_deadline(self, client, path):
+    def test_unknown_models_other_methods_and_missed_deadlines(self, client, path):
         assert_problem(client.post(f"{path}?model=resnet", content=SNEAKER), 404, "not-found")
         assert client.get(path).headers["allow"] == "POST"
         assert_problem(
             client.post(f"{path}?deadline_ms=0.01", content=SNEAKER), 504, "deadline-exceeded"
         )
 
-    def test_it_is_counted(self, client, server, path):
+    def test_requests_and_images_are_counted(self, client, server, path):
         series = f'tome_requests_total{{code="200",model="fashion-mnist",route="{path}"}}'
         images = 'tome_images_total{model="fashion-mnist",r="16"}'
         before = server.metric(series), server.metric(images)
         client.post(f"{path}?r=16", content=SNEAKER)
         assert (server.metric(series), server.metric(images)) == (before[0] + 1, before[1] + 1)
 
-    def test_a_client_that_goes_away_is_let_go(self, server, eventually, path):
-        for _ in range(4):  # these go away while their image is decoded, waits, runs or is drawn
+    def test_the_request_of_a_client_that_disconnects_is_cancelled(self, server, eventually, path):
+        for _ in range(4):  # these disconnect while their image is decoded, waits, runs or is drawn
             connection = half_sent(server, path)
             connection.sendall(SNEAKER[100:])
             connection.close()
@@ -199,7 +195,7 @@ class TestBothAsClassify:
         eventually(lambda: server.metric("tome_inflight_requests") == 1)
         eventually(lambda: server.metric("tome_queue_jobs") == 0)
 
-    def test_openapi(self, client, path):
+    def test_openapi_has_parameters_content_and_problems(self, client, path):
         operation = client.get("/openapi.json").json()["paths"][path]["post"]
         assert [parameter["name"] for parameter in operation["parameters"]] == [
             "r", "model", "deadline_ms", "r_max", "min_accuracy",
@@ -213,7 +209,7 @@ class TestBothAsClassify:
             assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
 
 
-def test_all_kinds_share_batches(server, runner):
+def test_images_of_all_routes_share_batches(server, runner):
     expected = embed(runner, SNEAKER, 16)
 
     async def main() -> list[httpx.Response]:
@@ -231,7 +227,7 @@ def test_all_kinds_share_batches(server, runner):
         np.testing.assert_allclose(
             response.json()["embedding"], expected, atol=0.05 * np.abs(expected).max()
         )
-    assert {regions(response.content) for response in responses[2::3]} == {10}
+    assert {count_regions(response.content) for response in responses[2::3]} == {10}
     assert max(response.json()["batch_size"] for response in responses[0::3] + responses[1::3]) > 1
 
 
@@ -249,7 +245,7 @@ model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
 
 @pytest.fixture(scope="module")
 def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
-    """A server with a model without a classifier, and models of other activations; not square."""
+    """A server with three models that are not square: one without a classifier, two activations."""
     folder = tmp_path_factory.mktemp("others")
     text = ""
     for name, classes, activation in (
@@ -271,19 +267,24 @@ def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
 
 def write_model(path: Path, classes: int) -> None:
     torch.manual_seed(0)
-    sizes = {"img_size": (64, 32), "embed_dim": 32, "depth": 2, "num_heads": 2}
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=classes, **sizes)
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        num_classes=classes,
+        img_size=(64, 32),
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+    )
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_file(vit.state_dict(), path)
 
 
 class TestOtherModels:
-    def test_without_a_classifier(self, others):
-        described = {
-            model["name"]: model["classes"] for model in others.get("/models").json()["models"]
-        }
-        assert described == {"bare": 0, "many": 7, "plain": 7}
+    def test_a_model_without_a_classifier_serves_features_only(self, others):
+        models = others.get("/models").json()["models"]
+        classes = {model["name"]: model["classes"] for model in models}
+        assert classes == {"bare": 0, "many": 7, "plain": 7}
         problem = assert_problem(
             others.post("/classify", content=SNEAKER), 422, "invalid-parameter"
         )
@@ -296,7 +297,7 @@ class TestOtherModels:
         assert picture.shape == (64, 32, 3)
         assert len({tuple(picture[y, x]) for y in range(0, 64, 16) for x in range(0, 32, 16)}) == 8
 
-    def test_activations(self, others):
+    def test_sigmoid_scores_are_those_of_the_logits(self, others):
         def scores(model: str) -> dict[int, float]:
             answer = others.post(f"/classify?model={model}&top_k=7", content=SNEAKER).json()
             return {

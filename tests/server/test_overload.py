@@ -1,4 +1,4 @@
-"""What happens when there is too much work, or none is taken any more."""
+"""Overload, graceful shutdown, and requests before the server is ready."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def small(start_server):
 
 
 class TestOverload:
-    def test_the_fourth_is_refused_without_its_body_being_read(self, small, eventually):
+    def test_a_request_without_a_slot_is_refused_before_its_body_is_read(self, small, eventually):
+        series = (
+            'tome_rejected_total{reason="queue-full"}',
+            'tome_requests_total{code="503",model="",route="/classify"}',
+        )
+        before = [small.metric(name) for name in series]
         held = [half_sent(small) for _ in range(3)]
         eventually(lambda: small.metric("tome_inflight_requests") == 4)
         with small.connect() as connection:
@@ -35,17 +40,16 @@ class TestOverload:
         assert int(response.headers["retry-after"]) >= 1
         assert httpx.get(f"{small.url}/readyz").status_code == 200
         assert [finish(connection).status_code for connection in held] == [200] * 3
-        assert small.metric('tome_rejected_total{reason="queue-full"}') == 1
-        assert small.metric('tome_requests_total{code="503",model="",route="/classify"}') == 1
+        assert [small.metric(name) for name in series] == [count + 1 for count in before]
 
-    def test_files_without_a_slot_get_a_problem_in_their_place(self, small):
+    def test_each_file_without_a_slot_gets_a_problem(self, small):
         response = httpx.post(
             f"{small.url}/classify?r=16", files=[("f", ("f", SNEAKER))] * 5, timeout=30
         )
         statuses = [result.get("status", 200) for result in response.json()["results"]]
         assert statuses == [200] * 3 + [503] * 2
 
-    def test_bytes_of_all_bodies_are_bounded(self, small):
+    def test_the_bytes_of_all_bodies_together_are_limited(self, small):
         held = small.connect()
         held.sendall(
             b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + b"x" * 59_000
@@ -55,12 +59,13 @@ class TestOverload:
         assert assert_problem(response, 503, "overloaded")["reason"] == "memory-full"
         held.close()
 
-    def test_a_client_that_goes_away_gives_its_slot_back(self, small, eventually):
+    def test_the_slot_of_a_client_that_disconnects_is_free_again(self, small, eventually):
         before = small.metric('tome_cancelled_total{stage="body"}')
         for _ in range(3):
             half_sent(small).close()
         eventually(lambda: small.metric('tome_cancelled_total{stage="body"}') == before + 3)
-        for _ in range(20):  # these go away while their image is decoded, waits or runs
+        # These clients disconnect while their image is decoded, waits or runs.
+        for _ in range(20):
             connection = half_sent(small)
             connection.sendall(SNEAKER[100:])
             connection.close()
@@ -71,37 +76,45 @@ class TestOverload:
         ).json()["results"]
         assert [result.get("status", 200) for result in results] == [200] * 3
 
-    def test_stop_comes_last_and_answers_what_was_accepted(self, small, eventually):
-        held = [half_sent(small) for _ in range(2)]
-        idle = small.connect()
-        eventually(lambda: small.metric("tome_inflight_requests") == 3)
-        small.process.terminate()
-        eventually(lambda: httpx.get(f"{small.url}/readyz").status_code == 503)
-        refused = httpx.post(f"{small.url}/classify", content=SNEAKER)
+
+def test_a_stop_answers_all_accepted_requests(start_server, eventually):
+    with start_server(queue_limit=3, body_timeout=20) as server:
+        held = [half_sent(server) for _ in range(2)]
+        idle = server.connect()
+        eventually(lambda: server.metric("tome_inflight_requests") == 3)
+        server.process.terminate()
+        eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
+        refused = httpx.post(f"{server.url}/classify", content=SNEAKER)
         assert assert_problem(refused, 503, "overloaded")["reason"] == "draining"
         assert refused.headers["connection"] == "close"
-        assert httpx.get(f"{small.url}/healthz").status_code == 200
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        # The same in the words of the Open Inference Protocol.
+        for path in ("health/ready", "models/fashion-mnist/ready"):
+            response = httpx.get(f"{server.url}/v2/{path}")
+            assert response.status_code == 503
+            assert "stopping" in response.json()["error"]
+        refused = httpx.post(f"{server.url}/v2/models/fashion-mnist/infer", content=b"{}")
+        assert refused.status_code == 503
+        assert httpx.get(f"{server.url}/v2/health/live").json() == {"live": True}
         responses = [finish(connection) for connection in held]
         assert [response.status_code for response in responses] == [200, 200]
         assert all(response.headers["connection"] == "close" for response in responses)
-        assert small.process.wait(20) == 0
+        assert server.process.wait(20) == 0
         idle.close()
 
 
-@pytest.mark.parametrize("launched", [False, True])
-def test_a_stop_while_starting_is_clean(start_server, eventually, launched):
+@pytest.mark.parametrize("engines_started", [False, True])
+def test_a_stop_during_the_start_is_clean(start_server, eventually, engines_started):
     with start_server(wait=False) as server:
-        if launched:
+        if engines_started:
             eventually(server.engines)
         else:
             time.sleep(0.2)
         server.process.terminate()
-        assert server.process.wait(20) in ((0,) if launched else (0, -signal.SIGTERM))
+        assert server.process.wait(20) in ((0,) if engines_started else (0, -signal.SIGTERM))
 
 
-def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(
-    start_server, eventually, tmp_path
-):
+def test_a_slow_body_cannot_delay_a_stop(start_server, eventually):
     with start_server(levels="0", max_batch=1, body_timeout=600, drain_timeout=10) as server:
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
@@ -110,11 +123,14 @@ def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(
             response = read_response(held)
         assert_problem(response, 408, "slow-body")
         assert server.process.wait(20) == 0
+
+
+def test_a_second_signal_forces_a_stop(start_server, eventually, tmp_path):
     log = tmp_path / "stderr"
-    patient = {"body_timeout": 600, "drain_timeout": 600}
+    timeouts = {"body_timeout": 600, "drain_timeout": 600}
     with (
         log.open("w") as stderr,
-        start_server(stderr=stderr, levels="0", max_batch=1, **patient) as server,
+        start_server(stderr=stderr, levels="0", max_batch=1, **timeouts) as server,
     ):
         held = half_sent(server)
         eventually(lambda: server.metric("tome_inflight_requests") == 2)
@@ -127,24 +143,23 @@ def test_a_slow_body_cannot_hold_the_stop_and_a_second_signal_does_not_wait(
     assert "Traceback" not in log.read_text()
 
 
-def test_before_it_is_ready(start_server, eventually):
+def test_requests_before_the_server_is_ready_are_refused(start_server, eventually):
     with start_server(wait=False) as server:
         eventually(server.engines)
-        server.signal_engine(signal.SIGSTOP)  # so that it does not get ready meanwhile
+        server.signal_engine(signal.SIGSTOP)  # it must not become ready yet
         eventually(lambda: is_listening(server))
         assert httpx.get(f"{server.url}/healthz").status_code == 200
-        for response in (
-            httpx.get(f"{server.url}/readyz"),
-            httpx.post(f"{server.url}/classify?r=x", content=SNEAKER),
-        ):
-            assert assert_problem(response, 503, "overloaded")["reason"] == "not-ready"
+        not_ready = httpx.get(f"{server.url}/readyz")
+        assert assert_problem(not_ready, 503, "overloaded")["reason"] == "not-ready"
+        refused = httpx.post(f"{server.url}/classify?r=x", content=SNEAKER)
+        assert assert_problem(refused, 503, "overloaded")["reason"] == "not-ready"
         assert_problem(httpx.get(f"{server.url}/models"), 503, "overloaded")
         server.signal_engine(signal.SIGCONT)
         server.process.terminate()
         assert server.process.wait(20) == 0
 
 
-def test_an_address_in_use(server, start_server):
+def test_an_address_in_use_fails_the_start(server, start_server):
     with start_server(wait=False, port=server.port) as second:
         assert second.process.wait(30) == 1
 

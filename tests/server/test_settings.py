@@ -1,3 +1,5 @@
+"""Settings come from flags, environment and defaults, and are checked."""
+
 import pytest
 from pydantic import ValidationError
 
@@ -35,7 +37,7 @@ def test_defaults_on_a_cpu_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert sizes(Settings(_cli_parse_args=["--device", "cpu"])) == (32, 256, 2)
 
 
-def test_what_is_set_counts_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_override_the_defaults_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_DEVICE", "cuda")
     monkeypatch.setenv("TOME_QUEUE_LIMIT", "256")
     monkeypatch.setenv("TOME_MAX_BATCH", "")  # counts as not set
@@ -55,12 +57,12 @@ def test_what_is_set_counts_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> Non
         ("cpu,cuda:0", False, True),
     ],
 )
-def test_which_devices_are_gpus(device: str, gpu_here: bool, expected: bool) -> None:
+def test_a_device_setting_is_a_gpu_or_not(device: str, gpu_here: bool, expected: bool) -> None:
     assert runs_on_gpu(device, gpu_here) == expected
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (12, 8), (200, 8)])
-def test_some_cores_are_left_to_the_processes(cores: int, threads: int) -> None:
+def test_some_cores_stay_free_for_the_processes(cores: int, threads: int) -> None:
     assert gpu_defaults(cores)["decode_threads"] == threads
 
 
@@ -70,7 +72,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert settings.models == ("vit_a", "vit_b")
     assert Settings(_cli_parse_args=["--default-r", "auto"]).default_r == "auto"
-    assert settings.levels == (0, 4, 16)  # r=0 is what all is compared with
+    assert settings.levels == (0, 4, 16)  # r=0 is the baseline of speed-ups
     assert Settings(_cli_parse_args=["--levels", "8"]).levels == (0, 8)
 
 
@@ -85,7 +87,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_BATCH", "0"),
     ],
 )
-def test_a_bad_value_stops_the_start(
+def test_an_invalid_value_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"TOME_{name}", value)
@@ -101,7 +103,7 @@ def test_every_setting_is_described_in_one_line() -> None:
         assert len(field.description) < 120, name
 
 
-def test_what_a_proxy_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_and_origins_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_ROOT_PATH", "/vision/v1/")
     monkeypatch.setenv("TOME_FORWARDED_ALLOW_IPS", "10.0.0.0/8, 2001:db8::1")
     monkeypatch.setenv(
@@ -118,20 +120,20 @@ def test_what_a_proxy_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("ROOT_PATH", "vision", "such as /vision"),
         ("ROOT_PATH", "/a//b", "such as /vision"),
         ("ROOT_PATH", "/a?b", "such as /vision"),
         ("FORWARDED_ALLOW_IPS", "proxy", "'proxy' does not appear to be an IPv4 or IPv6 network"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.1/8", "has host bits set"),
-        ("CORS_ORIGINS", "app.example", "'app.example' is no origin"),
-        ("CORS_ORIGINS", "https://app.example/page", "is no origin"),
+        ("CORS_ORIGINS", "app.example", "'app.example' is not an origin"),
+        ("CORS_ORIGINS", "https://app.example/page", "is not an origin"),
     ],
 )
-def test_what_no_proxy_or_origin_is(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+def test_an_invalid_proxy_or_origin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(f"TOME_{name}", value)
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         Settings()

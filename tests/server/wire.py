@@ -1,4 +1,4 @@
-"""Requests byte by byte, for what no client library does; and what every test of an answer needs."""
+"""Requests byte by byte, as no client library sends them, and checks that tests share."""
 
 from __future__ import annotations
 

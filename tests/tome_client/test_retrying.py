@@ -11,7 +11,7 @@ import pytest
 
 from tome_client import NotFound, Overloaded, Retry, Unreachable
 from tome_client.errors import parse_retry_after
-from tome_client.retrying import Pause, Persistence, Request
+from tome_client.retrying import Pause, Request, RetryLoop
 
 ASK = Request("GET", "/models", timeout=30.0)
 LOST = httpx.ConnectError("refused")
@@ -32,7 +32,7 @@ def play(
     now = 100.0
     pauses = []
     timeouts = []
-    steps = Persistence(retry, lambda: now, lambda: draw).request(ASK)
+    steps = RetryLoop(retry, lambda: now, lambda: draw).request(ASK)
     reply = None
     try:
         while True:

@@ -78,7 +78,7 @@ def cosine(a: Vector, b: Vector) -> float:
 
 
 def best(metric: Sequence[Vector], token: int, candidates: Sequence[int]) -> tuple[float, int]:
-    """The similarity and index of the candidate most similar to ``token``; of equal ones the first."""
+    """The similarity and index of the candidate most like ``token``; of equal ones the first."""
     top = -math.inf
     winner = -1
     for candidate in candidates:
@@ -121,7 +121,7 @@ def kth(metric: Sequence[Vector], k: int, prefix: int) -> tuple[list[tuple[int, 
 def new_order(
     pairs: list[tuple[int, int]], destinations: list[int], tokens: int, prefix: int
 ) -> list[list[int]]:
-    """For each new token the old ones it is made of: prefix, then unmerged ones, then destinations."""
+    """For each new token its old ones: prefix tokens, then unmerged ones, then destinations."""
     gone = {source for source, _ in pairs}
     order = [[token] for token in range(prefix)]
     order += [

@@ -5,7 +5,8 @@ See `oracle`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ Vector = npt.NDArray[np.float64]
 # For each head, what each pair of query and key adds to its logit.
 Bias = Sequence[Sequence[Sequence[float]]]
 NOTHING = nn.Identity()
+
+
+def add(vectors: Iterable[Vector]) -> Vector:
+    """Their sum; at least one."""
+    return reduce(np.add, vectors)
 
 
 def attend(
@@ -99,7 +105,7 @@ def mlp(layer: Any, x: Vector) -> Vector:
 
 
 def in_projection(attn: Any, x: Vector) -> Vector:
-    """Query, key and value of a token, ``(3, D)``; Beit keeps the bias of queries and values apart."""
+    """Query, key and value of a token, ``(3, D)``; Beit has separate biases for q and v."""
     out = linear(attn.qkv, x).reshape(3, -1)
     if getattr(attn, "q_bias", None) is not None:
         out = out + np.stack([array(attn.q_bias), np.zeros_like(out[1]), array(attn.v_bias)])
@@ -165,7 +171,7 @@ def attention_branch(
             for one in block.attns
         ]
         branch = [
-            sum(scale(one.ls, out[token]) for one, (out, _) in zip(block.attns, each, strict=True))
+            add(scale(one.ls, out[token]) for one, (out, _) in zip(block.attns, each, strict=True))
             for token in range(len(values))
         ]
         keys = [head for _, heads in each for head in heads]
@@ -177,13 +183,13 @@ def attention_branch(
             block.attn, [norm(block.norm1, x) for x in values], sizes, bias
         )
         branch = [scaled(block, 1, out) for out in outputs]
-    return branch, [sum(head[token] for head in keys) / len(keys) for token in range(len(values))]
+    return branch, [add(head[token] for head in keys) / len(keys) for token in range(len(values))]
 
 
 def mlp_branch(block: Any, x: Vector) -> Vector:
     """The MLP branch of one token."""
     if isinstance(block, ParallelThingsBlock):
-        return sum(scale(one.ls, mlp(one.mlp, norm(one.norm, x))) for one in block.ffns)
+        return add(scale(one.ls, mlp(one.mlp, norm(one.norm, x))) for one in block.ffns)
     if isinstance(block, ResPostBlock | ResPostRelPosBlock):
         return norm(block.norm2, mlp(block.mlp, x))
     return scaled(block, 2, mlp(block.mlp, norm(block.norm2, x)))

@@ -1,15 +1,15 @@
 """Every Vision Transformer that timm registers is exact or refused; there is no third state.
 
-`python -m tests.tome_core.registry` checks all of them and writes docs/models.md;
+`python -m tests.tome_core.registry` checks all of them and writes docs/models.json and models.md;
 `test_registry.py` checks a sample.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,69 @@ from tome_core.adapters import adapt
 # timm's modules of Vision Transformers: models that keep one sequence of patch tokens through all
 # blocks, and those close enough to them that a user might try.
 MODULES = (
-    "beit", "cait", "deit", "eva", "hiera", "naflexvit", "swin_transformer", "swin_transformer_v2",
-    "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "volo",
+    "beit",
+    "cait",
+    "deit",
+    "eva",
+    "hiera",
+    "naflexvit",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_relpos",
+    "vision_transformer_sam",
+    "volo",
     "xcit",
-)  # fmt: skip
-TABLE = Path(__file__).parents[2] / "docs" / "models.md"
+)
+DOCS = Path(__file__).parents[2] / "docs"
+VERDICTS = DOCS / "models.json"
+TABLE = DOCS / "models.md"
+# What a family's merged tokens keep, beside the paper's rules.
+HOW_MERGED = {
+    "VisionTransformer": "class and register tokens are protected; pooling is weighted by size",
+    "VisionTransformerDistilled": "class and distillation tokens are protected",
+    "Eva": "a merged token keeps the rotary position of its destination",
+    "Beit": "a merged token keeps the relative position of its destination",
+    "VisionTransformerRelPos": "a merged token keeps the relative position of its destination",
+}
+PAGE = """# Models
+
+<!-- Written by `make coverage-models`. -->
+
+Of the {models} Vision Transformers that timm {version} registers, {exact} are supported and
+{refused} are refused. `tome-serve models --check NAME` answers for one model, by its name in timm.
+The verdicts of all models are in [models.json](models.json).
+
+*Supported* means, in float64 on a small copy with random weights: `r=0` equals timm to 1e-9, and
+with merging a batch of one `r` or of several equals its images one by one. `make test` checks
+{sampled} of the models: every 12th, and the first of each class and verdict. Independent oracles,
+written as loops, check the results of merging for each kind of block, position and pooling.
+
+## Supported
+
+| class in timm | models | names | merging |
+| --- | --- | --- | --- |
+{supported_rows}
+
+## Refused
+
+| class in timm | models | names | reason |
+| --- | --- | --- | --- |
+{refused_rows}
+"""
 R: list[int] = [0, 3, 1]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``refusal`` is the core's sentence, empty for a model that is exact."""
+    """Whether a model is exact or refused.
+
+    ``refusal`` is the error message of the core, empty for a model that is exact.
+    """
 
     name: str
-    kind: str
+    model_type: str
     refusal: str = ""
 
 
@@ -51,37 +100,31 @@ def sample(rows: Iterable[Verdict]) -> list[str]:
     verdict.
     """
     everyone = list(rows)
-    first = {(row.kind, row.refusal): row.name for row in reversed(everyone)}
+    first = {(row.model_type, row.refusal): row.name for row in reversed(everyone)}
     return sorted({*(row.name for row in everyone[::12]), *first.values()})
 
 
-def read_table() -> list[Verdict]:
-    """The verdicts that docs/models.md gives."""
-    rows = (
-        line.strip("| ").split(" | ")
-        for line in TABLE.read_text("utf-8").splitlines()
-        if line.startswith("| `")
-    )
-    return [
-        Verdict(name.strip("`"), kind, "" if says == "exact" else says) for name, kind, says in rows
-    ]
+def read_verdicts() -> list[Verdict]:
+    """The verdicts of docs/models.json."""
+    document = json.loads(VERDICTS.read_text("utf-8"))
+    return [Verdict(**row) for row in document["models"]]
 
 
 def judge(name: str) -> Verdict:
     """Refused by name, or exact. Raises `AssertionError` on anything else."""
     with torch.device("meta"):  # no memory: enough to be refused
         shape = timm.create_model(name)
-    kind = type(shape).__name__
+    model_type = type(shape).__name__
     try:
         adapt(shape)
     except UnsupportedModelError as error:
-        return Verdict(name, kind, str(error))
+        return Verdict(name, model_type, str(error))
     vit = create_small(name, shape)
     generator = torch.Generator().manual_seed(0)
     for parameter in vit.parameters():
         parameter.data.normal_(std=0.2, generator=generator)
     check(vit.double().eval(), generator)
-    return Verdict(name, kind)
+    return Verdict(name, model_type)
 
 
 def create_small(name: str, shape: Any) -> Any:
@@ -132,43 +175,45 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     )
 
 
-def write_table(verdicts: list[Verdict]) -> None:
-    """docs/models.md."""
-    counts = Counter(bool(verdict.refusal) for verdict in verdicts)
-    lines = [
-        "# Models",
-        "",
-        (
-            f"Generated by `make coverage-models` with timm {timm.__version__}. Of {len(verdicts)}"
-            " Vision Transformers"
-        ),
-        (
-            f"that timm registers, {counts[False]} are exact and {counts[True]} are refused with"
-            " the sentence given here."
-        ),
-        (
-            "Exact means, in float64 on a small copy with random weights: r=0 equals timm to 1e-9,"
-            " and with merging a"
-        ),
-        "batch of one `r` or of several equals its images one by one.",
-        "",
-        (
-            f"`make test` checks {len(sample(verdicts))} of them: every 12th, and the first of each"
-            " class and verdict."
-        ),
-        (
-            "Oracles that are written in loops, for each kind of block, position and pool, check"
-            " what merging gives."
-        ),
-        "",
-        "| model | class | |",
-        "| --- | --- | --- |",
-        *(
-            f"| `{v.name}` | {v.kind} | {v.refusal.replace('|', '/') or 'exact'} |"
-            for v in verdicts
-        ),
+def write(verdicts: list[Verdict]) -> None:
+    """Write docs/models.json, all verdicts, and docs/models.md, a table of families."""
+    rows = [asdict(verdict) for verdict in verdicts]
+    document = {"timm": timm.__version__, "models": rows}
+    VERDICTS.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    TABLE.write_text(families_page(verdicts), "utf-8")
+
+
+def families_page(verdicts: list[Verdict]) -> str:
+    """The text of docs/models.md: one row per class and verdict."""
+    exact = sum(not verdict.refusal for verdict in verdicts)
+    families: dict[tuple[str, str], list[str]] = {}
+    for verdict in verdicts:
+        families.setdefault((verdict.model_type, verdict.refusal), []).append(verdict.name)
+    supported = [
+        f"| {model_type} | {len(names)} | {prefixes(names)} | {HOW_MERGED[model_type]} |"
+        for (model_type, refusal), names in families.items()
+        if not refusal
     ]
-    TABLE.write_text("\n".join(lines) + "\n", "utf-8")
+    refused = [
+        f"| {model_type} | {len(names)} | {prefixes(names)} | {refusal} |"
+        for (model_type, refusal), names in families.items()
+        if refusal
+    ]
+    return PAGE.format(
+        version=timm.__version__,
+        models=len(verdicts),
+        exact=exact,
+        refused=len(verdicts) - exact,
+        sampled=len(sample(verdicts)),
+        supported_rows="\n".join(supported),
+        refused_rows="\n".join(refused),
+    )
+
+
+def prefixes(names: list[str]) -> str:
+    """The first words of ``names``, as ``eva02_*``."""
+    first_words = sorted({name.split("_")[0] for name in names})
+    return ", ".join(f"`{word}_*`" for word in first_words)
 
 
 def main() -> None:
@@ -177,6 +222,6 @@ def main() -> None:
         prog="python -m tests.tome_core.registry", description=__doc__
     ).parse_args()
     verdicts = [judge(name) for name in track(names(), "models")]
-    write_table(verdicts)
+    write(verdicts)
     exact = sum(not verdict.refusal for verdict in verdicts)
     print(f"{exact} exact, {len(verdicts) - exact} refused: {TABLE}")  # noqa: T201

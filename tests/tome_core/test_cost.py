@@ -15,18 +15,33 @@ from tome_core.cost import BlockCost, Cost
 R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
 
 
-@pytest.mark.parametrize("variant", ["class-token", "average-no-prefix", "distilled", "registers", "gated", "swiglu",
-                                     "wide-heads", "four-heads", "features-only",
-                                     "attention-pool", "attention-pool-with-prefix", "post-norm", "differential",
-                                     "side-by-side"])  # fmt: skip
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "class-token",
+        "average-no-prefix",
+        "distilled",
+        "registers",
+        "gated",
+        "swiglu",
+        "wide-heads",
+        "four-heads",
+        "features-only",
+        "attention-pool",
+        "attention-pool-with-prefix",
+        "post-norm",
+        "differential",
+        "side-by-side",
+    ],
+)
 @torch.no_grad()
-def test_is_what_pytorch_counts(variant: str) -> None:
+def test_macs_equal_the_flops_that_pytorch_counts(variant: str) -> None:
     vit = make_vit(dtype=torch.float32, **{**VARIANTS, **BEYOND_ORACLE}[variant])
     if vit.attn_pool is not None:
         vit.attn_pool.fused_attn = False
     model = patch(vit.requires_grad_(False))
     # PyTorch counts explicit products on every device, and its fused kernel on some.
-    model.merging = replace(model.merging, attend=explicit_attention)
+    model.merging = replace(model.merging, dense_attention=explicit_attention)
     images = make_images(1, dtype=torch.float32)
     counted = {}
     predicted = {}
@@ -38,7 +53,7 @@ def test_is_what_pytorch_counts(variant: str) -> None:
     assert predicted == counted
 
 
-def test_by_hand() -> None:
+def test_macs_equal_a_sum_by_hand() -> None:
     cost = Cost(fixed=1000, blocks=(BlockCost(3, 5, 2, 1), BlockCost(3, 5, 2, 1)))
     assert cost.macs((4, 4, 4)) == 1000 + 2 * (4 * 3 + 16 * 2 + 4 * 5)
     assert cost.relative((4, 4, 4)) == 1

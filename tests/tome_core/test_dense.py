@@ -40,7 +40,7 @@ EVA: dict[str, dict[str, Any]] = {
     "eva02_tiny_patch14_336": {"img_size": 56, "depth": 3},
     "vit_pe_core_tiny_patch16_384": {"img_size": 64, "depth": 2},
 }
-EXACT = {"rtol": 1e-9, "atol": 1e-9}
+EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def make(name: str) -> Any:
@@ -59,7 +59,7 @@ def images_for(vit: Any, count: int = 2) -> Tensor:
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("name", [*OPTIONS, *EVA])
 @torch.no_grad()
-def test_without_merging_they_are_timm_s(name: str, norm: bool, layers: Any) -> None:
+def test_features_without_merging_are_those_of_timm(name: str, norm: bool, layers: Any) -> None:
     vit = make(name)
     images = images_for(vit)
     model = patch(vit)
@@ -81,7 +81,7 @@ def test_without_merging_they_are_timm_s(name: str, norm: bool, layers: Any) -> 
 
 @pytest.mark.parametrize("name", [*OPTIONS, *EVA])
 @torch.no_grad()
-def test_the_tokens_are_timm_s_without_merging_and_those_of_a_trace_with(name: str) -> None:
+def test_tokens_are_those_of_timm_without_merging_and_of_a_trace_with_it(name: str) -> None:
     vit = make(name)
     images = images_for(vit, 3)
     model = patch(vit)
@@ -113,7 +113,9 @@ def test_each_image_has_the_features_it_has_alone(
 
 
 @given(st.sampled_from(OPTIONS), st.lists(specs(), min_size=1, max_size=4))
-def test_the_last_ones_normalised_are_the_unmerged_trace(variant: str, batch: list[Spec]) -> None:
+def test_normalised_features_of_the_last_block_are_the_unmerged_trace(
+    variant: str, batch: list[Spec]
+) -> None:
     model = patch(make_vit(**VARIANTS[variant]))
     images = make_images(len(batch))
     r = [as_schedule(spec) for spec in batch]
@@ -134,7 +136,7 @@ def test_patches_that_merged_by_a_block_share_its_features() -> None:
         assert counts == [16 - 3 * (layer + 1)] * 3
 
 
-def test_blocks_after_the_last_wanted_one_do_not_run() -> None:
+def test_blocks_after_the_last_requested_one_do_not_run() -> None:
     vit = make_vit()
     with torch.no_grad():
         vit.blocks[2].mlp.fc1.weight.fill_(float("nan"))
@@ -177,7 +179,7 @@ def test_the_gradient_through_dense_features_is_the_right_one() -> None:
 
 @pytest.mark.parametrize("size", [(16, 24), (10, 13)])
 @torch.no_grad()
-def test_maps_of_other_sizes(size: tuple[int, int]) -> None:
+def test_maps_of_other_image_sizes_are_those_of_timm(size: tuple[int, int]) -> None:
     vit = make_vit(dynamic_img_size=True, dynamic_img_pad=True)
     images = make_images(2, size)
     expected = vit.forward_intermediates(images, intermediates_only=True)
@@ -187,15 +189,16 @@ def test_maps_of_other_sizes(size: tuple[int, int]) -> None:
     assert patch(vit).patch_grid(images) == tuple(expected[0].shape[-2:])
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_layers_and_formats_that_do_not_exist_are_refused() -> None:
     model = patch(make_vit())
     images = make_images(1)
-    for layers, sentence in [
+    refused: list[tuple[int | tuple[int, ...], str]] = [
         ((3,), "no block 3; the model has 3"),
         ((-4,), "no block -4"),
         (4, "last 4"),
         (0, "last 0"),
-    ]:
+    ]
+    for layers, sentence in refused:
         with pytest.raises(ValueError, match=sentence):
             model.intermediates(images, layers=layers)
     with pytest.raises(ValueError, match="layers is empty"):

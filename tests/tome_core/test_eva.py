@@ -1,4 +1,4 @@
-"""Models of timm's Eva class: exact at r=0, and merged tokens keep their destination's rotary
+"""Models of timm's Eva class: exact at r=0, and merged tokens have their destination's rotary
 position.
 """
 
@@ -16,35 +16,35 @@ from tests.tome_core.models import randomise
 from tome_core import Bipartite, Schedule, UnsupportedModelError, optimize, patch
 
 MODELS: dict[str, dict[str, Any]] = {
-    "vit_small_patch16_dinov3": {
-        "img_size": 64,
-        "depth": 3,
-    },  # rotary, registers, LayerScale, average pool
-    "vit_small_plus_patch16_dinov3": {"img_size": 64, "depth": 2},  # SwiGLU
-    "eva02_tiny_patch14_336": {"img_size": 56, "depth": 3},  # absolute and rotary, packed SwiGLU
-    "eva02_base_patch16_clip_224": {
-        "img_size": 64,
-        "depth": 2,
-    },  # separate q, k, v; norm within attention
+    # Rotary positions, registers, LayerScale, average pool.
+    "vit_small_patch16_dinov3": {"img_size": 64, "depth": 3},
+    # SwiGLU.
+    "vit_small_plus_patch16_dinov3": {"img_size": 64, "depth": 2},
+    # Absolute and rotary positions, packed SwiGLU.
+    "eva02_tiny_patch14_336": {"img_size": 56, "depth": 3},
+    # Separate q, k, v; norm within attention.
+    "eva02_base_patch16_clip_224": {"img_size": 64, "depth": 2},
+    # Post-norm.
     "eva02_enormous_patch14_clip_224": {
         "img_size": 56,
         "depth": 2,
         "embed_dim": 96,
         "num_heads": 4,
-    },  # post-norm
+    },
+    # No rotary positions.
     "eva_giant_patch14_224": {
         "img_size": 56,
         "depth": 2,
         "embed_dim": 96,
         "num_heads": 4,
-    },  # no rotary
-    "vit_pe_core_tiny_patch16_384": {"img_size": 64, "depth": 2},  # attention pool
+    },
+    # Attention pool.
+    "vit_pe_core_tiny_patch16_384": {"img_size": 64, "depth": 2},
     "vit_small_patch16_rope_224": {"img_size": 64, "depth": 2},
-    "vit_small_patch16_rope_mixed_224": {
-        "img_size": 64,
-        "depth": 3,
-    },  # learned angles of each block and head
-    "vit_base_patch16_sapiens2": {  # grouped queries, qk-norm
+    # Learned angles of each block and head.
+    "vit_small_patch16_rope_mixed_224": {"img_size": 64, "depth": 3},
+    # Grouped queries, qk-norm.
+    "vit_base_patch16_sapiens2": {
         "img_size": 64,
         "depth": 2,
         "embed_dim": 48,
@@ -91,15 +91,16 @@ def test_mixed_schedules_equal_single_images(name: str) -> None:
     alone = torch.cat([model(images[i : i + 1], r=schedules[i]) for i in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-9)
     trace = model.trace(images, r=3)
+    assert isinstance(trace.sizes, Tensor)
     assert torch.equal(
         trace.sizes.sum(dim=1), torch.full((5,), model.input_tokens(images)).double()
-    )  # type: ignore[union-attr]
+    )
 
 
 def attend(
     attn: Any, h: Tensor, angles: Tensor, sizes: Tensor, prefix: int
 ) -> tuple[Tensor, Tensor]:
-    """Attention of one image by loops over heads; also the turned keys' mean."""
+    """Attention of one image by loops over heads; also the mean of the rotated keys."""
     n = len(h)
     d = attn.head_dim
     q, k, v = attn.qkv(h).reshape(n, 3, attn.num_heads, d).unbind(1)
@@ -118,7 +119,7 @@ def attend(
 
 
 @torch.no_grad()
-def test_a_merged_token_is_turned_as_its_destination() -> None:
+def test_a_merged_token_is_rotated_as_its_destination() -> None:
     vit = make_eva("vit_small_patch16_dinov3")
     (image,) = images_for(vit, 1)
     prefix = vit.num_prefix_tokens
@@ -132,12 +133,12 @@ def test_a_merged_token_is_turned_as_its_destination() -> None:
         x = x + block.gamma_1 * out
         dest = Bipartite()(keys[None], r, prefix).dest[0].tolist()
         length = max(dest) + 1
-        # Destinations are the tokens of set B: at odd places, prefix tokens counted.
+        # Destinations are the tokens of set B: at odd positions, prefix tokens included.
         holder = {dest[i]: i for i in range(len(x)) if dest.count(dest[i]) == 1 or i % 2}
         groups = [[i for i in range(len(x)) if dest[i] == j] for j in range(length)]
         x = torch.stack(
             [sum(sizes[i] * x[i] for i in group) / sizes[group].sum() for group in groups]
-        )  # type: ignore[misc]
+        )
         sizes = torch.stack([sizes[group].sum() for group in groups])
         angles = torch.stack([angles[holder[j]] for j in range(length)])
         x = x + block.gamma_2 * block.mlp(block.norm2(x))
@@ -146,7 +147,7 @@ def test_a_merged_token_is_turned_as_its_destination() -> None:
     torch.testing.assert_close(trace.tokens[0], expected, rtol=1e-9, atol=1e-9)
 
 
-def test_what_is_not_understood_is_refused() -> None:
+def test_unknown_parts_are_refused() -> None:
     options = {**MODELS["eva02_tiny_patch14_336"], "patch_drop_rate": 0.3}
     with pytest.raises(UnsupportedModelError, match="patch_drop"):
         patch(timm.create_model("eva02_tiny_patch14_336", **options))

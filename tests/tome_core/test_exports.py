@@ -23,7 +23,7 @@ for name in sys.argv[1:]:
 
 def test_all_is_sorted_and_complete() -> None:
     assert tome_core.__all__ == sorted(tome_core.__all__)
-    assert set(tome_core.__all__) == set(tome_core._HOME)
+    assert set(tome_core.__all__) == set(tome_core._MODULES)
     # Other code relies upon these names.
     assert {"patch", "Schedule", "Trace", "UnsupportedModelError", "optimize"} <= set(
         tome_core.__all__
@@ -34,7 +34,7 @@ def test_all_is_sorted_and_complete() -> None:
 def test_each_name_can_be_imported(name: str) -> None:
     value = getattr(tome_core, name)
     assert value.__name__ == name
-    assert value.__module__ == f"tome_core.{tome_core._HOME[name]}"
+    assert value.__module__ == f"tome_core.{tome_core._MODULES[name]}"
     assert value.__doc__
     assert name in dir(tome_core)
 

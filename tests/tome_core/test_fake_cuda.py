@@ -1,9 +1,8 @@
-"""Everything that `optimize` picks for a GPU, on tensors that only know their device, dtype and
-shape.
+"""What `optimize` chooses for a GPU, on fake tensors that have a device, dtype and shape only.
 
-A value that the host would have to wait for raises `DataDependentOutputException`, a tensor left on
-the CPU raises too. What this cannot show is what the real kernels compute: the server proves that
-where it runs.
+A value that the host would have to wait for raises `DataDependentOutputException`, and so does a
+tensor that is left on the CPU. The results of real kernels cannot be tested in this way. The server
+checks them on its own GPU (self check).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import CLASSES, make_vit
 from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
-from tome_core.backends.padded import Offsets
-from tome_core.metric import Features
+from tome_core.backends.padded import PaddedStrategy
+from tome_core.metric import BlockTensors
 from tome_core.optimizing import merging_for
 from tome_core.ragged.packed import Merging, Packed
 from tome_core.ragged.plan import Plan
@@ -81,17 +80,17 @@ class Both(torch.nn.Module):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("variant", MODELS)
-def test_every_r_and_mixed_batches(variant: str, dtype: torch.dtype) -> None:
+def test_every_r_and_mixed_batches_run_on_the_gpu(variant: str, dtype: torch.dtype) -> None:
     model = for_cuda(patch(make_vit(dtype=torch.float32, **MODELS[variant])), dtype)
-    assert model.merging.strategy == Offsets()
+    assert model.merging.strategy == PaddedStrategy()
     for r in [*range(9), *MIXED]:
         outputs, trace = run(model, dtype, r)
         for tensor, shape in ((outputs.logits, (4, CLASSES)), (trace.logits, (4, CLASSES))):
             assert (tensor.device.type, tensor.dtype, tensor.shape) == ("cuda", dtype, shape)
         assert (outputs.features.device.type, outputs.features.dtype) == ("cuda", dtype)
         for image in range(4):
-            wanted = r if isinstance(r, int) else r[image]
-            left = model.token_counts(wanted, 16 + model.merging.prefix)[-1]
+            image_r = r if isinstance(r, int) else r[image]
+            left = model.token_counts(image_r, 16 + model.merging.prefix)[-1]
             assert trace.tokens[image].shape == (left, 16) and trace.tokens[image].dtype == dtype
             assert trace.sizes[image].shape == (left,) and trace.sizes[image].dtype == torch.float32
             assert trace.sizes[image].device.type == trace.tokens[image].device.type == "cuda"
@@ -103,7 +102,7 @@ def test_every_r_and_mixed_batches(variant: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", ["rotary", "relative"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rotary_and_relative_positions(kind: str, dtype: torch.dtype) -> None:
+def test_rotary_and_relative_positions_run_on_the_gpu(kind: str, dtype: torch.dtype) -> None:
     model = for_cuda(with_positions(kind), dtype)
     for r in (0, 5, *MIXED):
         outputs, _ = run(model, dtype, r)
@@ -111,17 +110,17 @@ def test_rotary_and_relative_positions(kind: str, dtype: torch.dtype) -> None:
 
 
 @dataclass(frozen=True)
-class Waits(Offsets):
+class Waits(PaddedStrategy):
     """Reads one number back in each merge."""
 
     def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features
+        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
     ) -> Packed:
         assert features.k.isfinite().all().item()
         return super().merge(merging, plan, index, packed, features)
 
 
-def test_a_wait_of_the_host_would_be_seen() -> None:
+def test_a_wait_of_the_host_is_detected() -> None:
     model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.float32)
     model.merging = replace(model.merging, strategy=Waits())
     with pytest.raises(DataDependentOutputException):

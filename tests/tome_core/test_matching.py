@@ -85,7 +85,7 @@ def _kept_tokens(
     groups: list[list[int]], rows: list[np.ndarray], prefix: int, chosen: tuple[int, ...] = ()
 ) -> object:
     """A choice of one kept token a group, in rising order, that explains all merges; None if there
-    is none.
+    is no such choice.
     """
     if len(chosen) == len(groups):
         candidates = [token for token in chosen if token >= prefix]
@@ -130,13 +130,11 @@ def test_equal_tokens_merge_lowest_index_first(prefix: int) -> None:
     assert dest[first_a] == dest[first_a + 2] == dest[first_b]
 
 
-def test_the_order_of_equal_tokens_is_no_accident() -> None:
-    # Sorts of a few numbers keep the order of equal ones in any case; sorts of many have to be
-    # told.
+def test_many_equal_tokens_merge_in_order_too() -> None:
+    # An unstable sort keeps the order of a few equal numbers by chance, but not that of many.
     dest = Bipartite()(torch.ones(1, 401, 4), 50, 1).dest[0]
-    assert (
-        dest[2:102:2].tolist() == [dest[1]] * 50
-    )  # sequence position 0 is the prefix token, so B is the odd ones
+    # Position 0 is the prefix token, so B has the odd positions.
+    assert dest[2:102:2].tolist() == [dest[1]] * 50
     assert dest[102::2].tolist() == list(range(1, 151))
 
 
@@ -167,7 +165,7 @@ def test_zero_keys_are_no_error() -> None:
 
 
 @pytest.mark.parametrize("matcher", [Bipartite(), Kth(3), Random()])
-def test_a_broken_image_harms_only_itself(matcher: Matcher) -> None:
+def test_nan_in_one_image_does_not_reach_others(matcher: Matcher) -> None:
     metric = _metric(2, 12, 0)
     broken = metric.clone()
     broken[0] = torch.nan
@@ -187,7 +185,7 @@ def test_matching_has_no_gradient(matcher: Matcher) -> None:
 
 
 @pytest.mark.parametrize(
-    ("matcher", "tokens", "r", "prefix", "left"),
+    ("matcher", "tokens", "r", "prefix", "remaining"),
     [
         (Bipartite(), 197, 16, 1, 181),
         (Bipartite(), 197, 150, 1, 99),
@@ -199,8 +197,10 @@ def test_matching_has_no_gradient(matcher: Matcher) -> None:
         (Kth(4), 4, 1, 1, 4),
     ],
 )
-def test_remaining(matcher: Matcher, tokens: int, r: int, prefix: int, left: int) -> None:
-    assert matcher.remaining(tokens, r, prefix) == left
+def test_remaining_tokens_follow_from_shapes(
+    matcher: Matcher, tokens: int, r: int, prefix: int, remaining: int
+) -> None:
+    assert matcher.remaining(tokens, r, prefix) == remaining
 
 
 def test_kth_needs_at_least_two() -> None:

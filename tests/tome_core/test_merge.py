@@ -37,12 +37,12 @@ def test_merge_equals_the_oracle(matching: tuple[Tensor, int], data: st.DataObje
     assert merged.shape == (2, length, 3)
     for image in range(2):
         for position in range(length):
-            parts = [
+            sources = [
                 oracle.Token(x[image, token].numpy(), [0] * int(sizes[image, token]))
                 for token in range(tokens)
                 if dest[image, token] == position
             ]
-            expected = oracle.combine(parts)
+            expected = oracle.combine(sources)
             np.testing.assert_allclose(
                 merged[image, position].numpy(), expected.value, rtol=1e-12, atol=1e-12
             )

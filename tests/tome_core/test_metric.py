@@ -1,5 +1,5 @@
-"""The seam for other metrics and ways to combine: the defaults are the paper's, and others get all
-they need.
+"""Metrics and ways to combine tokens: the defaults are those of the paper, and others may replace
+them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tome_core
 from tests.tome_core.models import DEPTH, make_images, make_vit
 from tome_core.matching import Bipartite, Matching
 from tome_core.merge import weighted_mean
-from tome_core.metric import Features, mean_key
+from tome_core.metric import BlockTensors, mean_key
 
 
 def test_models_merge_by_the_papers_choices() -> None:
@@ -33,7 +33,7 @@ def test_the_mean_key_of_all_tokens_is_that_of_each_image_to_the_bit(
     # Keys are a slice of one buffer, as layers give them.
     buffer = torch.randn(4 * 17, 3, heads, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     q, k, v = buffer.unbind(1)
-    metric = mean_key(Features(q, q, q, k, v))
+    metric = mean_key(BlockTensors(q, q, q, k, v))
     assert metric.dtype == torch.promote_types(dtype, torch.float32)
     for image in range(4):
         dense = k[17 * image : 17 * (image + 1)].unsqueeze(0).to(metric.dtype).mean(dim=2)
@@ -44,9 +44,9 @@ def test_a_metric_is_given_what_the_block_computed() -> None:
     vit = make_vit(qk_norm=True)
     images = make_images(2)
     model = tome_core.patch(vit)
-    seen: list[Features] = []
+    seen: list[BlockTensors] = []
 
-    def record(features: Features) -> Tensor:
+    def record(features: BlockTensors) -> Tensor:
         seen.append(features)
         return mean_key(features)
 

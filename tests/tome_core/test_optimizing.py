@@ -20,7 +20,7 @@ from tome_core import Schedule, optimize, patch
 from tome_core.adapters.inference import replace_convolutions
 from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.linears import onednn_works
-from tome_core.backends.cpu.strategy import Kernels
+from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.matching import Kth
 
@@ -45,9 +45,11 @@ R: list[Any] = [
         "swiglu-packed",
     ],
 )
-@pytest.mark.parametrize("width", [16, 32])  # heads of 8, which the kernels do not know, and of 16
+@pytest.mark.parametrize(
+    "width", [16, 32]
+)  # heads of 8, which the kernels do not support, and of 16
 @torch.no_grad()
-def test_gives_the_same_answers_in_float32(variant: str, width: int) -> None:
+def test_results_in_float32_are_the_same(variant: str, width: int) -> None:
     model = patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": width}))
     fast = optimize(model)
     images = make_images(8, dtype=torch.float32)
@@ -63,7 +65,7 @@ def test_gives_the_same_answers_in_float32(variant: str, width: int) -> None:
 
 
 @torch.no_grad()
-def test_keeps_what_the_model_was_patched_with() -> None:
+def test_the_options_of_patch_are_kept() -> None:
     model = patch(make_vit(dtype=torch.float32), prop_attn=False)
     images = make_images(2, dtype=torch.float32)
     torch.testing.assert_close(optimize(model)(images, r=5), model(images, r=5), rtol=0, atol=1e-4)
@@ -90,7 +92,7 @@ def test_the_given_model_is_untouched(dtype: torch.dtype | None) -> None:
     assert torch.equal(model.eval()(images, r=3), patch(vit)(images, r=3))
 
 
-def test_is_for_inference_only() -> None:
+def test_an_optimized_model_is_for_inference_only() -> None:
     fast = optimize(patch(make_vit(dtype=torch.float32, drop_path_rate=0.3)).train())
     assert not any(module.training for module in fast.modules())
     assert not any(parameter.requires_grad for parameter in fast.parameters())
@@ -113,7 +115,7 @@ def test_bfloat16_mostly_agrees() -> None:
         assert float(agree.float().mean()) > 0.85
 
 
-def test_optimizing_twice() -> None:
+def test_a_model_can_be_optimized_twice() -> None:
     model = patch(make_vit(dtype=torch.float32))
     images = make_images(2, dtype=torch.float32)
     once = optimize(model)
@@ -122,7 +124,7 @@ def test_optimizing_twice() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_an_image_gets_the_same_answer_whoever_shares_its_batch(dtype: torch.dtype) -> None:
+def test_results_do_not_depend_on_the_rest_of_the_batch(dtype: torch.dtype) -> None:
     """Bit for bit: matching is a choice, so the least difference could become a large one."""
     fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=64, img_size=32)), dtype=dtype)
     images = make_images(24, (32, 32), dtype=torch.float32)
@@ -142,11 +144,11 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
         not kernels.available() and not onednn_works(torch.float32),
     ) * 2
     assert (nn.LayerNorm in kinds) == (not kernels.available())
-    assert isinstance(fast.merging.strategy, Kernels) == kernels.available()
+    assert isinstance(fast.merging.strategy, KernelStrategy) == kernels.available()
 
 
 @torch.no_grad()
-def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
+def test_in_place_gives_the_same_and_changes_the_model() -> None:
     vit = make_vit(dtype=torch.float32, embed_dim=32, init_values=0.3)
     images = make_images(4, dtype=torch.float32)
     model = patch(vit)
@@ -161,7 +163,7 @@ def test_in_place_gives_the_same_and_uses_the_model_up() -> None:
     [*(partial(make_eva, name) for name in EVAS), *(partial(make_beit, name) for name in BEITS)],
 )
 @torch.no_grad()
-def test_other_families_in_float32(make: Callable[[], Any]) -> None:
+def test_results_of_other_families_in_float32_are_the_same(make: Callable[[], Any]) -> None:
     vit = make().float()
     model = patch(vit)
     fast = optimize(model)
@@ -188,7 +190,9 @@ def test_other_families_in_float32(make: Callable[[], Any]) -> None:
     ],
 )
 @torch.no_grad()
-def test_the_last_block_goes_on_with_what_the_head_reads(variant: str, leading: int | None) -> None:
+def test_the_last_block_computes_only_what_the_head_reads(
+    variant: str, leading: int | None
+) -> None:
     fast = optimize(patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": 32})))
     assert fast.adapter.leading == leading
     fast.encoder = None
@@ -251,7 +255,7 @@ def test_all_blocks_at_once_are_the_blocks_one_by_one(
 
 @pytest.mark.skipif(not kernels.available(), reason="only the kernels run all blocks at once")
 @torch.no_grad()
-def test_copies_and_other_default_dtypes() -> None:
+def test_copies_and_other_default_dtypes_give_the_same() -> None:
     """A copy has weights at other addresses; what the kernels are given has the type that they
     read.
     """
@@ -281,7 +285,7 @@ def test_layers_of_another_dtype_or_shape_run_one_by_one() -> None:
     assert optimize(patch(vit)).encoder is None
 
 
-def test_what_the_head_reads_is_asked_of_each_call() -> None:
+def test_what_the_head_reads_is_determined_in_each_call() -> None:
     """With gradients that are not wanted, without blocks, and after another pooling was chosen."""
     images = make_images(3, dtype=torch.float32)
     vit = make_vit(dtype=torch.float32, embed_dim=32, qk_norm=True)
@@ -289,7 +293,9 @@ def test_what_the_head_reads_is_asked_of_each_call() -> None:
     model = patch(vit)
     fast = optimize(model)
     torch.testing.assert_close(fast(images, r=3), model(images, r=3), rtol=0, atol=1e-4)
-    fast.adapter.network.global_pool = model.adapter.network.global_pool = "avg"
+    networks: list[Any] = [fast.adapter.network, model.adapter.network]
+    for network in networks:
+        network.global_pool = "avg"
     torch.testing.assert_close(fast(images, r=3), model(images, r=3), rtol=0, atol=1e-4)
     model = patch(make_vit(dtype=torch.float32, embed_dim=32, depth=0))
     torch.testing.assert_close(optimize(model)(images), model(images), rtol=0, atol=1e-4)
@@ -330,7 +336,7 @@ def test_other_ways_of_merging_run_one_by_one() -> None:
 
 
 @torch.no_grad()
-def test_hooks_of_a_plain_model_keep_what_they_were_given() -> None:
+def test_tensors_given_to_hooks_of_a_plain_model_are_not_overwritten() -> None:
     """Only layers that are the transform's own are added to where they lie."""
     vit = make_vit(dtype=torch.float32)
     seen: list[torch.Tensor] = []
@@ -358,9 +364,8 @@ def test_patches_by_a_matrix_product_are_those_of_the_convolution(variant: str) 
     replace_convolutions(vit)
     assert type(vit.patch_embed.proj) is MatrixPatches
     torch.testing.assert_close(vit.patch_embed(images), expected, rtol=1e-10, atol=1e-10)
-    larger = make_images(
-        2, (19, 22)
-    )  # what is left over at the right and at the bottom belongs to no patch
+    # What is left at the right and at the bottom belongs to no patch.
+    larger = make_images(2, (19, 22))
     convolution = nn.Conv2d(3, 5, (4, 6), (4, 6)).double()
     expected = convolution(larger)
     torch.testing.assert_close(MatrixPatches(convolution)(larger), expected, rtol=1e-10, atol=1e-10)

@@ -1,12 +1,11 @@
-"""Merging tokens that are equal changes nothing, because a token of size s weighs as s tokens do.
+"""Merging tokens that are equal changes nothing, because a token of size s counts as s tokens.
 
-Equal patches are equal tokens only where nothing tells their places apart, or where what does is
-equal too. A model with absolute positions has no equal tokens. One with rotary or relative
-positions has them where its angles or biases do not depend on the column, say: then two equal
-patches of one row may merge, and what they merge into must keep the angle, or the bias, of that
-row. Where the column matters as well, a pair keeps the place of one of its two patches, and the
-answer changes: that is what merging costs there, and each such model is checked to see that it
-would show.
+Equal patches are equal tokens only if they have no positions, or equal ones. A model with absolute
+positions has no equal tokens. A model with rotary or relative positions has some if, for example,
+its angles or biases do not depend on the column. Two equal patches of one row may then merge, and
+the merged token must have the angle or the bias of that row. If the column matters too, the merged
+token has the position of one of the two patches, so the result changes. The last test checks that
+such a change would be noticed.
 """
 
 from __future__ import annotations
@@ -115,6 +114,7 @@ def assert_unchanged(vit: Any, counts: list[int]) -> None:
     trace = model.trace(images, r=r)
     for logits in (trace.logits, optimize(model)(images, r=r)):
         torch.testing.assert_close(logits, vit(images), rtol=1e-9, atol=1e-9)
+    assert isinstance(trace.sizes, torch.Tensor)
     patches = trace.sizes[:, model.merging.prefix :]
     assert (patches == 2).sum() == 3 * counts[0] and (patches <= 2).all()
     if counts == [5]:  # where all tokens are of one size, attention cannot tell
@@ -127,7 +127,7 @@ def assert_unchanged(vit: Any, counts: list[int]) -> None:
 @COUNTS
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("pool", [*POOLS, "avgmax"])
-def test_merging_doubles_changes_nothing(pool: str, fused: bool, counts: list[int]) -> None:
+def test_merging_equal_patches_changes_nothing(pool: str, fused: bool, counts: list[int]) -> None:
     vit = make_vit(global_pool=pool, pos_embed="none", class_token=pool == "token")
     if vit.attn_pool is not None:
         vit.attn_pool.fused_attn = fused
@@ -139,7 +139,7 @@ def test_merging_doubles_changes_nothing(pool: str, fused: bool, counts: list[in
 @pytest.mark.parametrize(
     "options", [{"attn_layer": "diff"}, {"block_fn": ParallelThingsBlock}, {"reg_tokens": 3}]
 )
-def test_nor_does_it_in_blocks_of_other_kinds(
+def test_merging_equal_patches_changes_nothing_in_other_blocks(
     pool: str, options: dict[str, Any], counts: list[int]
 ) -> None:
     assert_unchanged(
@@ -149,7 +149,7 @@ def test_nor_does_it_in_blocks_of_other_kinds(
 
 @COUNTS
 @pytest.mark.parametrize(("make", "pool"), PLACED)
-def test_nor_where_doubles_are_at_equal_places(
+def test_merging_equal_patches_at_equal_positions_changes_nothing(
     make: Callable[[str, bool], Any], pool: str, counts: list[int]
 ) -> None:
     assert_unchanged(make(pool, False), counts)
@@ -157,7 +157,9 @@ def test_nor_where_doubles_are_at_equal_places(
 
 @pytest.mark.parametrize(("make", "pool"), PLACED)
 @torch.no_grad()
-def test_but_it_does_where_their_places_differ(make: Callable[[str, bool], Any], pool: str) -> None:
+def test_merging_equal_patches_at_different_positions_matters(
+    make: Callable[[str, bool], Any], pool: str
+) -> None:
     vit = make(pool, True)
     images = images_of_pairs(3)
     assert not torch.allclose(patch(vit)(images, r=Schedule.per_layer([8])), vit(images), atol=1e-4)

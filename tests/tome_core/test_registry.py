@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.tome_core.registry import judge, names, read_table, sample
+from tests.tome_core.registry import TABLE, families_page, judge, names, read_verdicts, sample
 
-VERDICTS = {verdict.name: verdict for verdict in read_table()}
+VERDICTS = {verdict.name: verdict for verdict in read_verdicts()}
 
 
-def test_the_table_lists_every_model() -> None:
+def test_every_model_has_a_verdict() -> None:
     assert list(VERDICTS) == names(), "run `make coverage-models`"
 
 
@@ -15,3 +15,7 @@ def test_the_table_lists_every_model() -> None:
 @pytest.mark.parametrize("name", sample(VERDICTS.values()))
 def test_a_model_of_timm_is_exact_or_refused(name: str) -> None:
     assert judge(name) == VERDICTS[name], "run `make coverage-models`"
+
+
+def test_the_page_of_families_is_that_of_the_verdicts() -> None:
+    assert TABLE.read_text("utf-8") == families_page(list(VERDICTS.values()))

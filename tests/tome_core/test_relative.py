@@ -1,4 +1,4 @@
-"""Models with relative positions: exact at r=0, and a merged token keeps the place of its
+"""Models with relative positions: exact at r=0, and a merged token has the position of its
 destination.
 """
 
@@ -54,7 +54,7 @@ NAMES = sorted({**BEITS, **RELPOS})
 
 
 def make(name: str, seed: int = 0, grid: tuple[int, int] = (4, 3), **options: Any) -> Any:
-    kind = Beit if name in BEITS else VisionTransformerRelPos
+    model_type = Beit if name in BEITS else VisionTransformerRelPos
     shape = {
         "img_size": (4 * grid[0], 4 * grid[1]),
         "patch_size": 4,
@@ -62,7 +62,7 @@ def make(name: str, seed: int = 0, grid: tuple[int, int] = (4, 3), **options: An
         "depth": 3,
         "num_heads": 2,
     }
-    vit = kind(
+    vit = model_type(
         **{
             **shape,
             "mlp_ratio": 2.0,
@@ -140,9 +140,9 @@ def expected(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> ora
 
     def bias(block: Any, places: list[int]) -> Bias:
         terms = sources(block)
-        pairs = [[sum(term(query, key) for term in terms) for key in places] for query in places]
+        pairs = [[[term(query, key) for term in terms] for key in places] for query in places]
         return [
-            [[float(pair[head]) if terms else 0.0 for pair in row] for row in pairs]
+            [[float(sum(term[head] for term in pair)) for pair in row] for row in pairs]
             for head in range(block.attn.num_heads)
         ]
 
@@ -210,7 +210,7 @@ def test_mixed_schedules_equal_single_images(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["relpos", "relpos-shared", "relpos-class"])
 @torch.no_grad()
-def test_another_size_is_told_to_the_model_itself(name: str) -> None:
+def test_another_input_size_is_set_before_patching(name: str) -> None:
     vit = make(name)
     model = patch(vit)
     vit.set_input_size((12, 20))
@@ -237,12 +237,11 @@ def test_gradients_reach_every_parameter(name: str, checkpointing: bool) -> None
 
 @pytest.mark.parametrize("name", ["beit", "beit-shared", "relpos", "relpos-shared", "relpos-table"])
 @torch.no_grad()
-def test_costs_what_pytorch_counts(name: str) -> None:
+def test_macs_equal_the_flops_that_pytorch_counts(name: str) -> None:
     model = patch(make(name).float())
     images = make_images(1, (16, 12), dtype=torch.float32)
-    model.merging = replace(
-        model.merging, attend=explicit_attention
-    )  # which PyTorch counts on every device
+    # PyTorch counts explicit products on every device, and its fused kernel on some.
+    model.merging = replace(model.merging, dense_attention=explicit_attention)
     for r in (0, 3):
         with FlopCounterMode(display=False) as counter:
             model(images, r=r)
@@ -250,7 +249,7 @@ def test_costs_what_pytorch_counts(name: str) -> None:
         assert counter.get_total_flops() == 2 * model.cost().macs(tokens)
 
 
-def test_swiglu() -> None:
+def test_a_beit_with_swiglu_is_timm_at_r_0() -> None:
     vit = Beit(
         img_size=16,
         patch_size=4,
@@ -268,10 +267,17 @@ def test_swiglu() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "path"), [("beit-shared", "rel_pos_bias"), ("relpos", "blocks.1.attn.rel_pos"),
-                                            ("beit", "blocks.1"), ("beit", "blocks.1.attn"),
-                                            ("relpos-shared", "shared_rel_pos")])  # fmt: skip
-def test_what_would_be_skipped_is_refused(name: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("beit-shared", "rel_pos_bias"),
+        ("relpos", "blocks.1.attn.rel_pos"),
+        ("beit", "blocks.1"),
+        ("beit", "blocks.1.attn"),
+        ("relpos-shared", "shared_rel_pos"),
+    ],
+)
+def test_hooks_and_unknown_attributes_are_refused(name: str, path: str) -> None:
     vit = make(name)
     vit.get_submodule(path).register_forward_hook(lambda *_: None)
     with pytest.raises(UnsupportedModelError, match="hooks"):

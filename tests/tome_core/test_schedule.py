@@ -24,7 +24,7 @@ SCHEDULES = st.one_of(
 @example(Schedule.per_layer([30]))
 @example(Schedule.linear(16, -1 / 3))
 @example(Schedule.linear(16, -0.0))
-def test_text_form_round_trips(schedule: Schedule) -> None:
+def test_the_text_form_round_trips(schedule: Schedule) -> None:
     assert Schedule.parse(str(schedule)) == schedule
 
 
@@ -40,7 +40,7 @@ def test_text_form_round_trips(schedule: Schedule) -> None:
         (Schedule.per_layer([30]), "30,"),
     ],
 )
-def test_text_form(schedule: Schedule, text: str) -> None:
+def test_schedules_have_a_text_form(schedule: Schedule, text: str) -> None:
     assert str(schedule) == text
     assert Schedule.parse(text) == schedule
 
@@ -54,15 +54,50 @@ def test_other_spellings_are_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", ":", "16:", ":1", "16:1:1", "16:2", "16:-1.01", "16:nan", "16:inf", "16:x", "-1", "-16:1", "+16",
-        "1.5", "1e3", "16 ", " 16", "1_6", "٣", "²", "0x10", "1,,2", ",1", "1,2,,", "1,-2", "1, 2", "1;2", "[1,2]",
-        "16:-1,3", "auto", "None", "1234567", "9" * 5000, "1,1234567", "16\n", "\x00", "1\x00",
+        "",
+        " ",
+        ":",
+        "16:",
+        ":1",
+        "16:1:1",
+        "16:2",
+        "16:-1.01",
+        "16:nan",
+        "16:inf",
+        "16:x",
+        "-1",
+        "-16:1",
+        "+16",
+        "1.5",
+        "1e3",
+        "16 ",
+        " 16",
+        "1_6",
+        "٣",
+        "²",
+        "0x10",
+        "1,,2",
+        ",1",
+        "1,2,,",
+        "1,-2",
+        "1, 2",
+        "1;2",
+        "[1,2]",
+        "16:-1,3",
+        "auto",
+        "None",
+        "1234567",
+        "9" * 5000,
+        "1,1234567",
+        "16\n",
+        "\x00",
+        "1\x00",
     ],
-)  # fmt: skip
-def test_garbage_is_rejected(text: str) -> None:
+)
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a schedule") as caught:
         Schedule.parse(text)
-    assert len(str(caught.value)) < 300  # it goes to a client, whatever was sent
+    assert len(str(caught.value)) < 300  # the message goes to a client
 
 
 @pytest.mark.parametrize("text", ["16: -1", "16:-1\n", "16:0_1", "16:\uff11", "16:-\u0660"])
@@ -117,7 +152,7 @@ def test_known_token_counts() -> None:
 
 
 @given(SCHEDULES, st.integers(0, 300), st.integers(0, 5))
-def test_each_block_merges_what_is_wanted_up_to_half(
+def test_each_block_merges_r_tokens_up_to_half(
     schedule: Schedule, patches: int, prefix: int
 ) -> None:
     tokens = schedule.tokens(40, patches + prefix, prefix)
@@ -126,17 +161,17 @@ def test_each_block_merges_what_is_wanted_up_to_half(
         assert after == before - min(r, (before - prefix) // 2)
 
 
-def test_most_mergeable() -> None:
+def test_half_of_the_mergeable_tokens_may_merge() -> None:
     assert [most_mergeable(tokens, 1) for tokens in range(1, 7)] == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("inflection", [-1.0001, 1.5, float("nan"), float("inf")])
-def test_inflection_out_of_range(inflection: float) -> None:
+def test_an_inflection_out_of_range_is_refused(inflection: float) -> None:
     with pytest.raises(ValueError, match="inflection"):
         Schedule.linear(16, inflection)
 
 
-def test_negative_numbers() -> None:
+def test_negative_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         Schedule.constant(-1)
     with pytest.raises(ValueError, match="negative"):
@@ -146,7 +181,7 @@ def test_negative_numbers() -> None:
 
 
 @pytest.mark.parametrize("r", [True, 1.0, "1", None, [1]])
-def test_r_is_an_integer(r: Any) -> None:
+def test_an_r_that_is_no_integer_is_refused(r: Any) -> None:
     with pytest.raises(TypeError):
         Schedule.constant(r)
     with pytest.raises(TypeError):
@@ -157,7 +192,7 @@ def test_r_is_an_integer(r: Any) -> None:
         Schedule.per_layer([r])
 
 
-def test_a_list_longer_than_the_model() -> None:
+def test_a_list_longer_than_the_model_is_refused() -> None:
     with pytest.raises(ValueError, match=r"4 entries.*3 blocks"):
         Schedule.per_layer([1, 0, 0, 0]).wanted(3)
 
@@ -173,8 +208,8 @@ def test_equal_schedules_are_one_key() -> None:
     assert Schedule.constant(3) != Schedule.per_layer([3])
 
 
-def test_needs_no_torch() -> None:
-    # The API process prices requests before it can afford seconds of imports.
+def test_importing_schedules_does_not_import_torch() -> None:
+    # The API process parses schedules, and importing torch takes seconds.
     code = (
         "import sys, tome_core.schedule; print(sorted({'torch', 'timm', 'numpy'} &"
         " set(sys.modules)))"

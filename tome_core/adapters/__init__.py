@@ -1,4 +1,4 @@
-"""One file per family of timm models; these are the only modules of the core that import timm."""
+"""One module per family of timm models. Only this folder of the core imports timm."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 
 from tome_core.adapters.beit import BeitAdapter
 from tome_core.adapters.eva import EvaAdapter
-from tome_core.adapters.reasons import REASONS
 from tome_core.adapters.relpos import RelPosAdapter
+from tome_core.adapters.unsupported import UNSUPPORTED_FAMILIES
 from tome_core.adapters.vit import DistilledAdapter, ViTAdapter
 from tome_core.errors import UnsupportedModelError
 
@@ -32,21 +32,20 @@ _ADAPTERS: dict[type, Callable[[Any], Adapter]] = {
 
 
 def adapt(network: nn.Module) -> Adapter:
-    """``network``, taken apart by the adapter of its family.
+    """Return the adapter of ``network``.
 
     Raises:
-        UnsupportedModelError: there is none, or it does not understand some part; the message names
-            the part.
+        UnsupportedModelError: there is no adapter for its family, or the adapter does not know one
+            of its parts; the message names the part.
     """
-    adapter = _ADAPTERS.get(type(network))
-    if adapter is None:
-        kind = type(network)
-        if kind.__module__.startswith("timm.") and kind.__name__ in REASONS:
-            raise UnsupportedModelError(
-                f"the model is a {kind.__name__}, which {REASONS[kind.__name__]}"
-            )
-        known = ", ".join(kind.__name__ for kind in _ADAPTERS)
-        raise UnsupportedModelError(
-            f"the model is a {kind.__name__}, which is not supported; supported: {known}"
-        )
-    return adapter(network)
+    model_type = type(network)
+    if model_type in _ADAPTERS:
+        return _ADAPTERS[model_type](network)
+    name = model_type.__name__
+    is_from_timm = model_type.__module__.startswith("timm.")
+    if is_from_timm and name in UNSUPPORTED_FAMILIES:
+        raise UnsupportedModelError(f"the model is a {name}, which {UNSUPPORTED_FAMILIES[name]}")
+    supported = ", ".join(known.__name__ for known in _ADAPTERS)
+    raise UnsupportedModelError(
+        f"the model is a {name}, which is not supported; supported: {supported}"
+    )

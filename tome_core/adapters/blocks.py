@@ -1,4 +1,4 @@
-"""Blocks of timm that attend, then have an MLP: in one branch each, or in several side by side."""
+"""Adapters of timm's blocks: one attention branch and one MLP branch, or several in parallel."""
 
 from __future__ import annotations
 
@@ -24,14 +24,23 @@ from tome_core.errors import UnsupportedModelError
 BRANCHES = {"norm1", "attn", "drop_path1", "norm2", "mlp", "drop_path2"}
 
 
-class NormFirst:
-    """A block whose branches begin with a norm and may end in LayerScale (see `tome_core.block.Block`)."""
+class PreNormBlock:
+    """A block whose branches start with a norm and may end in LayerScale.
 
-    parts: Collection[str] = BRANCHES | {"ls1", "ls2"}
+    See `tome_core.block.Block`. Class attributes list what the module may consist of; see
+    `require_known`.
+    """
+
+    children: Collection[str] = BRANCHES | {"ls1", "ls2"}
     attributes: Collection[str] = ()
 
-    def __init__(self, block: Any, attention: SelfAttention, where: str) -> None:
-        require_known(block, self.parts, self.attributes, where)
+    def __init__(
+        self,
+        block: Any,
+        attention: SelfAttention,
+        where: str,
+    ) -> None:
+        require_known(block, self.children, self.attributes, where)
         require_block(block, where)
         self.block: Any = block
         self.attn: Any = block.attn
@@ -39,7 +48,10 @@ class NormFirst:
         self.drop_path1 = block.drop_path1
         self.drop_path2 = block.drop_path2
         self.cost = BlockCost(
-            attention.linear, linear_macs(block.mlp), attention.pair, attention.match
+            attention=attention.linear,
+            mlp=linear_macs(block.mlp),
+            pair=attention.pair,
+            match=attention.match,
         )
 
     @property
@@ -52,57 +64,61 @@ class NormFirst:
         return self.block.norm1(x)
 
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(T, D)`` -> three of ``(T, H, d)``."""
+        """``(T, D)`` -> queries, keys and values, ``(T, H, d)`` each."""
         return self.attention.qkv(h)
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``."""
-        return self.block.ls1(self.attention.output(attended, h))
+        out = self.attention.output(attended, h)
+        return self.block.ls1(out)
 
     def mlp(self, x: Tensor) -> Tensor:
         """``(T, D)`` -> ``(T, D)``."""
-        return self.block.ls2(self.block.mlp(self.block.norm2(x)))
+        normed = self.block.norm2(x)
+        out = self.block.mlp(normed)
+        return self.block.ls2(out)
 
 
-class NormLast(NormFirst):
-    """A block whose branches end in a norm, as Swin v2's do."""
+class PostNormBlock(PreNormBlock):
+    """A block whose branches end in a norm, as those of Swin v2."""
 
-    parts = BRANCHES
+    children = BRANCHES
     attributes = ("init_values",)
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """``(T, D)``, as they are."""
+        """Return ``x (T, D)`` as it is."""
         return x
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
         """``(T, H * d)`` -> ``(T, D)``."""
-        return self.block.norm1(self.attention.output(attended, h))
+        out = self.attention.output(attended, h)
+        return self.block.norm1(out)
 
     def mlp(self, x: Tensor) -> Tensor:
         """``(T, D)`` -> ``(T, D)``."""
-        return self.block.norm2(self.block.mlp(x))
+        out = self.block.mlp(x)
+        return self.block.norm2(out)
 
 
-class SideBySide:
-    """timm's ``ParallelThingsBlock``: several attentions, then several MLPs (arXiv 2203.09795, section 3).
+class ParallelBlock:
+    """timm's ``ParallelThingsBlock``: parallel attentions, then parallel MLPs.
 
-    The heads of all attentions are heads of one: tokens are compared by the mean of all their keys.
+    See arXiv 2203.09795, section 3. The heads of all attentions count as heads of one attention, so
+    tokens are compared by the mean of all keys.
     """
 
     def __init__(self, block: Any, where: str) -> None:
         require_known(block, {"attns", "ffns"}, {"num_parallel"}, where)
-        for kind, part in (("attns", "attn"), ("ffns", "mlp")):
-            for index, branch in enumerate(getattr(block, kind)):
-                _require_branch(branch, part, f"{where}.{kind}.{index}")
+        for index, branch in enumerate(block.attns):
+            _require_branch(branch, "attn", f"{where}.attns.{index}")
+        for index, branch in enumerate(block.ffns):
+            _require_branch(branch, "mlp", f"{where}.ffns.{index}")
         self.block: Any = block
-        self.attentions = [
-            SelfAttention(branch.attn, f"{where}.attns.{index}.attn")
-            for index, branch in enumerate(block.attns)
-        ]
-        if len({(attention.head_dim, attention.dropout) for attention in self.attentions}) > 1:
-            raise UnsupportedModelError(
-                f"the attentions of {where} differ in their heads or dropout"
-            )
+        self.attentions = []
+        for index, branch in enumerate(block.attns):
+            attention = SelfAttention(branch.attn, f"{where}.attns.{index}.attn")
+            self.attentions.append(attention)
+        self._require_equal_attentions(where)
         self.drop_path1: nn.Module = nn.Identity()
         self.drop_path2: nn.Module = nn.Identity()
         self.cost = BlockCost(
@@ -112,46 +128,71 @@ class SideBySide:
             match=self.attentions[0].match,
         )
 
+    def _require_equal_attentions(self, where: str) -> None:
+        variants = {(attention.head_dim, attention.dropout) for attention in self.attentions}
+        if len(variants) > 1:
+            raise UnsupportedModelError(
+                f"the attentions of {where} differ in their heads or dropout"
+            )
+
     @property
     def attention_dropout(self) -> float:
         """Probability of dropping an attention weight, 0 outside training."""
         return self.attentions[0].dropout
 
     def attention_input(self, x: Tensor) -> Tensor:
-        """``(T, D)``, as they are: each attention has a norm of its own."""
+        """Return ``x (T, D)`` as it is, since each attention has a norm of its own."""
         return x
 
     def qkv(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(T, D)`` -> three of ``(T, H, d)`` with the heads of all attentions."""
-        each = [
-            attention.qkv(branch.norm(h))
-            for attention, branch in zip(self.attentions, self.block.attns, strict=True)
-        ]
-        q, k, v = (torch.cat(parts, dim=1) for parts in zip(*each, strict=True))
-        return q, k, v
+        """``(T, D)`` -> queries, keys and values of all attentions, ``(T, H, d)`` each."""
+        queries = []
+        keys = []
+        values = []
+        for attention, branch in zip(self.attentions, self.block.attns, strict=True):
+            q, k, v = attention.qkv(branch.norm(h))
+            queries.append(q)
+            keys.append(k)
+            values.append(v)
+        return torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
     def attention_output(self, attended: Tensor, h: Tensor) -> Tensor:
-        """``(T, H * d)`` -> ``(T, D)``, the sum of what the attentions give."""
+        """``(T, H * d)`` -> ``(T, D)``, the sum of the outputs of all attentions."""
         widths = [attention.attn.num_heads * attention.head_dim for attention in self.attentions]
-        branches = zip(
-            self.attentions, self.block.attns, attended.split(widths, dim=-1), strict=True
-        )
-        return torch.stack(
-            [b.ls(attention.output(out, b.norm(h))) for attention, b, out in branches]
-        ).sum(dim=0)
+        outputs = []
+        for attention, branch, of_attention in zip(
+            self.attentions,
+            self.block.attns,
+            attended.split(widths, dim=-1),
+            strict=True,
+        ):
+            out = attention.output(of_attention, branch.norm(h))
+            outputs.append(branch.ls(out))
+        return torch.stack(outputs).sum(dim=0)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """``(T, D)`` -> ``(T, D)``, the sum of what the MLPs give."""
-        return torch.stack([branch(x) for branch in self.block.ffns]).sum(dim=0)
+        """``(T, D)`` -> ``(T, D)``, the sum of the outputs of all MLPs."""
+        outputs = [branch(x) for branch in self.block.ffns]
+        return torch.stack(outputs).sum(dim=0)
 
 
-def _require_branch(branch: Any, part: str, where: str) -> None:
-    """Raise `UnsupportedModelError` unless ``branch`` is a norm, attention or MLP, and LayerScale."""
+def _require_branch(
+    branch: Any,
+    name: str,
+    where: str,
+) -> None:
+    """Raise `UnsupportedModelError` unless ``branch`` has the parts of a parallel branch.
+
+    Args:
+        branch: a norm, an attention or an MLP, and LayerScale.
+        name: attribute of the attention or the MLP.
+        where: path of ``branch`` in the model.
+    """
     require_type(branch, (nn.Sequential,), where)
-    require_known(branch, ("norm", part, "ls", "drop_path"), (), where)
+    require_known(branch, ("norm", name, "ls", "drop_path"), (), where)
     require_type(branch.norm, TOKENWISE_NORMS, f"{where}.norm")
     require_type(branch.ls, (nn.Identity, LayerScale), f"{where}.ls")
-    if part == "mlp":
+    if name == "mlp":
         require_type(branch.mlp, TOKENWISE_MLPS, f"{where}.mlp")
     if type(branch.drop_path) is DropPath:
         raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""Refusing what is not fully understood: every attribute and part of a module must be one that its adapter knows."""
+"""Refuse models that are not fully understood: an adapter must know every part of a module."""
 
 from __future__ import annotations
 
@@ -31,51 +31,77 @@ TOKENWISE_NORMS = (
     RmsNormFp32,
 )
 TOKENWISE_MLPS = (Mlp, GluMlp, SwiGLU)
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_ATTRIBUTES_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def require_type(module: nn.Module | None, allowed: tuple[type, ...], where: str) -> None:
-    """Raise `UnsupportedModelError` unless ``module`` is of exactly one of the ``allowed`` types."""
-    if type(module) not in allowed:
-        names = ", ".join(sorted({kind.__name__ for kind in allowed}))
-        raise UnsupportedModelError(
-            f"{where} is a {_name(module)}, which is not supported; supported: {names}"
-        )
+def require_type(
+    module: nn.Module | None,
+    allowed: tuple[type, ...],
+    where: str,
+) -> None:
+    """Raise `UnsupportedModelError` unless the type of ``module`` is one of ``allowed``.
+
+    A subclass is refused, since it may override anything.
+
+    Args:
+        module: the module to check.
+        allowed: types that the adapter supports.
+        where: path of the module in the model, for the message.
+    """
+    if type(module) in allowed:
+        return
+    names = sorted({module_type.__name__ for module_type in allowed})
+    raise UnsupportedModelError(
+        f"{where} is a {_type_name(module)}, which is not supported; supported: {', '.join(names)}"
+    )
 
 
 def require_known(
-    module: nn.Module, parts: Collection[str], attributes: Collection[str], where: str
+    module: nn.Module,
+    children: Collection[str],
+    attributes: Collection[str],
+    where: str,
 ) -> None:
-    """Raise `UnsupportedModelError` if ``module`` has a part or attribute not listed, lacks a part, or has hooks.
+    """Raise `UnsupportedModelError` if ``module`` has unknown parts, lacks a part, or has hooks.
 
     Args:
-        parts: names of the sub-modules, all of which must be there (None counts as there).
-        attributes: names of everything else that may be there.
+        module: the module to check.
+        children: names of its submodules. Each must exist, but may be None.
+        attributes: names of all other attributes that may exist.
+        where: path of the module in the model, for the message.
     """
-    children = set(module._modules)
-    own = set(vars(module)) - _MODULE_ATTRIBUTES | set(module._parameters) | set(module._buffers)
-    unknown = sorted((children - set(parts)) | (own - set(attributes) - set(parts)))
+    own_attributes = set(vars(module)) - _ATTRIBUTES_OF_EVERY_MODULE
+    own_attributes |= set(module._parameters)
+    own_attributes |= set(module._buffers)
+    known_children = set(children)
+    unknown_children = set(module._modules) - known_children
+    unknown_attributes = own_attributes - set(attributes) - known_children
+    unknown = sorted(unknown_children | unknown_attributes)
     if unknown:
         raise UnsupportedModelError(
-            f"{where} ({_name(module)}) has {', '.join(unknown)}, which no adapter knows"
+            f"{where} ({_type_name(module)}) has {', '.join(unknown)}, which no adapter knows"
         )
-    missing = sorted(part for part in parts if not hasattr(module, part))
+    missing = sorted(name for name in children if not hasattr(module, name))
     if missing:
-        raise UnsupportedModelError(f"{where} ({_name(module)}) lacks {', '.join(missing)}")
+        raise UnsupportedModelError(f"{where} ({_type_name(module)}) lacks {', '.join(missing)}")
     require_no_hooks(module, where)
 
 
 def require_no_hooks(module: nn.Module, where: str) -> None:
-    """Raise `UnsupportedModelError` if calling ``module`` would do more than its class says."""
+    """Raise `UnsupportedModelError` if a call of ``module`` would run hooks."""
     if any(getattr(module, hooks) for hooks in _HOOKS):
         raise UnsupportedModelError(
-            f"{where} ({_name(module)}) has hooks, which merging would skip"
+            f"{where} ({_type_name(module)}) has hooks, which merging would skip"
         )
 
 
-def require_attention(attn: Any, head_dim: int, where: str) -> None:
-    """Raise `UnsupportedModelError` unless attention is scaled, normalised and dropped as the adapters take it for."""
+def require_attention(
+    attn: Any,
+    head_dim: int,
+    where: str,
+) -> None:
+    """Raise `UnsupportedModelError` unless scale, norms and dropout are those that adapters use."""
     if attn.scale != head_dim**-0.5:
         raise UnsupportedModelError(f"{where} scales by {attn.scale}, not by head_dim ** -0.5")
     require_type(attn.attn_drop, (nn.Dropout,), f"{where}.attn_drop")
@@ -85,7 +111,7 @@ def require_attention(attn: Any, head_dim: int, where: str) -> None:
 
 
 def require_block(block: Any, where: str) -> None:
-    """Raise `UnsupportedModelError` unless what blocks of all families have is what the adapters take it for."""
+    """Raise `UnsupportedModelError` unless the parts that all blocks have are of known types."""
     for name in ("norm1", "norm2"):
         require_type(getattr(block, name), TOKENWISE_NORMS, f"{where}.{name}")
     for name in ("drop_path1", "drop_path2"):
@@ -97,7 +123,7 @@ def require_block(block: Any, where: str) -> None:
 
 
 def require_attention_pool(module: Any) -> None:
-    """Raise `UnsupportedModelError` unless ``module`` pools by attention from latents over tokens in any order."""
+    """Raise `UnsupportedModelError` unless ``module`` pools tokens of any order by attention."""
     require_type(module, (AttentionPoolLatent,), "attn_pool")
     require_no_hooks(module, "attn_pool")
     if module.pos_embed is not None:
@@ -107,22 +133,24 @@ def require_attention_pool(module: Any) -> None:
 
 
 def linear_macs(module: nn.Module) -> int:
-    """MACs per token of all linear layers (and patch convolutions) in ``module``: the size of their weights."""
-    return sum(
-        part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)
-    )
+    """Return the MACs per token of linear layers and patch convolutions: the size of weights."""
+    total = 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            total += layer.weight.numel()
+    return total
 
 
 def attention_pool_macs(module: Any) -> tuple[int, int]:
-    """MACs of timm's attention pool: whatever it pools, and for each token that it reads."""
-    per_latent = (
-        linear_macs(module.q)
-        + linear_macs(module.proj)
-        + (linear_macs(module.mlp) if module.mlp else 0)
-    )
-    attention = 2 * module.num_heads * module.head_dim
-    return module.latent_len * per_latent, linear_macs(module.kv) + module.latent_len * attention
+    """Return the MACs of timm's attention pool: the fixed part, and the part per token."""
+    per_latent = linear_macs(module.q) + linear_macs(module.proj)
+    if module.mlp:
+        per_latent += linear_macs(module.mlp)
+    per_pair = 2 * module.num_heads * module.head_dim
+    fixed = module.latent_len * per_latent
+    per_token = linear_macs(module.kv) + module.latent_len * per_pair
+    return fixed, per_token
 
 
-def _name(module: nn.Module | None) -> str:
+def _type_name(module: nn.Module | None) -> str:
     return "missing part" if module is None else type(module).__name__

@@ -1,4 +1,4 @@
-"""What follows the last block, for models that pool and classify as timm's VisionTransformer does."""
+"""Norm, pool and classifier after the last block, for models that use those of timm's ViT."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ from tome_core.pooling import POOLS, attention_pool, pool
 
 
 class PooledHead:
-    """The end of an adapter (see `tome_core.model.Adapter`): final norm, pool, norm after pooling, classifier.
+    """The last part of an adapter: final norm, pool, norm after pooling, classifier.
+
+    See `tome_core.model.Adapter`.
 
     Args:
+        network: the model.
         blocks: cost of each block.
-        pool_skip: how many tokens at the front are not pooled; default the prefix tokens.
+        pool_skip: number of tokens at the front that are not pooled; default the prefix tokens.
     """
 
     def __init__(
-        self, network: Any, blocks: Sequence[BlockCost], pool_skip: int | None = None
+        self,
+        network: Any,
+        blocks: Sequence[BlockCost],
+        pool_skip: int | None = None,
     ) -> None:
         self._attn_pool: Any = getattr(network, "attn_pool", None)
         if self._attn_pool is not None:
@@ -42,22 +48,32 @@ class PooledHead:
         self.network: Any = network
         self.prefix: int = network.num_prefix_tokens
         self._skip = self.prefix if pool_skip is None else pool_skip
-        fixed = network.patch_embed.num_patches * linear_macs(network.patch_embed) + linear_macs(
-            network.head
-        )
+        self.cost = self._model_cost(blocks)
+
+    def _model_cost(self, blocks: Sequence[BlockCost]) -> Cost:
+        patch_embed = self.network.patch_embed
+        fixed = patch_embed.num_patches * linear_macs(patch_embed)
+        fixed += linear_macs(self.network.head)
         per_token = 0
         if self._attn_pool is not None:
-            of_pool, per_token = attention_pool_macs(self._attn_pool)
-            fixed += of_pool + (self.prefix - self._skip) * per_token
-        self.cost = Cost(fixed, tuple(blocks), self.prefix, per_token)
+            pool_fixed, per_token = attention_pool_macs(self._attn_pool)
+            pooled_prefix_tokens = self.prefix - self._skip
+            fixed += pool_fixed + pooled_prefix_tokens * per_token
+        return Cost(
+            fixed=fixed,
+            blocks=tuple(blocks),
+            prefix=self.prefix,
+            pool=per_token,
+        )
 
     @property
     def leading(self) -> int | None:
-        """So many tokens at the front are all that `pool` reads; None where it may read any."""
-        reads_first = (
-            self._attn_pool is None and self.network.global_pool == "token" and self.prefix > 0
-        )
-        return 1 if reads_first else None
+        """The number of tokens at the front that `pool` reads; None if it may read any token."""
+        # Read in every call, since timm's reset_classifier may change the pool.
+        pools_first_token = self._attn_pool is None and self.network.global_pool == "token"
+        if pools_first_token and self.prefix > 0:
+            return 1
+        return None
 
     def norm(self, tokens: Tensor) -> Tensor:
         """``(T, D)`` -> ``(T, D)``."""
@@ -65,18 +81,19 @@ class PooledHead:
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
         """``(B, N, D)`` -> ``(B, D)``."""
-        if self._attn_pool is not None:
-            return attention_pool(
-                self._attn_pool,
-                tokens[:, self._skip :],
-                None if sizes is None else sizes[:, self._skip :],
-            )
-        return pool(self.network.global_pool, tokens, sizes, self._skip)
+        if self._attn_pool is None:
+            return pool(self.network.global_pool, tokens, sizes, self._skip)
+        tokens = tokens[:, self._skip :]
+        if sizes is not None:
+            sizes = sizes[:, self._skip :]
+        return attention_pool(self._attn_pool, tokens, sizes)
 
     def features(self, pooled: Tensor) -> Tensor:
-        """``(B, D)``, as ``forward_head(pre_logits=True)``."""
-        return self.network.head_drop(self.network.fc_norm(pooled))
+        """Return ``(B, D)``, as ``forward_head(pre_logits=True)``."""
+        normed = self.network.fc_norm(pooled)
+        return self.network.head_drop(normed)
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """``(B, classes)``, as ``forward_head``."""
-        return self.network.head(self.features(pooled))
+        """Return ``(B, classes)``, as ``forward_head``."""
+        features = self.features(pooled)
+        return self.network.head(features)

@@ -1,61 +1,71 @@
-"""Modules of timm made ready for inference: scales and biases folded in, layers replaced by faster equal ones."""
+"""Prepare timm's modules for inference: fold scales and biases, replace layers by faster ones.
+
+All functions change the network in place. Its results stay the same up to rounding.
+"""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 import torch
-from timm.layers import GELU, GluMlp, LayerNorm, LayerScale, Mlp, SwiGLU
+from timm.layers import GluMlp, LayerScale, Mlp, SwiGLU
 from torch import nn
 
+from tome_core.adapters.plain_layers import are_identities, is_exact_gelu, is_plain_layer_norm
 from tome_core.adapters.vit import ViTBlock
 from tome_core.backends.cpu import kernels
-from tome_core.backends.cpu.encoder import BlockLayers, Encoder, fit_together
+from tome_core.backends.cpu.encoder import BlockLayers, KernelEncoder, are_supported
 from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
 from tome_core.backends.cpu.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
 from tome_core.backends.patch_embedding import MatrixPatches
 
-_LAYER_NORMS = (nn.LayerNorm, LayerNorm)
 _MLPS = (Mlp, GluMlp, SwiGLU)
 
 
 @torch.no_grad()
 def fold_scales(network: nn.Module) -> None:
-    """Multiply LayerScale into the linear layer before it, in all blocks of ``network``, in place."""
+    """Multiply LayerScale into the linear layer before it, in all blocks of ``network``."""
     for block in network.modules():
-        for scale, part, last in (("ls1", "attn", "proj"), ("ls2", "mlp", "fc2")):
-            layer_scale: Any = getattr(block, scale, None)
-            branch = getattr(block, part, None)
-            linear = getattr(branch, last, None)
-            if type(layer_scale) is not LayerScale or type(linear) is not nn.Linear:
-                continue
-            if part == "mlp" and type(branch) not in _MLPS:
-                continue
-            linear.weight.mul_(layer_scale.gamma[:, None])
-            if linear.bias is not None:
-                linear.bias.mul_(layer_scale.gamma)
-            setattr(block, scale, nn.Identity())
+        attn: Any = getattr(block, "attn", None)
+        mlp: Any = getattr(block, "mlp", None)
+        _fold_scale(block, "ls1", getattr(attn, "proj", None))
+        if type(mlp) in _MLPS:
+            _fold_scale(block, "ls2", getattr(mlp, "fc2", None))
+
+
+def _fold_scale(
+    block: nn.Module,
+    name: str,
+    linear: Any,
+) -> None:
+    layer_scale: Any = getattr(block, name, None)
+    if type(layer_scale) is not LayerScale or type(linear) is not nn.Linear:
+        return
+    gamma = layer_scale.gamma  # (D,)
+    linear.weight.mul_(gamma[:, None])  # (D, hidden)
+    if linear.bias is not None:
+        linear.bias.mul_(gamma)
+    setattr(block, name, nn.Identity())
 
 
 @torch.no_grad()
 def join_biases(network: nn.Module) -> None:
-    """Make the biases that queries and values have of their own (BEiT, EVA) those of the layer itself, in place."""
+    """Turn the separate biases of queries and values (BEiT, EVA) into the bias of ``qkv``."""
     for module in network.modules():
         attn: Any = module
-        if (
-            getattr(attn, "q_bias", None) is None
-            or type(getattr(attn, "qkv", None)) is not nn.Linear
-        ):
+        has_separate_biases = getattr(attn, "q_bias", None) is not None
+        qkv = getattr(attn, "qkv", None)
+        if not has_separate_biases or type(qkv) is not nn.Linear:
             continue
-        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
-        if attn.qkv.bias is not None:
-            bias += attn.qkv.bias
-        attn.qkv.bias = nn.Parameter(bias, requires_grad=False)
+        bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])  # (3 * H * d,)
+        if qkv.bias is not None:
+            bias += qkv.bias
+        qkv.bias = nn.Parameter(bias, requires_grad=False)
         attn.q_bias = None
 
 
 def replace_convolutions(network: nn.Module) -> None:
-    """Put `MatrixPatches` in the place of patch embeddings whose patches do not overlap, in place."""
+    """Replace patch embeddings whose patches do not overlap by `MatrixPatches`."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Conv2d and _is_patchwise(layer):
@@ -63,15 +73,14 @@ def replace_convolutions(network: nn.Module) -> None:
 
 
 def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
-    """Put the layers of `tome_core.backends.cpu.layers` and `linears` in the place of plain ones, where they work here, in place."""
+    """Replace plain layers by those of `tome_core.backends.cpu` that this processor supports."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            faster = _faster(layer, dtype)
+            faster = _faster_layer(layer, dtype)
             if faster is not None:
                 setattr(parent, name, faster)
-        if type(parent) is Mlp and isinstance(parent.fc1, PackedLinear) and _is_gelu(parent.act):
-            parent.fc1.gelu = True
-            parent.act = nn.Identity()
+        if type(parent) is Mlp:
+            _fuse_gelu(parent)
     for parent in list(network.modules()):
         for name, mlp in list(parent.named_children()):
             if _is_kernel_mlp(mlp):
@@ -80,68 +89,74 @@ def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, KernelMlp(fc1, fc2))
 
 
-def join_blocks(adapter: Any) -> Encoder | None:
-    """The blocks of ``adapter``, whose layers were replaced, as one; None unless all are plain blocks of one shape."""
-    if not all(type(block) is ViTBlock and _is_plain(block.block) for block in adapter.blocks):
-        return None
-    layers = [
-        BlockLayers(
-            norm1=block.norm1,
-            qkv=block.attn.qkv,
-            proj=block.attn.proj,
-            norm2=block.norm2,
-            mlp=block.mlp,
-            heads=block.attn.num_heads,
-        )
-        for block in (wrapped.block for wrapped in adapter.blocks)
-    ]
-    return Encoder(layers) if fit_together(layers) else None
-
-
-def _is_plain(block: Any) -> bool:
-    attn = block.attn
-    layers = (block.norm1, KernelLayerNorm), (block.norm2, KernelLayerNorm), (block.mlp, KernelMlp)
-    linears = (attn.qkv, KernelLinear), (attn.proj, KernelLinear)
-    nothing = block.ls1, block.ls2, attn.q_norm, attn.k_norm, attn.norm
-    return (
-        all(type(layer) is kind for layer, kind in (*layers, *linears))
-        and all(type(module) is nn.Identity for module in nothing)
-        and getattr(attn, "gate", None) is None
-    )
-
-
-def _faster(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+def _faster_layer(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if type(layer) is nn.Linear:
         return pack_linear(layer)
     if type(layer) is nn.Conv2d and _is_patchwise(layer):
         return pack_patches(layer)
-    if isinstance(layer, nn.LayerNorm) and kernels.supports(dtype) and _is_kernel_norm(layer):
-        return KernelLayerNorm(layer)
+    if is_plain_layer_norm(layer) and kernels.supports(dtype):
+        return KernelLayerNorm(cast(nn.LayerNorm, layer))
     return None
 
 
-def _is_gelu(module: Any) -> bool:
-    return type(module) in (nn.GELU, GELU) and getattr(module, "approximate", "none") == "none"
+def _fuse_gelu(mlp: Any) -> None:
+    """Let a packed linear layer apply the activation that follows it."""
+    if isinstance(mlp.fc1, PackedLinear) and is_exact_gelu(mlp.act):
+        mlp.fc1.gelu = True
+        mlp.act = nn.Identity()
 
 
 def _is_kernel_mlp(mlp: Any) -> bool:
-    if type(mlp) is not Mlp or type(mlp.norm) is not nn.Identity:
+    if type(mlp) is not Mlp or not are_identities(mlp.norm):
         return False
-    return isinstance(mlp.fc1, KernelLinear) and mlp.fc1.gelu and isinstance(mlp.fc2, KernelLinear)
+    linears_are_packed = isinstance(mlp.fc1, KernelLinear) and isinstance(mlp.fc2, KernelLinear)
+    return linears_are_packed and mlp.fc1.gelu
 
 
 def _is_patchwise(layer: nn.Conv2d) -> bool:
-    return (
-        layer.kernel_size == layer.stride
-        and layer.padding in ((0, 0), "valid")
-        and layer.groups == 1
-    )
+    patches_do_not_overlap = layer.kernel_size == layer.stride
+    is_unpadded = layer.padding in ((0, 0), "valid")
+    return patches_do_not_overlap and is_unpadded and layer.groups == 1
 
 
-def _is_kernel_norm(norm: Any) -> bool:
-    return (
-        type(norm) in _LAYER_NORMS
-        and norm.weight is not None
-        and norm.bias is not None
-        and len(norm.normalized_shape) == 1
-    )
+def join_blocks(adapter: Any) -> KernelEncoder | None:
+    """Return all blocks of ``adapter`` as one encoder, after `replace_layers`.
+
+    None unless all are plain blocks of one shape. With oneDNN linears (bfloat16 on AMX) there is no
+    encoder either: blocks run one by one with `KernelStrategy`.
+    """
+    layers = []
+    for block_adapter in adapter.blocks:
+        block = block_adapter.block
+        if type(block_adapter) is not ViTBlock or not _is_kernel_block(block):
+            return None
+        layers.append(
+            BlockLayers(
+                norm1=block.norm1,
+                qkv=block.attn.qkv,
+                proj=block.attn.proj,
+                norm2=block.norm2,
+                mlp=block.mlp,
+                heads=block.attn.num_heads,
+            )
+        )
+    if not are_supported(layers):
+        return None
+    return KernelEncoder(layers)
+
+
+def _is_kernel_block(block: Any) -> bool:
+    """Return whether ``block`` consists of kernel layers and nothing else."""
+    attn = block.attn
+    if getattr(attn, "gate", None) is not None:
+        return False
+    if not are_identities(block.ls1, block.ls2, attn.q_norm, attn.k_norm, attn.norm):
+        return False
+    kernel_types = [
+        (block.norm1, KernelLayerNorm),
+        (block.norm2, KernelLayerNorm),
+        (block.mlp, KernelMlp),
+        (attn.qkv, KernelLinear),
+        (attn.proj, KernelLinear),
+    ]
+    return all(type(layer) is kernel_type for layer, kernel_type in kernel_types)

@@ -1,1 +1,1 @@
-"""How attention and merging are executed: the reference, padded batches, CPU kernels, CUDA kernels."""
+"""The backends of attention and merging: reference, padded batches, CPU kernels, CUDA kernels."""

@@ -1,8 +1,8 @@
-"""The strategy for GPUs without kernels of ours: all images of a mixed batch in one call of each operator.
+"""The strategy for GPUs without our kernels: one call of each operator for a whole mixed batch.
 
-Group by group, a batch of many schedules would be bound by the launches of small kernels. Here
-attention and matching run on a padded batch, with ``r`` as a tensor, one number an image. No
-operator makes the host wait for the device. Sums of merged tokens run in no fixed order on a GPU,
+Group by group, kernel launches would dominate the time of a batch with many schedules. Here
+attention and matching run on a padded batch, with ``r`` as a tensor, one number for each image. No
+operator makes the host wait for the device. On a GPU, sums of merged tokens run in no fixed order,
 as everywhere in PyTorch.
 """
 
@@ -14,19 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome_core.backends.reference import GroupByGroup
+from tome_core.backends.reference import ReferenceStrategy
 from tome_core.matching import Bipartite
 from tome_core.merge import accumulation_dtype, weighted_mean
-from tome_core.metric import Features
+from tome_core.metric import BlockTensors
 from tome_core.positional import Positional
 from tome_core.ragged.packed import Merging, Packed
-from tome_core.ragged.padding import Places, places_of
+from tome_core.ragged.padding import PaddedLayout, padded_layouts
 from tome_core.ragged.plan import Plan
 
 
 @dataclass(frozen=True)
-class Offsets(GroupByGroup):
-    """Padded operators over several groups; one group is a dense batch, and goes the way of `GroupByGroup`."""
+class PaddedStrategy(ReferenceStrategy):
+    """Operators on a padded batch of several groups.
+
+    A batch of one group is dense already; `ReferenceStrategy` runs it.
+    """
 
     def attend(
         self,
@@ -42,110 +45,216 @@ class Offsets(GroupByGroup):
         if len(plan.groups) == 1 or dropout:
             return super().attend(merging, plan, index, packed, qkv, positional, dropout)
         q, k, v = qkv
-        places = places_of(plan, q)[index]
+        places = padded_layouts(plan, q)[index]
         sizes = packed.flat_sizes(plan, index) if merging.prop_attn else None
-        bias = None
-        if positional is not None and positional.biased and packed.positions is not None:
-            positions = torch.cat([part.flatten() for part in packed.positions])
-            bias = positional.bias(
-                index, places.pad(positions) if _has_merged(plan, index) else None
-            )
+        bias = _padded_bias(plan, index, packed, positional, places)
         return padded_attention(q, k, v, sizes, places, bias)
 
     def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: Features
+        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
     ) -> Packed:
-        """Matching and merging of all images at once, if they are the paper's."""
+        """Match and merge all images at once, if matcher and combination are the paper's.
+
+        The metric may be any, since it describes each token by itself.
+        """
         if not plan.merges(index):
             return packed
-        papers = merging.matcher == Bipartite() and merging.combine is weighted_mean
-        if len(plan.groups) == 1 or not papers:
+        matches_as_paper = merging.matcher == Bipartite()
+        matches_and_combines_as_paper = matches_as_paper and merging.combine is weighted_mean
+        if len(plan.groups) == 1 or not matches_and_combines_as_paper:
             return super().merge(merging, plan, index, packed, features)
         x = packed.tokens
-        before, after = places_of(plan, x)[index : index + 2]
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # which would compare in its low precision
-            dest, merged = match(merging.metric(features), before, after, merging.prefix)
-        place = before.unpad(dest + after.starts[:-1, None])
-        left = plan.length(index + 1)
+        places = padded_layouts(plan, x)
+        before = places[index]
+        after = places[index + 1]
+        # Autocast would compare tokens in its low precision.
+        with torch.autocast(x.device.type, enabled=False):
+            metric = merging.metric(features)
+            dest, merged = match(metric, before, after, merging.prefix)  # (images, longest)
+        new_starts = after.starts[:-1, None]
+        new_rows = before.unpad(dest + new_starts)  # (T,), in the buffer after merging
         sizes = packed.flat_sizes(plan, index)
-        if sizes is None:
-            sizes = torch.ones(len(x), dtype=accumulation_dtype(x.dtype), device=x.device)
-        new_sizes = sizes.new_zeros(left).index_add(0, place, sizes)
-        weighted = x.to(sizes.dtype) * sizes[:, None]
-        sums = weighted.new_zeros(left, x.shape[1]).index_add(0, place, weighted)
-        sources = packed.sources
-        positions = packed.positions
-        counts = [group.images for group in plan.groups]
-        if sources:
-            sources = dest.gather(1, torch.cat(sources)).split(counts)
-        if positions:
-            # Merged tokens write theirs to one place too many, which is then cut off.
-            stays = torch.where(before.unpad(merged), left, place)
-            flat = torch.cat([part.flatten() for part in positions])
-            kept = flat.new_zeros(left + 1).scatter_(0, stays, flat)[:left]
-            positions = tuple(view for _, view in plan.views(kept, index + 1))
+        tokens, new_sizes = _weighted_mean(x, sizes, new_rows, plan.length(index + 1))
         return replace(
             packed,
-            tokens=(sums / new_sizes[:, None]).to(x.dtype),
+            tokens=tokens,
             sizes=tuple(view for _, view in plan.views(new_sizes, index + 1)),
-            sources=sources,
-            positions=positions,
+            sources=_move_sources(packed, plan, dest),
+            positions=_keep_positions(packed, plan, index, new_rows, before.unpad(merged)),
         )
 
 
 def padded_attention(
-    q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, places: Places, bias: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, places: PaddedLayout, bias: Tensor | None
 ) -> Tensor:
-    """Proportional attention within each image: ``q, k, v (T, H, d)``, ``sizes (T,)`` -> ``(T, H * d)``.
+    """Proportional attention (paper, equation 1) within each image: ``(T, H * d)``.
 
     Args:
+        q, k, v: ``(T, H, d)``.
+        sizes: of the keys, ``(T,)``; None if all are 1.
         bias: what relative positions add to the logits, ``(images or 1, H, longest, longest)``.
     """
-    of_keys = q.new_zeros(places.padded.shape) if sizes is None else places.pad(sizes).log()
-    mask = of_keys.masked_fill(~places.inside, -torch.inf)[:, None, None, :]
-    mask = (mask if bias is None else mask + bias).to(q.dtype)
-    q, k, v = (places.pad(part).transpose(1, 2) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return places.unpad(out.transpose(1, 2)).flatten(1)
+    if sizes is None:
+        log_sizes = q.new_zeros(places.padded.shape)
+    else:
+        log_sizes = places.pad(sizes).log()
+    padding = ~places.inside
+    mask = log_sizes.masked_fill(padding, -torch.inf)  # (images, longest), of the keys
+    mask = mask[:, None, None, :]
+    if bias is not None:
+        mask = mask + bias
+    out = F.scaled_dot_product_attention(
+        places.pad(q).transpose(1, 2),  # (images, H, longest, d)
+        places.pad(k).transpose(1, 2),
+        places.pad(v).transpose(1, 2),
+        attn_mask=mask.to(q.dtype),
+    )
+    by_token = out.transpose(1, 2)
+    return places.unpad(by_token).flatten(1)
 
 
 @torch.no_grad()
-def match(metric: Tensor, before: Places, after: Places, prefix: int) -> tuple[Tensor, Tensor]:
-    """Bipartite soft matching of each image: what `Bipartite` gives it alone, for any number of tokens merged away.
+def match(
+    metric: Tensor, before: PaddedLayout, after: PaddedLayout, prefix: int
+) -> tuple[Tensor, Tensor]:
+    """Bipartite soft matching of each image, as `Bipartite` does for one image alone.
 
     Args:
         metric: ``(T, d)``.
-        before, after: the places that tokens come from and go to; so far apart are the lengths of
-            each image.
+        before, after: the places of the tokens before and after merging. An image merges as many
+            tokens as its two lengths differ by.
 
     Returns:
         ``dest`` and ``merged`` of `tome_core.matching.Matching`, ``(images, longest)``, without
         meaning past the end of an image. An image that merges nothing keeps its order.
     """
-    unit = before.pad(F.normalize(metric, dim=-1))
-    in_a = slice(prefix + prefix % 2, None, 2)
-    in_b = slice(prefix + 1 - prefix % 2, None, 2)
-    scores = unit[:, in_a] @ unit[:, in_b].transpose(1, 2)
-    scores = scores.masked_fill(~before.inside[:, None, in_b], -torch.inf)
-    similarity, partner = scores.max(dim=-1)
-    # Past the end an image has nothing to merge, so that comes last in order.
-    similarity = similarity.masked_fill(~before.inside[:, in_a], -torch.inf)
-    order = similarity.argsort(dim=-1, descending=True, stable=True)
-    r = before.counts - after.counts
-    steps = torch.arange(before.longest, device=metric.device)
-    ranks = torch.empty_like(order).scatter_(1, order, steps[: order.shape[1]].expand_as(order))
-    merged_of_a = ranks < r
-    first_destination = prefix + before.inside[:, in_a].sum(dim=1, keepdim=True) - r
+    unit = before.pad(F.normalize(metric, dim=-1))  # (images, longest, d)
+    # Sets A and B alternate, prefix tokens counted; prefix tokens themselves stay out of both.
+    first_a = prefix + prefix % 2
+    first_b = prefix + 1 - prefix % 2
+    in_a = slice(first_a, None, 2)
+    in_b = slice(first_b, None, 2)
+    similarity, partner = _most_similar(unit, before.inside, in_a, in_b)  # (images, |A|)
+    r = before.counts - after.counts  # (images, 1)
+    merged_of_a = _rank(similarity) < r
+    # New order: prefix tokens, unmerged tokens of A, tokens of B.
+    count_of_a = before.inside[:, in_a].sum(dim=1, keepdim=True)
+    first_destination = prefix + count_of_a - r
+    merged_position = first_destination + partner
     unmerged_position = (~merged_of_a).cumsum(dim=-1) + (prefix - 1)
-    dest = steps.repeat(len(order), 1)
-    dest[:, in_a] = torch.where(merged_of_a, first_destination + partner, unmerged_position)
-    dest[:, in_b] = first_destination + steps[: scores.shape[2]]
+    position_of_a = torch.where(merged_of_a, merged_position, unmerged_position)
+    old_position = torch.arange(before.longest, device=metric.device)
+    dest = old_position.repeat(len(unit), 1)
+    dest[:, in_a] = position_of_a
+    dest_of_b = dest[:, in_b]
+    dest[:, in_b] = first_destination + old_position[: dest_of_b.shape[1]]
     merged = torch.zeros_like(before.inside)
     merged[:, in_a] = merged_of_a
-    return torch.where(r > 0, dest, steps), merged
+    return torch.where(r > 0, dest, old_position), merged
+
+
+def _most_similar(unit: Tensor, inside: Tensor, in_a: slice, in_b: slice) -> tuple[Tensor, Tensor]:
+    """The highest similarity of each token of A, and its token of B: ``(images, |A|)`` each."""
+    unit_a = unit[:, in_a]
+    unit_b = unit[:, in_b]
+    scores = unit_a @ unit_b.transpose(1, 2)  # (images, |A|, |B|)
+    padding_of_b = ~inside[:, None, in_b]
+    scores = scores.masked_fill(padding_of_b, -torch.inf)
+    similarity, partner = scores.max(dim=-1)
+    # Padding has nothing to merge, so it comes last in the order by similarity.
+    padding_of_a = ~inside[:, in_a]
+    similarity = similarity.masked_fill(padding_of_a, -torch.inf)
+    return similarity, partner
+
+
+def _rank(similarity: Tensor) -> Tensor:
+    """The rank of each token in its row ``(images, |A|)``: 0 for the highest; ties by index."""
+    order = similarity.argsort(
+        dim=-1,
+        descending=True,
+        stable=True,
+    )
+    ranks = torch.arange(order.shape[1], device=order.device)
+    rank_of_token = torch.empty_like(order)
+    return rank_of_token.scatter_(1, order, ranks.expand_as(order))
+
+
+def _weighted_mean(
+    x: Tensor, sizes: Tensor | None, new_rows: Tensor, length: int
+) -> tuple[Tensor, Tensor]:
+    """Average the tokens that share a destination, weighted by size, as `weighted_mean` does.
+
+    Args:
+        x: ``(T, D)``.
+        sizes: ``(T,)``; None while all are 1.
+        new_rows: the destination of each token, ``(T,)``.
+        length: the number of destinations, T'.
+
+    Returns:
+        Tokens ``(T', D)`` and sizes ``(T',)``.
+    """
+    if sizes is None:
+        dtype = accumulation_dtype(x.dtype)
+        sizes = torch.ones(len(x), dtype=dtype, device=x.device)
+    new_sizes = sizes.new_zeros(length)
+    new_sizes = new_sizes.index_add(0, new_rows, sizes)
+    weighted = x.to(sizes.dtype) * sizes[:, None]
+    sums = weighted.new_zeros(length, x.shape[1])
+    sums = sums.index_add(0, new_rows, weighted)
+    means = sums / new_sizes[:, None]
+    return means.to(x.dtype), new_sizes
+
+
+def _move_sources(packed: Packed, plan: Plan, dest: Tensor) -> tuple[Tensor, ...] | None:
+    """The position of each input token after ``dest (images, longest)``, for each group."""
+    if not packed.sources:
+        return packed.sources
+    images_of_groups = [group.images for group in plan.groups]
+    moved = dest.gather(1, torch.cat(packed.sources))
+    return moved.split(images_of_groups)
+
+
+def _keep_positions(
+    packed: Packed,
+    plan: Plan,
+    index: int,
+    new_rows: Tensor,
+    merged: Tensor,
+) -> tuple[Tensor, ...] | None:
+    """The input positions of the tokens that stay in block ``index``, for each group.
+
+    Args:
+        new_rows: the destination of each token, ``(T,)``.
+        merged: whether it merges into another token, ``(T,)``.
+    """
+    if not packed.positions:
+        return packed.positions
+    length = plan.length(index + 1)
+    positions = torch.cat([part.flatten() for part in packed.positions])
+    # Merged tokens write to one extra place at the end, which is then cut off.
+    rows = torch.where(merged, length, new_rows)
+    kept = positions.new_zeros(length + 1)
+    kept.scatter_(0, rows, positions)
+    return tuple(view for _, view in plan.views(kept[:length], index + 1))
+
+
+def _padded_bias(
+    plan: Plan,
+    index: int,
+    packed: Packed,
+    positional: Positional | None,
+    places: PaddedLayout,
+) -> Tensor | None:
+    """What relative positions add to the logits, ``(images or 1, H, longest, longest)``."""
+    if positional is None or not positional.has_bias or packed.positions is None:
+        return None
+    padded_positions = None
+    if _has_merged(plan, index):
+        flat_positions = torch.cat([part.flatten() for part in packed.positions])
+        padded_positions = places.pad(flat_positions)
+    return positional.bias(index, padded_positions)
 
 
 def _has_merged(plan: Plan, index: int) -> bool:
+    """Whether any image has lost tokens before block ``index``."""
     return any(group.tokens[index] < group.tokens[0] for group in plan.groups)

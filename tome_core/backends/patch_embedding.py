@@ -1,4 +1,4 @@
-"""Patch embedding without a convolution: patches that do not overlap, cut out and multiplied."""
+"""Patch embedding without a convolution: patches that do not overlap are cut out and multiplied."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from torch import Tensor, nn
 
 
 class MatrixPatches(nn.Module):
-    """A patch embedding as one matrix product: cuDNN would plan a convolution for every batch size."""
+    """A patch embedding as one matrix product.
+
+    For a convolution, cuDNN would make a plan for every batch size.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.patch = cast(tuple[int, int], convolution.kernel_size)
+        self.patch_size = cast(tuple[int, int], convolution.kernel_size)
         self.weight = convolution.weight
         self.bias = convolution.bias
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, D, rows, columns)``."""
-        pixels = cut_patches(images, self.patch).flatten(3)
-        return F.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        patches = cut_patches(images, self.patch_size)
+        pixels = patches.flatten(3)  # (B, rows, columns, C * height * width)
+        weight = self.weight.flatten(1)
+        embedded = F.linear(pixels, weight, self.bias)
+        return embedded.permute(0, 3, 1, 2)
 
 
-def cut_patches(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Patches of ``(height, width)``, without what is left at the right and at the bottom.
+def cut_patches(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Cut ``images (B, C, H, W)`` into patches of ``patch_size (height, width)``.
 
-    ``(B, C, H, W)`` -> ``(B, rows, columns, C, height, width)``, a view.
+    Pixels at the right and at the bottom that do not fill a patch are dropped.
+
+    Returns:
+        ``(B, rows, columns, C, height, width)``, a view.
     """
-    height, width = patch
-    rows = images.shape[2] // height
-    columns = images.shape[3] // width
-    images = images[:, :, : rows * height, : columns * width]
-    return (
-        images.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5)
-    )
+    height, width = patch_size
+    _, _, image_height, image_width = images.shape
+    rows = image_height // height
+    columns = image_width // width
+    cropped = images[:, :, : rows * height, : columns * width]
+    patches = cropped.unflatten(3, (columns, width))
+    patches = patches.unflatten(2, (rows, height))  # (B, C, rows, height, columns, width)
+    return patches.permute(0, 2, 4, 1, 3, 5)

@@ -1,1 +1,1 @@
-"""Batches of images with different numbers of tokens in one buffer: its plan, its layout, its padding."""
+"""Packed batches: the tokens of images of several lengths in one buffer, and the plan for it."""

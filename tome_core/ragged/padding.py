@@ -1,7 +1,7 @@
-"""Where the tokens of images of several lengths lie in one buffer, and how they become a padded batch and back.
+"""How a packed buffer of images of several lengths becomes a padded batch, and the way back.
 
-Everything is made on the device from where images begin. The host knows every length, so nothing
-has to be read back.
+The device computes all index tensors from where images begin. The host knows every length, so it
+never waits to read one back.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from tome_core.ragged.plan import Plan
 
 
 @dataclass(frozen=True)
-class Places:
-    """The images of a buffer before one block: index tensors on one device.
+class PaddedLayout:
+    """Index tensors between a packed buffer and a padded batch, before one block, on one device.
 
     Attributes:
         longest: tokens of the longest image.
-        starts: where each image begins, then how many tokens there are, int32 ``(images + 1,)``.
+        starts: where each image begins in the buffer, then the number of tokens, int32
+            ``(images + 1,)``.
         counts: tokens of each image, int64 ``(images, 1)``.
-        padded: the token of the buffer at each place of the padded batch, int64 ``(images,
-            longest)``. Past its end an image repeats its own last token, so that nothing of one
-            image ever reaches another, not even NaN.
-        inside: which of these places are not past the end, bool ``(images, longest)``.
-        flat: the place of each token of the buffer in the flattened padded batch, int64 ``(T,)``.
+        padded: for each position of the padded batch, the index of its token in the buffer, int64
+            ``(images, longest)``. The padding of an image repeats its own last token, so that no
+            value of one image reaches another, not even NaN.
+        inside: which positions are not padding, bool ``(images, longest)``.
+        flat: for each token of the buffer, its position in the flattened padded batch, int64
+            ``(T,)``.
     """
 
     longest: int
@@ -46,47 +48,80 @@ class Places:
         return batch.flatten(0, 1)[self.flat]
 
 
-def places_of(plan: Plan, like: Tensor) -> tuple[Places, ...]:
-    """The places of ``plan`` on the device of ``like``, at the input and after each block; kept with the plan."""
-    return plan.keep("places", like, lambda: make_places(plan.offsets(like), plan.counts))
+def padded_layouts(plan: Plan, like: Tensor) -> tuple[PaddedLayout, ...]:
+    """Return the index tensors of ``plan`` on the device of ``like``, cached with the plan.
+
+    There is one entry for the input, then one for each block.
+    """
+
+    def make() -> tuple[PaddedLayout, ...]:
+        return make_padded_layouts(plan.offsets(like), plan.counts)
+
+    return plan.cached("places", like, make)
 
 
-def make_places(offsets: Tensor, lengths: Sequence[Sequence[int]]) -> tuple[Places, ...]:
-    """All at once, since each operator costs a launch.
+def make_padded_layouts(
+    offsets: Tensor,
+    lengths: Sequence[Sequence[int]],
+) -> tuple[PaddedLayout, ...]:
+    """Compute the index tensors of all blocks together, since each operator costs a kernel launch.
 
     Args:
         offsets: ``(depth + 1, images + 1)``, as `Plan.offsets`.
-        lengths: the same on the host, tokens of each image.
+        lengths: the tokens of each image, ``depth + 1`` rows, on the host.
     """
+    device = offsets.device
     images = len(lengths[0])
-    total = sum(map(sum, lengths))
     longest = [max(row) for row in lengths]
-    begins = offsets[:, :-1, None]
-    ends = offsets[:, 1:, None]
-    steps = torch.arange(max(longest), device=offsets.device)
-    padded = torch.minimum(begins + steps, ends - 1)
-    inside = steps < ends - begins
-    counts = (ends - begins).flatten()
-    # For every token of every block: which row of (depth + 1) * images it is in, and where there.
-    rows = torch.repeat_interleave(
-        torch.arange(len(counts), device=offsets.device), counts, output_size=total
-    )
-    firsts = counts.cumsum(0) - counts
-    within = torch.arange(total, device=offsets.device) - firsts[rows]
-    flat = (rows % images, within)
-    starts = offsets.int()
+
+    # Of every position of the padded batches, all as wide as the longest: (depth + 1, images, N).
+    starts = offsets[:, :-1, None]  # (depth + 1, images, 1)
+    ends = offsets[:, 1:, None]  # (depth + 1, images, 1)
+    steps = torch.arange(max(longest), device=device)  # (N,)
+    padded = torch.minimum(starts + steps, ends - 1)
+    inside = steps < ends - starts
+
+    # Of every token of every buffer, one buffer after the other: (sum of all lengths,).
+    counts = (ends - starts).flatten()  # ((depth + 1) * images,)
+    image, position = _images_and_positions(counts, images, sum(map(sum, lengths)))
+
+    starts_and_totals = offsets.int()
+    counts = counts.view(-1, images, 1)
     places = []
-    done = 0
-    for index, (row, width) in enumerate(zip(lengths, longest, strict=True)):
-        part = slice(done, done := done + sum(row))
+    begin = 0
+    for index, width in enumerate(longest):
+        end = begin + sum(lengths[index])
+        flat = image[begin:end] * width + position[begin:end]  # (T,)
+        begin = end
         places.append(
-            Places(
+            PaddedLayout(
                 longest=width,
-                starts=starts[index],
-                counts=counts.view(-1, images, 1)[index],
+                starts=starts_and_totals[index],
+                counts=counts[index],
                 padded=padded[index, :, :width],
                 inside=inside[index, :, :width],
-                flat=flat[0][part] * width + flat[1][part],
+                flat=flat,
             )
         )
     return tuple(places)
+
+
+def _images_and_positions(
+    counts: Tensor,
+    images: int,
+    total: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the image of each token and its position there, for all buffers one after the other.
+
+    Args:
+        counts: tokens of each image, ``((depth + 1) * images,)``.
+        images: number of images in one buffer.
+        total: the sum of ``counts``, which the host knows.
+    """
+    device = counts.device
+    numbers = torch.arange(len(counts), device=device)
+    # The entry of counts that each token belongs to.
+    entry = torch.repeat_interleave(numbers, counts, output_size=total)  # (total,)
+    first_tokens = counts.cumsum(0) - counts
+    position = torch.arange(total, device=device) - first_tokens[entry]
+    return entry % images, position

@@ -1,1 +1,1 @@
-"""Step 7: each Triton kernel checked, and timed beside other cuts of its work and beside PyTorch's operators."""
+"""Step 7: each Triton kernel checked, and timed beside other tilings and PyTorch's operators."""

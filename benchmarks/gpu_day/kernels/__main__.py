@@ -1,4 +1,4 @@
-"""Runs the step; see `benchmarks.gpu_day.kernels`. Where the day is dry, tiny, in Triton's interpreter."""
+"""Runs the step `benchmarks.gpu_day.kernels`; in a dry run tiny, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def workloads(day: Day, name: str, device: str) -> Iterator[Workload]:
 
 
 def broken_interpreter() -> str:
-    """Why Triton's interpreter cannot run here; empty if it can. Some versions of it do not go with those of NumPy."""
+    """Why Triton's interpreter cannot run here (some versions conflict with NumPy's), or ''."""
     try:
         from tome_core.backends.cuda.attention import (
             launch_attention,  # which loops as often as a tensor says

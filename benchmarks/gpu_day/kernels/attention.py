@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
 from tome_core.backends.cuda.attention import Tiles, choose_tiles, launch_attention, unpack
 from tome_core.backends.padded import padded_attention
-from tome_core.ragged.padding import make_places
+from tome_core.ragged.padding import make_padded_layouts
 
 MIXED = (197, 181, 149, 133, 101, 69, 37, 21)
 WIDTH = 64
@@ -97,7 +97,7 @@ def peers_of(
     longest = max(batch.counts)
     q, k, v = qkv.unflatten(1, (3, batch.heads, WIDTH)).unbind(1)
     if not batch.is_dense:
-        (places,) = make_places(starts.long()[None], [batch.counts])
+        (places,) = make_padded_layouts(starts.long()[None], [batch.counts])
         return {"padded operators": partial(padded_attention, q, k, v, sizes, places, None)}
     dense = [part.unflatten(0, (-1, longest)).transpose(1, 2) for part in (q, k, v)]
     if sizes is None:

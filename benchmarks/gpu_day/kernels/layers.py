@@ -1,4 +1,4 @@
-"""What stands between attention and merging, with the shapes of ViT-B/16, in bfloat16: norms, and GELU behind fc1."""
+"""The layers between attention and merging, in shapes of ViT-B/16, bfloat16: norms, GELU."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from benchmarks.gpu_day.kernels.workload import DTYPE, Workload, worst
 from tome_core.backends.cuda.attention import unpack
 from tome_core.backends.cuda.encoder import Extents
-from tome_core.backends.cuda.matching import Matched, Tiles, launch_match
+from tome_core.backends.cuda.matching import PackedMatching, Tiles, launch_match
 from tome_core.backends.cuda.merging import launch_merge_norm
 from tome_core.backends.cuda.placing import launch_place
 from tome_core.backends.padded import match as padded_match
 from tome_core.matching import Bipartite
 from tome_core.merge import merge
-from tome_core.ragged.padding import places_of
+from tome_core.ragged.padding import padded_layouts
 from tome_core.ragged.plan import make_plan
 from tome_core.schedule import Schedule
 
@@ -90,13 +90,13 @@ class Block:
 
     def padded_match(self) -> Tensor:
         """The same by operators, on a padded batch: new places, int64 ``(T,)``."""
-        before, after = places_of(self.plan, self.qkv)[:2]
+        before, after = padded_layouts(self.plan, self.qkv)[:2]
         keys = self.qkv.unflatten(1, (3, self.heads, -1))[:, 1].float().mean(1)
         dest, _ = padded_match(keys, before, after, PREFIX)
         return before.unpad(dest + after.starts[:-1, None])
 
     def dense_match(self) -> Tensor:
-        """The same by operators, where all images are alike: places within an image, int64 ``(B, N)``."""
+        """The same by operators where all images are alike: positions, int64 ``(B, N)``."""
         keys = self.qkv.unflatten(1, (3, self.heads, -1))[:, 1].float().mean(1)
         (group,) = self.plan.groups
         return Bipartite()(keys.unflatten(0, (len(group.images), -1)), group.wanted[0], PREFIX).dest
@@ -106,12 +106,12 @@ def match_of(block: Block, shape: str) -> Workload:
     """Both launches of the matching."""
     expected = block.padded_match()
 
-    def deviation(found: Matched) -> float:
+    def deviation(found: PackedMatching) -> float:
         if not torch.equal(
             found.order.long().sort().values, torch.arange(block.tokens, device=expected.device)
         ):
             return float("inf")
-        sources = found.order.long().split(found.begins.diff().tolist())
+        sources = found.order.long().split(found.segment_starts.diff().tolist())
         if not all((found.dest[part] == place).all() for place, part in enumerate(sources[:500])):
             return float("inf")
         return (found.dest.long() != expected).float().mean().item() / OTHER_PLACES
@@ -144,12 +144,20 @@ def place_of(block: Block, shape: str) -> Workload:
     similarity = torch.rand(block.tokens, device=device)
     partner = torch.randint(0, block.longest // 2 - 1, (block.tokens,), device=device).int()
     order, dest = (torch.empty_like(partner) for _ in range(2))
-    begins = torch.empty(block.left + 1, dtype=torch.int32, device=device)
+    segment_starts = torch.empty(block.left + 1, dtype=torch.int32, device=device)
     most = (block.longest - PREFIX + 1) // 2
 
     def place() -> Tensor:
         launch_place(
-            similarity, partner, block.before, block.after, order, begins, dest, most, PREFIX
+            similarity,
+            partner,
+            block.before,
+            block.after,
+            order,
+            segment_starts,
+            dest,
+            most,
+            PREFIX,
         )
         return order
 
@@ -169,7 +177,7 @@ def merge_norm_of(block: Block, shape: str) -> Workload:
         block.branch,
         block.sizes,
         matched.order,
-        matched.begins,
+        matched.segment_starts,
         block.weight,
         block.bias,
         EPS,

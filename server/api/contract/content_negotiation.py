@@ -1,4 +1,4 @@
-"""Which of two media types a client would rather have (RFC 9110, section 12.5.1)."""
+"""Content negotiation: which of two media types a client prefers (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ def prefers(accept: str | None, offered: str, default: str) -> bool:
 
 
 def quality(accept: str, media_type: str) -> float:
-    """How much ``media_type`` is wanted, 0 to 1: by the range that names it best; what cannot be read names nothing."""
-    kind = media_type.partition("/")[0]
-    ranks = {"*/*": 0, f"{kind}/*": 1, media_type: 2}
-    best = -1
-    found = 0.0
-    for part in accept.lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        rank = ranks.get(name, -1)
-        if rank > best:
-            best = rank
-            found = _weight(parameters)
-    return found
+    """Return the weight of ``media_type``, 0 to 1; the most specific matching range decides.
+
+    A range that cannot be parsed matches nothing.
+    """
+    main_type = media_type.partition("/")[0]
+    specificities = {"*/*": 0, f"{main_type}/*": 1, media_type: 2}
+    best_specificity = -1
+    weight = 0.0
+    for media_range in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in media_range.split(";"))
+        specificity = specificities.get(name, -1)
+        if specificity > best_specificity:
+            best_specificity = specificity
+            weight = _parse_weight(parameters)
+    return weight
 
 
-def _weight(parameters: list[str]) -> float:
-    weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
+def _parse_weight(parameters: list[str]) -> float:
+    """Return the ``q`` of a range: 1 where it is missing, 0 where it is no number."""
+    weights = [parameter.removeprefix("q=") for parameter in parameters if parameter[:2] == "q="]
+    if not weights:
+        return 1.0
     try:
-        return min(max(float(weights[0]), 0.0), 1.0) if weights else 1.0
+        weight = float(weights[0])
     except ValueError:
         return 0.0
+    return min(max(weight, 0.0), 1.0)

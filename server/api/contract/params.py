@@ -1,4 +1,4 @@
-"""The query parameters of an image's endpoints, checked against the model that is asked."""
+"""The query parameters of the image endpoints, parsed and checked against the requested model."""
 
 from __future__ import annotations
 
@@ -9,47 +9,56 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.allowed_schedules import AUTO, invalid, parse_choices
+from server.api.contract.allowed_schedules import (
+    AUTO,
+    QUOTED_CHARACTERS,
+    invalid_parameter,
+    is_integer,
+    parse_schedules,
+    value_not_allowed,
+)
 from server.errors import NotFound
 from server.ipc.messages import ModelInfo, OutputKind
 from tome_core.schedule import Schedule
 
 DEFAULT_TOP_K = 5
 
-# For /openapi.json: FastAPI's own validation would answer with its library's texts, so parameters
-# are parsed below.
-DOCUMENTATION: list[dict[str, Any]] = [
+_MAX_TOP_K_DIGITS = 9
+_QUOTED_MODEL_CHARACTERS = 80  # model names are longer than other values
+_MILLISECONDS = re.compile(r"\d{1,12}(\.\d{0,12})?", re.ASCII)
+
+# For /openapi.json. FastAPI does not validate them: its error texts come from its library, so the
+# functions below parse the query.
+_PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "r",
         "in": "query",
         "description": (
             "Tokens merged away per block: `16`; `16:-1`, changing linearly over the blocks with an"
             " inflection from -1 (most in the first blocks) to 1; or `30,0,5,20`, one number per"
-            " block. 0 is the exact original model. `auto`: the smallest of the model's levels with"
-            " which the deadlines are met."
+            " block. 0 is the exact original model. `auto`: the smallest of the model's levels that"
+            " meets the deadlines."
         ),
         "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20", "auto"]},
     },
     {
         "name": "model",
         "in": "query",
-        "description": "A name that `/models` lists; the first of them where it is missing.",
+        "description": "A name that `/models` lists; default: the first of them.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]+$"},
     },
     {
         "name": "top_k",
         "in": "query",
-        "description": (
-            f"How many classes to answer with, best first; {DEFAULT_TOP_K} where it is missing."
-        ),
+        "description": f"How many classes to return, best first; default: {DEFAULT_TOP_K}.",
         "schema": {"type": "integer", "minimum": 1},
     },
     {
         "name": "deadline_ms",
         "in": "query",
         "description": (
-            "Milliseconds after the arrival of the request's headers; an answer later than that is"
-            " a 504."
+            "Milliseconds from the arrival of the request's headers; a request that misses its"
+            " deadline gets a 504."
         ),
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
@@ -57,8 +66,8 @@ DOCUMENTATION: list[dict[str, Any]] = [
         "name": "r_max",
         "in": "query",
         "description": (
-            "With `r=auto`: no level above this one; by default all that `/models` lists may be"
-            " chosen."
+            "With `r=auto`: the largest level that may be chosen; default: all that `/models`"
+            " lists."
         ),
         "schema": {"type": "integer", "minimum": 0},
     },
@@ -74,38 +83,37 @@ DOCUMENTATION: list[dict[str, Any]] = [
 ]
 
 
-def documentation(want: OutputKind) -> list[dict[str, Any]]:
-    """The parameters of a request that wants ``want``, for ``/openapi.json``."""
-    return [
-        parameter
-        for parameter in DOCUMENTATION
-        if want == "classes" or parameter["name"] != "top_k"
-    ]
+def openapi_parameters(output_kind: OutputKind) -> list[dict[str, Any]]:
+    """Return the OpenAPI parameters of an endpoint whose output is ``output_kind``."""
+    if output_kind == "classes":
+        return list(_PARAMETERS)
+    return [parameter for parameter in _PARAMETERS if parameter["name"] != "top_k"]
 
 
 @dataclass(frozen=True)
 class Params:
-    """What a request asks for.
+    """The parsed parameters of one request.
 
     Attributes:
-        choices: the schedule that was asked for; with ``r=auto`` those that may be chosen, mildest
-            first.
-        requested: the text of ``r`` as it was asked for.
-        top_k: how many classes, 0 where none are wanted.
+        choices: the requested schedule; with ``r=auto`` those the scheduler may choose from, the
+            one that merges least first.
+        requested_r: the text of ``r`` as the client sent it, or the default.
+        top_k: how many classes to return; 0 for an output other than classes.
         deadline: ``time.monotonic()`` seconds, or None.
+        output_kind: the output of the endpoint.
     """
 
     model: ModelInfo
     choices: tuple[Schedule, ...]
-    requested: str
+    requested_r: str
     top_k: int
     deadline: float | None
-    want: OutputKind
+    output_kind: OutputKind
 
     @property
     def text(self) -> str:
-        """``r``, in its normal form, as far as it is known before the image runs."""
-        return AUTO if self.requested == AUTO else str(self.choices[0])
+        """The normal form of ``r``, or ``auto`` until the scheduler has chosen."""
+        return AUTO if self.requested_r == AUTO else str(self.choices[0])
 
 
 def parse_params(
@@ -113,73 +121,83 @@ def parse_params(
     models: Mapping[str, ModelInfo],
     default_r: str,
     arrival: float,
-    want: OutputKind = "classes",
+    output_kind: OutputKind = "classes",
 ) -> Params:
-    """Read all parameters of a query.
+    """Parse all parameters of a query.
 
     Args:
+        query: the query parameters.
         models: by name, the default one first.
-        default_r: of requests that name no ``r``; what of it a model cannot do is cut off.
+        default_r: ``r`` of a request that names none; clamped to what the model supports.
         arrival: when the request's headers arrived, ``time.monotonic()`` seconds.
-        want: what the endpoint is for.
+        output_kind: the output of the endpoint.
 
     Raises:
-        InvalidParameter: one is unknown, repeated, or has a value that is not allowed, or the model
-            has no classes.
+        InvalidParameter: a parameter is unknown, repeated, or has a value that is not allowed, or
+            the model has no classes.
         NotFound: there is no such model.
     """
-    names = [parameter["name"] for parameter in documentation(want)]
-    for name in query:
-        if name not in names:
-            raise invalid(
-                name[:40], f"there is no parameter {name[:40]!r} here; there are {', '.join(names)}"
-            )
-        if len(query.getlist(name)) > 1:
-            raise invalid(name, f"{name} is given {len(query.getlist(name))} times")
-    model = find_model(
-        query.get("model") or None, models
-    )  # empty is what a form sends for a field left out
-    if want == "classes" and not model.labels:
-        raise invalid(
+    _check_names(query, output_kind)
+    # An HTML form sends an empty value for a field left blank.
+    model = find_model(query.get("model") or None, models)
+    if output_kind == "classes" and not model.labels:
+        raise invalid_parameter(
             "model", f"{model.name} has no classifier; it serves /embed and /visualize only"
         )
+    choices = parse_schedules(query, default_r, model)
+    top_k = 0
+    if output_kind == "classes":
+        top_k = parse_top_k(query.get("top_k"), len(model.labels))
     return Params(
         model=model,
-        choices=parse_choices(query, default_r, model),
-        requested=query.get("r", default_r),
-        top_k=parse_top_k(query.get("top_k"), len(model.labels)) if want == "classes" else 0,
+        choices=choices,
+        requested_r=query.get("r", default_r),
+        top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
-        want=want,
+        output_kind=output_kind,
     )
 
 
+def _check_names(query: QueryParams, output_kind: OutputKind) -> None:
+    """Check that every parameter is known and given once. Raises `InvalidParameter`."""
+    names = [parameter["name"] for parameter in openapi_parameters(output_kind)]
+    for name in query:
+        if name not in names:
+            quoted = name[:QUOTED_CHARACTERS]
+            known = ", ".join(names)
+            raise invalid_parameter(
+                quoted, f"there is no parameter {quoted!r} here; there are {known}"
+            )
+        count = len(query.getlist(name))
+        if count > 1:
+            raise invalid_parameter(name, f"{name} is given {count} times")
+
+
 def find_model(name: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
-    """The model called ``name``, or the first one for None. Raises `NotFound`."""
+    """Return the model called ``name``, or the default model for None. Raises `NotFound`."""
     if name is None:
         return next(iter(models.values()))
     if name not in models:
-        raise NotFound(
-            f"there is no model {name[:80]!r}; there are {', '.join(models)}", parameter="model"
-        )
+        quoted = name[:_QUOTED_MODEL_CHARACTERS]
+        known = ", ".join(models)
+        raise NotFound(f"there is no model {quoted!r}; there are {known}", parameter="model")
     return models[name]
 
 
 def parse_top_k(text: str | None, classes: int) -> int:
-    """How many classes to answer with. Raises `InvalidParameter`."""
+    """Return how many classes to return. Raises `InvalidParameter`."""
     if text is None:
         return min(DEFAULT_TOP_K, classes)
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= classes):
-        raise invalid("top_k", f"top_k={text[:40]!r} is not allowed; allowed are 1 to {classes}")
-    return int(text)
+    if is_integer(text, _MAX_TOP_K_DIGITS) and 1 <= int(text) <= classes:
+        return int(text)
+    raise value_not_allowed("top_k", text, f"allowed are 1 to {classes}")
 
 
 def parse_deadline(text: str | None, arrival: float) -> float | None:
-    """When the answer is worth nothing any more, ``time.monotonic()`` seconds. Raises `InvalidParameter`."""
+    """Return the deadline in ``time.monotonic()`` seconds, or None. Raises `InvalidParameter`."""
     if text is None:
         return None
-    # float() alone also takes "1_000", "nan", blanks around and digits of other scripts.
-    if not re.fullmatch(r"\d{1,12}(\.\d{0,12})?", text, re.ASCII) or float(text) == 0:
-        raise invalid(
-            "deadline_ms", f"deadline_ms={text[:40]!r} is not allowed; allowed is a positive number"
-        )
-    return arrival + float(text) / 1000
+    # float() alone also accepts "1_000", "nan", surrounding blanks and digits of other scripts.
+    if _MILLISECONDS.fullmatch(text) and float(text) > 0:
+        return arrival + float(text) / 1000
+    raise value_not_allowed("deadline_ms", text, "allowed is a positive number")

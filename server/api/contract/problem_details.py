@@ -1,4 +1,4 @@
-"""Every error as ``application/problem+json`` (RFC 9457), with a stable ``type`` and no text of any library."""
+"""Errors as ``application/problem+json`` (RFC 9457), with a stable ``type``, no library texts."""
 
 from __future__ import annotations
 
@@ -20,60 +20,77 @@ from server.metrics import Metrics
 MEDIA_TYPE = "application/problem+json"
 
 
-def describe(error: RequestError, request_id: str | None = None) -> Problem:
-    """``error`` as the members of a problem."""
+def problem_of(error: RequestError, request_id: str | None = None) -> Problem:
+    """Return ``error`` as the members of a problem."""
+    instance = None
+    if request_id:
+        escaped_id = quote(request_id, safe="")
+        instance = f"urn:tome:request:{escaped_id}"
     return Problem(
         type=f"urn:tome:problem:{error.slug}",
         title=error.title,
         status=error.status,
         detail=error.detail,
-        instance=f"urn:tome:request:{quote(request_id, safe='')}" if request_id else None,
+        instance=instance,
         **error.extensions,
     )
 
 
-def respond(
+def problem_response(
     error: RequestError,
     request_id: str | None = None,
     headers: dict[str, str] | None = None,
     path: str = "",
 ) -> Response:
-    """The answer of a request for ``path``, as routes know it, that fails with ``error``."""
+    """Return the response to a request that fails with ``error``.
+
+    Args:
+        error: why the request fails.
+        request_id: names the request in the problem's ``instance``.
+        headers: further headers of the response.
+        path: of the request, as the routes know it. Below ``/v2`` the body follows the Open
+            Inference Protocol.
+    """
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if path == "/v2" or path.startswith("/v2/"):
-        return JSONResponse(protocol_error(error), error.status, headers)
-    body = describe(error, request_id).model_dump_json(exclude_none=True)
+        return JSONResponse(oip_error(error), error.status, headers)
+    body = problem_of(error, request_id).model_dump_json(exclude_none=True)
     return Response(body, error.status, headers, MEDIA_TYPE)
 
 
-def protocol_error(error: RequestError) -> dict[str, str]:
-    """``error`` as the Open Inference Protocol has it, for all paths of ``/v2``."""
+def oip_error(error: RequestError) -> dict[str, str]:
+    """Return ``error`` as the error object of the Open Inference Protocol."""
     index = error.extensions.get("index")
-    return {"error": error.detail if index is None else f"image {index}: {error.detail}"}
+    if index is None:
+        return {"error": error.detail}
+    return {"error": f"image {index}: {error.detail}"}
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
-    """Answer every error that a route raises, and what the framework raises itself: 404, 405 and its validation."""
+def add_exception_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Make ``app`` answer the errors of its routes and of the framework (404, 405, validation)."""
 
     async def on_request_error(request: Request, error: RequestError) -> Response:
         metrics.observe_error(error)
-        return respond(error, request.state.record.id, path=route_path(request.scope))
+        return problem_response(error, request.state.context.id, path=route_path(request.scope))
 
-    async def on_http_exception(request: Request, error: HTTPException) -> Response:
-        known = translate(error, request)
-        metrics.observe_error(known)
-        allow = {
-            name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"
-        }
-        return respond(known, request.state.record.id, allow, route_path(request.scope))
+    async def on_http_exception(request: Request, exception: HTTPException) -> Response:
+        error = from_http_exception(exception, request)
+        metrics.observe_error(error)
+        return problem_response(
+            error,
+            request.state.context.id,
+            headers=_allow_header(exception),
+            path=route_path(request.scope),
+        )
 
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         return await on_request_error(
             request, InvalidParameter("a parameter has a value that is not allowed")
         )
 
+    # FastAPI types every handler as one of `Exception`.
     handlers: dict[type[Exception], Any] = {
         RequestError: on_request_error,
         HTTPException: on_http_exception,
@@ -83,21 +100,26 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         app.add_exception_handler(error_type, handler)
 
 
-def translate(error: HTTPException, request: Request) -> RequestError:
-    """The framework's own exception as one of ours."""
-    if error.status_code == 404:
-        return NotFound("there is no such path; /docs lists what there is")
-    if error.status_code == 405:
+def from_http_exception(exception: HTTPException, request: Request) -> RequestError:
+    """Return the framework's ``exception`` as an error of this server."""
+    if exception.status_code == 404:
+        return NotFound("there is no such path; /docs lists all paths")
+    if exception.status_code == 405:
         return MethodNotAllowed(f"{request.method[:20]} is not allowed here; see the Allow header")
     return RequestError("the request could not be handled")
 
 
-def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that can fail with ``statuses``, for ``/openapi.json``."""
+def _allow_header(exception: HTTPException) -> dict[str, str]:
+    """Return the ``Allow`` header of a 405; the framework's other headers are left out."""
+    headers = exception.headers or {}
+    return {name: value for name, value in headers.items() if name.lower() == "allow"}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI ``responses`` of a route that can fail with ``statuses``."""
     titles: dict[int, list[str]] = {}
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, RequestError) and kind is not RequestError:
-            titles.setdefault(kind.status, []).append(kind.title)
+    for error_type in _request_error_types():
+        titles.setdefault(error_type.status, []).append(error_type.title)
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {
@@ -106,3 +128,12 @@ def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def _request_error_types() -> list[type[RequestError]]:
+    """Return the subclasses of `RequestError`, in the order of their definition."""
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, RequestError) and value is not RequestError
+    ]

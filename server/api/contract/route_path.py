@@ -1,4 +1,4 @@
-"""The path of a request, as the routes know it."""
+"""The path of a request as the routes know it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from starlette.types import Scope
 
 
 def route_path(scope: Scope) -> str:
-    """The path that routes know: without the one that a proxy put in front."""
+    """Return the path of a request without the ``root_path`` that a proxy adds."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

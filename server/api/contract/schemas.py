@@ -1,4 +1,4 @@
-"""What the answers look like in JSON; the source of ``/openapi.json``."""
+"""The JSON schemas of the responses, from which ``/openapi.json`` is generated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Prediction(BaseModel):
-    """One class, and how likely the model finds it."""
+    """One class and its score."""
 
     label: str
     index: int = Field(description="The class number in the model's output.")
@@ -16,14 +16,14 @@ class Prediction(BaseModel):
 
 
 class Tokens(BaseModel):
-    """How many tokens went into the first block and came out of the last, prefix tokens included."""
+    """Tokens at the input of the first block and the output of the last, prefix tokens included."""
 
     input: int
     output: int
 
 
 class Timing(BaseModel):
-    """Milliseconds of this image's stages; ``forward`` is that of the whole batch it was in."""
+    """Milliseconds of this image's stages; ``forward`` is the time of its whole batch."""
 
     decode: float
     queue: float
@@ -31,11 +31,11 @@ class Timing(BaseModel):
 
 
 class Answer(BaseModel):
-    """What the model sees in one image."""
+    """The classes of one image."""
 
     model: str
     r: str = Field(description="The schedule that was used.")
-    r_requested: str = Field(description="The schedule that was asked for.")
+    r_requested: str = Field(description="The schedule that the request named.")
     predictions: list[Prediction] = Field(description="Best first.")
     tokens: Tokens
     timing_ms: Timing
@@ -43,30 +43,30 @@ class Answer(BaseModel):
 
 
 class Embedding(BaseModel):
-    """The pooled features of one image, as timm's ``forward_head(pre_logits=True)`` gives them."""
+    """The pooled features of one image, as from timm's ``forward_head(pre_logits=True)``."""
 
     model: str
     r: str = Field(description="The schedule that was used.")
-    r_requested: str = Field(description="The schedule that was asked for.")
-    embedding: list[float] = Field(description="Of float32, not normalised.")
+    r_requested: str = Field(description="The schedule that the request named.")
+    embedding: list[float] = Field(description="float32, not normalised.")
     tokens: Tokens
     timing_ms: Timing
     batch_size: int = Field(description="How many images shared the forward pass.")
 
 
 class Problem(BaseModel):
-    """Why there is no answer (RFC 9457). Further members may say more, such as `parameter`."""
+    """Why a request failed (RFC 9457). Extension members add details, such as `parameter`."""
 
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(
-        description="Stable; programs compare this.", examples=["urn:tome:problem:too-large"]
+        description="Stable; compare errors by this.", examples=["urn:tome:problem:too-large"]
     )
     title: str
     status: int
     detail: str = Field(description="What was wrong with this request, and what is allowed.")
     instance: str | None = Field(
-        None, description="Names the request; its end is the X-Request-ID."
+        None, description="A URI of the request; it ends with the X-Request-ID."
     )
 
 
@@ -83,25 +83,23 @@ class Embeddings(BaseModel):
 
 
 class LevelDescription(BaseModel):
-    """What one `r` costs and gives."""
+    """The cost and the quality of one `r`."""
 
     r: str
     tokens_out: int
-    relative_flops: float = Field(
-        description="FLOPs of a forward pass, as a share of those at r=0."
-    )
-    speedup: float | None = Field(description="Against r=0, measured on this device at start.")
+    relative_flops: float = Field(description="FLOPs of a forward pass, relative to r=0.")
+    speedup: float | None = Field(description="Relative to r=0, measured on this device at start.")
     accuracy: float | None = Field(description="Percent, from the model's profile.")
 
 
 class ModelDescription(BaseModel):
-    """One model that is served."""
+    """One served model."""
 
     name: str
     architecture: str
     input_size: list[int] = Field(description="Channels, height, width.")
     classes: int = Field(
-        description="0 for a model without a classifier, which serves no /classify."
+        description="0 for a model without a classifier, which does not serve /classify."
     )
     tokens: int = Field(description="At the input, prefix tokens included.")
     blocks: int
@@ -110,20 +108,21 @@ class ModelDescription(BaseModel):
     dtype: str
     acceleration: str = Field(
         description=(
-            "What makes it fast, and proved right at start: kernels, operators, graphs; reference"
-            " and reference-graphs for the plain network, without and in CUDA graphs."
+            "What accelerates the model and passed the self check at start: kernels, operators or"
+            " graphs; reference and reference-graphs are the plain network, without and in CUDA"
+            " graphs."
         )
     )
     levels: list[LevelDescription]
 
 
 class Models(BaseModel):
-    """All models that are served; the first is the default."""
+    """All served models; the first is the default."""
 
     models: list[ModelDescription]
 
 
 class Health(BaseModel):
-    """The state of the server in one word."""
+    """The state of the server, in one word."""
 
     status: str

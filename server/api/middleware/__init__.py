@@ -1,1 +1,1 @@
-"""ASGI middleware, one a file."""
+"""ASGI middleware, one task a module."""

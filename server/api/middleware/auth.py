@@ -1,4 +1,4 @@
-"""Who may ask: API keys, where some are set. Keys are kept and compared as hashes, and never logged."""
+"""Authentication by API key. Keys are stored and compared as hashes, and never logged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.contract.problem_details import respond
+from server.api.contract.problem_details import problem_response
 from server.api.contract.route_path import route_path
+from server.api.middleware.request_context import context_of
 from server.errors import Unauthorized
 from server.metrics import Metrics
 
-# Probes carry no keys, and pages hold no data: what they load needs one. All other paths are
-# closed, known or not.
+# Health checks and scrapes carry no key. A page holds no data: its own requests need a key. Every
+# other path needs one, whether it exists or not.
 OPEN_PATHS = frozenset(
     {
         "/",
@@ -28,28 +29,35 @@ OPEN_PATHS = frozenset(
         "/v2/health/ready",
     }
 )
-OPEN_FOLDER = "/static/"  # what pages load
+OPEN_FOLDER = "/static/"  # the files that pages load
+
+CHALLENGE = 'Bearer realm="tome-serve"'
 
 
-class Keys:
-    """A set of API keys, as SHA-256 digests."""
+class ApiKeys:
+    """A set of API keys, stored as SHA-256 digests."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def __contains__(self, presented: bytes) -> bool:
-        # All are compared, each in constant time: how long it takes tells nothing of any of them.
-        digest = hashlib.sha256(presented).digest()
-        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+    def __contains__(self, key: bytes) -> bool:
+        # The key is compared with every digest, each time in constant time: the duration reveals
+        # nothing about any of them. any() would stop at the first match, so sum() takes a list.
+        digest = _digest(key)
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return sum(matches) > 0
 
 
 class Authentication:
-    """ASGI middleware: if there are ``keys``, lets requests through with one of them only, or to what `is_open`."""
+    """ASGI middleware: answers 401 to requests without one of ``keys``, except for an open path.
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics) -> None:
+    If no keys are configured, every request passes.
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics) -> None:
         self.app = app
         self.keys = keys
         self.metrics = metrics
@@ -58,33 +66,45 @@ class Authentication:
         """Handle one request."""
         if scope["type"] != "http" or not self.keys or is_open(route_path(scope)):
             return await self.app(scope, receive, send)
-        given = list(presented(Headers(scope=scope)))
-        if any(key in self.keys for key in given):
+        presented = list(presented_keys(Headers(scope=scope)))
+        if any(key in self.keys for key in presented):
             return await self.app(scope, receive, send)
-        error = Unauthorized(
-            "this API key is not known"
-            if given
-            else "this server asks for an API key: Authorization: Bearer KEY, or X-API-Key: KEY"
-        )
+        await self._refuse(bool(presented), scope, receive, send)
+
+    async def _refuse(self, has_key: bool, scope: Scope, receive: Receive, send: Send) -> None:
+        challenge = CHALLENGE
+        if has_key:
+            error = Unauthorized("this API key is not known")
+            # RFC 6750, section 3: the error code is for requests with credentials only.
+            challenge += ', error="invalid_token"'
+        else:
+            error = Unauthorized(
+                "this server asks for an API key: Authorization: Bearer KEY, or X-API-Key: KEY"
+            )
         self.metrics.observe_error(error)
-        # RFC 6750, section 3: an error code only where there were credentials.
-        challenge = 'Bearer realm="tome-serve"' + (', error="invalid_token"' if given else "")
-        response = respond(
-            error, scope["state"]["record"].id, {"WWW-Authenticate": challenge}, route_path(scope)
+        response = problem_response(
+            error,
+            context_of(scope).id,
+            headers={"WWW-Authenticate": challenge},
+            path=route_path(scope),
         )
         await response(scope, receive, send)
 
 
 def is_open(path: str) -> bool:
-    """Whether ``path`` can be asked for without a key."""
+    """Whether ``path`` needs no key."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
-def presented(headers: Headers) -> Iterator[bytes]:
-    """The keys that a request brings, in either header."""
+def presented_keys(headers: Headers) -> Iterator[bytes]:
+    """Yield the keys in a request's ``Authorization`` and ``X-API-Key`` headers."""
     for value in headers.getlist("authorization"):
         scheme, _, key = value.partition(" ")
         if scheme.lower() == "bearer":
             yield key.strip().encode("latin-1")
     for value in headers.getlist("x-api-key"):
         yield value.strip().encode("latin-1")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,4 +1,4 @@
-"""When a connection ends after an answer, and how: so that the client reads the answer rather than a reset."""
+"""Closing a connection after a response, so that the client reads the response and not a reset."""
 
 from __future__ import annotations
 
@@ -10,61 +10,83 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINGER_SECONDS = 2.0
-# What such a body still brings is of no use (RFC 9110, sections 15.5.9 and 15.5.14).
+# The rest of the body is useless after these (RFC 9110, sections 15.5.9 and 15.5.14).
 _CLOSING_STATUSES = (408, 413)
 
 
 class ConnectionClose:
-    """ASGI middleware: closes the connection where reading on makes no sense, and lingers until its client has read.
+    """ASGI middleware: closes connections that cannot be reused, once the client has sent its body.
 
-    That is after an answer that came before a useless body had been read, and after every answer
-    while the server stops. A socket closed with unread bytes sends a reset, which can overtake the
-    answer (RFC 9112, section 9.6).
+    A connection ends after a response that makes the rest of the body useless, and after every
+    response while the server drains. Before it ends, the rest of the body is read and discarded,
+    for `LINGER_SECONDS` at most: closing a socket with unread bytes sends a reset, which can
+    overtake the response (RFC 9112, section 9.6).
+
+    Args:
+        is_draining: whether the server drains.
     """
 
-    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
         self.app = app
-        self.draining = draining
+        self.is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers = Headers(scope=scope)
-        unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-        closing = False
-
-        async def receive_noting() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = unread and message.get("more_body", False)
-            return message
-
-        async def send_closing(message: Message) -> None:
-            nonlocal closing
-            if message["type"] == "http.response.start":
-                # A client that waits for "100 Continue" may or may not send its body after another
-                # answer, so what comes next on the connection could not be told from it (RFC 9110,
-                # section 10.1.1).
-                useless = unread and (message["status"] in _CLOSING_STATUSES or "expect" in headers)
-                if closing := useless or self.draining():
-                    MutableHeaders(scope=message)["Connection"] = "close"
-            if (
-                closing
-                and unread
-                and message["type"] == "http.response.body"
-                and not message.get("more_body")
-            ):
-                await send({**message, "more_body": True})
-                await discard(receive)
-                message = {"type": "http.response.body", "body": b""}
-            await send(message)
-
-        await self.app(scope, receive_noting, send_closing)
+        exchange = _Exchange(Headers(scope=scope), receive, send, self.is_draining)
+        await self.app(scope, exchange.receive, exchange.send)
 
 
-async def discard(receive: Receive) -> None:
-    """Read a body to its end for `LINGER_SECONDS` at most, and forget it."""
+class _Exchange:
+    """The messages of a request and its response; decides whether the connection then closes."""
+
+    def __init__(
+        self,
+        headers: Headers,
+        receive: Receive,
+        send: Send,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._is_draining = is_draining
+        self._expects_continue = "expect" in headers
+        self._body_unread = (
+            "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        )
+        self._closing = False
+
+    async def receive(self) -> Message:
+        """Receive a message; note whether it completes the body."""
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._body_unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the response; hold back its end until the body is discarded."""
+        if message["type"] == "http.response.start":
+            self._closing = self._must_close(message["status"])
+            if self._closing:
+                MutableHeaders(scope=message)["Connection"] = "close"
+        is_end = message["type"] == "http.response.body" and not message.get("more_body")
+        if is_end and self._closing and self._body_unread:
+            await self._send({**message, "more_body": True})
+            await discard_body(self._receive)
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    def _must_close(self, status: int) -> bool:
+        if self._is_draining():
+            return True
+        # A client that waits for "100 Continue" may or may not send its body after another
+        # response, so the next bytes on the connection are ambiguous (RFC 9110, section 10.1.1).
+        return self._body_unread and (status in _CLOSING_STATUSES or self._expects_continue)
+
+
+async def discard_body(receive: Receive) -> None:
+    """Read a body to its end and discard it, for `LINGER_SECONDS` at most."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LINGER_SECONDS):
             while (await receive()).get("more_body", False):

@@ -1,4 +1,7 @@
-"""Refusing at little cost: under overload that is nearly all that the server does, on cores that the model needs."""
+"""Load shedding: refusing a request before its route runs.
+
+Under overload the server mostly refuses. A cheap refusal leaves the cores to the model.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ from collections.abc import Callable, Sequence
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.contract.problem_details import respond
+from server.api.contract.problem_details import problem_response
 from server.api.contract.route_path import route_path
-from server.api.middleware.request_context import RequestContext
+from server.api.middleware.request_context import context_of
 from server.errors import Overloaded
 from server.metrics import Metrics
 
 
 class LoadShedding:
-    """ASGI middleware: answers a POST to one of ``routes`` with 503 before it is called, while there is no room.
+    """ASGI middleware: answers 503 to a POST to one of ``routes`` while no slot is free.
 
     Args:
-        routes: those that take images.
-        check_room: raises `Overloaded` while no request is let in.
+        routes: the routes that take images.
+        check_room: raises `Overloaded` while no request can be admitted.
     """
 
     def __init__(
@@ -36,15 +39,27 @@ class LoadShedding:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            try:
-                self.check_room()
-            except Overloaded as error:
-                path = route_path(scope)
-                route = next((route for route in self.routes if route.path_regex.match(path)), None)
-                if route is not None:
-                    record: RequestContext = scope["state"]["record"]
-                    record.route = route.path
-                    self.metrics.observe_error(error)
-                    return await respond(error, record.id, path=path)(scope, receive, send)
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        try:
+            self.check_room()
+        except Overloaded as error:
+            route = self._find_route(route_path(scope))
+            if route is not None:
+                return await self._refuse(error, route, scope, receive, send)
         await self.app(scope, receive, send)
+
+    def _find_route(self, path: str) -> APIRoute | None:
+        for route in self.routes:
+            if route.path_regex.match(path):
+                return route
+        return None
+
+    async def _refuse(
+        self, error: Overloaded, route: APIRoute, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        context = context_of(scope)
+        context.route = route.path
+        self.metrics.observe_error(error)
+        response = problem_response(error, context.id, path=route_path(scope))
+        await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What stands between client and server: a path that a proxy puts in front, and pages of other origins."""
+"""Requests through a proxy that adds a path prefix, and from web pages of other origins (CORS)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# What a page of another origin may send and read beside what every page may (Fetch standard,
-# section 3.3).
-_ASKED = ("Authorization", "X-API-Key", "X-Request-ID", "Inference-Header-Content-Length")
-_ANSWERED = (
+# Headers that a page of another origin may send and read, besides those that every page may (Fetch
+# standard, section 3.3).
+_REQUEST_HEADERS = (
+    "Authorization",
+    "X-API-Key",
+    "X-Request-ID",
+    "Inference-Header-Content-Length",
+)
+_RESPONSE_HEADERS = (
     "X-Request-ID",
     "Server-Timing",
     "Retry-After",
@@ -19,10 +24,10 @@ _ANSWERED = (
 
 
 class RootPath:
-    """ASGI middleware: requests that still have ``root`` in front of their path, and those that have not, are the same.
+    """ASGI middleware: treats paths with and without the prefix ``root`` alike.
 
-    So a proxy may strip it or leave it, and probes and scrapes go past the proxy. Inside, as ASGI
-    says (HTTP connection scope), ``path`` starts with ``root_path``.
+    A proxy may strip the prefix or keep it, and health checks and scrapes may bypass the proxy.
+    The application sees a ``path`` that starts with ``root_path`` (ASGI, HTTP connection scope).
     """
 
     def __init__(self, app: ASGIApp, root: str) -> None:
@@ -39,11 +44,11 @@ class RootPath:
         await self.app(scope, receive, send)
 
 
-def cors(origins: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of Starlette's ``CORSMiddleware``. No cookies are used, so none are allowed."""
+def cors_options(origins: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments of ``CORSMiddleware``; cookies are not allowed, as none are used."""
     return {
         "allow_origins": origins,
         "allow_methods": ("GET", "POST"),
-        "allow_headers": _ASKED,
-        "expose_headers": _ANSWERED,
+        "allow_headers": _REQUEST_HEADERS,
+        "expose_headers": _RESPONSE_HEADERS,
     }

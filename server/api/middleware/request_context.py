@@ -1,4 +1,4 @@
-"""What is known of each request: its id, its metrics, its line in the access log."""
+"""The context of each request: its id, its metrics, its line in the access log."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, State
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api.contract.problem_details import respond
+from server.api.contract.problem_details import problem_response
 from server.api.contract.route_path import route_path
 from server.errors import RequestError
 from server.metrics import Metrics
 
 log = logging.getLogger("tome.access")
 
-CLIENT_CLOSED_REQUEST = (
-    499  # nginx's number for it; only in the log and the metrics, since nobody is there to read it
-)
-_PROBES = (
+# nginx's status for a client that disconnects before the response. It appears in the access log and
+# the metrics only.
+CLIENT_CLOSED_REQUEST = 499
+
+# Health checks and scrapes come every few seconds. Only their failures are worth a log line.
+_QUIET_ROUTES = (
     "/healthz",
     "/readyz",
     "/metrics",
@@ -31,19 +33,21 @@ _PROBES = (
     "/v2/health/ready",
     "/v2/models/{name}/ready",
 )
-_SANE_ID = re.compile(r"[!-~]{1,128}")
+_VALID_ID = re.compile(r"[!-~]{1,128}")  # visible ASCII: safe in a header and in a log line
 
 
 @dataclass
 class RequestContext:
-    """One request, filled in on its way.
+    """The state of one request, updated while it is processed.
 
     Attributes:
-        route: the path of the route, where it was answered before its route was called.
-        started: when its headers arrived, ``time.monotonic()`` seconds.
-        stage: where it is: ``body``, ``decode``, ``queue`` or ``picture``.
-        stages: milliseconds of each stage that is over; the longest one where several images were
-            sent together.
+        id: from ``X-Request-ID``, or generated.
+        started: when the request's headers arrived, ``time.monotonic()`` seconds.
+        model: the requested model; empty until the parameters are parsed.
+        r: the requested schedule; after inference the one that was used.
+        route: the path of the route, if middleware answers instead of the route.
+        stage: the current stage: ``body``, ``decode``, ``queue`` or ``picture``.
+        stages: milliseconds of each finished stage; of several images the longest.
     """
 
     id: str
@@ -54,15 +58,24 @@ class RequestContext:
     stage: str = "body"
     stages: dict[str, float] = field(default_factory=dict)
 
-    def note(self, stage: str, seconds: float) -> float:
-        """A stage is over. Returns its time in milliseconds, rounded for people."""
-        milliseconds = round(seconds * 1000, 3)
+    def record_stage(self, stage: str, seconds: float) -> float:
+        """Record the time of a finished stage. Return it in milliseconds, rounded for display."""
+        milliseconds = _rounded_milliseconds(seconds)
         self.stages[stage] = max(milliseconds, self.stages.get(stage, 0.0))
         return milliseconds
 
 
+def context_of(scope: Scope) -> RequestContext:
+    """Return the context of a request; `RequestContextMiddleware` has created it."""
+    context: RequestContext = State(scope["state"]).context
+    return context
+
+
 class RequestContextMiddleware:
-    """ASGI middleware around all of ours: every request gets its id, its log line and its counts."""
+    """ASGI middleware: gives every request its id, its line in the access log and its metrics.
+
+    It wraps all middleware that answers requests.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -72,15 +85,15 @@ class RequestContextMiddleware:
         """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        record = RequestContext(request_id(Headers(scope=scope)), time.monotonic())
-        scope.setdefault("state", {})["record"] = record
+        context = RequestContext(request_id(Headers(scope=scope)), time.monotonic())
+        State(scope.setdefault("state", {})).context = context
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = record.id
+                MutableHeaders(scope=message)["X-Request-ID"] = context.id
             await send(message)
 
         self.metrics.inflight_requests.inc()
@@ -88,42 +101,54 @@ class RequestContextMiddleware:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED_REQUEST
-            self.metrics.cancelled.labels(record.stage).inc()
+            self.metrics.cancelled.labels(context.stage).inc()
         except Exception:
-            log.exception("a request failed unexpectedly", extra={"request_id": record.id})
+            log.exception("a request failed unexpectedly", extra={"request_id": context.id})
             if status:
-                raise  # too late to say so; the server cuts the connection
+                raise  # the response has begun; the server closes the connection
             error = RequestError("the server failed; the fault is not in the request")
-            problem = respond(error, record.id, path=route_path(scope))
-            await problem(scope, receive, send_with_id)
+            response = problem_response(error, context.id, path=route_path(scope))
+            await response(scope, receive, send_with_id)
         finally:
             self.metrics.inflight_requests.dec()
-            self._finish(scope, record, status)
+            self._finish(scope, context, status)
 
-    def _finish(self, scope: Scope, record: RequestContext, status: int) -> None:
-        route = record.route or getattr(scope.get("route"), "path", "")
-        seconds = time.monotonic() - record.started
-        self.metrics.requests.labels(route, record.model, str(status)).inc()
-        self.metrics.request_duration.labels(route, record.model).observe(seconds)
-        # Probes and scrapes come every few seconds and say nothing; their failures do.
-        level = logging.DEBUG if route in _PROBES and status < 400 else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        line: dict[str, Any] = {
-            "request_id": record.id,
-            "client": scope["client"][0] if scope.get("client") else "",
-            "method": scope["method"],
-            "route": route,
-            "status": status,
-            "model": record.model,
-            "r": record.r,
-            "duration_ms": round(seconds * 1000, 3),
-            **{f"{stage}_ms": milliseconds for stage, milliseconds in record.stages.items()},
-        }
-        log.log(level, "request", extra=line)
+    def _finish(self, scope: Scope, context: RequestContext, status: int) -> None:
+        """Count a request that has ended, and log it."""
+        route = context.route or getattr(scope.get("route"), "path", "")
+        seconds = time.monotonic() - context.started
+        self.metrics.requests.labels(route, context.model, str(status)).inc()
+        self.metrics.request_duration.labels(route, context.model).observe(seconds)
+        level = logging.INFO
+        if route in _QUIET_ROUTES and status < 400:
+            level = logging.DEBUG
+        if log.isEnabledFor(level):
+            log.log(level, "request", extra=_log_fields(scope, context, route, status, seconds))
 
 
 def request_id(headers: Headers) -> str:
-    """The client's own id, where it is one that can stand in a header and a log line; else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    """Return the client's ``X-Request-ID`` if it is valid, else a new id."""
+    client_id = headers.get("x-request-id", "")
+    return client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex
+
+
+def _log_fields(
+    scope: Scope, context: RequestContext, route: str, status: int, seconds: float
+) -> dict[str, Any]:
+    client = scope.get("client")  # None for a Unix socket
+    stages = {f"{stage}_ms": milliseconds for stage, milliseconds in context.stages.items()}
+    return {
+        "request_id": context.id,
+        "client": client[0] if client else "",
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        "model": context.model,
+        "r": context.r,
+        "duration_ms": _rounded_milliseconds(seconds),
+        **stages,
+    }
+
+
+def _rounded_milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

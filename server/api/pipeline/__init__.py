@@ -1,1 +1,1 @@
-"""The way of an image through the API process: admission, body, decoding, inference, answer."""
+"""The way of an image through the API process: admission, body, decode, submit, response."""

@@ -1,4 +1,8 @@
-"""Who may come in: one slot per request, and bytes counted while they arrive. All that a client can fill is bounded."""
+"""Admission of requests: one slot per image, and limits on the bytes of all bodies in memory.
+
+A request is admitted with the lease of one slot, for its first image. Further images of the request
+lease their slots after the body is read, see `server.api.pipeline.inference`.
+"""
 
 from __future__ import annotations
 
@@ -14,186 +18,219 @@ from starlette.requests import Request
 from server.engine_client.lease import Lease
 from server.engine_client.pool import EnginePool
 from server.errors import Overloaded, SlowBody, TooLarge
-from server.latency.queueing import WorkEstimate, retry_after
+from server.latency.queueing import WorkEstimate, whole_retry_seconds
 
 log = logging.getLogger("tome.server")
 
 _POLL_SECONDS = 0.02
+# A client that retries after this time reaches the restarted server, or another replica.
+_DRAINING_RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Bounds on bodies: of one, of all that are held at once (bytes), and of the time one takes (seconds)."""
+    """Limits on request bodies.
 
-    one: int
-    all: int
-    timeout: float
+    Attributes:
+        max_bytes: of one body.
+        max_total_bytes: of all bodies that are in memory at the same time.
+        timeout_seconds: for one body to arrive.
+    """
+
+    max_bytes: int
+    max_total_bytes: int
+    timeout_seconds: float
 
 
 class Reservation:
-    """Bytes of one request's body; see `Admission.reserve`."""
+    """The bytes of one request's body that count against the limits; see `Admission.reserve`."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._arrived = self._held = 0
+        self._received_bytes = 0
+        self._held_bytes = 0
 
     def add(self, size: int) -> None:
         """Count ``size`` more bytes that have arrived. Raises `TooLarge` or `Overloaded`."""
         limits = self._admission.limits
-        self._arrived += size
-        if self._arrived > limits.one:
-            raise TooLarge(f"the body has more than {limits.one} bytes", limit=limits.one)
-        if self._admission.bytes_held + size > limits.all:
-            after = self._admission.retry_after()
-            raise Overloaded(
-                "too many bytes of other requests are held", retry_after=after, reason="memory-full"
+        self._received_bytes += size
+        if self._received_bytes > limits.max_bytes:
+            raise TooLarge(
+                f"the body has more than {limits.max_bytes} bytes", limit=limits.max_bytes
             )
-        self._held += size
+        if self._admission.bytes_held + size > limits.max_total_bytes:
+            raise Overloaded(
+                "too many bytes of other requests are held",
+                retry_after=self._admission.retry_after(),
+                reason="memory-full",
+            )
+        self._held_bytes += size
         self._admission.bytes_held += size
 
     def release(self, size: int) -> None:
-        """``size`` bytes are decoded and not held any more."""
-        assert size <= self._held
-        self._held -= size
+        """Stop counting ``size`` bytes, which are decoded and no longer in memory."""
+        assert size <= self._held_bytes
+        self._held_bytes -= size
         self._admission.bytes_held -= size
 
     def release_all(self) -> None:
-        """Nothing of this body is held any more."""
-        self.release(self._held)
+        """Stop counting all bytes of this body."""
+        self.release(self._held_bytes)
 
 
 class Admission:
-    """Lets requests in, and knows how many are inside.
+    """Admits requests, and counts the requests and bytes in flight.
 
     Attributes:
-        draining: no more are let in, since the server stops.
-        admitted: requests inside.
-        bytes_held: of their bodies.
+        draining: whether the server stops, so that no more requests are admitted.
+        admitted: how many requests are in flight.
+        bytes_held: how many bytes of their bodies are in memory.
     """
 
-    def __init__(self, engine: EnginePool, limits: BodyLimits) -> None:
-        self._engine = engine
+    def __init__(self, engine_pool: EnginePool, limits: BodyLimits) -> None:
+        self._engine_pool = engine_pool
         self.limits = limits
         self.draining = False
         self.admitted = 0
         self.bytes_held = 0
-        self._arriving: set[asyncio.Timeout] = set()
+        self._body_timeouts: set[asyncio.Timeout] = set()
 
     def retry_after(self) -> int:
-        """Seconds after which a request that is refused now may find room."""
-        return self._engine.retry_after()
+        """Return the seconds after which a request that is refused now may be admitted."""
+        return self._engine_pool.retry_after()
 
-    def drain(self, body_seconds: float) -> None:
-        """Let nobody in any more; bodies that are arriving have ``body_seconds`` left at most."""
+    def stop_admitting(self, body_seconds: float) -> None:
+        """Admit no more requests, and give arriving bodies at most ``body_seconds`` more."""
         self.draining = True
         limit = asyncio.get_running_loop().time() + body_seconds
-        for timer in self._arriving:
-            if not timer.expired():
-                timer.reschedule(min(limit, timer.when() or limit))
+        for timeout in self._body_timeouts:
+            if not timeout.expired():
+                timeout.reschedule(min(limit, timeout.when() or limit))
 
-    async def answered(self, seconds: float, forced: asyncio.Event | None = None) -> bool:
-        """Wait until every request inside is answered, or ``forced`` is set, ``seconds`` at most; whether all are."""
+    async def wait_until_drained(
+        self, seconds: float, stop_forced: asyncio.Event | None = None
+    ) -> bool:
+        """Wait until no request is in flight, and return whether that is so.
+
+        Args:
+            seconds: how long to wait at most.
+            stop_forced: ends the wait at once when it is set.
+        """
         end = time.monotonic() + seconds
-        while self.admitted and time.monotonic() < end and not (forced and forced.is_set()):
+        while self.admitted and time.monotonic() < end:
+            if stop_forced is not None and stop_forced.is_set():
+                break
             await asyncio.sleep(_POLL_SECONDS)
         if self.admitted:
             log.error("%d requests were cut off", self.admitted)
         return not self.admitted
 
     def check_open(self) -> None:
-        """Raises `Overloaded` unless work is taken at all."""
+        """Raise `Overloaded` while the server stops, or while no engine is ready."""
         if self.draining:
-            raise Overloaded("the server is stopping", retry_after=5, reason="draining")
-        if not self._engine.ready:
+            raise Overloaded(
+                "the server is stopping",
+                retry_after=_DRAINING_RETRY_SECONDS,
+                reason="draining",
+            )
+        if not self._engine_pool.ready:
             raise Overloaded(
                 "the models are not loaded",
-                retry_after=self._engine.retry_after(),
+                retry_after=self._engine_pool.retry_after(),
                 reason="not-ready",
             )
 
     def check_room(self) -> None:
-        """Raises `Overloaded` unless a request would be let in just now."""
+        """Raise `Overloaded` if a request would not be admitted now."""
         self.check_open()
-        self._engine.check_room()
+        self._engine_pool.check_room()
 
     @contextlib.contextmanager
     def admit(
-        self, request: Request, claim: WorkEstimate | None, deadline: float | None
+        self,
+        request: Request,
+        estimate: WorkEstimate | None,
+        deadline: float | None,
     ) -> Iterator[Lease]:
-        """Let ``request`` in, before its body is read: its slot is its permit.
+        """Admit ``request`` before its body is read, and hold a slot for its first image.
 
         Args:
-            claim: what its image needs, where that is known before its body is.
+            estimate: the work of its image, where that is known before the body is read.
 
         Raises:
-            Overloaded: the server is stopping, not ready, full, or too busy to answer before
+            Overloaded: the server stops, is not ready, is full, or cannot answer before
                 ``deadline``.
-            TooLarge: the body says that it is.
+            TooLarge: the Content-Length is over the limit.
         """
         self.check_open()
-        if claim is not None:
-            self.check_in_time(claim, deadline)
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.limits.one:
-            raise TooLarge(
-                f"the body has {announced} bytes; allowed are {self.limits.one}",
-                limit=self.limits.one,
-            )
-        with self._engine.lease(claim) as lease:
+        if estimate is not None:
+            self.check_deadline(estimate, deadline)
+        self._check_content_length(request)
+        with self._engine_pool.lease(estimate) as lease:
             self.admitted += 1
             try:
                 yield lease
             finally:
                 self.admitted -= 1
 
-    def check_in_time(self, claim: WorkEstimate, deadline: float | None) -> None:
-        """Raises `Overloaded` if what ``claim`` needs would not be done by ``deadline``."""
+    def check_deadline(self, estimate: WorkEstimate, deadline: float | None) -> None:
+        """Raise `Overloaded` if the work of ``estimate`` would not be done by ``deadline``."""
         if deadline is None:
             return
         now = time.monotonic()
-        needed = self._engine.predict(claim)
-        # A deadline that has passed already is the caller's own matter, and no sign of too much
-        # work.
+        needed = self._engine_pool.seconds_to_complete(estimate)
+        # A deadline that has already passed says nothing about the load of the server.
         if now < deadline < now + needed:
-            text = (
-                f"the answer would take {needed:.3g} s, and the deadline is in"
-                f" {deadline - now:.3g} s"
-            )
             raise Overloaded(
-                text, retry_after=retry_after(now + needed - deadline), reason="deadline"
+                f"the answer would take {needed:.3g} s, and the deadline is in"
+                f" {deadline - now:.3g} s",
+                retry_after=whole_retry_seconds(now + needed - deadline),
+                reason="deadline",
             )
 
     @contextlib.contextmanager
     def reserve(self) -> Iterator[Reservation]:
-        """Count the bytes of a body against the bounds, until they are released one way or the other."""
+        """Count the bytes of one body against the limits, until the block is left at the latest."""
         reservation = Reservation(self)
         try:
             yield reservation
         finally:
             reservation.release_all()
 
-    async def read(
-        self, request: Request, reservation: Reservation, take: Callable[[bytes], object]
+    async def read_body(
+        self,
+        request: Request,
+        reservation: Reservation,
+        on_chunk: Callable[[bytes], object],
     ) -> None:
-        """Give the body of ``request`` to ``take`` as it arrives.
+        """Call ``on_chunk`` with each chunk of the body of ``request`` as it arrives.
 
         Raises:
             TooLarge, Overloaded: see `Reservation.add`.
-            SlowBody: it took too long.
-            ClientDisconnect: the client has gone away.
+            SlowBody: the body did not arrive in time.
+            ClientDisconnect: the client has disconnected.
         """
         try:
-            async with asyncio.timeout(self.limits.timeout) as timer:
-                self._arriving.add(timer)
+            async with asyncio.timeout(self.limits.timeout_seconds) as timeout:
+                self._body_timeouts.add(timeout)
                 async for chunk in request.stream():
                     reservation.add(len(chunk))
-                    take(chunk)
+                    on_chunk(chunk)
         except TimeoutError:
-            limit = (
-                "before the server stopped"
-                if self.draining
-                else f"within {self.limits.timeout:g} s"
-            )
-            raise SlowBody(f"the body did not arrive {limit}") from None
+            raise self._slow_body() from None
         finally:
-            self._arriving.discard(timer)
+            self._body_timeouts.discard(timeout)
+
+    def _check_content_length(self, request: Request) -> None:
+        content_length = request.headers.get("content-length", "")
+        max_bytes = self.limits.max_bytes
+        if content_length.isdecimal() and int(content_length) > max_bytes:
+            raise TooLarge(
+                f"the body has {content_length} bytes; allowed are {max_bytes}",
+                limit=max_bytes,
+            )
+
+    def _slow_body(self) -> SlowBody:
+        if self.draining:
+            return SlowBody("the body did not arrive before the server stopped")
+        return SlowBody(f"the body did not arrive within {self.limits.timeout_seconds:g} s")

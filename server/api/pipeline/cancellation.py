@@ -1,4 +1,4 @@
-"""When work on an answer is given up: its deadline has passed, or its client has gone away."""
+"""Cancellation of a request's work: at its deadline, or when its client disconnects."""
 
 from __future__ import annotations
 
@@ -16,35 +16,43 @@ T = TypeVar("T")
 
 
 @contextlib.asynccontextmanager
-async def until(deadline: float | None) -> AsyncIterator[None]:
-    """Cancel what runs within at ``deadline``, ``time.monotonic()`` seconds. Raises `DeadlineExceeded` then."""
+async def cancel_at(deadline: float | None) -> AsyncIterator[None]:
+    """Cancel the block at ``deadline``, in ``time.monotonic()`` seconds.
+
+    Raises:
+        DeadlineExceeded: the deadline has passed.
+    """
     try:
+        # `timeout_at` takes the time of the event loop. The loops of asyncio and uvloop both use
+        # CLOCK_MONOTONIC, as ``time.monotonic()`` does.
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise DeadlineExceeded("the deadline passed before the answer was there") from None
+        raise DeadlineExceeded("the deadline passed before the response was ready") from None
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, unless the client goes away first.
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``, unless the client disconnects first.
 
     Raises:
-        ClientDisconnect: it has; ``work`` is cancelled.
+        ClientDisconnect: the client has disconnected; ``work`` is cancelled.
     """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(wait_for_disconnect(receive))
+    disconnect = asyncio.ensure_future(wait_for_disconnect(receive))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for future in (task, gone):
+        for future in (task, disconnect):
             future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
 async def wait_for_disconnect(receive: Receive) -> None:
-    """Return once the client has gone away; its request's body has been read before."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Return once the client has disconnected. The request's body must have been read before."""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return

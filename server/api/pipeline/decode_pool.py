@@ -1,4 +1,4 @@
-"""What takes a while, beside the event loop, in a bounded pool of threads: decoding, and drawing pictures."""
+"""A bounded pool of threads for work that would block the event loop: decoding and drawing."""
 
 from __future__ import annotations
 
@@ -17,37 +17,39 @@ T = TypeVar("T")
 
 
 class DecodePool:
-    """Decodes in ``threads`` threads at most; what waits for one is bounded by the slots. A bad image ends here, alone.
+    """Decodes images in at most ``threads`` threads. A bad image fails here, before any batch.
 
-    The result is copied into its slot by the event loop, tens of microseconds for one image: a
-    thread that wrote there itself could still be writing when a client has gone away and the slot
-    belongs to the next request.
+    The number of slots bounds the queue of the pool. The event loop copies the pixels into the
+    slot, which takes tens of microseconds for one image. A thread must not write them there: it
+    could still be writing when the client has disconnected and another request holds the slot.
     """
 
     def __init__(self, threads: int, max_pixels: int, max_side: int) -> None:
         self._max_pixels = max_pixels
         self._max_side = max_side
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(
-        self, body: Callable[[], bytes], transform: Transform
+        self,
+        get_body: Callable[[], bytes],
+        transform: Transform,
     ) -> npt.NDArray[np.uint8]:
-        """See `server.imaging.decode.decode`.
+        """Decode an image as `server.imaging.decode.decode` does, and raise what it raises.
 
         Args:
-            body: called by the thread when it begins. What waits in the pool's queue holds no
-                bytes, since a request that is cancelled meanwhile leaves it there.
+            get_body: returns the encoded image when the thread begins. So a call that waits in the
+                queue holds no bytes: after a cancellation it stays there until a thread takes it.
         """
 
-        def work() -> npt.NDArray[np.uint8]:
-            return decode(body(), transform, self._max_pixels, self._max_side)
+        def decode_body() -> npt.NDArray[np.uint8]:
+            return decode(get_body(), transform, self._max_pixels, self._max_side)
 
-        return await self.run(work)
+        return await self.run(decode_body)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, from one of the threads.
+    async def run(self, function: Callable[[], T]) -> T:
+        """Return the result of ``function``, which runs in one of the threads.
 
-        The threads take what comes first. Whatever waits here after its image ran was decoded here
-        before, so it is bounded by the slots too.
+        Calls run first come, first served. A picture is drawn here only after its image was decoded
+        here, so the number of slots bounds these calls as well.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

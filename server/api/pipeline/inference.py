@@ -1,4 +1,9 @@
-"""The way of an image, from top to bottom and whatever is wanted of it: admit, read, decode, submit, answer."""
+"""The path of one image through the API process: admission, body, decode, submit, response.
+
+The public methods of `InferencePipeline` differ in where the parameters come from and in how
+several images of one request fail. All of them end in `InferencePipeline._process`, which takes one
+image to its response.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +18,15 @@ import numpy.typing as npt
 from starlette.requests import Request
 
 from server.api.contract.params import Params
-from server.api.contract.problem_details import describe
+from server.api.contract.problem_details import problem_of
 from server.api.contract.schemas import Problem, Timing
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, Reservation
-from server.api.pipeline.answers import Done, Kind
-from server.api.pipeline.cancellation import until, while_connected
+from server.api.pipeline.cancellation import cancel_at, cancel_on_disconnect
 from server.api.pipeline.decode_pool import DecodePool
+from server.api.pipeline.inputs import BufferedInput, ParsedRequest, single_image
 from server.api.pipeline.multipart import FileParts, is_multipart
-from server.api.pipeline.uploads import Asked, Upload, the_only
+from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
 from server.engine_client.lease import Lease
 from server.engine_client.pool import EnginePool
 from server.engine_client.process import Result
@@ -32,256 +37,337 @@ from server.metrics import Metrics
 from tome_core.schedule import Schedule
 
 T = TypeVar("T")
-Body = TypeVar("Body", bound=Asked)
+Parsed = TypeVar("Parsed", bound=ParsedRequest)
+
+# Device memory that other batches hold is free again within seconds.
+_OUT_OF_MEMORY_RETRY_SECONDS = 5
 
 
-class Inference:
-    """Takes a request whose parameters are right to its answer."""
+class InferencePipeline:
+    """Takes a request from its admission to the content of its response."""
 
     def __init__(
-        self, engine: EnginePool, admission: Admission, decoder: DecodePool, metrics: Metrics
+        self,
+        engine_pool: EnginePool,
+        admission: Admission,
+        decode_pool: DecodePool,
+        metrics: Metrics,
     ) -> None:
-        self._engine = engine
+        self._engine_pool = engine_pool
         self._admission = admission
-        self._decoder = decoder
+        self._decode_pool = decode_pool
         self._metrics = metrics
 
-    async def run(
-        self, request: Request, params: Params, record: RequestContext, kind: Kind[T]
+    async def infer(
+        self,
+        request: Request,
+        params: Params,
+        context: RequestContext,
+        response_kind: ResponseKind[T],
     ) -> T | list[T | Problem]:
-        """One answer for an image as the body, or for a picture; else one result per file of a multipart body.
+        """Return one response for an image as the body, or one result per file of a multipart body.
+
+        The result of a file that fails is its problem. A picture is always one response.
 
         Raises:
-            RequestError: why there is no answer.
-            ClientDisconnect: the client has gone away; what was under way for it has been
-                cancelled.
+            RequestError: the request fails.
+            ClientDisconnect: the client has disconnected; the work for it is cancelled.
         """
-        claim = self._claim(params)
+        estimate = self._estimate_work(params)
         with (
-            self._admission.admit(request, claim, params.deadline) as lease,
+            self._admission.admit(request, estimate, params.deadline) as lease,
             self._admission.reserve() as reservation,
         ):
-            async with until(params.deadline):
-                uploads = await self._read_uploads(request, record, reservation)
-                if is_multipart(request.headers.get("content-type")) and not kind.picture:
-                    results = self._answer_each(uploads, lease, params, record, kind)
-                    return await while_connected(request.receive, results)
-                answer = self._answer(the_only(uploads), lease, params, record, kind)
-                return await while_connected(request.receive, answer)
+            async with cancel_at(params.deadline):
+                images = await self._read_images(request, context, reservation)
+                multipart = is_multipart(request.headers.get("content-type"))
+                if multipart and not response_kind.is_picture:
+                    results = self._process_each(images, lease, params, context, response_kind)
+                    return await cancel_on_disconnect(request.receive, results)
+                image = single_image(images)
+                response = self._process(image, lease, params, context, response_kind)
+                return await cancel_on_disconnect(request.receive, response)
 
-    async def run_together(
-        self, request: Request, params: Params, record: RequestContext, kind: Kind[T]
+    async def infer_all(
+        self,
+        request: Request,
+        params: Params,
+        context: RequestContext,
+        response_kind: ResponseKind[T],
     ) -> list[T]:
-        """An answer for the image as the body, or for each file of a multipart body.
+        """Return a response for the image that is the body, or for each file of a multipart body.
 
         Raises:
-            As `run`. One file without an answer leaves the request without one.
+            As `infer`. The error of one file is the error of the request.
         """
-        claim = self._claim(params)
+        estimate = self._estimate_work(params)
         with (
-            self._admission.admit(request, claim, params.deadline) as lease,
+            self._admission.admit(request, estimate, params.deadline) as lease,
             self._admission.reserve() as reservation,
         ):
-            async with until(params.deadline):
-                uploads = await self._read_uploads(request, record, reservation)
-                results = self._answer_together(uploads, lease, params, record, kind)
-                return await while_connected(request.receive, results)
+            async with cancel_at(params.deadline):
+                images = await self._read_images(request, context, reservation)
+                responses = self._process_all(images, lease, params, context, response_kind)
+                return await cancel_on_disconnect(request.receive, responses)
 
-    async def run_asked(
-        self, request: Request, read: Callable[[bytes], Body], record: RequestContext, kind: Kind[T]
-    ) -> tuple[Body, list[T]]:
-        """What a body asks for that holds its parameters itself, and an answer for each of its images.
+    async def infer_parsed(
+        self,
+        request: Request,
+        parse: Callable[[bytes], Parsed],
+        context: RequestContext,
+        response_kind: ResponseKind[T],
+    ) -> tuple[Parsed, list[T]]:
+        """Parse a body that holds the parameters too, and return a response for each of its images.
 
         Args:
-            read: finds out what a body asks for, in a decode thread.
+            parse: parses the body, in a decode thread.
 
         Raises:
-            As `run_together`.
+            As `infer_all`.
         """
         with (
-            self._admission.admit(request, None, None) as lease,
+            self._admission.admit(request, estimate=None, deadline=None) as lease,
             self._admission.reserve() as reservation,
         ):
-            body = await self._read_body(request, record, reservation)
-            return await while_connected(
-                request.receive, self._answer_asked(body, read, lease, record, kind)
-            )
+            body = await self._read_body(request, context, reservation)
+            responses = self._parse_and_process(body, parse, lease, context, response_kind)
+            return await cancel_on_disconnect(request.receive, responses)
+
+    # Body: read it as it arrives, and split it into images.
 
     async def _read_body(
-        self, request: Request, record: RequestContext, reservation: Reservation
-    ) -> Upload:
+        self,
+        request: Request,
+        context: RequestContext,
+        reservation: Reservation,
+    ) -> BufferedInput:
         chunks: list[bytes] = []
-        await self._admission.read(request, reservation, chunks.append)
-        self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
+        await self._admission.read_body(request, reservation, chunks.append)
+        self._end_body_stage(context)
         content = b"".join(chunks)
-        return Upload(content, reservation, len(content))
+        return BufferedInput(content, reservation, len(content))
 
-    async def _read_uploads(
-        self, request: Request, record: RequestContext, reservation: Reservation
-    ) -> list[Upload]:
-        """The image that the body is, or the files of a multipart body."""
-        if not is_multipart(request.headers.get("content-type")):
-            return [await self._read_body(request, record, reservation)]
-        parts = FileParts(request.headers["content-type"])
-        await self._admission.read(request, reservation, parts.feed)
-        self._end_stage(record, "body", time.monotonic() - record.started, then="decode")
-        return [Upload(content, reservation, len(content)) for content in parts.finish()]
-
-    async def _answer_asked(
+    async def _read_images(
         self,
-        body: Upload,
-        read: Callable[[bytes], Body],
+        request: Request,
+        context: RequestContext,
+        reservation: Reservation,
+    ) -> list[BufferedInput]:
+        """Read the image that is the body, or the files of a multipart body."""
+        content_type = request.headers.get("content-type")
+        if content_type is None or not is_multipart(content_type):
+            return [await self._read_body(request, context, reservation)]
+        parts = FileParts(content_type)
+        await self._admission.read_body(request, reservation, parts.feed)
+        self._end_body_stage(context)
+        return [BufferedInput(content, reservation, len(content)) for content in parts.finish()]
+
+    async def _parse_and_process(
+        self,
+        body: BufferedInput,
+        parse: Callable[[bytes], Parsed],
         lease: Lease,
-        record: RequestContext,
-        kind: Kind[T],
-    ) -> tuple[Body, list[T]]:
+        context: RequestContext,
+        response_kind: ResponseKind[T],
+    ) -> tuple[Parsed, list[T]]:
+        def parse_body() -> Parsed:
+            return parse(body.encoded_bytes())
+
         try:
-            asked = await self._decoder.run(lambda: read(body.encoded()))
+            parsed = await self._decode_pool.run(parse_body)
         finally:
-            body.forget()
-        params = asked.params
-        record.model = params.model.name
-        record.r = params.text
-        self._admission.check_in_time(self._claim(params), params.deadline)
-        async with until(params.deadline):
-            return asked, await self._answer_together(asked.take(body), lease, params, record, kind)
+            body.clear()
+        params = parsed.params
+        context.model = params.model.name
+        context.r = params.text
+        self._admission.check_deadline(self._estimate_work(params), params.deadline)
+        async with cancel_at(params.deadline):
+            images = parsed.take_images(body)
+            return parsed, await self._process_all(images, lease, params, context, response_kind)
 
-    async def _answer_together(
+    # Several images of one request: process them at the same time.
+
+    async def _process_each(
         self,
-        uploads: list[Upload],
-        lease: Lease,
+        images: list[BufferedInput],
+        first_lease: Lease,
         params: Params,
-        record: RequestContext,
-        kind: Kind[T],
-    ) -> list[T]:
-        """An answer for each image, or the error of the first that fails, with its ``index``.
+        context: RequestContext,
+        response_kind: ResponseKind[T],
+    ) -> list[T | Problem]:
+        """Return the response or the problem of each image.
 
-        Their slots are taken before any work is done.
+        The first image uses the slot that the request holds. Each other image leases one, and fails
+        alone if none is free.
         """
 
-        async def result(index: int, upload: Upload, own: Lease) -> T:
+        async def process(image: BufferedInput, lease: Lease | None) -> T | Problem:
             try:
-                return await self._answer(upload, own, params, record, kind)
+                if lease is not None:
+                    return await self._process(image, lease, params, context, response_kind)
+                with self._engine_pool.lease(self._estimate_work(params)) as own_lease:
+                    return await self._process(image, own_lease, params, context, response_kind)
             except RequestError as error:
-                if len(uploads) > 1:
+                self._metrics.observe_error(error)
+                return problem_of(error)
+
+        # A group waits for all of its tasks whatever happens. No task may still run once the
+        # request's slot is given back.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(process(images[0], first_lease))]
+            for image in images[1:]:
+                tasks.append(group.create_task(process(image, None)))
+        return [task.result() for task in tasks]
+
+    async def _process_all(
+        self,
+        images: list[BufferedInput],
+        first_lease: Lease,
+        params: Params,
+        context: RequestContext,
+        response_kind: ResponseKind[T],
+    ) -> list[T]:
+        """Return the response of each image.
+
+        All images get their slots before the work on the first one begins.
+
+        Raises:
+            RequestError: that of the first image that fails, with its ``index``.
+        """
+
+        async def process(index: int, image: BufferedInput, lease: Lease) -> T:
+            try:
+                return await self._process(image, lease, params, context, response_kind)
+            except RequestError as error:
+                if len(images) > 1:
                     error.extensions["index"] = index
                 raise
 
         with contextlib.ExitStack() as stack:
-            leases = [lease] + [
-                stack.enter_context(self._engine.lease(self._claim(params))) for _ in uploads[1:]
-            ]
+            leases = [first_lease]
+            for _ in images[1:]:
+                lease = self._engine_pool.lease(self._estimate_work(params))
+                leases.append(stack.enter_context(lease))
+            tasks = []
             try:
                 async with asyncio.TaskGroup() as group:
-                    each = zip(uploads, leases, strict=True)
-                    tasks = [
-                        group.create_task(result(index, *one)) for index, one in enumerate(each)
-                    ]
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[
-                    0
-                ] from None  # the first that failed; the others were cancelled then
+                    for index, image in enumerate(images):
+                        tasks.append(group.create_task(process(index, image, leases[index])))
+            except BaseExceptionGroup as group_error:
+                # The first error comes first; it made the group cancel all other tasks.
+                raise group_error.exceptions[0] from None
             return [task.result() for task in tasks]
 
-    async def _answer_each(
+    # One image: decode, submit, response.
+
+    async def _process(
         self,
-        uploads: list[Upload],
+        image: BufferedInput,
         lease: Lease,
         params: Params,
-        record: RequestContext,
-        kind: Kind[T],
-    ) -> list[T | Problem]:
-        """Each file's answer, or its problem. The request's own slot is for the first; others find one or do not."""
-
-        async def result(upload: Upload, own: Lease | None) -> T | Problem:
-            try:
-                with (
-                    contextlib.nullcontext(own) if own else self._engine.lease(self._claim(params))
-                ) as lease:
-                    return await self._answer(upload, lease, params, record, kind)
-            except RequestError as error:
-                self._metrics.observe_error(error)
-                return describe(error)
-
-        own_leases = [lease] + [None] * (len(uploads) - 1)
-        # A group waits for all of its tasks whatever happens: none may go on once the request's
-        # slot is given back.
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(result(*each)) for each in zip(uploads, own_leases, strict=True)
-            ]
-        return [task.result() for task in tasks]
-
-    async def _answer(
-        self, upload: Upload, lease: Lease, params: Params, record: RequestContext, kind: Kind[T]
+        context: RequestContext,
+        response_kind: ResponseKind[T],
     ) -> T:
-        """Decode one image into its slot, have it run, and say what came out."""
+        """Decode one image into its slot, run it, and build its response."""
         model = params.model
-        began = time.monotonic()
+        started = time.monotonic()
         try:
-            pixels = await self._pixels(upload, model)
+            pixels = await self._decode(image, model)
             lease.write(pixels)
         finally:
-            upload.drop()
-        decoding = self._end_stage(record, "decode", time.monotonic() - began, then="queue")
-        kept = pixels if kind.picture else None
+            image.release()
+        decode_ms = self._end_stage(context, "decode", started, next_stage="queue")
+        # Only a picture needs the pixels again; other pixels are freed while their image waits.
+        picture_pixels = pixels if response_kind.is_picture else None
         del pixels
+
         result = await lease.run(
-            model.name, params.choices, params.top_k, params.deadline, params.want
+            model.name, params.choices, params.top_k, params.deadline, params.output_kind
         )
-        used = self._check(result)
-        record.r = str(used)
+        schedule = self._require_success(result)
+        context.r = str(schedule)
         timing = Timing(
-            decode=decoding,
-            queue=record.note("queue", result.outcome.queue_seconds),
-            forward=record.note("forward", result.batch.forward_seconds),
+            decode=decode_ms,
+            queue=context.record_stage("queue", result.outcome.queue_seconds),
+            forward=context.record_stage("forward", result.batch.forward_seconds),
         )
-        answer = await self._make(
-            kind, Done(params, result.outcome, timing, result.batch.images, kept), record
+        finished = FinishedImage(
+            params, result.outcome, timing, result.batch.images, picture_pixels
         )
-        self._metrics.observe_image(model.name, used)
-        return answer
+        response = await self._build_response(finished, context, response_kind)
+        self._metrics.observe_image(model.name, schedule)
+        return response
 
-    async def _pixels(self, upload: Upload, model: ModelInfo) -> npt.NDArray[Any]:
-        if isinstance(upload.content, np.ndarray):
-            return upload.content
-        return await self._decoder.decode(upload.encoded, model.transform)
+    async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
+        if isinstance(image.content, np.ndarray):
+            return image.content
+        return await self._decode_pool.decode(image.encoded_bytes, model.transform)
 
-    def _check(self, result: Result) -> Schedule:
-        """The schedule that an image ran under.
+    def _require_success(self, result: Result) -> Schedule:
+        """Return the schedule of an image that ran, or raise the error of one that did not.
 
         Raises:
-            DeadlineExceeded, Overloaded, InferenceFailed: it has nothing of what was wanted.
+            DeadlineExceeded, Overloaded, InferenceFailed: the image has no output.
         """
         outcome = result.outcome
         if outcome.failure == "expired":
-            raise DeadlineExceeded("the deadline passed before the image's turn came")
+            raise DeadlineExceeded("the deadline passed before the image ran")
         if outcome.failure == "refused":
-            text = "the answer would not be there before the deadline"
-            raise Overloaded(text, retry_after=self._engine.retry_after(), reason="deadline")
+            raise Overloaded(
+                "the response would not be ready before the deadline",
+                retry_after=self._engine_pool.retry_after(),
+                reason="deadline",
+            )
         if outcome.failure == "out-of-memory":
             raise Overloaded(
-                "the device had no memory left for this image",
-                retry_after=5,
+                "the device ran out of memory for this image",
+                retry_after=_OUT_OF_MEMORY_RETRY_SECONDS,
                 reason="out-of-memory",
             )
         if outcome.failure or outcome.schedule is None:
             raise InferenceFailed("the model gave no valid numbers for this image")
         return outcome.schedule
 
-    def _claim(self, params: Params) -> WorkEstimate:
-        return self._engine.claim(params.model.name, params.choices, params.deadline)
+    async def _build_response(
+        self,
+        image: FinishedImage,
+        context: RequestContext,
+        response_kind: ResponseKind[T],
+    ) -> T:
+        if not response_kind.is_picture:
+            return response_kind.build(image)
 
-    async def _make(self, kind: Kind[T], done: Done, record: RequestContext) -> T:
-        if not kind.picture:
-            return kind.make(done)
-        record.stage = "picture"
-        began = time.monotonic()
-        answer = await self._decoder.run(lambda: kind.make(done))
-        self._end_stage(record, "picture", time.monotonic() - began, then="picture")
-        return answer
+        def build() -> T:
+            return response_kind.build(image)
 
-    def _end_stage(self, record: RequestContext, stage: str, seconds: float, then: str) -> float:
+        context.stage = "picture"
+        started = time.monotonic()
+        response = await self._decode_pool.run(build)
+        self._end_stage(context, "picture", started)
+        return response
+
+    # What several steps need.
+
+    def _estimate_work(self, params: Params) -> WorkEstimate:
+        return self._engine_pool.estimate_work(params.model.name, params.choices, params.deadline)
+
+    def _end_body_stage(self, context: RequestContext) -> None:
+        self._end_stage(context, "body", context.started, next_stage="decode")
+
+    def _end_stage(
+        self,
+        context: RequestContext,
+        stage: str,
+        started: float,
+        next_stage: str | None = None,
+    ) -> float:
+        """Record the time of a stage that began at ``started``, and return its milliseconds.
+
+        Args:
+            next_stage: the stage that begins now; None after the last one.
+        """
+        seconds = time.monotonic() - started
         self._metrics.stage_duration.labels(stage).observe(seconds)
-        record.stage = then
-        return record.note(stage, seconds)
+        if next_stage is not None:
+            context.stage = next_stage
+        return context.record_stage(stage, seconds)

@@ -1,4 +1,4 @@
-"""The files of a multipart body, taken apart while it arrives (RFC 7578, RFC 2046 section 5.1)."""
+"""A parser that takes the files out of a multipart body as it arrives (RFC 7578; RFC 2046, 5.1)."""
 
 from __future__ import annotations
 
@@ -11,49 +11,37 @@ MAX_PARTS = 64
 
 
 def is_multipart(content_type: str | None) -> bool:
-    """Whether a body of ``content_type`` is multipart; everything else is taken as an image."""
-    return parse_options_header(content_type)[0].startswith(b"multipart/")
+    """Return whether a body of ``content_type`` is multipart; any other body is an image."""
+    media_type, _ = parse_options_header(content_type)
+    return media_type.startswith(b"multipart/")
 
 
 class FileParts:
-    """Every file part of a multipart body, whatever its field is called; parts without a file name are passed over.
+    """The file parts of a multipart body, whatever their field name; other parts are skipped.
 
     Raises:
-        BadImage: the content type names no boundary that could be used.
+        BadImage: the content type has no valid boundary.
     """
 
     def __init__(self, content_type: str) -> None:
-        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        _, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
         if not boundary:
-            raise BadImage("the multipart content type names no boundary")
+            raise BadImage("the multipart content type has no boundary")
         self._files: list[bytes] = []
-        self._parts = 0
+        self._part_count = 0
         self._ended = False
-        self._field = bytearray()
-        self._value = bytearray()
+        self._header_name = bytearray()
+        self._header_value = bytearray()
         self._is_file = False
-        self._content: list[bytes] = []
-        try:
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin_part,
-                    "on_header_field": self._extend_field,
-                    "on_header_value": self._extend_value,
-                    "on_header_end": self._end_header,
-                    "on_part_data": self._extend_content,
-                    "on_part_end": self._end_part,
-                    "on_end": self._end,
-                },
-            )
-        except FormParserError:
-            raise BadImage("the boundary of the multipart body is too long") from None
+        self._chunks: list[bytes] = []  # of the current part
+        self._parser = self._create_parser(boundary)
 
     def feed(self, chunk: bytes) -> None:
-        """Take in what has arrived.
+        """Parse the next chunk of the body.
 
         Raises:
-            BadImage: this is no multipart body.
+            BadImage: the body is not multipart.
             TooLarge: it has too many parts.
         """
         try:
@@ -62,7 +50,11 @@ class FileParts:
             raise BadImage("the multipart body is malformed") from None
 
     def finish(self) -> list[bytes]:
-        """The content of each file, in order. Raises `BadImage` if the body ended too early, or has no file."""
+        """Return the content of each file, in order.
+
+        Raises:
+            BadImage: the body is incomplete, or has no file.
+        """
         if not self._ended:
             raise BadImage("the multipart body is malformed, or ends before its last boundary")
         if not self._files:
@@ -71,32 +63,50 @@ class FileParts:
             )
         return self._files
 
-    def _begin_part(self) -> None:
-        self._parts += 1
-        if self._parts > MAX_PARTS:
+    def _create_parser(self, boundary: bytes) -> MultipartParser:
+        try:
+            return MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_name,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_part_data": self._on_part_data,
+                    "on_part_end": self._on_part_end,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError:
+            raise BadImage("the boundary of the multipart body is too long") from None
+
+    def _on_part_begin(self) -> None:
+        self._part_count += 1
+        if self._part_count > MAX_PARTS:
             raise TooLarge(f"the multipart body has more than {MAX_PARTS} parts", limit=MAX_PARTS)
         self._is_file = False
-        self._content = []
+        self._chunks = []
 
-    def _extend_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
 
-    def _extend_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
 
-    def _end_header(self) -> None:
-        if self._field.lower() == b"content-disposition":
-            self._is_file = b"filename" in parse_options_header(self._value.decode("latin-1"))[1]
-        self._field = bytearray()
-        self._value = bytearray()
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            _, options = parse_options_header(self._header_value.decode("latin-1"))
+            self._is_file = b"filename" in options
+        self._header_name = bytearray()
+        self._header_value = bytearray()
 
-    def _extend_content(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
-            self._content.append(data[start:end])
+            self._chunks.append(data[start:end])
 
-    def _end_part(self) -> None:
+    def _on_part_end(self) -> None:
         if self._is_file:
-            self._files.append(b"".join(self._content))
+            self._files.append(b"".join(self._chunks))
 
-    def _end(self) -> None:
+    def _on_end(self) -> None:
         self._ended = True

@@ -1,1 +1,1 @@
-"""The endpoints: each translates between HTTP and the pipeline."""
+"""The routes: each translates between HTTP and the pipeline."""

@@ -1,4 +1,4 @@
-"""The endpoints that take images: what each takes and gives, for ``/openapi.json`` too; the work is done elsewhere."""
+"""The routes that take images: their parameters, their responses, and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -7,107 +7,127 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.api.contract.content_negotiation import prefers
-from server.api.contract.params import Params, documentation, parse_params
-from server.api.contract.problem_details import document
+from server.api.contract.params import Params, openapi_parameters, parse_params
+from server.api.contract.problem_details import error_responses
 from server.api.contract.schemas import Answer, Answers, Embedding, Embeddings
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.answers import CLASSES, FEATURES, PICTURE, RAW_FEATURES
-from server.api.routes.service import FromApp, Parts
+from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
+from server.api.routes.service import AppComponents, ComponentsDependency
 from server.ipc.messages import OutputKind
 
 router = APIRouter()
 
-RAW = "application/octet-stream"
-_JSON = "application/json"
-_BINARY = {"type": "string", "format": "binary"}
-_ONE = (
+_JSON_TYPE = "application/json"
+_PNG_TYPE = "image/png"
+_RAW_TYPE = "application/octet-stream"
+_BINARY_SCHEMA = {"type": "string", "format": "binary"}
+_BODY_DESCRIPTION = (
     "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or multipart"
     " with one "
 )
-_FAILURES = document(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
+_PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
 
-def describe(want: OutputKind, files: str) -> dict[str, Any]:
-    """Parameters and body of an endpoint that gives ``want``, and takes ``files`` in a multipart body."""
-    form = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}}
-    content = {"image/*": {"schema": _BINARY}, "multipart/form-data": {"schema": form}}
-    body = {"required": True, "description": _ONE + files, "content": content}
-    return {"parameters": documentation(want), "requestBody": body}
+def openapi_operation(output: OutputKind, multipart_files: str) -> dict[str, Any]:
+    """Return the parameters and the body of a route, for ``/openapi.json``.
+
+    Args:
+        output: what the route computes.
+        multipart_files: how many files a multipart body may have, in words.
+    """
+    form = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY_SCHEMA}}}
+    body = {
+        "required": True,
+        "description": _BODY_DESCRIPTION + multipart_files,
+        "content": {
+            "image/*": {"schema": _BINARY_SCHEMA},
+            "multipart/form-data": {"schema": form},
+        },
+    }
+    return {"parameters": openapi_parameters(output), "requestBody": body}
 
 
-def read_params(request: Request, parts: Parts, want: OutputKind) -> Params:
-    """The parameters of ``request``, noted in its record. Raises as `parse_params`, or `Overloaded`."""
-    record: RequestContext = request.state.record
+def openapi_success(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """Return the 200 response of a route with binary content, for ``/openapi.json``."""
+    return {200: {"content": {media_type: {"schema": _BINARY_SCHEMA}}}}
+
+
+def parse_query(request: Request, components: AppComponents, output: OutputKind) -> Params:
+    """Return the parameters of ``request``, and note model and ``r`` in its context.
+
+    Raises:
+        Overloaded: the models are not loaded.
+        InvalidParameter, NotFound: see `parse_params`.
+    """
+    context: RequestContext = request.state.context
     params = parse_params(
-        request.query_params, parts.models(), parts.default_r, record.started, want
+        request.query_params, components.models(), components.default_r, context.started, output
     )
-    record.model = params.model.name
-    record.r = params.text
+    context.model = params.model.name
+    context.r = params.text
     return params
 
 
-def respond(content: str | bytes, media_type: str, record: RequestContext) -> Response:
-    """An answer, with what its stages took and, also where it is no JSON, the schedule that was used."""
-    timing = ", ".join(
-        f"{stage};dur={milliseconds}" for stage, milliseconds in record.stages.items()
-    )
-    headers = (
-        {"Server-Timing": timing}
-        if media_type == _JSON
-        else {"Server-Timing": timing, "X-Tome-R": record.r}
-    )
+def timed_response(content: str | bytes, media_type: str, context: RequestContext) -> Response:
+    """Return a response with the ``Server-Timing`` of its stages.
+
+    A response that is not JSON has the schedule that was used in ``X-Tome-R``.
+    """
+    timings = [f"{stage};dur={milliseconds}" for stage, milliseconds in context.stages.items()]
+    headers = {"Server-Timing": ", ".join(timings)}
+    if media_type != _JSON_TYPE:
+        headers["X-Tome-R"] = context.r
     return Response(content, headers=headers, media_type=media_type)
 
 
 @router.post(
     "/classify",
     response_model=Answer | Answers,
-    responses=_FAILURES,
-    openapi_extra=describe("classes", "or more files."),
+    responses=_PROBLEMS,
+    openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
-async def classify(request: Request, parts: FromApp) -> Any:
-    """Classify one image, or several in a multipart body, with `r` tokens merged away in every block."""
-    params = read_params(request, parts, "classes")
-    record = request.state.record
-    answer = await parts.inference.run(request, params, record, CLASSES)
-    body = Answers(results=answer) if isinstance(answer, list) else answer
-    return respond(body.model_dump_json(), _JSON, record)
+async def classify(request: Request, components: ComponentsDependency) -> Any:
+    """Classify one image, or several in a multipart body, with `r` tokens merged in every block."""
+    params = parse_query(request, components, CLASSES.output)
+    context = request.state.context
+    result = await components.inference.infer(request, params, context, CLASSES)
+    body = Answers(results=result) if isinstance(result, list) else result
+    return timed_response(body.model_dump_json(), _JSON_TYPE, context)
 
 
 @router.post(
     "/embed",
     response_model=Embedding | Embeddings,
-    responses={**_FAILURES, 200: {"content": {RAW: {"schema": _BINARY}}}},
-    openapi_extra=describe("features", "or more files."),
+    responses={**_PROBLEMS, **openapi_success(_RAW_TYPE)},
+    openapi_extra=openapi_operation(FEATURES.output, "or more files."),
 )
-async def embed(request: Request, parts: FromApp) -> Any:
-    """The pooled features of one image, or of several in a multipart body.
+async def embed(request: Request, components: ComponentsDependency) -> Any:
+    """Return the pooled features of one image, or of several in a multipart body.
 
-    With `Accept: application/octet-stream` they come as nothing but little-endian float32, one
-    image after the other; there is no room for a problem then, so one image that fails is the
-    problem of all, with its `index`.
+    With `Accept: application/octet-stream` the body is little-endian float32 only, one image after
+    the other. It has no room for problems, so the problem of one image, with its `index`, is that
+    of the request.
     """
-    params = read_params(request, parts, "features")
-    record = request.state.record
-    raw = prefers(request.headers.get("accept"), RAW, _JSON)
-    if raw:
-        rows = await parts.inference.run_together(request, params, record, RAW_FEATURES)
-        return respond(b"".join(rows), RAW, record)
-    answer = await parts.inference.run(request, params, record, FEATURES)
-    body = Embeddings(results=answer) if isinstance(answer, list) else answer
-    return respond(body.model_dump_json(), _JSON, record)
+    params = parse_query(request, components, FEATURES.output)
+    context = request.state.context
+    if prefers(request.headers.get("accept"), _RAW_TYPE, _JSON_TYPE):
+        rows = await components.inference.infer_all(request, params, context, RAW_FEATURES)
+        return timed_response(b"".join(rows), _RAW_TYPE, context)
+    result = await components.inference.infer(request, params, context, FEATURES)
+    body = Embeddings(results=result) if isinstance(result, list) else result
+    return timed_response(body.model_dump_json(), _JSON_TYPE, context)
 
 
 @router.post(
     "/visualize",
     response_class=Response,
-    responses={**_FAILURES, 200: {"content": {"image/png": {"schema": _BINARY}}}},
-    openapi_extra=describe("source", "file."),
+    responses={**_PROBLEMS, **openapi_success(_PNG_TYPE)},
+    openapi_extra=openapi_operation(PICTURE.output, "file."),
 )
-async def visualize(request: Request, parts: FromApp) -> Response:
-    """A picture of what was merged: each region of patches that became one token, in its mean colour and outlined."""
-    params = read_params(request, parts, "source")
-    record = request.state.record
-    picture = await parts.inference.run(request, params, record, PICTURE)
+async def visualize(request: Request, components: ComponentsDependency) -> Response:
+    """Draw each region of patches that became one token, in its mean colour and with an outline."""
+    params = parse_query(request, components, PICTURE.output)
+    context = request.state.context
+    picture = await components.inference.infer(request, params, context, PICTURE)
     assert isinstance(picture, bytes)
-    return respond(picture, "image/png", record)
+    return timed_response(picture, _PNG_TYPE, context)

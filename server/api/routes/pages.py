@@ -1,4 +1,4 @@
-"""HTML pages of our own, which may load nothing from elsewhere and be framed by nobody, and the files they load."""
+"""The server's HTML pages, with their security headers, and the files that they load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi.responses import HTMLResponse, Response
 
-FOLDER = Path(__file__).parents[1] / "static"
+STATIC_FOLDER = Path(__file__).parents[1] / "static"
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -19,15 +19,16 @@ _MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-_SCRIPT_FILE = r"<script\b[^>]* src="
-_STYLE_FILE = r"<link\b[^>]* rel=\"?stylesheet"
+_EXTERNAL_SCRIPT = r"<script\b[^>]* src="
+_EXTERNAL_STYLE = r"<link\b[^>]* rel=\"?stylesheet"
+_ETAG_LENGTH = 32  # hex digits: 128 bits, so no two files share a tag
 
 
 class Page:
-    """A file of ``static/``. Its own scripts and styles are allowed by their hashes, this server's if it names any."""
+    """An HTML file of ``static/``. It loads from this server only, and cannot be framed."""
 
     def __init__(self, name: str) -> None:
-        self._html = (FOLDER / name).read_text("utf-8")
+        self._html = (STATIC_FOLDER / name).read_text("utf-8")
         self._headers = {
             "Content-Security-Policy": content_security_policy(self._html),
             "Referrer-Policy": "no-referrer",
@@ -36,7 +37,7 @@ class Page:
         }
 
     def response(self) -> HTMLResponse:
-        """The page, with its headers."""
+        """Return the page with its headers."""
         return HTMLResponse(self._html, headers=self._headers)
 
 
@@ -48,56 +49,70 @@ class Asset:
     media_type: str
 
     @property
-    def tag(self) -> str:
-        """Its entity tag (RFC 9110, section 8.8.3)."""
-        return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
+    def etag(self) -> str:
+        """The entity tag of the file (RFC 9110, section 8.8.3)."""
+        digest = hashlib.sha256(self.content).hexdigest()
+        return f'"{digest[:_ETAG_LENGTH]}"'
 
-    def response(self, known: str = "") -> Response:
-        """The file, or 304 with no content for a client that has it, by its If-None-Match header ``known``."""
-        # Asked for anew each time, at the cost of a few bytes: files of two releases never meet in
-        # one page.
+    def response(self, if_none_match: str = "") -> Response:
+        """Return the file, or 304 if the header ``if_none_match`` has its entity tag."""
+        # A browser revalidates each file at each load, for a few bytes. So a page never mixes files
+        # of two releases.
         headers = {
-            "ETag": self.tag,
+            "ETag": self.etag,
             "Cache-Control": "no-cache",
             "X-Content-Type-Options": "nosniff",
         }
-        if self.tag in re.findall(r'"[^"]*"', known):
+        known_etags = re.findall(r'"[^"]*"', if_none_match)
+        if self.etag in known_etags:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
 def load_assets(folder: Path) -> dict[str, Asset]:
-    """The files in and below ``folder`` that a page can load, by their path in it."""
-    return {
-        path.relative_to(folder).as_posix(): Asset(path.read_bytes(), _MEDIA_TYPES[path.suffix])
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in _MEDIA_TYPES
-    }
+    """Return the files in and below ``folder`` that a page can load, by their relative path."""
+    assets = {}
+    for path in sorted(folder.rglob("*")):
+        media_type = _MEDIA_TYPES.get(path.suffix)
+        if media_type is not None:
+            name = path.relative_to(folder).as_posix()
+            assets[name] = Asset(path.read_bytes(), media_type)
+    return assets
 
 
 def content_security_policy(html: str) -> str:
-    """The policy (W3C CSP Level 3) under which ``html`` works: what is in it, this server, and pictures it made."""
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {sources(html, 'script', _SCRIPT_FILE)}",
-            f"style-src {sources(html, 'style', _STYLE_FILE)}",
-            "connect-src 'self'",
-            "img-src 'self' blob: data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+    """Return the Content-Security-Policy of ``html`` (W3C CSP Level 3).
 
-
-def sources(html: str, tag: str, outside: str) -> str:
-    """The hashes of all inline elements ``tag``, and ``'self'`` if ``html`` loads others, as ``outside`` finds."""
-    contents = re.findall(rf"<{tag}\b(?![^>]* src=)[^>]*>(.*?)</{tag}>", html, re.DOTALL)
-    hashes = [
-        base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents
+    It allows the inline scripts and styles of the page, files of this server, and pictures that
+    the page itself makes.
+    """
+    directives = [
+        "default-src 'none'",
+        f"script-src {allowed_sources(html, 'script', _EXTERNAL_SCRIPT)}",
+        f"style-src {allowed_sources(html, 'style', _EXTERNAL_STYLE)}",
+        "connect-src 'self'",
+        "img-src 'self' blob: data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
     ]
-    allowed = [f"'sha256-{value}'" for value in hashes] + ["'self'"] * bool(
-        re.search(outside, html)
-    )
-    return " ".join(allowed) or "'none'"
+    return "; ".join(directives)
+
+
+def allowed_sources(html: str, tag: str, external_pattern: str) -> str:
+    """Return the source list of a CSP directive.
+
+    Args:
+        tag: the inline elements that are allowed, each by its hash.
+        external_pattern: matches elements that load a file, for which ``'self'`` is allowed.
+    """
+    inline_element = rf"<{tag}\b(?![^>]* src=)[^>]*>(.*?)</{tag}>"
+    sources = []
+    for content in re.findall(inline_element, html, re.DOTALL):
+        digest = hashlib.sha256(content.encode()).digest()
+        sources.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    if re.search(external_pattern, html):
+        sources.append("'self'")
+    if not sources:
+        return "'none'"
+    return " ".join(sources)

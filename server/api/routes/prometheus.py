@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: a route of the server, or an application for a port of its own."""
+"""The metrics for Prometheus: a route of the server, or an application on a port of its own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ router = APIRouter()
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """What Prometheus scrapes."""
-    found: Metrics = request.app.state.metrics
-    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+    """All metrics, in the text format of Prometheus."""
+    server_metrics: Metrics = request.app.state.metrics
+    text = generate_latest(server_metrics.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def create_scrape_app(metrics: Metrics) -> FastAPI:
-    """An application that has ``/metrics`` and nothing else."""
+def create_metrics_app(metrics: Metrics) -> FastAPI:
+    """Return an application whose only route is ``/metrics``."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.metrics = metrics
     app.include_router(router)

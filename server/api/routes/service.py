@@ -1,4 +1,4 @@
-"""The endpoints about the server itself: models, health, pages. Those of images are in `images`."""
+"""The routes about the server itself: models, health checks, pages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
-from server.api.contract.problem_details import document, respond
+from server.api.contract.problem_details import error_responses, problem_response
 from server.api.contract.schemas import Health, LevelDescription, ModelDescription, Models
 from server.api.pipeline.admission import Admission
-from server.api.pipeline.inference import Inference
-from server.api.routes.pages import FOLDER, Page, load_assets
+from server.api.pipeline.inference import InferencePipeline
+from server.api.routes.pages import STATIC_FOLDER, Page, load_assets
 from server.engine_client.pool import EnginePool
 from server.errors import EngineLost, NotFound, Overloaded
 from server.ipc.messages import ModelInfo
@@ -22,46 +22,48 @@ router = APIRouter()
 
 NAME = "tome-serve"
 VERSION = "0.1.0"
-_DOCS = Page("docs.html")
-_FRONT = Page("page/index.html")
-_ASSETS = load_assets(FOLDER / "page")
+_DOCS_PAGE = Page("docs.html")
+_FRONT_PAGE = Page("page/index.html")
+_ASSETS = load_assets(STATIC_FOLDER / "page")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What the routes work with; ``app.state.parts``."""
+class AppComponents:
+    """What the routes share; ``app.state.components``."""
 
-    engine: EnginePool
+    engine_pool: EnginePool
     admission: Admission
-    inference: Inference
+    inference: InferencePipeline
     default_r: str
 
     def models(self) -> Mapping[str, ModelInfo]:
-        """The models that are served, by name. Raises `Overloaded` until they are loaded."""
-        if not self.engine.models:
+        """Return the served models by name. Raises `Overloaded` until they are loaded."""
+        if not self.engine_pool.models:
             self.admission.check_open()
-        return self.engine.models
+        return self.engine_pool.models
 
 
-async def parts_of(request: Request) -> Parts:
-    """The parts of the application that handles ``request``."""
-    # A coroutine, though it waits for nothing: FastAPI would send a function through its thread
-    # pool.
-    parts: Parts = request.app.state.parts
-    return parts
+# A coroutine although it awaits nothing: FastAPI would run a plain function in its thread pool.
+async def get_components(request: Request) -> AppComponents:
+    """Return the `AppComponents` of the application that handles ``request``."""
+    components: AppComponents = request.app.state.components
+    return components
 
 
-FromApp = Annotated[Parts, Depends(parts_of)]
+ComponentsDependency = Annotated[AppComponents, Depends(get_components)]
 
 
-@router.get("/models", responses=document(401, 503))
-async def models(parts: FromApp) -> Models:
-    """All models, with what each configured level of `r` leaves, costs and gives."""
-    return Models(models=[describe(model) for model in parts.models().values()])
+@router.get("/models", responses=error_responses(401, 503))
+async def models(components: ComponentsDependency) -> Models:
+    """All models, with the cost and the accuracy of each configured level of `r`."""
+    return Models(models=[model_description(model) for model in components.models().values()])
 
 
-def describe(model: ModelInfo) -> ModelDescription:
-    """``model`` for ``GET /models``."""
+def model_description(model: ModelInfo) -> ModelDescription:
+    """Return the entry of ``model`` in ``GET /models``."""
+    levels = [
+        LevelDescription.model_validate(level, from_attributes=True) for level in model.levels
+    ]
     return ModelDescription(
         name=model.name,
         architecture=model.architecture,
@@ -73,47 +75,48 @@ def describe(model: ModelInfo) -> ModelDescription:
         device=model.device,
         dtype=model.dtype,
         acceleration=model.acceleration,
-        levels=[
-            LevelDescription.model_validate(level, from_attributes=True) for level in model.levels
-        ],
+        levels=levels,
     )
 
 
-@router.get("/healthz", response_model=Health, responses=document(503))
+@router.get("/healthz", response_model=Health, responses=error_responses(503))
 @router.head("/healthz", include_in_schema=False)
-async def healthz(request: Request, parts: FromApp) -> Any:
-    """200 as long as the process lives and answers; 503 once all its engines are given up, with which it ends."""
-    if parts.engine.given_up:
-        return respond(EngineLost("the models cannot be loaded any more"), request.state.record.id)
+async def healthz(request: Request, components: ComponentsDependency) -> Any:
+    """Liveness: 200 while the process answers; 503 once it has given up all engines and ends."""
+    if components.engine_pool.given_up:
+        return problem_response(
+            EngineLost("the models cannot be loaded any more"), request.state.context.id
+        )
     return Health(status="ok")
 
 
-@router.get("/readyz", response_model=Health, responses=document(503))
+@router.get("/readyz", response_model=Health, responses=error_responses(503))
 @router.head("/readyz", include_in_schema=False)
-async def readyz(request: Request, parts: FromApp) -> Any:
-    """200 when work is taken; 503 while no engine is ready, and while the server stops."""
+async def readyz(request: Request, components: ComponentsDependency) -> Any:
+    """Readiness: 200 while requests are admitted; 503 while no engine is ready, or on shutdown."""
     try:
-        parts.admission.check_open()
-    except Overloaded as error:  # here it is the answer, no refusal that a metric should count
-        return respond(error, request.state.record.id)
+        components.admission.check_open()
+    except Overloaded as error:
+        # Handled here: this 503 is the answer, and must not count as a refused request.
+        return problem_response(error, request.state.context.id)
     return Health(status="ready")
 
 
 @router.get("/", include_in_schema=False)
-async def front() -> HTMLResponse:
-    """A page to try the server on: a picture, a slider for `r`, and what comes of them."""
-    return _FRONT.response()
+async def front_page() -> HTMLResponse:
+    """A page to try the server on: an image, a slider for `r`, and the results."""
+    return _FRONT_PAGE.response()
 
 
 @router.get("/static/{name:path}", include_in_schema=False)
-async def static(request: Request, name: str) -> Response:
-    """A file of that page. Raises `NotFound`."""
+async def static_file(request: Request, name: str) -> Response:
+    """A file of the front page. Raises `NotFound`."""
     if name not in _ASSETS:
         raise NotFound("there is no such file")
     return _ASSETS[name].response(request.headers.get("if-none-match", ""))
 
 
 @router.get("/docs", include_in_schema=False)
-async def docs() -> HTMLResponse:
-    """The API in words, of ``/openapi.json``, with nothing loaded from elsewhere."""
-    return _DOCS.response()
+async def docs_page() -> HTMLResponse:
+    """The API documentation, made from ``/openapi.json``, with no file from other servers."""
+    return _DOCS_PAGE.response()

@@ -1,1 +1,1 @@
-"""Sockets and HTTP connections: listening, and the protocol with its limits."""
+"""Sockets and HTTP connections: listening, and uvicorn's protocol with limits."""

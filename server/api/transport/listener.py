@@ -1,4 +1,4 @@
-"""HTTP servers in the event loop, without uvicorn's ways with signals and sockets."""
+"""HTTP servers in the event loop: uvicorn without its handling of signals and sockets."""
 
 from __future__ import annotations
 
@@ -12,91 +12,111 @@ from collections.abc import Generator, Sequence
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.transport.handshakes import accept_the_last
-from server.api.transport.protocol import BoundedProtocol, Bounds, HttpConfig
+from server.api.transport.backlog import accept_pending
+from server.api.transport.protocol import ConnectionRegistry, HttpConfig, LimitedProtocol
 from server.errors import ConfigError
 
 log = logging.getLogger("tome.server")
 
+# Longer than the 60 s for which common proxies keep idle connections to a server: the proxy closes
+# them first, and never sends a request on a connection that is being closed here.
 KEEP_ALIVE_SECONDS = 75
-CUT_SECONDS = 0.5
-OTHER_FILES = 64  # that are open beside the connections
+# Requests that failed with their engines need a moment to write their responses; requests of
+# clients that do not read never end.
+ABORT_SECONDS = 0.5
+BACKLOG = 2048  # pending connections in the kernel, uvicorn's own default
+# Open files besides the connections: standard streams, listening sockets, the event loop, the
+# shared memory, and one socket per engine. About 30 on a machine with eight GPUs; twice as many for
+# files that libraries open.
+OTHER_FILES = 64
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers, which close the socket first and end the process with the signal's code."""
+    """uvicorn's server, which stops by its caller alone and accepts pending connections first.
+
+    uvicorn handles signals itself: it closes the socket first, and ends the process with the
+    signal's exit code.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave the signals alone."""
+        """Install no signal handlers."""
         yield
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer whoever has connected by now, then close the sockets and end."""
+        """Accept and answer pending connections, then close the sockets."""
         if not self.force_exit:
-            await accept_the_last(sockets or ())
+            await accept_pending(sockets or ())
         await super().shutdown(sockets)
 
-    async def cut(self) -> int:
-        """Abort whatever connections are still open; on how many of them an answer was not complete.
+    async def abort_connections(self) -> int:
+        """Abort all open connections. Return how many of them had an incomplete response.
 
-        The task of a request whose client does not read would neither end by itself nor be
-        cancelled: uvicorn catches that, and sends that client one more answer. It takes twice
-            `CUT_SECONDS` at most.
+        A request whose client does not read neither ends by itself nor can be cancelled: uvicorn
+        catches the cancellation and sends that client another response. Takes up to twice
+        `ABORT_SECONDS`.
         """
-        await self._settle()  # what has failed with the engines is being answered
+        await self._settle()  # requests that failed with the engines are being answered
         connections = [
-            one for one in self.server_state.connections if isinstance(one, BoundedProtocol)
+            connection
+            for connection in self.server_state.connections
+            if isinstance(connection, LimitedProtocol)
         ]
-        waiting = sum(connection.waits for connection in connections)
+        incomplete = sum(connection.is_response_pending for connection in connections)
         for connection in connections:
             connection.transport.abort()
         await self._settle()
-        return waiting
+        return incomplete
 
     async def _settle(self) -> None:
-        """Wait for `CUT_SECONDS` at most until no request is being handled."""
+        """Wait until no request is in flight, for `ABORT_SECONDS` at most."""
         if self.server_state.tasks:
-            await asyncio.wait(list(self.server_state.tasks), timeout=CUT_SECONDS)
+            await asyncio.wait(list(self.server_state.tasks), timeout=ABORT_SECONDS)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on ``host`` and ``port``. Raises `ConfigError`."""
+    """Return a socket that listens on ``host`` and ``port``. Raises `ConfigError`."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = addresses[0]
+        host_and_port = (str(address[0]), int(address[1]))
+        return socket.create_server(host_and_port, family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def allow_connections(wanted: int) -> int:
-    """Raise the limit on open files for ``wanted`` connections, as far as the system lets us; how many it allows."""
+    """Raise the limit on open files for ``wanted`` connections. Return how many are allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = wanted + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < limit:
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     allowed = max(1, limit - OTHER_FILES)
     if allowed < wanted:
-        log.warning("the limit on open files (ulimit -n) allows %d connections only", allowed)
+        log.warning("the limit on open files (ulimit -n) allows only %d connections", allowed)
     return allowed
 
 
-def http_config(app: ASGIApp, bounds: Bounds, proxies: Sequence[str] = ()) -> HttpConfig:
-    """How both of our servers run.
+def http_config(
+    app: ASGIApp, registry: ConnectionRegistry, proxies: Sequence[str] = ()
+) -> HttpConfig:
+    """Return the configuration of an HTTP server for ``app``.
 
     Args:
-        proxies: addresses and networks whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are
-            believed.
+        app: the ASGI application.
+        registry: of its connections.
+        proxies: trusted addresses and networks: their ``X-Forwarded-For`` and
+            ``X-Forwarded-Proto`` headers are used.
     """
     return HttpConfig(
         app,
-        bounds,
+        registry,
         log_config=None,
         access_log=False,
-        ws="none",  # nothing here speaks it, and its connections would know no bounds
+        ws="none",  # no route uses WebSockets, and their connections would have no limits
         lifespan="off",
         server_header=False,
         proxy_headers=bool(proxies),

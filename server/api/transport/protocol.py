@@ -1,7 +1,7 @@
-"""One HTTP connection: uvicorn's protocol with the bounds that it lacks, so that no client holds a connection for ever.
+"""One HTTP connection: uvicorn's protocol with the limits that it lacks.
 
-uvicorn waits without limit for a request's header, lets it grow without limit, takes any number of
-connections and of pipelined requests, and waits without limit for a client that does not read.
+uvicorn has no timeout for a request's header or for a client that does not read its response, and
+no limit on the size of a header, the number of connections or the number of pipelined requests.
 """
 
 from __future__ import annotations
@@ -19,209 +19,223 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from server.api.contract.problem_details import respond
+from server.api.contract.problem_details import problem_response
 from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, SlowHeader
 
-HEADER_BYTES = 65536
-PIPELINED = 32
-LAST_SECONDS = 0.5
+MAX_HEADER_BYTES = 65536
+MAX_PIPELINED = 32  # requests that wait behind the one in flight
+# A request that is being sent when the server stops has this long to arrive.
+SHUTDOWN_GRACE_SECONDS = 0.5
+RETRY_SECONDS = 1.0  # of a refused connection
 
 
 @dataclass
-class Bounds:
-    """What all connections of one HTTP server share.
+class ConnectionRegistry:
+    """The idle connections of one HTTP server, and the limits that all its connections share.
 
     Attributes:
-        connections: most at once. One more takes the place of the one that has been idle longest.
-        header_timeout: seconds in which a request's header must arrive, from its first byte, or
-            from the connection.
-        send_timeout: seconds in which a client that does not read must read on.
-        on_refused: called with the error of each refusal on this level.
-        silent: connections on which no request has arrived yet, oldest first.
-        kept: connections that are kept alive between two requests, longest idle first.
+        max_connections: open at once. One more replaces the connection that is idle longest.
+        header_timeout: seconds for a request's header, from its first byte, or from the
+            connection's begin.
+        send_timeout: seconds after which a client must read on once the send buffer is full.
+        on_refusal: called with the error of each refusal by the protocol.
+        unused: connections without a request so far, oldest first.
+        idle: kept-alive connections between two requests, longest idle first.
     """
 
-    connections: int
+    max_connections: int
     header_timeout: float
     send_timeout: float
-    on_refused: Callable[[RequestError], None]
-    silent: dict[BoundedProtocol, None] = field(default_factory=dict)
-    kept: dict[BoundedProtocol, None] = field(default_factory=dict)
+    on_refusal: Callable[[RequestError], None]
+    unused: dict[LimitedProtocol, None] = field(default_factory=dict)
+    idle: dict[LimitedProtocol, None] = field(default_factory=dict)
 
-    def forget(self, connection: BoundedProtocol) -> None:
-        """``connection`` is not idle any more."""
-        self.silent.pop(connection, None)
-        self.kept.pop(connection, None)
+    def mark_busy(self, connection: LimitedProtocol) -> None:
+        """Record that ``connection`` is not idle any more."""
+        self.unused.pop(connection, None)
+        self.idle.pop(connection, None)
 
-    def longest_idle(self) -> BoundedProtocol | None:
-        """Which connection to close for another one: one that has never asked for anything comes first."""
-        return next(iter(self.silent), None) or next(iter(self.kept), None)
+    def longest_idle(self) -> LimitedProtocol | None:
+        """Return the connection to close for a new one: an unused one first."""
+        return next(iter(self.unused), None) or next(iter(self.idle), None)
 
 
 class HttpConfig(uvicorn.Config):
-    """uvicorn's configuration, and the ``bounds`` of `BoundedProtocol`."""
+    """uvicorn's configuration with the ``registry`` of `LimitedProtocol`."""
 
-    def __init__(self, app: Any, bounds: Bounds, **settings: Any) -> None:
-        super().__init__(app, http=BoundedProtocol, **settings)
-        self.bounds = bounds
+    def __init__(self, app: Any, registry: ConnectionRegistry, **settings: Any) -> None:
+        super().__init__(app, http=LimitedProtocol, **settings)
+        self.registry = registry
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection."""
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection with limits."""
 
     config: HttpConfig
 
-    def __init__(self, config: HttpConfig, *arguments: Any, **more: Any) -> None:
-        super().__init__(config, *arguments, **more)
-        self._bounds = config.bounds
-        self._timer: asyncio.TimerHandle | None = None  # runs until a header is complete
-        self._stalled: asyncio.TimerHandle | None = None  # runs while the client does not read
-        self._in_header = self._begins = False
+    def __init__(self, config: HttpConfig, *arguments: Any, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        self._registry = config.registry
+        self._header_timer: asyncio.TimerHandle | None = None  # runs until a header is complete
+        self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._in_header = False
+        self._header_began = False  # in the data that is being parsed
         self._header_bytes = 0
-        self._running: RequestResponseCycle | None = (
-            None  # being answered; with pipelining not the last one to come
-        )
+        # The request in flight. With pipelining it is not `self.cycle`, the last one received.
+        self._active_cycle: RequestResponseCycle | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether the client has not been sent all of an answer yet."""
-        return not self._answered or self.transport.get_write_buffer_size() > 0
+    def is_response_pending(self) -> bool:
+        """Whether part of a response has not been sent yet."""
+        return not self._all_answered or self.transport.get_write_buffer_size() > 0
 
     @property
-    def _answered(self) -> bool:
+    def _all_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected; where there are too many, another one goes, or this one if none is idle."""
+        """Accept a connection; at the limit close an idle one, or refuse this one if none is."""
         super().connection_made(transport)
-        if len(self.connections) > self._bounds.connections:
-            idle = self._bounds.longest_idle()
-            if idle is None:
-                text = f"{self._bounds.connections} connections are busy already"
-                return self._refuse(Overloaded(text, retry_after=1, reason="too-many-connections"))
-            idle.give_way()
-        self._bounds.silent[self] = None
-        self._expect_header()
+        if len(self.connections) > self._registry.max_connections:
+            longest_idle = self._registry.longest_idle()
+            if longest_idle is None:
+                return self._refuse_connection()
+            longest_idle.evict()
+        self._registry.unused[self] = None
+        self._start_header_timer()
 
-    def give_way(self) -> None:
-        """Close this connection, which is idle, for another one."""
-        self._bounds.forget(self)
-        self.connections.discard(
-            self
-        )  # now, not when the transport says so: more may come before that
-        self._bounds.on_refused(Overloaded("idle", reason="idle-connection"))
+    def evict(self) -> None:
+        """Close this idle connection in favour of a new one."""
+        self._registry.mark_busy(self)
+        # The transport reports the end later. Until then the closed connection must not count.
+        self.connections.discard(self)
+        self._registry.on_refusal(Overloaded("idle", reason="idle-connection"))
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self._bounds.forget(self)
-        for timer in (self._timer, self._stalled):
+        """Clean up after the end of the connection."""
+        self._registry.mark_busy(self)
+        for timer in (self._header_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
-        # uvicorn tells the last one to come alone, and the one that runs would write to what is
-        # closed.
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        # uvicorn informs the last request received. The one in flight would write to a closed
+        # transport.
+        if self._active_cycle is not None and not self._active_cycle.response_complete:
+            self._active_cycle.disconnected = True
+            self._active_cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived."""
-        if self._answered:
-            self._expect_header()
+        """Parse received bytes, and count those of the header."""
+        if self._all_answered:
+            self._start_header_timer()
         super().data_received(data)
-        if self._in_header and not self.transport.is_closing():
-            # What stood before the header in its first bytes belongs to an earlier request.
-            self._header_bytes += 0 if self._begins else len(data)
-            self._begins = False
-            if self._header_bytes > HEADER_BYTES:
-                self._refuse(HeaderTooLarge(f"the header has more than {HEADER_BYTES} bytes"))
+        if not self._in_header or self.transport.is_closing():
+            return
+        # Data in which a header begins is not counted: it may begin with an earlier request.
+        if not self._header_began:
+            self._header_bytes += len(data)
+        self._header_began = False
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(HeaderTooLarge(f"the header has more than {MAX_HEADER_BYTES} bytes"))
 
     def on_message_begin(self) -> None:
-        """A header begins."""
+        """Start to count a header."""
         super().on_message_begin()
-        self._in_header = self._begins = True
+        self._in_header = True
+        self._header_began = True
         self._header_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """A header is complete."""
+        """Start the request, or queue it behind the one in flight."""
         self._in_header = False
-        self._disarm()
-        self._bounds.forget(self)
-        if len(self.pipeline) == PIPELINED:
+        self._stop_header_timer()
+        self._registry.mark_busy(self)
+        if len(self.pipeline) == MAX_PIPELINED:
             return self.transport.abort()
         super().on_headers_complete()
         if not self.pipeline:
-            self._running = self.cycle
+            self._active_cycle = self.cycle
 
     def on_message_complete(self) -> None:
-        """A body is complete; if it was answered before that, the connection is idle from now on."""
+        """Start the keep-alive timeout if the response came before the end of the body."""
         super().on_message_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._disarm()
+            self._stop_header_timer()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def on_response_complete(self) -> None:
-        """An answer has been given."""
+        """Go on with the next pipelined request, or mark the connection idle."""
         if self.pipeline:
-            self._running = self.pipeline[-1][0]
+            next_cycle, _ = self.pipeline[-1]
+            self._active_cycle = next_cycle
         super().on_response_complete()
-        if self._answered and not self.transport.is_closing():
-            self._bounds.kept[self] = None
+        if self._all_answered and not self.transport.is_closing():
+            self._registry.idle[self] = None
             if self._in_header:
-                self._expect_header()
+                self._start_header_timer()
 
     def shutdown(self) -> None:
-        """The server ends: what the client is sending just now gets an answer still, which closes the connection."""
-        if self._answered:
-            self.loop.call_later(LAST_SECONDS, super().shutdown)
+        """Close the connection after its response, or after the request that may be arriving."""
+        if self._all_answered:
+            self.loop.call_later(SHUTDOWN_GRACE_SECONDS, super().shutdown)
         else:
             super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing has come for long: end the connection, even if the client has not read its last answer."""
+        """Abort an idle connection, even if the client has not read its last response."""
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly."""
+        """Start the send timeout: the client reads too slowly."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(self._bounds.send_timeout, self.transport.abort)
+        self._send_timer = self.loop.call_later(self._registry.send_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read what waited."""
-        if self._stalled is not None:
-            self._stalled.cancel()
+        """Stop the send timeout: the client has read on."""
+        if self._send_timer is not None:
+            self._send_timer.cancel()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP."""
-        self._refuse(Malformed("this is not a request of HTTP/1.1"))
+        """Answer data that is not HTTP with a problem."""
+        self._refuse(Malformed("this is not an HTTP/1.1 request"))
 
-    def _expect_header(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._bounds.header_timeout, self._on_slow_header)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_slow_header(self) -> None:
-        if self._in_header:
-            self._refuse(
-                SlowHeader(f"the header did not arrive within {self._bounds.header_timeout:g} s")
+    def _start_header_timer(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(
+                self._registry.header_timeout, self._on_header_timeout
             )
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _on_header_timeout(self) -> None:
+        if self._in_header:
+            seconds = self._registry.header_timeout
+            self._refuse(SlowHeader(f"the header did not arrive within {seconds:g} s"))
         else:
-            self.transport.abort()  # a client that has asked for nothing is told nothing
+            self.transport.abort()  # no request has begun, so there is nothing to answer
+
+    def _refuse_connection(self) -> None:
+        detail = f"{self._registry.max_connections} connections are busy already"
+        error = Overloaded(detail, retry_after=RETRY_SECONDS, reason="too-many-connections")
+        self._refuse(error)
 
     def _refuse(self, error: RequestError) -> None:
-        """Answer with ``error``, which belongs to no request that the application knows, and close."""
-        self._bounds.on_refused(error)
+        """Answer with ``error`` without a call of the application, and close the connection."""
+        self._registry.on_refusal(error)
         request_id = uuid.uuid4().hex
-        response = respond(error, request_id, {"X-Request-ID": request_id, "Connection": "close"})
-        header = b"".join(b"%b: %b\r\n" % pair for pair in response.raw_headers)
-        self.transport.write(STATUS_LINE[error.status] + header + b"\r\n" + bytes(response.body))
+        response = problem_response(
+            error, request_id, {"X-Request-ID": request_id, "Connection": "close"}
+        )
+        header_lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
+        self.transport.write(
+            b"".join([STATUS_LINE[error.status], *header_lines, b"\r\n", response.body])
+        )
         self.transport.close()

@@ -1,1 +1,1 @@
-"""What depends on the device: placement, the forward pass, the self check, CUDA graphs, memory transfers."""
+"""Everything that depends on the device: placement, forward pass, self check, CUDA graphs."""

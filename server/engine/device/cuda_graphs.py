@@ -1,16 +1,19 @@
-"""CUDA graphs: the forward passes that are expected most, recorded once, so that each is one launch.
+"""CUDA graphs: forward passes that are recorded before serving, so that each replay is one launch.
 
-A small batch on a GPU waits for the launches of hundreds of small kernels. So passes are recorded
-for the configured levels and a few batch sizes, the buckets; a batch is padded up to its bucket.
+The speed of a small batch on a GPU is limited by the launches of hundreds of small kernels.
+Therefore the passes of the configured levels are recorded for a few batch sizes, the buckets. A
+batch is padded to its bucket.
 
-Where the kernels read on the device where each image begins and ends
-(`tome_core.ragged.plan.BoundedPlan`), a graph serves every mix of schedules whose tokens fit into
-its buffers: there is one for each level. Elsewhere all shapes follow from the schedule, a graph
-serves batches of one level alone, and others run as they come.
+There are two types of graphs. If the kernels read on the device where each image begins and ends
+(`tome_core.ragged.plan.BoundedPlan`), one graph serves every mix of schedules whose tokens fit
+into its buffers; such a bounded graph is recorded for each level. Otherwise all shapes follow from
+the schedule, and a uniform graph serves the batches in which every image has that schedule. A batch
+without a graph runs operator by operator.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -26,18 +29,21 @@ from server.engine.device.readout import Readout
 from tome_core.ragged.plan import BoundedPlan
 from tome_core.schedule import Schedule
 
+# Recording takes seconds of the start and memory. The default levels and batch size of a GPU need
+# 60 graphs: 10 buckets, in each r=0 twice and the 4 levels that merge.
 MAX_GRAPHS = 64
-WARM_RUNS = (
-    2  # before recording: libraries set themselves up in their first calls, which no graph may hold
-)
+# Libraries initialise themselves in their first calls, which a graph must not contain.
+WARM_UP_RUNS = 2
+# From this size on, there are two buckets for each power of two: more padding would cost more than
+# more recordings.
+TWO_BUCKETS_FROM = 32
 
-# Beyond this size buckets are half a power of two apart: padding would cost more than recording
-# does.
-FINE_FROM = 32
-
-# Records a function of no arguments: what it returns, and what runs it again, into the very same
-# tensors.
-GraphRecord = Callable[[Callable[[], Readout]], tuple[Readout, Callable[[], None]]]
+Pass = Callable[[], Readout]
+Replay = Callable[[], None]
+# Records a pass. Returns its readout, and a function that runs the pass again and overwrites the
+# tensors of this readout.
+Recorder = Callable[[Pass], tuple[Readout, Replay]]
+GraphKey = tuple[Schedule, int]  # schedule and bucket
 
 
 @dataclass(frozen=True)
@@ -45,153 +51,205 @@ class Graph:
     """One recorded forward pass.
 
     Attributes:
-        schedule: of all images; where it is `bounded`, the one whose tokens are the most that
-            images may have together.
-        pixels: what it reads, uint8 ``(bucket, C, H, W)``, shared with other graphs.
-        readout: what it writes. Another graph may overwrite it.
+        schedule: of all images. Of a bounded graph, the level whose token counts are the bounds.
+        bounded: whether it serves every batch within the bounds.
+        pixels: input, uint8 ``(bucket, C, H, W)``, shared with other graphs.
+        readout: output. Another graph may overwrite it.
+        replay: runs the pass again.
     """
 
     schedule: Schedule
     bounded: bool
     pixels: Tensor
     readout: Readout
-    replay: Callable[[], None]
+    replay: Replay
+
+    @property
+    def variant(self) -> GraphVariant:
+        """What is recorded, whatever the bucket."""
+        return GraphVariant(self.schedule, self.bounded)
+
+    @property
+    def bucket(self) -> int:
+        """The number of images that it runs."""
+        return len(self.pixels)
 
     def run(self, images: int) -> Readout:
-        """Of the first ``images`` of `pixels`: good until any graph runs again, on the stream that it runs on."""
+        """Return the readout of the first ``images`` of `pixels`.
+
+        It is valid on the current stream, until any graph runs again.
+        """
         self.replay()
         return self.readout.first(images)
 
 
-class Found(NamedTuple):
-    """The graph for a batch, and what `Graphs.run` has to tell it; None where it knows."""
+class GraphMatch(NamedTuple):
+    """The graph for a batch, and the starts that it reads if it is bounded."""
 
     graph: Graph
     starts: Starts | None = None
+
+
+class GraphVariant(NamedTuple):
+    """What is recorded in every bucket."""
+
+    schedule: Schedule
+    bounded: bool
 
 
 class Graphs:
     """The recorded passes of one network.
 
     Args:
-        forward: from uint8 pixels on the device, all under one schedule, or within bounds.
-        pixels: uint8 ``(max_batch, C, H, W)`` on the device; what all graphs read.
-        record: `CudaRecorder`, or what else can.
-        mixes: describes batches, where the network takes bounds.
+        forward: runs uint8 pixels on the device, under one schedule or within bounds.
+        pixels: uint8 ``(max_batch, C, H, W)`` on the device, the input of all graphs.
+        record: `CudaRecorder`; tests use others.
+        inputs: describes mixed batches; None if the network does not take bounds.
     """
 
     def __init__(
         self,
         forward: Callable[[Tensor, Schedule | BoundedPlan], Readout],
         pixels: Tensor,
-        record: GraphRecord,
-        mixes: GraphInputs | None = None,
+        record: Recorder,
+        inputs: GraphInputs | None = None,
     ) -> None:
         self._forward = forward
         self._record = record
         self.pixels = pixels
-        self.mixes = mixes
-        self._alike: dict[tuple[Schedule, int], Graph] = {}
-        self._bounded: dict[tuple[Schedule, int], Graph] = {}
+        self.inputs = inputs
+        self._uniform: dict[GraphKey, Graph] = {}
+        self._bounded: dict[GraphKey, Graph] = {}
         self._buckets = buckets(len(pixels))
 
     def __len__(self) -> int:
-        return len(self._alike) + len(self._bounded)
+        return len(self._uniform) + len(self._bounded)
 
     def __iter__(self) -> Iterator[Graph]:
-        yield from self._alike.values()
+        yield from self._uniform.values()
         yield from self._bounded.values()
 
     @property
     def schedules(self) -> frozenset[Schedule]:
-        """Those that there is a graph of, in some bucket."""
+        """The schedules that have a graph in at least one bucket."""
         return frozenset(graph.schedule for graph in self)
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes in which all is recorded that is in any."""
-        wanted = {(graph.schedule, graph.bounded) for graph in self}
-        there = {(graph.schedule, graph.bounded, len(graph.pixels)) for graph in self}
-        return tuple(
-            bucket for bucket in self._buckets if all((*kind, bucket) in there for kind in wanted)
-        )
+        """The batch sizes in which every variant is recorded."""
+        variants = {graph.variant for graph in self}
+        complete = []
+        for bucket in self._buckets:
+            recorded = {graph.variant for graph in self if graph.bucket == bucket}
+            if recorded == variants:
+                complete.append(bucket)
+        return tuple(complete)
 
     def record(self, schedules: Sequence[Schedule]) -> None:
-        """Record ``schedules`` in all buckets, as many as the limit allows: small batches gain most.
+        """Record ``schedules`` in all buckets, at most `MAX_GRAPHS` graphs.
 
-        Large ones come first, since what follows then fits into the memory that they needed.
+        Small buckets have priority, since they gain most.
         """
-        kinds = self._kinds(schedules)
-        wanted = [(bucket, *kind) for bucket in self._buckets for kind in kinds][:MAX_GRAPHS]
-        for bucket, schedule, bounded in reversed(wanted):
-            pixels = self.pixels[:bucket]
-            given = self.mixes.plan(schedule, bucket) if self.mixes and bounded else schedule
-            graph = Graph(
-                schedule, bounded, pixels, *self._record(partial(self._forward, pixels, given))
-            )
-            (self._bounded if bounded else self._alike)[schedule, bucket] = graph
+        variants = self._variants(schedules)
+        by_priority = itertools.product(self._buckets, variants)
+        planned = list(by_priority)[:MAX_GRAPHS]
+        # Large buckets first: the smaller ones fit into the memory that these have allocated.
+        for bucket, variant in reversed(planned):
+            graph = self._record_graph(variant, bucket)
+            graphs = self._bounded if variant.bounded else self._uniform
+            graphs[variant.schedule, bucket] = graph
 
-    def find(self, schedules: Sequence[Schedule]) -> Found | None:
-        """The graph for a batch with these schedules, one an image; None where there is none."""
+    def _variants(self, schedules: Sequence[Schedule]) -> list[GraphVariant]:
+        """Return the variants to record, by priority.
+
+        The bounds of r=0 admit every batch that fits into the bucket, so they are always recorded.
+        A schedule that merges nothing has a uniform graph too, which is faster.
+        """
+        if self.inputs is None:
+            return [GraphVariant(schedule, bounded=False) for schedule in schedules]
+        variants = []
+        for schedule in schedules:
+            if not self.inputs.merges(schedule):
+                variants.append(GraphVariant(schedule, bounded=False))
+        bounds = dict.fromkeys([Schedule.constant(0), *schedules])
+        for schedule in bounds:
+            variants.append(GraphVariant(schedule, bounded=True))
+        return variants
+
+    def _record_graph(
+        self,
+        variant: GraphVariant,
+        bucket: int,
+    ) -> Graph:
+        pixels = self.pixels[:bucket]
+        r: Schedule | BoundedPlan = variant.schedule
+        if variant.bounded and self.inputs is not None:
+            r = self.inputs.plan(variant.schedule, bucket)
+        run = partial(self._forward, pixels, r)
+        readout, replay = self._record(run)
+        return Graph(
+            schedule=variant.schedule,
+            bounded=variant.bounded,
+            pixels=pixels,
+            readout=readout,
+            replay=replay,
+        )
+
+    def find(self, schedules: Sequence[Schedule]) -> GraphMatch | None:
+        """Return the graph for a batch with one schedule an image; None if no graph serves it."""
         if len(schedules) > self._buckets[-1]:
             return None
-        bucket = self._buckets[bisect_left(self._buckets, len(schedules))]
-        if (
-            all(schedule == schedules[0] for schedule in schedules)
-            and (schedules[0], bucket) in self._alike
-        ):
-            return Found(self._alike[schedules[0], bucket])
-        if self.mixes is None:
+        index = bisect_left(self._buckets, len(schedules))
+        bucket = self._buckets[index]
+        first = schedules[0]
+        if all(schedule == first for schedule in schedules):
+            uniform = self._uniform.get((first, bucket))
+            if uniform is not None:
+                return GraphMatch(uniform)
+        if self.inputs is None:
             return None
-        starts = self.mixes.starts(schedules)
+        starts = self.inputs.starts(schedules)
         levels = [schedule for schedule, size in self._bounded if size == bucket]
-        level = self.mixes.strongest(levels, bucket, starts)
-        return None if level is None else Found(self._bounded[level, bucket], starts)
+        level = self.inputs.tightest(levels, bucket, starts)
+        if level is None:
+            return None
+        return GraphMatch(self._bounded[level, bucket], starts)
 
-    def run(self, found: Found, images: int) -> Readout:
-        """As `Graph.run`, of what `find` has found."""
-        if self.mixes is not None and found.starts is not None:
-            self.mixes.write(found.starts)
-        return found.graph.run(images)
+    def run(self, match: GraphMatch, images: int) -> Readout:
+        """Run the graph that `find` returned; otherwise as `Graph.run`."""
+        if self.inputs is not None and match.starts is not None:
+            self.inputs.write(match.starts)
+        return match.graph.run(images)
 
-    def trials(self, source: random.Random) -> Iterator[tuple[Found, list[Schedule]]]:
-        """Every graph with a batch that it could be given: random mixes of all `schedules`, and random numbers."""
+    def test_batches(self, rng: random.Random) -> Iterator[tuple[GraphMatch, list[Schedule]]]:
+        """Yield each graph with a batch that it can serve.
+
+        The number of images is random, and of a bounded graph the mix of `schedules` as well.
+        """
         levels = sorted(self.schedules, key=str)
         for graph in self:
-            bucket = len(graph.pixels)
-            below = max((size for size in self._buckets if size < bucket), default=0)
-            images = source.randint(below + 1, bucket)
-            if self.mixes is None or not graph.bounded:
-                yield Found(graph), [graph.schedule] * images
+            smaller_buckets = [size for size in self._buckets if size < graph.bucket]
+            min_images = max(smaller_buckets, default=0) + 1
+            images = rng.randint(min_images, graph.bucket)
+            if self.inputs is None or not graph.bounded:
+                yield GraphMatch(graph), [graph.schedule] * images
                 continue
-            schedules = source.choices(levels, k=images)
+            schedules = rng.choices(levels, k=images)
+            starts = self.inputs.starts(schedules)
+            # Replace schedules by the graph's own until the batch lies within its bounds.
             for image in range(images):
-                if self.mixes.holds(graph.schedule, bucket, self.mixes.starts(schedules)):
+                if self.inputs.fits(graph.schedule, graph.bucket, starts):
                     break
                 schedules[image] = graph.schedule
-            yield Found(graph, self.mixes.starts(schedules)), schedules
-
-    def _kinds(self, schedules: Sequence[Schedule]) -> list[tuple[Schedule, bool]]:
-        """What is recorded in each bucket: a schedule, and whether it is a bound.
-
-        Bounds at r=0 hold for whatever fits into the bucket. Where nothing merges, a graph without
-        merging is faster.
-        """
-        if self.mixes is None:
-            return [(schedule, False) for schedule in schedules]
-        bounds = dict.fromkeys((Schedule.constant(0), *schedules))
-        alike = [schedule for schedule in schedules if not self.mixes.merges(schedule)]
-        return [
-            *((schedule, False) for schedule in alike),
-            *((schedule, True) for schedule in bounds),
-        ]
+                starts = self.inputs.starts(schedules)
+            yield GraphMatch(graph, starts), schedules
 
 
 class CudaRecorder:
-    """Records CUDA graphs (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs), all in one memory pool.
+    """Records CUDA graphs (https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 
-    They may share one since they run one after the other, and what they give is copied out before
-    the next.
+    All graphs share one memory pool. That is safe because they run one after the other, and the
+    results of each are copied before the next one runs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -199,27 +257,31 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
 
-    def __call__(self, run: Callable[[], Readout]) -> tuple[Readout, Callable[[], None]]:
-        """See `GraphRecord`."""
+    def __call__(self, run: Pass) -> tuple[Readout, Replay]:
+        """Record ``run``; see `Recorder`."""
         with torch.cuda.device(self._device):
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                for _ in range(WARM_RUNS):
-                    run()
-            torch.cuda.current_stream().wait_stream(self._stream)
+            self._warm_up(run)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
+            with recording:
                 readout = run()
         return readout, graph.replay
 
+    def _warm_up(self, run: Pass) -> None:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UP_RUNS):
+                run()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
 
 def buckets(max_batch: int) -> list[int]:
-    """Batch sizes that are recorded: 1, 2, 4, 8, 16, 32, 48, 64, 96, 128 ... and ``max_batch``."""
+    """Return the batch sizes to record: 1, 2, 4, 8, 16, 32, 48, 64, 96 ... and ``max_batch``."""
     sizes = {max_batch}
     power = 1
     while power < max_batch:
         sizes.add(power)
-        if power >= FINE_FROM:
+        if power >= TWO_BUCKETS_FROM:
             sizes.add(power * 3 // 2)
         power *= 2
     return sorted(size for size in sizes if size <= max_batch)

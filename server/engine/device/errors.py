@@ -1,4 +1,4 @@
-"""What an exception of a model means: for its batch, and for the device."""
+"""What the exceptions of a model mean for its batch, and for the device."""
 
 from __future__ import annotations
 
@@ -7,38 +7,46 @@ import torch
 from server.ipc.messages import FailureKind
 from tome_core.backends.cpu.workspace import WORKSPACE
 
-# torch.OutOfMemoryError is what CUDA's caching allocator raises; the CPU's allocator, the driver
-# and the libraries on top of it raise a RuntimeError that differs by its text alone.
-_MEMORY_TEXTS = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+# CUDA's caching allocator raises torch.OutOfMemoryError. The CPU's allocator, the driver and the
+# libraries on top of it raise a RuntimeError, of which the text alone says that memory ran out.
+_OUT_OF_MEMORY_TEXTS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "ALLOC_FAILED",
+)
 
 
-def kind_of(error: Exception) -> FailureKind:
-    """Whether ``error`` says that memory ran out, for which a smaller batch may be the cure."""
+def classify_error(error: Exception) -> FailureKind:
+    """Return whether ``error`` says that memory ran out; a smaller batch may then succeed."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "out-of-memory"
-    if isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_TEXTS):
-        return "out-of-memory"
+    if isinstance(error, RuntimeError):
+        message = str(error)
+        if any(text in message for text in _OUT_OF_MEMORY_TEXTS):
+            return "out-of-memory"
     return "error"
 
 
 def free_memory() -> None:
-    """Give back what is kept in blocks of sizes that a smaller batch does not use."""
+    """Release cached memory blocks, whose sizes a smaller batch would not reuse."""
     WORKSPACE.clear()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether ``device`` fails at everything from now on, as a GPU does after an illegal access or a failed assertion.
+    """Return whether every operation on ``device`` fails until this process ends.
 
-    Such an error is sticky: every later call of the process returns it again, so a trifle that
-    works rules it out.
+    A GPU is lost after an illegal memory access or a failed assertion. Such an error is sticky:
+    every later call of the process returns it again. So the success of one small operation rules
+    it out.
     """
     if device.type != "cuda":
         return False
     try:
         torch.cuda.synchronize(device)
-        torch.ones(1, device=device).add_(1).item()
+        probe = torch.ones(1, device=device)
+        probe.add_(1).item()
     except torch.OutOfMemoryError:
         return False
     except RuntimeError:

@@ -1,11 +1,11 @@
-"""From pixels in the host's memory to what a network says of them, on one device."""
+"""The forward pass on one device: from pixels in host memory to the readout of the outputs."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from server.engine.device import self_check
-from server.engine.device.cuda_graphs import CudaRecorder, GraphRecord, Graphs
+from server.engine.device.cuda_graphs import CudaRecorder, Graphs, Recorder
 from server.engine.device.graph_inputs import GraphInputs
 from server.engine.device.pinned_memory import PinnedMemory
 from server.engine.device.readout import Readout, read_out
@@ -23,27 +23,48 @@ from tome_core.pixels import normalised
 from tome_core.ragged.plan import BoundedPlan
 from tome_core.schedule import Schedule
 
-RECORDED_TOP = 10  # classes that a graph reads out; for more, its logits are read again
+# Classes that a graph reads out: twice the default top_k. A request for more classes
+# reads the graph's logits again, which costs a few kernel launches.
+RECORDED_TOP = 10
 
 
 @dataclass(frozen=True)
-class Floats:
-    """The images of a batch that came normalised: ``values``, float32 ``(n, C, H, W)``, and their ``rows`` in it."""
+class FloatImages:
+    """The images of a batch that are already normalised.
+
+    Attributes:
+        rows: their indices in the batch.
+        values: float32 ``(n, C, H, W)``.
+    """
 
     rows: Sequence[int]
     values: npt.NDArray[np.float32]
 
 
+class GraphCoverage(NamedTuple):
+    """What the CUDA graphs of a network serve.
+
+    Attributes:
+        schedules: that have graphs.
+        buckets: batch sizes in which all of them are recorded.
+        any_mix: whether the graphs serve any mix of schedules as well.
+    """
+
+    schedules: frozenset[Schedule]
+    buckets: tuple[int, ...]
+    any_mix: bool
+
+
 class CaptureFailed(Exception):
-    """Recording CUDA graphs, or running them, raised; nobody knows in what state that left the device's memory."""
+    """Recording or running CUDA graphs raised. The state of the device's memory is unknown."""
 
 
 class Forward:
-    """A network, its normalisation, and how its outputs are read. Not shared between threads.
+    """A network with its normalisation and its readout. Not thread-safe.
 
     Args:
         mean, std: per channel, for pixels on a scale of 0 to 1.
-        activation: of the scores; see `server.engine.device.readout`.
+        activation: computes the scores; see `server.engine.device.readout`.
     """
 
     def __init__(
@@ -57,63 +78,69 @@ class Forward:
         self.network = network
         self._device = device
         self._activation = activation
-        # Normalisation as one multiply-add on pixels of 0 to 255.
-        means, stds = (torch.tensor(values, device=device) for values in (mean, std))
+        # One multiply-add normalises pixels on a scale of 0 to 255.
+        means = torch.tensor(mean, device=device)
+        stds = torch.tensor(std, device=device)
         self._scale = 1 / (255 * stds)
         self._shift = -means / stds
         self._dtype = next(network.parameters()).dtype
-        self._by_kernel = device.type == "cpu" and kernels.supports(self._dtype)
-        self._staging: PinnedMemory | None = None
+        self._normalises_by_kernel = device.type == "cpu" and kernels.supports(self._dtype)
+        self._pinned_memory: PinnedMemory | None = None
         self._graphs: Graphs | None = None
 
-    def room(self, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-        """Memory to gather the pixels of the next batch into, ``(B, C, H, W)``: what is there needs no further copy."""
+    def pixel_buffer(self, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """Return host memory ``(B, C, H, W)`` for the pixels of the next batch.
+
+        On a GPU it is pinned: pixels in it need no further copy on the host.
+        """
         if self._device.type != "cuda":
             return np.empty(shape, np.uint8)
-        self._staging = self._staging or PinnedMemory(self._device)
-        return self._staging.room(shape)
+        return self._pinned().next_buffer(shape)
 
     @torch.inference_mode()
     def __call__(
-        self, pixels: npt.NDArray[np.uint8], schedules: Sequence[Schedule], **options: Any
+        self,
+        pixels: npt.NDArray[np.uint8],
+        schedules: Sequence[Schedule],
+        **options: Any,
     ) -> Outputs:
-        """Outputs of a batch, in memory of their own; arguments as those of `read`."""
-        outputs = self.read(pixels, schedules, 0, **options).outputs
+        """Return outputs that the caller may keep; the arguments are those of `run`."""
+        outputs = self.run(pixels, schedules, top=0, **options).outputs
         return Outputs(outputs.logits.clone(), outputs.features.clone(), outputs.source)
 
     @torch.inference_mode()
-    def read(
+    def run(
         self,
         pixels: npt.NDArray[np.uint8],
         schedules: Sequence[Schedule],
         top: int,
         *,
         source: bool = False,
-        floats: Floats | None = None,
+        float_images: FloatImages | None = None,
     ) -> Readout:
-        """Read out ``pixels``, uint8 ``(B, C, H, W)``, each image under its schedule.
+        """Run ``pixels``, uint8 ``(B, C, H, W)``, with a schedule for each image.
 
-        Good until the next call, on the stream that it was made on.
+        The readout is valid on the current stream, until the next call.
 
         Args:
-            top: classes wanted of each image at least, as far as there are so many.
-            source: give source maps too, as `MergedViT.outputs`.
-            floats: images that take the place of their rows of ``pixels``, whatever lies there.
+            top: read out at least this many classes of each image, or all if there are fewer.
+            source: return source maps too, as `MergedViT.outputs` does.
+            float_images: images that replace their rows of ``pixels``, whose contents are ignored.
         """
-        graphs = self._graphs if not source and floats is None else None
-        if graphs and (found := graphs.find(schedules)):
-            self._copy(pixels, graphs.pixels[: len(pixels)])
-            readout = graphs.run(found, len(pixels))
-            return (
-                readout if readout.top >= top else read_out(readout.outputs, self._activation, top)
-            )
-        images = torch.from_numpy(pixels)
-        if self._device.type != "cpu":
-            images = self._copy(
-                pixels, torch.empty(pixels.shape, dtype=torch.uint8, device=self._device)
-            )
-        given = self._given(images) if floats is None else self._with_floats(images, floats)
-        outputs = self.network.outputs(given, r=list(schedules), source=source)
+        graphs = self._graphs
+        if graphs is not None and not source and float_images is None:
+            match = graphs.find(schedules)
+            if match is not None:
+                images = len(pixels)
+                self._copy_to_device(pixels, graphs.pixels[:images])
+                readout = graphs.run(match, images)
+                if readout.top >= top:
+                    return readout
+                return read_out(readout.outputs, self._activation, top)
+        inputs = self._network_input(self._to_device(pixels))
+        if float_images is not None:
+            inputs = self._replace_rows(inputs, float_images)
+        outputs = self.network.outputs(inputs, r=list(schedules), source=source)
         return read_out(outputs, self._activation, top)
 
     @torch.inference_mode()
@@ -121,105 +148,155 @@ class Forward:
         self,
         levels: Sequence[int],
         max_batch: int,
-        size: tuple[int, int, int],
-        record: GraphRecord | None = None,
+        image_shape: tuple[int, int, int],
+        recorder: Recorder | None = None,
     ) -> str:
-        """Record graphs for ``levels`` and batches up to ``max_batch``, and prove each; none is used if one is wrong.
+        """Record graphs for ``levels`` and batches up to ``max_batch``, and check each of them.
+
+        Graphs are used only if all of them pass.
 
         Args:
-            size: ``(C, H, W)`` of an image.
-            record: how; default CUDA graphs.
+            image_shape: ``(C, H, W)``.
+            recorder: by default, records CUDA graphs.
 
         Returns:
-            What is wrong with their answers; empty if nothing.
+            What is wrong with their results, or an empty string if all pass.
 
         Raises:
-            CaptureFailed: they could not be recorded, or not be run.
+            CaptureFailed: recording or running a graph raised.
         """
         schedules = [Schedule.constant(level) for level in levels]
-        pixels = torch.zeros(max_batch, *size, dtype=torch.uint8, device=self._device)
+        shape = (max_batch, *image_shape)
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
         try:
-            mixes = self._mixes(pixels) if self.network.takes_bounds else None
-            graphs = Graphs(self.recordable, pixels, record or CudaRecorder(self._device), mixes)
+            graphs = Graphs(
+                forward=self.run_on_device,
+                pixels=pixels,
+                record=recorder or CudaRecorder(self._device),
+                inputs=self._make_graph_inputs(pixels) if self.network.takes_bounds else None,
+            )
             graphs.record(schedules)
-            wrong = self._wrong(graphs)
-        except Exception as error:  # whatever recording raises concerns the graphs alone
-            raise CaptureFailed(self_check.describe(error)) from error
-        if not wrong:
+            failure = self._check(graphs)
+        except Exception as error:  # whatever it raises, the network still runs without graphs
+            raise CaptureFailed(self_check.summarize_error(error)) from error
+        if not failure:
             self._graphs = graphs
-        return wrong
+        return failure
 
     @property
-    def recorded(self) -> tuple[frozenset[Schedule], tuple[int, ...], bool]:
-        """The schedules and the batch sizes that there are graphs of, and whether these run any mix as well."""
+    def recorded(self) -> GraphCoverage:
+        """What the graphs serve; nothing before `record`, or if they failed their check."""
         graphs = self._graphs
-        return (
-            (frozenset(), (), False)
-            if graphs is None
-            else (graphs.schedules, graphs.buckets, bool(graphs.mixes))
+        if graphs is None:
+            return GraphCoverage(frozenset(), (), any_mix=False)
+        return GraphCoverage(
+            schedules=graphs.schedules,
+            buckets=graphs.buckets,
+            any_mix=graphs.inputs is not None,
         )
 
-    def recordable(self, pixels: Tensor, r: Schedule | Sequence[Schedule] | BoundedPlan) -> Readout:
-        """From uint8 pixels on the device: what a graph records, under one schedule or within bounds."""
-        outputs = self.network.outputs(self._given(pixels), r=r)
+    def run_on_device(
+        self,
+        pixels: Tensor,
+        r: Schedule | Sequence[Schedule] | BoundedPlan,
+    ) -> Readout:
+        """Run uint8 ``pixels`` that are on the device. This is the pass that a graph records."""
+        outputs = self.network.outputs(self._network_input(pixels), r=r)
         return read_out(outputs, self._activation, RECORDED_TOP)
 
-    def _mixes(self, pixels: Tensor) -> GraphInputs:
-        tokens = self.network.input_tokens(self._given(pixels[:1]))
-        return GraphInputs(
-            lambda schedule: self.network.token_counts(schedule, tokens), len(pixels), self._device
-        )
+    def _make_graph_inputs(self, pixels: Tensor) -> GraphInputs:
+        input_tokens = self.network.input_tokens(self._network_input(pixels[:1]))
 
-    def _wrong(self, graphs: Graphs) -> str:
-        """In what the graphs differ from the operators that they recorded, more than those differ from each other.
+        def token_counts(schedule: Schedule) -> tuple[int, ...]:
+            return self.network.token_counts(schedule, input_tokens)
 
-        These run in two ways, since other numbers of rows may be multiplied in another order.
+        return GraphInputs(token_counts, len(pixels), self._device)
+
+    def _check(self, graphs: Graphs) -> str:
+        """Compare each graph with the operators that it recorded; return what is wrong.
+
+        The tolerance comes from running the same operators in another way: a graph pads its batch,
+        and a product of other dimensions may add in another order.
         """
-        generator = torch.Generator().manual_seed(0)
-        graphs.pixels.copy_(
-            torch.randint(0, 256, graphs.pixels.shape, dtype=torch.uint8, generator=generator)
-        )
-        source = random.Random(0)
-        found = []
-        noise = []
-        read = []
-        for trial, schedules in graphs.trials(source):
-            images = graphs.pixels[: len(schedules)]
-            exact = self.recordable(images, schedules).outputs.logits
-            readout = graphs.run(trial, len(schedules))
-            found += self_check.errors([readout.outputs.logits], [exact])
-            noise += self_check.errors([self._otherwise(images, schedules)], [exact])
+        _fill_with_noise(graphs.pixels)
+        errors: list[float] = []
+        rounding_errors: list[float] = []
+        best_errors: list[float] = []
+        for match, schedules in graphs.test_batches(random.Random(0)):
+            pixels = graphs.pixels[: len(schedules)]
+            reference = self.run_on_device(pixels, schedules).outputs.logits
+            readout = graphs.run(match, len(schedules))
+            logits = readout.outputs.logits
+            errors += self_check.relative_errors([logits], [reference])
+            regrouped = self._run_regrouped(pixels, schedules)
+            rounding_errors += self_check.relative_errors([regrouped], [reference])
             expected = read_out(readout.outputs, self._activation, readout.top)
-            read += self_check.errors([readout.best], [expected.best])
-        resolution = torch.finfo(exact.dtype).eps
-        return self_check.judge(found, noise, resolution) or self_check.judge(
-            read, [0.0], resolution
-        )
+            best_errors += self_check.relative_errors([readout.best], [expected.best])
+        resolution = torch.finfo(reference.dtype).eps
+        failure = self_check.judge(errors, rounding_errors, resolution)
+        return failure or self_check.judge(best_errors, [0.0], resolution)
 
-    def _otherwise(self, pixels: Tensor, schedules: Sequence[Schedule]) -> Tensor:
-        """Logits of the same images in two halves; of one image, of two like it."""
+    def _run_regrouped(
+        self,
+        pixels: Tensor,
+        schedules: Sequence[Schedule],
+    ) -> Tensor:
+        """Return the logits of the same images from batches of another size.
+
+        The batch runs in two halves. A single image runs twice in one batch.
+        """
         half = len(schedules) // 2
-        if not half:
-            return self.recordable(pixels.repeat(2, 1, 1, 1), [*schedules] * 2).outputs.logits[:1]
-        parts = slice(half), slice(half, None)
-        return torch.cat(
-            [self.recordable(pixels[part], schedules[part]).outputs.logits for part in parts]
-        )
+        if half == 0:
+            doubled = pixels.repeat(2, 1, 1, 1)
+            return self.run_on_device(doubled, [*schedules] * 2).outputs.logits[:1]
+        first = self.run_on_device(pixels[:half], schedules[:half])
+        second = self.run_on_device(pixels[half:], schedules[half:])
+        return torch.cat([first.outputs.logits, second.outputs.logits])
 
-    def _given(self, pixels: Tensor) -> Tensor | Pixels:
-        """What the network is given, which normalises ``pixels`` itself where no kernel of ours does it before."""
-        if self._by_kernel:
+    def _network_input(self, pixels: Tensor) -> Tensor | Pixels:
+        """Return the input of the network, which normalises `Pixels` itself."""
+        if self._normalises_by_kernel:
             return kernels.normalise(pixels, self._scale, self._shift, self._dtype)
         return Pixels(pixels, self._scale, self._shift)
 
-    def _with_floats(self, pixels: Tensor, floats: Floats) -> Tensor:
-        images = normalised(self._given(pixels))
-        rows = torch.tensor(floats.rows, device=self._device)
-        images[rows] = torch.from_numpy(floats.values).to(images)
+    def _replace_rows(
+        self,
+        inputs: Tensor | Pixels,
+        float_images: FloatImages,
+    ) -> Tensor:
+        images = normalised(inputs)
+        rows = torch.tensor(float_images.rows, device=self._device)
+        images[rows] = torch.from_numpy(float_images.values).to(images)
         return images
 
-    def _copy(self, pixels: npt.NDArray[np.uint8], into: Tensor) -> Tensor:
+    def _to_device(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        if self._device.type == "cpu":
+            return torch.from_numpy(pixels)
+        into = torch.empty(pixels.shape, dtype=torch.uint8, device=self._device)
+        return self._copy_to_device(pixels, into)
+
+    def _copy_to_device(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        into: Tensor,
+    ) -> Tensor:
         if self._device.type != "cuda":
             return into.copy_(torch.from_numpy(pixels))
-        self._staging = self._staging or PinnedMemory(self._device)
-        return self._staging.copy(pixels, into)
+        return self._pinned().copy(pixels, into)
+
+    def _pinned(self) -> PinnedMemory:
+        if self._pinned_memory is None:
+            self._pinned_memory = PinnedMemory(self._device)
+        return self._pinned_memory
+
+
+def _fill_with_noise(pixels: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(
+        low=0,
+        high=256,
+        size=pixels.shape,
+        dtype=torch.uint8,
+        generator=generator,
+    )
+    pixels.copy_(noise)

@@ -1,4 +1,4 @@
-"""Batches of any mix of schedules, as CUDA graphs are given them: what is where, and within which bounds."""
+"""Inputs of the CUDA graphs that serve mixed batches: where each image begins, and bounds."""
 
 from __future__ import annotations
 
@@ -16,61 +16,90 @@ Starts = npt.NDArray[np.int32]
 
 
 class GraphInputs:
-    """Describes batches, and holds what all graphs read of the one that runs.
+    """Describes mixed batches, and holds the device tensor that all graphs read.
 
-    A graph is recorded for a bucket and a level: it serves every batch of which no block gets more
-    tokens than it would get of a bucket full of images at this level.
+    A graph is recorded for a bucket and a level. It serves every batch that never has more tokens,
+    at the input and after each block, than a bucket full of images at this level.
 
     Args:
-        counts: tokens of an image under a schedule, at the input and after each block.
+        token_counts: returns the tokens of one image under a schedule: at the input and after each
+            block.
     """
 
     def __init__(
-        self, counts: Callable[[Schedule], tuple[int, ...]], max_batch: int, device: torch.device
+        self,
+        token_counts: Callable[[Schedule], tuple[int, ...]],
+        max_batch: int,
+        device: torch.device,
     ) -> None:
-        self._counts = counts
-        shape = len(counts(Schedule.constant(0))), max_batch + 1
+        self._token_counts = token_counts
+        rows = len(token_counts(Schedule.constant(0)))
+        shape = (rows, max_batch + 1)
         self._starts = torch.zeros(shape, dtype=torch.int32, device=device)
-        self._staging = PinnedMemory(device) if device.type == "cuda" else None
+        self._pinned_memory: PinnedMemory | None = None
+        if device.type == "cuda":
+            self._pinned_memory = PinnedMemory(device)
 
     def merges(self, schedule: Schedule) -> bool:
-        """Whether an image under it loses any tokens."""
-        counts = self._counts(schedule)
+        """Return whether an image loses any tokens under ``schedule``."""
+        counts = self._token_counts(schedule)
         return counts[-1] < counts[0]
 
     def starts(self, schedules: Sequence[Schedule]) -> Starts:
-        """Where each image begins, then how many tokens there are, at the input and after each block.
+        """Return where the tokens of each image begin, then the number of all tokens.
 
-        ``(depth + 1, max_batch + 1)``: all images that the batch has not begin, and end, where the
-        last one ends.
+        The shape is ``(depth + 1, max_batch + 1)``: one row for the input, and one for each block's
+        output. The images that the batch lacks are empty: they begin and end where the last image
+        ends.
         """
-        numbers: dict[Schedule, int] = {}
-        kinds = [numbers.setdefault(schedule, len(numbers)) for schedule in schedules]
-        counts = np.array([self._counts(schedule) for schedule in numbers], np.int32)
+        images = len(schedules)
+        # Look up each distinct schedule once, then expand to one column for each image.
+        indices: dict[Schedule, int] = {}
+        image_indices = [indices.setdefault(schedule, len(indices)) for schedule in schedules]
+        counts = np.array([self._token_counts(schedule) for schedule in indices], np.int32)
+        image_counts = counts[image_indices].T
         starts = np.zeros(self._starts.shape, np.int32)
-        ends = starts[:, 1 : len(kinds) + 1]
-        np.cumsum(counts[kinds].T, axis=1, out=ends)
-        starts[:, len(kinds) + 1 :] = ends[:, -1:]
+        ends = starts[:, 1 : images + 1]
+        np.cumsum(image_counts, axis=1, out=ends)
+        starts[:, images + 1 :] = ends[:, -1:]
         return starts
 
-    def holds(self, level: Schedule, bucket: int, starts: Starts) -> bool:
-        """Whether a batch lies within the bounds of ``level`` in ``bucket``."""
-        return bool((starts[:, -1] <= bucket * np.array(self._counts(level))).all())
+    def fits(
+        self,
+        level: Schedule,
+        bucket: int,
+        starts: Starts,
+    ) -> bool:
+        """Return whether a batch lies within the bounds of ``level`` in ``bucket``."""
+        totals = starts[:, -1]
+        bounds = bucket * np.array(self._token_counts(level))
+        return bool((totals <= bounds).all())
 
-    def strongest(self, levels: Iterable[Schedule], bucket: int, starts: Starts) -> Schedule | None:
-        """Of ``levels`` whose bounds hold, the one with the fewest tokens; None where there is none."""
-        for level in sorted(levels, key=lambda level: sum(self._counts(level))):
-            if self.holds(level, bucket, starts):
+    def tightest(
+        self,
+        levels: Iterable[Schedule],
+        bucket: int,
+        starts: Starts,
+    ) -> Schedule | None:
+        """Return the level with the fewest tokens whose bounds hold; None if none do."""
+
+        def total_tokens(level: Schedule) -> int:
+            return sum(self._token_counts(level))
+
+        for level in sorted(levels, key=total_tokens):
+            if self.fits(level, bucket, starts):
                 return level
         return None
 
     def plan(self, level: Schedule, bucket: int) -> BoundedPlan:
-        """What a graph is recorded with: it reads what `write` has written."""
-        return BoundedPlan.of(self._counts(level), self._starts[:, : bucket + 1])
+        """Return the plan to record a graph with; the graph reads what `write` writes."""
+        starts = self._starts[:, : bucket + 1]
+        return BoundedPlan.of(self._token_counts(level), starts)
 
     def write(self, starts: Starts) -> None:
-        """What runs next, on the stream that is current, is a batch with these ``starts``."""
-        if self._staging is None:
+        """Make ``starts`` the input of the graph that runs next on the current stream."""
+        if self._pinned_memory is None:
             self._starts.copy_(torch.from_numpy(starts))
         else:
-            self._staging.copy(starts.view(np.uint8), self._starts.view(torch.uint8))
+            into = self._starts.view(torch.uint8)
+            self._pinned_memory.copy(starts.view(np.uint8), into)

@@ -1,4 +1,4 @@
-"""How pixels reach a GPU: through page-locked memory, so that the copy runs beside the host's work."""
+"""Pinned (page-locked) host memory, from which the copy to a GPU runs asynchronously."""
 
 from __future__ import annotations
 
@@ -9,34 +9,56 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+PixelArray = npt.NDArray[np.uint8]
+
 
 class PinnedMemory:
-    """Two page-locked buffers, used in turns: the next batch is gathered into one while the other is copied.
+    """Two pinned buffers in turn: the host fills one while the device copies the other.
 
-    They are kept for all batches: locking pages anew for each would cost more than the copy does.
+    The buffers are reused for all batches, since pinning memory takes longer than the copy.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._locked = [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
-        self._copied = [torch.cuda.Event() for _ in range(2)]
-        self._turn = 0
+        self._current = _PinnedBuffer()
+        self._other = _PinnedBuffer()
 
-    def room(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Page-locked memory for the pixels of the next batch; the host waits for the last copy out of it only."""
-        size = math.prod(shape)
-        if self._locked[self._turn].numel() < size:
-            self._locked[self._turn] = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        else:
-            self._copied[self._turn].synchronize()
-        room: npt.NDArray[np.uint8] = self._locked[self._turn][:size].view(shape).numpy()
-        return room
+    def next_buffer(self, shape: tuple[int, ...]) -> PixelArray:
+        """Return pinned memory of ``shape``, once the device has copied its last contents."""
+        self._current.reserve(math.prod(shape))
+        array: PixelArray = self._current.view(shape).numpy()
+        return array
 
-    def copy(self, pixels: npt.NDArray[np.uint8], into: Tensor) -> Tensor:
-        """Copy ``pixels``, which may lie in `room`, to ``into``, uint8 of the same shape on the device."""
-        if pixels.ctypes.data != self._locked[self._turn].data_ptr():
-            np.copyto(self.room(pixels.shape), pixels)
-        into.copy_(self._locked[self._turn][: pixels.size].view(pixels.shape), non_blocking=True)
-        self._copied[self._turn].record(torch.cuda.current_stream(self._device))
-        self._turn = 1 - self._turn
+    def copy(self, pixels: PixelArray, into: Tensor) -> Tensor:
+        """Copy ``pixels`` to ``into``, uint8 of the same shape on the device, and return ``into``.
+
+        Pixels that do not lie in the memory of `next_buffer` are copied there first.
+        """
+        address = pixels.ctypes.data
+        if address != self._current.memory.data_ptr():
+            np.copyto(self.next_buffer(pixels.shape), pixels)
+        into.copy_(self._current.view(pixels.shape), non_blocking=True)
+        stream = torch.cuda.current_stream(self._device)
+        self._current.copied.record(stream)
+        self._current, self._other = self._other, self._current
         return into
+
+
+class _PinnedBuffer:
+    """One buffer, and the event that marks the end of the last copy out of it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0, dtype=torch.uint8)
+        self.copied = torch.cuda.Event()
+
+    def reserve(self, size: int) -> None:
+        """Make ``size`` bytes available for writing."""
+        if self.memory.numel() < size:
+            self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        else:
+            self.copied.synchronize()
+
+    def view(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the first bytes as a tensor of ``shape``."""
+        size = math.prod(shape)
+        return self.memory[:size].view(shape)

@@ -1,4 +1,4 @@
-"""Where and in what precision the models run."""
+"""Placement: the device, the dtype and the CPU threads that the models use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import torch
 from server.errors import ConfigError
 from server.hardware import usable_cores
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU, or the CPU where there is none.
+    """Return the device called ``name``; ``auto`` is the first GPU, or the CPU if there is none.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,55 +26,57 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"{name!r} is no device; use cpu, cuda, cuda:0 ... or auto") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"there is no {name} here: {torch.cuda.device_count()} GPUs are visible; use cpu or"
-            " auto"
-        )
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported; use cpu, cuda, cuda:0 ... or auto")
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"there is no {name} here: {gpus} GPUs are visible; use cpu or auto")
     return device
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype called ``name``; ``auto`` is bfloat16 where the device multiplies in it natively.
+    """Return the dtype called ``name``.
 
-    Where it does not, a GPU gets float16, a CPU float32.
+    ``auto`` is bfloat16 if the device multiplies in it natively, otherwise float16 on a GPU and
+    float32 on a CPU.
     """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
-        return (
-            torch.bfloat16
-            if torch.cuda.is_bf16_supported(including_emulation=False)
-            else torch.float16
-        )
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
-def make_current(device: torch.device) -> None:
-    """Launch on ``device`` what does not say where, as Triton's kernels."""
+def set_current_device(device: torch.device) -> None:
+    """Make ``device`` the default for code that names none, such as kernel launches of Triton."""
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
 
 
-def choose_kernels(device: torch.device) -> None:
-    """Choose what PyTorch computes with on ``device``.
+def configure_pytorch(device: torch.device) -> None:
+    """Select the implementations that PyTorch uses for attention and convolution on ``device``.
 
-    cuDNN stays out of attention: it makes a plan for every shape, which a request would wait for,
-    and every block of every schedule is one; flash attention needs none. Float32 is float32:
-    PyTorch's own default rounds the operands of convolutions to 10 bits (TF32).
+    Attention does not use cuDNN, which builds a plan for every new shape. Every block of every
+    schedule has its own shape, and a request would wait for the plan. Flash attention needs none.
+
+    Convolutions in float32 compute in float32. By default, PyTorch rounds their operands to a
+    mantissa of 10 bits (TF32).
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
-def set_threads(count: int, share: int = 1) -> int:
-    """Give the models ``count`` CPU threads, 0: one for each core that this process may use. Returns the number.
+def set_threads(count: int, engines: int = 1) -> int:
+    """Set the number of CPU threads of the models, and return it.
 
     Args:
-        share: so many engines run side by side, and each gets its part of the cores.
+        count: of threads; 0 for one on each core that this process may use.
+        engines: with which the process shares these cores in equal parts.
     """
-    torch.set_num_threads(count or max(1, usable_cores() // share))
+    if count == 0:
+        count = max(1, usable_cores() // engines)
+    torch.set_num_threads(count)
     return torch.get_num_threads()

@@ -1,12 +1,13 @@
-"""Proof that an acceleration computes, on this very device, what the plain network does: before any request needs it.
+"""Self check: before it serves, an accelerated network is compared with the plain network.
 
-An optimised network rests on kernels that no test could try on every processor and every GPU. So it
-meets the plain one on a few images of noise, and where they differ by more than rounding explains,
-or where it fails, the plain network is what serves.
+No test suite can run the kernels of an optimised network on every processor and GPU. So the engine
+runs the optimised network (the candidate) and the plain network (the reference) on images of noise
+before it serves. If the candidate raises, or differs by more than rounding explains, the engine
+falls back to the plain network.
 
-Matching is a choice, so rounding alone makes a network in 16 bits differ from one in float32, now
-and then by a lot. What it may differ by is therefore measured: by how much the plain network does,
-in the same dtype.
+Matching is a discrete choice, and rounding alone can change it. A network in 16 bits therefore
+sometimes differs a lot from the same network in float32. The tolerance allows for that: it grows
+with the measured errors of the plain network in the same dtype.
 """
 
 from __future__ import annotations
@@ -27,24 +28,32 @@ import tome_core
 from server.engine.device.errors import is_lost
 from server.errors import UnsafeAcceleration
 from server.ipc.messages import Accelerations
-from tome_core.backends.cpu.strategy import Kernels
-from tome_core.backends.padded import Offsets
+from tome_core.backends.cpu.strategy import KernelStrategy
+from tome_core.backends.padded import PaddedStrategy
 from tome_core.optimizing import merging_for
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
 
-IMAGES = 2  # of each level
-# A batch of all levels and one of the largest alone run in any case, since both kinds serve;
-# further levels only until the budget is spent.
-FIRST = 2
+IMAGES_PER_LEVEL = 2
+# The batch of all levels and the batch of the largest level always run, since requests make both.
+# The batches of other levels run until the budget is spent.
+MIN_BATCHES = 2
 BUDGET_SECONDS = 1.0
-# An acceleration is right if its errors are at most so many times those of the plain network in its
-# dtype, and that much more: of the median image (and the dtype's own resolution), and of the worst,
-# for a merge that went another way.
-FACTOR = 3.0
-TYPICAL = 1e-3
-WORST = 0.05
+
+# The tolerance of an error is this multiple of the error that rounding causes in the plain network,
+ROUNDING_FACTOR = 3.0
+# plus a share of the logits: for the median image (to which the dtype's resolution is added),
+MEDIAN_TOLERANCE = 1e-3
+# and for the worst image, in which a merge may take another destination.
+MAX_TOLERANCE = 0.05
+
+# Avoids a division by zero for an image whose logits are all zero.
+MIN_NORM = 1e-30
+# An error message of a library may contain whole source files.
+MAX_MESSAGE_LENGTH = 200
+
+# The names of accelerations in `/models` and in the metrics.
 KERNELS = "kernels"
 OPERATORS = "operators"
 GRAPHS = "graphs"
@@ -53,213 +62,303 @@ REFERENCE_GRAPHS = "reference-graphs"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One batch to compare on: ``(B, C, H, W)``, normalised, and one schedule an image."""
+class CheckBatch:
+    """One input of the self check: normalised images ``(B, C, H, W)`` and a schedule for each."""
 
     images: Tensor
     schedules: tuple[Schedule, ...]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a network has to agree with: exact logits of some cases, and by how much rounding alone misses them.
+class SelfCheck:
+    """What a candidate network must reproduce, and how closely.
 
     Attributes:
-        noise: as `judge` has it.
-        resolution: likewise.
+        batches: the inputs.
+        reference_logits: of each batch, by the plain network in float32.
+        rounding_errors: see `judge`.
+        resolution: see `judge`.
     """
 
-    cases: Sequence[Case]
-    exact: Sequence[Tensor]
-    noise: Sequence[float]
+    batches: Sequence[CheckBatch]
+    reference_logits: Sequence[Tensor]
+    rounding_errors: Sequence[float]
     resolution: float
 
-    def against(self, network: tome_core.MergedViT) -> str:
-        """What ``network`` does wrong; empty if nothing."""
+    def run(self, candidate: tome_core.MergedViT) -> str:
+        """Return what ``candidate`` does wrong, or an empty string if it passes."""
         try:
-            logits = [run(network, case) for case in self.cases]
-            return judge(errors(logits, self.exact), self.noise, self.resolution)
-        except Exception as error:  # whatever an acceleration raises concerns it alone
-            return describe(error)
+            logits = [compute_logits(candidate, batch) for batch in self.batches]
+            errors = relative_errors(logits, self.reference_logits)
+            return judge(errors, self.rounding_errors, self.resolution)
+        except Exception as error:  # a candidate may raise anything; the plain network still serves
+            return summarize_error(error)
 
 
 @dataclass(frozen=True)
-class Proven:
-    """The network that serves, and by what it is fast: `KERNELS`, `OPERATORS`, or `REFERENCE` for nothing."""
+class CheckedNetwork:
+    """The network that serves.
+
+    Its `acceleration` is `KERNELS` or `OPERATORS`, or `REFERENCE` for the plain network.
+    """
 
     network: tome_core.MergedViT
-    kind: str
+    acceleration: str
 
 
 def accelerate(
     plain: tome_core.MergedViT,
     dtype: torch.dtype,
-    size: tuple[int, int, int],
+    image_shape: tuple[int, int, int],
     levels: Sequence[int],
-    name: str,
+    model_name: str,
     allowed: Accelerations = Accelerations(),  # noqa: B008, immutable
-) -> Proven:
-    """``plain`` optimised for its device and ``dtype`` as far as that proves right, at worst itself in ``dtype``.
+) -> CheckedNetwork:
+    """Optimise ``plain`` for its device and ``dtype``, or fall back to it in ``dtype``.
 
-    ``plain`` is float32 and evaluates, and is the caller's no more.
+    ``plain`` is float32 and in evaluation mode. It is modified: the caller must not use it again.
 
     Args:
-        size: ``(C, H, W)`` of an image.
-        levels: values of r to try, each for all images and all in one batch.
-        name: of the model, for the log.
-        allowed: what may be tried.
+        image_shape: ``(C, H, W)``.
+        levels: values of r to check, each in a batch of its own and all in one batch.
+        model_name: for the log.
+        allowed: the accelerations to try.
 
     Raises:
-        UnsafeAcceleration: trying it took the device down, so that only a new process can go on,
+        UnsafeAcceleration: an acceleration left the device unusable. A new process must start
             without it.
     """
     if not allowed.optimised:
-        return Proven(plain.to(dtype), REFERENCE)
+        return CheckedNetwork(plain.to(dtype), REFERENCE)
     device = next(plain.parameters()).device
-    cases, exact = run_within_budget(plain, make_cases(size, levels, device))
-    reference = copy_in(plain, dtype)
-    # On a CPU the mixed batch alone: oneDNN compiles, and keeps, its kernels for every number of
-    # tokens that it meets.
-    rounded = cases[:1] if device.type == "cpu" else cases
-    noise = [0.0]
-    if dtype != torch.float32:
-        noise = errors([run(reference, case) for case in rounded], exact[: len(rounded)])
-    evidence = Evidence(cases, exact, noise, torch.finfo(dtype).eps)
+    batches = make_batches(image_shape, levels, device)
+    batches, reference_logits = run_within_budget(plain, batches)
+    fallback = copy_with_dtype(plain, dtype)
+    check = SelfCheck(
+        batches=batches,
+        reference_logits=reference_logits,
+        rounding_errors=_measure_rounding(fallback, batches, reference_logits),
+        resolution=torch.finfo(dtype).eps,
+    )
     try:
-        fast = tome_core.optimize(plain, dtype, in_place=True, kernels=allowed.kernels)
-    except Exception as error:  # whatever an acceleration raises concerns it alone
-        return _fall_back(reference, describe(error), name, device)
-    wrong = evidence.against(fast)
-    if wrong and uses_triton(fast):
-        _check_device(
-            device,
-            f"model {name}: the network with kernels for GPUs {wrong}",
-            Accelerations(kernels=False),
-        )
-        log.warning(
-            "%s: kernels for GPUs are not used, PyTorch's operators are, because it %s", name, wrong
-        )
-        fast.encoder = fast.embedding = None
-        fast.merging = merging_for(fast.merging, device.type, dtype)
-        wrong = evidence.against(fast)
-    if wrong:
-        return _fall_back(reference, wrong, name, device)
-    by_kernels = uses_triton(fast) or isinstance(fast.merging.strategy, Kernels)
-    return Proven(fast, KERNELS if by_kernels else OPERATORS)
+        candidate = tome_core.optimize(plain, dtype, in_place=True, kernels=allowed.kernels)
+    except Exception as error:  # whatever it raises, the plain network still serves
+        return _fall_back(fallback, summarize_error(error), model_name)
+    failure = check.run(candidate)
+    if failure and uses_triton(candidate):
+        _disable_triton(candidate, failure, model_name)
+        failure = check.run(candidate)
+    if failure:
+        return _fall_back(fallback, failure, model_name)
+    return CheckedNetwork(candidate, _name_acceleration(candidate))
 
 
 def uses_triton(network: tome_core.MergedViT) -> bool:
-    """Whether ``network``, which is optimised, runs any kernel of `tome_core.backends.cuda`."""
+    """Return whether an optimised ``network`` runs any kernel of `tome_core.backends.cuda`."""
     on_gpu = next(network.parameters()).device.type == "cuda"
-    return on_gpu and (
-        network.embedding is not None or type(network.merging.strategy) is not Offsets
+    merges_by_operators = type(network.merging.strategy) is PaddedStrategy
+    return on_gpu and (network.embedding is not None or not merges_by_operators)
+
+
+def _name_acceleration(network: tome_core.MergedViT) -> str:
+    runs_cpu_kernels = isinstance(network.merging.strategy, KernelStrategy)
+    if uses_triton(network) or runs_cpu_kernels:
+        return KERNELS
+    return OPERATORS
+
+
+def _measure_rounding(
+    network: tome_core.MergedViT,
+    batches: Sequence[CheckBatch],
+    reference_logits: Sequence[Tensor],
+) -> list[float]:
+    """Return the errors of the plain ``network`` that its dtype alone causes."""
+    weight = next(network.parameters())
+    if weight.dtype == torch.float32:
+        return [0.0]
+    if weight.device.type == "cpu":
+        # One batch only: oneDNN compiles kernels for every new number of tokens, and keeps them.
+        batches = batches[:1]
+    logits = [compute_logits(network, batch) for batch in batches]
+    return relative_errors(logits, reference_logits[: len(batches)])
+
+
+def _disable_triton(
+    candidate: tome_core.MergedViT,
+    failure: str,
+    model_name: str,
+) -> None:
+    """Replace the kernels for GPUs, which failed the self check, by PyTorch's operators.
+
+    Raises:
+        UnsafeAcceleration: the device is lost.
+    """
+    weight = next(candidate.parameters())
+    reason = f"model {model_name}: the network with kernels for GPUs {failure}"
+    _require_device(weight.device, reason, Accelerations(kernels=False))
+    log.warning(
+        "%s: the self check rejects the kernels for GPUs, PyTorch's operators replace them:"
+        " the network with kernels %s",
+        model_name,
+        failure,
     )
+    candidate.encoder = None
+    candidate.embedding = None
+    candidate.merging = merging_for(candidate.merging, weight.device.type, weight.dtype)
 
 
 def _fall_back(
-    reference: tome_core.MergedViT, wrong: str, name: str, device: torch.device
-) -> Proven:
-    safer = Accelerations(optimised=False)
-    _check_device(device, f"model {name}: the optimised network {wrong}", safer)
+    fallback: tome_core.MergedViT,
+    failure: str,
+    model_name: str,
+) -> CheckedNetwork:
+    """Return the plain network, and log why the optimised one does not serve.
+
+    Raises:
+        UnsafeAcceleration: the device is lost.
+    """
+    device = next(fallback.parameters()).device
+    reason = f"model {model_name}: the optimised network {failure}"
+    _require_device(device, reason, Accelerations(optimised=False))
     log.warning(
-        "%s: the optimised network is not used, the plain one is, because it %s", name, wrong
+        "%s: the self check rejects the optimised network, the plain network serves:"
+        " the optimised network %s",
+        model_name,
+        failure,
     )
-    return Proven(reference, REFERENCE)
+    return CheckedNetwork(fallback, REFERENCE)
 
 
-def _check_device(device: torch.device, reason: str, safer: Accelerations) -> None:
-    """Raises `UnsafeAcceleration` if ``device`` did not survive what ``reason`` tells."""
+def _require_device(
+    device: torch.device,
+    reason: str,
+    safer: Accelerations,
+) -> None:
+    """Raise `UnsafeAcceleration` if ``device`` is lost."""
     if is_lost(device):
         raise UnsafeAcceleration(reason, safer)
 
 
-def copy_in(network: tome_core.MergedViT, dtype: torch.dtype) -> tome_core.MergedViT:
-    """A copy with weights in ``dtype``, which are never there in another one too."""
-    weights = (*network.parameters(), *network.buffers())
+def copy_with_dtype(network: tome_core.MergedViT, dtype: torch.dtype) -> tome_core.MergedViT:
+    """Return a copy of ``network`` in ``dtype``, without an intermediate copy of all weights."""
+    # `deepcopy` takes the converted tensors from its memo instead of copying the originals.
     memo: dict[int, Any] = {}
-    for weight in weights:
-        copied = weight.detach().to(
-            dtype if weight.is_floating_point() else weight.dtype, copy=True
-        )
-        memo[id(weight)] = (
-            nn.Parameter(copied, requires_grad=False)
-            if isinstance(weight, nn.Parameter)
-            else copied
-        )
+    for weight in (*network.parameters(), *network.buffers()):
+        weight_dtype = dtype if weight.is_floating_point() else weight.dtype
+        converted = weight.detach().to(weight_dtype, copy=True)
+        if isinstance(weight, nn.Parameter):
+            converted = nn.Parameter(converted, requires_grad=False)
+        memo[id(weight)] = converted
     return copy.deepcopy(network, memo)
 
 
-def judge(found: Sequence[float], noise: Sequence[float], resolution: float) -> str:
-    """What is wrong with errors ``found``, one an image, beside those that rounding makes, ``noise``; empty if nothing.
+def judge(
+    errors: Sequence[float],
+    rounding_errors: Sequence[float],
+    resolution: float,
+) -> str:
+    """Return which error exceeds its tolerance, or an empty string if none does.
 
     Args:
-        resolution: of the dtype, as a share of the value.
+        errors: of the candidate, one for each image; see `relative_errors`.
+        rounding_errors: of the plain network in the candidate's dtype.
+        resolution: of the dtype, as a share of a value (``torch.finfo(dtype).eps``).
     """
-    for kind, summary, extra in (
-        ("typically", statistics.median, TYPICAL + resolution),
-        ("at worst", max, WORST),
-    ):
-        error = summary(found)
-        limit = FACTOR * summary(noise) + extra
-        if error > limit:
-            return f"{kind} differs by {error:.2g} of the logits, where {limit:.2g} is allowed"
+    median_limit = ROUNDING_FACTOR * statistics.median(rounding_errors)
+    median_limit += MEDIAN_TOLERANCE + resolution
+    median_error = statistics.median(errors)
+    if median_error > median_limit:
+        return _describe_excess("median", median_error, median_limit)
+    max_limit = ROUNDING_FACTOR * max(rounding_errors) + MAX_TOLERANCE
+    max_error = max(errors)
+    if max_error > max_limit:
+        return _describe_excess("worst", max_error, max_limit)
     return ""
 
 
-def errors(logits: Sequence[Tensor], exact: Sequence[Tensor]) -> list[float]:
-    """How far off each image of each case is, as a share of its exact logits (Euclidean norms); infinity for NaN."""
-    found: list[float] = []
-    for got, wanted in zip(logits, exact, strict=True):
-        if got.shape != wanted.shape:
-            raise ValueError(f"logits of shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
-        off = (got.double().cpu() - wanted.double().cpu()).flatten(1).norm(dim=1)
-        found += (off / wanted.double().cpu().flatten(1).norm(dim=1).clamp_min(1e-30)).tolist()
-    return [math.inf if math.isnan(error) else error for error in found]
+def _describe_excess(
+    image: str,
+    error: float,
+    limit: float,
+) -> str:
+    return f"differs by {error:.2g} of the logits for the {image} image (tolerance: {limit:.2g})"
 
 
-def make_cases(
-    size: tuple[int, int, int], levels: Sequence[int], device: torch.device
-) -> list[Case]:
-    """A mixed batch of all levels, then a batch of each, the largest first: noise of unit variance."""
+def relative_errors(logits: Sequence[Tensor], reference_logits: Sequence[Tensor]) -> list[float]:
+    """Return each image's distance from its reference logits, divided by their Euclidean norm.
+
+    The error of an image with NaN is infinity.
+
+    Raises:
+        ValueError: the shapes of a batch differ.
+    """
+    errors: list[float] = []
+    for found, expected in zip(logits, reference_logits, strict=True):
+        if found.shape != expected.shape:
+            shapes = f"{tuple(found.shape)} instead of {tuple(expected.shape)}"
+            raise ValueError(f"logits of shape {shapes}")
+        reference = expected.double().cpu()
+        difference = found.double().cpu() - reference
+        distance = difference.flatten(1).norm(dim=1)
+        norm = reference.flatten(1).norm(dim=1)
+        errors += (distance / norm.clamp_min(MIN_NORM)).tolist()
+    return [math.inf if math.isnan(error) else error for error in errors]
+
+
+def make_batches(
+    image_shape: tuple[int, int, int],
+    levels: Sequence[int],
+    device: torch.device,
+) -> list[CheckBatch]:
+    """Return a mixed batch of all levels, then one batch a level, the largest first.
+
+    The images are noise of unit variance, the same at every start. Level 0 is always included.
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def noise(count: int) -> Tensor:
-        return torch.randn(count, *size, generator=generator).to(device)
+    def make_batch(schedules: tuple[Schedule, ...]) -> CheckBatch:
+        images = torch.randn(len(schedules), *image_shape, generator=generator)
+        return CheckBatch(images.to(device), schedules)
 
-    schedules = [Schedule.constant(r) for r in sorted({0, *levels}, reverse=True)]
-    mixed = tuple(schedules) * IMAGES
-    return [
-        Case(noise(len(mixed)), mixed),
-        *(Case(noise(IMAGES), (schedule,) * IMAGES) for schedule in schedules),
-    ]
+    all_levels = sorted({0, *levels}, reverse=True)
+    schedules = tuple(Schedule.constant(r) for r in all_levels)
+    mixed = make_batch(schedules * IMAGES_PER_LEVEL)
+    uniform = [make_batch((schedule,) * IMAGES_PER_LEVEL) for schedule in schedules]
+    return [mixed, *uniform]
 
 
 def run_within_budget(
-    network: tome_core.MergedViT, cases: Sequence[Case]
-) -> tuple[list[Case], list[Tensor]]:
-    """The cases that the budget allows, at least the `FIRST`, and their logits."""
-    # Untimed, since the first pass of a process loads the libraries of its device: one image is
-    # enough for that.
-    run(network, Case(cases[0].images[:1], cases[0].schedules[:1]))
-    end = time.monotonic() + BUDGET_SECONDS
-    done: list[Case] = []
+    network: tome_core.MergedViT,
+    batches: Sequence[CheckBatch],
+) -> tuple[list[CheckBatch], list[Tensor]]:
+    """Return the batches that the time budget allows, at least `MIN_BATCHES`, and their logits."""
+    _warm_up(network, batches[0])
+    deadline = time.monotonic() + BUDGET_SECONDS
+    finished: list[CheckBatch] = []
     logits: list[Tensor] = []
-    for case in cases:
-        if len(done) >= FIRST and time.monotonic() > end:
+    for batch in batches:
+        if len(finished) >= MIN_BATCHES and time.monotonic() > deadline:
             break
-        logits.append(run(network, case))
-        done.append(case)
-    return done, logits
+        logits.append(compute_logits(network, batch))
+        finished.append(batch)
+    return finished, logits
+
+
+def _warm_up(network: tome_core.MergedViT, batch: CheckBatch) -> None:
+    """Run one image, since the first pass of a process loads the libraries of its device."""
+    first_image = CheckBatch(batch.images[:1], batch.schedules[:1])
+    compute_logits(network, first_image)
 
 
 @torch.inference_mode()
-def run(network: tome_core.MergedViT, case: Case) -> Tensor:
-    """Logits of one case."""
-    logits: Tensor = network(case.images, r=list(case.schedules))
+def compute_logits(network: tome_core.MergedViT, batch: CheckBatch) -> Tensor:
+    """Return the logits ``(B, classes)`` of one batch."""
+    logits: Tensor = network(batch.images, r=list(batch.schedules))
     return logits
 
 
-def describe(error: Exception) -> str:
-    """``error`` on one line."""
-    first = next(iter(str(error).splitlines()), "")
-    return f"raised {type(error).__name__}: {first[:200]}"
+def summarize_error(error: Exception) -> str:
+    """Return ``error`` on one line, as a predicate: ``raised TYPE: MESSAGE``."""
+    lines = str(error).splitlines()
+    message = lines[0][:MAX_MESSAGE_LENGTH] if lines else ""
+    return f"raised {type(error).__name__}: {message}"

@@ -1,1 +1,1 @@
-"""Runs batches: launch, results in flight, isolation of images that fail."""
+"""Execution of batches: launch, batches in flight, and isolation of images that fail."""

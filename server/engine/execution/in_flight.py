@@ -1,4 +1,4 @@
-"""A batch that was handed to the device, and whose results are on their way to the host."""
+"""A batch in flight: launched on the device, with its results on their way to the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from server.engine.device.readout import Readout
-from server.engine.execution.prediction import Prediction
+from server.engine.execution.image_output import ImageOutput
 from server.ipc.messages import OutputKind
 
 
@@ -20,61 +20,86 @@ class BatchInFlight:
 
     Args:
         readout: of the batch, on the device.
-        top_k: how many classes each image wants.
-        wants: what each image wants.
+        top_k: number of classes that each image requests.
+        output_kinds: the output that each image requests.
     """
 
-    def __init__(self, readout: Readout, top_k: Sequence[int], wants: Sequence[OutputKind]) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        top_k: Sequence[int],
+        output_kinds: Sequence[OutputKind],
+    ) -> None:
         outputs = readout.outputs
-        device = readout.best.device
         self._top = readout.top
         self._top_k = top_k
-        self._wants = wants
-        # Page-locked memory, which PyTorch takes for copies that the host does not wait for.
-        self._best = readout.best.to("cpu", non_blocking=True)
-        self._features = (
-            outputs.features.float().to("cpu", non_blocking=True) if "features" in wants else None
-        )
-        self._source = (
-            None if outputs.source is None else outputs.source.int().to("cpu", non_blocking=True)
-        )
-        self._arrived: Any = None
+        self._output_kinds = output_kinds
+        self._best = _start_copy(readout.best)
+        self._features: Tensor | None = None
+        if "features" in output_kinds:
+            self._features = _start_copy(outputs.features.float())
+        self._source: Tensor | None = None
+        if outputs.source is not None:
+            self._source = _start_copy(outputs.source.int())
+        self._copied: Any = None
+        device = readout.best.device
         if device.type == "cuda":
-            # A waiting host sleeps: the cores are for those who decode.
-            self._arrived = torch.cuda.Event(blocking=True)
-            self._arrived.record(torch.cuda.current_stream(device))
+            # The host sleeps while it waits for a blocking event, and leaves its core to decoding.
+            self._copied = torch.cuda.Event(blocking=True)
+            self._copied.record(torch.cuda.current_stream(device))
 
     def done(self) -> bool:
-        """Whether `collect` would not have to wait."""
+        """Return whether `collect` returns without waiting."""
+        if self._copied is None:
+            return True
         try:
-            return self._arrived is None or self._arrived.query()
-        except RuntimeError:  # of the device, which `collect` raises again
+            return bool(self._copied.query())
+        except RuntimeError:  # an error of the device, which `collect` raises again
             return True
 
-    def collect(self) -> list[Prediction]:
-        """Wait for the results. Raises what the device raised meanwhile."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+    def collect(self) -> list[ImageOutput]:
+        """Wait for the results. Raises what the device has raised since the launch."""
+        if self._copied is not None:
+            self._copied.synchronize()
         best = self._best.numpy()
         top = self._top
-        scores = best[:, :top].tolist()
-        classes = best[:, top : 2 * top].astype(np.int64).tolist()
-        finite = (best[:, -1] == 1).tolist()
-        features = self._rows(self._features, "features")
-        source = self._rows(self._source, "source")
-        rows = zip(scores, classes, finite, features, source, self._top_k, strict=True)
+        rows = zip(
+            best[:, :top].tolist(),
+            best[:, top : 2 * top].astype(np.int64).tolist(),
+            (best[:, -1] == 1).tolist(),
+            self._packed(self._features, "features"),
+            self._packed(self._source, "source"),
+            self._top_k,
+            strict=True,
+        )
         return [
-            Prediction(tuple(scores[:top_k]), tuple(classes[:top_k]), finite, features, source)
+            ImageOutput(tuple(scores[:top_k]), tuple(classes[:top_k]), finite, features, source)
             for scores, classes, finite, features, source, top_k in rows
         ]
 
-    def _rows(self, values: Tensor | None, want: OutputKind) -> list[bytes]:
+    def _packed(self, values: Tensor | None, output: OutputKind) -> list[bytes]:
+        """Return the rows of ``values`` for the images that request ``output``."""
         if values is None:
-            return [b""] * len(self._wants)
-        return pack_rows(values.numpy(), [each == want for each in self._wants])
+            return [b""] * len(self._output_kinds)
+        is_requested = [requested == output for requested in self._output_kinds]
+        return pack_rows(values.numpy(), is_requested)
 
 
-def pack_rows(rows: npt.NDArray[Any], wanted: Sequence[bool]) -> list[bytes]:
-    """Those of ``rows (B, N)`` that are wanted as little-endian bytes, and nothing for the others."""
-    little = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
-    return [row.tobytes() if want else b"" for row, want in zip(little, wanted, strict=True)]
+def _start_copy(values: Tensor) -> Tensor:
+    """Start to copy ``values`` to the host.
+
+    From a GPU, PyTorch copies into pinned memory, and the host does not wait.
+    """
+    return values.to("cpu", non_blocking=True)
+
+
+def pack_rows(
+    rows: npt.NDArray[Any],
+    is_requested: Sequence[bool],
+) -> list[bytes]:
+    """Return each requested row of ``rows (B, N)`` as little-endian bytes, others as no bytes."""
+    little_endian = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+    return [
+        row.tobytes() if requested else b""
+        for row, requested in zip(little_endian, is_requested, strict=True)
+    ]

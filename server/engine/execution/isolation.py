@@ -1,4 +1,4 @@
-"""A batch that fails is run again in halves, until whatever makes it fail is alone."""
+"""Isolation of failures: a batch that fails runs again in halves, down to the images at fault."""
 
 from __future__ import annotations
 
@@ -17,61 +17,62 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Isolated(Generic[Answer]):
-    """What became of a batch.
+class IsolationResult(Generic[Answer]):
+    """The answers of a batch, and the failures before they were obtained.
 
     Attributes:
-        answers: one per item, in order; the kind of failure where an item failed alone.
-        largest: how many items the largest run had that went well.
-        kinds: of all failures on the way, those that halving cured included.
+        answers: one per item, in order; the kind of failure where an item fails alone.
+        largest: number of items in the largest run that succeeded.
+        failures: kinds of all failures, including those that halving cured.
     """
 
     answers: list[Answer | FailureKind]
     largest: int
-    kinds: frozenset[FailureKind] = frozenset()
+    failures: frozenset[FailureKind] = frozenset()
 
     @property
-    def ran_out_together(self) -> bool:
-        """Whether memory ran out for items together that all went well in smaller runs."""
-        return "out-of-memory" in self.kinds and "out-of-memory" not in self.answers
+    def batch_too_large(self) -> bool:
+        """Whether memory ran out for items together, each of which succeeded in a smaller run."""
+        return "out-of-memory" in self.failures and "out-of-memory" not in self.answers
 
 
 def run_isolated(
     run: Callable[[Sequence[Item]], Sequence[Answer]],
     items: Sequence[Item],
     free_memory: Callable[[], None],
-    kind_of: Callable[[Exception], FailureKind],
-) -> Isolated[Answer]:
-    """Run ``items`` together; if that fails, each half, down to the single ones at fault.
+    failure_kind: Callable[[Exception], FailureKind],
+) -> IsolationResult[Answer]:
+    """Run ``items`` together; if that fails, run each half, down to the single items at fault.
 
-    k items at fault among n cost at most 2k ceil(log2(n)) runs more than the first, and whether
-    memory is short or an image is poison need not be known beforehand.
+    With k items at fault among n, this takes at most 2k ceil(log2(n)) runs besides the first. It
+    handles a shortage of memory and an image that makes the model fail in the same way.
 
     Args:
-        free_memory: called before a retry after running out of memory.
-        kind_of: what an exception means.
+        free_memory: called before a retry after memory ran out.
+        failure_kind: returns the kind of failure of an exception.
 
     Raises:
         DeviceLost: no retry can help.
     """
     try:
-        return Isolated(list(run(items)), len(items))
+        return IsolationResult(list(run(items)), len(items))
     except DeviceLost:
         raise
-    except Exception as error:  # whatever the model raises concerns this batch alone
-        kind = kind_of(error)
-        log.warning(
-            "the model failed on %d images (%s)", len(items), kind, exc_info=len(items) == 1
-        )
-    # Only here, after the exception is gone: its traceback held on to everything that the failed
-    # run had allocated.
-    if kind == "out-of-memory":
+    except Exception as error:  # any other exception of the model concerns this batch alone
+        failure = failure_kind(error)
+        is_single = len(items) == 1
+        log.warning("the model failed on %d images (%s)", len(items), failure, exc_info=is_single)
+    # Outside the handler, since the traceback of the exception keeps alive everything that the
+    # failed run allocated.
+    if failure == "out-of-memory":
         free_memory()
     if len(items) == 1:
-        return Isolated([kind], 0, frozenset({kind}))
+        return IsolationResult([failure], 0, frozenset({failure}))
     middle = len(items) // 2
-    first, second = (
-        run_isolated(run, half, free_memory, kind_of) for half in (items[:middle], items[middle:])
+    first = run_isolated(run, items[:middle], free_memory, failure_kind)
+    second = run_isolated(run, items[middle:], free_memory, failure_kind)
+    return IsolationResult(
+        answers=first.answers + second.answers,
+        largest=max(first.largest, second.largest),
+        failures=first.failures | second.failures | {failure},
     )
-    largest = max(first.largest, second.largest)
-    return Isolated(first.answers + second.answers, largest, first.kinds | second.kinds | {kind})

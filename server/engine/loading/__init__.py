@@ -1,1 +1,1 @@
-"""From a catalog entry to a model: checkpoint files, key names, weights."""
+"""Loading a model: checkpoint files, key names, weights, and the model of a catalog entry."""

@@ -1,8 +1,7 @@
-"""From the key names of published ViT checkpoints to timm's: only what timm's own filters do not know.
+"""Key names of published ViT checkpoints that timm's own filters do not translate.
 
-timm has DINOv2's names (``register_tokens``, ``mask_token``, ``mlp.w12``), DeiT III's
-(``gamma_1``), CLIP's, and those of EVA, BEiT and DINOv3. DeiT and fine-tuned MAE models have timm's
-names already.
+timm translates the names of DINOv2 (``register_tokens``, ``mask_token``, ``mlp.w12``), DeiT III
+(``gamma_1``), CLIP, EVA, BEiT and DINOv3. DeiT and fine-tuned MAE models use timm's names.
 """
 
 from __future__ import annotations
@@ -12,62 +11,67 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# torchvision's VisionTransformer, and SWAG, from whose code it stems: both number the blocks
-# "layer_0", torchvision with a prefix; both name the MLP's layers, torchvision's later versions by
-# number.
-_TORCHVISION = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"^class_token$", "cls_token"),
-        (r"^conv_proj\.", "patch_embed.proj."),
-        (r"^encoder\.pos_embedding$", "pos_embed"),
-        (r"^encoder\.ln\.", "norm."),
-        (r"^encoder\.layers\.(?:encoder_)?layer_(\d+)\.", r"blocks.\1."),
-        (r"\.ln_([12])\.", r".norm\1."),
-        (r"\.self_attention\.in_proj_", ".attn.qkv."),
-        (r"\.self_attention\.out_proj\.", ".attn.proj."),
-        (r"\.mlp\.(?:linear_1|0)\.", ".mlp.fc1."),
-        (r"\.mlp\.(?:linear_2|3)\.", ".mlp.fc2."),
-        (r"^heads?\.(?:layers\.)?head\.", "head."),
-    )
+# Names of torchvision's VisionTransformer, and of SWAG, from which torchvision's code derives. Both
+# number the blocks "layer_0", torchvision with a prefix. Both name the layers of the MLP, and later
+# versions of torchvision number them.
+_TORCHVISION_NAMES = (
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.ln\.", "norm."),
+    (r"^encoder\.layers\.(?:encoder_)?layer_(\d+)\.", r"blocks.\1."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_", ".attn.qkv."),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(?:linear_1|0)\.", ".mlp.fc1."),
+    (r"\.mlp\.(?:linear_2|3)\.", ".mlp.fc2."),
+    (r"^heads?\.(?:layers\.)?head\.", "head."),
+)
+_TORCHVISION_PATTERNS = tuple(
+    (re.compile(pattern), replacement) for pattern, replacement in _TORCHVISION_NAMES
 )
 
+# Keys of the decoder with which MAE is pre-trained.
+_MAE_DECODER = ("decoder_", "mask_token")
 
-def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` under the names of timm's VisionTransformer, or unchanged where its family is not known.
 
-    Known are torchvision and SWAG, and the decoder of MAE's pre-training, which is left out.
+def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state_dict`` with the names of timm's VisionTransformer.
+
+    Names of torchvision and SWAG are translated. The decoder of MAE's pre-training is left out.
+    Other state dicts are returned unchanged.
     """
-    if _is_torchvision(state):
-        renamed = {name_in_timm(key): value for key, value in state.items()}
-        position = renamed.get("pos_embed")
-        if (
-            position is not None and position.ndim == 3 and position.shape[1] == 1
-        ):  # SWAG counts tokens first: (N, 1, D)
-            renamed["pos_embed"] = position.transpose(0, 1)
-        return renamed
-    if "decoder_embed.weight" in state:
-        return {
-            key: value
-            for key, value in state.items()
-            if not key.startswith(("decoder_", "mask_token"))
-        }
-    return dict(state)
+    if _is_torchvision(state_dict):
+        return _torchvision_to_timm(state_dict)
+    if "decoder_embed.weight" in state_dict:
+        return {key: value for key, value in state_dict.items() if not key.startswith(_MAE_DECODER)}
+    return dict(state_dict)
 
 
-def names_in_file(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each key that `to_timm` renames, by its new name: what ``state`` calls it."""
-    return {name_in_timm(key): key for key in state} if _is_torchvision(state) else {}
+def _torchvision_to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {name_in_timm(key): value for key, value in state_dict.items()}
+    position = renamed.get("pos_embed")
+    # SWAG's position embedding is (N, 1, D), timm's is (1, N, D).
+    if position is not None and position.ndim == 3 and position.shape[1] == 1:
+        renamed["pos_embed"] = position.transpose(0, 1)
+    return renamed
+
+
+def names_in_file(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the name in ``state_dict`` of each key that `to_timm` renames, by its name in timm."""
+    if not _is_torchvision(state_dict):
+        return {}
+    return {name_in_timm(key): key for key in state_dict}
 
 
 def name_in_timm(key: str) -> str:
-    """The name in timm of one tensor of torchvision's VisionTransformer, or of SWAG's."""
-    for pattern, name in _TORCHVISION:
-        key = pattern.sub(name, key)
+    """Return timm's name of a key of torchvision's VisionTransformer, or of SWAG's."""
+    for pattern, replacement in _TORCHVISION_PATTERNS:
+        key = pattern.sub(replacement, key)
     return key
 
 
-def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
-    return all(
-        any(key.startswith(start) for key in state) for start in ("conv_proj.", "encoder.layers.")
-    )
+def _is_torchvision(state_dict: Mapping[str, Tensor]) -> bool:
+    has_embedding = any(key.startswith("conv_proj.") for key in state_dict)
+    has_blocks = any(key.startswith("encoder.layers.") for key in state_dict)
+    return has_embedding and has_blocks

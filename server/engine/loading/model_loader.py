@@ -1,4 +1,4 @@
-"""From a catalog entry to a model ready to run: architecture, weights, labels, transform, all checked."""
+"""From a catalog entry to a model that is ready to run, with all of its parts checked."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ import tome_core
 from server.catalog.entries import LOCAL_FOLDER, ModelSpec
 from server.catalog.profiles import read_profile
 from server.engine.device.self_check import accelerate
-from server.engine.loading.checkpoints import find_weights
+from server.engine.loading.checkpoints import find_weights_file
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.imaging.transform import Transform
 from server.ipc.messages import Accelerations
 
+# The fields of timm's data configuration that an entry may override.
+DATA_FIELDS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on its device, and what is needed to feed it and to name its classes.
+    """A model on its device, with what is needed to prepare its input and to name its classes.
 
     Attributes:
         mean, std: per channel, for pixels on a scale of 0 to 1.
-        labels: of the classes; none for a model without a classifier.
-        tokens, prefix: at the input of the first block.
+        labels: of the classes; empty for a model without a classifier.
+        tokens, prefix: number of all tokens and of prefix tokens at the input of the first block.
+        depth: number of blocks.
         grid: rows and columns of patches.
         accuracy: by the text of a schedule, from the model's profile.
-        acceleration: what makes it fast here; see `server.engine.device.self_check`.
+        acceleration: of the network; see `server.engine.device.self_check`.
     """
 
     spec: ModelSpec
@@ -56,93 +61,106 @@ def load_model(
     levels: Sequence[int] = (0, 8, 16),
     allowed: Accelerations = Accelerations(),  # noqa: B008, immutable
 ) -> LoadedModel:
-    """Build, fill, check, patch and optimise the model of ``spec``, and prove on ``levels`` that it still is that.
+    """Create the model of ``spec``, load its weights, patch it, optimise it and check it.
 
     Args:
-        allowed: what may be tried to be faster.
+        levels: values of r for the self check.
+        allowed: the accelerations to try.
 
     Raises:
-        ConfigError: anything about ``spec`` cannot work; the message says what.
+        ConfigError: ``spec`` cannot be served; the message says why.
         UnsafeAcceleration: see `server.engine.device.self_check.accelerate`.
     """
     labels = read_labels(spec.labels) if spec.labels else None
+    vit = _create_with_weights(spec, labels)
+    plain = _patch(spec, vit)
+    data = resolve_data_config(spec, vit)
+    image_shape = data["input_size"]
+    checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
+    network = checked.network
+    channels = image_shape[0]
+    blank = torch.zeros(1, *image_shape, device=device)
+    return LoadedModel(
+        spec=spec,
+        network=network,
+        transform=_make_transform(data),
+        mean=expand_to_channels(data["mean"], channels),
+        std=expand_to_channels(data["std"], channels),
+        labels=resolve_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
+        tokens=network.input_tokens(blank),
+        prefix=network.adapter.prefix,
+        depth=len(network.adapter.blocks),
+        grid=network.patch_grid(blank),
+        accuracy=_read_accuracy(spec),
+        acceleration=checked.acceleration,
+    )
+
+
+def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
     checkpoint = find_checkpoint(spec)
-    vit = create(spec, len(labels) if labels else None, pretrained=checkpoint is None)
+    classes = len(labels) if labels else None
+    vit = create_timm_model(spec, classes, pretrained=checkpoint is None)
     if checkpoint:
         load_weights(vit, checkpoint)
     else:
         check_classifier(spec, vit)
-    try:
-        network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
-    except tome_core.UnsupportedModelError as error:
-        raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
-    if vit.in_chans not in (1, 3):
-        raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
-    data = resolve_data(spec, vit)
-    channels, height, width = data["input_size"]
-    proven = accelerate(
-        network.to(device), dtype, (channels, height, width), levels, spec.name, allowed
-    )
-    fast = proven.network
-    blank = torch.zeros(1, channels, height, width, device=device)
-    return LoadedModel(
-        spec=spec,
-        network=fast,
-        transform=Transform(
-            size=(channels, height, width),
-            interpolation=data["interpolation"],
-            crop_pct=data["crop_pct"],
-            crop_mode=data["crop_mode"],
-            fill=tuple(
-                round(255 * min(max(value, 0), 1)) for value in for_channels(data["mean"], channels)
-            ),
-        ),
-        mean=for_channels(data["mean"], channels),
-        std=for_channels(data["std"], channels),
-        labels=check_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
-        tokens=fast.input_tokens(blank),
-        prefix=fast.adapter.prefix,
-        depth=len(fast.adapter.blocks),
-        grid=fast.patch_grid(blank),
-        accuracy=(
-            {row.r: row.accuracy for row in read_profile(spec.profile)} if spec.profile else {}
-        ),
-        acceleration=proven.kind,
-    )
+    return vit
 
 
 def find_checkpoint(spec: ModelSpec) -> Path | None:
-    """The file to take weights from: the entry's, or that of its folder; None for timm's own."""
+    """Return the weights file of the entry, or of its folder; None for timm's own weights."""
     if spec.checkpoint is None and spec.timm.startswith(LOCAL_FOLDER):
-        return find_weights(Path(spec.timm.removeprefix(LOCAL_FOLDER)))
+        folder = spec.timm.removeprefix(LOCAL_FOLDER)
+        return find_weights_file(Path(folder))
     return spec.checkpoint
 
 
-def create(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
-    """The timm model, with timm's own weights if ``pretrained``."""
-    arguments: dict[str, Any] = dict(spec.model_args)
-    for name, value in (
-        ("num_classes", classes if spec.num_classes is None else spec.num_classes),
-        ("img_size", spec.img_size),
-        ("in_chans", spec.in_chans),
-    ):
+def create_timm_model(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
+    """Create the timm model, with timm's own weights if ``pretrained``.
+
+    Args:
+        classes: their number, unless the entry sets it; None for timm's.
+
+    Raises:
+        ConfigError: timm or the hub raised.
+    """
+    if spec.num_classes is not None:
+        classes = spec.num_classes
+    optional = {
+        "num_classes": classes,
+        "img_size": spec.img_size,
+        "in_chans": spec.in_chans,
+    }
+    arguments = dict(spec.model_args)
+    for name, value in optional.items():
         if value is not None:
             arguments[name] = value
     try:
         return timm.create_model(spec.timm, pretrained=pretrained, **arguments)
-    except Exception as error:  # whatever timm or the hub raise, start-up fails with one sentence
-        hint = (
-            "; without a network, name a checkpoint file (HF_HUB_OFFLINE=1 skips the hub's retries)"
-            if pretrained
-            else ""
+    except Exception as error:  # timm and the hub raise many types
+        message = (
+            f"timm cannot create {spec.timm!r} for model {spec.name}: {_summarize_error(error)}"
         )
-        raise ConfigError(
-            f"timm cannot create {spec.timm!r} for model {spec.name}: {_first_line(error)}{hint}"
-        ) from error
+        if pretrained:
+            message += (
+                "; without a network, name a checkpoint file"
+                " (HF_HUB_OFFLINE=1 skips the hub's retries)"
+            )
+        raise ConfigError(message) from error
+
+
+def _summarize_error(error: Exception) -> str:
+    lines = str(error).splitlines()
+    first_line = lines[0] if lines else type(error).__name__
+    return first_line.rstrip(".")
 
 
 def check_classifier(spec: ModelSpec, vit: Any) -> None:
-    """Raises `ConfigError` if timm left the classifier at random, its weights being for other classes."""
+    """Check that timm has weights for the classifier.
+
+    Raises:
+        ConfigError: its weights are for another number of classes, so timm initialised it randomly.
+    """
     classes = vit.pretrained_cfg.get("num_classes")
     if vit.num_classes not in (0, classes):
         raise ConfigError(
@@ -151,17 +169,27 @@ def check_classifier(spec: ModelSpec, vit: Any) -> None:
         )
 
 
-def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
-    """The data configuration that timm has for the model, with what the entry overrides.
+def _patch(spec: ModelSpec, vit: Any) -> tome_core.MergedViT:
+    try:
+        network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
+    except tome_core.UnsupportedModelError as error:
+        raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
+    if vit.in_chans not in (1, 3):
+        raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
+    return network
+
+
+def resolve_data_config(spec: ModelSpec, vit: Any) -> dict[str, Any]:
+    """Return timm's data configuration of the model, with the fields that the entry overrides.
 
     Raises:
-        ConfigError: mean or std have another number of channels than the model.
+        ConfigError: the number of values of mean or std does not match the model's channels.
     """
-    overrides = {
-        name: value
-        for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-        if (value := getattr(spec, name)) is not None
-    }
+    overrides: dict[str, Any] = {}
+    for name in DATA_FIELDS:
+        value = getattr(spec, name)
+        if value is not None:
+            overrides[name] = value
     for name in ("mean", "std"):
         check_channels(spec, name, overrides.get(name), vit.in_chans)
     height, width = vit.patch_embed.img_size
@@ -169,49 +197,78 @@ def resolve_data(spec: ModelSpec, vit: Any) -> dict[str, Any]:
     data: dict[str, Any] = timm.data.resolve_data_config(overrides, model=vit)
     for name in ("mean", "std"):
         check_channels(spec, name, data[name], vit.in_chans)
-    if data["interpolation"] not in ("bicubic", "bilinear", "nearest"):
+    if data["interpolation"] not in INTERPOLATIONS:
         data["interpolation"] = "bicubic"
     return data
 
 
 def check_channels(
-    spec: ModelSpec, name: str, values: Sequence[float] | None, channels: int
+    spec: ModelSpec,
+    name: str,
+    values: Sequence[float] | None,
+    channels: int,
 ) -> None:
-    """Raises `ConfigError` unless there is one value for all channels, or one for each."""
+    """Check that ``values`` has one value for all channels, or one for each.
+
+    Raises:
+        ConfigError: it has another number of values.
+    """
     if values is not None and len(values) not in (1, channels):
         raise ConfigError(
             f"model {spec.name}: {name} has {len(values)} values for {channels} channels; set it"
         )
 
 
-def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """``values`` of `check_channels`, one for each of ``channels``."""
+def expand_to_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return one value for each of ``channels``, from values that passed `check_channels`."""
     return tuple(values) * (channels // len(values))
 
 
+def _make_transform(data: dict[str, Any]) -> Transform:
+    channels = data["input_size"][0]
+    mean = expand_to_channels(data["mean"], channels)
+    return Transform(
+        size=data["input_size"],
+        interpolation=data["interpolation"],
+        crop_pct=data["crop_pct"],
+        crop_mode=data["crop_mode"],
+        fill=tuple(round(255 * min(max(value, 0), 1)) for value in mean),
+    )
+
+
 def read_labels(path: Path) -> tuple[str, ...]:
-    """One label a line; blank lines at the end do not count."""
+    """Return the labels in ``path``, one a line, without the blank lines at the end.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     try:
-        return tuple(line.strip() for line in path.read_text("utf-8").rstrip().split("\n"))
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the labels in {path}: {error}") from error
+    return tuple(line.strip() for line in text.rstrip().split("\n"))
 
 
 def imagenet_labels(vit: Any) -> tuple[str, ...] | None:
-    """The names that timm has of the classes, where the model has the classes of an ImageNet subset."""
-    # What timm infers for a model without classes are those of its configuration.
-    subset = timm.data.infer_imagenet_subset(vit) if vit.num_classes else None
+    """Return timm's names of the classes; None if they are not those of an ImageNet subset."""
+    if not vit.num_classes:
+        return None  # timm would infer the subset of the pretrained configuration
+    subset = timm.data.infer_imagenet_subset(vit)
     if subset is None:
         return None
     info = timm.data.ImageNetInfo(subset)
     return tuple(info.index_to_description(index) for index in range(info.num_classes()))
 
 
-def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) -> tuple[str, ...]:
-    """``labels``, or the class numbers where there are none; as many as there are classes.
+def resolve_labels(
+    spec: ModelSpec,
+    labels: tuple[str, ...] | None,
+    classes: int,
+) -> tuple[str, ...]:
+    """Return ``labels``, or the indices of the ``classes`` if there are none.
 
     Raises:
-        ConfigError: the numbers differ.
+        ConfigError: the number of labels is not the number of classes.
     """
     if labels is None:
         return tuple(map(str, range(classes)))
@@ -220,5 +277,7 @@ def check_labels(spec: ModelSpec, labels: tuple[str, ...] | None, classes: int) 
     return labels
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+def _read_accuracy(spec: ModelSpec) -> dict[str, float]:
+    if not spec.profile:
+        return {}
+    return {row.r: row.accuracy for row in read_profile(spec.profile)}

@@ -1,1 +1,1 @@
-"""Which jobs run next, in which batches and under which schedules. Pure: no torch, no clock."""
+"""Scheduling: which jobs run next, in which batches, under which schedules. No torch, no clock."""

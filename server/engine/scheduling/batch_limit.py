@@ -1,50 +1,56 @@
-"""How many images a batch may have once memory has run out. Pure: no torch, no clock."""
+"""Limits the images of a batch after memory has run out. Pure: no torch, no clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-FIRST_PATIENCE = 32
-MOST_PATIENCE = 1024  # full batches
-_STEPS = 8
+FIRST_BACKOFF = 32  # full batches without a failure before the limit rises, after one failure
+MAX_BACKOFF = 1024
+_STEPS = 8  # in which the limit rises from 0 to its maximum
 
 
 @dataclass
 class BatchLimit:
-    """Down at once to what fitted; up again in steps, each after a number of full batches that went well.
+    """Falls at once to the size that fits; rises in steps, each after a number of full batches.
 
-    Every failure doubles that number: where memory is short for good, running out of it, which
-    costs a batch several passes, becomes rare; where another process took it for a while, the limit
-    comes back.
+    Every failure doubles that number (exponential back-off). Where memory is short permanently,
+    running out of it becomes rare, which costs a batch several passes each time. Where another
+    process used the memory for a while, the limit recovers.
 
     Attributes:
-        most: what the settings allow.
-        now: what is allowed now.
+        maximum: images that the settings allow.
+        current: images that are allowed now.
     """
 
-    most: int
-    now: int = field(init=False)
-    _patience: int = field(default=FIRST_PATIENCE // 2, init=False)
-    _went_well: int = field(default=0, init=False)
+    maximum: int
+    current: int = field(init=False)
+    _backoff: int = field(default=FIRST_BACKOFF // 2, init=False)
+    _full_batches: int = field(default=0, init=False)  # since the limit changed last
 
     def __post_init__(self) -> None:
-        self.now = self.most
+        self.current = self.maximum
 
-    def ran_out(self, fitted: int) -> bool:
-        """Memory ran out, and ``fitted`` images at once were the most that then went well. Whether `now` changed."""
-        before = self.now
-        self.now = max(1, min(fitted, self.now))
-        self._patience = min(2 * self._patience, MOST_PATIENCE)
-        self._went_well = 0
-        return self.now != before
+    def out_of_memory(self, fitted: int) -> bool:
+        """Record that memory ran out. Returns whether `current` changed.
 
-    def went_well(self, images: int) -> bool:
-        """A batch of ``images`` ran without running out of memory. Whether `now` changed."""
-        if self.now == self.most or images < self.now:  # a small batch says nothing of what fits
+        Args:
+            fitted: most images that then ran together successfully.
+        """
+        before = self.current
+        self.current = max(1, min(fitted, self.current))
+        self._backoff = min(2 * self._backoff, MAX_BACKOFF)
+        self._full_batches = 0
+        return self.current != before
+
+    def succeeded(self, images: int) -> bool:
+        """Record that memory sufficed for ``images``. Returns whether `current` changed."""
+        is_full = images >= self.current  # a smaller batch does not show what fits
+        if self.current == self.maximum or not is_full:
             return False
-        self._went_well += 1
-        if self._went_well < self._patience:
+        self._full_batches += 1
+        if self._full_batches < self._backoff:
             return False
-        self.now = min(self.most, self.now + max(1, self.most // _STEPS))
-        self._went_well = 0
+        step = max(1, self.maximum // _STEPS)
+        self.current = min(self.maximum, self.current + step)
+        self._full_batches = 0
         return True

@@ -1,8 +1,8 @@
-"""Which jobs run next, and under which schedules. Pure policy: no torch, no clock; time comes in as a number.
+"""Dynamic batching: which jobs run next, and under which schedules. Pure: no torch, no clock.
 
-Work-conserving: a batch is cut when the device is free, from whatever has arrived. There is no
-window to wait for more, since a busy device fills the next batch by itself. What a job may leave
-open, its schedule, is decided then too.
+The scheduler is work-conserving: it builds a batch when the device becomes free, from the jobs in
+the queue. There is no batching window, since jobs accumulate by themselves while the device is
+busy. A job that leaves its schedule to the engine gets it at the same time.
 """
 
 from __future__ import annotations
@@ -11,46 +11,29 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from server.engine.scheduling.adaptive_r import Steady, faster
-from server.engine.scheduling.batch_builder import (
-    Bounds,
-    Option,
-    QueuedJob,
-    QueueForecast,
-    next_batch,
-)
+from server.engine.scheduling.adaptive_r import AdaptiveR
+from server.engine.scheduling.batch_builder import Bounds, CostModels, QueuedJob
+from server.engine.scheduling.options import ModelCosts, OptionsCache
+from server.engine.scheduling.queue_forecast import QueueForecast, next_batch
 from server.ipc.messages import Job
-from server.latency.cost import Estimate, Load
+from server.latency.cost import CostModel
 from tome_core.schedule import Schedule
-
-_MOST_KNOWN = 1024  # choices; clients make some up
-
-
-class Pricing(Protocol):
-    """What the scheduler asks of a model."""
-
-    @property
-    def estimate(self) -> Estimate:
-        """How long batches take now."""
-
-    def load(self, schedule: Schedule) -> Load:
-        """What one image under ``schedule`` adds to its batch."""
-
-    def relative(self, schedule: Schedule) -> float:
-        """FLOPs of one image as a share of those at r=0."""
 
 
 class Policy(Protocol):
-    """Sets the limit of each job; see `choosing`."""
+    """Sets the work limit of each job; see `server.engine.scheduling.adaptive_r`."""
 
-    def limits(
-        self, queue: Sequence[QueuedJob], now: float, bounds: Bounds, of: Callable[[str], Estimate]
+    def work_limits(
+        self,
+        queue: Sequence[QueuedJob],
+        now: float,
+        bounds: Bounds,
+        cost_models: CostModels,
     ) -> Sequence[float]:
-        """Of the jobs of ``queue``, earliest due first."""
+        """Return the limit of each job of ``queue``, earliest due first."""
 
 
 class ScheduledJob(NamedTuple):
@@ -60,29 +43,14 @@ class ScheduledJob(NamedTuple):
     schedule: Schedule
 
 
-class Allowed(NamedTuple):
-    """What jobs may get that leave these ``choices``.
-
-    Attributes:
-        every: one for each choice.
-        options: those of them that pay by ``estimate`` in batches of ``images``.
-    """
-
-    choices: tuple[Schedule, ...]
-    every: tuple[Option, ...]
-    options: tuple[Option, ...]
-    estimate: Estimate
-    images: int
-
-
 @dataclass(frozen=True)
-class Step:
-    """What to do now.
+class TakenJobs:
+    """The jobs that one call of `Scheduler.take_next` takes off the queue.
 
     Attributes:
         batch: jobs to run together, all of one model.
         expired: jobs whose deadline has passed.
-        refused: jobs whose deadline will have passed before they are done, whatever is done.
+        refused: jobs that would miss their deadline under any schedules.
     """
 
     batch: tuple[ScheduledJob, ...] = ()
@@ -92,151 +60,174 @@ class Step:
 
 @dataclass
 class Scheduler:
-    """Earliest deadline first over all waiting jobs; a job without a deadline gets its arrival plus a target.
+    """Earliest deadline first over all queued jobs.
 
-    The deadline of every job is absolute, so newer ones cannot overtake it for ever.
-
-    A batch is filled across schedules, up to a number of images, which bounds memory, up to an
-    amount of work, which bounds how long the next batch has to wait, and as long as its first job
-    is in time.
+    A job without a deadline is due at its arrival plus a target. As every job has an absolute due
+    time, newer jobs cannot overtake it forever.
 
     Attributes:
-        bounds: of one batch; its first job alone may be more work.
-        target_seconds: default target of a job without a deadline.
-        pricing: of a model, by name.
-        policy: chooses for jobs that leave it open.
+        bounds: of one batch. The first job of a batch alone may exceed the FLOPs.
+        target_seconds: target of a job without a deadline.
+        model_costs: returns the costs of a model, by name.
+        policy: sets the work limits of jobs that leave their schedule to the engine.
     """
 
     bounds: Bounds
     target_seconds: float
-    pricing: Callable[[str], Pricing]
-    policy: Policy = field(default_factory=Steady)
-    _waiting: dict[int, QueuedJob] = field(default_factory=dict)
-    _allowed: dict[tuple[str, int], Allowed] = field(default_factory=dict)
+    model_costs: Callable[[str], ModelCosts]
+    policy: Policy = field(default_factory=AdaptiveR)
+    _queued: dict[int, QueuedJob] = field(default_factory=dict)
+    _options: OptionsCache = field(default_factory=OptionsCache)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._queued)
 
     def add(self, job: Job) -> None:
-        """A job arrived."""
-        due = job.submitted + self.target_seconds if job.deadline is None else job.deadline
-        binding = job.deadline is not None or len(job.choices) > 1
-        self._waiting[job.id] = QueuedJob(job, self._options(job), due, binding)
+        """Add a job that has arrived to the queue."""
+        if job.deadline is None:
+            due = job.submitted + self.target_seconds
+        else:
+            due = job.deadline
+        due_is_binding = job.deadline is not None or len(job.choices) > 1
+        costs = self.model_costs(job.model)
+        options = self._options.get(job, costs, self.bounds.images)
+        self._queued[job.id] = QueuedJob(job, options, due, due_is_binding)
 
     def cancel(self, job_id: int) -> bool:
-        """Forget a job; False if it is not waiting here (any more)."""
-        return self._waiting.pop(job_id, None) is not None
+        """Remove a job from the queue. Returns False if it is not queued (any more)."""
+        return self._queued.pop(job_id, None) is not None
 
-    def step(self, now: float, start: float | None = None) -> Step:
+    def take_next(self, now: float, start: float | None = None) -> TakenJobs:
         """Take the next batch, and all jobs that are too late, off the queue.
 
         Args:
-            start: when the batch will begin, if the device is busy until then; default ``now``.
+            start: when the batch begins, if the device is busy until then; default ``now``.
         """
         start = now if start is None else start
-        # Those that are due at once remain in the order in which they came.
-        queue = sorted(self._waiting.values(), key=attrgetter("due"))
-        expired = self._expired(queue, now)
-        if expired:
-            queue = self._without(expired, queue)
-        refused = self._hopeless(queue, start)
-        if refused:
-            queue = self._without(refused, queue)
-        batch = self._cut(queue, start)
-        for placed in batch:
-            del self._waiting[placed.job.id]
-        return Step(batch, tuple(one.job for one in expired), tuple(one.job for one in refused))
+        # The sort is stable: jobs that are due at the same time keep the order of their arrival.
+        queue = sorted(self._queued.values(), key=attrgetter("due"))
+        expired = _find_expired(queue, now)
+        queue = self._remove(expired, queue)
+        refused = self._find_refused(queue, start)
+        queue = self._remove(refused, queue)
+        batch = self._build_batch(queue, start)
+        for scheduled in batch:
+            del self._queued[scheduled.job.id]
+        return TakenJobs(
+            batch,
+            expired=tuple(queued.job for queued in expired),
+            refused=tuple(queued.job for queued in refused),
+        )
 
-    def _cut(self, queue: Sequence[QueuedJob], now: float) -> tuple[ScheduledJob, ...]:
-        """The next batch: those of ``queue``, in order, that are of its first one's model and fit.
-
-        Later ones that still fit do not overtake the first that does not.
-        """
-        limits = self.policy.limits(queue, now, self.bounds, self._estimate)
+    def _build_batch(
+        self,
+        queue: Sequence[QueuedJob],
+        now: float,
+    ) -> tuple[ScheduledJob, ...]:
+        """Return the next batch: the first jobs of the first one's model that fit."""
+        # The policy is called for an empty queue too: it keeps time.
+        work_limits = self.policy.work_limits(queue, now, self.bounds, self._cost_model)
         if not queue:
             return ()
-        model = queue[0].job.model
-        own = (
-            (one, limit) for one, limit in zip(queue, limits, strict=True) if one.job.model == model
-        )
-        first, limits = zip(*islice(own, self.bounds.images), strict=True)
-        options = next_batch(first, limits, now, self.bounds, self._estimate)
+        jobs, job_limits = self._same_model(queue, work_limits)
+        options = next_batch(jobs, job_limits, now, self.bounds, self._cost_model)
         return tuple(
             [
-                ScheduledJob(one.job, option.schedule)
-                for one, option in zip(first, options, strict=False)
+                ScheduledJob(queued.job, option.schedule)
+                for queued, option in zip(jobs, options, strict=False)
             ]
         )
 
-    def _expired(self, queue: Sequence[QueuedJob], now: float) -> list[QueuedJob]:
-        """Jobs whose deadline has passed."""
-        found = []
-        for one in queue:
-            if one.due > now:
-                break
-            if one.job.deadline is not None:
-                found.append(one)
-        return found
+    def _same_model(
+        self,
+        queue: Sequence[QueuedJob],
+        work_limits: Sequence[float],
+    ) -> tuple[list[QueuedJob], list[float]]:
+        """Return the first jobs of the first one's model, as many as a batch may have."""
+        model = queue[0].job.model
+        jobs = []
+        job_limits = []
+        for queued, limit in zip(queue, work_limits, strict=True):
+            if queued.job.model == model:
+                jobs.append(queued)
+                job_limits.append(limit)
+                if len(jobs) == self.bounds.images:
+                    break
+        return jobs, job_limits
 
-    def _hopeless(self, queue: Sequence[QueuedJob], now: float) -> list[QueuedJob]:
-        """Jobs that will miss their deadline even if all are run as fast as they may be.
+    def _find_refused(
+        self,
+        queue: Sequence[QueuedJob],
+        now: float,
+    ) -> list[QueuedJob]:
+        """Return the jobs that will miss their deadline even if all jobs run as fast as they may.
 
-        To run them would be for nothing, and would make others late: under overload few answers
-        would be in time.
+        Running them would be useless and would make others late: under overload few answers would
+        be in time.
         """
-        late = [position for position, one in enumerate(queue) if one.job.deadline is not None]
+        late = self._certain_to_be_late(queue, now)
+        if len(late) < len(queue):
+            return late
+        # Nothing else is queued, so one job that could be in time on an undisturbed machine runs
+        # all the same: only a batch that runs can correct a wrong estimate.
+        for attempt in late:
+            if self._seconds_alone(attempt) <= attempt.due - now:
+                return [queued for queued in late if queued is not attempt]
+        return late
+
+    def _certain_to_be_late(
+        self,
+        queue: Sequence[QueuedJob],
+        now: float,
+    ) -> list[QueuedJob]:
+        late = {
+            position for position, queued in enumerate(queue) if queued.job.deadline is not None
+        }
         if not late:
             return []
-        exact = cache(lambda model: replace(self._estimate(model), margin=0.0))
-        future = QueueForecast(queue, now, self.bounds, exact)
-        # The strongest schedules are the fastest in full batches, but perhaps not for the few
-        # images of a short queue.
-        for limit in (0.0, math.inf) if len(queue) < self.bounds.images else (0.0,):
-            behind = set(future.late(future.done([(len(queue), limit)])))
-            late = [position for position in late if position in behind] if behind else []
+        without_margin = cache(lambda model: replace(self._cost_model(model), margin=0.0))
+        forecast = QueueForecast(queue, now, self.bounds, without_margin)
+        # The options that merge most are the fastest in full batches. For the few images of a short
+        # queue, those that merge least may be faster.
+        work_limits = [0.0]
+        if len(queue) < self.bounds.images:
+            work_limits.append(math.inf)
+        for work_limit in work_limits:
+            finish_times = forecast.finish_times([(len(queue), work_limit)])
+            late.intersection_update(forecast.late_positions(finish_times))
             if not late:
                 return []
-        # If that leaves nothing, one of them may try: a batch that runs is what corrects an
-        # estimate that is wrong.
-        refused = [queue[position] for position in late]
-        trying = next((one for one in refused if self._alone(one) <= one.due - now), None)
-        return [one for one in refused if one is not trying or len(refused) < len(queue)]
+        return [queue[position] for position in sorted(late)]
 
-    def _alone(self, waiting: QueuedJob) -> float:
-        """Seconds of the job alone on a quiet machine, as fast as it may run."""
-        quiet = self._estimate(waiting.job.model).quiet()
-        return min(quiet.alike(option.load, 1) for option in waiting.options)
+    def _seconds_alone(self, queued: QueuedJob) -> float:
+        """Return the seconds of the job alone on an undisturbed machine, by its fastest option."""
+        undisturbed = self._cost_model(queued.job.model).undisturbed()
+        return min(
+            undisturbed.uniform_batch_seconds(option.image_cost, 1) for option in queued.options
+        )
 
-    def _without(self, some: Sequence[QueuedJob], queue: Sequence[QueuedJob]) -> list[QueuedJob]:
-        """Forget ``some`` of ``queue``; the others."""
-        for waiting in some:
-            del self._waiting[waiting.job.id]
-        return [waiting for waiting in queue if waiting.job.id in self._waiting]
+    def _remove(
+        self,
+        removed: list[QueuedJob],
+        queue: list[QueuedJob],
+    ) -> list[QueuedJob]:
+        """Drop the ``removed`` jobs, and return the rest of ``queue``."""
+        if not removed:
+            return queue
+        for queued in removed:
+            del self._queued[queued.job.id]
+        return [queued for queued in queue if queued.job.id in self._queued]
 
-    def _options(self, job: Job) -> tuple[Option, ...]:
-        """What ``job`` may get. The choices of most jobs are the very same tuple, which need not be looked at again."""
-        pricing = self.pricing(job.model)
-        images = self.bounds.images
-        key = job.model, id(job.choices)
-        known = self._allowed.get(key)
-        if (
-            known
-            and known.choices is job.choices
-            and known.estimate is pricing.estimate
-            and known.images == images
-        ):
-            return known.options
-        if known and known.choices is job.choices:
-            every = known.every
-        else:
-            every = tuple(
-                Option(one, pricing.relative(one), pricing.load(one)) for one in job.choices
-            )
-        if len(self._allowed) >= _MOST_KNOWN:
-            self._allowed.clear()
-        options = faster(every, pricing.estimate, images)
-        self._allowed[key] = Allowed(job.choices, every, options, pricing.estimate, images)
-        return options
+    def _cost_model(self, model: str) -> CostModel:
+        return self.model_costs(model).cost_model
 
-    def _estimate(self, model: str) -> Estimate:
-        return self.pricing(model).estimate
+
+def _find_expired(queue: Sequence[QueuedJob], now: float) -> list[QueuedJob]:
+    """Return the jobs whose deadline has passed."""
+    expired = []
+    for queued in queue:
+        if queued.due > now:
+            break
+        if queued.job.deadline is not None:
+            expired.append(queued)
+    return expired

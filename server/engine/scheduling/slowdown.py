@@ -1,45 +1,81 @@
-"""By how much the last batches were slowed by whatever else uses the machine. Pure maths."""
+"""Estimates how much other users of the machine slow down batches. Pure maths."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
-_ENOUGH = 6  # batches, before there is a delay
-_ALIKE = 1.5  # two batches whose quiet times differ by less than this factor say nothing of a delay
-# Share of the pairs that have to differ by more: three batches of eleven, of which one may be
-# wrong.
-_DIFFERENT = 0.4
-_EXPLAINS = 0.5  # of the errors has to go with it, else it is noise
-_MOST = 0.95  # of what the second shortest batch took; the shortest may be an outlier
+_MIN_BATCHES = 6  # fewer batches show no delay
+# Two batches tell contention and delay apart only if their undisturbed times differ by this factor.
+_MIN_RATIO = 1.5
+# Share of all pairs that must differ so much: three batches of another size among eleven, of which
+# one may be an outlier.
+_MIN_PAIRS = 0.4
+_MIN_EXPLAINED = 0.5  # share of the errors that a delay must explain; less is noise
+# Upper bound of the delay, as a share of the second shortest batch; the shortest may be an outlier.
+_MAX_DELAY = 0.95
+
+
+class _Point(NamedTuple):
+    """One batch on the line ``slowdown = contention + delay * inverse``."""
+
+    inverse: float  # 1 / seconds undisturbed
+    slowdown: float  # seconds / seconds undisturbed
 
 
 def slowdown(recent: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The contention and the delay that batches of ``(quiet seconds, seconds)`` show, by medians.
+    """Return the contention (a factor) and the delay (seconds) of ``recent`` batches, by medians.
 
     Clients that wait for their answers come in turns, a large batch and a small one: while the
-    small one runs, all of the large one's clients send their next images, so it is slowed by more.
-    Where batches are of different sizes, the line ``seconds / quiet = contention + delay / quiet``
-    tells the two apart, by the median slope between two batches (Sen, Journal of the American
-    Statistical Association 63, 1968); where they are alike, there is no delay.
+    small one runs, all clients of the large one send their next images, so it is slowed by more.
+    Where batches are of different sizes, the line
+    ``seconds / undisturbed = contention + delay / undisturbed`` separates the two, by the median
+    slope between two batches (Sen, Journal of the American Statistical Association 63, 1968).
+    Where batches are alike, there is no delay.
+
+    Args:
+        recent: of each batch the seconds that it takes undisturbed, and those that it took.
     """
-    points = [(1 / quiet, seconds / quiet) for quiet, seconds in recent]
-    plain = statistics.median(ratio for _, ratio in points)
-    pairs = [sorted(pair) for pair in combinations(points, 2)]
-    slopes = [
-        (high[1] - low[1]) / (high[0] - low[0]) for low, high in pairs if high[0] > _ALIKE * low[0]
-    ]
-    if len(points) < _ENOUGH or len(slopes) < _DIFFERENT * len(pairs):
-        return plain, 0.0
-    second = sorted(seconds for _, seconds in recent)[1]
-    delay = min(max(statistics.median(slopes), 0.0), _MOST * second)
-    contention = statistics.median(ratio - delay * inverse for inverse, ratio in points)
-    if _error(points, contention, delay) > (1 - _EXPLAINS) * _error(points, plain, 0.0):
-        return plain, 0.0
+    points = [_Point(1 / undisturbed, seconds / undisturbed) for undisturbed, seconds in recent]
+    contention_alone = _contention(points, delay=0.0)
+    slopes = _slopes(points)
+    batches = len(points)
+    pairs = batches * (batches - 1) // 2
+    if batches < _MIN_BATCHES or len(slopes) < _MIN_PAIRS * pairs:
+        return contention_alone, 0.0
+    durations = sorted(seconds for _, seconds in recent)
+    longest_delay = _MAX_DELAY * durations[1]
+    delay = max(statistics.median(slopes), 0.0)
+    delay = min(delay, longest_delay)
+    contention = _contention(points, delay)
+    error = _error(points, contention, delay)
+    error_without_delay = _error(points, contention_alone, delay=0.0)
+    if error > (1 - _MIN_EXPLAINED) * error_without_delay:
+        return contention_alone, 0.0
     return contention, delay
 
 
-def _error(points: Sequence[tuple[float, float]], contention: float, delay: float) -> float:
-    """The sum of the errors relative to quiet times, without the largest, which may be an outlier's."""
-    return sum(sorted(abs(ratio - contention - delay * inverse) for inverse, ratio in points)[:-1])
+def _slopes(points: Sequence[_Point]) -> list[float]:
+    """Return the slope between any two points that are far enough apart."""
+    slopes = []
+    for pair in combinations(points, 2):
+        low, high = sorted(pair)
+        if high.inverse > _MIN_RATIO * low.inverse:
+            rise = high.slowdown - low.slowdown
+            slopes.append(rise / (high.inverse - low.inverse))
+    return slopes
+
+
+def _contention(points: Sequence[_Point], delay: float) -> float:
+    return statistics.median(point.slowdown - delay * point.inverse for point in points)
+
+
+def _error(points: Sequence[_Point], contention: float, delay: float) -> float:
+    """Return the sum of the relative errors without the largest, which may be an outlier's."""
+    errors = []
+    for point in points:
+        error = point.slowdown - contention - delay * point.inverse
+        errors.append(abs(error))
+    return sum(sorted(errors)[:-1])

@@ -1,12 +1,11 @@
-"""The bundled model on the 10,000 test images that it never saw: the claims that README makes of
-it.
-"""
+"""The README's claims about the bundled model, on 10,000 images that it was not trained on."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
-from server.catalog.entries import BUNDLED, read_catalog
+from server.catalog.entries import BUNDLED, ModelSpec, read_catalog
 from server.catalog.profiles import read_profile
 from server.commands.datasets import FASHION_MNIST_DIR, open_dataset
 from server.commands.evaluate import batches, class_indices, measure
@@ -14,52 +13,69 @@ from server.commands.offline import load_runner, parse_schedule
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
+MAX_BYTES = 12_000_000
+
+needs_dataset = pytest.mark.skipif(
+    not FASHION_MNIST_DIR.is_dir(),
+    reason="needs `apt install dataset-fashion-mnist`",
+)
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    (bundled,) = read_catalog(None, ())
+    return bundled
+
+
+@pytest.fixture
+def profile(spec: ModelSpec) -> dict[str, float]:
+    """The accuracy of each schedule."""
+    assert spec.profile is not None
+    return {row.r: row.accuracy for row in read_profile(spec.profile)}
+
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not FASHION_MNIST_DIR.is_dir(), reason="needs `apt install dataset-fashion-mnist`"
-)
-def test_accuracy_is_what_the_profile_says() -> None:
-    (spec,) = read_catalog(None, ())
-    runner = load_runner(ModelSettings(), spec)
-    schedules = [parse_schedule(runner, r) for r in ("0", "13")]
+@needs_dataset
+def test_the_accuracy_is_that_of_the_profile(
+    spec: ModelSpec,
+    profile: dict[str, float],
+) -> None:
+    runner = load_runner(ModelSettings(threads=1), spec)
     data = open_dataset(None)
     assert len(data) == 10_000
-    rows = measure(runner, schedules, data, class_indices(data, runner.model.labels), batch=50)
-    plain, merged = (row.accuracy for row in rows)
-    assert plain >= 90
-    assert merged >= plain - 1.3
-    assert spec.profile is not None
-    profile = {row.r: row.accuracy for row in read_profile(spec.profile)}
-    assert abs(profile["0"] - plain) <= 0.05
-    assert abs(profile["13"] - merged) <= 0.05
+    indices = class_indices(data, runner.model.labels)
+    (merged,) = measure(runner, [parse_schedule(runner, "16")], data, indices, batch=50)
+    assert abs(profile["16"] - merged.accuracy) <= 0.05
+    assert profile["0"] >= 90
+    assert profile["0"] - merged.accuracy <= 1.3
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not FASHION_MNIST_DIR.is_dir(), reason="needs `apt install dataset-fashion-mnist`"
-)
-def test_bfloat16_names_the_same_class_as_float32() -> None:
-    (spec,) = read_catalog(None, ())
-    runners = [load_runner(ModelSettings(dtype=dtype), spec) for dtype in ("float32", "bfloat16")]
-    data = open_dataset(None, 1000)
-    pixels, _ = next(batches(runners[0], data, class_indices(data, runners[0].model.labels), 1000))
-    for r in (0, 8, 16):
-        exact, rounded = (
-            runner.logits(pixels, [Schedule.constant(r)] * 1000).argmax(dim=-1)
-            for runner in runners
-        )
-        assert (exact == rounded).float().mean() >= 0.98
+@needs_dataset
+def test_bfloat16_predicts_the_classes_of_float32(spec: ModelSpec) -> None:
+    images = 500
+    float32 = load_runner(ModelSettings(dtype="float32", threads=1), spec)
+    bfloat16 = load_runner(ModelSettings(dtype="bfloat16", threads=1), spec)
+    data = open_dataset(None, images)
+    indices = class_indices(data, float32.model.labels)
+    pixels, classes = next(batches(float32, data, indices, images))
+    for r in (0, 16):
+        schedules = [Schedule.constant(r)] * images
+        expected = float32.logits(pixels, schedules).argmax(dim=-1)
+        predicted = bfloat16.logits(pixels, schedules).argmax(dim=-1)
+        agreement = (predicted == expected).float().mean()
+        assert agreement >= 0.98
+        # Of 500 images, 87% is three standard errors below the profile's accuracy.
+        accuracy = (expected == torch.from_numpy(classes)).float().mean()
+        assert accuracy >= 0.87
 
 
-def test_every_level_has_an_accuracy() -> None:
-    """Without one, a request with ``min_accuracy`` is never given that level."""
-    (spec,) = read_catalog(None, ())
-    assert spec.profile is not None
-    assert {str(level) for level in Settings().levels} <= {
-        row.r for row in read_profile(spec.profile)
-    }
+def test_the_profile_has_every_default_level(profile: dict[str, float]) -> None:
+    """A request with ``min_accuracy`` never gets a level without an accuracy."""
+    levels = {str(level) for level in Settings().levels}
+    assert levels <= set(profile)
 
 
-def test_it_is_small_enough_to_ship() -> None:
-    assert sum(file.stat().st_size for file in BUNDLED.parent.iterdir()) < 12_000_000
+def test_the_files_are_small_enough_to_ship() -> None:
+    sizes = [file.stat().st_size for file in BUNDLED.parent.iterdir()]
+    assert sum(sizes) < MAX_BYTES

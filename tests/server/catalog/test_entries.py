@@ -5,7 +5,8 @@ import pytest
 from server.catalog.entries import BUNDLED, read_catalog
 from server.errors import ConfigError
 
-TABLE = '[[models]]\nname = "a"\ntimm = "vit_tiny_patch16_224"\n'
+ARCHITECTURE = "vit_tiny_patch16_224"
+TABLE = f'[[models]]\nname = "a"\ntimm = "{ARCHITECTURE}"\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -22,28 +23,31 @@ def test_the_bundled_model_is_the_default() -> None:
     assert BUNDLED.is_file()
 
 
-def test_only_what_is_named_is_served(tmp_path: Path) -> None:
-    assert [spec.name for spec in read_catalog(None, ("vit_a", "hf-hub:org/b"))] == [
-        "vit_a",
-        "hf-hub-org-b",
-    ]
-    path = write(tmp_path, TABLE)
-    assert [spec.name for spec in read_catalog(path, ("vit_b",))] == ["a", "vit_b"]
+def test_a_timm_name_becomes_a_model_s_name() -> None:
+    specs = read_catalog(None, ("vit_a", "hf-hub:org/b"))
+    assert [spec.name for spec in specs] == ["vit_a", "hf-hub-org-b"]
+    assert [spec.timm for spec in specs] == ["vit_a", "hf-hub:org/b"]
+
+
+def test_the_tables_come_before_the_timm_names(tmp_path: Path) -> None:
+    specs = read_catalog(write(tmp_path, TABLE), ("vit_b",))
+    assert [spec.name for spec in specs] == ["a", "vit_b"]
 
 
 def test_files_are_relative_to_the_toml_file(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"")
-    (spec,) = read_catalog(write(tmp_path, TABLE + 'checkpoint = "w.safetensors"\n'), ())
+    path = write(tmp_path, TABLE + 'checkpoint = "w.safetensors"\n')
+    (spec,) = read_catalog(path, ())
     assert spec.checkpoint == tmp_path / "w.safetensors"
 
 
 def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
-    (tmp_path / "hub").mkdir()
-    (tmp_path / "hub" / "config.json").write_text("{}")
-    (spec,) = read_catalog(
-        write(tmp_path, TABLE.replace("vit_tiny_patch16_224", "local-dir:hub")), ()
-    )
-    assert spec.timm == f"local-dir:{tmp_path / 'hub'}"
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    path = write(tmp_path, TABLE.replace(ARCHITECTURE, "local-dir:hub"))
+    (spec,) = read_catalog(path, ())
+    assert spec.timm == f"local-dir:{folder}"
 
 
 @pytest.mark.parametrize(
@@ -67,20 +71,30 @@ def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
             "crop_mode: Input should be 'center', 'squash' or 'border'",
         ),
         (
-            TABLE.replace("vit_tiny_patch16_224", "local-dir:none"),
+            TABLE.replace(ARCHITECTURE, "local-dir:none"),
             r"model a: timm: there is no .*none/config\.json",
         ),
         (TABLE.replace('"a"', '"a b"'), "name: String should match pattern"),
         (TABLE + 'labels = "none.txt"\n', "model a: labels: there is no file"),
-        (TABLE + TABLE, "two models are called 'a'"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_mistake_is_named_with_its_file(
+    tmp_path: Path,
+    text: str,
+    sentence: str,
+) -> None:
+    path = write(tmp_path, text)
     with pytest.raises(ConfigError, match=sentence) as caught:
-        read_catalog(write(tmp_path, text), ())
-    assert "models.toml" in str(caught.value) or "two models" in str(caught.value)
+        read_catalog(path, ())
+    assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, TABLE + TABLE)
+    with pytest.raises(ConfigError, match="two models are called 'a'"):
+        read_catalog(path, ())
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*no\.toml: No such file"):
         read_catalog(tmp_path / "no.toml", ())

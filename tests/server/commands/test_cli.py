@@ -1,4 +1,4 @@
-"""The command line as a person meets it. Only what is about imports needs a process of its own."""
+"""The command line as a user sees it; a test of imports needs a process of its own."""
 
 import json
 import re
@@ -41,12 +41,11 @@ def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from server.commands.cli import main; main(sys.argv[1:]); sys.exit('torch' in"
-        " sys.modules)"
+        "import sys; from server.commands.cli import main; main(sys.argv[1:]);"
+        " sys.exit('torch' in sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0
     assert "usage: tome-serve COMMAND" in result.stdout
 
@@ -63,7 +62,7 @@ def test_each_command_has_help(
     assert f"usage: tome-serve {command}" in capfd.readouterr().out
 
 
-def test_classify_names_a_picture(tome_serve: Run) -> None:
+def test_classify_prints_the_best_classes(tome_serve: Run) -> None:
     result = tome_serve("classify", "examples/ankle-boot.png", "--r", "16", "--top-k", "3")
     lines = result.stdout.splitlines()
     assert len(lines) == 4
@@ -71,7 +70,7 @@ def test_classify_names_a_picture(tome_serve: Run) -> None:
     assert lines[-1] == "r=16: 11 of 197 tokens left"
 
 
-def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None:
+def test_visualize_draws_merged_regions(tome_serve: Run, tmp_path: Path) -> None:
     picture = tmp_path / "out.png"
     result = tome_serve("visualize", "examples/ankle-boot.png", "--r", "16", "-o", str(picture))
     assert result.stdout == f"{picture}: r=16: 11 of 197 tokens left\n"
@@ -79,9 +78,9 @@ def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None
         assert (image.format, image.size) == ("PNG", (224, 224))
         colours = image.getcolors()
     assert colours is not None
-    assert (
-        sum(len(set(colour)) > 1 for _, colour in colours) == 10
-    )  # outlines, over a picture without colour
+    # The image is grey, so only outlines have a hue: one for each region of merged patches.
+    hues = [colour for _, colour in colours if isinstance(colour, tuple) and len(set(colour)) > 1]
+    assert len(hues) == 10
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None
         (
             ["visualize", "examples/bag.png", "-o", "x.pictures"],
             1,
-            "x.pictures ends as no picture file does; use .png",
+            "x.pictures has no suffix of a picture file; use .png",
         ),
         (["evaluate", "examples"], 1, "has no sub-folder of images"),
         (["load", "none.png"], 1, "cannot read none.png: No such file"),
@@ -123,7 +122,7 @@ def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None
             1,
             "either a duration or a number of requests",
         ),
-        (["load", "--url", "localhost"], 1, "'localhost' is no address of a server"),
+        (["load", "--url", "localhost"], 1, "'localhost' is not the URL of a server"),
         (
             ["load", "--url", "http://127.0.0.1:9"],
             1,
@@ -140,10 +139,10 @@ def test_visualize_draws_what_is_merged(tome_serve: Run, tmp_path: Path) -> None
             1,
             "http://127.0.0.1:9: no answer: Connection refused",
         ),
-        (["top", "--url", "localhost"], 1, "'localhost' is no address of a server"),
+        (["top", "--url", "localhost"], 1, "'localhost' is not the URL of a server"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     tome_serve: Run, arguments: list[str], code: int, sentence: str
 ) -> None:
     result = tome_serve(*arguments)
@@ -152,41 +151,35 @@ def test_a_mistake_is_said_in_one_line(
     assert "Traceback" not in result.stderr
 
 
-def test_models_lists_what_each_level_costs(tome_serve: Run) -> None:
+def test_models_lists_the_cost_of_each_level(tome_serve: Run) -> None:
     output = tome_serve("models").stdout
     assert "fashion-mnist" in output
     assert "197, 100%" in output
     assert re.search(r"11, \d\d%", output)
 
 
-def test_evaluate_counts_over_a_labelled_folder(tome_serve: Run, tmp_path: Path) -> None:
-    for index, label in enumerate(
-        (BUNDLED.parent / "fashion-mnist.labels.txt").read_text().split("\n")[:10]
-    ):
-        folder = tmp_path / "data" / label.replace("/", "-")
+def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    labels = (BUNDLED.parent / "fashion-mnist.labels.txt").read_text().splitlines()[:10]
+    for index, label in enumerate(labels):
+        folder = data / label.replace("/", "-")
         folder.mkdir(parents=True)
         Image.new("L", (28, 28), 10 * index).save(folder / "one.png")
     profile = tmp_path / "profile.json"
     plot = tmp_path / "plot.png"
-    result = tome_serve(
-        "evaluate",
-        str(tmp_path / "data"),
-        "--r=8 16:-1",
-        "--batch=4",
-        "--profile",
-        str(profile),
-        "--plot",
-        str(plot),
-    )
+    files = ["--profile", str(profile), "--plot", str(plot)]
+    result = tome_serve("evaluate", str(data), "--r=8 16:-1", "--batch=4", *files)
     assert result.returncode == 0, result.stderr
     assert "accuracy %" in result.stdout
     written = json.loads(profile.read_text())
-    assert (written["images"], [row["r"] for row in written["levels"]]) == (10, ["0", "8", "16:-1"])
+    rows = written["levels"]
+    assert written["images"] == 10
+    assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
+    assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
     with Image.open(plot) as picture:
         assert picture.size[0] > 500
-    assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in written["levels"])
+
     profile.write_text("{}")
-    again = tome_serve(
-        "evaluate", str(tmp_path / "data"), "--beside", str(profile), "--plot", str(plot)
-    )
-    assert again.returncode == 1 and "is no profile that tome-serve evaluate wrote" in again.stderr
+    failed = tome_serve("evaluate", str(data), "--beside", str(profile), "--plot", str(plot))
+    assert failed.returncode == 1
+    assert "that tome-serve evaluate wrote" in failed.stderr

@@ -30,41 +30,46 @@ def fashion(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return tmp_path, images
 
 
-def test_the_files_are_read_packed_or_not(fashion: tuple[Path, np.ndarray]) -> None:
+def test_idx_files_are_read_gzipped_or_not(fashion: tuple[Path, np.ndarray]) -> None:
     folder, images = fashion
     loaded, labels = load_fashion_mnist("test", folder)
     assert (loaded == images).all()
     assert labels.tolist() == list(range(6))
     data = open_dataset(folder, limit=4)
     assert (len(data), data.classes) == (4, FASHION_MNIST_CLASSES)
-    for (image, _), want in zip(data.items(), images, strict=False):
-        assert (np.asarray(image) == want).all()
+    for (image, _), expected in zip(data.items(), images, strict=False):
+        assert (np.asarray(image) == expected).all()
 
 
-def test_a_folder_of_classes(tmp_path: Path) -> None:
+def test_each_sub_folder_is_a_class(tmp_path: Path) -> None:
     for name, colour in (("dog", 9), ("cat", 5), ("cat", 6)):
         (tmp_path / name).mkdir(exist_ok=True)
         Image.new("L", (3, 2), colour).save(tmp_path / name / f"{colour}.png")
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path)
     assert data.classes == ("cat", "dog")
-    assert [(image.getpixel((0, 0)), label) for image, label in data.items()] == [
-        (5, 0),
-        (6, 0),
-        (9, 1),
-    ]
+    items = [(image.getpixel((0, 0)), label) for image, label in data.items()]
+    assert items == [(5, 0), (6, 0), (9, 1)]
+
+
+def test_a_limit_takes_images_of_all_classes(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("L", (1, 1)).save(tmp_path / name / f"{number}.png")
+    assert open_dataset(tmp_path, limit=4).labels == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\x0d\x01", b"\0\0\x08\x01\0\0\0\x05abc", b"\0\0\x08"]
 )
-def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_error_names_the_broken_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken").write_bytes(content)
     with pytest.raises(ConfigError, match="broken"):
         read_idx(tmp_path / "broken")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_an_error_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder"):
         open_dataset(tmp_path / "none")
     with pytest.raises(ConfigError, match="has no sub-folder of images"):

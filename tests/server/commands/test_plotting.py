@@ -1,15 +1,18 @@
-"""What is joined by a line in a picture of profiles, and what is not."""
+"""A plot joins some schedules by a line and shows others as marks."""
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from server.catalog.profiles import Row
+from server.catalog.profiles import ProfileRow
 from server.commands.plotting import draw_profiles
 
 
-def row(r: str, accuracy: float, images_per_s: float) -> Row:
-    return Row(r, accuracy, tokens=11, relative_flops=1, images_per_s=images_per_s, speedup=1)
+def row(r: str, accuracy: float, images_per_s: float) -> ProfileRow:
+    return ProfileRow(
+        r, accuracy, tokens=11, relative_flops=1, images_per_s=images_per_s, speedup=1
+    )
 
 
 def test_a_line_joins_constant_r_and_other_schedules_are_marks():
@@ -23,9 +26,9 @@ def test_a_line_joins_constant_r_and_other_schedules_are_marks():
     ]
     draw_profiles(axes, {"model": rows}, lambda row: row.images_per_s)
     line, marks = axes.get_lines()
-    assert line.get_xydata().tolist() == [[100, 90], [120, 90], [200, 89.5]]
+    assert np.asarray(line.get_xydata()).tolist() == [[100, 90], [120, 90], [200, 89.5]]
     assert line.get_linestyle() == "-"
-    assert marks.get_xydata().tolist() == [[210, 89], [150, 88]]
+    assert np.asarray(marks.get_xydata()).tolist() == [[210, 89], [150, 88]]
     assert marks.get_linestyle() == "None"
     assert {text.get_text() for text in axes.texts} == {"r=0", "4", "8", "16:-1", "1,2"}
     low, high = axes.get_ylim()

@@ -1,4 +1,4 @@
-"""The tiny model on disk, loaded once."""
+"""The tiny model, loaded once, and a runner of it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An engine process that ends before it is ready. Only tests run it, in place of `server.engine`."""
+"""An engine process that ends before it is ready; tests run it in place of `server.engine`."""
 
 import sys
 

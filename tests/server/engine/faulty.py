@@ -1,8 +1,7 @@
-"""An engine process with a model that fails when an image tells it to. Only tests run it, in place
-of `server.engine`.
+"""An engine process whose model fails on chosen images; tests run it in place of `server.engine`.
 
-The fault is the value of an image's first pixel, so a batch may hold several kinds and the healthy
-images between them.
+The value of an image's first pixel selects the fault, so one batch may hold several faults, and
+images without one between them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FITS = 2
 
 
 class Faulty(nn.Module):
-    """``network``, unless an image in the batch says otherwise."""
+    """Runs ``network``, unless an image in the batch selects a fault."""
 
     lost = False
 
@@ -53,13 +52,14 @@ if __name__ == "__main__":
     from server.engine import __main__ as engine
     from server.engine import startup
     from server.engine.device import errors
+    from server.engine.loading.model_loader import load_model
 
-    load_model = startup.load_model
+    def load_faulty(*arguments: Any, **more: Any) -> Any:
+        model = load_model(*arguments, **more)
+        network: Any = Faulty(model.network)
+        return replace(model, network=network)
 
-    def load_faulty(*arguments: Any) -> Any:
-        model = load_model(*arguments)
-        return replace(model, network=Faulty(model.network))
-
-    startup.load_model = load_faulty
+    # In place of what it imported.
+    startup.load_model = load_faulty  # type: ignore[attr-defined]
     errors.is_lost = lambda device: Faulty.lost
     engine.run_process()

@@ -1,5 +1,6 @@
-"""``python -m tests.server.engine.faulty_server serve``: the server on engines out of this folder,
-named by FAULTY.
+"""``python -m tests.server.engine.faulty_server serve``: a server whose engines fail.
+
+The variable FAULTY names the module in this folder that runs as the engine.
 """
 
 import os
@@ -13,13 +14,15 @@ HUNG_SECONDS = 8.0
 
 
 class FaultyPool(pool.EnginePool):
-    """Engines run the faulty module, and a batch hangs after `HUNG_SECONDS` already."""
+    """Engines run the faulty module, and a batch counts as hung after `HUNG_SECONDS`."""
 
     def __init__(self, configs, patience, **callbacks):
         module = f"tests.server.engine.{os.environ['FAULTY']}"
-        super().__init__(configs, replace(patience, hung=HUNG_SECONDS), **callbacks, module=module)
+        super().__init__(
+            configs, replace(patience, batch_timeout=HUNG_SECONDS), **callbacks, module=module
+        )
 
 
 if __name__ == "__main__":
-    pool.EnginePool = FaultyPool
+    pool.EnginePool = FaultyPool  # type: ignore[misc, assignment]  # in place of a class
     sys.exit(main())

@@ -1,6 +1,4 @@
-"""The loop on a device that computes when the test lets it: what is launched, when, and what fails
-with what.
-"""
+"""The loop on a made-up device: what is launched when, and which failures affect which jobs."""
 
 from __future__ import annotations
 
@@ -16,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
-from server.engine.execution.prediction import Prediction
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel
-from server.engine.loop import Loop, Served
+from server.engine.loop import EngineModel, Loop
 from server.engine.scheduling.batch_builder import Bounds
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
-from server.engine.warmup import describe
+from server.engine.warmup import model_info
 from server.ipc.channel import Channel, pack
 from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Job, Stop
@@ -36,10 +34,14 @@ FOUR = Schedule.constant(4)
 
 
 @dataclass
-class Pending:
-    """A batch that is done when the test says so; ``fails`` raises what the device would have."""
+class HeldBatch:
+    """A batch in flight until the test releases it.
 
-    launched: BatchInFlight
+    Attributes:
+        fails: whether `collect` raises, as after an error of the device.
+    """
+
+    in_flight: BatchInFlight
     images: int
     released: threading.Event = field(default_factory=threading.Event)
     fails: bool = False
@@ -47,115 +49,117 @@ class Pending:
     def done(self) -> bool:
         return self.released.is_set()
 
-    def collect(self) -> list[Prediction]:
+    def collect(self) -> list[ImageOutput]:
         assert self.released.wait(30)
         if self.fails:
             raise RuntimeError("injected")
-        return self.launched.collect()
+        return self.in_flight.collect()
 
 
-class Slow(Runner):
-    """Keeps every batch, in the order of their launches; the first ``held`` of them until they are
-    released.
-    """
+class HoldingRunner(Runner):
+    """Records every launched batch, and holds the first ``held`` of them in flight."""
 
     def __init__(self, model: LoadedModel, held: int) -> None:
         super().__init__(model, torch.device("cpu"))
-        self.batches: list[Pending] = []
+        self.batches: list[HeldBatch] = []
         self.held = held
 
-    def launch(self, *arguments: Any) -> Any:
-        pending = Pending(super().launch(*arguments), len(arguments[0]))
+    def launch(self, pixels: np.ndarray, *arguments: Any) -> Any:
+        batch = HeldBatch(super().launch(pixels, *arguments), len(pixels))
         if len(self.batches) >= self.held:
-            pending.released.set()
-        self.batches.append(pending)
-        return pending
+            batch.released.set()
+        self.batches.append(batch)
+        return batch
 
 
 @dataclass
 class Engine:
     """The loop in a thread, and the other end of its channel."""
 
-    runner: Slow
+    runner: HoldingRunner
     connection: socket.socket
     channel: Channel
     page: HeartbeatPage
 
     def submit(self, *numbers: int) -> None:
-        """Jobs that arrive together."""
+        """Send jobs that arrive together."""
         jobs = [Job(number, number, "tiny", (FOUR,), 3, time.monotonic()) for number in numbers]
         self.connection.sendall(b"".join(map(pack, jobs)))
 
     def launch(self, *numbers: int) -> None:
-        """Jobs that arrive together, and that are launched together when this returns."""
+        """Send jobs that arrive together, and wait until they are launched together."""
         before = len(self.runner.batches)
         self.submit(*numbers)
-        until(lambda: len(self.runner.batches) == before + 1)
+        wait_until(lambda: len(self.runner.batches) == before + 1)
 
-    def answered(self) -> BatchDone:
-        batch = self.channel.receive()
-        assert isinstance(batch, BatchDone)
-        return batch
+    def next_reply(self) -> BatchDone:
+        reply = self.channel.receive()
+        assert isinstance(reply, BatchDone)
+        return reply
 
 
 @contextmanager
 def running(tiny: LoadedModel, held: int) -> Iterator[Engine]:
-    ours, theirs = socket.socketpair()
+    api_socket, engine_socket = socket.socketpair()
     memory = create_memory()
     slots = Slots(memory, 8, 3 * 32 * 32, create=True)
     for slot in range(8):
         slots.view(slot, SIZE, np.uint8)[:] = slot
-    runner = Slow(tiny, held)
-    geometry = describe(runner, ()).geometry
+    runner = HoldingRunner(tiny, held)
+    geometry = model_info(runner, ()).geometry
     calibration = Calibration(
         geometry, [Sample((FOUR,) * count, 1e-3 * count) for count in (1, 2, 4)]
     )
     scheduler = Scheduler(Bounds(4, 4), 1.0, lambda model: calibration)
     page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
-    loop = Loop(Channel(theirs), scheduler, {"tiny": Served(runner, calibration)}, slots, page)
+    loop = Loop(
+        Channel(engine_socket), scheduler, {"tiny": EngineModel(runner, calibration)}, slots, page
+    )
     thread = threading.Thread(target=loop.run)
     thread.start()
-    engine = Engine(runner, ours, Channel(ours), page)
+    engine = Engine(runner, api_socket, Channel(api_socket), page)
     try:
         yield engine
     finally:
-        for pending in runner.batches:
-            pending.released.set()
+        for batch in runner.batches:
+            batch.released.set()
         engine.channel.send(Stop())
         thread.join(30)
-        ours.close()
-        theirs.close()
+        api_socket.close()
+        engine_socket.close()
     assert not thread.is_alive()
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
 
 
-def ids(batch: BatchDone) -> list[int]:
-    return [outcome.id for outcome in batch.outcomes]
+def job_ids(reply: BatchDone) -> list[int]:
+    return [outcome.id for outcome in reply.outcomes]
 
 
-def test_the_next_batch_is_launched_before_the_one_ahead_is_collected(tiny: LoadedModel) -> None:
+def test_the_next_batch_is_launched_before_the_batch_in_flight_is_collected(
+    tiny: LoadedModel,
+) -> None:
     with running(tiny, held=3) as engine:
         engine.launch(0)
         engine.launch(1, 2)
         engine.submit(3)
-        assert len(engine.runner.batches) == 2  # no third one is launched while two are in flight
+        assert len(engine.runner.batches) == 2  # no third batch while two are in flight
         first, second = engine.runner.batches
         first.released.set()
-        assert ids(engine.answered()) == [0]
-        until(lambda: len(engine.runner.batches) == 3)
+        assert job_ids(engine.next_reply()) == [0]
+        wait_until(lambda: len(engine.runner.batches) == 3)
         second.released.set()
-        assert ids(engine.answered()) == [1, 2]
+        assert job_ids(engine.next_reply()) == [1, 2]
         engine.runner.batches[2].released.set()
-        assert ids(engine.answered()) == [3]
+        assert job_ids(engine.next_reply()) == [3]
 
 
-def test_answers_are_those_of_a_runner_alone(tiny: LoadedModel) -> None:
+def test_outcomes_are_those_of_a_runner_alone(tiny: LoadedModel) -> None:
     expected = Runner(tiny, torch.device("cpu")).run(
         np.stack([np.full(SIZE, slot, np.uint8) for slot in range(4)]), [FOUR] * 4, [3] * 4
     )
@@ -165,13 +169,13 @@ def test_answers_are_those_of_a_runner_alone(tiny: LoadedModel) -> None:
         engine.runner.batches[0].released.set()
         found: dict[int, Any] = {}
         while len(found) < 4:
-            found |= {outcome.id: outcome for outcome in engine.answered().outcomes}
+            found |= {outcome.id: outcome for outcome in engine.next_reply().outcomes}
     for number, prediction in enumerate(expected):
         assert found[number].classes == prediction.classes
         assert found[number].scores == pytest.approx(prediction.scores, abs=1e-6)
 
 
-def test_a_batch_that_fails_when_it_is_collected_runs_again_in_halves_and_the_next_one_is_unharmed(
+def test_a_batch_that_fails_in_flight_runs_again_in_halves_and_does_not_affect_the_batch_ahead(
     tiny: LoadedModel,
 ) -> None:
     with running(tiny, held=2) as engine:
@@ -180,15 +184,15 @@ def test_a_batch_that_fails_when_it_is_collected_runs_again_in_halves_and_the_ne
         first, second = engine.runner.batches
         second.fails = True
         first.released.set()
-        assert ids(engine.answered()) == [0]
+        assert job_ids(engine.next_reply()) == [0]
         second.released.set()
-        answer = engine.answered()
-        assert ids(answer) == [1, 2, 3, 4] and answer.failures == ("error",)
-        assert all(not outcome.failure for outcome in answer.outcomes)
-        assert [pending.images for pending in engine.runner.batches] == [1, 4, 2, 2]
+        reply = engine.next_reply()
+        assert job_ids(reply) == [1, 2, 3, 4] and reply.failures == ("error",)
+        assert all(not outcome.failure for outcome in reply.outcomes)
+        assert [batch.images for batch in engine.runner.batches] == [1, 4, 2, 2]
 
 
-def test_what_raises_at_launch_fails_alone(
+def test_an_image_that_fails_at_launch_fails_alone(
     tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch = Runner.launch
@@ -205,58 +209,56 @@ def test_what_raises_at_launch_fails_alone(
         engine.runner.batches[0].released.set()
         found: dict[int, str] = {}
         while len(found) < 4:
-            found |= {outcome.id: outcome.failure for outcome in engine.answered().outcomes}
+            found |= {outcome.id: outcome.failure for outcome in engine.next_reply().outcomes}
     assert found == {0: "", 1: "", 2: "failed", 3: ""}
 
 
-def test_the_page_shows_the_batch_at_the_front(tiny: LoadedModel) -> None:
+def test_the_heartbeat_page_shows_the_batch_that_the_device_works_on(tiny: LoadedModel) -> None:
     with running(tiny, held=2) as engine:
         engine.launch(0)
-        began = engine.page.read().began
-        assert began
+        batch_started = engine.page.read().batch_started
+        assert batch_started
         engine.launch(1)
-        assert engine.page.read().began == began
+        assert engine.page.read().batch_started == batch_started
         engine.runner.batches[0].released.set()
-        engine.answered()
-        until(lambda: engine.page.read().began > began)
+        engine.next_reply()
+        wait_until(lambda: engine.page.read().batch_started > batch_started)
         engine.runner.batches[1].released.set()
-        engine.answered()
-    assert engine.page.read().began == 0
+        engine.next_reply()
+    assert engine.page.read().batch_started == 0
 
 
-def test_a_batch_that_the_device_ended_during_the_next_launch_does_not_shorten_that_one(
+def test_a_batch_that_ends_during_the_next_launch_does_not_shorten_the_time_of_that_batch(
     tiny: LoadedModel,
 ) -> None:
-    """Else it would be timed from the end of its own launch, in which the device has worked on it
-    already.
-    """
+    """The device works on the next batch during its launch already, so its time starts there."""
     with running(tiny, held=1) as engine:
         launch = engine.runner.launch
 
-        def slowly(*arguments: Any) -> Any:
-            if engine.runner.batches:  # the second one: meanwhile the device ends the first
+        def launch_slowly(pixels: np.ndarray, *arguments: Any) -> Any:
+            if engine.runner.batches:  # during the second launch the device ends the first batch
                 engine.runner.batches[0].released.set()
                 time.sleep(0.2)
-            return launch(*arguments)
+            return launch(pixels, *arguments)
 
-        engine.runner.launch = slowly  # type: ignore[method-assign]
+        engine.runner.launch = launch_slowly  # type: ignore[method-assign]
         engine.launch(0)
         engine.submit(1)
-        first = engine.answered()
-        second = engine.answered()
-    assert ids(first) == [0] and ids(second) == [1]
+        first = engine.next_reply()
+        second = engine.next_reply()
+    assert job_ids(first) == [0] and job_ids(second) == [1]
     assert second.forward_seconds >= 0.2
 
 
-def test_what_follows_a_batch_that_failed_teaches_nothing(tiny: LoadedModel) -> None:
+def test_a_batch_after_one_that_failed_is_not_timed(tiny: LoadedModel) -> None:
     with running(tiny, held=2) as engine:
         engine.launch(0, 1)
         engine.launch(2)
         first, second = engine.runner.batches
         first.fails = True
         first.released.set()
-        assert engine.answered().failures == ("error",)
+        assert engine.next_reply().failures == ("error",)
         second.released.set()
-        answer = engine.answered()
-    assert ids(answer) == [2] and not answer.failures
-    assert answer.predicted_seconds == answer.r0_seconds == 0
+        reply = engine.next_reply()
+    assert job_ids(reply) == [2] and not reply.failures
+    assert reply.predicted_seconds == reply.r0_seconds == 0

@@ -1,4 +1,4 @@
-"""A tiny model: 2 blocks unless others are wanted, 32 pixels, 17 tokens, 3 classes."""
+"""A tiny model: 2 blocks by default, images of 32 x 32 pixels, 17 tokens, 3 classes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ model_args = { patch_size = 8, embed_dim = 32, depth = 2, num_heads = 2 }
 
 
 def write_tiny(folder: Path, depth: int = ARGUMENTS["depth"]) -> Path:
-    """Save it with random weights in ``folder``, in two formats; returns the path of the models
-    file.
-    """
+    """Save it with random weights in two formats, and return the path of the models file."""
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", **(ARGUMENTS | {"depth": depth}))
     for parameter in vit.parameters():

@@ -1,13 +1,14 @@
-"""An engine process whose device survives neither CUDA graphs nor, without them, the optimised
-network.
+"""An engine process on whose device CUDA graphs fail, and without them the optimised network.
 
-Only tests run it, in place of `server.engine`.
+Tests run it in place of `server.engine`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import tome_core
 from server.engine import __main__ as engine
 from server.engine import startup
 from server.engine.device import self_check
@@ -20,16 +21,17 @@ if __name__ == "__main__":
     def optimize(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def record_graphs(self: Runner, *_: Any) -> None:
+    def record_graphs(self: Runner, levels: Sequence[int], max_batch: int) -> None:
         raise CaptureFailed("raised RuntimeError: operation not permitted when stream is capturing")
 
     def start_models(config: EngineConfig) -> Any:
         if not config.accelerations.graphs:
-            self_check.tome_core.optimize = optimize
+            tome_core.optimize = optimize
         return start(config)
 
     start = startup.start_models
     startup.start_models = start_models
     Runner.record_graphs = record_graphs  # type: ignore[method-assign]
-    self_check.is_lost = lambda device: True
+    # In place of what it imported.
+    self_check.is_lost = lambda device: True  # type: ignore[attr-defined]
     engine.run_process()

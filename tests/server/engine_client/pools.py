@@ -1,4 +1,4 @@
-"""Pools of real engine processes on a tiny model."""
+"""Pools of real engine processes with a tiny model."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,14 @@ from server.ipc.messages import BatchDone, OutputKind
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
-PATIENCE = HealthPolicy(start=60, silent=8)  # a busy machine may stop a healthy process for seconds
+POLICY = HealthPolicy(
+    start_timeout=60, heartbeat_timeout=8
+)  # a busy machine may delay a healthy process
 
 
 def configuration(folder: Path, slots: int = 8, **changes: object) -> EngineConfig:
     values: dict[str, object] = {
-        "config": folder / "models.toml",
+        "catalog_path": folder / "models.toml",
         "models": (),
         "device": "cpu",
         "dtype": "float32",
@@ -43,30 +45,32 @@ async def running(
     on_batch: Callable[[BatchDone], None] = lambda batch: None,
     on_restart: Callable[[str], None] = lambda name: None,
     module: str = MODULE,
-    patience: HealthPolicy = PATIENCE,
+    policy: HealthPolicy = POLICY,
 ) -> AsyncIterator[EnginePool]:
-    """A pool whose engines are all ready; on leaving, no slot is held and no process left."""
-    pool = EnginePool(configs, patience, on_batch, lambda models: None, on_restart, module)
-    attending = asyncio.create_task(pool.run())
+    """A pool whose engines are all ready; on leaving, all slots are free and no process is left."""
+    pool = EnginePool(configs, policy, on_batch, lambda models: None, on_restart, module)
+    supervision = asyncio.create_task(pool.run())
     try:
-        await until(lambda: attending.done() or all(engine.is_ready() for engine in pool.engines))
-        if attending.done():
-            await attending
+        await until(
+            lambda: supervision.done() or all(engine.is_ready() for engine in pool.supervisors)
+        )
+        if supervision.done():
+            await supervision
         yield pool
-        assert (pool.held, pool.queued) == (0, 0)
-        assert {engine.client.work for engine in pool.engines} == {0}
+        assert (pool.used_slots, pool.queued) == (0, 0)
+        assert {engine.process.outstanding_tokens for engine in pool.supervisors} == {0}
         await pool.stop(10)
-        await asyncio.wait_for(attending, 10)
+        await asyncio.wait_for(supervision, 10)
     finally:
-        attending.cancel()
-        await asyncio.gather(attending, return_exceptions=True)
-        for engine in pool.engines:
-            await engine.client.end()
+        supervision.cancel()
+        await asyncio.gather(supervision, return_exceptions=True)
+        for engine in pool.supervisors:
+            await engine.process.close()
 
 
 @contextlib.contextmanager
 def shared(*configs: EngineConfig, **options: Any) -> Iterator[tuple[asyncio.Runner, EnginePool]]:
-    """`running` for several tests, each of which goes on in the event loop of ``runner``."""
+    """`running` for several tests, which all use the event loop of the same ``runner``."""
     with asyncio.Runner() as runner:
         pools = running(configs, **options)
         yield runner, runner.run(pools.__aenter__())
@@ -84,11 +88,10 @@ async def classify(
     pixels: np.ndarray,
     r: int,
     deadline: float | None = None,
-    want: OutputKind = "classes",
+    output_kind: OutputKind = "classes",
     model: str = "tiny",
 ) -> Result:
     with pool.lease() as lease:
         lease.write(pixels)
-        return await lease.run(
-            model, [Schedule.constant(r)], 3 if want == "classes" else 0, deadline, want
-        )
+        top_k = 3 if output_kind == "classes" else 0
+        return await lease.run(model, [Schedule.constant(r)], top_k, deadline, output_kind)

@@ -1,4 +1,4 @@
-"""Settings reach the engines."""
+"""Settings become the configuration of the engines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from server.metrics import Metrics
 from server.settings import Settings
 
 
-def test_how_much_of_an_engine_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeouts_reach_the_health_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[HealthPolicy] = []
     monkeypatch.setattr(
-        launch, "EnginePool", lambda configs, patience, **callbacks: given.append(patience)
+        launch, "EnginePool", lambda configs, policy, **callbacks: given.append(policy)
     )
-    launch.launch(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
-    assert given == [HealthPolicy(start=7, silent=3)]
+    launch.create_pool(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
+    assert given == [HealthPolicy(start_timeout=7, heartbeat_timeout=3)]

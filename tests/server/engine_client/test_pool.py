@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from server.engine.execution.runner import Runner
-from server.engine_client.pool import EnginePool, work_of
-from server.engine_client.served_models import identities, merge
+from server.engine_client.pool import EnginePool, block_tokens
 from server.errors import EngineStartError, Overloaded
 from server.imaging.transform import Transform
 from server.ipc.messages import BatchDone, ModelInfo, OutputKind
@@ -23,7 +22,7 @@ BLANK = np.zeros(SIZE, np.uint8)
 
 @pytest.fixture(scope="module")
 def two_models(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tiny``, and ``dim``, which takes the same images for brighter."""
+    """``tiny``, and ``dim``, the same network with another normalisation."""
     folder = tmp_path_factory.mktemp("two")
     table = (tiny_folder / "models.toml").read_text().replace('"tiny.', f'"{tiny_folder}/tiny.')
     table = table.replace('"labels.txt"', f'"{tiny_folder}/labels.txt"')
@@ -42,20 +41,12 @@ def pool(two_models: Path) -> Iterator[Shared]:
 def test_each_answer_belongs_to_its_image(pool: Shared, runner: Runner) -> None:
     loop, engines, batches = pool
     images = np.random.default_rng(0).integers(0, 256, (8, *SIZE), np.uint8)
-    wants: list[OutputKind] = [
-        "classes",
-        "classes",
-        "features",
-        "source",
-        "classes",
-        "source",
-        "features",
-        "classes",
-    ]
-    cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], wants, strict=True))
+    kinds: list[OutputKind] = ["classes", "classes", "features", "source"]
+    kinds += ["classes", "source", "features", "classes"]
+    cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], kinds, strict=True))
     expected = [
-        runner.run(image[None], [Schedule.constant(r)], [3 if want == "classes" else 0], [want])[0]
-        for image, r, want in cases
+        runner.run(image[None], [Schedule.constant(r)], [3 if kind == "classes" else 0], [kind])[0]
+        for image, r, kind in cases
     ]
     batches.clear()
 
@@ -63,25 +54,24 @@ def test_each_answer_belongs_to_its_image(pool: Shared, runner: Runner) -> None:
         assert engines.models["tiny"].labels == ("cat", "dog", "fish")
         assert engines.models["tiny"].grid == (4, 4)
         results = await asyncio.gather(
-            *(classify(engines, image, r, want=want) for image, r, want in cases)
+            *(classify(engines, image, r, output_kind=kind) for image, r, kind in cases)
         )
-        assert (engines.held, engines.queued) == (0, 0)
-        for result, want in zip(results, expected, strict=True):
+        assert (engines.used_slots, engines.queued) == (0, 0)
+        for result, prediction in zip(results, expected, strict=True):
             outcome = result.outcome
-            assert outcome.classes == want.classes
-            assert outcome.scores == pytest.approx(want.scores, abs=1e-4)
+            assert outcome.classes == prediction.classes
+            assert outcome.scores == pytest.approx(prediction.scores, abs=1e-4)
             features = np.frombuffer(outcome.features, "<f4")
-            np.testing.assert_allclose(
-                features, np.frombuffer(want.features, "<f4"), rtol=1e-4, atol=1e-4
-            )
-            assert outcome.source == want.source
+            expected_features = np.frombuffer(prediction.features, "<f4")
+            np.testing.assert_allclose(features, expected_features, rtol=1e-4, atol=1e-4)
+            assert outcome.source == prediction.source
 
     loop.run(main())
     assert sum(batch.images for batch in batches) == 8
     assert max(batch.images for batch in batches) <= 4
 
 
-def test_several_models_each_answer_for_themselves(pool: Shared) -> None:
+def test_each_model_answers_its_own_requests(pool: Shared) -> None:
     loop, engines, _ = pool
     image = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
 
@@ -99,7 +89,7 @@ def test_several_models_each_answer_for_themselves(pool: Shared) -> None:
     loop.run(main())
 
 
-def test_slots_are_the_bound_and_come_back(pool: Shared) -> None:
+def test_slots_bound_the_jobs_and_become_free_again(pool: Shared) -> None:
     loop, engines, _ = pool
 
     async def main() -> None:
@@ -109,7 +99,7 @@ def test_slots_are_the_bound_and_come_back(pool: Shared) -> None:
             with pytest.raises(Overloaded) as caught, engines.lease():
                 pass
             assert caught.value.retry_after
-        assert engines.held == 0
+        assert engines.used_slots == 0
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(classify(engines, BLANK, 0), timeout=0)
         cancelled = [asyncio.create_task(classify(engines, BLANK, 0)) for _ in range(8)]
@@ -117,21 +107,21 @@ def test_slots_are_the_bound_and_come_back(pool: Shared) -> None:
         for task in cancelled:
             task.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
-        while engines.held:  # the engine says when it has dropped or run them
+        while engines.used_slots:  # until the engine has dropped or run the jobs
             await asyncio.sleep(0.01)
         assert (await classify(engines, BLANK, 0)).outcome.failure == ""
 
     loop.run(main())
 
 
-def test_a_deadline_that_has_passed_is_not_run(pool: Shared) -> None:
+def test_a_job_whose_deadline_has_passed_is_not_run(pool: Shared) -> None:
     loop, engines, batches = pool
     batches.clear()
     assert loop.run(classify(engines, BLANK, 0, deadline=0.0)).outcome.failure == "expired"
     assert sum(batch.images for batch in batches) == 0
 
 
-def test_a_mistake_ends_the_first_start_with_its_reason(tiny_folder: Path) -> None:
+def test_a_mistake_in_the_settings_is_raised_at_the_first_start(tiny_folder: Path) -> None:
     restarts: list[str] = []
 
     async def main() -> None:
@@ -145,27 +135,8 @@ def test_a_mistake_ends_the_first_start_with_its_reason(tiny_folder: Path) -> No
     assert not restarts
 
 
-def info(name: str, device: str, speed: str = "float32") -> ModelInfo:
+def test_merging_leaves_fewer_tokens() -> None:
     transform = Transform(SIZE, "bilinear", 1.0, "center")
-    return ModelInfo(name, "vit", transform, ("a", "b"), 17, 1, 2, device, speed, (), (4, 4))
-
-
-def test_engines_are_described_as_one() -> None:
-    merged = merge(
-        [(info("m", "cuda:0"), info("n", "cuda:0")), (info("m", "cuda:1"), info("n", "cuda:1"))]
-    )
-    assert [(model.name, model.device) for model in merged] == [
-        ("m", "cuda:0,cuda:1"),
-        ("n", "cuda:0,cuda:1"),
-    ]
-
-
-def test_only_the_device_may_differ_between_engines() -> None:
-    assert identities((info("m", "cuda:0", "bfloat16"),)) == identities((info("m", "cpu"),))
-    assert identities((info("m", "cpu"),)) != identities((info("n", "cpu"),))
-
-
-def test_merging_makes_less_work() -> None:
-    model = info("m", "cpu")
-    assert work_of(model, Schedule.constant(0)) == 2 * 17
-    assert work_of(model, Schedule.constant(4)) == 17 + 13
+    model = ModelInfo("m", "vit", transform, (), 17, 1, 2, "cpu", "float32", (), (4, 4))
+    assert block_tokens(model, Schedule.constant(0)) == 2 * 17
+    assert block_tokens(model, Schedule.constant(4)) == 17 + 13

@@ -1,4 +1,4 @@
-"""Decoding: what is refused and why, and that an image comes out as a person sees it."""
+"""Images are decoded as a viewer shows them, or refused with a reason."""
 
 import io
 import struct
@@ -47,7 +47,7 @@ def color(body: bytes, transform: Transform = RGB) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_formats(form):
+def test_every_format_is_decoded(form):
     body = encode(noise(), form)
     with Image.open(io.BytesIO(body)) as image:
         expected = np.asarray(
@@ -65,26 +65,26 @@ def test_other_formats_are_refused(form):
 @pytest.mark.parametrize(
     "body", [b"hello", b"BMW is a car", b"\0" * 100, b"%PDF-1.7", b"<svg></svg>", b"RIFF1234WAVE"]
 )
-def test_no_image_is_refused(body):
+def test_a_body_that_is_not_an_image_is_refused(body):
     with pytest.raises(UnsupportedFormat):
         pixels(body)
 
 
-def test_nothing():
+def test_an_empty_body_is_refused():
     with pytest.raises(BadImage, match="empty"):
         pixels(b"")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_truncated(form, share):
+def test_a_truncated_image_is_refused(form, share):
     body = encode(noise((64, 64)), form)
     with pytest.raises(BadImage):
         pixels(body[: int(len(body) * share)])
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_nothing_but_the_signature(form):
+def test_a_signature_alone_is_refused(form):
     with pytest.raises(BadImage):
         pixels(encode(noise(), form)[:14])
 
@@ -105,7 +105,7 @@ def test_corrupt_images_are_decoded_or_refused(form, position, garbage):
         assert error.status in (400, 413, 415)
 
 
-def test_limits():
+def test_size_limits_are_enforced():
     body = encode(Image.new("RGB", (100, 50)))
     assert pixels(body, max_pixels=5000, max_side=100).shape == (3, 8, 8)
     with pytest.raises(TooLarge, match="100 x 50, 5000 pixels; allowed are 4999"):
@@ -124,14 +124,14 @@ def test_limits_hold_before_a_pixel_is_decoded():
         )
 
 
-def test_an_image_that_would_explode_when_resized():
+def test_an_image_that_resizing_would_make_too_large_is_refused():
     center = Transform((3, 224, 224), "bicubic", 0.9, "center")
     with pytest.raises(TooLarge, match="too narrow"):
         pixels(encode(Image.new("RGB", (1, 5000))), center)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(orientation):
+def test_an_image_is_rotated_upright(orientation):
     upright = noise((8, 8))
     # What a camera stores when it is held so: the inverse of what makes the image upright.
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
@@ -147,7 +147,7 @@ def test_broken_exif_is_ignored():
     )
 
 
-def test_transparent_is_white():
+def test_transparent_pixels_become_white():
     assert color(encode(Image.new("RGBA", (9, 9), (200, 0, 0, 0)))) == (255, 255, 255)
     assert color(encode(Image.new("RGBA", (9, 9), (200, 0, 0, 255)))) == (200, 0, 0)
     assert color(encode(Image.new("LA", (9, 9), (10, 0)))) == (255, 255, 255)
@@ -162,7 +162,7 @@ def test_transparent_is_white():
     assert color(encode(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), GREY) == (255,)
 
 
-def test_other_modes():
+def test_other_modes_are_converted():
     deep = Image.fromarray(np.full((9, 9), 0x8000, np.uint16))
     assert color(encode(deep)) == (128, 128, 128)
     assert color(encode(deep), GREY) == (128,)
@@ -175,14 +175,14 @@ def test_other_modes():
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP"])
-def test_first_frame(form):
+def test_only_the_first_frame_is_decoded(form):
     frames = [Image.new("RGB", (9, 9), name) for name in ("red", "blue")]
     assert color(
         encode(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
     ) == (255, 0, 0)
 
 
-def test_16_bits_are_scaled_and_rounded_whatever_their_rows():
+def test_16_bits_are_scaled_and_rounded_in_every_strip():
     grey = np.arange(600 * 300, dtype=np.uint32).reshape(600, 300) % 65536
     expected = np.floor(grey / 257 + 0.5)
     assert (to_8_bits(grey.astype(np.uint16)) == expected).all()
@@ -190,7 +190,7 @@ def test_16_bits_are_scaled_and_rounded_whatever_their_rows():
     assert (to_8_bits(beyond) == np.floor(np.clip(beyond, 0, 65535) / 257 + 0.5)).all()
 
 
-def test_an_image_too_narrow_once_it_is_turned():
+def test_an_image_too_narrow_once_it_is_upright_is_refused():
     transform = Transform((3, 128, 1024), "bicubic", 1.0, "center")
     file = io.BytesIO()
     exif = Image.Exif()

@@ -1,6 +1,4 @@
-"""Every file of `tests.hostile`, and random damage to the good ones: an image or a clean refusal,
-in bounded memory.
-"""
+"""Every file of `tests.hostile`, and damaged images, are decoded or refused in bounded memory."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ from tests.server.wire import LEAKS, SNEAKER, assert_problem, read_response
 RGB = Transform((3, 28, 28), "bicubic", 0.9, "center")
 GOOD = {name: body for name, body, status in FILES if status == 200}
 NAMES = [name for name, _, _ in FILES]
-# Beside what an image of so many pixels takes, of 16 bytes each at most.
-ALLOWED_MEGABYTES = 24
+# Allowed memory growth; an image within MAX_PIXELS takes at most 16 bytes a pixel.
+MAX_GROWTH_MEGABYTES = 24
 
 
 def status_of(body: bytes) -> int:
@@ -51,12 +49,12 @@ def test_names_are_unique():
 @pytest.mark.parametrize(
     ("body", "status"), [(body, status) for _, body, status in FILES], ids=NAMES
 )
-def test_status(body, status):
+def test_each_file_gets_its_status(body, status):
     assert status_of(body) == status
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if "bomb" not in name])
-def test_what_is_cut_out_changes_no_pixel(name):
+def test_removed_metadata_changes_no_pixel(name):
     with Image.open(io.BytesIO(GOOD[name])) as opened:
         whole = convert(ImageOps.exif_transpose(opened), 3)
     np.testing.assert_array_equal(
@@ -74,10 +72,10 @@ DAMAGE = st.tuples(
 
 
 def damage(
-    body: bytes, kind: str, first: float, second: float, noise: bytes, other: bytes
+    body: bytes, operation: str, first: float, second: float, noise: bytes, other: bytes
 ) -> bytes:
     start, end = sorted((int(first * len(body)), int(second * len(body))))
-    match kind:
+    match operation:
         case "flip":
             flipped = bytes(a ^ b for a, b in zip(body[start:], noise, strict=False))
             return body[:start] + flipped + body[start + len(flipped) :]
@@ -100,7 +98,7 @@ def test_damaged_images_are_decoded_or_refused(body, damages):
     assert status_of(body) in (200, 400, 413, 415)
 
 
-ALL = """
+DECODE_ALL = """
 import pathlib, resource, sys
 from tests.server.imaging.test_hostile import FILES, status_of
 status_of(FILES[0][1])
@@ -113,12 +111,12 @@ for name, body, status in FILES:
 
 
 def test_memory_is_bounded_and_libraries_are_silent():
-    command = [sys.executable, "-W", "error", "-c", ALL, str(ALLOWED_MEGABYTES)]
+    command = [sys.executable, "-W", "error", "-c", DECODE_ALL, str(MAX_GROWTH_MEGABYTES)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_all_over_http(server, client):
+def test_every_file_gets_its_status_over_http(server, client):
     def peak_megabytes() -> float:
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -133,12 +131,12 @@ def test_all_over_http(server, client):
             assert response.status_code == 200, name
         else:
             assert_problem(response, status, SLUGS[status])
-    assert peak_megabytes() - before < 2 * ALLOWED_MEGABYTES
+    assert peak_megabytes() - before < 2 * MAX_GROWTH_MEGABYTES
     answer = client.post("/classify?r=16", content=SNEAKER).json()
     assert answer["predictions"][0]["label"] == "Sneaker"
 
 
-def test_a_file_by_file_upload_refuses_each_alone(client):
+def test_a_multipart_upload_refuses_bad_files_only(client):
     some = [*FILES[::7], ("sneaker", SNEAKER, 200)]
     parts = [("file", (name, body)) for name, body, _ in some if len(body) < 10_000]
     results = client.post("/classify?r=16", files=parts).json()["results"]
@@ -146,7 +144,7 @@ def test_a_file_by_file_upload_refuses_each_alone(client):
     assert [result.get("status", 200) for result in results] == expected
 
 
-def test_a_body_that_drips_is_ended(server):
+def test_a_body_that_arrives_slowly_times_out(server):
     with server.connect() as connection:
         connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n")
         stop = threading.Event()

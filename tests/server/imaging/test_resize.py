@@ -1,6 +1,4 @@
-"""What the model sees is what timm's evaluation transform gives: byte for byte, or within what
-rounding leaves open.
-"""
+"""Pixels equal those of timm's evaluation transform: byte for byte, or but for rounding."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from server.imaging.resize import (
-    REDUCED_AT_LEAST,
+    MIN_REDUCED_RATIO,
     center_crop,
     dct_reduction,
     resize_and_crop,
@@ -58,10 +56,12 @@ def timm_pixels(image: Image.Image, transform: Transform) -> np.ndarray:
     crop_pct=st.sampled_from([0.5, 0.875, 0.9, 0.95, 1.0, 1.1]),
     crop_mode=st.sampled_from(["center", "squash", "border"]),
 )
-def test_equals_timm(width, height, channels, target, interpolation, crop_pct, crop_mode):
+def test_pixels_equal_those_of_timm(
+    width, height, channels, target, interpolation, crop_pct, crop_mode
+):
     fill = tuple(round(255 * value) for value in MEAN)
     transform = Transform((channels, *target), interpolation, crop_pct, crop_mode, fill)
-    # So little contrast that nothing is cut off at 0 or 255 between rows and columns: then their
+    # With little contrast nothing is clipped at 0 or 255 between rows and columns, so that their
     # order hardly matters.
     image = noise(width, height, channels, contrast=127)
     pixels = resize_and_crop(image, transform)
@@ -88,7 +88,7 @@ def differences(pixels: np.ndarray, expected: np.ndarray) -> np.ndarray:
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
     crop_pct=st.sampled_from([0.5, 0.875, 1.0]),
 )
-def test_equals_resizing_the_whole_image_along_its_rows_and_then_its_columns(
+def test_a_crop_equals_resizing_the_whole_image_rows_first(
     width, height, target, interpolation, crop_pct
 ):
     transform = Transform((3, target, target), interpolation, crop_pct, "center")
@@ -101,26 +101,34 @@ def test_equals_resizing_the_whole_image_along_its_rows_and_then_its_columns(
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224), (1000, 300)])
-def test_equals_timm_at_the_usual_size(size):
+def test_pixels_equal_those_of_timm_at_the_usual_size(size):
     transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
-    image = noise(*size, 3)
+    width, height = size
+    image = noise(width, height, 3)
     difference = differences(resize_and_crop(image, transform), timm_pixels(image, transform))
     assert difference.max() <= 2
     assert (difference > 0).mean() < 0.005
 
 
-def test_reduction_keeps_enough_and_moves_nothing():
+def test_a_reduced_jpeg_keeps_enough_pixels_and_moves_none():
     transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
     for size, expected in [
-        ((500, 375), 1), ((1488, 1488), 2), ((1486, 1486), 1), ((1489, 1488), 1), ((4000, 3000), 4), ((3000, 4000), 4),
-        ((8000, 6000), 8), ((8002, 6002), 2), ((40000, 800), 1),
-    ]:  # fmt: skip
+        ((500, 375), 1),
+        ((1488, 1488), 2),
+        ((1486, 1486), 1),
+        ((1489, 1488), 1),
+        ((4000, 3000), 4),
+        ((3000, 4000), 4),
+        ((8000, 6000), 8),
+        ((8002, 6002), 2),
+        ((40000, 800), 1),
+    ]:
         reduction = dct_reduction(size, transform)
         assert reduction == expected
         if reduction > 1:
-            assert min(size) // reduction >= 248 * REDUCED_AT_LEAST
-        # What it is resized to does not change.
-        reduced = tuple(side // reduction for side in size)
+            assert min(size) // reduction >= 248 * MIN_REDUCED_RATIO
+        # A reduced image is resized to the same size.
+        reduced = (size[0] // reduction, size[1] // reduction)
         assert resized_size(reduced, transform) == resized_size(size, transform)
     nearest = Transform((3, 224, 224), "nearest", 0.9, "center")
     assert dct_reduction((8000, 6000), nearest) == 1

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.imaging.visualization import draw, outline_colours, png
+from server.imaging.visualization import draw_regions, encode_png, outline_colours
 
 
-def drawn_slowly(
+def drawn_pixel_by_pixel(
     pixels: npt.NDArray[np.uint8],
     source: npt.NDArray[np.int64],
     prefix: int,
@@ -51,25 +51,27 @@ def drawn_slowly(
 
 @st.composite
 def cases(
-    draw: st.DrawFn,
+    sample: st.DrawFn,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int, tuple[int, int], int]:
-    rows = draw(st.integers(1, 3))
-    columns = draw(st.integers(1, 4))
-    prefix = draw(st.integers(0, 2))
-    patch, scale = draw(st.sampled_from([((16, 16), 1), ((8, 10), 2), ((20, 16), 1), ((4, 4), 4)]))
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    pixels = random.integers(
-        0, 256, (draw(st.sampled_from([1, 3])), rows * patch[0], columns * patch[1]), np.uint8
+    rows = sample(st.integers(1, 3))
+    columns = sample(st.integers(1, 4))
+    prefix = sample(st.integers(0, 2))
+    patch, scale = sample(
+        st.sampled_from([((16, 16), 1), ((8, 10), 2), ((20, 16), 1), ((4, 4), 4)])
     )
-    tokens = prefix + draw(st.integers(1, rows * columns))
+    random = np.random.default_rng(sample(st.integers(0, 2**32)))
+    pixels = random.integers(
+        0, 256, (sample(st.sampled_from([1, 3])), rows * patch[0], columns * patch[1]), np.uint8
+    )
+    tokens = prefix + sample(st.integers(1, rows * columns))
     source = np.concatenate([np.arange(prefix), random.integers(prefix, tokens, rows * columns)])
     return pixels, source, prefix, (rows, columns), scale
 
 
 @settings(max_examples=20)
 @given(cases())
-def test_it_is_the_picture_drawn_pixel_by_pixel(case: tuple) -> None:  # type: ignore[type-arg]
-    np.testing.assert_array_equal(np.asarray(draw(*case[:4])), drawn_slowly(*case))
+def test_the_picture_equals_one_drawn_pixel_by_pixel(case: tuple) -> None:
+    np.testing.assert_array_equal(np.asarray(draw_regions(*case[:4])), drawn_pixel_by_pixel(*case))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_it_is_the_picture_drawn_pixel_by_pixel(case: tuple) -> None:  # type: i
 def test_every_patch_can_be_seen(
     size: tuple[int, int, int], grid: tuple[int, int], picture: tuple[int, int]
 ) -> None:
-    drawn = draw(np.full(size, 9, np.uint8), np.arange(1 + grid[0] * grid[1]), 1, grid)
+    drawn = draw_regions(np.full(size, 9, np.uint8), np.arange(1 + grid[0] * grid[1]), 1, grid)
     assert (drawn.height, drawn.width) == picture
     assert min(drawn.height // grid[0], drawn.width // grid[1]) >= 16
     # one outline each, and the one colour that all have inside
@@ -101,7 +103,7 @@ def test_outlines_differ_and_stay_the_same() -> None:
 
 
 def test_the_file_holds_the_picture() -> None:
-    drawn = draw(np.zeros((3, 32, 32), np.uint8), np.arange(5), 1, (2, 2))
-    with Image.open(io.BytesIO(png(drawn))) as image:
+    drawn = draw_regions(np.zeros((3, 32, 32), np.uint8), np.arange(5), 1, (2, 2))
+    with Image.open(io.BytesIO(encode_png(drawn))) as image:
         assert image.format == "PNG"
         np.testing.assert_array_equal(np.asarray(image), np.asarray(drawn))

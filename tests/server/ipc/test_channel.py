@@ -1,3 +1,5 @@
+"""Messages over a real socket pair."""
+
 import asyncio
 import socket
 import threading
@@ -5,52 +7,53 @@ import threading
 import pytest
 
 from server.ipc.channel import AsyncChannel, Channel, ChannelClosed, pack
+from server.ipc.messages import Cancel, StartFailed
 
 
-def test_messages_arrive_in_order_whatever_the_pieces() -> None:
-    ours, theirs = socket.socketpair()
+def test_messages_arrive_in_order_however_the_stream_is_split() -> None:
+    api_end, engine_end = socket.socketpair()
     messages = [("text", 1), b"x" * 200_000, {"a": [1, 2]}]
     stream = b"".join(map(pack, messages))
 
-    def dribble() -> None:
+    def send_in_pieces() -> None:
         for start in range(0, len(stream), 7_001):
-            ours.sendall(stream[start : start + 7_001])
-        ours.close()
+            api_end.sendall(stream[start : start + 7_001])
+        api_end.close()
 
-    sender = threading.Thread(target=dribble)
+    sender = threading.Thread(target=send_in_pieces)
     sender.start()
-    channel = Channel(theirs)
+    channel = Channel(engine_end)
     received = []
     with pytest.raises(ChannelClosed):
         while True:
             received += channel.receive_all(timeout=None)
     sender.join()
-    theirs.close()
+    engine_end.close()
     assert received == messages
 
 
-def test_one_at_a_time_keeps_the_rest() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(pack(1) + pack(2) + pack(3))
-        channel = Channel(theirs)
+def test_receiving_one_message_keeps_the_others() -> None:
+    api_end, engine_end = socket.socketpair()
+    with api_end, engine_end:
+        api_end.sendall(pack(1) + pack(2) + pack(3))
+        channel = Channel(engine_end)
         assert channel.receive() == 1
         assert channel.receive_all(timeout=0) == [2, 3]
         assert channel.receive_all(timeout=0) == []
 
 
-def test_both_ends_talk() -> None:
-    ours, theirs = socket.socketpair()
+def test_messages_cross_in_both_directions() -> None:
+    api_end, engine_end = socket.socketpair()
 
     async def main() -> None:
-        channel = await AsyncChannel.open(ours)
-        channel.send("to the engine")
+        channel = await AsyncChannel.open(api_end)
+        channel.send(Cancel(1))
         await asyncio.sleep(0)
-        engine = Channel(theirs)
-        assert await asyncio.to_thread(engine.receive) == "to the engine"
-        engine.send("to the API")
-        assert await channel.receive() == "to the API"
-        theirs.close()
+        engine = Channel(engine_end)
+        assert await asyncio.to_thread(engine.receive) == Cancel(1)
+        engine.send(StartFailed("to the API"))
+        assert await channel.receive() == StartFailed("to the API")
+        engine_end.close()
         with pytest.raises(ChannelClosed):
             await channel.receive()
         channel.close()
@@ -58,9 +61,9 @@ def test_both_ends_talk() -> None:
     asyncio.run(main())
 
 
-def test_a_closed_end_is_noticed() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        ours.close()
+def test_receiving_from_a_closed_end_raises_channel_closed() -> None:
+    api_end, engine_end = socket.socketpair()
+    with engine_end:
+        api_end.close()
         with pytest.raises(ChannelClosed):
-            Channel(theirs).receive()
+            Channel(engine_end).receive()

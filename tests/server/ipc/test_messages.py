@@ -1,4 +1,4 @@
-"""What crosses between the processes is what was sent."""
+"""Messages are the same after they were pickled and sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.ipc.channel import Channel, pack
 from server.ipc.messages import BatchDone, Job, Outcome
-from server.latency.cost import Estimate, Features
+from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
 
 Message = TypeVar("Message")
@@ -31,7 +31,7 @@ JOBS = st.builds(
     top_k=st.integers(0, 1000),
     submitted=SECONDS,
     deadline=st.none() | SECONDS,
-    want=st.sampled_from(["classes", "features", "source"]),
+    output_kind=st.sampled_from(["classes", "features", "source"]),
     normalised=st.booleans(),
 )
 OUTCOMES = st.builds(
@@ -48,35 +48,40 @@ OUTCOMES = st.builds(
 )
 
 
-def crossed(message: Message) -> Message:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(pack(message))
-        found: Message = Channel(theirs).receive()
-    assert type(found) is type(message)
-    return found
+def sent_and_received(message: Message) -> Message:
+    api_end, engine_end = socket.socketpair()
+    with api_end, engine_end:
+        api_end.sendall(pack(message))
+        received: Message = Channel(engine_end).receive()
+    assert type(received) is type(message)
+    return received
 
 
 @given(JOBS)
-def test_a_job_crosses_as_it_is(job: Job) -> None:
-    found = crossed(job)
-    assert found == job
-    assert all(isinstance(one, Schedule) for one in found.choices)
+def test_a_job_is_the_same_after_sending(job: Job) -> None:
+    received = sent_and_received(job)
+    assert received == job
+    assert all(isinstance(schedule, Schedule) for schedule in received.choices)
 
 
 @given(JOBS)
-def test_choices_that_are_equal_are_the_same_after_crossing(job: Job) -> None:
-    assert crossed(job).choices is crossed(job._replace(id=job.id + 1)).choices
+def test_received_jobs_with_equal_schedules_share_them(job: Job) -> None:
+    assert sent_and_received(job).choices is sent_and_received(job._replace(id=job.id + 1)).choices
 
 
-@given(st.lists(OUTCOMES, max_size=4).map(tuple), st.none() | st.just(Estimate(Features(host=1.0))))
-def test_a_batch_crosses_as_it_is(outcomes: tuple[Outcome, ...], estimate: Estimate | None) -> None:
-    batch = BatchDone("m", outcomes, 4, 788, 0.25, 0.2, 0.5, ("nan",), estimate)
-    found = crossed(batch)
-    assert found == batch
-    assert all(type(outcome) is Outcome for outcome in found.outcomes)
+@given(
+    st.lists(OUTCOMES, max_size=4).map(tuple),
+    st.none() | st.just(CostModel(CostFeatures(host=1.0))),
+)
+def test_a_batch_is_the_same_after_sending(
+    outcomes: tuple[Outcome, ...], cost_model: CostModel | None
+) -> None:
+    batch = BatchDone("m", outcomes, 4, 788, 0.25, 0.2, 0.5, ("nan",), cost_model)
+    received = sent_and_received(batch)
+    assert received == batch
+    assert all(type(outcome) is Outcome for outcome in received.outcomes)
 
 
-def test_what_crosses_is_small() -> None:
+def test_a_pickled_job_is_small() -> None:
     job = Job(1, 1, "vit", (Schedule.constant(8),), 5, 1.0)
     assert len(pack(job)) < 100

@@ -1,3 +1,5 @@
+"""Percentiles are nearest ranks, and a latency has them in milliseconds."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from server.load.latency import Latency, percentile
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 100))
-def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(
+def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
     values: list[float], percent: float
 ) -> None:
     found = percentile(sorted(values), percent)
@@ -24,7 +26,7 @@ def test_ranks_are_exact() -> None:
 
 
 @pytest.mark.parametrize(("values", "percent"), [([], 50), ([1.0], 0), ([1.0], 101)])
-def test_what_has_no_percentile(values: list[float], percent: float) -> None:
+def test_a_percentile_needs_values_and_a_valid_rank(values: list[float], percent: float) -> None:
     with pytest.raises(ValueError, match="percentiles"):
         percentile(values, percent)
 

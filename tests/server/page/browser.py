@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by selenium, which sees what a person sees and logs what a page does."""
+"""A headless Chromium, driven by selenium, that logs its console and its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINARY = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 DRIVER = shutil.which("chromedriver")
-MISSING = (
+MISSING_BROWSER = (
     None
     if BINARY and DRIVER
     else "needs a Chromium and its chromedriver (Debian: chromium, chromium-driver)"
@@ -23,12 +23,15 @@ MISSING = (
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
-    """A browser of 1280 by 1000 pixels in light colours. Raises selenium's WebDriverException where
-    it cannot start.
+    """Start a browser of 1280 by 1000 pixels in light colours.
+
+    Raises:
+        WebDriverException: it cannot start.
     """
     options = webdriver.ChromeOptions()
+    assert BINARY is not None
     options.binary_location = BINARY
-    # No sandbox: root may have none, as in containers. Nothing but our own page is opened.
+    # No sandbox: Chromium has none for root, as in containers. It opens pages of this server only.
     for flag in (
         "--headless=new",
         "--no-sandbox",
@@ -42,36 +45,34 @@ def open_browser() -> Iterator[webdriver.Chrome]:
     try:
         browser.set_script_timeout(20)
         resize(browser, 1280, 1000)
-        colours(browser, "light")
+        set_colour_scheme(browser, "light")
         yield browser
     finally:
         browser.quit()
 
 
 def resize(browser: webdriver.Chrome, width: int, height: int, scale: float = 1) -> None:
-    """Give the page so many CSS pixels, each of ``scale`` pixels a side."""
+    """Set the size of the page in CSS pixels, each ``scale`` device pixels wide."""
     size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def colours(browser: webdriver.Chrome, scheme: str) -> None:
-    """Prefer ``light`` or ``dark``."""
+def set_colour_scheme(browser: webdriver.Chrome, scheme: str) -> None:
+    """Set the preferred colour scheme: ``light`` or ``dark``."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def complaints(browser: webdriver.Chrome) -> list[str]:
-    """What the console has shown since it was last asked: failed requests, refusals of the policy,
-    exceptions.
-    """
+def console_messages(browser: webdriver.Chrome) -> list[str]:
+    """Return new console messages: failed requests, policy violations, exceptions."""
     return [entry["message"] for entry in browser.get_log("browser")]
 
 
-def requested(browser: webdriver.Chrome) -> list[str]:
-    """The address of each request since it was last asked."""
+def requested_urls(browser: webdriver.Chrome) -> list[str]:
+    """Return the address of each request since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     return [
-        each["params"]["request"]["url"]
-        for each in events
-        if each["method"] == "Network.requestWillBeSent"
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
     ]

@@ -1,4 +1,4 @@
-"""One browser for all tests of the page, and the page as a test sees it."""
+"""One browser for all tests of the front page, and a page object (`Page`) that tests work with."""
 
 from __future__ import annotations
 
@@ -19,82 +19,85 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.server.page import browser as browsers
 
-SECONDS = 60
-# The page draws its results anew whenever they change, even while one is being read.
+WAIT_SECONDS = 60
+# The page redraws its results whenever they change, even while a test reads one.
 REDRAWN = (NoSuchElementException, StaleElementReferenceException)
-UNKNOWN = "\N{EN DASH}"  # what stands where a number is not known
+UNKNOWN = "\N{EN DASH}"  # the page shows it in place of an unknown number
 
 
 class Page:
-    """The page in a browser."""
+    """The front page in a browser."""
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
 
     def open(self, address: str) -> None:
-        """Load it anew, as in a new tab: without a key, and with empty logs."""
+        """Load the page as in a new tab: without a key, and with empty logs."""
         self.browser.get(address)
-        self.script("sessionStorage.clear()")
+        self.run_script("sessionStorage.clear()")
         self.browser.get("about:blank")
-        browsers.complaints(self.browser)
-        browsers.requested(self.browser)
+        browsers.console_messages(self.browser)
+        browsers.requested_urls(self.browser)
         self.browser.get(address)
 
-    def at(self, name: str) -> WebElement:
+    def element(self, name: str) -> WebElement:
         return self.browser.find_element(By.ID, name)
 
     def text(self, name: str) -> str:
-        return self.at(name).text
+        return self.element(name).text
 
-    def shown(self, name: str) -> bool:
-        return self.at(name).is_displayed()
+    def is_shown(self, name: str) -> bool:
+        return self.element(name).is_displayed()
 
-    def script(self, code: str, *arguments: object) -> Any:
+    def run_script(self, code: str, *arguments: object) -> Any:
         return self.browser.execute_script(code, *arguments)
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until ``condition`` holds."""
+    def wait_until(self, condition: Callable[[], object], description: str) -> None:
+        """Wait until ``condition`` holds; ``description`` says what that is if it does not."""
         try:
-            WebDriverWait(self.browser, SECONDS, 0.05, REDRAWN).until(lambda _: condition())
+            WebDriverWait(self.browser, WAIT_SECONDS, 0.05, REDRAWN).until(lambda _: condition())
         except TimeoutException:
             state = {name: self.text(name) for name in ("r-value", "tokens", "labels", "problem")}
-            pytest.fail(f"not seen within {SECONDS} s: {what}; the page shows {state}")
+            pytest.fail(f"not seen within {WAIT_SECONDS} s: {description}; the page shows {state}")
 
-    def until_tokens(self, text: str) -> None:
-        """Wait for an answer with so many tokens that is no older than the choice."""
-        self.until(
+    def wait_for_tokens(self, text: str) -> None:
+        """Wait until the page shows ``text`` as the tokens of the latest request."""
+        self.wait_until(
             lambda: (
                 self.text("tokens") == text
-                and self.at("outcome").get_attribute("aria-busy") != "true"
+                and self.element("outcome").get_attribute("aria-busy") != "true"
             ),
             text,
         )
 
-    def until_regions(self, r: str) -> None:
-        """Wait for both pictures of merging."""
+    def wait_for_regions(self, r: str) -> None:
+        """Wait for the pictures of merging at r=0 and at ``r``."""
 
         def drawn() -> bool:
             captions = [
                 caption.text
-                for caption in self.at("regions").find_elements(By.TAG_NAME, "figcaption")
+                for caption in self.element("regions").find_elements(By.TAG_NAME, "figcaption")
             ]
-            loaded = (
-                "return [...document.querySelectorAll('#regions img')].every(e => e.complete &&"
-                " e.naturalWidth)"
-            )
+            loaded = """
+                const images = [...document.querySelectorAll('#regions img')];
+                return images.every(image => image.complete && image.naturalWidth)"""
             starts = ("r = 0,", f"r = {r},")
-            return self.script(loaded) and all(map(str.startswith, captions, starts))
+            return self.run_script(loaded) and all(map(str.startswith, captions, starts))
 
-        self.until(drawn, f"regions at r=0 and r={r}")
+        self.wait_until(drawn, f"regions at r=0 and r={r}")
 
     def upload(self, path: Path) -> None:
         self.browser.find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(path))
 
-    def slide(self, r: int, name: str = "r") -> None:
-        """Move a slider as a script can: the events are those of a drag."""
-        self.script(
-            "const e = document.getElementById(arguments[0]); e.value = arguments[1];for (const"
-            " kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true}))",
+    def move_slider(self, r: int, name: str = "r") -> None:
+        """Move a slider by script, with the events of a drag."""
+        self.run_script(
+            """
+            const slider = document.getElementById(arguments[0]);
+            slider.value = arguments[1];
+            for (const type of ['input', 'change'])
+                slider.dispatchEvent(new Event(type, {bubbles: true}));
+            """,
             name,
             r,
         )
@@ -102,8 +105,8 @@ class Page:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
-    if browsers.MISSING:
-        pytest.skip(browsers.MISSING)
+    if browsers.MISSING_BROWSER:
+        pytest.skip(browsers.MISSING_BROWSER)
     with browsers.open_browser() as browser:
         yield browser
 
@@ -111,5 +114,5 @@ def browser() -> Iterator[webdriver.Chrome]:
 @pytest.fixture
 def page(browser) -> Page:
     browsers.resize(browser, 1280, 1000)
-    browsers.colours(browser, "light")
+    browsers.set_colour_scheme(browser, "light")
     return Page(browser)

@@ -1,6 +1,4 @@
-"""The page before servers of other settings: keys, several models, metrics on a port of their own,
-a path in front.
-"""
+"""The page with other settings: keys, several models, a metrics port, a path prefix."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ KEY = "the-right-key"
 
 @pytest.fixture(scope="module")
 def models(browser, tmp_path_factory) -> Path:
-    """The TOML file of two tiny models, of which one gives logits and one features."""
+    """The TOML file of two tiny models: one returns logits, one has no classifier."""
     folder = tmp_path_factory.mktemp("models")
     text = ""
     for name, classes, activation in (("logits", 7, "none"), ("bare", 0, "softmax")):
@@ -38,8 +36,8 @@ def models(browser, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(models, start_server):
-    """A server of these models that asks for keys and keeps its metrics elsewhere."""
+def server_with_keys(models, start_server):
+    """A server of these models that requires a key and has its own metrics port."""
     with start_server(
         config=models, api_keys=KEY, metrics_port=free_port(), levels="0,2"
     ) as server:
@@ -47,94 +45,99 @@ def guarded(models, start_server):
 
 
 @pytest.fixture
-def let_in(page, guarded):
-    page.open(f"{guarded.url}/")
-    page.until(lambda: page.shown("access"), "the field for a key")
-    assert not page.shown("problem")
+def page_with_key(page, server_with_keys):
+    page.open(f"{server_with_keys.url}/")
+    page.wait_until(lambda: page.is_shown("access"), "the field for a key")
+    assert not page.is_shown("problem")
     for key in ("a-wrong-key", KEY):
-        page.at("key").clear()
-        page.at("key").send_keys(key + "\n")
+        page.element("key").clear()
+        page.element("key").send_keys(key + "\n")
         if key != KEY:
-            page.until(lambda: page.shown("problem"), "that the key is wrong")
+            page.wait_until(lambda: page.is_shown("problem"), "that the key is wrong")
             assert "key" in page.text("problem")
-    page.until_tokens("3 of 9 tokens")  # r is cut to what the model can do
+    page.wait_for_tokens("3 of 9 tokens")  # the page reduces r to what the model allows
     return page
 
 
-def test_a_key_is_asked_for_and_kept(let_in):
-    assert not let_in.shown("access")
-    assert not let_in.shown("problem")
-    let_in.browser.refresh()
-    let_in.until_tokens("3 of 9 tokens")
-    assert not let_in.shown("access")
+def test_the_page_asks_for_a_key_and_keeps_it(page_with_key):
+    assert not page_with_key.is_shown("access")
+    assert not page_with_key.is_shown("problem")
+    page_with_key.browser.refresh()
+    page_with_key.wait_for_tokens("3 of 9 tokens")
+    assert not page_with_key.is_shown("access")
 
 
-def test_logits_are_no_percentages(let_in):
+def test_logits_are_not_shown_as_percentages(page_with_key):
     scores = [
         line.text.splitlines()[-1]
-        for line in let_in.at("labels").find_elements("css selector", "li")
+        for line in page_with_key.element("labels").find_elements("css selector", "li")
     ]
     assert len(scores) == 5
     assert all(re.fullmatch(r"-?\d+\.\d\d", score) for score in scores)
 
 
-def test_models_are_chosen_and_one_may_have_no_classes(let_in):
-    assert [option.text for option in Select(let_in.at("model")).options] == ["logits", "bare"]
-    Select(let_in.at("model")).select_by_value("bare")
-    let_in.until(lambda: let_in.text("agreement").startswith("cosine to r = 0: "), "its features")
-    assert let_in.text("labels") == "32 features; this model has no classifier"
-    assert -1 <= float(let_in.text("agreement").rpartition(" ")[2]) <= 1.0001
-    let_in.until_regions("4")
+def test_a_model_without_classes_shows_its_features(page_with_key):
+    assert [option.text for option in Select(page_with_key.element("model")).options] == [
+        "logits",
+        "bare",
+    ]
+    Select(page_with_key.element("model")).select_by_value("bare")
+    page_with_key.wait_until(
+        lambda: page_with_key.text("agreement").startswith("cosine to r = 0: "), "its features"
+    )
+    assert page_with_key.text("labels") == "32 features; this model has no classifier"
+    assert -1 <= float(page_with_key.text("agreement").rpartition(" ")[2]) <= 1.0001
+    page_with_key.wait_for_regions("4")
 
 
-def test_metrics_elsewhere_are_not_asked_for_again(let_in):
-    let_in.until(lambda: "port of their own" in let_in.text("live-note"), "why there is no chart")
-    assert not let_in.shown("throughput")
+def test_metrics_on_another_port_are_reported_as_missing(page_with_key):
+    page_with_key.wait_until(
+        lambda: "port of their own" in page_with_key.text("live-note"), "why there is no chart"
+    )
+    assert not page_with_key.is_shown("throughput")
 
 
 @contextlib.contextmanager
-def merging(server) -> Iterator[None]:
-    """Others ask for more, with r=auto, than ``server`` does in its target time; it merges for
-    everyone who lets it.
-    """
+def overloaded(server) -> Iterator[None]:
+    """Overload ``server`` with requests of r=auto, so that it merges tokens for all of them."""
     done = threading.Event()
 
-    def ask() -> None:
+    def send_requests() -> None:
         while not done.is_set():
             httpx.post(
                 f"{server.url}/classify?r=auto", files=[("f", ("f", SNEAKER))] * 32, timeout=30
             )
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    load = threading.Thread(target=send_requests)
+    load.start()
     try:
         eventually(lambda: server.metric('tome_images_total{model="fashion-mnist",r="8"}') >= 1)
         yield
     finally:
         done.set()
-        asking.join()
+        load.join()
 
 
-def test_the_r_that_the_server_chooses_is_what_is_drawn_and_timed(page, start_server):
+def test_the_page_draws_and_times_the_r_that_the_server_chooses(page, start_server):
     with start_server(levels="0,8", target_ms=20, max_batch=4) as server:
         page.open(f"{server.url}/")
-        page.until_tokens("11 of 197 tokens")
-        page.slide(8000, "deadline")
-        with merging(server):
-            page.at("auto").click()
-            page.until_tokens("101 of 197 tokens")
+        page.wait_for_tokens("11 of 197 tokens")
+        page.move_slider(8000, "deadline")
+        with overloaded(server):
+            page.element("auto").click()
+            page.wait_for_tokens("101 of 197 tokens")
         assert page.text("r-value") == "r = 8, chosen for 8000 ms"
-        assert page.at("r").get_attribute("value") == "16"
-        page.until_regions("8")
+        assert page.element("r").get_attribute("value") == "16"
+        page.wait_for_regions("8")
         assert page.text("forward-r") == "r = 8"
-        chosen = page.at("level-rows").find_element("css selector", "[aria-current=true]")
+        chosen = page.element("level-rows").find_element("css selector", "[aria-current=true]")
         assert chosen.get_attribute("data-r") == "8"
-        page.browser.get("about:blank")  # it goes on asking for metrics
+        page.browser.get("about:blank")  # ends its requests for metrics
 
 
 @pytest.fixture
 def prefix(server) -> Iterator[str]:
-    """The address of a proxy that has ``server`` below ``/models/try/``."""
+    """The address of a proxy that serves ``server`` below ``/models/try/``."""
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -166,31 +169,30 @@ def prefix(server) -> Iterator[str]:
         proxy.shutdown()
 
 
-def test_below_a_path_of_a_proxy(page, prefix):
+def test_it_works_below_a_path_prefix_of_a_proxy(page, prefix):
     page.open(prefix)
-    page.until_tokens("11 of 197 tokens")
-    page.until_regions("16")
-    page.until(lambda: page.text("throughput-now") != UNKNOWN, "the metrics")
-    page.browser.get("about:blank")  # it goes on asking for metrics
-    assert browsers.complaints(page.browser) == []
+    page.wait_for_tokens("11 of 197 tokens")
+    page.wait_for_regions("16")
+    page.wait_until(lambda: page.text("throughput-now") != UNKNOWN, "the metrics")
+    page.browser.get("about:blank")  # ends its requests for metrics
+    assert browsers.console_messages(page.browser) == []
 
 
-def test_while_models_load_it_says_so_and_goes_on(page, models, start_server):
+def test_while_models_load_it_says_so_and_retries(page, models, start_server):
     with start_server(wait=False, config=models, levels="0") as server:
-        page.until(server.engines, "that an engine is started")
-        server.signal_engine(signal.SIGSTOP)  # so that it does not get ready meanwhile
-        page.until(lambda: listens(server), "that it listens")
+        page.wait_until(server.engines, "that an engine is started")
+        server.signal_engine(signal.SIGSTOP)  # so that it does not get ready before the test looks
+        page.wait_until(lambda: is_listening(server), "that it listens")
         page.open(f"{server.url}/")
-        page.until(lambda: "Trying again" in page.text("problem"), "that it is not ready")
+        page.wait_until(lambda: "Trying again" in page.text("problem"), "that it is not ready")
         server.signal_engine(signal.SIGCONT)
-        page.at("examples").find_element(
-            "tag name", "button"
-        ).click()  # which gives up what was asked before
-        page.until_tokens("3 of 9 tokens")
-        assert not page.shown("problem")
+        # A click cancels the request that the page is retrying.
+        page.element("examples").find_element("tag name", "button").click()
+        page.wait_for_tokens("3 of 9 tokens")
+        assert not page.is_shown("problem")
 
 
-def listens(server) -> bool:
+def is_listening(server) -> bool:
     try:
         return httpx.get(f"{server.url}/healthz").status_code == 200
     except httpx.ConnectError:

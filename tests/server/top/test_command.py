@@ -1,3 +1,5 @@
+"""`tome-serve top` against a real server, once and live in a terminal."""
+
 from __future__ import annotations
 
 import asyncio
@@ -24,11 +26,11 @@ from server.top.screen import draw
 from tests.server.conftest import ROOT, RunningServer, eventually
 
 
-def test_one_frame_of_a_server_at_work(
+def test_one_frame_shows_the_work_of_a_server(
     server: RunningServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with at_work(server):
-        for _ in range(5):  # a busy machine may show nothing of one r, or of any
+    with under_load(server):
+        for _ in range(5):  # on a busy machine an interval may have no image of one r
             assert main(["top", "--once", "--interval", "0.8", "--url", server.url]) == 0
             printed = capfd.readouterr().out
             bars = [line.split()[0] for line in printed.splitlines() if "█" in line]
@@ -41,8 +43,8 @@ def test_one_frame_of_a_server_at_work(
 
 
 @contextlib.contextmanager
-def at_work(server: RunningServer) -> Iterator[None]:
-    """Two clients ask at r=0 and r=16 meanwhile."""
+def under_load(server: RunningServer) -> Iterator[None]:
+    """Two clients send requests at r=0 and r=16 meanwhile."""
     spec = LoadSpec(
         server.url, read_pictures([]), connections=2, duration=600, r=("0", "16"), probe=False
     )
@@ -59,44 +61,49 @@ def at_work(server: RunningServer) -> Iterator[None]:
             load.result()
 
 
-def test_a_server_that_goes_and_comes_back(start_server: Callable) -> None:
+def test_a_server_may_stop_and_come_back(start_server: Callable) -> None:
     settings = {"levels": "0", "max_batch": 1}
     with start_server(**settings) as server:
         port = server.port
         readings = frames(TopCommand(url=server.url, interval=0.1), scrape(server.url))
         assert next(readings)[0] is not None
-    frame, trouble = next(readings)
-    assert frame is None and "Connection refused" in trouble
+    frame, error = next(readings)
+    assert frame is None and "Connection refused" in error
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(draw(server.url, None, (), trouble))
+        console.print(draw(server.url, None, error=error))
     assert captured.get() == f"{server.url}  no answer: Connection refused\n"
     with start_server(**settings, port=port):
-        frame, trouble = next(readings)
-    assert frame is not None and not trouble
+        frame, error = next(readings)
+    assert frame is not None and not error
 
 
-def test_ctrl_c_leaves_the_terminal_as_it_was(server: RunningServer) -> None:
-    """In a terminal of its own: the frames use the other screen, and it is left again."""
-    ours, theirs = pty.openpty()
+def test_ctrl_c_restores_the_terminal(server: RunningServer) -> None:
+    """In a terminal of its own, frames use the alternate screen and leave it at the end."""
+    terminal, program_side = pty.openpty()
+    size = {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "top", "--url", server.url, "--interval", "0.2"],
-        cwd=ROOT, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"},
-    )  # fmt: skip
-    os.close(theirs)
+        cwd=ROOT,
+        stdout=program_side,
+        stderr=program_side,
+        env=os.environ | size,
+    )
+    os.close(program_side)
     shown = b""
     while b"engines" not in shown:
-        assert select.select([ours], [], [], 30)[0], shown
-        shown += os.read(ours, 65536)
+        assert select.select([terminal], [], [], 30)[0], shown
+        shown += os.read(terminal, 65536)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
-    while select.select([ours], [], [], 1)[0]:
+    while select.select([terminal], [], [], 1)[0]:
         try:
-            shown += os.read(ours, 65536)
-        except OSError:  # Linux says so that the other side is closed
+            shown += os.read(terminal, 65536)
+        except OSError:  # on Linux: the other side is closed
             break
-    os.close(ours)
-    assert (
-        b"\x1b[?1049h" in shown and b"\x1b[?1049l" in shown
-    )  # entered and left the alternate screen
+    os.close(terminal)
+    enter_alternate_screen = b"\x1b[?1049h"
+    leave_alternate_screen = b"\x1b[?1049l"
+    assert enter_alternate_screen in shown
+    assert leave_alternate_screen in shown
     assert b"Traceback" not in shown

@@ -1,6 +1,4 @@
-"""The tests of `tests/tome_core/backends/cuda/` in a process of their own, where Triton's
-interpreter has to be asked for.
-"""
+"""Run the tests of `tests/tome_core/backends/cuda/` in a process with Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent / "triton"
+FOLDER = Path(__file__).parent / "cuda"
 
 
 @pytest.mark.skipif(
     torch.cuda.is_available() or "TRITON_INTERPRET" in os.environ,
-    reason="they run in this process as well",
+    reason="they run in this process",
 )
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kernels_in_the_interpreter(which: str) -> None:
+@pytest.mark.parametrize("marker", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_cuda_tests_pass_in_the_interpreter(marker: str) -> None:
     triton = pytest.importorskip("triton")
     if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8):
         pytest.skip("the interpreter of this Triton fails on loops whose bounds are not constant")
@@ -32,9 +30,15 @@ def test_kernels_in_the_interpreter(which: str) -> None:
         "-p",
         "no:cacheprovider",
         "-m",
-        which,
+        marker,
         str(FOLDER),
     ]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout

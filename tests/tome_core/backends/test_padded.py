@@ -1,4 +1,4 @@
-"""The strategy for GPUs, run on the CPU, against the reference that goes group by group."""
+"""The padded strategy, run on the CPU, compared with the reference strategy."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from tests.tome_core.models import DEPTH, as_schedule, make_images, make_vit, randomise, specs
 from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, MergedViT, Schedule, patch
-from tome_core.backends.padded import Offsets, match, padded_attention
-from tome_core.backends.reference import GroupByGroup
-from tome_core.ragged.padding import places_of
+from tome_core.backends.padded import PaddedStrategy, match, padded_attention
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.ragged.padding import padded_layouts
 from tome_core.ragged.plan import Plan, make_plan
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -30,15 +30,15 @@ MODELS: dict[str, dict[str, Any]] = {
 batches = st.lists(specs(), min_size=1, max_size=6)
 
 
-def both(model: MergedViT) -> tuple[MergedViT, MergedViT]:
-    """The model by the reference, and by offsets."""
-    assert isinstance(model.merging.strategy, GroupByGroup)
-    other = MergedViT(model.adapter, replace(model.merging, strategy=Offsets())).eval()
+def reference_and_padded(model: MergedViT) -> tuple[MergedViT, MergedViT]:
+    """The model with the reference strategy, and with the padded one."""
+    assert isinstance(model.merging.strategy, ReferenceStrategy)
+    other = MergedViT(model.adapter, replace(model.merging, strategy=PaddedStrategy())).eval()
     return model, other
 
 
 def assert_same(model: MergedViT, images: Tensor, r: list[Any]) -> None:
-    reference, offsets = both(model)
+    reference, offsets = reference_and_padded(model)
     expected = reference.trace(images, r=r)
     got = offsets.trace(images, r=r)
     torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-9)
@@ -49,15 +49,17 @@ def assert_same(model: MergedViT, images: Tensor, r: list[Any]) -> None:
 
 
 @cache
-def of_variant(variant: str) -> MergedViT:
+def model_of_variant(variant: str) -> MergedViT:
     return patch(make_vit(**MODELS[variant]), prop_attn=variant != "registers")
 
 
 @pytest.mark.parametrize("variant", MODELS)
 @given(batches)
 @torch.no_grad()
-def test_equals_group_by_group(variant: str, batch: list[Spec]) -> None:
-    assert_same(of_variant(variant), make_images(len(batch)), [as_schedule(spec) for spec in batch])
+def test_equals_the_reference(variant: str, batch: list[Spec]) -> None:
+    assert_same(
+        model_of_variant(variant), make_images(len(batch)), [as_schedule(spec) for spec in batch]
+    )
 
 
 @cache
@@ -90,16 +92,14 @@ def with_positions(kind: str) -> MergedViT:
 @pytest.mark.parametrize("kind", ["rotary", "relative", "beit"])
 @given(batches)
 @torch.no_grad()
-def test_positions_are_kept(kind: str, batch: list[Spec]) -> None:
+def test_merging_keeps_positions(kind: str, batch: list[Spec]) -> None:
     assert_same(
         with_positions(kind), make_images(len(batch)), [as_schedule(spec) for spec in batch]
     )
 
 
-def plan_of(counts: list[tuple[int, int]], prefix: int) -> Plan:
-    """One block, that is asked to merge ``r`` of ``tokens`` in each image; images may differ at the
-    input too.
-    """
+def make_one_block_plan(counts: list[tuple[int, int]], prefix: int) -> Plan:
+    """A plan of one block from ``(tokens, r)`` of each image."""
     plans = [make_plan((Schedule.of(r),), 1, tokens, prefix, Bipartite()) for tokens, r in counts]
     return Plan(tuple(plan.groups[0] for plan in plans), tuple(range(len(plans))))
 
@@ -115,11 +115,13 @@ images_of_a_batch = st.integers(0, 4).flatmap(
 
 
 @given(images_of_a_batch, st.integers(0, 99), st.booleans())
-def test_matching_is_that_of_each_image_alone(
-    batch: tuple[int, list[tuple[int, int]]], seed: int, ties: bool
+def test_matching_equals_bipartite_on_each_image(
+    batch: tuple[int, list[tuple[int, int]]],
+    seed: int,
+    ties: bool,
 ) -> None:
     prefix, images = batch
-    plan = plan_of(images, prefix)
+    plan = make_one_block_plan(images, prefix)
     metric = torch.randn(
         plan.length(0), 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
@@ -127,28 +129,25 @@ def test_matching_is_that_of_each_image_alone(
         metric = torch.eye(5, dtype=torch.float64)[
             metric.argmax(dim=1)
         ]  # few vectors, with products that are exact
-    before, after = places_of(plan, metric)
+    before, after = padded_layouts(plan, metric)
     dest, merged = match(metric, before, after, prefix)
     start = 0
     for row, group in enumerate(plan.groups):
         tokens, left = group.tokens
         if left == tokens:
-            assert (
-                torch.equal(dest[row, :tokens], torch.arange(tokens))
-                and not merged[row, :tokens].any()
-            )
+            assert torch.equal(dest[row, :tokens], torch.arange(tokens))
+            assert not merged[row, :tokens].any()
         else:
             alone = Bipartite()(metric[None, start : start + tokens], tokens - left, prefix)
-            assert torch.equal(dest[row, :tokens], alone.dest[0]) and torch.equal(
-                merged[row, :tokens], alone.merged[0]
-            )
+            assert torch.equal(dest[row, :tokens], alone.dest[0])
+            assert torch.equal(merged[row, :tokens], alone.merged[0])
         start += tokens
 
 
 @given(images_of_a_batch, st.integers(0, 9))
 def test_places_pad_and_unpad(batch: tuple[int, list[tuple[int, int]]], width: int) -> None:
-    plan = plan_of(batch[1], batch[0])
-    for block, places in enumerate(places_of(plan, torch.empty(0))):
+    plan = make_one_block_plan(batch[1], batch[0])
+    for block, places in enumerate(padded_layouts(plan, torch.empty(0))):
         buffer = torch.randn(plan.length(block), width)
         padded = places.pad(buffer)
         assert padded.shape == (len(batch[1]), places.longest, width)
@@ -156,17 +155,16 @@ def test_places_pad_and_unpad(batch: tuple[int, list[tuple[int, int]]], width: i
         for (_, view), row, inside in zip(
             plan.views(buffer, block), padded, places.inside, strict=True
         ):
-            assert torch.equal(row[inside], view[0]) and int(inside.sum()) == view.shape[1]
+            assert torch.equal(row[inside], view[0])
+            assert int(inside.sum()) == view.shape[1]
             assert (row[~inside] == view[0, -1]).all()
-        assert (
-            places.starts.dtype == torch.int32
-            and places.starts.tolist() == plan.offsets(buffer)[block].tolist()
-        )
+        assert places.starts.dtype == torch.int32
+        assert places.starts.tolist() == plan.offsets(buffer)[block].tolist()
 
 
 @torch.no_grad()
-def test_a_poisoned_image_harms_no_other() -> None:
-    _, model = both(patch(make_vit(reg_tokens=1)))
+def test_nan_or_infinity_in_one_image_does_not_reach_the_others() -> None:
+    _, model = reference_and_padded(patch(make_vit(reg_tokens=1)))
     images = make_images(6)
     r = [3, 0, 7, 3, 2, 1]
     clean = model.trace(images, r=r)
@@ -182,9 +180,9 @@ def test_a_poisoned_image_harms_no_other() -> None:
 
 @torch.no_grad()
 def test_padded_attention_with_no_bias_at_all() -> None:
-    plan = plan_of([(5, 0), (9, 3)], 1)
+    plan = make_one_block_plan([(5, 0), (9, 3)], 1)
     q, k, v = torch.randn(3, plan.length(0), 2, 4, dtype=torch.float64)
-    out = padded_attention(q, k, v, None, places_of(plan, q)[0], None)
+    out = padded_attention(q, k, v, None, padded_layouts(plan, q)[0], None)
     for part in (slice(0, 5), slice(5, 14)):
         alone = ((q[part].transpose(0, 1) @ k[part].permute(1, 2, 0)) / 2).softmax(-1) @ v[
             part
@@ -193,19 +191,22 @@ def test_padded_attention_with_no_bias_at_all() -> None:
 
 
 @torch.no_grad()
-def test_other_matchers_go_group_by_group() -> None:
+def test_other_matchers_run_the_reference() -> None:
     model = patch(make_vit(), matcher=Kth(3))
     assert_same(model, make_images(3), [0, 1, Schedule.per_layer([1, 0, 1])])
 
 
 def test_gradients_are_those_of_the_reference() -> None:
-    reference, offsets = both(patch(make_vit()))
+    reference, offsets = reference_and_padded(patch(make_vit()))
     images = make_images(4)
     r = [0, 2, 5, 2]
-    gradients = []
+    gradients: list[list[Tensor]] = []
     for model in (reference, offsets):
         model.zero_grad()
         model(images, r=r).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+        gradients.append([])
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            gradients[-1].append(parameter.grad.clone())
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-9)

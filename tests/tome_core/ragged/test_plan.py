@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.tome_core.models import as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, Random, Schedule, patch
-from tome_core.backends.padded import Offsets
-from tome_core.ragged.plan import kept_for, make_plan, token_counts
+from tome_core.backends.padded import PaddedStrategy
+from tome_core.ragged.plan import make_plan, shared_cache, token_counts
 
 SPECS = st.lists(specs(depth=4), min_size=1, max_size=8)
 
@@ -25,7 +25,7 @@ def test_every_image_is_in_one_group_with_its_own_counts(
     schedules = [Schedule.of(as_schedule(spec)) for spec in batch]
     plan = make_plan(tuple(schedules), 4, patches + prefix, prefix, Bipartite())
     assert sorted(plan.order) == list(range(len(batch)))
-    assert [plan.order[place] for place in plan.back] == list(range(len(batch)))
+    assert [plan.order[index] for index in plan.inverse_order] == list(range(len(batch)))
     images = iter(plan.order)
     for group in plan.groups:
         for image in islice(images, group.images):
@@ -68,13 +68,13 @@ def test_counts_follow_the_matcher() -> None:
 
 
 def test_the_cache_is_bounded() -> None:
-    # Clients choose schedules, so an unbounded cache would be a leak on demand.
+    # Clients choose schedules, so an unbounded cache would be a memory leak.
     assert token_counts.cache_info().maxsize is not None
-    assert kept_for.cache_info().maxsize is not None
+    assert shared_cache.cache_info().maxsize is not None
 
 
 @given(SPECS, st.randoms())
-def test_what_is_kept_serves_the_batch_in_any_order(
+def test_the_cache_is_shared_by_all_orders_of_a_batch(
     batch: list[Spec], shuffle: random.Random
 ) -> None:
     schedules = [Schedule.of(as_schedule(spec)) for spec in batch]
@@ -84,7 +84,7 @@ def test_what_is_kept_serves_the_batch_in_any_order(
     assert other.offsets(torch.empty(0)) is plan.offsets(torch.empty(0))
 
 
-def test_what_is_kept_is_made_once_and_serves_training_too() -> None:
+def test_cached_tensors_are_made_once_and_usable_in_training() -> None:
     plan = make_plan((Schedule.of(1), Schedule.of(0)), 2, 9, 1, Bipartite())
     with torch.inference_mode():
         offsets = plan.offsets(torch.empty(0))
@@ -96,7 +96,7 @@ def test_what_is_kept_is_made_once_and_serves_training_too() -> None:
     torch.testing.assert_close(rows.grad, 2 * rows.detach())
 
 
-def test_nothing_fake_is_kept() -> None:
+def test_fake_tensors_are_not_cached() -> None:
     plan = make_plan((Schedule.of(2), Schedule.of(0)), 2, 9, 1, Bipartite())
     with FakeTensorMode():
         assert plan.offsets(torch.empty(1, device="cuda")).device.type == "cuda"
@@ -113,13 +113,13 @@ def test_leading_rows_are_the_first_of_each_image(batch: list[Spec], count: int)
         assert torch.equal(plan.leading(rows, block, count), torch.cat(expected))
 
 
-def test_a_batch_of_one_schedule_keeps_nothing() -> None:
-    """A CUDA graph of it goes on reading what its pass read, when the plan is long gone."""
+def test_a_batch_of_one_schedule_caches_nothing() -> None:
+    """A CUDA graph reads the tensors of its recorded pass after the plan is gone."""
     images = make_images(3)
     model = patch(make_vit(reg_tokens=4))
-    kept_for.cache_clear()
+    shared_cache.cache_clear()
     with torch.no_grad():
-        for strategy in (model.merging.strategy, Offsets()):
+        for strategy in (model.merging.strategy, PaddedStrategy()):
             model.merging = replace(model.merging, prune=True, strategy=strategy)
             model(images, r=2)
     matcher = model.merging.matcher
@@ -127,5 +127,5 @@ def test_a_batch_of_one_schedule_keeps_nothing() -> None:
     plan = make_plan(
         (Schedule.of(2),) * 3, len(model.adapter.blocks), tokens, model.merging.prefix, matcher
     )
-    assert (kept_for.cache_info().misses, kept_for.cache_info().hits) == (1, 2)
-    assert not plan._kept
+    assert (shared_cache.cache_info().misses, shared_cache.cache_info().hits) == (1, 2)
+    assert not plan._cache

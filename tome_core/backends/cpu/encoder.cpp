@@ -1,5 +1,5 @@
-// All blocks of a plain Vision Transformer in one call: norm, attention, residual, merging, norm, MLP, residual. What a call
-// of each kernel from Python costs is what small batches would mostly wait for.
+// All blocks of a plain Vision Transformer in one call: norm, attention, residual, merging, norm, MLP, residual. With one
+// call from Python for each kernel, these calls would dominate the time of small batches.
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// Addresses of one block's weights, in the order in which encoder.py lists them.
+// The addresses of the weights of one block, in the order of `BlockLayers.weights` in encoder.py.
 template <class T>
 struct Block {
     const float *norm1_weight, *norm1_bias;
@@ -23,6 +23,7 @@ struct Block {
     const float* fc2_bias;
 };
 
+// With fewer numbers, waking the other threads takes longer than the logarithms.
 constexpr int64_t kWorthWaking = 1 << 12;
 
 void log2_of(const float* sizes, int64_t n, float* out) {
@@ -30,17 +31,17 @@ void log2_of(const float* sizes, int64_t n, float* out) {
     for (int64_t i = 0; i < n; i++) out[i] = std::log2(sizes[i]);
 }
 
-// The first `count` rows of each image to the front, in place.
+// Moves the first `count` rows of each image to the front of the buffer, in place.
 template <class T>
 void gather_leading(T* rows, int64_t width, const int64_t* offsets, int64_t images, int64_t count) {
     for (int64_t image = 0; image < images; image++)
         std::memmove(rows + image * count * width, rows + offsets[image] * width, count * width * sizeof(T));
 }
 
-// What one call is given; all fields have 8 bytes, in the order in which encoder.py lists them. offsets[depth + 1]
-// [images + 1]. tokens, other and normed have room for dim values of each token, wide for three times as many and for
-// hidden; sizes, other_sizes and bias for one float, merged for one byte. dest of a block begins dest_stride behind the last
-// one's. Where leading is not 0, only so many prefix tokens of each image are computed of the last block.
+// The arguments of one call, each of 8 bytes, in the order of `_run` in encoder.py. offsets is [depth + 1]
+// [images + 1]. For each token, tokens, other and normed have room for dim values, wide for max(3 * dim, hidden) values,
+// sizes, other_sizes and bias for one float, and merged for one byte. The dest of a block begins dest_stride after that of
+// the block before. If leading is not 0, the last block computes only so many prefix tokens of each image.
 template <class T>
 struct Pass {
     int64_t depth, images, dim, heads, hidden, prefix, leading, proportional, dest_stride;
@@ -53,39 +54,45 @@ struct Pass {
     uint8_t* merged;
 };
 
-// Returns whether what is left is in `other`.
+// Runs all blocks. Returns whether the resulting tokens are in `other`.
 template <class T>
 int encode(const Pass<T>& pass) {
     using K = Kernels<T>;
     const int64_t depth = pass.depth, images = pass.images, dim = pass.dim, heads = pass.heads, hidden = pass.hidden;
-    const int64_t leading = pass.leading, head = dim / heads, stride = 3 * dim;
+    const int64_t leading = pass.leading, head_dim = dim / heads, stride = 3 * dim;
     T *tokens = pass.tokens, *other = pass.other, *const normed = pass.normed, *const wide = pass.wide;
     float *sizes = pass.sizes, *other_sizes = pass.other_sizes;
-    const float scale = static_cast<float>(std::pow(static_cast<double>(head), -0.5) * M_LOG2E);
-    int swaps = 0;
+    const float scale = static_cast<float>(std::pow(static_cast<double>(head_dim), -0.5) * M_LOG2E);
+    // Merging writes to the other buffers, which are then exchanged with these. Before the first merge all sizes are 1
+    // and the buffer of sizes is undefined.
+    bool has_sizes = false;
+    bool result_is_in_other = false;
     for (int64_t i = 0; i < depth; i++) {
         const Block<T>& block = pass.blocks[i];
         const int64_t* before = pass.offsets + i * (images + 1);
         const int64_t* after = before + images + 1;
         int64_t n = before[images];
-        const bool weighted = swaps && pass.proportional, cut = leading && i == depth - 1;
+        const bool weighted = has_sizes && pass.proportional;
+        // The last block goes on with the leading tokens alone after attention, and merges nothing.
+        const bool only_leading = leading && i == depth - 1;
         K::layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, pass.eps[2 * i], normed);
         K::linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
         if (weighted) log2_of(sizes, n, pass.bias);
         K::attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? pass.bias : nullptr, before, images,
-                     heads, head, scale, normed);
-        if (cut) {
+                     heads, head_dim, scale, normed);
+        if (only_leading) {
             gather_leading(tokens, dim, before, images, leading);
             gather_leading(normed, dim, before, images, leading);
             n = images * leading;
         }
         K::linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
-        if (!cut && after[images] < n) {
-            K::merge(tokens, wide + dim, stride, swaps ? sizes : nullptr, before, after, images, dim, heads, head,
-                     pass.prefix, other, other_sizes, pass.dest + i * pass.dest_stride, pass.merged);
+        if (!only_leading && after[images] < n) {
+            K::merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
+                     head_dim, pass.prefix, other, other_sizes, pass.dest + i * pass.dest_stride, pass.merged);
             std::swap(tokens, other);
             std::swap(sizes, other_sizes);
-            swaps++;
+            has_sizes = true;
+            result_is_in_other = !result_is_in_other;
             n = after[images];
         }
         K::layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, pass.eps[2 * i + 1], normed);
@@ -97,7 +104,7 @@ int encode(const Pass<T>& pass) {
                    tokens);
         }
     }
-    return swaps % 2;
+    return result_is_in_other;
 }
 
 }  // namespace

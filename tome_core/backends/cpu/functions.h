@@ -1,5 +1,5 @@
-// 2^x and GELU by polynomials, which `prepare` interpolates. For bfloat16, which rounds to 2^-9, lower degrees do. Nothing
-// here runs when the library is loaded: the processor may not know these instructions.
+// 2^x and GELU by polynomials, which `prepare` interpolates. For bfloat16, which rounds to 2^-9, lower degrees suffice.
+// Nothing here runs while the library loads, because the processor may lack these instructions.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@ constexpr int kPowerDegree = std::is_same_v<T, float> ? 5 : 3;
 template <class T>
 constexpr int kTailDegree = std::is_same_v<T, float> ? 5 : 4;
 
-// Coefficients, lowest first, of the polynomial that is f at Chebyshev's nodes between -1/2 and 1/2.
+// Coefficients, lowest degree first, of the polynomial that equals f at the Chebyshev nodes between -1/2 and 1/2.
 template <int Degree, class F>
 std::array<float, Degree + 1> interpolate(F f) {
     double node[Degree + 1], difference[Degree + 1], sum[Degree + 1] = {};
@@ -34,7 +34,7 @@ std::array<float, Degree + 1> interpolate(F f) {
 template <int Degree>
 std::array<float, Degree + 1> kPower;  // of 2^u
 
-// 2^x, as T needs it; 0 far below, NaN stays NaN.
+// 2^x to the precision of T. The result underflows to 0; NaN stays NaN.
 template <class T>
 inline __m512 exp2(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(x, 8), u = _mm512_sub_ps(x, n);
@@ -46,14 +46,14 @@ inline __m512 exp2(__m512 x) {
     return _mm512_scalef_ps(sum, n);
 }
 
-// The normal distribution's tail Phi(-s) for s from 0 to 6: one polynomial for each of 16 pieces around k * kStep, whose
-// coefficients fill a register each.
+// The tail Phi(-s) of the normal distribution for s from 0 to 6: one polynomial for each of 16 pieces around k * kStep.
+// The coefficients of one degree, for all pieces, fill one register.
 constexpr double kStep = 0.4;
 
 template <int Degree>
 alignas(64) float kTail[Degree + 1][kLanes];
 
-// Fills the tables; before any other function of this file.
+// Fills the tables. Must run before any other function of this file.
 template <class T>
 void prepare() {
     kPower<kPowerDegree<T>> = interpolate<kPowerDegree<T>>([](double u) { return std::exp2(u); });
@@ -64,14 +64,15 @@ void prepare() {
     }
 }
 
-// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), as T needs it: max(x, 0) - |x| * Phi(-|x|), where the
-// second part stays at 6e-9 from 6 on. NaN stays NaN.
+// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), to the precision of T: max(x, 0) - |x| * Phi(-|x|). For
+// |x| above 6 the second term is that of 6, which is 6e-9. NaN stays NaN.
 template <class T>
 inline __m512 gelu(__m512 x) {
     constexpr int degree = kTailDegree<T>;
     const __m512 s = _mm512_min_ps(_mm512_set1_ps(15 * kStep), _mm512_abs_ps(x));
+    // Floats near 1.5 * 2^23 are whole numbers: adding it rounds to one, which is then in the lowest bits.
     const __m512 scale = _mm512_set1_ps(1 / kStep), whole = _mm512_set1_ps(0x1.8p23f);
-    const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the piece
+    const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the number of the piece
     const __m512 u = _mm512_fmsub_ps(s, scale, _mm512_sub_ps(shifted, whole));
     const auto piece = [&](int i) {
         return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<degree>[i]));

@@ -1,9 +1,10 @@
-"""Kernels for x86 processors with AVX-512 and bfloat16: linear layers, attention, merging and norms of packed buffers.
+"""Kernels for x86 processors with AVX-512 and bfloat16, over packed buffers of tokens.
 
-They are compiled when the package is installed and a compiler is there; `available` says whether
-they can be used. All work in float32 inside, on contiguous buffers of float32 or bfloat16, image by
-image or row by row: an image's result does not depend on who shares its batch. OpenMP is PyTorch's
-own, so ``torch.set_num_threads`` holds here too.
+They compute linear layers, attention, merging and norms. They are compiled when the package is
+installed and a C++ compiler is present; `available` returns whether they can be used. All of them
+accumulate in float32, on contiguous buffers of float32 or bfloat16, image by image or row by row:
+the result for an image does not depend on the other images of its batch. They share PyTorch's
+OpenMP, so ``torch.set_num_threads`` applies to them too.
 """
 
 from __future__ import annotations
@@ -20,153 +21,203 @@ from tome_core.backends.cpu.library import call, load_library
 from tome_core.backends.cpu.row_padding import empty_rows
 from tome_core.backends.cpu.workspace import WORKSPACE
 
-LANES = 16  # the width of a head must be a multiple of it
-_PANEL = 64  # outputs of a linear layer that are computed together: kPanel of linear.cpp
+LANES = 16  # floats in one AVX-512 register; the width of a head must be a multiple of it
+_PANEL = 64  # outputs of a linear layer that are computed together: kPanel in linear.cpp
+_INSTRUCTION_BYTES = 4  # of input that one multiply-add reads for each output
+_LOG2_E = math.log2(math.e)
 
 
 def available() -> bool:
-    """Whether the kernels of this package can run here."""
+    """Return whether the kernels are compiled and this processor can run them."""
     return load_library() is not None
 
 
 def supports(dtype: torch.dtype) -> bool:
-    """Whether they can, on tensors of ``dtype``."""
+    """Return whether the kernels can run on tensors of ``dtype``."""
     return dtype in DTYPES and available()
 
 
 def multiplies_fastest(weight: Tensor) -> bool:
-    """Whether `linear` is the fastest way to multiply by ``weight (out, in)``.
+    """Return whether `linear` is the fastest way to multiply by ``weight (out, in)``.
 
-    With AMX, which `linear` does not use, oneDNN is left to multiply in bfloat16; nobody measured
-    that yet.
+    `linear` does not use AMX. On processors that have it, oneDNN multiplies in bfloat16 instead;
+    which of the two is faster there has not been measured.
     """
-    if not supports(weight.dtype) or weight.shape[1] % _pair(weight.dtype):
+    if not supports(weight.dtype):
         return False
+    in_features = weight.shape[1]
+    if in_features % _inputs_per_step(weight.dtype):
+        return False
+    if weight.dtype == torch.float32:
+        return True
     library = load_library()
-    return weight.dtype == torch.float32 or (library is not None and not library.tome_has_amx())
+    return library is not None and not library.tome_has_amx()
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight ``(out, in)`` and its bias, in the order in which `linear` reads them; zeros behind the last output.
+    """A weight ``(out, in)`` and its bias in the order in which `linear` reads them.
+
+    The last panel is padded with zeros.
 
     Attributes:
-        panels: ``(panels, in / pair, 64, pair)``; a pair is what one instruction multiplies and
-            adds: two values of bfloat16, one of float32.
+        panels: ``(panels, in / step, 64, step)``, where a step is what one instruction multiplies
+            and adds: two values of bfloat16, one of float32.
         bias: float32 ``(panels * 64,)``.
     """
 
     panels: Tensor
     bias: Tensor
-    inputs: int
-    outputs: int
+    in_features: int
+    out_features: int
 
-    def check(self, x: Tensor) -> None:
-        """Raise `ValueError` unless ``x (T, in)`` can be multiplied: the kernels would read what is not theirs."""
-        if (
-            x.shape[1] != self.inputs
-            or x.dtype != self.panels.dtype
-            or x.device != self.panels.device
-        ):
-            raise ValueError(
-                f"a layer of {self.inputs} inputs in {self.panels.dtype} on {self.panels.device}"
-                f" was given {x.shape[1]} in {x.dtype} on {x.device}"
-            )
+    def check_input(self, x: Tensor) -> None:
+        """Check that ``x (T, in)`` can be multiplied; otherwise a kernel reads out of bounds.
+
+        Raises:
+            ValueError: ``x`` has another number of features, dtype or device.
+        """
+        expected = self.in_features, self.panels.dtype, self.panels.device
+        found = x.shape[1], x.dtype, x.device
+        if found != expected:
+            raise ValueError(f"{_describe_rows(*expected)} expected, got {_describe_rows(*found)}")
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> PackedWeight:
-    """``weight (out, in)`` and ``bias (out,)``. Raises `ValueError` for an odd number of inputs in bfloat16."""
-    outputs, inputs = weight.shape
-    room = (0, -outputs % _PANEL)
-    pair = _pair(weight.dtype)
-    if inputs % pair:
-        raise ValueError(f"{inputs} inputs are no whole pairs")
-    padded = F.pad(weight, (0, 0, *room)).view(-1, _PANEL, inputs // pair, pair)
-    bias = weight.new_zeros(outputs) if bias is None else bias.detach()
+    """Pack ``weight (out, in)`` and ``bias (out,)``.
+
+    Raises:
+        ValueError: ``weight`` has an odd number of inputs in bfloat16.
+    """
+    out_features, in_features = weight.shape
+    step = _inputs_per_step(weight.dtype)
+    if in_features % step:
+        raise ValueError(f"{in_features} inputs are not a multiple of {step}")
+    padding = -out_features % _PANEL
+    padded_weight = F.pad(weight, (0, 0, 0, padding))
+    by_panel = padded_weight.view(-1, _PANEL, in_features // step, step)
+    panels = by_panel.transpose(1, 2).contiguous()
+    if bias is None:
+        bias = weight.new_zeros(out_features)
     return PackedWeight(
-        padded.transpose(1, 2).contiguous(), F.pad(bias.float(), room), inputs, outputs
+        panels=panels,
+        bias=F.pad(bias.detach().float(), (0, padding)),
+        in_features=in_features,
+        out_features=out_features,
     )
 
 
 def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
-    """``x (T, in)`` times ``weight`` plus its bias, ``(T, out)``, through GELU (arXiv 1606.08415) where asked.
+    """Multiply ``x (T, in)`` by ``weight`` and add its bias: ``(T, out)``.
+
+    Args:
+        gelu: apply GELU (arXiv 1606.08415) to the result.
 
     Raises:
-        ValueError: ``x`` has other inputs, another dtype or device than ``weight``.
+        ValueError: ``x`` has another number of features, dtype or device than ``weight``.
     """
-    weight.check(x)
+    weight.check_input(x)
     x = x.contiguous()
-    out = empty_rows(len(x), weight.outputs, x.dtype)
+    rows = len(x)
+    out = empty_rows(rows, weight.out_features, x.dtype)
+    residual = None
     call(
         "linear",
         x.dtype,
         x,
         weight.panels,
         weight.bias,
-        len(x),
-        weight.inputs,
-        weight.outputs,
+        rows,
+        weight.in_features,
+        weight.out_features,
         gelu,
-        None,
+        residual,
         out,
     )
     return out
 
 
 def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
-    """`linear` with GELU by ``first``, then `linear` by ``second``: ``(T, in)`` -> ``(T, out)``, the same bits.
+    """Apply `linear` with GELU by ``first``, then by ``second``: ``(T, in)`` -> ``(T, out)``.
 
-    Of large batches the values between the two are never all there at once. Raises `ValueError` as
-    `linear`, and where ``second`` has other inputs than ``first`` has outputs.
+    The result equals that of two calls of `linear` bit for bit. For large batches the hidden values
+    are computed block by block, so the whole hidden tensor never exists.
+
+    Raises:
+        ValueError: as `linear`, or if ``second`` has other inputs than ``first`` has outputs.
     """
-    first.check(x)
-    if first.outputs != second.inputs or first.panels.dtype != second.panels.dtype:
-        raise ValueError(f"{first.outputs} outputs are no {second.inputs} inputs")
+    first.check_input(x)
+    if first.out_features != second.in_features or first.panels.dtype != second.panels.dtype:
+        raise ValueError(
+            f"the second layer has {second.in_features} inputs in {second.panels.dtype},"
+            f" the first has {first.out_features} outputs in {first.panels.dtype}"
+        )
     library = load_library()
     assert library is not None, "check available() first"
-    if len(x) < library.tome_mlp_rows():
-        return linear(linear(x, first, gelu=True), second)
+    rows = len(x)
+    if rows < library.tome_mlp_rows():
+        hidden = linear(x, first, gelu=True)
+        return linear(hidden, second)
     x = x.contiguous()
-    out = empty_rows(len(x), second.outputs, x.dtype)
-    weights = first.panels, first.bias, second.panels, second.bias
+    out = empty_rows(rows, second.out_features, x.dtype)
+    residual = None
     call(
-        "mlp", x.dtype, x, *weights, len(x), first.inputs, first.outputs, second.outputs, None, out
+        "mlp",
+        x.dtype,
+        x,
+        first.panels,
+        first.bias,
+        second.panels,
+        second.bias,
+        rows,
+        first.in_features,
+        first.out_features,
+        second.out_features,
+        residual,
+        out,
     )
     return out
 
 
-def _pair(dtype: torch.dtype) -> int:
-    return 4 // dtype.itemsize
-
-
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm of each row of ``x (..., D)`` (arXiv 1607.06450); ``weight`` and ``bias (D,)`` are float32."""
+    """Normalise each row of ``x (..., D)`` (layer norm, arXiv 1607.06450).
+
+    Args:
+        weight, bias: float32 ``(D,)``.
+    """
     x = x.contiguous()
-    rows = x.numel() // x.shape[-1]
     dim = x.shape[-1]
+    rows = x.numel() // dim
     out = empty_rows(rows, dim, x.dtype)
     call("layer_norm", x.dtype, x, weight, bias, rows, dim, eps, out)
     return out.view(x.shape)
 
 
 def normalise(pixels: Tensor, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 ``pixels (B, C, H, W)`` times ``scale`` plus ``shift``, float32 ``(C,)`` or ``(1,)``, in ``dtype``."""
+    """Return ``pixels * scale + shift`` in ``dtype``, ``(B, C, H, W)``.
+
+    Args:
+        pixels: uint8 ``(B, C, H, W)``.
+        scale, shift: float32 ``(C,)`` or ``(1,)``.
+    """
     pixels = pixels.contiguous()
-    scale, shift = (values.expand(pixels.shape[1]).contiguous() for values in (scale, shift))
     batch, channels, height, width = pixels.shape
-    out = WORKSPACE.empty(batch, channels * height * width, dtype).view(pixels.shape)
-    planes = pixels, scale, shift, batch * channels, channels
-    call("normalise", dtype, *planes, height * width, out)
-    return out
+    scale = scale.expand(channels).contiguous()
+    shift = shift.expand(channels).contiguous()
+    plane_size = height * width
+    out = WORKSPACE.empty(batch, channels * plane_size, dtype)
+    planes = batch * channels
+    call("normalise", dtype, pixels, scale, shift, planes, channels, plane_size, out)
+    return out.view(pixels.shape)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Tensor) -> Tensor:
     """Proportional attention (paper, equation 1) within each image of a packed buffer.
 
     Args:
-        q, k, v: ``(T, H, d)``, each with dense heads; d a multiple of `LANES`.
-        sizes: float32 ``(T,)``, or None for all ones.
-        offsets: int64 ``(images + 1,)``, where each image begins, then T.
+        q, k, v: ``(T, H, d)``, where d is a multiple of `LANES`.
+        sizes: float32 ``(T,)``, or None if all are 1.
+        offsets: int64 ``(images + 1,)``: where each image begins, then T.
 
     Returns:
         ``(T, H * d)``.
@@ -174,22 +225,27 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
     q = _dense_heads(q)
     k = _dense_heads(k)
     v = _dense_heads(v)
-    tokens, heads, depth = q.shape
-    out = empty_rows(tokens, heads * depth, q.dtype)
+    tokens, heads, head_dim = q.shape
+    images = len(offsets) - 1
+    # The kernel computes softmax to the base 2.
     bias = None if sizes is None else sizes.log2()
-    strides = q.stride(0), k.stride(0), v.stride(0)
-    where = bias, offsets, len(offsets) - 1
+    scale = head_dim**-0.5 * _LOG2_E
+    out = empty_rows(tokens, heads * head_dim, q.dtype)
     call(
         "attention",
         q.dtype,
         q,
         k,
         v,
-        *strides,
-        *where,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        bias,
+        offsets,
+        images,
         heads,
-        depth,
-        depth**-0.5 * math.log2(math.e),
+        head_dim,
+        scale,
         out,
     )
     return out
@@ -198,34 +254,67 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
 def merge(
     x: Tensor, keys: Tensor, sizes: Tensor | None, offsets: Tensor, out_offsets: Tensor, prefix: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bipartite soft matching and the weighted merge (paper, section 3) within each image of a packed buffer.
+    """Match and merge the tokens of each image of a packed buffer (paper, section 3).
 
     Args:
         x: tokens ``(T, D)``.
-        keys: ``(T, H, d)``; their mean over the heads is what tokens are compared by.
-        sizes: float32 ``(T,)``, or None for all ones.
-        offsets, out_offsets: int64 ``(images + 1,)``, where each image begins before and after; the
-            difference of its lengths is what is merged away, at most half of what is no prefix
-            token.
+        keys: ``(T, H, d)``; tokens are compared by the mean of their keys over the heads.
+        sizes: float32 ``(T,)``, or None if all are 1.
+        offsets, out_offsets: int64 ``(images + 1,)``, where each image begins before and after
+            merging. An image loses as many tokens as its two lengths differ by: at most half of
+            those that are not prefix tokens.
+        prefix: tokens at the front of each image that never merge.
+
+    A similarity of NaN counts as the smallest, so such a token merges last. PyTorch, and with it
+    `tome_core.matching.Bipartite`, count it as the largest.
 
     Returns:
-        Tokens ``(T', D)``, sizes ``(T',)``, and what `tome_core.matching.Matching` holds, flat over
-        all images: int64 ``dest (T,)``, positions within an image, and bool ``merged (T,)``.
+        Tokens ``(T', D)``, sizes ``(T',)``, and the fields of `tome_core.matching.Matching`, flat
+        over all images: int64 ``dest (T,)``, positions within an image, and bool ``merged (T,)``.
     """
     x = x.contiguous()
     keys = _dense_heads(keys)
     tokens, dim = x.shape
-    left = int(out_offsets[-1])
-    out = empty_rows(left, dim, x.dtype)
-    out_sizes = x.new_empty(left, dtype=torch.float32)
+    _, heads, head_dim = keys.shape
+    images = len(offsets) - 1
+    out_tokens = int(out_offsets[-1])
+    out = empty_rows(out_tokens, dim, x.dtype)
+    out_sizes = x.new_empty(out_tokens, dtype=torch.float32)
     dest = x.new_empty(tokens, dtype=torch.int64)
     merged = x.new_empty(tokens, dtype=torch.bool)
-    where = sizes, offsets, out_offsets, len(offsets) - 1
-    shape = dim, keys.shape[1], keys.shape[2], prefix
-    call("merge", x.dtype, x, keys, keys.stride(0), *where, *shape, out, out_sizes, dest, merged)
+    call(
+        "merge",
+        x.dtype,
+        x,
+        keys,
+        keys.stride(0),
+        sizes,
+        offsets,
+        out_offsets,
+        images,
+        dim,
+        heads,
+        head_dim,
+        prefix,
+        out,
+        out_sizes,
+        dest,
+        merged,
+    )
     return out, out_sizes, dest, merged
 
 
+def _inputs_per_step(dtype: torch.dtype) -> int:
+    return _INSTRUCTION_BYTES // dtype.itemsize
+
+
+def _describe_rows(features: int, dtype: torch.dtype, device: torch.device) -> str:
+    return f"rows of {features} features in {dtype} on {device}"
+
+
 def _dense_heads(x: Tensor) -> Tensor:
-    """``(T, H, d)`` whose heads follow each other without a gap; a copy only where it is not so."""
-    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
+    """``(T, H, d)`` whose heads are adjacent in memory; a copy only if they are not."""
+    _, _, head_dim = x.shape
+    if x.stride(2) == 1 and x.stride(1) == head_dim:
+        return x
+    return x.contiguous()

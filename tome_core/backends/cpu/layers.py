@@ -1,4 +1,4 @@
-"""Layers for inference, each made from the plain layer that it replaces and equal to it within rounding."""
+"""Patch embedding and layer norm for inference, equal to the plain layers within rounding."""
 
 from __future__ import annotations
 
@@ -13,45 +13,55 @@ from tome_core.backends.patch_embedding import cut_patches
 
 
 class PackedPatches(nn.Module):
-    """The convolution of a patch embedding, whose patches do not overlap, as a linear layer on their pixels."""
+    """A patch embedding without overlap as a linear layer on the pixels of each patch."""
 
-    def __init__(self, patch: tuple[int, int], linear: PackedLinear) -> None:
+    def __init__(self, patch_size: tuple[int, int], linear: PackedLinear) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch_size = patch_size
         self.linear = linear
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, D, rows, columns)``."""
-        patches = cut_patches(images, self.patch)
-        pixels = empty_rows(patches.shape[:3].numel(), self.linear.in_features, images.dtype)
+        patches = cut_patches(images, self.patch_size)
+        batch, rows, columns = patches.shape[:3]
+        patch_count = batch * rows * columns
+        pixels = empty_rows(patch_count, self.linear.in_features, images.dtype)
         pixels.view(patches.shape).copy_(patches)
-        return self.linear(pixels).view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+        embedded = self.linear(pixels)
+        grid = embedded.view(batch, rows, columns, -1)
+        return grid.permute(0, 3, 1, 2)
 
 
 def pack_patches(convolution: nn.Conv2d) -> PackedPatches | None:
-    """``convolution``, whose patches do not overlap, made ready; None where `pack_linear` has nothing faster."""
-    weight = convolution.weight.detach()
-    bias = convolution.bias
-    linear = nn.Linear(weight[0].numel(), len(weight), bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.flatten(1), requires_grad=False)
-    linear.bias = cast(nn.Parameter, bias)
-    packed = pack_linear(linear)
-    return (
-        None
-        if packed is None
-        else PackedPatches(cast(tuple[int, int], convolution.kernel_size), packed)
+    """Pack ``convolution``, whose patches do not overlap; None if no packed layer is faster."""
+    weight = convolution.weight.detach().flatten(1)
+    out_features, in_features = weight.shape
+    has_bias = convolution.bias is not None
+    linear = nn.Linear(
+        in_features,
+        out_features,
+        has_bias,
+        device="meta",  # its own weights are never used
     )
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.bias = cast(nn.Parameter, convolution.bias)
+    packed = pack_linear(linear)
+    if packed is None:
+        return None
+    patch_size = cast(tuple[int, int], convolution.kernel_size)
+    return PackedPatches(patch_size, packed)
 
 
 class KernelLayerNorm(nn.Module):
-    """Layer norm by the kernel of `tome_core.backends.cpu.kernels`; weights in float32."""
+    """A layer norm by `kernels.layer_norm`, with weights in float32."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
         self.eps = norm.eps
-        self.weight, self.bias = (
-            part.detach().float().contiguous() for part in (norm.weight, norm.bias)
-        )
+        weight = norm.weight.detach()
+        bias = norm.bias.detach()
+        self.weight = weight.float().contiguous()
+        self.bias = bias.float().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` -> ``(..., D)``."""

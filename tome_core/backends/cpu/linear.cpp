@@ -1,5 +1,5 @@
-// Linear layers: rows times a weight that was packed once, plus a bias, with GELU on the way out where one follows.
-// Weight and bias are padded to whole panels of outputs; of bf16 there is an even number of inputs.
+// Linear layers: rows times a packed weight, plus a bias, optionally followed by GELU. Weight and bias are padded to whole
+// panels of outputs. In bf16 the number of inputs is even.
 #include <omp.h>
 
 #include <algorithm>
@@ -10,16 +10,17 @@
 
 namespace {
 
-constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers for kRows rows
-constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels pass by
-constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay there
-static_assert(kPanel == 64, "_PANEL of __init__.py");
-constexpr int64_t kTasks = 8;                  // for each thread, at least, so that a slow one does not hold up the rest
+constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers, for kRows rows
+constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels are read
+constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay in it
+static_assert(kPanel == 64, "_PANEL of kernels.py");
+constexpr int64_t kTasks = 8;                  // for each thread, at least, so that the others do not wait for a slow one
 
-// The sums of one row and panel, of which there may be fewer columns. Whole lines of the cache are written at once.
+// Writes the sums of one row and panel; the last panel may have fewer columns. Each store writes whole cache lines.
 inline void store_panel(float* out, const __m512* sums, int64_t columns) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kColumns; j++) store(out + j * kLanes, sums[j], first(std::max<int64_t>(columns - j * kLanes, 0)));
+    for (int j = 0; j < kColumns; j++)
+        store(out + j * kLanes, sums[j], first_lanes_mask(std::max<int64_t>(columns - j * kLanes, 0)));
 }
 inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
 #pragma GCC unroll 8
@@ -30,7 +31,7 @@ inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
     }
 }
 
-// What a tile writes: `out`, of so many columns to a row, with GELU or plus `residual`, which has the shape of `out`.
+// Where a tile writes: `out` with `stride` columns in each row, after GELU or plus `residual`, which has the shape of `out`.
 template <class T>
 struct Target {
     T* out;
@@ -44,8 +45,8 @@ struct Target {
     }
 };
 
-// One tile of R rows and one panel. Each sum runs over the inputs in their order, whatever R is: a row's result does not
-// depend on which rows are beside it.
+// One tile of R rows and one panel. Each sum runs over the inputs in order, for any R, so the result for a row does not
+// depend on the other rows.
 template <class T, int R>
 void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, Target<T> to) {
     __m512 acc[R][kColumns];
@@ -60,7 +61,7 @@ void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t
         for (int j = 0; j < kColumns; j++) {
             if (to.with_gelu) acc[i][j] = gelu<T>(acc[i][j]);
             if (to.residual) {
-                const __mmask16 m = first(std::max<int64_t>(columns - j * kLanes, 0));
+                const __mmask16 m = first_lanes_mask(std::max<int64_t>(columns - j * kLanes, 0));
                 acc[i][j] = _mm512_add_ps(acc[i][j], load(to.residual + i * to.stride + j * kLanes, m));
             }
         }
@@ -96,7 +97,7 @@ void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_
         }
 }
 
-// Two linear layers with GELU between them; what is between them stays in the cache of the thread that needs it.
+// Two linear layers with GELU between them. The hidden values of a block stay in the cache of the thread that uses them.
 template <class T>
 void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2, int64_t rows,
          int64_t inputs, int64_t hidden, int64_t outputs, const T* residual, T* out) {

@@ -1,27 +1,27 @@
-"""Linear layers for inference on a CPU, each made from a plain one and equal to it within rounding."""
+"""Linear layers for inference on a CPU, equal to the plain layers within rounding."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from functools import lru_cache
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tome_core.backends.cpu import kernels
-from tome_core.backends.cpu.row_padding import with_room
+from tome_core.backends.cpu.row_padding import pad_rows
 
 _log = logging.getLogger(__name__)
+_TEST_TOLERANCE = 1e-2  # bfloat16 rounds to 2^-9
 
 
 class PackedLinear(nn.Module):
     """A linear layer whose weights are packed once, in the order in which they are read.
 
-    Packed, they are neither parameters nor buffers: they take part in neither ``state_dict`` nor
-    ``.to()``.
+    "Packed" here means reordered weights; the packed buffer of tokens is another thing. Packed
+    weights are neither parameters nor buffers: ``state_dict`` and ``.to()`` ignore them.
 
     Args:
         gelu: apply GELU to the result, in the same pass.
@@ -36,20 +36,22 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
-        return self.multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        rows = x.flatten(0, -2)
+        out = self.multiply(rows)
+        return out.unflatten(0, x.shape[:-1])
 
     def multiply(self, rows: Tensor) -> Tensor:
         """``(T, in)`` -> ``(T, out)``."""
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, object]) -> PackedLinear:
-        copied = copy.copy(self)  # which shares the packed weights: nothing can change them
+        copied = copy.copy(self)  # shares the packed weights, which are immutable
         copied._parameters = copy.deepcopy(self._parameters, memo)
         return copied
 
 
 class KernelLinear(PackedLinear):
-    """A linear layer by the kernel of `tome_core.backends.cpu.kernels`: each row by itself, whichever rows are beside it."""
+    """A linear layer by `kernels.linear`: the result for a row is independent of the others."""
 
     def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
         super().__init__(linear, gelu)
@@ -61,61 +63,81 @@ class KernelLinear(PackedLinear):
 
 
 class KernelMlp(nn.Module):
-    """Two layers with GELU between them; of large batches the hidden values are never all there at once."""
+    """Two linear layers with GELU between them, by `kernels.mlp`."""
 
     def __init__(self, fc1: KernelLinear, fc2: KernelLinear) -> None:
         super().__init__()
         if fc2.in_features != fc1.out_features:
-            raise ValueError(f"{fc1.out_features} outputs are no {fc2.in_features} inputs")
+            raise ValueError(
+                f"fc2 has {fc2.in_features} inputs, but fc1 has {fc1.out_features} outputs"
+            )
         self.fc1 = fc1
         self.fc2 = fc2
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` -> ``(..., out)``."""
-        return kernels.mlp(x.flatten(0, -2), self.fc1.packed, self.fc2.packed).unflatten(
-            0, x.shape[:-1]
-        )
+        rows = x.flatten(0, -2)
+        out = kernels.mlp(rows, self.fc1.packed, self.fc2.packed)
+        return out.unflatten(0, x.shape[:-1])
 
 
 class OneDnnLinear(PackedLinear):
-    """A linear layer by operators of torch that are not public, on weights in oneDNN's own layout."""
+    """A linear layer by private operators of torch, on weights in oneDNN's own layout."""
 
     def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
         super().__init__(linear, gelu)
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous())
+        weight = linear.weight.detach().contiguous()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """``(T, in)`` -> ``(T, out)``."""
         activation = "gelu" if self.gelu else "none"
-        out = torch.ops.mkldnn._linear_pointwise(
-            with_room(rows), self.packed, self.bias, activation, [], "none"
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            pad_rows(rows),
+            self.packed,
+            self.bias,
+            activation,
+            [],  # the activation takes no numbers
+            "none",  # and no algorithm
         )
-        return cast(Tensor, out[: len(rows)])
+        return out[: len(rows)]
 
 
 def pack_linear(linear: nn.Linear) -> PackedLinear | None:
-    """``linear`` as the fastest layer that works here, or None where that is ``linear`` itself."""
+    """Return the fastest layer that replaces ``linear`` here; None if that is ``linear`` itself."""
     if kernels.multiplies_fastest(linear.weight):
         return KernelLinear(linear)
-    return OneDnnLinear(linear) if onednn_works(linear.weight.dtype) else None
+    if onednn_works(linear.weight.dtype):
+        return OneDnnLinear(linear)
+    return None
 
 
 @lru_cache
 def onednn_works(dtype: torch.dtype) -> bool:
-    """Whether `OneDnnLinear` does: tried once, on a small layer, against the plain one; if not, the log says so."""
+    """Return whether `OneDnnLinear` works: compares it once with a small plain layer.
+
+    If it fails, one line in the log says so.
+    """
     if dtype not in kernels.DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    linear = nn.Linear(32, 16).requires_grad_(False)
-    linear.weight.copy_(torch.linspace(-1, 1, 512).view(16, 32))
-    linear.bias.copy_(torch.linspace(1, -1, 16))
-    linear = linear.to(dtype)
-    x = torch.linspace(-1, 1, 96).view(3, 32).to(dtype)
+    linear = _make_test_layer(dtype)
+    x = torch.linspace(-1, 1, 3 * linear.in_features).view(3, linear.in_features).to(dtype)
     try:
-        got = OneDnnLinear(linear, gelu=True)(x)
+        result = OneDnnLinear(linear, gelu=True)(x)
     except (RuntimeError, AttributeError) as error:
         _log.warning("oneDNN's packed linear layers cannot be used, PyTorch's are: %s", error)
         return False
-    if torch.allclose(got, F.gelu(linear(x)), rtol=1e-2, atol=1e-2):
+    expected = F.gelu(linear(x))
+    if torch.allclose(result, expected, rtol=_TEST_TOLERANCE, atol=_TEST_TOLERANCE):
         return True
     _log.warning("oneDNN's packed linear layers are wrong here in %s; PyTorch's are used", dtype)
     return False
+
+
+def _make_test_layer(dtype: torch.dtype) -> nn.Linear:
+    """A small linear layer with fixed weights."""
+    linear = nn.Linear(32, 16).requires_grad_(False)
+    weights = torch.linspace(-1, 1, linear.weight.numel())
+    linear.weight.copy_(weights.view_as(linear.weight))
+    linear.bias.copy_(torch.linspace(1, -1, linear.out_features))
+    return linear.to(dtype)

@@ -10,121 +10,147 @@
 
 namespace {
 
-// The mean of an image's keys over the heads, as unit vectors: rows begin, begin + 2, ... of unit[count][depth].
+constexpr float kEps = 1e-12f;  // that of torch.nn.functional.normalize, which `Bipartite` uses
+
+// The metric of the tokens begin, begin + 2, ...: the mean of their keys over the heads, as unit vectors
+// unit[count][head_dim].
 template <class T>
-void unit_keys(const T* k, int64_t stride, int64_t heads, int64_t depth, int64_t begin, int64_t count, float* unit) {
+void unit_keys(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t begin, int64_t count, float* unit) {
     const __m512 share = _mm512_set1_ps(1.0f / heads);
     for (int64_t i = 0; i < count; i++) {
         const T* row = k + (begin + 2 * i) * stride;
-        float* out = unit + i * depth;
+        float* out = unit + i * head_dim;
         __m512 squares = _mm512_setzero_ps();
-        for (int64_t c = 0; c < depth; c += kLanes) {
+        for (int64_t c = 0; c < head_dim; c += kLanes) {
             __m512 sum = load(row + c);
-            for (int64_t h = 1; h < heads; h++) sum = _mm512_add_ps(sum, load(row + h * depth + c));
+            for (int64_t h = 1; h < heads; h++) sum = _mm512_add_ps(sum, load(row + h * head_dim + c));
             sum = _mm512_mul_ps(sum, share);
             squares = _mm512_fmadd_ps(sum, sum, squares);
             _mm512_storeu_ps(out + c, sum);
         }
-        const float norm = std::max(std::sqrt(_mm512_reduce_add_ps(squares)), 1e-12f);
-        for (int64_t c = 0; c < depth; c += kLanes)
+        const float norm = std::max(std::sqrt(_mm512_reduce_add_ps(squares)), kEps);
+        for (int64_t c = 0; c < head_dim; c += kLanes)
             _mm512_storeu_ps(out + c, _mm512_div_ps(load(out + c), _mm512_set1_ps(norm)));
     }
 }
 
-// The largest of n values, the first where several are; NaN counts as the smallest.
+// The largest of n values and its index; the first of equal ones. NaN counts as the smallest.
 inline std::pair<float, int32_t> largest(const float* values, int64_t n) {
     __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __m512i where = _mm512_setzero_si512();
-    __m512i here = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i index_of_most = _mm512_setzero_si512();
+    __m512i index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int64_t j = 0; j < n; j += kLanes) {
-        const __m512 x = load(values + j, first(n - j));
-        const __mmask16 more = _mm512_mask_cmp_ps_mask(first(n - j), x, most, _CMP_GT_OQ);
+        const __mmask16 inside = first_lanes_mask(n - j);
+        const __m512 x = load(values + j, inside);
+        const __mmask16 more = _mm512_mask_cmp_ps_mask(inside, x, most, _CMP_GT_OQ);
         most = _mm512_mask_mov_ps(most, more, x);
-        where = _mm512_mask_mov_epi32(where, more, here);
-        here = _mm512_add_epi32(here, _mm512_set1_epi32(kLanes));
+        index_of_most = _mm512_mask_mov_epi32(index_of_most, more, index);
+        index = _mm512_add_epi32(index, _mm512_set1_epi32(kLanes));
     }
     const float top = _mm512_reduce_max_ps(most);
     const __mmask16 tied = _mm512_cmp_ps_mask(most, _mm512_set1_ps(top), _CMP_EQ_OQ);
-    return {top, _mm512_mask_reduce_min_epi32(tied, where)};
+    return {top, _mm512_mask_reduce_min_epi32(tied, index_of_most)};
 }
 
-// For one image: dest[n], old position -> new position, and merged[n], whether a token goes into another.
+// Matches one image: dest[n] is old position -> new position, merged[n] whether the token merges into another.
 template <class T>
-void match(const T* k, int64_t stride, int64_t heads, int64_t depth, int64_t n, int64_t prefix, int64_t r, int64_t* dest,
-           uint8_t* merged) {
-    const int64_t first_a = prefix + prefix % 2, first_b = prefix + 1 - prefix % 2;
-    const int64_t a = (n - first_a + 1) / 2, b = (n - first_b + 1) / 2, columns = round_up(b, kLanes);
-    float* unit_a = scratch<0, float>(a * depth);
-    float* unit_b = scratch<1, float>(b * depth);
-    float* packed = scratch<2, float>(columns * depth);
-    float* similar = scratch<3, float>(kRows * columns);
-    float* best = scratch<4, float>(a);
-    int32_t* partner = scratch<5, int32_t>(a);
-    int32_t* order = scratch<6, int32_t>(a);
-    unit_keys(k, stride, heads, depth, first_a, a, unit_a);
-    unit_keys(k, stride, heads, depth, first_b, b, unit_b);
-    pack_transposed(unit_b, depth, b, depth, packed, columns);
-    for (int64_t i = 0; i < a; i += kRows) {
-        const int64_t rows = std::min<int64_t>(kRows, a - i);
-        products<float>(rows, columns, unit_a + i * depth, depth, packed, columns, depth, similar, columns);
-        for (int64_t j = 0; j < rows; j++) std::tie(best[i + j], partner[i + j]) = largest(similar + j * columns, b);
+void match(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t n, int64_t prefix, int64_t r,
+           int64_t* dest, uint8_t* merged) {
+    // Sets A and B alternate; prefix tokens are counted, but stay out of both.
+    const int64_t first_a = prefix + prefix % 2;
+    const int64_t first_b = prefix + 1 - prefix % 2;
+    const int64_t count_a = (n - first_a + 1) / 2;
+    const int64_t count_b = (n - first_b + 1) / 2;
+    const int64_t columns = round_up(count_b, kLanes);
+    float* unit_a = scratch<0, float>(count_a * head_dim);
+    float* unit_b = scratch<1, float>(count_b * head_dim);
+    float* transposed_b = scratch<2, float>(columns * head_dim);
+    float* similarities = scratch<3, float>(kRows * columns);
+    float* best = scratch<4, float>(count_a);
+    int32_t* partner = scratch<5, int32_t>(count_a);
+    int32_t* order = scratch<6, int32_t>(count_a);
+    unit_keys(k, stride, heads, head_dim, first_a, count_a, unit_a);
+    unit_keys(k, stride, heads, head_dim, first_b, count_b, unit_b);
+    pack_transposed(unit_b, head_dim, count_b, head_dim, transposed_b, columns);
+    // The most similar token of B for each token of A, kRows tokens of A at a time.
+    for (int64_t start = 0; start < count_a; start += kRows) {
+        const int64_t rows = std::min<int64_t>(kRows, count_a - start);
+        products<float>(rows, columns, unit_a + start * head_dim, head_dim, transposed_b, columns, head_dim,
+                        similarities, columns);
+        for (int64_t row = 0; row < rows; row++)
+            std::tie(best[start + row], partner[start + row]) = largest(similarities + row * columns, count_b);
     }
-    std::iota(order, order + a, 0);
-    std::nth_element(order, order + r, order + a,
+    // The r most similar tokens of A merge; of equal ones, the first.
+    std::iota(order, order + count_a, 0);
+    std::nth_element(order, order + r, order + count_a,
                      [&](int32_t i, int32_t j) { return best[i] > best[j] || (best[i] == best[j] && i < j); });
-    for (int64_t i = 0; i < n; i++) merged[i] = 0, dest[i] = i;
-    for (int64_t i = 0; i < r; i++) merged[first_a + 2 * order[i]] = 1;
-    const int64_t first_destination = prefix + a - r;
-    int64_t unmerged = prefix;
-    for (int64_t i = 0; i < a; i++) {
-        const int64_t at = first_a + 2 * i;
-        dest[at] = merged[at] ? first_destination + partner[i] : unmerged++;
+    for (int64_t i = 0; i < n; i++) {
+        merged[i] = 0;
+        dest[i] = i;
     }
-    for (int64_t j = 0; j < b; j++) dest[first_b + 2 * j] = first_destination + j;
+    for (int64_t i = 0; i < r; i++) merged[first_a + 2 * order[i]] = 1;
+    // New positions: prefix tokens, unmerged tokens of A, tokens of B. A merging token gets that of its partner.
+    const int64_t first_destination = prefix + count_a - r;
+    int64_t next_unmerged = prefix;
+    for (int64_t i = 0; i < count_a; i++) {
+        const int64_t token = first_a + 2 * i;
+        dest[token] = merged[token] ? first_destination + partner[i] : next_unmerged++;
+    }
+    for (int64_t i = 0; i < count_b; i++) dest[first_b + 2 * i] = first_destination + i;
 }
 
-// The average of tokens that share a destination, weighted by size; a token that nothing merges into is copied.
+// Averages the tokens that share a destination, weighted by size. A token that nothing merges into is copied.
 template <class T>
 void apply(const T* x, const float* sizes, int64_t dim, int64_t n, const int64_t* dest, const uint8_t* merged, T* out,
            float* out_sizes) {
-    int32_t* next = scratch<7, int32_t>(n);   // the next token with the same destination, or -1
-    int32_t* found = scratch<8, int32_t>(n);  // by destination: the first token that merges into it, or -1
-    std::fill(found, found + n, -1);
-    for (int64_t i = n - 1; i >= 0; i--)
-        if (merged[i]) next[i] = found[dest[i]], found[dest[i]] = i;
-    for (int64_t i = 0; i < n; i++) {
-        if (merged[i]) continue;
-        T* to = out + dest[i] * dim;
-        const float own = sizes ? sizes[i] : 1;
-        if (found[dest[i]] < 0) {
-            std::memcpy(to, x + i * dim, dim * sizeof(T));
-            out_sizes[dest[i]] = own;
+    // A linked list of the merging tokens of each destination, in order of position.
+    int32_t* next_merging = scratch<7, int32_t>(n);   // the next token with the same destination, or -1
+    int32_t* first_merging = scratch<8, int32_t>(n);  // by destination: the first token that merges into it, or -1
+    std::fill(first_merging, first_merging + n, -1);
+    for (int64_t token = n - 1; token >= 0; token--) {
+        if (!merged[token]) continue;
+        next_merging[token] = first_merging[dest[token]];
+        first_merging[dest[token]] = token;
+    }
+    for (int64_t staying = 0; staying < n; staying++) {
+        if (merged[staying]) continue;
+        const int64_t destination = dest[staying];
+        const int32_t head = first_merging[destination];
+        T* to = out + destination * dim;
+        const float own_size = sizes ? sizes[staying] : 1;
+        // Nothing merges into this token.
+        if (head < 0) {
+            std::memcpy(to, x + staying * dim, dim * sizeof(T));
+            out_sizes[destination] = own_size;
             continue;
         }
-        float total = own;
-        for (int32_t j = found[dest[i]]; j >= 0; j = next[j]) total += sizes ? sizes[j] : 1;
+        // The mean of the token and all that merge into it, one register of channels at a time.
+        float total = own_size;
+        for (int32_t token = head; token >= 0; token = next_merging[token]) total += sizes ? sizes[token] : 1;
         for (int64_t c = 0; c < dim; c += kLanes) {
-            const __mmask16 m = first(dim - c);
-            __m512 sum = _mm512_mul_ps(load(x + i * dim + c, m), _mm512_set1_ps(own));
-            for (int32_t j = found[dest[i]]; j >= 0; j = next[j])
-                sum = _mm512_fmadd_ps(load(x + j * dim + c, m), _mm512_set1_ps(sizes ? sizes[j] : 1), sum);
-            store(to + c, _mm512_div_ps(sum, _mm512_set1_ps(total)), m);
+            const __mmask16 inside = first_lanes_mask(dim - c);
+            __m512 sum = _mm512_mul_ps(load(x + staying * dim + c, inside), _mm512_set1_ps(own_size));
+            for (int32_t token = head; token >= 0; token = next_merging[token]) {
+                const __m512 size = _mm512_set1_ps(sizes ? sizes[token] : 1);
+                sum = _mm512_fmadd_ps(load(x + token * dim + c, inside), size, sum);
+            }
+            store(to + c, _mm512_div_ps(sum, _mm512_set1_ps(total)), inside);
         }
-        out_sizes[dest[i]] = total;
+        out_sizes[destination] = total;
     }
 }
 
 template <class T>
 void merge(const T* x, const T* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-           const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t depth, int64_t prefix, T* out,
-           float* out_sizes, int64_t* dest, uint8_t* merged) {
+           const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim, int64_t prefix,
+           T* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t image = 0; image < images; image++) {
         const int64_t at = offsets[image], to = out_offsets[image], n = offsets[image + 1] - at;
         const int64_t r = n - (out_offsets[image + 1] - to);
         const float* own = sizes ? sizes + at : nullptr;
         if (r > 0) {
-            match(k + at * k_stride, k_stride, heads, depth, n, prefix, r, dest + at, merged + at);
+            match(k + at * k_stride, k_stride, heads, head_dim, n, prefix, r, dest + at, merged + at);
             apply(x + at * dim, own, dim, n, dest + at, merged + at, out + to * dim, out_sizes + to);
             continue;
         }
@@ -138,13 +164,15 @@ void merge(const T* x, const T* k, int64_t k_stride, const float* sizes, const i
 #pragma GCC visibility push(default)
 extern "C" {
 void tome_merge_bf16(const bf16* x, const bf16* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-                     const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t depth,
+                     const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
                      int64_t prefix, bf16* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
-    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, depth, prefix, out, out_sizes, dest, merged);
+    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, head_dim, prefix, out, out_sizes,
+          dest, merged);
 }
 void tome_merge_f32(const float* x, const float* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-                    const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t depth,
+                    const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
                     int64_t prefix, float* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
-    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, depth, prefix, out, out_sizes, dest, merged);
+    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, head_dim, prefix, out, out_sizes,
+          dest, merged);
 }
 }

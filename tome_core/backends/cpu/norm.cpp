@@ -1,4 +1,4 @@
-// Layer normalisation (arXiv 1607.06450, equation 4) of rows, and normalisation of pixels; weights in float32.
+// Layer normalisation of rows (arXiv 1607.06450, equation 4) and normalisation of pixels, with weights in float32.
 #include <cpuid.h>
 
 #include <cmath>
@@ -7,8 +7,8 @@
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 32;        // a thread that others hold up takes fewer
-constexpr int64_t kWorthWaking = 1 << 18;  // values; fewer are done before another thread has woken up
+constexpr int64_t kRowsAtOnce = 32;        // a thread that other processes slow down takes fewer
+constexpr int64_t kWorthWaking = 1 << 18;  // values; fewer are computed faster than another thread wakes up
 
 template <class T>
 void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps, T* out) {
@@ -16,25 +16,25 @@ void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows
     for (int64_t row = 0; row < rows; row++) {
         const T* in = x + row * dim;
         __m512 sum = _mm512_setzero_ps();
-        for (int64_t c = 0; c < dim; c += kLanes) sum = _mm512_add_ps(sum, load(in + c, first(dim - c)));
+        for (int64_t c = 0; c < dim; c += kLanes) sum = _mm512_add_ps(sum, load(in + c, first_lanes_mask(dim - c)));
         const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / dim);
-        // The deviations are squared after the mean is taken off: the row is in the cache, and nothing cancels.
+        // The squares are of deviations from the mean, which avoids cancellation; the row is in the cache by now.
         __m512 squares = _mm512_setzero_ps();
         for (int64_t c = 0; c < dim; c += kLanes) {
-            const __mmask16 m = first(dim - c);
+            const __mmask16 m = first_lanes_mask(dim - c);
             const __m512 d = _mm512_maskz_sub_ps(m, load(in + c, m), mean);
             squares = _mm512_fmadd_ps(d, d, squares);
         }
         const __m512 inverse = _mm512_set1_ps(1 / std::sqrt(_mm512_reduce_add_ps(squares) / dim + eps));
         for (int64_t c = 0; c < dim; c += kLanes) {
-            const __mmask16 m = first(dim - c);
+            const __mmask16 m = first_lanes_mask(dim - c);
             const __m512 unit = _mm512_mul_ps(_mm512_sub_ps(load(in + c, m), mean), inverse);
             store(out + row * dim + c, _mm512_fmadd_ps(unit, load(weight + c, m), load(bias + c, m)), m);
         }
     }
 }
 
-// Pixels of 0 to 255, plane by plane: times the scale of their channel, plus its shift.
+// Multiplies pixels of 0 to 255 by the scale of their channel and adds its shift, plane by plane.
 template <class T>
 void normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
                int64_t size, T* out) {
@@ -42,7 +42,7 @@ void normalise(const uint8_t* pixels, const float* scale, const float* shift, in
     for (int64_t plane = 0; plane < planes; plane++) {
         const __m512 times = _mm512_set1_ps(scale[plane % channels]), plus = _mm512_set1_ps(shift[plane % channels]);
         for (int64_t i = 0; i < size; i += kLanes) {
-            const __mmask16 m = first(size - i);
+            const __mmask16 m = first_lanes_mask(size - i);
             const __m512i x = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, pixels + plane * size + i));
             store(out + plane * size + i, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), times, plus), m);
         }
@@ -70,14 +70,14 @@ void tome_normalise_f32(const uint8_t* pixels, const float* scale, const float* 
     normalise(pixels, scale, shift, planes, channels, size, out);
 }
 
-// Whether this processor has what the other functions were compiled for.
+// Whether this processor has the instructions that the other functions are compiled for.
 int tome_supported() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
 }
 
-// Whether it multiplies matrices of bfloat16 in tiles (Intel's manual, volume 2, CPUID leaf 7).
+// Whether this processor multiplies bfloat16 matrices in tiles (Intel's manual, volume 2, CPUID leaf 7).
 int tome_has_amx() {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22;

@@ -1,9 +1,9 @@
-// Small matrix products out of registers: R rows times V registers of columns.
+// Small matrix products whose sums stay in registers: R rows times V registers of columns.
 #pragma once
 
 #include "simd.h"
 
-// What one multiply-add takes from the left: a float, or a pair of bf16 that are multiplied and added in one step.
+// The operands of one multiply-add. On the left: one float, or a pair of bf16 that one instruction multiplies and adds.
 template <class T>
 struct Step;
 template <>
@@ -23,8 +23,8 @@ struct Step<bf16> {
     }
 };
 
-// sums[R][16 V] += left[R][steps] * right[steps][16 V], step by step; strides in elements, of the right side in elements
-// per step. Inlined always: the sums have to stay in registers.
+// sums[R][16 V] += left[R][steps] * right[steps][16 V], step by step. Strides are in elements; right_stride is that of one
+// step. Always inlined, because the sums must stay in registers.
 template <class T, int R, int V>
 [[gnu::always_inline]] inline void accumulate(__m512 (&sums)[R][V], const T* left, int64_t left_stride, const T* right,
                                               int64_t right_stride, int64_t steps) {
@@ -58,7 +58,7 @@ inline void product(const T* left, int64_t left_stride, const T* right, int64_t 
 
 constexpr int kRows = 6, kColumns = 4;  // 24 of the 32 registers hold sums
 
-// The same for up to kRows rows and any number of columns, in registers of 16.
+// The same product for up to kRows rows and any number of columns, rounded up to registers of 16.
 template <class T, int R = kRows>
 inline void products(int64_t rows, int64_t columns, const T* left, int64_t left_stride, const T* right,
                      int64_t right_stride, int64_t steps, float* out, int64_t out_stride) {
@@ -81,7 +81,7 @@ inline void products(int64_t rows, int64_t columns, const T* left, int64_t left_
     }
 }
 
-// The transpose of 16 rows of 16 units.
+// Transposes 16 rows of 16 units in place.
 inline void transpose(__m512i (&t)[kLanes]) {
     __m512i u[kLanes];
 #pragma GCC unroll 8
@@ -110,15 +110,16 @@ inline void transpose(__m512i (&t)[kLanes]) {
     }
 }
 
-// The transpose of rows[n][depth] as a right side: packed[depth / width][columns], columns >= n and the rest zero.
+// Transposes rows[n][head_dim] to a right side: packed[head_dim / width][columns], where columns >= n, padded with
+// zeros.
 template <class T>
-void pack_transposed(const T* rows, int64_t stride, int64_t n, int64_t depth, T* packed, int64_t columns) {
+void pack_transposed(const T* rows, int64_t stride, int64_t n, int64_t head_dim, T* packed, int64_t columns) {
     using Unit = uint32_t;  // one float or one pair of bf16
     auto* out = reinterpret_cast<Unit*>(packed);
-    const int64_t units = depth / Step<T>::width;
+    const int64_t units = head_dim / Step<T>::width;
     for (int64_t base = 0; base < columns; base += kLanes)
         for (int64_t unit = 0; unit < units; unit += kLanes) {
-            const __mmask16 wide = first(units - unit);
+            const __mmask16 wide = first_lanes_mask(units - unit);
             __m512i t[kLanes];
 #pragma GCC unroll 16
             for (int i = 0; i < kLanes; i++)

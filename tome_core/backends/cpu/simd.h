@@ -1,4 +1,4 @@
-// AVX-512 helpers that the kernels share. bf16 is kept as its 16 bits; all arithmetic is in float32.
+// AVX-512 helpers of the kernels. A bf16 is stored as its 16 bits; all arithmetic is in float32.
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +12,8 @@ using bf16 = uint16_t;
 constexpr int kLanes = 16;  // floats in one register
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-inline __mmask16 first(int64_t n) { return n >= kLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+// The mask of the first n lanes; of all lanes if n is larger.
+inline __mmask16 first_lanes_mask(int64_t n) { return n >= kLanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
 inline __m512 load(const float* p, __mmask16 m = 0xffff) { return _mm512_maskz_loadu_ps(m, p); }
 inline __m512 load(const bf16* p, __mmask16 m = 0xffff) {
@@ -23,7 +24,12 @@ inline void store(bf16* p, __m512 x, __mmask16 m = 0xffff) {
     _mm256_mask_storeu_epi16(p, m, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-// Scratch memory of one thread, 64-byte aligned, kept from call to call.
+// Scratch memory of one thread, 64-byte aligned, reused from call to call. A thread runs one kernel at a time, so
+// kernels may share a tag. Within a kernel each buffer needs a tag of its own. The tags:
+//   attention.cpp: 0 keys, 1 values, 2 logits, 3 weights, 4 sums
+//   linear.cpp:    5 hidden values of an MLP
+//   merging.cpp:   0 metric of A, 1 metric of B, 2 metric of B transposed, 3 similarities, 4 best similarity,
+//                  5 partner, 6 order by similarity, 7 next merging token, 8 first merging token
 template <int Tag, class T>
 T* scratch(int64_t count) {
     static thread_local std::vector<char> memory;

@@ -1,10 +1,10 @@
-"""Memory for large activations, kept from layer to layer and from batch to batch.
+"""Memory for large activations, reused from layer to layer and from batch to batch.
 
-The layers of a network want rows of few widths over and over. The C allocator, asked for aligned
-blocks that shrink as tokens merge, splits what it has until it holds several times what is in use;
-mapped anew each time, their pages would be faulted in and cleared each time. So whole blocks are
-kept, for rows of one width each: of a width there are never more than were in use at once, none
-larger than the most rows.
+The layers of a network request rows of the same few widths again and again. The C allocator, asked
+for aligned blocks that shrink as tokens merge, splits its memory until it holds several times what
+is in use. Fresh mappings would cost page faults and zeroing each time. So this module keeps whole
+blocks, each for rows of one width: for a width there are never more blocks than were in use at
+once, and none is larger than the largest request.
 """
 
 from __future__ import annotations
@@ -15,47 +15,56 @@ import weakref
 import torch
 from torch import Tensor
 
-_LARGE = 1 << 20  # bytes from which on a block is worth keeping
+_LARGE_BYTES = 1 << 20  # smaller tensors are left to the C allocator
 
 
 class Workspace:
-    """Blocks of memory that are free. Tensors may be asked for, and end, in any thread."""
+    """A pool of memory blocks. Tensors may be requested, and freed, in any thread."""
 
     def __init__(self) -> None:
         self._free: dict[int, list[mmap.mmap]] = {}  # by the bytes of a row
 
     @property
     def free_bytes(self) -> int:
-        """What is kept and not in use."""
-        return sum(len(block) for blocks in list(self._free.values()) for block in list(blocks))
+        """The bytes of all blocks that are kept and not in use."""
+        total = 0
+        # Copied, because other threads may change them meanwhile.
+        for blocks in list(self._free.values()):
+            total += sum(len(block) for block in list(blocks))
+        return total
 
     def empty(self, rows: int, width: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised ``(rows, width)`` on the CPU; its memory comes back when the last view of it is gone.
+        """Return an uninitialised ``(rows, width)`` on the CPU.
+
+        Its memory returns to the pool when the last view of it is freed.
 
         Raises:
-            MemoryError: the system has none left.
+            MemoryError: the system is out of memory.
         """
-        row = width * dtype.itemsize
-        if rows * row < _LARGE:
+        row_bytes = width * dtype.itemsize
+        if rows * row_bytes < _LARGE_BYTES:
             return torch.empty(rows, width, dtype=dtype)
-        free = self._free.setdefault(row, [])
-        block = _take(free, rows * row)
+        free = self._free.setdefault(row_bytes, [])
+        block = _take(free, rows * row_bytes)
         lent = memoryview(block)
-        weakref.finalize(lent, free.append, block).atexit = False
-        return torch.frombuffer(lent, dtype=dtype, count=rows * width).view(rows, width)
+        finalizer = weakref.finalize(lent, free.append, block)
+        finalizer.atexit = False
+        tensor = torch.frombuffer(lent, dtype=dtype, count=rows * width)
+        return tensor.view(rows, width)
 
     def clear(self) -> None:
-        """Give back what is free now."""
+        """Release all blocks that are not in use."""
         for blocks in list(self._free.values()):
             blocks.clear()
 
 
 def _take(free: list[mmap.mmap], size: int) -> mmap.mmap:
-    """The smallest of ``free`` that has ``size`` bytes, or a new one."""
+    """Take the smallest block of ``free`` that has ``size`` bytes, or allocate one."""
     for block in sorted(free, key=len):
         if len(block) >= size and _remove(free, block):
             return block
-    for block in list(free):  # batches have become larger: what is too small from now on makes room
+    # Batches have become larger: release the blocks, which are all too small now.
+    for block in list(free):
         _remove(free, block)
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -64,7 +73,7 @@ def _take(free: list[mmap.mmap], size: int) -> mmap.mmap:
 
 
 def _remove(free: list[mmap.mmap], block: mmap.mmap) -> bool:
-    """Whether this thread was the first to take ``block``."""
+    """Remove ``block`` from ``free``; return False if another thread has taken it already."""
     try:
         free.remove(block)
     except ValueError:

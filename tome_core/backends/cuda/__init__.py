@@ -1,8 +1,8 @@
-"""Kernels for NVIDIA GPUs, written in Triton, over a buffer in which the images of a batch lie one after the other.
+"""Kernels for NVIDIA GPUs in Triton, over packed buffers of tokens, image after image.
 
-Counts and places are read from tensors on the device, and nothing is compiled or tuned for the sake
-of one that was not seen before. An image's result does not depend, bit by bit, on who shares its
-batch. Each kernel is there twice: as an operator of PyTorch, in the namespace ``tome``, which fake
-tensors and graphs understand, and as a plain function ``launch_...``, which costs the host less and
-does the same. A tensor must lie on the current device.
+The kernels read token counts and positions from tensors on the device, so no new batch needs
+compilation or tuning. The result for an image does not depend on the other images of its batch, bit
+for bit. Each kernel has two entry points that do the same: an operator of PyTorch in the namespace
+``tome``, which fake tensors and graphs can trace, and a plain function ``launch_...``, which costs
+the host less. Tensors must lie on the current device.
 """

@@ -1,6 +1,7 @@
-"""From images to the tokens of the first block: patches, a matrix product, and one pass that puts tokens together.
+"""From images to the tokens of the first block, in three launches.
 
-Three launches. A plain network takes six, each of them a pass over all pixels or all tokens.
+They are: patches, a matrix product, and one pass that assembles tokens. A plain network needs six
+launches, each of them a pass over all pixels or all tokens.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from tome_core.backends.cuda.attention import DTYPES
+from tome_core.backends.cuda.launch_config import DEFAULT_CONFIG, LaunchConfig
 from tome_core.backends.cuda.patches import launch_patches, patches
-from tome_core.backends.cuda.share import SHARE, Share
 from tome_core.pixels import Images, Pixels
 
 
@@ -26,57 +27,79 @@ def assemble_kernel(
     embedded,
     table,
     out,
-    FRONT: tl.constexpr,
-    LENGTH: tl.constexpr,
-    NUMBERS: tl.constexpr,
+    PREFIX_ELEMENTS: tl.constexpr,
+    IMAGE_ELEMENTS: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ):
-    """``NUMBERS`` of the ``LENGTH`` numbers that an image's tokens are, of which ``FRONT`` are of its prefix tokens."""
-    CHUNKS: tl.constexpr = (LENGTH + NUMBERS - 1) // NUMBERS
+    """Write ``ELEMENTS`` of the tokens of one image.
+
+    All tokens of an image have ``IMAGE_ELEMENTS`` elements, its prefix tokens ``PREFIX_ELEMENTS``.
+    """
+    CHUNKS: tl.constexpr = (IMAGE_ELEMENTS + ELEMENTS - 1) // ELEMENTS
     image = (tl.program_id(0) // CHUNKS).to(tl.int64)
-    inner = tl.program_id(0) % CHUNKS * NUMBERS + tl.arange(0, NUMBERS)
-    mask = inner < LENGTH
-    values = tl.load(table + inner, mask=mask, other=0.0).to(tl.float32)
-    source = embedded + image * (LENGTH - FRONT)
-    values += tl.load(source + inner - FRONT, mask=mask & (inner >= FRONT), other=0.0).to(
-        tl.float32
-    )
-    tl.store(out + image * LENGTH + inner, values.to(out.dtype.element_ty), mask=mask)
+    element = tl.program_id(0) % CHUNKS * ELEMENTS + tl.arange(0, ELEMENTS)
+    mask = element < IMAGE_ELEMENTS
+    # Prefix tokens, or positions.
+    values = tl.load(table + element, mask=mask, other=0.0).to(tl.float32)
+    # Plus the embedded patches, which follow the prefix tokens.
+    source = embedded + image * (IMAGE_ELEMENTS - PREFIX_ELEMENTS)
+    is_patch = mask & (element >= PREFIX_ELEMENTS)
+    added = tl.load(source + element - PREFIX_ELEMENTS, mask=is_patch, other=0.0)
+    values += added.to(tl.float32)
+    tl.store(out + image * IMAGE_ELEMENTS + element, values.to(out.dtype.element_ty), mask=mask)
 
 
 @cache
-def constants(tokens: int, prefix: int, width: int, share: Share) -> dict[str, Any]:
-    """What the kernel is compiled for: the model's numbers."""
-    return {"FRONT": prefix * width, "LENGTH": tokens * width, "NUMBERS": share.numbers}
+def constants(tokens: int, prefix: int, width: int, config: LaunchConfig) -> dict[str, Any]:
+    """Return the constants that the kernel is compiled for; they depend on the model alone."""
+    return {
+        "PREFIX_ELEMENTS": prefix * width,
+        "IMAGE_ELEMENTS": tokens * width,
+        "ELEMENTS": config.elements,
+    }
 
 
-def launch_assemble(embedded: Tensor, table: Tensor, prefix: int, share: Share = SHARE) -> Tensor:
-    """As `assemble`, without the operator around it, and with any share."""
+def launch_assemble(
+    embedded: Tensor,
+    table: Tensor,
+    prefix: int,
+    config: LaunchConfig = DEFAULT_CONFIG,
+) -> Tensor:
+    """Do the same as `assemble` without the operator around it, and with any configuration."""
     tokens, width = table.shape
     out = _empty(embedded, table, prefix)
-    grid = (len(out) // tokens * -(-tokens * width // share.numbers),)
-    assemble_kernel[grid](
-        embedded, table, out, **constants(tokens, prefix, width, share), num_warps=share.warps
+    images = len(out) // tokens
+    chunks = -(-tokens * width // config.elements)
+    assemble_kernel[(images * chunks,)](
+        embedded,
+        table,
+        out,
+        **constants(tokens, prefix, width, config),
+        num_warps=config.warps,
     )
     return out
 
 
 def assemble(embedded: Tensor, table: Tensor, prefix: int) -> Tensor:
-    """The tokens of each image, ``(B * (P + n), D)``: prefix tokens, then its patches with their positions added.
+    """Return the tokens of each image, ``(B * (P + n), D)``.
 
-    Each sum is rounded once, as PyTorch does.
+    They are the prefix tokens, then the patches with their positions added. Each sum is rounded
+    once, as PyTorch does.
 
     Args:
-        embedded: ``(B * n, D)``, contiguous.
-        table: ``(P + n, D)``, contiguous, of the same dtype: the prefix tokens as they shall be,
-            then the positions.
+        embedded: the patches, ``(B * n, D)``, contiguous.
+        table: ``(P + n, D)``, contiguous, of the same dtype: the prefix tokens as they leave the
+            embedding, then the positions.
         prefix: P.
     """
     return _operator(embedded, table, prefix)
 
 
 def _empty(embedded: Tensor, table: Tensor, prefix: int) -> Tensor:
+    """The uninitialised result of `assemble`."""
     tokens, width = table.shape
-    return embedded.new_empty(len(embedded) // (tokens - prefix) * tokens, width)
+    images = len(embedded) // (tokens - prefix)
+    return embedded.new_empty(images * tokens, width)
 
 
 _operator = torch.library.custom_op(
@@ -94,15 +117,15 @@ def _(embedded: Tensor, table: Tensor, prefix: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EmbeddingWeights:
-    """An embedding by patches that do not overlap, learnt positions and prefix tokens.
+    """An embedding by patches that do not overlap, with learnt positions and prefix tokens.
 
     Attributes:
         weight, bias: of the convolution, ``(D, C, ph, pw)`` and ``(D,)``.
-        table: ``(P + n, D)``: the prefix tokens, with their positions where they have some, then
-            those of the patches.
+        table: ``(P + n, D)``: the prefix tokens, with their positions added if they have any, then
+            the positions of the patches.
         prefix: P.
         size: ``(H, W)`` of an image.
-        norm: what follows; the identity where nothing does.
+        norm: the layer after the embedding; the identity if there is none.
     """
 
     weight: Tensor
@@ -113,16 +136,19 @@ class EmbeddingWeights:
     norm: nn.Module
 
     @property
-    def patch(self) -> tuple[int, int]:
+    def patch_size(self) -> tuple[int, int]:
         """``(ph, pw)``."""
         return self.weight.shape[2], self.weight.shape[3]
 
     @property
-    def fits(self) -> bool:
-        """Whether the kernels can compute it: one dtype that they know, a position for every patch."""
-        patches = (self.size[0] // self.patch[0]) * (self.size[1] // self.patch[1])
-        same = self.weight.dtype == self.table.dtype and self.weight.device == self.table.device
-        return same and self.table.dtype in DTYPES and len(self.table) == self.prefix + patches
+    def is_supported(self) -> bool:
+        """Whether the kernels can compute it: one supported dtype, a position for every patch."""
+        height, width = self.size
+        patch_height, patch_width = self.patch_size
+        patch_count = (height // patch_height) * (width // patch_width)
+        if self.weight.dtype != self.table.dtype or self.weight.device != self.table.device:
+            return False
+        return self.table.dtype in DTYPES and len(self.table) == self.prefix + patch_count
 
 
 class _Kernels(NamedTuple):
@@ -135,31 +161,37 @@ _OPERATORS = _Kernels(patches, assemble)
 
 
 class TritonEmbedding:
-    """What comes before the blocks of a model (see `tome_core.model.Embedding`).
+    """The embedding of a model before its blocks (see `tome_core.model.Embedding`).
 
     Raises:
-        ValueError: ``weights`` do not fit.
+        ValueError: the kernels cannot compute it.
     """
 
     def __init__(self, weights: EmbeddingWeights) -> None:
-        if not weights.fits:
+        if not weights.is_supported:
             raise ValueError(
                 "the embedding is not of one dtype that the kernels know, or has too few positions"
             )
         self.weights = weights
-        # For images that are normalised already.
+        # Scale and shift of images that are normalised already.
         channels = weights.weight.shape[1]
         self._one = torch.ones(channels, device=weights.table.device)
         self._zero = torch.zeros(channels, device=weights.table.device)
 
-    def takes(self, images: Images) -> bool:
-        """Whether it would embed ``images``: of the model's own size, where its weights are, and without gradients."""
+    def supports(self, images: Images) -> bool:
+        """Return whether it can embed ``images``.
+
+        They must have the model's own size and lie on its device, and need no gradients.
+        """
         values = images.values if isinstance(images, Pixels) else images
         weight = self.weights.weight
-        learns = torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad)
-        here = values.device == weight.device and self.weights.fits
-        fits = values.shape[1:] == (weight.shape[1], *self.weights.size)
-        return here and fits and not learns and not torch.is_autocast_enabled(values.device.type)
+        if values.device != weight.device or not self.weights.is_supported:
+            return False
+        if values.shape[1:] != (weight.shape[1], *self.weights.size):
+            return False
+        if torch.is_grad_enabled() and (values.requires_grad or weight.requires_grad):
+            return False
+        return not torch.is_autocast_enabled(values.device.type)
 
     def __call__(self, images: Images) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, P + n, D)``."""
@@ -172,11 +204,13 @@ class TritonEmbedding:
             values = images
             scale = self._one
             shift = self._zero
+        # Launchers cost the host less; fake tensors need operators.
         kernels = _LAUNCHERS if type(values) is Tensor else _OPERATORS
         rows = kernels.patches(
-            values.contiguous(), scale, shift, weights.patch, weights.weight.dtype
-        )
+            values.contiguous(), scale, shift, weights.patch_size, weights.weight.dtype
+        )  # (B * n, C * ph * pw)
         embedded = F.linear(rows, weights.weight.flatten(1), weights.bias)
         tokens: Tensor = kernels.assemble(embedded, weights.table, weights.prefix)
-        normed: Tensor = weights.norm(tokens.view(len(values), *weights.table.shape))
+        by_image = tokens.view(len(values), *weights.table.shape)
+        normed: Tensor = weights.norm(by_image)
         return normed

@@ -1,7 +1,8 @@
-"""All blocks of a plain Vision Transformer by the kernels of this package: seven launches a block, nine if it merges.
+"""All blocks of a plain Vision Transformer by the kernels of this package.
 
-Homogeneous and mixed batches go the same way, since every kernel reads from the device where an
-image begins and ends. `tome_core.block.run_block` is its reference, block by block.
+A block takes seven launches, nine if it merges. Homogeneous and mixed batches run the same code,
+because every kernel reads from the device where an image begins and ends. The reference is
+`tome_core.block.run_block`, block by block.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from tome_core.backends.cuda.attention import DTYPES, attention, launch_attention, unpack
 from tome_core.backends.cuda.extents import Extents
 from tome_core.backends.cuda.gelu import gelu_, launch_gelu_
-from tome_core.backends.cuda.matching import launch_match, match
+from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge_norm, merge_norm
 from tome_core.backends.cuda.norms import add_norm, launch_add_norm
 from tome_core.ragged.packed import Merging, Packed
@@ -42,7 +43,7 @@ class Norm(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """A block that begins both branches with a norm, has GELU (by erf) in its MLP, and nothing that is not here."""
+    """The weights of a pre-norm block with GELU (by erf) in its MLP, and without other layers."""
 
     norm1: Norm
     qkv: Linear
@@ -53,26 +54,42 @@ class BlockWeights:
     heads: int
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """All weights."""
-        linears = self.qkv, self.proj, self.fc1, self.fc2
-        norms = [tensor for norm in (self.norm1, self.norm2) for tensor in norm[:2]]
-        return [*norms, *(tensor for linear in linears for tensor in linear if tensor is not None)]
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers in the order in which they run."""
+        return self.qkv, self.proj, self.fc1, self.fc2
 
     @property
-    def fits(self) -> bool:
-        """Whether the kernels can compute it: one dtype that they know, heads that are together as wide as a token."""
+    def tensors(self) -> list[Tensor]:
+        """All weights."""
+        tensors = []
+        for norm in (self.norm1, self.norm2):
+            tensors += [norm.weight, norm.bias]
+        for linear in self.linears:
+            tensors.append(linear.weight)
+            if linear.bias is not None:
+                tensors.append(linear.bias)
+        return tensors
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the kernels can compute the block."""
         dim = self.norm1.weight.shape[0]
-        shapes = [
-            tuple(linear.weight.shape) for linear in (self.qkv, self.proj, self.fc1, self.fc2)
-        ]
-        hidden = shapes[2][0]
-        same = (
-            shapes == [(3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)]
-            and dim % self.heads == 0
-        )
+        hidden = self.fc1.weight.shape[0]
+        expected_shapes = [(3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)]
+        shapes = [tuple(linear.weight.shape) for linear in self.linears]
+        if shapes != expected_shapes or dim % self.heads:
+            return False
         dtypes = {tensor.dtype for tensor in self.tensors}
-        return same and len(dtypes) == 1 and dtypes <= set(DTYPES)
+        return len(dtypes) == 1 and dtypes <= set(DTYPES)
+
+
+def are_supported(blocks: Sequence[BlockWeights]) -> bool:
+    """Return whether the kernels can compute all of ``blocks``, one after the other."""
+    variants = set()
+    for block in blocks:
+        weight = block.qkv.weight
+        variants.add((block.norm1.weight.shape, weight.dtype, weight.device))
+    return len(variants) == 1 and all(block.is_supported for block in blocks)
 
 
 class _Kernels(NamedTuple):
@@ -84,128 +101,199 @@ class _Kernels(NamedTuple):
 
 
 _LAUNCHERS = _Kernels(
-    launch_attention, launch_match, launch_merge_norm, launch_add_norm, launch_gelu_
+    attention=launch_attention,
+    match=launch_match,
+    merge_norm=launch_merge_norm,
+    add_norm=launch_add_norm,
+    gelu_=launch_gelu_,
 )
-_OPERATORS = _Kernels(attention, match, merge_norm, add_norm, gelu_)
+_OPERATORS = _Kernels(
+    attention=attention,
+    match=match,
+    merge_norm=merge_norm,
+    add_norm=add_norm,
+    gelu_=gelu_,
+)
+
+
+@dataclass
+class _State:
+    """What travels from one step of the network to the next.
+
+    Attributes:
+        tokens: ``(T, D)``.
+        normed: the tokens after the norm that follows, ``(T, D)``.
+        sizes: ``(T,)``; None while all are 1.
+    """
+
+    tokens: Tensor
+    normed: Tensor
+    sizes: Tensor | None
 
 
 class TritonEncoder:
-    """The blocks of a model (see `tome_core.model.Encoder`); ``weights`` are all of one dtype, on one device.
+    """The blocks of a model (see `tome_core.block.Encoder`), all of one dtype, on one device.
 
     Raises:
-        ValueError: the blocks are not of one dtype, or do not fit.
+        ValueError: the blocks differ in width or dtype, or the kernels cannot compute them.
     """
 
     reads_starts = True  # of a `BoundedPlan`, on the device
 
     def __init__(self, weights: Sequence[BlockWeights]) -> None:
-        if not fit_together(weights):
+        if not are_supported(weights):
             raise ValueError("the blocks are not all of one width and dtype that the kernels know")
         self.weights = tuple(weights)
-        # A graph reads what the plan that it was recorded with keeps, for as long as there is a
-        # graph.
+        # A CUDA graph reads tensors that its plan holds, so these plans live as long as the graphs.
         self._recorded: list[Plan] = []
-        self._side: torch.cuda.Stream | None = None
+        self._side_stream: torch.cuda.Stream | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> TritonEncoder:
-        return self  # nothing can change it
+        return self  # immutable
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TritonEncoder, (self.weights,)
 
-    def takes(self, merging: Merging, packed: Packed) -> bool:
-        """Whether it would do what ``merging`` says with ``packed``: no traces, no positions, no gradients."""
+    def supports(self, merging: Merging, packed: Packed) -> bool:
+        """Return whether the encoder can run ``packed`` as ``merging`` says.
+
+        It computes no gradients, and tracks neither sources nor positions.
+        """
         tokens = packed.tokens
         weight = self.weights[0].qkv.weight
-        plain = packed.sources is None and packed.positions is None
-        learns = torch.is_grad_enabled() and (tokens.requires_grad or weight.requires_grad)
-        here = tokens.device == weight.device and tokens.dtype == weight.dtype
-        return (
-            merging.is_papers
-            and plain
-            and here
-            and not learns
-            and not torch.is_autocast_enabled(tokens.device.type)
-        )
+        if not merging.follows_paper:
+            return False
+        if packed.positions is not None or packed.sources is not None:
+            return False
+        if tokens.device != weight.device or tokens.dtype != weight.dtype:
+            return False
+        if torch.is_grad_enabled() and (tokens.requires_grad or weight.requires_grad):
+            return False
+        return not torch.is_autocast_enabled(tokens.device.type)
 
     def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
-        """Run all blocks; ``packed.tokens (T, D)`` are used up. For ``leading`` see `tome_core.block.run_block`.
+        """Run all blocks; ``packed.tokens (T, D)`` are overwritten.
 
-        Before a CUDA graph is recorded, the same plan must have run once: its extents are copied
-        from the host then.
+        For ``leading`` see `tome_core.block.run_block`. The same plan must have run once before a
+        CUDA graph is recorded: its extents are copied from the host then.
         """
-        extents = Extents.of(plan, packed.tokens)
-        kernels = _LAUNCHERS if type(packed.tokens) is Tensor else _OPERATORS
-        side = self._prepare(plan) if kernels is _LAUNCHERS and packed.tokens.is_cuda else None
-        tokens = packed.tokens.contiguous()
-        sizes = packed.flat_sizes(plan, 0)
-        first = self.weights[0].norm1
-        last = len(self.weights) - 1
-        tokens, normed = kernels.add_norm(tokens, None, *first)
+        run = self._start(merging, plan, packed.tokens)
+        kernels = run.kernels
+        depth = len(self.weights)
+        tokens, normed = kernels.add_norm(packed.tokens.contiguous(), None, *self.weights[0].norm1)
+        state = _State(tokens, normed, packed.flat_sizes(plan, 0))
         for index, block in enumerate(self.weights):
-            q, k, v = unpack(F.linear(normed, *block.qkv), block.heads)
-            starts = extents.starts[index]
-            longest = extents.longest[index]
-            sizes_of_keys = sizes if merging.prop_attn else None
-            merges = extents.merges[index] and (leading is None or index < last)
-            if merges:
-                after = extents.starts[index + 1]
-                left = extents.lengths[index + 1]
-                with _beside(side):
-                    order, begins, _ = kernels.match(
-                        k, starts, after, extents.longest[0], left, merging.prefix
-                    )
-            attended = kernels.attention(q, k, v, sizes_of_keys, starts, longest)
-            if leading is not None and index == last:
-                attended, tokens = (
-                    plan.leading(rows, index, leading).contiguous() for rows in (attended, tokens)
-                )
-            branch = F.linear(attended, *block.proj)
-            if merges:
-                if side is not None:
-                    torch.cuda.current_stream().wait_stream(side)
-                tokens, normed, sizes = kernels.merge_norm(
-                    tokens, branch, sizes, order, begins, *block.norm2
-                )
+            is_last = index == depth - 1
+            run.attend_and_merge(state, block, index, leading if is_last else None)
+            branch = F.linear(_hidden(state.normed, block.fc1, kernels), *block.fc2)
+            if is_last:
+                tokens = branch.add_(state.tokens)
             else:
-                tokens, normed = kernels.add_norm(tokens, branch, *block.norm2)
-            branch = F.linear(_hidden(normed, block.fc1, kernels), *block.fc2)
-            if index < last:
-                tokens, normed = kernels.add_norm(tokens, branch, *self.weights[index + 1].norm1)
-        tokens = branch.add_(tokens)
-        if sizes is None or leading is not None:
+                next_norm = self.weights[index + 1].norm1
+                state.tokens, state.normed = kernels.add_norm(state.tokens, branch, *next_norm)
+        if state.sizes is None or leading is not None:
             return replace(packed, tokens=tokens)
-        views = plan.views(sizes, len(self.weights))
+        views = plan.views(state.sizes, depth)
         return replace(packed, tokens=tokens, sizes=tuple(view for _, view in views))
 
-    def _prepare(self, plan: Plan) -> torch.cuda.Stream | None:
-        """Keep what a graph will need, if one is recorded now; give it a second stream then.
+    def _start(self, merging: Merging, plan: Plan, tokens: Tensor) -> _Run:
+        extents = Extents.of(plan, tokens)
+        if type(tokens) is not Tensor:
+            # Fake tensors need operators; for others, launchers cost the host less.
+            return _Run(merging, plan, extents, _OPERATORS, side_stream=None)
+        side_stream = self._prepare_streams(plan) if tokens.is_cuda else None
+        return _Run(merging, plan, extents, _LAUNCHERS, side_stream)
 
-        Matching reads keys alone, so it may run beside attention. Of small batches neither fills
-        the device; eagerly, forking streams would cost the host more than that gains.
+    def _prepare_streams(self, plan: Plan) -> torch.cuda.Stream | None:
+        """Return a second stream if a CUDA graph is recorded now, and keep ``plan`` for the graph.
+
+        Matching reads keys alone, so it can run beside attention; for small batches neither fills
+        the device. Without a graph, forking streams would cost the host more than that gains.
         """
         if not torch.cuda.is_current_stream_capturing():
-            self._side = self._side or torch.cuda.Stream()
+            self._side_stream = self._side_stream or torch.cuda.Stream()
             return None
         self._recorded.append(plan)
-        return self._side
+        return self._side_stream
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass over all blocks."""
+
+    merging: Merging
+    plan: Plan
+    extents: Extents
+    kernels: _Kernels
+    side_stream: torch.cuda.Stream | None
+
+    def attend_and_merge(
+        self,
+        state: _State,
+        block: BlockWeights,
+        index: int,
+        leading: int | None,
+    ) -> None:
+        """Run the first branch of ``block``, merging and the norm of the second; update ``state``.
+
+        With ``leading``, go on with so many tokens of each image, and merge nothing.
+        """
+        kernels = self.kernels
+        extents = self.extents
+        q, k, v = unpack(F.linear(state.normed, *block.qkv), block.heads)
+        matched = None
+        if extents.merges[index] and leading is None:
+            matched = self._match(k, index)
+        sizes = state.sizes if self.merging.prop_attn else None
+        attended = kernels.attention(q, k, v, sizes, extents.starts[index], extents.longest[index])
+        tokens = state.tokens
+        if leading is not None:
+            attended = self.plan.leading(attended, index, leading).contiguous()
+            tokens = self.plan.leading(tokens, index, leading).contiguous()
+        branch = F.linear(attended, *block.proj)
+        if matched is None:
+            state.tokens, state.normed = kernels.add_norm(tokens, branch, *block.norm2)
+            return
+        if self.side_stream is not None:
+            torch.cuda.current_stream().wait_stream(self.side_stream)
+        state.tokens, state.normed, state.sizes = kernels.merge_norm(
+            tokens, branch, state.sizes, matched.order, matched.segment_starts, *block.norm2
+        )
+
+    def _match(self, keys: Tensor, index: int) -> PackedMatching:
+        """Match the tokens of block ``index`` by ``keys (T, H, d)``, on the side stream if any."""
+        extents = self.extents
+        with _on_side_stream(self.side_stream):
+            matched: PackedMatching = self.kernels.match(
+                keys,
+                extents.starts[index],
+                extents.starts[index + 1],
+                extents.longest[0],
+                extents.lengths[index + 1],
+                self.merging.prefix,
+            )
+        return matched
 
 
 @contextmanager
-def _beside(side: torch.cuda.Stream | None) -> Iterator[None]:
-    """What is launched in here waits for what was launched before on this stream, but not the other way."""
-    if side is None:
+def _on_side_stream(side_stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Launch what follows on ``side_stream``, after all earlier work of the current stream.
+
+    Later work of the current stream does not wait for it.
+    """
+    if side_stream is None:
         yield
         return
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream):
         yield
 
 
 def _hidden(normed: Tensor, fc1: Linear, kernels: _Kernels) -> Tensor:
-    """GELU of ``fc1``, ``(T, D)`` -> ``(T, hidden)``: in 16 bits within the product, in its form with tanh.
+    """GELU of ``fc1``, ``(T, D)`` -> ``(T, hidden)``.
 
-    That is off by 5e-4 at most, where rounding to 16 bits is by more.
+    In 16 bits, GELU is part of the matrix product, in its form with tanh. That form has an error of
+    at most 5e-4, less than the rounding to 16 bits.
     """
     weight, bias = fc1
     if weight.dtype == torch.float32 or bias is None:
@@ -213,12 +301,3 @@ def _hidden(normed: Tensor, fc1: Linear, kernels: _Kernels) -> Tensor:
         kernels.gelu_(hidden)
         return hidden
     return torch._addmm_activation(bias, normed, weight.t(), use_gelu=True)
-
-
-def fit_together(weights: Sequence[BlockWeights]) -> bool:
-    """Whether the kernels can compute all of these blocks, one after the other."""
-    alike = {
-        (block.norm1.weight.shape, block.qkv.weight.dtype, block.qkv.weight.device)
-        for block in weights
-    }
-    return len(alike) == 1 and all(block.fits for block in weights)

@@ -1,15 +1,16 @@
-"""Where the images of a batch lie, in the form in which kernels are told."""
+"""Where the images of a batch lie in the packed buffer, in the form that kernels read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from tome_core.ragged.plan import BoundedPlan, Plan
 
-_ALIGNED = 4  # numbers of int32: rows that begin so have the alignment that kernels like best
+_ALIGNMENT = 4  # int32 numbers: rows that begin at multiples of 16 bytes are read fastest
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,10 @@ class Extents:
     """Where the images of a batch lie, at the input and after each block.
 
     Attributes:
-        starts: where each image begins, then how many tokens there are, int32 ``(images + 1,)``.
-        longest: tokens of the longest image, or more.
-        lengths: tokens of all images, or more.
-        merges: of each block, whether any image may lose tokens in it.
+        starts: where each image begins, then the number of tokens, int32 ``(images + 1,)``.
+        longest: the tokens of the longest image, or an upper bound.
+        lengths: the tokens of all images, or an upper bound.
+        merges: for each block, whether any image may lose tokens in it.
     """
 
     starts: tuple[Tensor, ...]
@@ -30,31 +31,33 @@ class Extents:
 
     @classmethod
     def of(cls, plan: Plan, like: Tensor) -> Extents:
-        """Those of ``plan``, beside ``like``; kept with the plan."""
+        """Return the extents of ``plan`` on the device of ``like``; they are kept with the plan."""
         if isinstance(plan, BoundedPlan):
-            return cls._within(plan)
-
-        def make() -> Extents:
-            counts = plan.counts
-            offsets = plan.offsets(like)
-            images = offsets.shape[1] - 1
-            rows = F.pad(offsets, (0, -(images + 1) % _ALIGNED)).int().unbind()
-            return cls(
-                starts=tuple(row[: images + 1] for row in rows),
-                longest=tuple(map(max, counts)),
-                lengths=tuple(map(sum, counts)),
-                merges=tuple(plan.merges(index) for index in range(len(counts) - 1)),
-            )
-
-        return plan.keep("extents", like, make)
+            return cls._within_bounds(plan)
+        return plan.cached("extents", like, partial(cls._exact, plan, like))
 
     @classmethod
-    def _within(cls, plan: BoundedPlan) -> Extents:
-        """The bounds of ``plan``: an image may keep all of its tokens, whatever the others do."""
-        blocks = range(len(plan.starts))
+    def _exact(cls, plan: Plan, like: Tensor) -> Extents:
+        counts = plan.counts
+        offsets = plan.offsets(like)
+        row_length = offsets.shape[1]
+        aligned = F.pad(offsets, (0, -row_length % _ALIGNMENT)).int()
+        depth = len(counts) - 1
+        return cls(
+            starts=tuple(row[:row_length] for row in aligned.unbind()),
+            longest=tuple(max(row) for row in counts),
+            lengths=tuple(sum(row) for row in counts),
+            merges=tuple(plan.merges(index) for index in range(depth)),
+        )
+
+    @classmethod
+    def _within_bounds(cls, plan: BoundedPlan) -> Extents:
+        """The bounds of ``plan``: any image may keep all of its tokens, whatever the others do."""
+        rows = len(plan.starts)
+        input_tokens = plan.groups[0].tokens[0]
         return cls(
             starts=plan.starts.unbind(),
-            longest=(plan.groups[0].tokens[0],) * len(blocks),
-            lengths=tuple(map(plan.length, blocks)),
-            merges=tuple(map(plan.merges, blocks[:-1])),
+            longest=(input_tokens,) * rows,
+            lengths=tuple(plan.length(index) for index in range(rows)),
+            merges=tuple(plan.merges(index) for index in range(rows - 1)),
         )

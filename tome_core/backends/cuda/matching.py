@@ -1,8 +1,8 @@
-"""Bipartite soft matching of all images of a buffer at once: `tome_core.matching.Bipartite` in two launches.
+"""Bipartite soft matching of all images of a packed buffer in two launches.
 
-No similarity is ever written to memory but the best one of each token. What merges is found by
-counting how many tokens come before each, so nothing is sorted, and every image merges as many
-tokens as its two lengths say.
+The result is that of `tome_core.matching.Bipartite`. Of the similarities, only the highest of each
+token is written to memory. The tokens that merge are found by counting how many tokens come before
+each, so nothing is sorted, and every image merges as many tokens as its two lengths differ by.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from torch import Tensor
 from tome_core.backends.cuda.placing import launch_place
 
 STAGES = 1  # the keys of all heads, of several tiles at a time, would not fit into shared memory
+_MAX_NARROW_WIDTH = 64  # the most channels of a head whose keys leave registers for `NARROW`
+_SMALLEST_WIDTH = 16  # of a matrix product in Triton
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the comparison of tokens is cut.
+    """How the comparison of tokens is divided.
 
     Attributes:
-        of_a, of_b: tokens that are compared at once.
-        warps: of a program.
-        precision: of the products. ``tf32x3`` on tensor cores is as exact as float32 to 1e-6 (three
-            products of the high and the low halves); ``ieee`` keeps whole rows in registers, so it
-            wants tiles of 16.
+        of_a, of_b: the tokens of A and of B that are compared in one step.
+        warps: the warps of a program.
+        precision: of the products. ``tf32x3`` runs on tensor cores and is as exact as float32 to
+            1e-6 (three products of high and low halves). ``ieee`` keeps whole rows in registers,
+            so it needs tiles of 16.
     """
 
     of_a: int = 64
@@ -39,27 +41,28 @@ class Tiles:
 
 
 NARROW = Tiles()
-WIDE = Tiles(of_b=16, warps=8)  # registers are what is short
+WIDE = Tiles(of_b=16, warps=8)  # limited by registers
 
 
 def choose_tiles(width: int) -> Tiles:
-    """For heads of so many channels: the same for every batch, and so are the bits."""
-    return NARROW if width <= 64 else WIDE
+    """Return the tiles for heads of ``width`` channels; the same for every batch."""
+    return NARROW if width <= _MAX_NARROW_WIDTH else WIDE
 
 
-class Matched(NamedTuple):
-    """Where the tokens of a buffer go, and by destination where they come from.
+class PackedMatching(NamedTuple):
+    """The destination of each token of a buffer, and the tokens that each destination joins.
 
     Attributes:
-        order: the tokens, int32 ``(T,)``, destination by destination: first the one that stays,
-            then those that merge into it, by place.
-        begins: where the tokens of each destination begin in ``order``, then T, int32 ``(T' +
-            1,)``. Where there is room for more tokens, destinations past the last have none.
-        dest: the place of each token in the buffer after merging, int32 ``(T,)``.
+        order: the tokens, int32 ``(T,)``, sorted by destination. Each segment holds the token that
+            stays, then those that merge into it, by position.
+        segment_starts: where the segment of each destination begins in ``order``, then T, int32
+            ``(T' + 1,)``. If there is room for more tokens, the destinations past the last have
+            empty segments.
+        dest: the position of each token in the buffer after merging, int32 ``(T,)``.
     """
 
     order: Tensor
-    begins: Tensor
+    segment_starts: Tensor
     dest: Tensor
 
 
@@ -74,7 +77,10 @@ def unit_keys(
     BLOCK_WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """The mean over the heads of the keys of ``tokens (ROWS,)``, normalised: float32 ``(ROWS, BLOCK_WIDTH)``."""
+    """Return the metric of ``tokens (ROWS,)``: the normalised mean of their keys over the heads.
+
+    float32 ``(ROWS, BLOCK_WIDTH)``.
+    """
     channels = tl.arange(0, BLOCK_WIDTH)
     mask = inside[:, None] & (channels < WIDTH)[None, :]
     keys += tokens.to(tl.int64)[:, None] * ROW + channels[None, :]
@@ -83,6 +89,7 @@ def unit_keys(
         total += tl.load(keys + head * WIDTH, mask=mask, other=0.0).to(tl.float32)
     mean = total / HEADS
     norm = tl.sqrt_rn(tl.sum(mean * mean, axis=1))
+    # 1e-12 is the eps of `F.normalize`, which `Bipartite` uses.
     return mean / tl.maximum(norm, 1e-12)[:, None]
 
 
@@ -102,52 +109,64 @@ def best_partner_kernel(
     TILE_B: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The most similar of B, and how similar it is, for a tile of A of one image; written as if A lay at its front.
+    """Find the most similar token of B for each token of A, for one tile of A of one image.
 
-    What is no number counts as more similar than anything, as it does in PyTorch's ``max`` and
-    ``argsort``.
+    The results are written as if the tokens of A lay at the front of the image. NaN counts as more
+    similar than any number, as in PyTorch's ``max`` and ``argsort``.
     """
     image = tl.program_id(1)
     first = tl.program_id(0) * TILE_A
     start = tl.load(before + image)
     length = tl.load(before + image + 1) - start
-    left = tl.load(after + image + 1) - tl.load(after + image)
+    length_after = tl.load(after + image + 1) - tl.load(after + image)
+    # Sets A and B alternate; prefix tokens are counted, but stay out of both.
     first_a = PREFIX + PREFIX % 2
     first_b = PREFIX + 1 - PREFIX % 2
-    of_a = (length - first_a + 1) // 2
-    of_b = (length - first_b + 1) // 2
-    if (left < length) & (first < of_a):
-        own = first + tl.arange(0, TILE_A)
-        inside = own < of_a
-        a = unit_keys(
-            keys, start + first_a + 2 * own, inside, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A
-        )
+    count_a = (length - first_a + 1) // 2
+    count_b = (length - first_b + 1) // 2
+    if (length_after < length) & (first < count_a):
+        # The metric of the tile of A.
+        in_a = first + tl.arange(0, TILE_A)
+        inside_a = in_a < count_a
+        tokens_a = start + first_a + 2 * in_a
+        a = unit_keys(keys, tokens_a, inside_a, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
         best = tl.full((TILE_A,), float("-inf"), tl.float32)
-        best_of = tl.zeros((TILE_A,), tl.int32)
-        for begin in range(0, of_b, TILE_B):
-            other = begin + tl.arange(0, TILE_B)
-            there = other < of_b
-            b = unit_keys(
-                keys, start + first_b + 2 * other, there, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B
-            )
+        best_partner = tl.zeros((TILE_A,), tl.int32)
+        for begin in range(0, count_b, TILE_B):
+            # The metric of a tile of B.
+            in_b = begin + tl.arange(0, TILE_B)
+            inside_b = in_b < count_b
+            tokens_b = start + first_b + 2 * in_b
+            b = unit_keys(keys, tokens_b, inside_b, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
+            # Cosine similarities of all pairs.
             scores = tl.dot(a, tl.trans(b), input_precision=PRECISION)
             scores = tl.where(scores == scores, scores, float("inf"))
-            scores = tl.where(there[None, :], scores, float("-inf"))
-            top, index = tl.max(scores, axis=1, return_indices=True)
-            best_of = tl.where(top > best, begin + index.to(tl.int32), best_of)
-            best = tl.maximum(top, best)
-        tl.store(similarity + start + own, best, mask=inside)
-        tl.store(partner + start + own, best_of, mask=inside)
+            scores = tl.where(inside_b[None, :], scores, float("-inf"))
+            # The best of this tile replaces the best so far if it is higher.
+            highest, index = tl.max(scores, axis=1, return_indices=True)
+            best_partner = tl.where(highest > best, begin + index.to(tl.int32), best_partner)
+            best = tl.maximum(highest, best)
+        tl.store(similarity + start + in_a, best, mask=inside_a)
+        tl.store(partner + start + in_a, best_partner, mask=inside_a)
 
 
-def constants(prefix: int, row: int, heads: int, width: int, tiles: Tiles) -> dict[str, object]:
-    """What `best_partner_kernel` is compiled for: the model's numbers, and how the work is cut."""
+def constants(
+    prefix: int,
+    row_stride: int,
+    heads: int,
+    width: int,
+    tiles: Tiles,
+) -> dict[str, object]:
+    """Return the constants that `best_partner_kernel` is compiled for.
+
+    They depend on the model and on the stride between the keys of two tokens.
+    """
     return {
         "PREFIX": prefix,
-        "ROW": row,
+        "ROW": row_stride,
         "HEADS": heads,
         "WIDTH": width,
-        "BLOCK_WIDTH": max(triton.next_power_of_2(width), 16),
+        "BLOCK_WIDTH": max(triton.next_power_of_2(width), _SMALLEST_WIDTH),
         "TILE_A": tiles.of_a,
         "TILE_B": tiles.of_b,
         "PRECISION": tiles.precision,
@@ -162,18 +181,19 @@ def launch_match(
     after_total: int,
     prefix: int,
     tiles: Tiles | None = None,
-) -> Matched:
-    """As `match`, without the operator around it, and with any tiles."""
+) -> PackedMatching:
+    """Do the same as `match` without the operator around it, and with any tiles."""
     tokens, heads, width = keys.shape
     images = len(before) - 1
     tiles = tiles or choose_tiles(width)
     order = before.new_empty(tokens)
-    begins = before.new_empty(after_total + 1)
+    segment_starts = before.new_empty(after_total + 1)
     dest = before.new_empty(tokens)
     partner = before.new_empty(tokens)
     similarity = before.new_empty(tokens, dtype=torch.float32)
-    most = max((longest - prefix + 1) // 2, 1)  # of A, and of B
-    best_partner_kernel[(-(-most // tiles.of_a), images)](
+    largest_set = max((longest - prefix + 1) // 2, 1)  # the tokens of A, or of B, at most
+    tiles_of_a = -(-largest_set // tiles.of_a)
+    best_partner_kernel[(tiles_of_a, images)](
         keys,
         before,
         after,
@@ -183,31 +203,36 @@ def launch_match(
         num_warps=tiles.warps,
         num_stages=STAGES,
     )
-    launch_place(similarity, partner, before, after, order, begins, dest, most, prefix)
-    return Matched(order, begins, dest)
+    launch_place(
+        similarity, partner, before, after, order, segment_starts, dest, largest_set, prefix
+    )
+    return PackedMatching(order, segment_starts, dest)
 
 
 def match(
-    keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int
-) -> Matched:
-    """Match the tokens of each image as `tome_core.matching.Bipartite` does, by the mean of their keys.
+    keys: Tensor,
+    before: Tensor,
+    after: Tensor,
+    longest: int,
+    after_total: int,
+    prefix: int,
+) -> PackedMatching:
+    """Match the tokens of each image by the mean of their keys, as `Bipartite` does.
 
     Args:
-        keys: of all tokens, ``(T, heads, width)``, such that
-            `tome_core.backends.cuda.attention.lies_in_rows`.
-        before, after: where each image begins, then how many tokens there are, int32 ``(images +
-            1,)``, before and after merging. Each image merges as many as its lengths differ by: at
-            most half of what is no prefix token.
-        longest: tokens of the longest image before merging, or any number above. A kernel is
-            compiled for it, rounded up to a power of two: what is the same in all blocks has
-            nothing to compile later.
-        after_total: T', the last number of ``after``, or any number above.
+        keys: of all tokens, ``(T, H, d)``, that `has_dense_heads`.
+        before, after: where each image begins before and after merging, then the number of tokens,
+            int32 ``(images + 1,)``. Each image merges as many tokens as its lengths differ by: at
+            most half of those that are not prefix tokens.
+        longest: the tokens of the longest image before merging, or an upper bound. A kernel is
+            compiled for it, rounded up to a power of two; pass the same for all blocks.
+        after_total: T', the last number of ``after``, or an upper bound.
         prefix: tokens at the front of each image that never merge.
 
-    An image that merges nothing keeps its order. What an image gets does not depend on who shares
-    the batch.
+    An image that merges nothing keeps its order. The result for an image does not depend on the
+    other images of the batch.
     """
-    return Matched(*_operator(keys, before, after, longest, after_total, prefix))
+    return PackedMatching(*_operator(keys, before, after, longest, after_total, prefix))
 
 
 _operator = torch.library.custom_op(
@@ -223,7 +248,12 @@ _operator = torch.library.custom_op(
 
 @_operator.register_fake
 def _(
-    keys: Tensor, before: Tensor, after: Tensor, longest: int, after_total: int, prefix: int
+    keys: Tensor,
+    before: Tensor,
+    after: Tensor,
+    longest: int,
+    after_total: int,
+    prefix: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tokens = keys.shape[0]
     return before.new_empty(tokens), before.new_empty(after_total + 1), before.new_empty(tokens)

@@ -1,12 +1,15 @@
-"""Residual, merging and the next layer norm in one pass over the tokens (paper, section 3: "Tracking token size").
+"""Residual, merging and the next layer norm in one pass (paper, section 3: "Tracking token size").
 
-Or merging alone, where something else comes before or after.
+Or merging alone, where other layers come before or after it.
 
-A program makes one token of those that share its destination, and adds them up in the order that
-the matching gives: no atomics, so bits depend neither on the run nor on who shares the batch.
+A program averages the tokens that share one destination. It adds them in the order that the
+matching gives, without atomics: the result is the same bit for bit in every run, and does not
+depend on the other images of the batch.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -16,13 +19,13 @@ from torch import Tensor
 WARPS = 4
 
 
-@triton.jit(do_not_specialize=["sizes", "begins"])
+@triton.jit(do_not_specialize=["sizes", "segment_starts"])
 def merge_norm_kernel(
     x,
     branch,
     sizes,
     order,
-    begins,
+    segment_starts,
     weight,
     bias,
     tokens,
@@ -34,27 +37,28 @@ def merge_norm_kernel(
     HAS_SIZES: tl.constexpr,
     FUSED: tl.constexpr,
 ):
-    """One token after merging: ``DIM`` channels, which fit into ``BLOCK``.
+    """Compute one token after merging, of ``DIM`` channels, which fit into ``BLOCK``.
 
-    With what comes before and after if ``FUSED``; else ``branch``, ``weight``, ``bias`` and
-    ``normed`` are not touched.
+    If ``FUSED``, with the residual before and the norm after it. Otherwise ``branch``, ``weight``,
+    ``bias`` and ``normed`` are not used.
     """
-    place = tl.program_id(0)
-    begin = tl.load(begins + place)
-    end = tl.load(begins + place + 1)
+    destination = tl.program_id(0)
+    begin = tl.load(segment_starts + destination)
+    end = tl.load(segment_starts + destination + 1)
     if begin == end:  # past the last token, where there is room for more
         return
     channels = tl.arange(0, BLOCK)
     inside = channels < DIM
+    # The sum of the tokens that share the destination, weighted by size.
     total = tl.zeros((BLOCK,), tl.float32)
     size = tl.zeros((1,), tl.float32)
-    for source in range(begin, end):
-        token = tl.load(order + source)
+    for order_index in range(begin, end):
+        token = tl.load(order + order_index)
         row = token.to(tl.int64) * DIM + channels
         value = tl.load(x + row, mask=inside, other=0.0).to(tl.float32)
         if FUSED:
             value += tl.load(branch + row, mask=inside, other=0.0).to(tl.float32)
-            # As the sum would be, if it were written to memory.
+            # Rounded as the residual sum is when it is written to memory.
             value = value.to(tokens.dtype.element_ty).to(tl.float32)
         if HAS_SIZES:
             size_of_token = tl.load(sizes + token)
@@ -63,25 +67,26 @@ def merge_norm_kernel(
         else:
             total += value
             size += 1.0
-    merged = tl.div_rn(total, tl.broadcast_to(size, (BLOCK,))).to(tokens.dtype.element_ty)
-    row = place.to(tl.int64) * DIM + channels
+    # Their weighted mean, and its size.
+    mean = tl.div_rn(total, tl.broadcast_to(size, (BLOCK,)))
+    merged = mean.to(tokens.dtype.element_ty)
+    row = destination.to(tl.int64) * DIM + channels
     tl.store(tokens + row, merged, mask=inside)
-    tl.store(new_sizes + place + tl.arange(0, 1), size)
+    tl.store(new_sizes + destination + tl.arange(0, 1), size)
     if FUSED:
+        # The layer norm of the merged token.
         value = merged.to(tl.float32)
         centred = tl.where(inside, value - tl.sum(value, axis=0) / DIM, 0.0)
-        scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / DIM + eps)
+        variance = tl.sum(centred * centred, axis=0) / DIM
+        scale = tl.rsqrt(variance + eps)
         weights = tl.load(weight + channels, mask=inside, other=0.0).to(tl.float32)
         biases = tl.load(bias + channels, mask=inside, other=0.0).to(tl.float32)
-        tl.store(
-            normed + row,
-            (centred * scale * weights + biases).to(normed.dtype.element_ty),
-            mask=inside,
-        )
+        scaled = centred * scale * weights + biases
+        tl.store(normed + row, scaled.to(normed.dtype.element_ty), mask=inside)
 
 
 def constants(dim: int, has_sizes: bool, fused: bool) -> dict[str, object]:
-    """What the kernel is compiled for."""
+    """Return the constants that the kernel is compiled for."""
     return {
         "DIM": dim,
         "BLOCK": triton.next_power_of_2(dim),
@@ -90,70 +95,93 @@ def constants(dim: int, has_sizes: bool, fused: bool) -> dict[str, object]:
     }
 
 
+class _Fused(NamedTuple):
+    """The branch that is added before merging, and the norm that follows it."""
+
+    branch: Tensor
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
 def launch_merge_norm(
     x: Tensor,
     branch: Tensor,
     sizes: Tensor | None,
     order: Tensor,
-    begins: Tensor,
+    segment_starts: Tensor,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     warps: int = WARPS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `merge_norm`, without the operator around it, and with any number of warps."""
-    return _run(x, sizes, order, begins, (branch, weight, bias, eps), warps)
+    """Do the same as `merge_norm` without the operator around it, and with any number of warps."""
+    fused = _Fused(branch, weight, bias, eps)
+    return _launch(x, sizes, order, segment_starts, fused, warps)
 
 
 def launch_merge(
-    x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor
-) -> tuple[Tensor, Tensor]:
-    """As `merge`, without the operator around it."""
-    tokens, _, new_sizes = _run(x, sizes, order, begins, None, WARPS)
-    return tokens, new_sizes
-
-
-def _run(
     x: Tensor,
     sizes: Tensor | None,
     order: Tensor,
-    begins: Tensor,
-    fused: tuple[Tensor, Tensor, Tensor, float] | None,
+    segment_starts: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Do the same as `merge` without the operator around it."""
+    tokens, _, new_sizes = _launch(x, sizes, order, segment_starts, None, WARPS)
+    return tokens, new_sizes
+
+
+def _launch(
+    x: Tensor,
+    sizes: Tensor | None,
+    order: Tensor,
+    segment_starts: Tensor,
+    fused: _Fused | None,
     warps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Merged tokens, the same after the norm, and their sizes.
+    """Return the merged tokens, the same after the norm, and their sizes.
 
     Args:
-        fused: the branch before, and the norm after; without them the tokens are given in the place
-            of normed ones.
+        fused: without it the second result is the first.
     """
-    left = len(begins) - 1
+    new_tokens = len(segment_starts) - 1
     dim = x.shape[1]
-    tokens = x.new_empty(left, dim)
+    tokens = x.new_empty(new_tokens, dim)
     normed = tokens if fused is None else torch.empty_like(tokens)
-    new_sizes = x.new_empty(left, dtype=torch.float32)
-    branch, weight, bias, eps = fused or (x, x, x, 0.0)
-    merge_norm_kernel[(left,)](
+    new_sizes = x.new_empty(new_tokens, dtype=torch.float32)
+    is_fused = fused is not None
+    if fused is None:
+        fused = _Fused(branch=x, weight=x, bias=x, eps=0.0)  # not read
+    merge_norm_kernel[(new_tokens,)](
         x,
-        branch,
-        begins if sizes is None else sizes,  # not read without sizes
+        fused.branch,
+        segment_starts if sizes is None else sizes,  # not read without sizes
         order,
-        begins,
-        weight,
-        bias,
+        segment_starts,
+        fused.weight,
+        fused.bias,
         tokens,
         normed,
         new_sizes,
-        eps,
-        **constants(dim, sizes is not None, fused is not None),
+        fused.eps,
+        **constants(dim, sizes is not None, is_fused),
         num_warps=warps,
     )
     return tokens, normed, new_sizes
 
 
-def merge(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge ``x`` as `tome_core.merge.merge` does: the merged tokens ``(T', D)`` and their sizes, as `merge_norm`."""
-    return _merge(x, sizes, order, begins)
+def merge(
+    x: Tensor,
+    sizes: Tensor | None,
+    order: Tensor,
+    segment_starts: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Merge ``x`` as `tome_core.merge.merge` does, without the other steps of `merge_norm`.
+
+    Returns:
+        The merged tokens ``(T', D)`` and their sizes, float32 ``(T',)``.
+    """
+    return _merge(x, sizes, order, segment_starts)
 
 
 def merge_norm(
@@ -161,27 +189,26 @@ def merge_norm(
     branch: Tensor,
     sizes: Tensor | None,
     order: Tensor,
-    begins: Tensor,
+    segment_starts: Tensor,
     weight: Tensor,
     bias: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge ``x + branch`` as `tome_core.merge.merge` does, then layer norm (arXiv 1607.06450).
 
-    Sums are of float32; what would be written to memory between the steps is rounded as if it were.
+    Sums are in float32. Intermediate results are rounded as if each step wrote them to memory.
 
     Args:
         x, branch: ``(T, D)``, contiguous, in float32, bfloat16 or float16.
         sizes: of each token, float32 ``(T,)``; None if all are 1.
-        order, begins: int32 ``(T,)`` and ``(T' + 1,)``; see
-            `tome_core.backends.cuda.matching.Matched`.
+        order, segment_starts: see `tome_core.backends.cuda.matching.PackedMatching`.
         weight, bias: of the norm, ``(D,)``.
 
     Returns:
-        The merged tokens ``(T', D)``, the same after the norm, and their sizes, float32 ``(T',)``.
-        Of places that nothing goes to, anything.
+        Merged tokens ``(T', D)``, the same after the norm, and sizes ``(T',)``; undefined for
+        destinations without tokens.
     """
-    return _operator(x, branch, sizes, order, begins, weight, bias, eps)
+    return _operator(x, branch, sizes, order, segment_starts, weight, bias, eps)
 
 
 _operator = torch.library.custom_op(
@@ -189,8 +216,8 @@ _operator = torch.library.custom_op(
     launch_merge_norm,
     mutates_args=(),
     schema=(
-        "(Tensor x, Tensor branch, Tensor? sizes, Tensor order, Tensor begins, Tensor weight,"
-        " Tensor bias, float eps) -> (Tensor, Tensor, Tensor)"
+        "(Tensor x, Tensor branch, Tensor? sizes, Tensor order, Tensor segment_starts,"
+        " Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)"
     ),
 )
 
@@ -201,28 +228,33 @@ def _(
     branch: Tensor,
     sizes: Tensor | None,
     order: Tensor,
-    begins: Tensor,
+    segment_starts: Tensor,
     weight: Tensor,
     bias: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    left = begins.shape[0] - 1
-    return (
-        x.new_empty(left, x.shape[1]),
-        x.new_empty(left, x.shape[1]),
-        x.new_empty(left, dtype=torch.float32),
-    )
+    new_tokens = segment_starts.shape[0] - 1
+    tokens = x.new_empty(new_tokens, x.shape[1])
+    new_sizes = x.new_empty(new_tokens, dtype=torch.float32)
+    return tokens, torch.empty_like(tokens), new_sizes
 
 
 _merge = torch.library.custom_op(
     "tome::merge",
     launch_merge,
     mutates_args=(),
-    schema="(Tensor x, Tensor? sizes, Tensor order, Tensor begins) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor? sizes, Tensor order, Tensor segment_starts) -> (Tensor, Tensor)",
 )
 
 
 @_merge.register_fake
-def _(x: Tensor, sizes: Tensor | None, order: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
-    left = begins.shape[0] - 1
-    return x.new_empty(left, x.shape[1]), x.new_empty(left, dtype=torch.float32)
+def _(
+    x: Tensor,
+    sizes: Tensor | None,
+    order: Tensor,
+    segment_starts: Tensor,
+) -> tuple[Tensor, Tensor]:
+    new_tokens = segment_starts.shape[0] - 1
+    tokens = x.new_empty(new_tokens, x.shape[1])
+    new_sizes = x.new_empty(new_tokens, dtype=torch.float32)
+    return tokens, new_sizes

@@ -11,20 +11,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WIDEST = 8192  # numbers of a token that one program holds in registers
+WIDEST = 8192  # channels of a token that one program holds in registers
+_CHANNELS_PER_WARP = 512  # 16 for each thread
+_MOST_WARPS = 8
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How tokens are shared out: so many of them to a program of so many warps."""
+    """The tokens of one program, and its warps."""
 
     rows: int
     warps: int
 
 
 def choose_rows(width: int) -> Rows:
-    """For tokens of so many numbers: about 16 of them for each thread."""
-    return Rows(1, min(max(triton.next_power_of_2(width) // 512, 1), 8))
+    """Return the configuration for tokens of ``width`` channels."""
+    warps = triton.next_power_of_2(width) // _CHANNELS_PER_WARP
+    return Rows(rows=1, warps=min(max(warps, 1), _MOST_WARPS))
 
 
 @triton.jit(do_not_specialize=["tokens"])
@@ -42,36 +45,38 @@ def add_norm_kernel(
     ROWS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
 ):
-    """``ROWS`` tokens: the sum with their branch, if there is one, and its norm."""
+    """Add the branch to ``ROWS`` tokens, if there is one, and normalise them."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, PADDED)[None, :]
-    real = columns < WIDTH
-    mask = (rows < tokens) & real
-    places = rows * WIDTH + columns
-    values = tl.load(x + places, mask=mask, other=0.0).to(tl.float32)
+    is_channel = columns < WIDTH
+    mask = (rows < tokens) & is_channel
+    offsets = rows * WIDTH + columns
+    values = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
+    # The residual sum. The norm reads it as it is rounded, as later layers do.
     if HAS_BRANCH:
-        summed = (values + tl.load(branch + places, mask=mask, other=0.0).to(tl.float32)).to(
-            total.dtype.element_ty
-        )
-        tl.store(total + places, summed, mask=mask)
-        values = summed.to(tl.float32)  # the norm reads what later layers will
+        added = tl.load(branch + offsets, mask=mask, other=0.0).to(tl.float32)
+        summed = (values + added).to(total.dtype.element_ty)
+        tl.store(total + offsets, summed, mask=mask)
+        values = summed.to(tl.float32)
+    # The layer norm.
     mean = tl.sum(values, 1) / WIDTH
-    centred = tl.where(real, values - mean[:, None], 0.0)
+    centred = tl.where(is_channel, values - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, 1) / WIDTH
     scaled = centred * tl.rsqrt(variance + EPS)[:, None]
-    scaled = scaled * tl.load(weight + columns, mask=real, other=0.0).to(tl.float32)
-    scaled = scaled + tl.load(shift + columns, mask=real, other=0.0).to(tl.float32)
-    tl.store(normed + places, scaled.to(normed.dtype.element_ty), mask=mask)
+    weights = tl.load(weight + columns, mask=is_channel, other=0.0).to(tl.float32)
+    scaled = scaled * weights
+    shifts = tl.load(shift + columns, mask=is_channel, other=0.0).to(tl.float32)
+    scaled = scaled + shifts
+    tl.store(normed + offsets, scaled.to(normed.dtype.element_ty), mask=mask)
 
 
 @cache
 def constants(width: int, eps: float, has_branch: bool, rows: Rows) -> dict[str, Any]:
-    """What the kernel is compiled for: the model's numbers."""
-    padded = triton.next_power_of_2(width)
+    """Return the constants that the kernel is compiled for; they depend on the model alone."""
     return {
         "EPS": eps,
         "WIDTH": width,
-        "PADDED": padded,
+        "PADDED": triton.next_power_of_2(width),
         "ROWS": rows.rows,
         "HAS_BRANCH": has_branch,
     }
@@ -85,12 +90,13 @@ def launch_add_norm(
     eps: float,
     rows: Rows | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `add_norm`, without the operator around it, and with any rows."""
+    """Do the same as `add_norm` without the operator around it, and with any rows."""
     tokens, width = x.shape
     rows = rows or choose_rows(width)
     total = x if branch is None else torch.empty_like(x)
     normed = torch.empty_like(x)
-    add_norm_kernel[(-(-tokens // rows.rows),)](
+    programs = -(-tokens // rows.rows)
+    add_norm_kernel[(programs,)](
         x,
         x if branch is None else branch,  # not read without one
         weight,
@@ -105,13 +111,19 @@ def launch_add_norm(
 
 
 def add_norm(
-    x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    branch: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """``x + branch``, rounded as PyTorch does, and the layer norm of that, which is computed in float32.
+    """Return ``x + branch``, rounded as PyTorch does, and its layer norm (arXiv 1607.06450).
+
+    The norm is computed in float32.
 
     Args:
         x, branch: ``(T, D)``, contiguous, D at most `WIDEST`. Without ``branch`` the sum is ``x``
-            itself, no copy.
+            itself, not a copy.
         weight, bias: ``(D,)``.
     """
     if branch is None:
@@ -120,7 +132,8 @@ def add_norm(
 
 
 def _launch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    return launch_add_norm(x, None, weight, bias, eps)[1]
+    _, normed = launch_add_norm(x, None, weight, bias, eps)
+    return normed
 
 
 _add_norm = torch.library.custom_op(

@@ -1,7 +1,7 @@
-"""From the most similar token of B of each token of A: which of them merge, and where every token of an image goes.
+"""From the most similar token of B for each token of A to the destination of every token.
 
-A token's rank is the number of tokens that come before it, so nothing is sorted, and the first of
-equal ones wins.
+The rank of a token is the number of tokens that come before it. So nothing is sorted, and among
+equal ones the first wins.
 """
 
 from __future__ import annotations
@@ -10,29 +10,49 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Tokens of A, or of B, that are ranked at once, at least: so few variants are ever compiled.
+# The smallest number of tokens of A, or of B, for which a kernel is compiled: this keeps the
+# variants few.
 SMALLEST_BLOCK = 128
 CHUNK = 32
 
 
-@triton.jit(do_not_specialize=["before", "after", "places"])
+@triton.jit
+def _keep_order(
+    start,
+    new_start,
+    length,
+    order,
+    segment_starts,
+    dest,
+    BLOCK: tl.constexpr,
+):
+    """Place an image that merges nothing: every token keeps its position, alone in its segment."""
+    for begin in range(0, length, BLOCK):
+        position = begin + tl.arange(0, BLOCK)
+        inside = position < length
+        tl.store(order + start + position, start + position, mask=inside)
+        tl.store(segment_starts + new_start + position, start + position, mask=inside)
+        tl.store(dest + start + position, new_start + position, mask=inside)
+
+
+@triton.jit(do_not_specialize=["before", "after", "segment_count"])
 def place_kernel(
     similarity,
     partner,
     before,
     after,
     order,
-    begins,
+    segment_starts,
     dest,
-    places,
+    segment_count,
     PREFIX: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Where each token of one image goes; see `launch_place`.
+    """Find the destination of each token of one image; see `launch_place`.
 
-    All of A, and all of B, fit into ``BLOCK``; tokens of A are compared with all of A, a chunk at a
-    time.
+    All tokens of A, and all tokens of B, fit into ``BLOCK``. Each token of A is compared with all
+    others of A, one chunk of them at a time.
     """
     image = tl.program_id(0)
     start = tl.load(before + image)
@@ -42,78 +62,89 @@ def place_kernel(
     length = end - start
     r = length - (new_end - new_start)
     own = tl.arange(0, BLOCK)
+    # The segments past the last destination are empty: they begin where the tokens end. The images
+    # share the work of writing them.
     images = tl.num_programs(0)
     tokens = tl.load(before + images)
-    for begin in range(tl.load(after + images) + image * BLOCK, places, images * BLOCK):
-        place = begin + own
-        tl.store(begins + place, tokens, mask=place < places)
+    first_unused = tl.load(after + images)
+    for begin in range(first_unused + image * BLOCK, segment_count, images * BLOCK):
+        segment = begin + own
+        tl.store(segment_starts + segment, tokens, mask=segment < segment_count)
     if r == 0:
-        for begin in range(0, length, BLOCK):
-            place = begin + own
-            inside = place < length
-            tl.store(order + start + place, start + place, mask=inside)
-            tl.store(begins + new_start + place, start + place, mask=inside)
-            tl.store(dest + start + place, new_start + place, mask=inside)
+        _keep_order(start, new_start, length, order, segment_starts, dest, BLOCK)
     else:
+        # Sets A and B alternate; prefix tokens are counted, but stay out of both.
         first_a = PREFIX + PREFIX % 2
         first_b = PREFIX + 1 - PREFIX % 2
-        of_a = (length - first_a + 1) // 2
-        of_b = (length - first_b + 1) // 2
-        in_a = own < of_a
-        in_b = own < of_b
+        count_a = (length - first_a + 1) // 2
+        count_b = (length - first_b + 1) // 2
+        in_a = own < count_a
+        in_b = own < count_b
         own_similarity = tl.load(similarity + start + own, mask=in_a, other=float("-inf"))
         own_partner = tl.load(partner + start + own, mask=in_a, other=0)
+        # For each token of A: how many tokens of A are more similar to their partners.
         rank = tl.zeros((BLOCK,), tl.int32)
-        stay_before = tl.zeros(
-            (BLOCK,), tl.int32
-        )  # tokens of A that stay and come before this one of A
-        merged_before = tl.zeros(
-            (BLOCK,), tl.int32
-        )  # sources that come before this one of A, if it merges
-        fewer = tl.zeros((BLOCK,), tl.int32)  # sources that come before this one of B
-        for begin in range(0, of_a, CHUNK):
+        # For each token of A: how many unmerged tokens of A come before it.
+        unmerged_before = tl.zeros((BLOCK,), tl.int32)
+        # For each token of A, if it merges: how many merging tokens precede it in `order`.
+        merging_before_a = tl.zeros((BLOCK,), tl.int32)
+        # For each token of B: how many merging tokens precede it in `order`.
+        merging_before_b = tl.zeros((BLOCK,), tl.int32)
+        for begin in range(0, count_a, CHUNK):
+            # A chunk of the other tokens of A.
             other = begin + tl.arange(0, CHUNK)
-            there = other < of_a
-            other_similarity = tl.load(similarity + start + other, mask=there, other=float("-inf"))[
-                None, :
-            ]
-            other_partner = tl.load(partner + start + other, mask=there, other=0)[None, :]
-            earlier = other[None, :] < own[:, None]
-            more = other_similarity > own_similarity[:, None]
-            wins = (more | ((other_similarity == own_similarity[:, None]) & earlier)).to(tl.int32)
+            inside = other < count_a
+            others_similarity = tl.load(
+                similarity + start + other, mask=inside, other=float("-inf")
+            )[None, :]
+            others_partner = tl.load(partner + start + other, mask=inside, other=0)[None, :]
+            # Which of them rank before each token: the more similar; of equal ones, the earlier.
+            is_earlier = other[None, :] < own[:, None]
+            is_higher = others_similarity > own_similarity[:, None]
+            is_equal = others_similarity == own_similarity[:, None]
+            wins = (is_higher | (is_equal & is_earlier)).to(tl.int32)
             rank += tl.sum(wins, axis=1)
-            # It wins over all rows past the end of A, over those that it comes before, and never
-            # over itself.
-            other_rank = BLOCK - 1 - tl.sum(wins, axis=0)
-            merges = (there & (other_rank < r))[None, :]
-            stays = (there & (other_rank >= r))[None, :]
-            lower = other_partner < own_partner[:, None]
-            same = other_partner == own_partner[:, None]
-            stay_before += tl.sum((stays & earlier).to(tl.int32), axis=1)
-            merged_before += tl.sum((merges & (lower | (same & earlier))).to(tl.int32), axis=1)
-            fewer += tl.sum((merges & (other_partner < own[:, None])).to(tl.int32), axis=1)
+            # The rank of the others follows from their wins: a token wins over all rows past the
+            # end of A and over those that rank after it, and never over itself.
+            others_rank = BLOCK - 1 - tl.sum(wins, axis=0)
+            # The r most similar merge.
+            merges = (inside & (others_rank < r))[None, :]
+            stays = (inside & (others_rank >= r))[None, :]
+            unmerged_before += tl.sum((stays & is_earlier).to(tl.int32), axis=1)
+            # Merging tokens are in order of their destination, then of their position.
+            lower = others_partner < own_partner[:, None]
+            same = others_partner == own_partner[:, None]
+            comes_before = merges & (lower | (same & is_earlier))
+            merging_before_a += tl.sum(comes_before.to(tl.int32), axis=1)
+            of_earlier_b = merges & (others_partner < own[:, None])
+            merging_before_b += tl.sum(of_earlier_b.to(tl.int32), axis=1)
+        # New positions in the image: prefix tokens, unmerged tokens of A, tokens of B.
         merged = rank < r
-        first_place = PREFIX + of_a - r  # of B
+        first_destination = PREFIX + count_a - r
         token = start + first_a + 2 * own
-        place = tl.where(merged, first_place + own_partner, PREFIX + stay_before)
-        slot = tl.where(merged, place + 1 + merged_before, place)
-        tl.store(dest + token, new_start + place, mask=in_a)
-        tl.store(order + start + slot, token, mask=in_a)
-        tl.store(begins + new_start + place, start + place, mask=in_a & (rank >= r))
+        merged_position = first_destination + own_partner
+        new_position = tl.where(merged, merged_position, PREFIX + unmerged_before)
+        # A token that merges follows the token of B at its destination.
+        merging_offset = tl.where(merged, 1 + merging_before_a, 0)
+        order_index = start + new_position + merging_offset
+        tl.store(dest + token, new_start + new_position, mask=in_a)
+        tl.store(order + order_index, token, mask=in_a)
+        is_unmerged = in_a & (rank >= r)
+        tl.store(segment_starts + new_start + new_position, order_index, mask=is_unmerged)
         token = start + first_b + 2 * own
-        place = first_place + own
-        slot = start + place + fewer
-        tl.store(dest + token, new_start + place, mask=in_b)
-        tl.store(order + slot, token, mask=in_b)
-        tl.store(begins + new_start + place, slot, mask=in_b)
-        for place_of_prefix in tl.static_range(PREFIX):
-            tl.store(order + start + place_of_prefix, start + place_of_prefix)
-            tl.store(begins + new_start + place_of_prefix, start + place_of_prefix)
-            tl.store(dest + start + place_of_prefix, new_start + place_of_prefix)
+        new_position = first_destination + own
+        order_index = start + new_position + merging_before_b
+        tl.store(dest + token, new_start + new_position, mask=in_b)
+        tl.store(order + order_index, token, mask=in_b)
+        tl.store(segment_starts + new_start + new_position, order_index, mask=in_b)
+        for position in tl.static_range(PREFIX):
+            tl.store(order + start + position, start + position)
+            tl.store(segment_starts + new_start + position, start + position)
+            tl.store(dest + start + position, new_start + position)
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that ranks so many tokens at once."""
+    """Return the warps of a program that ranks ``block`` tokens at once."""
     return 4 if block <= SMALLEST_BLOCK else 8
 
 
@@ -123,31 +154,35 @@ def launch_place(
     before: Tensor,
     after: Tensor,
     order: Tensor,
-    begins: Tensor,
+    segment_starts: Tensor,
     dest: Tensor,
-    most: int,
+    largest_set: int,
     prefix: int,
 ) -> None:
-    """Fill in ``order``, ``begins`` and ``dest``; see `tome_core.backends.cuda.matching.Matched`.
+    """Write ``order``, ``segment_starts`` and ``dest``.
+
+    They are documented at `tome_core.backends.cuda.matching.PackedMatching`.
 
     Args:
-        similarity, partner: for the tokens of A of each image, which are taken to lie at its front:
-            how similar the most similar token of B is, float32 ``(T,)``, and which of B it is,
-            int32 ``(T,)``.
-        before, after: as `tome_core.backends.cuda.matching.match` has them.
-        begins: of places past the last, if there is room for more, all tokens come before.
-        most: tokens of A, or of B, of the longest image.
+        similarity, partner: for the tokens of A of each image, as if they lay at its front: the
+            similarity of the most similar token of B, float32 ``(T,)``, and its number in B, int32
+            ``(T,)``.
+        before, after: as in `tome_core.backends.cuda.matching.match`.
+        segment_starts: ``(capacity + 1,)``, for a capacity of at least T' destinations; the
+            segments past the last destination are empty, after all tokens.
+        largest_set: the tokens of A, or of B, of the longest image.
     """
-    block = max(triton.next_power_of_2(most), SMALLEST_BLOCK)
-    place_kernel[(len(before) - 1,)](
+    images = len(before) - 1
+    block = max(triton.next_power_of_2(largest_set), SMALLEST_BLOCK)
+    place_kernel[(images,)](
         similarity,
         partner,
         before,
         after,
         order,
-        begins,
+        segment_starts,
         dest,
-        len(begins),
+        len(segment_starts),
         PREFIX=prefix,
         BLOCK=block,
         CHUNK=CHUNK,

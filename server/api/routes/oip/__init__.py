@@ -1,1 +1,1 @@
-"""The Open Inference Protocol, version 2, over HTTP: its paths, its JSON, and its binary tensors."""
+"""The Open Inference Protocol, version 2, over HTTP: routes, JSON, and binary tensors."""

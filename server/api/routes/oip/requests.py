@@ -1,4 +1,4 @@
-"""An inference request of the protocol: its JSON, and the binary tensor that may follow it.
+"""The parser of an inference request: its JSON, and the binary data that may follow it.
 
 https://github.com/kserve/open-inference-protocol, and its extension for binary tensor data.
 """
@@ -13,215 +13,281 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from server.api.contract.params import Params, parse_params
+from server.api.pipeline.inputs import ImageContent, ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
-from server.api.pipeline.uploads import Asked, Image
-from server.api.routes.oip.tensors import read_bytes, read_floats
+from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
 from server.errors import BadRequest, InvalidParameter, TooLarge
 from server.ipc.messages import ModelInfo
 
-HEADER = "Inference-Header-Content-Length"
-# JSON of this size is parsed in tens of milliseconds, in which Python does nothing else. Binary
-# data has no such limit.
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+# The parser holds the GIL for tens of milliseconds on JSON of this size. Binary data has no such
+# limit.
 MAX_JSON_BYTES = 8_000_000
-OUTPUTS = {"labels": "BYTES", "scores": "FP32"}
+MAX_IMAGES = MAX_PARTS  # as in a multipart body
+
+INPUT_DATATYPES = {"image": "BYTES", "pixel_values": "FP32"}
+OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
+
+_MAX_LENGTH_DIGITS = 12  # no body is that long; int() fails on thousands of digits
+_MAX_EXACT_INTEGER = 1e15  # integers below are exact as floats
+_MAX_ECHO = 40  # characters of a client's own text in an error
 
 
 @dataclass(frozen=True)
-class Output:
-    """An output that is wanted, as binary data or in JSON."""
+class RequestedOutput:
+    """One output of a request; ``binary``: as binary data, not as JSON."""
 
     name: str
     binary: bool
 
 
 @dataclass(frozen=True)
-class InferRequest(Asked):
-    """What an inference request asks for. ``id`` is the client's own, given back."""
+class InferRequest(ParsedRequest):
+    """An inference request. The response repeats ``id``, which the client may choose."""
 
     id: str | None
-    outputs: tuple[Output, ...]
+    outputs: tuple[RequestedOutput, ...]
 
 
-def read_request(
-    body: bytes, header: str | None, model: ModelInfo, default_r: str, arrival: float
+def parse_infer_request(
+    body: bytes,
+    header: str | None,
+    model: ModelInfo,
+    default_r: str,
+    arrival: float,
 ) -> InferRequest:
-    """Take a request apart.
+    """Parse the body of an inference request.
 
     Args:
-        header: the value of the HTTP header `HEADER`: of how many bytes at the body's start the
-            JSON is; else all.
+        header: the value of the HTTP header `JSON_LENGTH_HEADER`, the size of the JSON at the
+            start of the body; None if the whole body is JSON.
         default_r, arrival: see `parse_params`.
 
     Raises:
-        BadRequest: it is malformed, or its input is none that ``model`` takes.
+        BadRequest: the body is malformed, or ``model`` does not take its input.
         InvalidParameter: a parameter is unknown, or has a value that is not allowed.
-        TooLarge: it has too many images, or its JSON too many bytes.
+        TooLarge: there are too many images, or too many bytes of JSON.
     """
-    size = json_size(header, len(body))
-    message = parse_json(body[:size])
-    parameters = dict(member(message, "parameters", dict, {}))
-    binary = flag(parameters.pop("binary_data_output", False), "binary_data_output")
-    params = read_params(parameters, model, default_r, arrival)
-    inputs = member(message, "inputs", list)
+    json_bytes = json_length(header, len(body))
+    message = parse_json(body[:json_bytes])
+    binary_data = memoryview(body)[json_bytes:]
+
+    parameters = dict(optional_member(message, "parameters", dict, {}))
+    binary_output = parameters.pop("binary_data_output", False)
+    check_bool(binary_output, "binary_data_output")
+    params = parse_parameters(parameters, model, default_r, arrival)
+
+    inputs = required_member(message, "inputs", list)
     if len(inputs) != 1:
         raise BadRequest("there must be one input: image (BYTES) or pixel_values (FP32)")
-    return InferRequest(
-        params=params,
-        images=read_input(inputs[0], memoryview(body)[size:], model),
-        id=member(message, "id", str, None),
-        outputs=read_outputs(member(message, "outputs", list, []), binary),
-    )
+    images = parse_input(inputs[0], binary_data, model)
+
+    request_id = optional_member(message, "id", str, None)
+    outputs = optional_member(message, "outputs", list, [])
+    return InferRequest(params, images, request_id, parse_outputs(outputs, binary_output))
 
 
-def json_size(header: str | None, size: int) -> int:
-    """How many of the body's ``size`` bytes are JSON. Raises `BadRequest` or `TooLarge`."""
+def json_length(header: str | None, body_bytes: int) -> int:
+    """Return how many bytes of the body are JSON. Raises `BadRequest` or `TooLarge`."""
+    length = body_bytes
     if header is not None:
-        if not (
-            header.isascii() and header.isdigit() and len(header) <= 12 and 0 < int(header) <= size
-        ):
-            raise BadRequest(f"{HEADER} must be the size of the JSON, 1 to {size} bytes here")
-        size = int(header)
-    if size > MAX_JSON_BYTES:
-        text = (
-            f"the JSON has {size} bytes; allowed are {MAX_JSON_BYTES}, and images may be sent as"
-            " binary data"
+        is_number = header.isascii() and header.isdigit() and len(header) <= _MAX_LENGTH_DIGITS
+        if not is_number or not 0 < int(header) <= body_bytes:
+            raise BadRequest(
+                f"{JSON_LENGTH_HEADER} must be the size of the JSON, 1 to {body_bytes} bytes here"
+            )
+        length = int(header)
+    if length > MAX_JSON_BYTES:
+        raise TooLarge(
+            f"the JSON has {length} bytes; allowed are {MAX_JSON_BYTES}, and images may be sent as"
+            " binary data",
+            limit=MAX_JSON_BYTES,
         )
-        raise TooLarge(text, limit=MAX_JSON_BYTES)
-    return size
+    return length
 
 
 def parse_json(data: bytes) -> Mapping[str, Any]:
-    """The JSON object in ``data``. Raises `BadRequest`."""
+    """Return the JSON object in ``data``. Raises `BadRequest`."""
     try:
-        found = json.loads(data)
+        message = json.loads(data)
     except (ValueError, RecursionError):
         raise BadRequest(
-            f"the body is no JSON; where binary data follows it, {HEADER} says how long it is"
+            "the body is not JSON; if binary data follows the JSON,"
+            f" {JSON_LENGTH_HEADER} must be the size of the JSON"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(message, dict):
         raise BadRequest("the JSON must be an object")
-    return found
+    return message
 
 
-def member(parent: Any, name: str, kind: type, *default: Any) -> Any:
-    """The member ``name`` of a JSON object, of type ``kind``, or ``default``. Raises `BadRequest`."""
-    if not isinstance(parent, dict):
-        raise BadRequest("inputs and outputs must be JSON objects")
-    if name not in parent and default:
-        return default[0]
-    if not isinstance(parent.get(name), kind):
-        words = {dict: "an object", list: "a list", str: "a string", int: "a number"}
-        raise BadRequest(
-            f"{name} must be there, as {words[kind]}"
-            if not default
-            else f"{name} must be {words[kind]}"
-        )
+_TYPE_NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}
+
+
+def required_member(parent: Any, name: str, json_type: type) -> Any:
+    """Return the member ``name`` of a JSON object. Raises `BadRequest`."""
+    check_object(parent)
+    if not isinstance(parent.get(name), json_type):
+        raise BadRequest(f"{name} is required, as {_TYPE_NAMES[json_type]}")
     return parent[name]
 
 
-def flag(value: Any, name: str) -> bool:
-    """``value``, a bool. Raises `BadRequest`."""
+def optional_member(parent: Any, name: str, json_type: type, default: Any) -> Any:
+    """Return the member ``name`` of a JSON object, or ``default``. Raises `BadRequest`."""
+    check_object(parent)
+    if name not in parent:
+        return default
+    if not isinstance(parent[name], json_type):
+        raise BadRequest(f"{name} must be {_TYPE_NAMES[json_type]}")
+    return parent[name]
+
+
+def check_object(value: Any) -> None:
+    """Raise `BadRequest` unless ``value`` is a JSON object."""
+    if not isinstance(value, dict):
+        raise BadRequest("inputs and outputs must be JSON objects")
+
+
+def check_bool(value: Any, name: str) -> None:
+    """Raise `BadRequest` unless ``value`` is a bool."""
     if not isinstance(value, bool):
         raise BadRequest(f"{name} must be true or false")
-    return value
 
 
-def only(parameters: Mapping[str, Any], *names: str) -> None:
-    """Raises `BadRequest` if there are ``parameters`` of a tensor other than ``names``."""
+def check_parameter_names(parameters: Mapping[str, Any], supported: tuple[str, ...]) -> None:
+    """Raise `BadRequest` if a tensor has a parameter that is not ``supported``."""
     for name in parameters:
-        if name not in names:
+        if name not in supported:
             raise BadRequest(
-                f"the parameter {name[:40]!r} is not supported here; there are {', '.join(names)}"
+                f"the parameter {name[:_MAX_ECHO]!r} is not supported here; there are"
+                f" {', '.join(supported)}"
             )
 
 
-def read_params(
-    parameters: Mapping[str, Any], model: ModelInfo, default_r: str, arrival: float
+def parse_parameters(
+    parameters: Mapping[str, Any],
+    model: ModelInfo,
+    default_r: str,
+    arrival: float,
 ) -> Params:
-    """The request's parameters, which are those of ``/classify`` but for the model. Raises `InvalidParameter`."""
+    """Parse the request's parameters: those of ``/classify``, less the model.
+
+    Raises:
+        InvalidParameter: a parameter is unknown, or has a value that is not allowed.
+    """
     texts = {}
     for name, value in parameters.items():
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise InvalidParameter(f"{name[:40]} must be a number or a string", parameter=name[:40])
-        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        texts[name] = str(int(value) if whole else value)
+        texts[name] = parameter_text(name[:_MAX_ECHO], value)
     return parse_params(QueryParams(texts), {model.name: model}, default_r, arrival)
 
 
-def read_input(tensor: Any, binary: memoryview, model: ModelInfo) -> list[Image]:
-    """The images of an input; ``binary`` is what follows the JSON. Raises `BadRequest` or `TooLarge`."""
-    name = member(tensor, "name", str)
-    datatype = member(tensor, "datatype", str)
-    size = model.transform.size
-    takes: dict[str, tuple[str, tuple[int, ...]]] = {
-        "image": ("BYTES", ()),
-        "pixel_values": ("FP32", size),
-    }
-    if name not in takes:
+def parameter_text(name: str, value: Any) -> str:
+    """Return a JSON value as it would stand in a query. Raises `InvalidParameter`."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidParameter(f"{name} must be a number or a string", parameter=name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_INTEGER:
+        return str(int(value))
+    return str(value)
+
+
+def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ImageContent]:
+    """Return the images of the input tensor. Raises `BadRequest` or `TooLarge`."""
+    name = required_member(tensor, "name", str)
+    datatype = required_member(tensor, "datatype", str)
+    if name not in INPUT_DATATYPES:
         raise BadRequest(
-            f"there is no input {name[:40]!r}; there are image (BYTES) and pixel_values (FP32)"
+            f"there is no input {name[:_MAX_ECHO]!r}; there are image (BYTES) and pixel_values"
+            " (FP32)"
         )
-    expected, rest = takes[name]
+    expected = INPUT_DATATYPES[name]
     if datatype != expected:
-        raise BadRequest(f"{name} must be {expected}, not {datatype[:40]}")
-    shape = read_shape(member(tensor, "shape", list), name, rest)
-    parameters = member(tensor, "parameters", dict, {})
-    only(parameters, "binary_data_size", "content_type")
+        raise BadRequest(f"{name} must be {expected}, not {datatype[:_MAX_ECHO]}")
+
+    image_shape = model.transform.size if name == "pixel_values" else ()
+    shape = parse_shape(required_member(tensor, "shape", list), name, image_shape)
+    parameters = optional_member(tensor, "parameters", dict, {})
+    check_parameter_names(parameters, ("binary_data_size", "content_type"))
     if parameters.get("content_type", "base64") != "base64":
         raise BadRequest(
-            "content_type of an input can be base64 only; images tell their formats themselves"
+            "content_type of an input can be base64 only; the server detects the format of an image"
         )
-    data = read_data(tensor, parameters, binary)
-    return list(read_bytes(shape, data) if datatype == "BYTES" else read_floats(shape, data))
+
+    data = input_data(tensor, parameters, binary_data)
+    if datatype == "BYTES":
+        return list(parse_bytes_tensor(shape, data))
+    return list(parse_float_tensor(shape, data))
 
 
-def read_shape(shape: list[Any], name: str, rest: tuple[int, ...]) -> tuple[int, ...]:
-    """``(n, *rest)`` as a shape in JSON. Raises `BadRequest` or `TooLarge`."""
-    wanted = ", ".join(["n", *map(str, rest)])
-    whole = all(type(size) is int for size in shape)
-    if not whole or not shape or shape[0] < 1 or tuple(shape[1:]) != rest:
-        raise BadRequest(f"the shape of {name} must be [{wanted}], n at least 1")
-    if shape[0] > MAX_PARTS:
+def parse_shape(
+    shape: list[Any],
+    name: str,
+    image_shape: tuple[int, ...],
+) -> tuple[int, ...]:
+    """Return the shape ``(n, *image_shape)`` of an input. Raises `BadRequest` or `TooLarge`."""
+    # The type itself, since bool is a subclass of int.
+    all_integers = all(type(size) is int for size in shape)
+    if not all_integers or not shape or shape[0] < 1 or tuple(shape[1:]) != image_shape:
+        expected = ", ".join(["n", *map(str, image_shape)])
+        raise BadRequest(f"the shape of {name} must be [{expected}], n at least 1")
+    if shape[0] > MAX_IMAGES:
+        count = str(shape[0])[:20]
         raise TooLarge(
-            f"there are {str(shape[0])[:20]} images; a request may have {MAX_PARTS}",
-            limit=MAX_PARTS,
+            f"there are {count} images; a request may have {MAX_IMAGES}",
+            limit=MAX_IMAGES,
         )
     return tuple(shape)
 
 
-def read_data(tensor: Mapping[str, Any], parameters: Mapping[str, Any], binary: memoryview) -> Any:
-    """The data of the only input, in JSON or ``binary``. Raises `BadRequest`."""
+def input_data(
+    tensor: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    binary_data: memoryview,
+) -> Any:
+    """Return the data of the only input: that of its JSON, or ``binary_data``.
+
+    Raises:
+        BadRequest: the data is missing, or its place or size is not clear.
+    """
     if "binary_data_size" not in parameters:
-        if binary:
+        if binary_data:
             raise BadRequest(
-                f"{len(binary)} bytes follow the JSON; its input must say so: binary_data_size"
+                f"{len(binary_data)} bytes follow the JSON; the input must have binary_data_size"
             )
-        return member(tensor, "data", list)
+        return required_member(tensor, "data", list)
     if "data" in tensor:
         raise BadRequest("an input has data or binary_data_size, not both")
-    if type(parameters["binary_data_size"]) is not int or parameters["binary_data_size"] != len(
-        binary
-    ):
+    size = parameters["binary_data_size"]
+    if type(size) is not int or size != len(binary_data):
         raise BadRequest(
-            f"binary_data_size must be the number of bytes that follow the JSON, {len(binary)} here"
+            "binary_data_size must be the number of bytes that follow the JSON,"
+            f" {len(binary_data)} here"
         )
-    return binary
+    return binary_data
 
 
-def read_outputs(wanted: list[Any], binary: bool) -> tuple[Output, ...]:
-    """The outputs that are ``wanted``, all where none is named. Raises `BadRequest`.
+def parse_outputs(tensors: list[Any], binary_default: bool) -> tuple[RequestedOutput, ...]:
+    """Return the outputs that a request names, or all outputs if it names none.
 
     Args:
-        binary: whether those that do not say are binary data.
+        binary_default: for outputs that do not say whether they are binary data.
+
+    Raises:
+        BadRequest: an output is unknown, repeated, or malformed.
     """
-    outputs: list[Output] = []
-    for tensor in wanted or [{"name": name} for name in OUTPUTS]:
-        name = member(tensor, "name", str)
-        parameters = member(tensor, "parameters", dict, {})
-        if name not in OUTPUTS or name in (output.name for output in outputs):
-            raise BadRequest(f"outputs are {', '.join(OUTPUTS)}, each once; {name[:40]!r} is not")
-        only(parameters, "binary_data")
-        outputs.append(Output(name, flag(parameters.get("binary_data", binary), "binary_data")))
-    return tuple(outputs)
+    if not tensors:
+        tensors = [{"name": name} for name in OUTPUT_DATATYPES]
+    outputs: dict[str, RequestedOutput] = {}
+    for tensor in tensors:
+        name = required_member(tensor, "name", str)
+        parameters = optional_member(tensor, "parameters", dict, {})
+        if name not in OUTPUT_DATATYPES or name in outputs:
+            raise BadRequest(
+                f"the output {name[:_MAX_ECHO]!r} is unknown or repeated; there are"
+                f" {', '.join(OUTPUT_DATATYPES)}"
+            )
+        check_parameter_names(parameters, ("binary_data",))
+        binary = parameters.get("binary_data", binary_default)
+        check_bool(binary, "binary_data")
+        outputs[name] = RequestedOutput(name, binary)
+    return tuple(outputs.values())

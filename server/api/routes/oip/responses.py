@@ -1,4 +1,4 @@
-"""The answer to an inference request: outputs in JSON, and as the binary data that follows it."""
+"""The response to an inference request: its JSON, and the binary data that may follow it."""
 
 from __future__ import annotations
 
@@ -9,51 +9,77 @@ from typing import Any
 import numpy as np
 
 from server.api.contract.schemas import Answer
-from server.api.routes.oip.requests import OUTPUTS, InferRequest
+from server.api.routes.oip.requests import OUTPUT_DATATYPES, InferRequest
 
-VERSION = "1"  # of every model
+MODEL_VERSION = "1"  # every model has one version
+_LENGTH_BYTES = 4
 
 
-def write_response(asked: InferRequest, answers: Sequence[Answer]) -> tuple[bytes, int | None]:
-    """The body for ``answers``, one an image, and of how many bytes its JSON is where binary data follows."""
+def build_infer_response(
+    request: InferRequest,
+    answers: Sequence[Answer],
+) -> tuple[bytes, int | None]:
+    """Return the body for ``answers``, one per image, and the size of its JSON.
+
+    The size is None if the whole body is JSON.
+    """
     shape = [len(answers), len(answers[0].predictions)]
     outputs: list[dict[str, Any]] = []
-    binary = b""
-    for output in asked.outputs:
-        data = values(output.name, answers)
-        tensor = {"name": output.name, "datatype": OUTPUTS[output.name], "shape": shape}
+    binary_data = b""
+    for output in request.outputs:
+        tensor: dict[str, Any] = {
+            "name": output.name,
+            "datatype": OUTPUT_DATATYPES[output.name],
+            "shape": shape,
+        }
+        values = output_values(output.name, answers)
         if output.binary:
-            packed = pack(data)
-            binary += packed
-            outputs.append({**tensor, "parameters": {"binary_data_size": len(packed)}})
+            serialized = serialize(values)
+            binary_data += serialized
+            tensor["parameters"] = {"binary_data_size": len(serialized)}
         else:
-            outputs.append({**tensor, "data": data})
-    header = json.dumps(about(asked, answers) | {"outputs": outputs}).encode()
-    return header + binary, len(header) if binary else None
+            tensor["data"] = values
+        outputs.append(tensor)
+    message = response_members(request, answers)
+    message["outputs"] = outputs
+    encoded = json.dumps(message).encode()
+    return encoded + binary_data, len(encoded) if binary_data else None
 
 
-def about(asked: InferRequest, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Everything but the outputs; ``r`` is the schedule that was used, all of them where images got different ones."""
-    used = " ".join(dict.fromkeys(answer.r for answer in answers))
-    return {
-        "model_name": asked.params.model.name,
-        "model_version": VERSION,
-        **({} if asked.id is None else {"id": asked.id}),
-        "parameters": {"r": used, "r_requested": asked.params.requested},
+def response_members(request: InferRequest, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return the members of the response's JSON, less the outputs.
+
+    The parameter ``r`` is the schedule that was used; if images got different ones, all of them.
+    """
+    schedules = dict.fromkeys(answer.r for answer in answers)
+    members: dict[str, Any] = {
+        "model_name": request.params.model.name,
+        "model_version": MODEL_VERSION,
     }
+    if request.id is not None:
+        members["id"] = request.id
+    members["parameters"] = {
+        "r": " ".join(schedules),
+        "r_requested": request.params.requested_r,
+    }
+    return members
 
 
-def values(name: str, answers: Sequence[Answer]) -> list[str] | list[float]:
-    """The elements of an output in row-major order, images by classes."""
+def output_values(name: str, answers: Sequence[Answer]) -> list[str] | list[float]:
+    """Return the elements of an output in row-major order, ``(images, classes)``."""
     predictions = [prediction for answer in answers for prediction in answer.predictions]
     if name == "labels":
         return [prediction.label for prediction in predictions]
     return [prediction.score for prediction in predictions]
 
 
-def pack(data: Sequence[str] | Sequence[float]) -> bytes:
-    """``data`` as a serialised BYTES tensor of UTF-8, or as FP32, little-endian."""
-    if data and isinstance(data[0], str):
-        encoded = [str(text).encode() for text in data]
-        return b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
-    return np.array(data, "<f4").tobytes()
+def serialize(values: Sequence[str] | Sequence[float]) -> bytes:
+    """Return strings as a BYTES tensor of UTF-8, or numbers as an FP32 tensor, little-endian."""
+    if not values or not isinstance(values[0], str):
+        return np.array(values, "<f4").tobytes()
+    elements = []
+    for text in values:
+        encoded = str(text).encode()
+        elements.append(len(encoded).to_bytes(_LENGTH_BYTES, "little"))
+        elements.append(encoded)
+    return b"".join(elements)

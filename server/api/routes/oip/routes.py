@@ -1,4 +1,7 @@
-"""The paths of the Open Inference Protocol. Errors are ``{"error": "..."}``, by `server.api.contract.problem_details`."""
+"""The routes of the Open Inference Protocol.
+
+Their errors are ``{"error": "..."}``, by `server.api.contract.problem_details`.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,50 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api.contract.params import find_model
-from server.api.contract.problem_details import respond as respond_problem
+from server.api.contract.problem_details import problem_response
 from server.api.contract.route_path import route_path
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.answers import CLASSES
-from server.api.routes.images import respond
-from server.api.routes.oip.requests import HEADER, OUTPUTS, InferRequest, read_request
-from server.api.routes.oip.responses import VERSION, write_response
-from server.api.routes.service import NAME, FromApp, Parts, parts_of
-from server.api.routes.service import VERSION as SERVER_VERSION
-from server.errors import EngineLost, NotFound, Overloaded, UnsupportedFormat
+from server.api.pipeline.response_kinds import CLASSES
+from server.api.routes.images import timed_response
+from server.api.routes.oip.requests import (
+    INPUT_DATATYPES,
+    JSON_LENGTH_HEADER,
+    OUTPUT_DATATYPES,
+    InferRequest,
+    parse_infer_request,
+)
+from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response
+from server.api.routes.service import (
+    NAME,
+    VERSION,
+    AppComponents,
+    ComponentsDependency,
+    get_components,
+)
+from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
-_MODEL = "/models/{name}"
-_VERSIONED = f"{_MODEL}/versions/{{version}}"
-_BINARY = {"type": "string", "format": "binary"}
+_JSON_TYPE = "application/json"
+_BINARY_TYPE = "application/octet-stream"
+_MODEL_PATH = "/models/{name}"
+_VERSION_PATH = f"{_MODEL_PATH}/versions/{{version}}"
+_ANY_SIZE = -1  # in a tensor's shape
 
 
-def document(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that can fail with ``statuses``, for ``/openapi.json``."""
+def document_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI ``responses`` of a route that can fail with ``statuses``."""
     schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-    content = {"application/json": {"schema": schema}}
+    content = {_JSON_TYPE: {"schema": schema}}
     return {status: {"description": "What was wrong.", "content": content} for status in statuses}
 
 
-_NAMED: dict[str, Any] = {
+_OPENAPI_MODEL: dict[str, Any] = {
     "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
 }
-_INFER: dict[str, Any] = {
-    **_NAMED,
+_OPENAPI_INFER: dict[str, Any] = {
+    **_OPENAPI_MODEL,
     "requestBody": {
         "required": True,
         "description": (
@@ -47,104 +63,131 @@ _INFER: dict[str, Any] = {
             " `binary_data_output`."
         ),
         "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "application/octet-stream": {"schema": _BINARY},
+            _JSON_TYPE: {"schema": {"type": "object"}},
+            _BINARY_TYPE: {"schema": {"type": "string", "format": "binary"}},
         },
     },
 }
 
 
-async def named_model(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> ModelInfo:
-    """The model that the path names. Raises `NotFound`, or `Overloaded` until models are loaded."""
-    model = find_model(request.path_params["name"], parts.models())
-    version = request.path_params.get("version", VERSION)
-    if version != VERSION:
-        raise NotFound(f"there is no version {version[:40]!r} of {model.name}; there is {VERSION}")
+async def get_model(
+    request: Request, components: Annotated[AppComponents, Depends(get_components)]
+) -> ModelInfo:
+    """Return the model in the path. Raises `NotFound`, or `Overloaded` until models are loaded."""
+    model = find_model(request.path_params["name"], components.models())
+    version = request.path_params.get("version", MODEL_VERSION)
+    if version != MODEL_VERSION:
+        raise NotFound(
+            f"there is no version {version[:40]!r} of {model.name}; there is {MODEL_VERSION}"
+        )
     return model
 
 
-Named = Annotated[ModelInfo, Depends(named_model)]
+ModelDependency = Annotated[ModelInfo, Depends(get_model)]
 
 
-@router.get("", responses=document(401))
+@router.get("", responses=document_errors(401))
 async def server_metadata() -> dict[str, Any]:
-    """What server this is, and which extensions of the protocol it knows."""
-    return {"name": NAME, "version": SERVER_VERSION, "extensions": ["binary_tensor_data"]}
+    """The name of the server, and the extensions of the protocol that it supports."""
+    return {"name": NAME, "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live", responses=document(503))
-async def live(request: Request, parts: FromApp) -> Any:
+@router.get("/health/live", responses=document_errors(503))
+async def live(request: Request, components: ComponentsDependency) -> Any:
     """As `/healthz`."""
-    if parts.engine.given_up:
-        error = EngineLost("the models cannot be loaded any more")
-        return respond_problem(error, request.state.record.id, path=route_path(request.scope))
+    if components.engine_pool.given_up:
+        return error_response(request, EngineLost("the models cannot be loaded any more"))
     return {"live": True}
 
 
-@router.get("/health/ready", responses=document(503))
-async def ready(request: Request, parts: FromApp) -> Any:
+@router.get("/health/ready", responses=document_errors(503))
+async def ready(request: Request, components: ComponentsDependency) -> Any:
     """As `/readyz`."""
-    return readiness(request, parts, {"ready": True})
+    return readiness(request, components, {"ready": True})
 
 
-@router.get(_MODEL, responses=document(401, 404, 503), openapi_extra=_NAMED)
-@router.get(_VERSIONED, include_in_schema=False)
-async def model_metadata(model: Named) -> dict[str, Any]:
+@router.get(_MODEL_PATH, responses=document_errors(401, 404, 503), openapi_extra=_OPENAPI_MODEL)
+@router.get(_VERSION_PATH, include_in_schema=False)
+async def model_metadata(model: ModelDependency) -> dict[str, Any]:
     """The inputs and outputs of a model. A request has one of the inputs."""
-    outputs = OUTPUTS if model.labels else {}
+    input_shapes = {
+        "image": [_ANY_SIZE],
+        "pixel_values": [_ANY_SIZE, *model.transform.size],
+    }
+    inputs = [
+        {"name": name, "datatype": INPUT_DATATYPES[name], "shape": shape}
+        for name, shape in input_shapes.items()
+    ]
+    output_datatypes = OUTPUT_DATATYPES if model.labels else {}
+    outputs = [
+        {"name": name, "datatype": datatype, "shape": [_ANY_SIZE, _ANY_SIZE]}
+        for name, datatype in output_datatypes.items()
+    ]
     return {
         "name": model.name,
-        "versions": [VERSION],
+        "versions": [MODEL_VERSION],
         "platform": "pytorch_timm",
-        "inputs": [
-            {"name": "image", "datatype": "BYTES", "shape": [-1]},
-            {"name": "pixel_values", "datatype": "FP32", "shape": [-1, *model.transform.size]},
-        ],
-        "outputs": [
-            {"name": name, "datatype": kind, "shape": [-1, -1]} for name, kind in outputs.items()
-        ],
+        "inputs": inputs,
+        "outputs": outputs,
     }
 
 
-@router.get(f"{_MODEL}/ready", responses=document(401, 404, 503), openapi_extra=_NAMED)
-@router.get(f"{_VERSIONED}/ready", include_in_schema=False)
-async def model_ready(request: Request, parts: FromApp, model: Named) -> Any:
-    """Whether a model takes work."""
-    return readiness(request, parts, {"name": model.name, "ready": True})
+@router.get(
+    f"{_MODEL_PATH}/ready",
+    responses=document_errors(401, 404, 503),
+    openapi_extra=_OPENAPI_MODEL,
+)
+@router.get(f"{_VERSION_PATH}/ready", include_in_schema=False)
+async def model_ready(
+    request: Request, components: ComponentsDependency, model: ModelDependency
+) -> Any:
+    """Whether requests for a model are admitted."""
+    return readiness(request, components, {"name": model.name, "ready": True})
 
 
 @router.post(
-    f"{_MODEL}/infer",
-    responses=document(400, 401, 404, 408, 413, 415, 422, 500, 503, 504),
-    openapi_extra=_INFER,
+    f"{_MODEL_PATH}/infer",
+    responses=document_errors(400, 401, 404, 408, 413, 415, 422, 500, 503, 504),
+    openapi_extra=_OPENAPI_INFER,
 )
-@router.post(f"{_VERSIONED}/infer", include_in_schema=False)
-async def infer(request: Request, parts: FromApp, model: Named) -> Response:
-    """The best classes of each image: `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k]), best first."""
+@router.post(f"{_VERSION_PATH}/infer", include_in_schema=False)
+async def infer(
+    request: Request, components: ComponentsDependency, model: ModelDependency
+) -> Response:
+    """The best k classes of each image: `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k])."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        raise UnsupportedFormat("bodies may not be compressed; images are already")
-    record: RequestContext = request.state.record
-    record.model = model.name
-    header = request.headers.get(HEADER)
+        raise UnsupportedFormat(
+            "compressed bodies are not supported; images are compressed already"
+        )
+    context: RequestContext = request.state.context
+    context.model = model.name
+    json_length = request.headers.get(JSON_LENGTH_HEADER)
 
-    def read(body: bytes) -> InferRequest:
-        return read_request(body, header, model, parts.default_r, record.started)
+    def parse(body: bytes) -> InferRequest:
+        return parse_infer_request(body, json_length, model, components.default_r, context.started)
 
-    asked, answers = await parts.inference.run_asked(request, read, record, CLASSES)
-    body, json_size = write_response(asked, answers)
-    response = respond(
-        body, "application/json" if json_size is None else "application/octet-stream", record
+    infer_request, answers = await components.inference.infer_parsed(
+        request, parse, context, CLASSES
     )
-    if json_size is not None:
-        response.headers[HEADER] = str(json_size)
+    body, json_bytes = build_infer_response(infer_request, answers)
+    if json_bytes is None:
+        return timed_response(body, _JSON_TYPE, context)
+    response = timed_response(body, _BINARY_TYPE, context)
+    response.headers[JSON_LENGTH_HEADER] = str(json_bytes)
     return response
 
 
-def readiness(request: Request, parts: Parts, answer: dict[str, Any]) -> Response:
-    """``answer``, or 503 while no work is taken, which is no refusal that a metric should count."""
+def readiness(request: Request, components: AppComponents, members: dict[str, Any]) -> Response:
+    """Return ``members`` as JSON, or 503 while requests are not admitted."""
     try:
-        parts.admission.check_open()
+        components.admission.check_open()
     except Overloaded as error:
-        return respond_problem(error, request.state.record.id, path=route_path(request.scope))
-    return JSONResponse(answer)
+        # Handled here: this 503 is the answer, and must not count as a refused request.
+        return error_response(request, error)
+    return JSONResponse(members)
+
+
+def error_response(request: Request, error: RequestError) -> Response:
+    """Return ``error`` as the response to ``request``."""
+    return problem_response(error, request.state.context.id, path=route_path(request.scope))

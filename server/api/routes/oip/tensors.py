@@ -1,4 +1,4 @@
-"""The data of one input tensor, in JSON or as bytes, strictly checked."""
+"""Parsers for the data of one input tensor, as JSON or as binary data."""
 
 from __future__ import annotations
 
@@ -11,43 +11,49 @@ import numpy.typing as npt
 
 from server.errors import BadRequest
 
-_LENGTH = 4  # bytes before each element of a BYTES tensor: its length, little-endian
+# Before each element of a BYTES tensor stands its length in bytes, little-endian.
+_LENGTH_BYTES = 4
+_FLOAT_BYTES = 4
 
 
-def read_bytes(shape: tuple[int, ...], data: Any) -> list[bytes]:
-    """The elements of a ``BYTES`` tensor of shape ``(n,)``.
+def parse_bytes_tensor(shape: tuple[int, ...], data: Any) -> list[bytes]:
+    """Return the elements of a ``BYTES`` tensor of shape ``(n,)``.
 
     Args:
-        data: a view of what follows the JSON; or what stood in it, where base64 (RFC 4648) takes
-            the place of bytes, since a JSON string cannot hold all of them.
+        data: a view of the binary data; or the ``data`` of the JSON, a list of base64 strings (RFC
+            4648), since a JSON string cannot hold all bytes.
 
     Raises:
-        BadRequest: they are not that.
+        BadRequest: the data is malformed, or has another number of elements.
     """
-    elements = split(data) if isinstance(data, memoryview) else decode_base64(data)
+    if isinstance(data, memoryview):
+        elements = split_bytes_elements(data)
+    else:
+        elements = decode_base64_elements(data)
     if len(elements) != shape[0]:
         raise BadRequest(f"the shape says {shape[0]} elements, but there are {len(elements)}")
     return elements
 
 
-def split(data: memoryview) -> list[bytes]:
-    """The elements of a serialised ``BYTES`` tensor. Raises `BadRequest`."""
+def split_bytes_elements(data: memoryview) -> list[bytes]:
+    """Return the elements of a serialized ``BYTES`` tensor. Raises `BadRequest`."""
     elements = []
-    at = 0
-    while at < len(data):
-        begin = at + _LENGTH
-        at = begin + int.from_bytes(data[at:begin], "little")
-        if begin > len(data) or at > len(data):
+    end = 0
+    while end < len(data):
+        begin = end + _LENGTH_BYTES
+        length = int.from_bytes(data[end:begin], "little")
+        end = begin + length
+        if begin > len(data) or end > len(data):
             raise BadRequest(
-                "a BYTES element is longer than the data; each is 4 bytes of length, then so many"
-                " bytes"
+                "a BYTES element is longer than the data; each element is its length in 4 bytes,"
+                " then its bytes"
             )
-        elements.append(bytes(data[begin:at]))
+        elements.append(bytes(data[begin:end]))
     return elements
 
 
-def decode_base64(data: Any) -> list[bytes]:
-    """The bytes that a JSON list of base64 strings stands for. Raises `BadRequest`."""
+def decode_base64_elements(data: Any) -> list[bytes]:
+    """Return the bytes of each string in a JSON list of base64. Raises `BadRequest`."""
     if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
         raise BadRequest(
             "data of a BYTES input must be a flat list of strings in JSON, each an image in base64"
@@ -60,22 +66,21 @@ def decode_base64(data: Any) -> list[bytes]:
         ) from None
 
 
-def read_floats(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.float32]:
-    """An ``FP32`` tensor, finite, in row-major order. Raises `BadRequest`.
+def parse_float_tensor(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.float32]:
+    """Return an ``FP32`` tensor of ``shape``, in row-major order.
 
     Args:
-        data: a view of what follows the JSON, little-endian; or a list of numbers that stood in it,
-            flat or nested.
+        data: a view of the binary data, little-endian; or the ``data`` of the JSON, a list of
+            numbers, flat or nested.
+
+    Raises:
+        BadRequest: the data is malformed, of another size, or not finite.
     """
     count = math.prod(shape)
     if isinstance(data, memoryview):
-        if len(data) != 4 * count:
-            raise BadRequest(
-                f"FP32 of shape {list(shape)} has {4 * count} bytes of data, not {len(data)}"
-            )
-        values = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+        values = floats_from_binary(shape, data)
     else:
-        values = from_json(data)
+        values = floats_from_json(data)
     if values.size != count:
         raise BadRequest(f"the shape {list(shape)} has {count} numbers, but data has {values.size}")
     if not np.isfinite(values).all():
@@ -85,13 +90,21 @@ def read_floats(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.float32]:
     return values.reshape(shape)
 
 
-def from_json(data: Any) -> npt.NDArray[np.float32]:
-    """Numbers of a JSON list. Raises `BadRequest`; what is too large becomes infinite."""
+def floats_from_binary(shape: tuple[int, ...], data: memoryview) -> npt.NDArray[np.float32]:
+    """Return the numbers of binary data as a flat array. Raises `BadRequest`."""
+    size = _FLOAT_BYTES * math.prod(shape)
+    if len(data) != size:
+        raise BadRequest(f"FP32 of shape {list(shape)} has {size} bytes of data, not {len(data)}")
+    return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+
+
+def floats_from_json(data: Any) -> npt.NDArray[np.float32]:
+    """Return the numbers of a JSON list, infinite where too large. Raises `BadRequest`."""
     try:
-        values = np.array(data if isinstance(data, list) else [None])
+        values = np.array(data) if isinstance(data, list) else None
     except ValueError:  # lists of different lengths, or nested too deeply
-        values = np.array([None])
-    if values.dtype.kind not in "fiu":
+        values = None
+    if values is None or values.dtype.kind not in "fiu":
         raise BadRequest("data of an FP32 input must be a list of numbers, flat or nested evenly")
     with np.errstate(over="ignore"):
         return values.astype(np.float32)

@@ -26,5 +26,5 @@ JSON = "application/json"
         (";,;,=,q=1", False),
     ],
 )
-def test_the_better_one_is_given(accept, raw):
+def test_the_media_type_with_the_higher_weight_is_preferred(accept, raw):
     assert prefers(accept, RAW, JSON) is raw

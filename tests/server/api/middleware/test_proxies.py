@@ -1,6 +1,4 @@
-"""Behind a proxy: a path in front, forwarded addresses, pages of other origins; seen from outside,
-on a real server.
-"""
+"""A real server behind a proxy: path prefixes, forwarded addresses, pages of other origins."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ import pytest
 from tests.server.conftest import eventually
 from tests.server.wire import SNEAKER, assert_problem
 
-PAGE = "https://app.example"
+ORIGIN = "https://app.example"
 KEY = {"X-API-Key": "a-key"}
 
 
@@ -28,7 +26,7 @@ def log(tmp_path_factory):
 def proxied(start_server, log):
     settings = {
         "root_path": "/vision/",
-        "cors_origins": PAGE,
+        "cors_origins": ORIGIN,
         "api_keys": KEY["X-API-Key"],
         "levels": "0",
         "log_level": "info",
@@ -38,7 +36,7 @@ def proxied(start_server, log):
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """A reverse proxy that takes ``/vision`` away, as many are set up to, or leaves it."""
+    """A reverse proxy that strips the prefix ``/vision``, or keeps it."""
 
     upstream = ""
     strip = True
@@ -62,7 +60,7 @@ class Proxy(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["stripping", "leaving"])
+@pytest.fixture(scope="module", params=[True, False], ids=["stripping", "keeping"])
 def proxy(proxied, request) -> Iterator[str]:
     handler = type("Handler", (Proxy,), {"upstream": proxied.url, "strip": request.param})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -73,42 +71,43 @@ def proxy(proxied, request) -> Iterator[str]:
         thread.join()
 
 
-def test_the_path_in_front(proxy):
+def test_paths_with_a_prefix_reach_their_routes(proxy):
     assert httpx.get(f"{proxy}/readyz").status_code == 200
     assert httpx.post(f"{proxy}/classify", content=SNEAKER, headers=KEY).json()["r"] == "0"
     assert_problem(httpx.get(f"{proxy}/nothing", headers=KEY), 404, "not-found")
     for key, status in ((KEY, 404), ({}, 401)):
         answer = httpx.get(f"{proxy}/v2/models/nothing", headers=key)
         assert (answer.status_code, list(answer.json())) == (status, ["error"])
-    # What the page of the API loads is beside it, and its server's address is what the client sees.
+    # The document names the server's address as the client sees it.
     assert httpx.get(f"{proxy}/openapi.json").json()["servers"] == [{"url": "/vision"}]
 
 
 @pytest.mark.parametrize("path", ["/classify", "/models", "/healthz/", "//healthz"])
-def test_no_path_in_front_opens_what_asks_for_a_key(proxy, path):
+def test_a_prefix_does_not_open_a_path_that_needs_a_key(proxy, path):
     assert_problem(httpx.post(proxy + path, content=SNEAKER), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(
     "path", ["/vision/vision/healthz", "/visionhealthz", "/vision/vision/classify"]
 )
-def test_the_path_is_taken_away_once(proxied, path):
+def test_the_prefix_is_stripped_once(proxied, path):
     assert_problem(httpx.get(proxied.url + path), 401, "unauthorized")
     assert_problem(httpx.get(proxied.url + path, headers=KEY), 404, "not-found")
 
 
-def test_probes_and_scrapes_go_past_the_proxy(proxied):
+def test_health_checks_and_scrapes_may_bypass_the_proxy(proxied):
     for path in ("/healthz", "/readyz", "/metrics"):
         assert httpx.get(proxied.url + path).status_code == 200
 
 
-def logged(log, request_id: str) -> dict:
-    """The line of one request. It is written after the answer, so it may be a moment late."""
+def access_line(log, request_id: str) -> dict:
+    """The log line of one request; the server writes it after the response."""
     lines: list[dict] = []
 
     def written() -> bool:
-        whole = log.read_text().rpartition("\n")[0].splitlines()
-        lines[:] = [line for line in map(json.loads, whole) if line.get("request_id") == request_id]
+        complete = log.read_text().rpartition("\n")[0].splitlines()
+        entries = [json.loads(line) for line in complete]
+        lines[:] = [entry for entry in entries if entry.get("request_id") == request_id]
         return bool(lines)
 
     eventually(written)
@@ -116,32 +115,31 @@ def logged(log, request_id: str) -> dict:
     return line
 
 
-def test_the_access_log_names_the_client_not_the_proxy(proxy, log):
+def test_the_access_log_has_the_address_of_the_client_not_of_the_proxy(proxy, log):
     answer = httpx.post(
         f"{proxy}/classify?r=16", content=SNEAKER, headers=KEY | {"X-Request-ID": f"mine-{proxy}"}
     )
-    line = logged(log, answer.headers["x-request-id"])
-    assert (line["client"], line["route"], line["status"], line["r"]) == (
-        "203.0.113.7",
-        "/classify",
-        200,
-        "16",
-    )
+    line = access_line(log, answer.headers["x-request-id"])
+    assert line["client"] == "203.0.113.7"
+    assert line["route"] == "/classify"
+    assert line["status"] == 200
+    assert line["r"] == "16"
     assert {"body_ms", "decode_ms", "queue_ms", "forward_ms", "duration_ms"} <= set(line)
 
 
-def test_an_address_is_believed_of_a_known_proxy_alone(start_server, tmp_path):
+def test_only_a_trusted_proxy_may_forward_an_address(start_server, tmp_path):
     log = tmp_path / "stderr"
     settings = {"forwarded_allow_ips": "192.0.2.0/24", "log_level": "info"}
     with log.open("w") as stderr, start_server(wait=False, stderr=stderr, **settings) as server:
         transport = httpx.HTTPTransport(retries=10)
         with httpx.Client(base_url=server.url, transport=transport) as client:
             answer = client.get("/nothing", headers={"X-Forwarded-For": "203.0.113.7"})
-        assert logged(log, answer.headers["x-request-id"])["client"] == "127.0.0.1"
+        line = access_line(log, answer.headers["x-request-id"])
+    assert line["client"] == "127.0.0.1"
 
 
 class TestPagesOfOtherOrigins:
-    def ask(self, server, origin, headers="x-api-key"):
+    def send_preflight(self, server, origin, headers="x-api-key"):
         preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         return httpx.options(
             f"{server.url}/classify",
@@ -149,25 +147,25 @@ class TestPagesOfOtherOrigins:
         )
 
     def test_a_preflight_needs_no_key(self, proxied):
-        answer = self.ask(proxied, PAGE)
+        answer = self.send_preflight(proxied, ORIGIN)
         assert answer.status_code == 200
-        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
         assert "POST" in answer.headers["access-control-allow-methods"]
         assert "access-control-allow-credentials" not in answer.headers
 
     @pytest.mark.parametrize(
-        ("origin", "headers"), [("https://other.example", "x-api-key"), (PAGE, "x-unknown")]
+        ("origin", "headers"), [("https://other.example", "x-api-key"), (ORIGIN, "x-unknown")]
     )
-    def test_others_may_not(self, proxied, origin, headers):
-        assert self.ask(proxied, origin, headers).status_code == 400
+    def test_other_origins_and_headers_are_refused(self, proxied, origin, headers):
+        assert self.send_preflight(proxied, origin, headers).status_code == 400
 
-    def test_an_answer_may_be_read_an_error_too(self, proxied):
+    def test_a_page_may_read_responses_and_errors(self, proxied):
         for key, status in ((KEY, 200), ({}, 401)):
             answer = httpx.post(
-                f"{proxied.url}/classify", content=SNEAKER, headers={"Origin": PAGE, **key}
+                f"{proxied.url}/classify", content=SNEAKER, headers={"Origin": ORIGIN, **key}
             )
             assert answer.status_code == status
-            assert answer.headers["access-control-allow-origin"] == PAGE
+            assert answer.headers["access-control-allow-origin"] == ORIGIN
             exposed = answer.headers["access-control-expose-headers"].split(", ")
             assert {"X-Request-ID", "X-Tome-R"} <= set(exposed)
         answer = httpx.post(
@@ -176,7 +174,7 @@ class TestPagesOfOtherOrigins:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_without_the_setting_no_page_of_another_origin_may_ask(server):
-    answer = httpx.get(f"{server.url}/healthz", headers={"Origin": PAGE})
+def test_without_the_setting_no_page_of_another_origin_may_read_a_response(server):
+    answer = httpx.get(f"{server.url}/healthz", headers={"Origin": ORIGIN})
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -1,6 +1,7 @@
-"""Recorded passes: which batches they serve, and that they are dropped where they are wrong.
+"""Recorded passes: which batches they serve, and that they are dropped if they are wrong.
 
-What records here runs the operators again, on the CPU, into the same tensors: as a CUDA graph does.
+A fake recorder runs the operators again on the CPU. What only a CUDA graph does is tested in
+`tests/cuda`.
 """
 
 from collections.abc import Callable
@@ -10,51 +11,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from server.engine.device import cuda_graphs
 from server.engine.device import forward as forward_module
 from server.engine.device.cuda_graphs import Graphs, buckets
-from server.engine.device.forward import CaptureFailed, Floats, Forward
-from server.engine.device.readout import Readout, read_out
+from server.engine.device.forward import CaptureFailed, FloatImages, Forward
+from server.engine.device.readout import Readout
 from server.engine.loading.model_loader import LoadedModel
 from tests.fake_cuda import needs_fake_cuda
-from tests.server.engine.device.test_self_check import plain
-from tome_core import MergedViT, Outputs, Pixels
+from tests.server.engine.device.fake_graphs import CPU, IMAGE_SHAPE, FakeRecorder, random_pixels
+from tests.server.engine.device.plain_network import load_plain
+from tome_core import MergedViT, Pixels
 from tome_core.optimizing import merging_for
 from tome_core.pixels import Images
 from tome_core.schedule import Schedule
 
-CPU = torch.device("cpu")
-SIZE = (3, 32, 32)
+R0 = Schedule.constant(0)
+R4 = Schedule.constant(4)
 
 
-@dataclass
-class Again:
-    """Records by remembering; ``replays`` counts by batch size. ``noise`` makes what is replayed
-    wrong.
-    """
-
-    noise: float = 0.0
-    noise_of_best: float = 0.0
-    replays: list[int] = field(default_factory=list)
-
-    def __call__(self, run: Callable[[], Readout]) -> tuple[Readout, Callable[[], None]]:
-        readout = run()
-
-        def replay() -> None:
-            again = run()
-            self.replays.append(len(again.best))
-            readout.outputs.logits.copy_(again.outputs.logits + self.noise)
-            readout.outputs.features.copy_(again.outputs.features)
-            readout.best.copy_(again.best + self.noise_of_best)
-
-        return readout, replay
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def images(count: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *SIZE), np.uint8)
+def record(forward: Forward, max_batch: int) -> FakeRecorder:
+    """Record r=0 and r=4, which must pass, and forget the replays of the check."""
+    recorder = FakeRecorder()
+    assert forward.record((0, 4), max_batch, IMAGE_SHAPE, recorder) == ""
+    recorder.replayed.clear()
+    return recorder
 
 
 @pytest.fixture
@@ -63,200 +51,209 @@ def forward(tiny: LoadedModel) -> Forward:
 
 
 def test_buckets_reach_the_largest_batch() -> None:
-    assert [buckets(size) for size in (1, 2, 6, 32)] == [
-        [1],
-        [1, 2],
-        [1, 2, 4, 6],
-        [1, 2, 4, 8, 16, 32],
-    ]
-    assert buckets(128) == [1, 2, 4, 8, 16, 32, 48, 64, 96, 128]
+    assert buckets(1) == [1]
+    assert buckets(2) == [1, 2]
+    assert buckets(6) == [1, 2, 4, 6]
+    assert buckets(32) == [1, 2, 4, 8, 16, 32]
     assert buckets(100) == [1, 2, 4, 8, 16, 32, 48, 64, 96, 100]
+    assert buckets(128) == [1, 2, 4, 8, 16, 32, 48, 64, 96, 128]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
-def test_a_batch_is_padded_up_to_its_bucket(forward: Forward, count: int) -> None:
-    schedules = [Schedule.constant(4)] * count
-    expected = forward(images(count), schedules)
-    recorder = Again()
-    assert forward.record((0, 4), 6, SIZE, recorder) == ""
-    recorder.replays.clear()
-    forward(images(6), [Schedule.constant(4)] * 6)  # leaves its pixels where the padding will be
-    got = forward(images(count), schedules)
-    assert recorder.replays == [6, {1: 1, 2: 2, 3: 4, 5: 6, 6: 6}[count]]
-    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(got.features, expected.features, rtol=1e-5, atol=1e-5)
-    kept = got.logits.clone()
-    forward(images(6), [Schedule.constant(4)] * 6)
-    assert torch.equal(got.logits, kept)  # it is the caller's own
+@pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 2), (3, 4), (5, 6), (6, 6)])
+def test_a_batch_is_padded_to_its_bucket(
+    forward: Forward,
+    count: int,
+    bucket: int,
+) -> None:
+    schedules = [R4] * count
+    expected = forward(random_pixels(count), schedules)
+    recorder = record(forward, max_batch=6)
+    # A full batch leaves its pixels where the padding of the next one will be.
+    forward(random_pixels(6), [R4] * 6)
+    outputs = forward(random_pixels(count), schedules)
+    assert recorder.replayed == [6, bucket]
+    assert_close(outputs.logits, expected.logits)
+    assert_close(outputs.features, expected.features)
 
 
-def test_a_graph_reads_bytes_so_batches_with_floats_do_without(forward: Forward) -> None:
-    schedules = [Schedule.constant(4)] * 2
-    expected = forward(images(2), schedules)
-    recorder = Again()
-    assert forward.record((0, 4), 4, SIZE, recorder) == ""
-    recorder.replays.clear()
+def test_outputs_survive_the_next_replay(forward: Forward) -> None:
+    record(forward, max_batch=6)
+    outputs = forward(random_pixels(3), [R4] * 3)
+    copy = outputs.logits.clone()
+    forward(random_pixels(6), [R4] * 6)
+    assert torch.equal(outputs.logits, copy)
+
+
+def test_a_batch_with_floats_runs_without_a_graph(forward: Forward) -> None:
+    """A graph reads bytes."""
+    schedules = [R4] * 2
+    pixels = random_pixels(2)
+    expected = forward(pixels, schedules)
+    recorder = record(forward, max_batch=4)
     mean = 0.5
     std = 0.25
-    floats = Floats([1], ((images(2)[1:] / 255 - mean) / std).astype(np.float32))
-    got = forward(np.stack([images(2)[0], 0 * images(2)[1]]), schedules, floats=floats)
-    assert recorder.replays == []
-    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    second = (pixels[1:] / 255 - mean) / std
+    float_images = FloatImages([1], second.astype(np.float32))
+    pixels[1] = 0
+    outputs = forward(pixels, schedules, float_images=float_images)
+    assert recorder.replayed == []
+    assert_close(outputs.logits, expected.logits)
 
 
-def test_what_is_not_recorded_runs_as_it_comes(forward: Forward) -> None:
-    recorder = Again()
-    assert forward.record((0, 4), 4, SIZE, recorder) == ""
-    recorder.replays.clear()
-    zero, four, five = (Schedule.constant(r) for r in (0, 4, 5))
-    for schedules in ([zero, four], [five], [four] * 5):
-        logits = forward(images(len(schedules)), schedules).logits
-        assert logits.shape == (len(schedules), 3)
-    assert forward(images(2), [four] * 2, source=True).source is not None
-    assert not recorder.replays
+def test_a_batch_without_a_graph_runs_operator_by_operator(forward: Forward) -> None:
+    recorder = record(forward, max_batch=4)
+    mixed = [R0, R4]
+    not_recorded = [Schedule.constant(5)]
+    too_large = [R4] * 5
+    for schedules in (mixed, not_recorded, too_large):
+        count = len(schedules)
+        logits = forward(random_pixels(count), schedules).logits
+        assert logits.shape == (count, 3)
+    with_source = forward(random_pixels(2), [R4] * 2, source=True)
+    assert with_source.source is not None
+    assert not recorder.replayed
 
 
-@pytest.mark.parametrize("recorder", [Again(1.0), Again(float("nan")), Again(noise_of_best=0.5)])
-def test_wrong_graphs_are_dropped(forward: Forward, recorder: Again) -> None:
-    assert "differs by" in forward.record((0, 4), 4, SIZE, recorder)
-    recorder.replays.clear()
-    assert forward(images(2), [Schedule.constant(4)] * 2).logits.isfinite().all()
-    assert not recorder.replays
+@pytest.mark.parametrize(
+    "recorder",
+    [
+        FakeRecorder(logits_error=1.0),
+        FakeRecorder(logits_error=float("nan")),
+        FakeRecorder(best_error=0.5),
+    ],
+)
+def test_wrong_graphs_are_dropped(
+    forward: Forward,
+    recorder: FakeRecorder,
+) -> None:
+    failure = forward.record((0, 4), 4, IMAGE_SHAPE, recorder)
+    assert "differs by" in failure
+    recorder.replayed.clear()
+    logits = forward(random_pixels(2), [R4] * 2).logits
+    assert logits.isfinite().all()
+    assert not recorder.replayed
 
 
 def test_a_recorder_that_fails_leaves_the_operators(forward: Forward) -> None:
-    def fails(run: Callable[[], Readout]) -> tuple[Readout, Callable[[], None]]:
+    message = "operation not permitted when stream is capturing"
+
+    def fail(run: Callable[[], Readout]) -> tuple[Readout, Callable[[], None]]:
         run()
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise RuntimeError(message)
 
-    with pytest.raises(
-        CaptureFailed, match="raised RuntimeError: operation not permitted when stream is capturing"
-    ):
-        forward.record((0, 4), 4, SIZE, fails)
-    assert forward(images(2), [Schedule.constant(4)] * 2).logits.shape == (2, 3)
+    with pytest.raises(CaptureFailed, match=f"raised RuntimeError: {message}"):
+        forward.record((0, 4), 4, IMAGE_SHAPE, fail)
+    logits = forward(random_pixels(2), [R4] * 2).logits
+    assert logits.shape == (2, 3)
 
 
-def test_their_number_is_bounded_and_small_batches_come_first(
-    forward: Forward, monkeypatch: pytest.MonkeyPatch
+def test_the_number_of_graphs_is_bounded_and_small_batches_have_priority(
+    forward: Forward,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 3)
-    recorded = Graphs(forward.recordable, torch.zeros(4, *SIZE, dtype=torch.uint8), Again())
+    pixels = torch.zeros(4, *IMAGE_SHAPE, dtype=torch.uint8)
+    graphs = Graphs(forward.run_on_device, pixels, FakeRecorder())
     with torch.inference_mode():
-        recorded.record([Schedule.constant(0), Schedule.constant(4)])
+        graphs.record([R0, R4])
     # In the order of recording: the largest first.
-    assert [(str(graph.schedule), len(graph.pixels)) for graph in recorded] == [
-        ("0", 2),
-        ("4", 1),
-        ("0", 1),
-    ]
-    assert len(recorded) == 3
-    assert recorded.find([Schedule.constant(4)] * 2) is None
+    assert [(graph.schedule, graph.bucket) for graph in graphs] == [(R0, 2), (R4, 1), (R0, 1)]
+    assert len(graphs) == 3
+    assert graphs.find([R4] * 2) is None
 
 
-class Uniform(torch.nn.Module):
-    """What a graph records, as a module, whose weights can be swapped for fake ones."""
+class RecordedPass(torch.nn.Module):
+    """What a graph records, as a module, so that fake weights can replace its weights."""
 
     def __init__(self, network: MergedViT) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pixels: torch.Tensor, r: int) -> Readout:
-        forward = Forward(self.network, (0.5,) * 3, (0.25,) * 3, torch.device("cuda"))
-        return forward.recordable(pixels, Schedule.constant(r))
+    def forward(self, pixels: Tensor, r: int) -> Readout:
+        mean = (0.5,) * 3
+        std = (0.25,) * 3
+        forward = Forward(self.network, mean, std, torch.device("cuda"))
+        return forward.run_on_device(pixels, Schedule.constant(r))
+
+
+def fake_weights(
+    module: torch.nn.Module,
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    weights = {}
+    for name, tensor in module.named_parameters():
+        weights[name] = torch.empty(tensor.shape, dtype=dtype, device="cuda")
+    return weights
 
 
 @needs_fake_cuda
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_what_a_graph_records_never_waits_for_the_device(
-    tiny_folder: Path, dtype: torch.dtype
+    tiny_folder: Path,
+    dtype: torch.dtype,
 ) -> None:
-    """On fake CUDA tensors, with normalisation: the right device and dtype, and no value is read
-    back.
-    """
-    network = plain(tiny_folder)
+    """Fake CUDA tensors have no values: reading one back on the host would raise."""
+    network = load_plain(tiny_folder)
     network.merging = merging_for(network.merging, "cuda", dtype)
-    uniform = Uniform(network)
+    recorded_pass = RecordedPass(network)
     with FakeTensorMode(), torch.inference_mode():
-        weights = {
-            name: torch.empty(tensor.shape, dtype=dtype, device="cuda")
-            for name, tensor in uniform.named_parameters()
-        }
+        weights = fake_weights(recorded_pass, dtype)
         for r in range(9):
-            pixels = torch.empty(4, *SIZE, dtype=torch.uint8, device="cuda")
-            readout = functional_call(uniform, weights, (pixels, r))
+            pixels = torch.empty(4, *IMAGE_SHAPE, dtype=torch.uint8, device="cuda")
+            readout = functional_call(recorded_pass, weights, (pixels, r))
             logits = readout.outputs.logits
+            assert logits.device.type == "cuda"
+            assert logits.dtype == dtype
+            assert logits.shape == (4, 3)
             best = readout.best
-            assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", dtype, (4, 3))
-            assert (best.device.type, best.dtype, best.shape) == (
-                "cuda",
-                torch.float32,
-                (4, 2 * 3 + 1),
-            )
+            assert best.device.type == "cuda"
+            assert best.dtype == torch.float32
+            assert best.shape == (4, 2 * 3 + 1)
 
 
 @dataclass
-class Keeping:
-    """An embedding that takes anything, and keeps it."""
+class FakeEmbedding:
+    """An embedding that takes any images, and stores them."""
 
     tokens: int
     width: int
-    kept: list[Images] = field(default_factory=list)
+    received: list[Images] = field(default_factory=list)
 
-    def takes(self, images: Images) -> bool:
+    def supports(self, images: Images) -> bool:
         return True
 
-    def __call__(self, images: Images) -> torch.Tensor:
-        self.kept.append(images)
+    def __call__(self, images: Images) -> Tensor:
+        self.received.append(images)
         return torch.empty(len(images), self.tokens, self.width, device="cuda")
 
 
 @needs_fake_cuda
 def test_on_a_gpu_the_network_normalises(tiny_folder: Path) -> None:
-    network = plain(tiny_folder)
-    _, tokens, width = network.adapter.embed(torch.zeros(1, *SIZE))[0].shape
-    network.embedding = embedding = Keeping(tokens, width)
-    uniform = Uniform(network)
+    network = load_plain(tiny_folder)
+    blank = torch.zeros(1, *IMAGE_SHAPE)
+    _, tokens, width = network.adapter.embed(blank)[0].shape
+    embedding = FakeEmbedding(tokens, width)
+    network.embedding = embedding
+    recorded_pass = RecordedPass(network)
     with FakeTensorMode(), torch.inference_mode():
-        weights = {
-            name: torch.empty(tensor.shape, device="cuda")
-            for name, tensor in uniform.named_parameters()
-        }
-        pixels = torch.empty(4, *SIZE, dtype=torch.uint8, device="cuda")
-        functional_call(uniform, weights, (pixels, 3))
-    (given,) = embedding.kept
-    assert isinstance(given, Pixels) and given.values is pixels
+        weights = fake_weights(recorded_pass, torch.float32)
+        pixels = torch.empty(4, *IMAGE_SHAPE, dtype=torch.uint8, device="cuda")
+        functional_call(recorded_pass, weights, (pixels, 3))
+    (images,) = embedding.received
+    assert isinstance(images, Pixels)
+    assert images.values is pixels
 
 
 def test_more_classes_than_a_graph_reads_out_are_read_from_its_logits(
-    forward: Forward, monkeypatch: pytest.MonkeyPatch
+    forward: Forward,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(forward_module, "RECORDED_TOP", 1)
-    schedules = [Schedule.constant(4)] * 3
-    expected = forward.read(images(3), schedules, 3).best.clone()
-    recorder = Again()
-    assert forward.record((0, 4), 4, SIZE, recorder) == ""
-    recorder.replays.clear()
-    assert forward.read(images(3), schedules, 1).best.shape == (3, 3)
-    torch.testing.assert_close(
-        forward.read(images(3), schedules, 3).best, expected, rtol=1e-5, atol=1e-5
-    )
-    assert recorder.replays == [4, 4]
-    assert forward.recorded == (
-        frozenset({Schedule.constant(0), Schedule.constant(4)}),
-        (1, 2, 4),
-        False,
-    )
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
-def test_the_best_classes_and_whether_all_is_finite(activation: str) -> None:
-    logits = torch.tensor([[0.5, 2.0, -1.0, 1.0], [3.0, float("nan"), 0.0, 1.0]])
-    features = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
-    best = read_out(Outputs(logits, features, None), activation, 2).best
-    expected = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[
-        activation
-    ][0, [1, 3]]
-    torch.testing.assert_close(best[0, :2], expected)
-    assert best[0, 2:].tolist() == [1, 3, 1] and best[1, -1] == 0
-    features[0, 1] = float("inf")
-    assert read_out(Outputs(logits, features, None), activation, 9).best[:, -1].tolist() == [0, 0]
+    schedules = [R4] * 3
+    pixels = random_pixels(3)
+    expected = forward.run(pixels, schedules, top=3).best.clone()
+    recorder = record(forward, max_batch=4)
+    assert forward.run(pixels, schedules, top=1).best.shape == (3, 2 * 1 + 1)
+    assert_close(forward.run(pixels, schedules, top=3).best, expected)
+    assert recorder.replayed == [4, 4]
+    assert forward.recorded == (frozenset({R0, R4}), (1, 2, 4), False)

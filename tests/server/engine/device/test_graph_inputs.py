@@ -1,6 +1,4 @@
-"""Graphs for any mix of schedules: which one serves a batch, what it is told of it, and what it
-answers.
-"""
+"""Graphs for mixed batches: which one serves a batch, what it reads, and what it returns."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from server.engine.device.forward import Forward
 from server.engine.device.graph_inputs import GraphInputs
 from server.engine.device.readout import Readout
 from server.engine.loading.model_loader import LoadedModel
-from tests.server.engine.device.test_cuda_graphs import CPU, SIZE, Again, images
+from tests.server.engine.device.fake_graphs import CPU, IMAGE_SHAPE, FakeRecorder, random_pixels
 from tome_core import MergedViT
 from tome_core.block import run_block
 from tome_core.ragged.packed import Merging, Packed
@@ -34,79 +33,133 @@ DEPTH = 12
 TOKENS = 197
 MAX_BATCH = 32
 LEVELS = [Schedule.constant(r) for r in (0, 4, 8, 12, 16)]
-ANY = st.sampled_from(
-    [*LEVELS, Schedule.constant(3), Schedule.linear(16, -1), Schedule.per_layer([0, 90, 30])]
-)
+OTHER_SCHEDULES = [
+    Schedule.constant(3),
+    Schedule.linear(16, -1),
+    Schedule.per_layer([0, 90, 30]),
+]
+ANY_SCHEDULE = st.sampled_from([*LEVELS, *OTHER_SCHEDULES])
 
 
-def counts(schedule: Schedule) -> tuple[int, ...]:
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def token_counts(schedule: Schedule) -> tuple[int, ...]:
     return schedule.tokens(DEPTH, TOKENS, 1)
 
 
-def recorded(limit: int = 64) -> Graphs:
-    """Of a model that is not there: only what is found matters."""
+def total_token_counts(schedules: list[Schedule]) -> list[int]:
+    """Return the tokens of all images: at the input and after each block."""
+    image_counts = [token_counts(schedule) for schedule in schedules]
+    return [sum(counts) for counts in zip(*image_counts, strict=True)]
+
+
+def smallest_bucket(graphs: Graphs, images: int) -> int:
+    return min(bucket for bucket in graphs.buckets if bucket >= images)
+
+
+def within_bounds(
+    schedules: list[Schedule],
+    level: Schedule,
+    bucket: int,
+) -> bool:
+    totals = total_token_counts(schedules)
+    bounds = [bucket * count for count in token_counts(level)]
+    return all(total <= bound for total, bound in zip(totals, bounds, strict=True))
+
+
+def make_graphs(max_graphs: int = 64) -> Graphs:
+    """Return graphs that compute nothing: these tests ask only which of them serves a batch."""
 
     def record(run: Callable[[], Readout]) -> tuple[Readout, Callable[[], None]]:
-        return Readout(None, torch.empty(0), 0), lambda: None  # type: ignore[arg-type]
+        return Readout(None, torch.empty(0), 0), never  # type: ignore[arg-type]
+
+    def never(*_: object) -> Any:
+        raise AssertionError("no pass runs")
 
     pixels = torch.empty(MAX_BATCH, 1, 1, 1, dtype=torch.uint8)
-    made = Graphs(lambda pixels, r: None, pixels, record, GraphInputs(counts, MAX_BATCH, CPU))  # type: ignore[arg-type]
+    inputs = GraphInputs(token_counts, MAX_BATCH, CPU)
+    graphs = Graphs(never, pixels, record, inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_graphs, "MAX_GRAPHS", limit)
-        made.record(LEVELS)
-    return made
+        patch.setattr(cuda_graphs, "MAX_GRAPHS", max_graphs)
+        graphs.record(LEVELS)
+    return graphs
 
 
-RECORDED = recorded()
+GRAPHS = make_graphs()
 
 
-@given(st.lists(ANY, min_size=1, max_size=MAX_BATCH))
-def test_every_batch_gets_the_smallest_buffers_that_hold_it(schedules: list[Schedule]) -> None:
-    found = RECORDED.find(schedules)
-    assert found is not None
-    bucket = len(found.graph.pixels)
-    assert bucket == min(size for size in RECORDED.buckets if size >= len(schedules))
-    totals = [sum(row) for row in zip(*map(counts, schedules), strict=True)]
-    if not found.graph.bounded:
-        assert set(schedules) == {LEVELS[0]} and found.starts is None
-        return
-    assert found.starts is not None
-    fitting = [
-        level
-        for level in LEVELS
-        if all(total <= bucket * bound for total, bound in zip(totals, counts(level), strict=True))
-    ]
-    assert found.graph.schedule == fitting[-1]
-    columns = zip(*map(counts, schedules), strict=True)
-    for starts, row in zip(found.starts.tolist(), columns, strict=True):
-        expected = [*accumulate(row, initial=0)]
-        assert starts == expected + expected[-1:] * (MAX_BATCH - len(schedules))
+@given(st.lists(ANY_SCHEDULE, min_size=1, max_size=MAX_BATCH))
+def test_a_batch_gets_the_graph_with_the_fewest_tokens_that_holds_it(
+    schedules: list[Schedule],
+) -> None:
+    match = GRAPHS.find(schedules)
+    assert match is not None
+    bucket = match.graph.bucket
+    assert bucket == smallest_bucket(GRAPHS, len(schedules))
+    if match.graph.bounded:
+        levels = [level for level in LEVELS if within_bounds(schedules, level, bucket)]
+        assert match.graph.schedule == levels[-1]
+    else:
+        assert set(schedules) == {LEVELS[0]}
+        assert match.starts is None
 
 
-def test_what_is_too_large_or_was_left_out_runs_as_it_comes() -> None:
-    assert RECORDED.find(LEVELS[:1] * (MAX_BATCH + 1)) is None
-    few = recorded(limit=4)  # at one image: r=0 alone, and within the bounds of 0, 4 and 8
-    assert (len(few), few.buckets) == (4, (1,))
-    assert few.find(LEVELS[:2]) is None
-    found = few.find(LEVELS[-1:])
-    assert found is not None and found.graph.schedule == LEVELS[2]
+@given(st.lists(ANY_SCHEDULE, min_size=1, max_size=MAX_BATCH))
+def test_starts_are_running_sums_of_the_token_counts(schedules: list[Schedule]) -> None:
+    inputs = GraphInputs(token_counts, MAX_BATCH, CPU)
+    starts = inputs.starts(schedules)
+    assert starts.shape == (DEPTH + 1, MAX_BATCH + 1)
+    rows = zip(*map(token_counts, schedules), strict=True)
+    for row, counts in zip(starts.tolist(), rows, strict=True):
+        expected = [*accumulate(counts, initial=0)]
+        missing_images = MAX_BATCH - len(schedules)
+        assert row == expected + expected[-1:] * missing_images
 
 
-def test_what_graphs_are_tried_on_fits_them_and_mixes() -> None:
-    trials = list(RECORDED.trials(random.Random(0)))
-    assert [found.graph for found, _ in trials] == list(RECORDED)
-    for found, schedules in trials:
-        bucket = len(found.graph.pixels)
-        assert min(size for size in RECORDED.buckets if size >= len(schedules)) == bucket
-        if found.graph.bounded:
-            assert RECORDED.mixes is not None and found.starts is not None
-            assert RECORDED.mixes.holds(found.graph.schedule, bucket, found.starts)
-    assert sum(len(set(schedules)) > 1 for _, schedules in trials) > len(trials) // 3
+def test_the_match_of_a_mixed_batch_has_its_starts() -> None:
+    schedules = [LEVELS[1], LEVELS[3], OTHER_SCHEDULES[0]]
+    match = GRAPHS.find(schedules)
+    assert match is not None
+    assert match.starts is not None
+    assert GRAPHS.inputs is not None
+    assert np.array_equal(match.starts, GRAPHS.inputs.starts(schedules))
 
 
-class ReadsStarts:
-    """An encoder for bounds that runs the reference, block by block, once it has read what the
-    images are.
+def test_a_batch_that_is_too_large_has_no_graph() -> None:
+    assert GRAPHS.find(LEVELS[:1] * (MAX_BATCH + 1)) is None
+
+
+def test_a_batch_of_a_bucket_that_is_not_recorded_has_no_graph() -> None:
+    # For one image: the graph without merging, and those within the bounds of r=0, 4 and 8.
+    graphs = make_graphs(max_graphs=4)
+    assert len(graphs) == 4
+    assert graphs.buckets == (1,)
+    assert graphs.find(LEVELS[:2]) is None
+    match = graphs.find(LEVELS[-1:])
+    assert match is not None
+    assert match.graph.schedule == LEVELS[2]
+
+
+def test_each_graph_has_a_test_batch_that_it_serves() -> None:
+    test_batches = list(GRAPHS.test_batches(random.Random(0)))
+    assert [match.graph for match, _ in test_batches] == list(GRAPHS)
+    mixed = 0
+    for match, schedules in test_batches:
+        bucket = match.graph.bucket
+        assert bucket == smallest_bucket(GRAPHS, len(schedules))
+        if match.graph.bounded:
+            assert within_bounds(schedules, match.graph.schedule, bucket)
+        if len(set(schedules)) > 1:
+            mixed += 1
+    assert mixed > len(test_batches) // 3
+
+
+class ReferenceEncoder:
+    """An encoder that reads token counts from the `starts` of a bounded plan.
+
+    It runs the reference, block by block.
     """
 
     reads_starts = True
@@ -115,35 +168,64 @@ class ReadsStarts:
         self.blocks = network.adapter.blocks
         self.plans: list[Plan] = []
 
-    def takes(self, merging: Merging, packed: Packed) -> bool:
+    def supports(self, merging: Merging, packed: Packed) -> bool:
         return packed.sources is None
 
-    def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
+    def __call__(
+        self,
+        merging: Merging,
+        plan: Plan,
+        packed: Packed,
+        leading: int | None,
+    ) -> Packed:
         self.plans.append(plan)
-        if not isinstance(plan, BoundedPlan):
-            return self._run(merging, plan, packed, leading)
-        rows = [row for row in plan.starts.diff(dim=1).T.tolist() if row[0]]
-        groups = tuple(
-            Group(1, tuple(-difference for difference in np.diff(row)), tuple(row)) for row in rows
-        )
+        if isinstance(plan, BoundedPlan):
+            return self._run_bounded(merging, plan, packed, leading)
+        return self._run(merging, plan, packed, leading)
+
+    def _run_bounded(
+        self,
+        merging: Merging,
+        plan: BoundedPlan,
+        packed: Packed,
+        leading: int | None,
+    ) -> Packed:
+        groups = self._read_groups(plan)
         images = plan.groups[0].images
         width = packed.tokens.shape[1]
         tokens = torch.full((images * (leading or 0), width), torch.nan)
         if groups:
-            inside = packed.tokens[: sum(group.tokens[0] for group in groups)]
-            exact = replace(packed, tokens=inside, sizes=(None,) * len(groups))
-            found = self._run(
-                merging, Plan(groups, tuple(range(len(groups)))), exact, leading
-            ).tokens
-            tokens[: len(found)] = found
+            exact_plan = Plan(groups, tuple(range(len(groups))))
+            valid_tokens = sum(group.tokens[0] for group in groups)
+            valid = replace(
+                packed,
+                tokens=packed.tokens[:valid_tokens],
+                sizes=(None,) * len(groups),
+            )
+            result = self._run(merging, exact_plan, valid, leading).tokens
+            tokens[: len(result)] = result
         return replace(packed, tokens=tokens)
 
-    def _run(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
+    def _read_groups(self, plan: BoundedPlan) -> tuple[Group, ...]:
+        """Return one group for each image that the batch has."""
+        groups = []
+        for counts in plan.starts.diff(dim=1).T.tolist():
+            if counts[0]:
+                merged = tuple(-difference for difference in np.diff(counts))
+                groups.append(Group(1, merged, tuple(counts)))
+        return tuple(groups)
+
+    def _run(
+        self,
+        merging: Merging,
+        plan: Plan,
+        packed: Packed,
+        leading: int | None,
+    ) -> Packed:
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            packed = run_block(
-                block, merging, plan, index, packed, None, leading if index == last else None
-            )
+            kept = leading if index == last else None
+            packed = run_block(block, merging, plan, index, packed, None, kept)
         return packed
 
 
@@ -151,57 +233,68 @@ class ReadsStarts:
 def bounded(tiny: LoadedModel) -> Forward:
     network = copy.deepcopy(tiny.network)
     network.merging = replace(network.merging, prune=True)
-    network.encoder = ReadsStarts(network)
+    network.encoder = ReferenceEncoder(network)
     assert network.takes_bounds
     return Forward(network, tiny.mean, tiny.std, CPU)
 
 
-def test_mixes_run_by_graphs_and_answer_as_without(bounded: Forward, tiny: LoadedModel) -> None:
-    without = Forward(tiny.network, tiny.mean, tiny.std, CPU)
-    recorder = Again()
-    assert bounded.record((0, 2, 4), 6, SIZE, recorder) == ""
+def test_mixed_batches_by_graphs_have_the_same_outputs_as_without(
+    bounded: Forward,
+    tiny: LoadedModel,
+) -> None:
+    without_graphs = Forward(tiny.network, tiny.mean, tiny.std, CPU)
+    recorder = FakeRecorder()
+    assert bounded.record((0, 2, 4), 6, IMAGE_SHAPE, recorder) == ""
     levels = frozenset(Schedule.constant(r) for r in (0, 2, 4))
     assert bounded.recorded == (levels, (1, 2, 4, 6), True)
-    source = random.Random(0)
-    for count in (6, 5, 3, 1, 2, 6, 4):
-        schedules = [
-            source.choice([*levels, Schedule.constant(3), Schedule.per_layer([0, 8])])
-            for _ in range(count)
-        ]
-        recorder.replays.clear()
-        got = bounded(images(count), schedules)
-        expected = without(images(count), schedules)
-        assert recorder.replays == [{1: 1, 2: 2, 3: 4, 4: 4, 5: 6, 6: 6}[count]]
-        torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(got.features, expected.features, rtol=1e-4, atol=1e-4)
+    choices = [*levels, Schedule.constant(3), Schedule.per_layer([0, 8])]
+    rng = random.Random(0)
+    for count, bucket in ((6, 6), (5, 6), (3, 4), (1, 1), (2, 2), (6, 6), (4, 4)):
+        schedules = rng.choices(choices, k=count)
+        recorder.replayed.clear()
+        pixels = random_pixels(count)
+        outputs = bounded(pixels, schedules)
+        expected = without_graphs(pixels, schedules)
+        assert recorder.replayed == [bucket]
+        assert_close(outputs.logits, expected.logits)
+        assert_close(outputs.features, expected.features)
 
 
-def test_where_nothing_merges_no_graph_that_merges_runs(bounded: Forward) -> None:
-    assert bounded.record((0, 4), 4, SIZE, Again()) == ""
-    encoder = bounded.network.encoder
-    assert isinstance(encoder, ReadsStarts)
-    for r, is_bounded in ((0, False), (4, True)):
-        encoder.plans.clear()
-        bounded(images(3), [Schedule.constant(r)] * 3)
-        assert [isinstance(plan, BoundedPlan) for plan in encoder.plans] == [is_bounded]
-
-
-def test_graphs_that_are_wrong_about_mixes_are_dropped(
-    bounded: Forward, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("r", "is_bounded"), [(0, False), (4, True)])
+def test_a_batch_without_merging_runs_a_graph_without_merging(
+    bounded: Forward,
+    r: int,
+    is_bounded: bool,
 ) -> None:
-    right = GraphInputs.starts
+    assert bounded.record((0, 4), 4, IMAGE_SHAPE, FakeRecorder()) == ""
+    encoder = bounded.network.encoder
+    assert isinstance(encoder, ReferenceEncoder)
+    encoder.plans.clear()
+    bounded(random_pixels(3), [Schedule.constant(r)] * 3)
+    (plan,) = encoder.plans
+    assert isinstance(plan, BoundedPlan) == is_bounded
 
-    def wrong(self: GraphInputs, schedules: list[Schedule]) -> np.ndarray:
-        return right(self, schedules[:-1] or schedules)  # of the last image nobody is told
 
-    monkeypatch.setattr(GraphInputs, "starts", wrong)
-    assert "differs by" in bounded.record((0, 8), 6, SIZE, Again())
+def test_graphs_that_compute_mixed_batches_wrongly_are_dropped(
+    bounded: Forward,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right_starts = GraphInputs.starts
+
+    def starts_without_the_last_image(
+        self: GraphInputs,
+        schedules: list[Schedule],
+    ) -> np.ndarray:
+        return right_starts(self, schedules[:-1] or schedules)
+
+    monkeypatch.setattr(GraphInputs, "starts", starts_without_the_last_image)
+    assert "differs by" in bounded.record((0, 8), 6, IMAGE_SHAPE, FakeRecorder())
     assert bounded.recorded == (frozenset(), (), False)
 
 
-def test_only_an_encoder_can_run_bounds(tiny: LoadedModel) -> None:
+def test_only_an_encoder_runs_a_bounded_plan(tiny: LoadedModel) -> None:
     assert not tiny.network.takes_bounds
     plan = BoundedPlan.of((17, 13, 9), torch.zeros(3, 3, dtype=torch.int32))
-    x: Tensor = torch.zeros(2, *SIZE)
+    images: Tensor = torch.zeros(2, *IMAGE_SHAPE)
     with pytest.raises(TypeError, match="on the device alone"):
-        tiny.network(x, r=plan)
+        tiny.network(images, r=plan)

@@ -1,37 +1,64 @@
+from typing import Any
+
 import pytest
 import torch
 
-from server.engine.device.placement import choose_kernels, pick_device, pick_dtype
+from server.engine.device.placement import configure_pytorch, pick_device, pick_dtype, set_threads
 from server.errors import ConfigError
+from server.hardware import usable_cores
+
+CPU = torch.device("cpu")
 
 
-def test_devices() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
-    for name, sentence in (
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
         ("gpu", "is no device"),
         ("cuda:99", "there is no cuda:99"),
         ("meta", "not supported"),
-    ):
-        with pytest.raises(ConfigError, match=sentence):
-            pick_device(name)
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    name: str,
+    message: str,
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pick_device(name)
 
 
-def test_dtypes() -> None:
-    assert pick_dtype("float32", torch.device("cpu")) == torch.float32
-    assert pick_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
+def test_a_device_has_torch_s_name() -> None:
+    assert pick_device("cpu") == CPU
 
 
-def test_on_a_gpu_attention_needs_no_plans() -> None:
+def test_a_dtype_has_torch_s_name() -> None:
+    assert pick_dtype("float32", CPU) == torch.float32
+
+
+def test_the_automatic_dtype_of_a_cpu_is_one_that_it_multiplies_in() -> None:
+    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+def test_attention_on_a_gpu_does_not_use_cudnn() -> None:
+    cudnn: Any = torch.backends.cudnn  # torch makes its conv when it runs
     try:
-        choose_kernels(torch.device("cpu"))
+        configure_pytorch(CPU)
         assert torch.backends.cuda.cudnn_sdp_enabled()
-        choose_kernels(torch.device("cuda"))
+        configure_pytorch(torch.device("cuda"))
         assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert (
-            torch.backends.cuda.flash_sdp_enabled()
-            and torch.backends.cuda.mem_efficient_sdp_enabled()
-        )
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
+        assert cudnn.conv.fp32_precision == "ieee"
     finally:
-        torch.backends.cudnn.conv.fp32_precision = "none"
+        cudnn.conv.fp32_precision = "none"
         torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_engines_share_the_cores() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert set_threads(3, engines=2) == 3
+        assert set_threads(0) == usable_cores()
+        assert set_threads(0, engines=2) == max(1, usable_cores() // 2)
+        assert set_threads(0, engines=10_000) == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Accelerations that are right, slightly wrong, or fail: what serves in the end, and who is told."""
+"""Self check: which network serves if an acceleration is right, slightly wrong, or raises."""
 
 import copy
 import logging
@@ -13,66 +13,79 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tome_core
-from server.catalog.entries import read_catalog
 from server.engine.device import self_check
+from server.engine.device.self_check import CheckBatch, judge, relative_errors
 from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import LoadedModel, create, load_weights
+from server.engine.loading.model_loader import LoadedModel
 from server.engine.startup import start_models
 from server.errors import UnsafeAcceleration
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations
+from tests.server.engine.device.plain_network import load_plain
 from tests.server.engine_client.pools import configuration
 from tome_core.ragged.packed import Packed
 from tome_core.schedule import Schedule
 
 CPU = torch.device("cpu")
-errors = st.lists(st.floats(0, 10), min_size=1, max_size=20)
+IMAGE_SHAPE = (3, 32, 32)
+FLOAT32_RESOLUTION = 1e-7
+ERRORS = st.lists(st.floats(0, 10), min_size=1, max_size=20)
 
 
-@given(errors, st.floats(0, 1))
-def test_rounding_alone_is_never_wrong(noise: list[float], resolution: float) -> None:
-    assert self_check.judge(noise, noise, resolution) == ""
-    assert self_check.judge([0.0] * len(noise), noise, resolution) == ""
+@given(ERRORS, st.floats(0, 1))
+def test_errors_of_rounding_pass(
+    rounding_errors: list[float],
+    resolution: float,
+) -> None:
+    assert judge(rounding_errors, rounding_errors, resolution) == ""
+    exact = [0.0] * len(rounding_errors)
+    assert judge(exact, rounding_errors, resolution) == ""
 
 
-@given(errors)
-def test_nothing_explains_nan_or_errors_beyond_the_limits(noise: list[float]) -> None:
-    far = self_check.FACTOR * max(noise) + self_check.WORST
-    assert "at worst" in self_check.judge([*noise, *noise, far + 0.01], noise, 1e-7)
-    assert "typically" in self_check.judge([far] * 3, noise, 1e-7)
-    assert self_check.judge([math.inf], noise, 1e-7)
+@given(ERRORS)
+def test_nan_and_errors_beyond_the_tolerance_fail(rounding_errors: list[float]) -> None:
+    limit = self_check.ROUNDING_FACTOR * max(rounding_errors) + self_check.MAX_TOLERANCE
+    one_outlier = [*rounding_errors, *rounding_errors, limit + 0.01]
+    assert "for the worst image" in judge(one_outlier, rounding_errors, FLOAT32_RESOLUTION)
+    all_wrong = [limit] * 3
+    assert "for the median image" in judge(all_wrong, rounding_errors, FLOAT32_RESOLUTION)
+    assert judge([math.inf], rounding_errors, FLOAT32_RESOLUTION)
 
 
-def test_errors_are_shares_of_each_image() -> None:
-    exact = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
-    got = torch.tensor([[3.0, 4.5], [0.0, 2.0], [float("nan"), 0.0]])
-    assert self_check.errors([got[:2], got[2:]], [exact[:2], exact[2:]]) == [
-        pytest.approx(0.1),
-        0.0,
-        math.inf,
-    ]
+def test_an_error_is_relative_to_the_logits_of_its_image() -> None:
+    batch_1 = torch.tensor([[3.0, 4.5], [0.0, 2.0]])
+    reference_1 = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    batch_2 = torch.tensor([[math.nan, 0.0]])
+    reference_2 = torch.tensor([[1.0, 0.0]])
+    errors = relative_errors([batch_1, batch_2], [reference_1, reference_2])
+    assert errors == [pytest.approx(0.1), 0.0, math.inf]
+
+
+def test_logits_of_another_shape_are_an_error() -> None:
     with pytest.raises(ValueError, match="shape"):
-        self_check.errors([got[:, :1]], [exact])
+        relative_errors([torch.ones(2, 1)], [torch.ones(2, 2)])
 
 
 @pytest.mark.parametrize("levels", [(), (0,), (0, 4), (0, 4, 8, 12, 16)])
-def test_all_levels_run_alone_and_in_one_batch(levels: tuple[int, ...]) -> None:
-    mixed, *alone = self_check.make_cases((3, 8, 8), levels, torch.device("cpu"))
-    wanted = {Schedule.constant(r) for r in {0, *levels}}
-    assert set(mixed.schedules) == {case.schedules[0] for case in alone} == wanted
-    for case in (mixed, *alone):
-        assert case.images.shape == (len(case.schedules), 3, 8, 8)
-        assert len(case.schedules) >= 2
+def test_each_level_has_a_batch_and_all_share_one(levels: tuple[int, ...]) -> None:
+    image_shape = (3, 8, 8)
+    mixed, *uniform = self_check.make_batches(image_shape, levels, CPU)
+    expected = {Schedule.constant(r) for r in {0, *levels}}
+    assert set(mixed.schedules) == expected
+    assert {batch.schedules[0] for batch in uniform} == expected
+    for batch in (mixed, *uniform):
+        assert batch.images.shape == (len(batch.schedules), *image_shape)
+        assert len(batch.schedules) >= 2
 
 
-class NoSizes(tome_core.MergedViT):
-    """Wrong in a way that is easily overlooked: all merged tokens count as one patch in attention."""
+class WithoutSizes(tome_core.MergedViT):
+    """A subtle mistake: attention counts each merged token as one patch."""
 
     def __init__(self, model: tome_core.MergedViT) -> None:
         super().__init__(model.adapter, replace(model.merging, prop_attn=False))
 
 
-class Raising:
+class RaisingStrategy:
     """A strategy that cannot attend."""
 
     def attend(self, *_: object) -> Packed:
@@ -81,49 +94,58 @@ class Raising:
     merge = attend
 
 
-def wrong(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
-    return NoSizes(copy.deepcopy(model).to(dtype))
+def optimize_wrongly(
+    model: tome_core.MergedViT,
+    dtype: torch.dtype,
+    **_: bool,
+) -> tome_core.MergedViT:
+    return WithoutSizes(copy.deepcopy(model).to(dtype))
 
 
-def raising(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
-    fast = copy.deepcopy(model).to(dtype)
-    fast.merging = replace(fast.merging, strategy=Raising())  # type: ignore[arg-type]
-    return fast
+def optimize_to_raise(
+    model: tome_core.MergedViT,
+    dtype: torch.dtype,
+    **_: bool,
+) -> tome_core.MergedViT:
+    candidate = copy.deepcopy(model).to(dtype)
+    strategy = RaisingStrategy()
+    candidate.merging = replace(candidate.merging, strategy=strategy)  # type: ignore[arg-type]
+    return candidate
 
 
-def impossible(model: tome_core.MergedViT, dtype: torch.dtype, **_: bool) -> tome_core.MergedViT:
+def fail_to_optimize(
+    model: tome_core.MergedViT,
+    dtype: torch.dtype,
+    **_: bool,
+) -> tome_core.MergedViT:
     raise OSError("cannot be built")
 
 
-def plain(folder: Path) -> tome_core.MergedViT:
-    (spec,) = read_catalog(folder / "models.toml", ())
-    vit = create(spec, 3, pretrained=False)
-    assert spec.checkpoint is not None
-    load_weights(vit, spec.checkpoint)
-    return tome_core.patch(vit.eval())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_right_serves(
-    tiny_folder: Path, dtype: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_optimised_network_that_passes_serves(
+    tiny_folder: Path,
+    dtype: torch.dtype,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    proven = self_check.accelerate(
-        plain(tiny_folder), getattr(torch, dtype), (3, 32, 32), (0, 4, 8), "tiny"
-    )
-    assert proven.kind in ("kernels", "operators")
-    assert {parameter.dtype for parameter in proven.network.parameters()} == {getattr(torch, dtype)}
+    plain = load_plain(tiny_folder)
+    checked = self_check.accelerate(plain, dtype, IMAGE_SHAPE, (0, 4, 8), "tiny")
+    assert checked.acceleration in ("kernels", "operators")
+    assert {parameter.dtype for parameter in checked.network.parameters()} == {dtype}
     assert not caplog.records
 
 
 @pytest.mark.parametrize(
     ("optimize", "reason"),
     [
-        (wrong, "typically differs by 0"),
-        (raising, "raised RuntimeError: no kernel image is available for execution on the device"),
-        (impossible, "raised OSError: cannot be built"),
+        (optimize_wrongly, "of the logits for the median image"),
+        (
+            optimize_to_raise,
+            "raised RuntimeError: no kernel image is available for execution on the device",
+        ),
+        (fail_to_optimize, "raised OSError: cannot be built"),
     ],
 )
-def test_an_engine_starts_with_the_plain_network_where_the_fast_one_fails(
+def test_an_engine_falls_back_to_the_plain_network(
     tiny_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -135,47 +157,70 @@ def test_an_engine_starts_with_the_plain_network_where_the_fast_one_fails(
     with caplog.at_level(logging.WARNING, "tome.engine"):
         served, (info,) = start_models(config)
     assert info.acceleration == self_check.REFERENCE
+
     (record,) = caplog.records
-    assert (
-        record.getMessage().startswith("tiny: the optimised network is not used")
-        and reason in record.getMessage()
-    )
-    assert "more lines" not in record.getMessage()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), np.uint8)
+    message = record.getMessage()
+    assert message.startswith("tiny: the self check rejects the optimised network")
+    assert reason in message
+    assert "more lines" not in message
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (3, *IMAGE_SHAPE), np.uint8)
     schedules = [Schedule.constant(r) for r in (0, 8, 3)]
     images = (torch.from_numpy(pixels) / 255 - 0.5) / 0.25
-    with torch.inference_mode():
-        expected = plain(tiny_folder)(images, r=schedules)
+    expected = self_check.compute_logits(
+        load_plain(tiny_folder),
+        CheckBatch(images, tuple(schedules)),
+    )
     logits = served["tiny"].runner.logits(pixels, schedules)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_engine_says_what_makes_it_fast(tiny: LoadedModel) -> None:
-    assert (
-        Runner(tiny, torch.device("cpu")).acceleration
-        == tiny.acceleration
-        in ("kernels", "operators")
-    )
+def test_the_runner_reports_the_acceleration(tiny: LoadedModel) -> None:
+    assert tiny.acceleration in ("kernels", "operators")
+    assert Runner(tiny, CPU).acceleration == tiny.acceleration
 
 
-def test_what_takes_the_device_down_needs_a_new_process(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_acceleration_that_loses_the_device_needs_a_new_process(
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tome_core, "optimize", raising)
-    monkeypatch.setattr(self_check, "is_lost", lambda device: True)
-    with pytest.raises(
-        UnsafeAcceleration, match="tiny: the optimised network raised RuntimeError: no kernel"
-    ) as found:
-        self_check.accelerate(plain(tiny_folder), torch.float32, (3, 32, 32), (0, 4), "tiny")
-    assert found.value.safer == Accelerations(optimised=False)
+    def is_lost(device: torch.device) -> bool:
+        return True
+
+    monkeypatch.setattr(tome_core, "optimize", optimize_to_raise)
+    monkeypatch.setattr(self_check, "is_lost", is_lost)
+    message = "tiny: the optimised network raised RuntimeError: no kernel"
+    plain = load_plain(tiny_folder)
+    with pytest.raises(UnsafeAcceleration, match=message) as caught:
+        self_check.accelerate(plain, torch.float32, IMAGE_SHAPE, (0, 4), "tiny")
+    assert caught.value.safer == Accelerations(optimised=False)
 
 
-def test_the_path_of_one_level_is_proven_even_without_time(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_uniform_batch_is_checked_even_without_time(
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(self_check, "BUDGET_SECONDS", -1.0)
-    cases, _ = self_check.run_within_budget(
-        plain(tiny_folder), self_check.make_cases((3, 32, 32), (0, 4), CPU)
-    )
-    assert [len(set(case.schedules)) for case in cases] == [2, 1]
-    assert cases[1].schedules[0] == Schedule.constant(4)
+    batches = self_check.make_batches(IMAGE_SHAPE, (0, 4), CPU)
+    finished, _ = self_check.run_within_budget(load_plain(tiny_folder), batches)
+    mixed, uniform = finished
+    assert len(set(mixed.schedules)) == 2
+    assert set(uniform.schedules) == {Schedule.constant(4)}
+
+
+def test_a_copy_in_another_dtype_has_rounded_weights(tiny_folder: Path) -> None:
+    plain = load_plain(tiny_folder)
+    copied = self_check.copy_with_dtype(plain, torch.bfloat16)
+    originals = plain.state_dict()
+    for name, converted in copied.state_dict().items():
+        assert converted.dtype == torch.bfloat16
+        assert torch.equal(converted, originals[name].to(torch.bfloat16))
+
+
+def test_a_copy_in_the_same_dtype_shares_no_memory(tiny_folder: Path) -> None:
+    plain = load_plain(tiny_folder)
+    copied = self_check.copy_with_dtype(plain, torch.float32)
+    originals = plain.state_dict()
+    for name, converted in copied.state_dict().items():
+        assert converted.data_ptr() != originals[name].data_ptr()

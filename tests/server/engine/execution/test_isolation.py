@@ -1,4 +1,4 @@
-"""Bisecting against an oracle: which items are poison is known beforehand."""
+"""Isolation of failures, checked against items that are known to make a run fail."""
 
 import math
 from collections.abc import Sequence
@@ -8,38 +8,40 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.device.errors import free_memory, is_lost, kind_of
+from server.engine.device.errors import classify_error, free_memory, is_lost
 from server.engine.execution.isolation import run_isolated
 from server.errors import DeviceLost
 
-POISONED = st.lists(st.booleans(), min_size=1, max_size=64)
+FAILING_ITEMS = st.lists(st.booleans(), min_size=1, max_size=64)
 
 
-def nothing() -> None:
+def free_nothing() -> None:
     pass
 
 
-@given(POISONED)
-def test_the_poison_alone_fails(poisoned: list[bool]) -> None:
+@given(FAILING_ITEMS)
+def test_only_the_items_at_fault_fail(failing: list[bool]) -> None:
     runs = 0
 
     def run(items: Sequence[int]) -> list[int]:
         nonlocal runs
         runs += 1
-        if any(poisoned[item] for item in items):
-            raise ValueError("poison")
+        if any(failing[item] for item in items):
+            raise ValueError("injected")
         return [item * item for item in items]
 
-    isolated = run_isolated(run, range(len(poisoned)), nothing, kind_of)
-    assert isolated.answers == [
-        "error" if bad else item * item for item, bad in enumerate(poisoned)
+    result = run_isolated(run, range(len(failing)), free_nothing, classify_error)
+    assert result.answers == [
+        "error" if fails else item * item for item, fails in enumerate(failing)
     ]
-    assert isolated.kinds == ({"error"} if any(poisoned) else set())
-    assert runs <= 1 + 2 * sum(poisoned) * math.ceil(math.log2(len(poisoned)))
+    assert result.failures == ({"error"} if any(failing) else set())
+    assert runs <= 1 + 2 * sum(failing) * math.ceil(math.log2(len(failing)))
 
 
 @given(st.integers(1, 64), st.integers(1, 64))
-def test_a_batch_that_does_not_fit_runs_in_parts_that_do(count: int, fits: int) -> None:
+def test_a_batch_that_does_not_fit_into_memory_runs_in_parts_that_fit(
+    count: int, fits: int
+) -> None:
     sizes = []
     freed = 0
 
@@ -53,29 +55,29 @@ def test_a_batch_that_does_not_fit_runs_in_parts_that_do(count: int, fits: int) 
         sizes.append(len(items))
         return list(items)
 
-    isolated = run_isolated(run, range(count), free, kind_of)
-    assert isolated.answers == list(range(count))
+    result = run_isolated(run, range(count), free, classify_error)
+    assert result.answers == list(range(count))
     assert max(sizes) <= fits
-    assert isolated.largest == max(sizes)
-    assert isolated.ran_out_together == (count > fits)
-    assert isolated.kinds == ({"out-of-memory"} if count > fits else set())
+    assert result.largest == max(sizes)
+    assert result.batch_too_large == (count > fits)
+    assert result.failures == ({"out-of-memory"} if count > fits else set())
     assert bool(freed) == (count > fits)
 
 
-def test_memory_that_one_item_alone_exceeds_did_not_run_out_for_all_together() -> None:
+def test_an_item_that_does_not_fit_alone_does_not_make_the_batch_too_large() -> None:
     def run(items: Sequence[int]) -> list[int]:
         if 3 in items:
             raise MemoryError
         return list(items)
 
-    isolated = run_isolated(run, range(8), nothing, kind_of)
-    assert isolated.answers.count("out-of-memory") == 1
-    assert isolated.largest == 4
-    assert not isolated.ran_out_together
+    result = run_isolated(run, range(8), free_nothing, classify_error)
+    assert result.answers.count("out-of-memory") == 1
+    assert result.largest == 4
+    assert not result.batch_too_large
 
 
-def test_what_a_failed_run_held_is_gone_before_the_next() -> None:
-    """An exception's traceback keeps the frames that it went through, and with them their tensors."""
+def test_memory_of_a_failed_run_is_free_before_the_next_run() -> None:
+    """The traceback of an exception keeps its frames, and with them their tensors."""
     held: list[int] = []
 
     class Activation:
@@ -92,10 +94,10 @@ def test_what_a_failed_run_held_is_gone_before_the_next() -> None:
             raise MemoryError(activation)
         return list(items)
 
-    assert run_isolated(run, [1, 2, 3], nothing, kind_of).answers == [1, 2, 3]
+    assert run_isolated(run, [1, 2, 3], free_nothing, classify_error).answers == [1, 2, 3]
 
 
-def test_a_lost_device_is_not_asked_again() -> None:
+def test_nothing_is_retried_on_a_lost_device() -> None:
     runs = 0
 
     def run(items: Sequence[int]) -> list[int]:
@@ -104,22 +106,22 @@ def test_a_lost_device_is_not_asked_again() -> None:
         raise DeviceLost
 
     with pytest.raises(DeviceLost):
-        run_isolated(run, [1, 2], nothing, kind_of)
+        run_isolated(run, [1, 2], free_nothing, classify_error)
     assert runs == 1
 
 
 def test_running_out_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)  # more than any machine can address
-    assert kind_of(caught.value) == "out-of-memory"
+    assert classify_error(caught.value) == "out-of-memory"
     assert (
-        kind_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+        classify_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
         == "out-of-memory"
     )
-    assert kind_of(MemoryError()) == "out-of-memory"
+    assert classify_error(MemoryError()) == "out-of-memory"
     with pytest.raises(RuntimeError) as caught:
         torch.zeros(2) @ torch.zeros(3)
-    assert kind_of(caught.value) == "error"
+    assert classify_error(caught.value) == "error"
     free_memory()
 
 

@@ -1,9 +1,10 @@
-"""What a batch gives: everything that its images want, from one forward pass."""
+"""The runner: all outputs that the images of a batch request, from one forward pass."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,7 @@ from safetensors.torch import save_file
 
 from server.catalog.entries import read_catalog
 from server.commands.offline import classify
-from server.engine.device.forward import Floats
-from server.engine.execution.in_flight import pack_rows
+from server.engine.device.forward import FloatImages
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
 from server.errors import ConfigError
@@ -27,29 +27,32 @@ CPU = torch.device("cpu")
 EXAMPLES = Path(__file__).parents[4] / "examples"
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
 SCHEDULES = [Schedule.constant(r) for r in (0, 4, 4, 2, 0)]
-WANTS: list[OutputKind] = ["classes", "features", "source", "classes", "features"]
+OUTPUT_KINDS: list[OutputKind] = ["classes", "features", "source", "classes", "features"]
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(pixels) / 255 - 0.5) / 0.25
 
 
-def test_one_pass_gives_each_image_what_it_wants(
+def test_one_forward_pass_gives_each_image_the_output_it_requests(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = runner.model.network
     passes = []
     outputs = network.outputs
-    monkeypatch.setattr(
-        network, "outputs", lambda *args, **more: passes.append(more) or outputs(*args, **more)
-    )
-    mixed = runner.run(PIXELS, SCHEDULES, [3, 0, 0, 2, 0], WANTS)
+
+    def record(*args: Any, **more: Any) -> Any:
+        passes.append(more)
+        return outputs(*args, **more)
+
+    monkeypatch.setattr(network, "outputs", record)
+    mixed = runner.run(PIXELS, SCHEDULES, [3, 0, 0, 2, 0], OUTPUT_KINDS)
     assert [each["source"] for each in passes] == [True]
     with torch.inference_mode():
         features = network.embed(normalised(PIXELS), SCHEDULES)
         source = network.trace(normalised(PIXELS), SCHEDULES).source
         scores = network(normalised(PIXELS), SCHEDULES).softmax(dim=-1)
-    for index, (prediction, want) in enumerate(zip(mixed, WANTS, strict=True)):
+    for index, (prediction, want) in enumerate(zip(mixed, OUTPUT_KINDS, strict=True)):
         assert prediction.finite
         assert bool(prediction.classes) == (want == "classes")
         assert bool(prediction.features) == (want == "features")
@@ -67,39 +70,37 @@ def test_one_pass_gives_each_image_what_it_wants(
             )
 
 
-def test_nobody_pays_for_sources_that_nobody_wants(
+def test_source_maps_are_computed_only_if_an_image_requests_them(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = runner.model.network
-    asked = []
+    requested = []
     outputs = network.outputs
-    monkeypatch.setattr(
-        network,
-        "outputs",
-        lambda *args, **more: asked.append(more["source"]) or outputs(*args, **more),
-    )
+
+    def record(*args: Any, **more: Any) -> Any:
+        requested.append(more["source"])
+        return outputs(*args, **more)
+
+    monkeypatch.setattr(network, "outputs", record)
     runner.run(PIXELS[:2], SCHEDULES[:2], [1, 0], ["classes", "features"])
-    assert asked == [False]
+    assert requested == [False]
 
 
-def test_floats_and_bytes_share_a_batch(runner: Runner) -> None:
-    """An image is the same to the model whether it comes normalised or not; what its bytes would be
-    is overwritten.
-    """
+def test_normalised_images_and_bytes_share_a_batch(runner: Runner) -> None:
+    """A normalised image replaces the bytes in its row, and gives the same prediction."""
     expected = runner.run(PIXELS, SCHEDULES, [3] * 5)
-    rubbish = PIXELS.copy()
-    rubbish[[1, 3, 4]] = 255
-    mixed = Floats([1, 3, 4], normalised(PIXELS[[1, 3, 4]]).numpy())
-    for one, other in zip(
-        runner.run(rubbish, SCHEDULES, [3] * 5, floats=mixed), expected, strict=True
-    ):
-        assert one.classes == other.classes
-        assert one.scores == pytest.approx(other.scores, abs=1e-6)
-    passes = runner.run(rubbish, SCHEDULES, [3] * 5)
-    assert passes[1].scores != pytest.approx(expected[1].scores, abs=1e-3)
+    overwritten = PIXELS.copy()
+    overwritten[[1, 3, 4]] = 255
+    float_images = FloatImages([1, 3, 4], normalised(PIXELS[[1, 3, 4]]).numpy())
+    predictions = runner.run(overwritten, SCHEDULES, [3] * 5, float_images=float_images)
+    for prediction, same in zip(predictions, expected, strict=True):
+        assert prediction.classes == same.classes
+        assert prediction.scores == pytest.approx(same.scores, abs=1e-6)
+    without_floats = runner.run(overwritten, SCHEDULES, [3] * 5)
+    assert without_floats[1].scores != pytest.approx(expected[1].scores, abs=1e-3)
 
 
-def test_the_activation_makes_the_scores(tiny: LoadedModel) -> None:
+def test_scores_follow_from_the_activation_of_the_model(tiny: LoadedModel) -> None:
     logits = Runner(tiny, CPU).logits(PIXELS, SCHEDULES)
     for activation, expected in (
         ("softmax", logits.softmax(dim=-1)),
@@ -115,7 +116,9 @@ def test_the_activation_makes_the_scores(tiny: LoadedModel) -> None:
             assert prediction.scores == pytest.approx(best.values.tolist(), abs=1e-5)
 
 
-def test_a_model_without_a_classifier(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_model_without_a_classifier_gives_features_only(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", **{**ARGUMENTS, "num_classes": 0}).eval()
     save_file(vit.state_dict(), tmp_path / "tiny.safetensors")
     entry = (
@@ -136,10 +139,3 @@ def test_a_model_without_a_classifier(tiny_folder: Path, tmp_path: Path) -> None
     settings = ModelSettings(config=tmp_path / "models.toml", threads=1)
     with pytest.raises(ConfigError, match="model tiny has no classifier"):
         classify(settings, next(EXAMPLES.glob("*.png")), "0", "", 5)
-
-
-def test_bytes_are_little_endian_and_only_of_rows_that_are_wanted() -> None:
-    values = np.array([[1.0, -2.5], [3.0, 4.0]], np.float32)
-    assert pack_rows(values, [True, False]) == [b"\x00\x00\x80\x3f\x00\x00\x20\xc0", b""]
-    assert pack_rows(values.astype(np.int32), [False, True]) == [b"", b"\x03\0\0\0\x04\0\0\0"]
-    assert pack_rows(values, [False, False]) == [b"", b""]

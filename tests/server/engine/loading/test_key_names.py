@@ -1,4 +1,4 @@
-"""Names and shapes at full size, on the meta device: no weight is allocated."""
+"""Key names and shapes of full-size models, on the meta device: no weight is allocated."""
 
 from typing import Any
 
@@ -9,12 +9,14 @@ import torchvision
 
 from server.engine.loading.key_names import name_in_timm, names_in_file, to_timm
 
-
-def shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in state.items()}
+Shapes = dict[str, tuple[int, ...]]
 
 
-def timm_vit(name: str) -> Any:
+def shapes(state_dict: dict[str, Any]) -> Shapes:
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
+def timm_state_dict(name: str) -> Any:
     with torch.device("meta"):
         return timm.create_model(name, num_classes=1000).state_dict()
 
@@ -27,40 +29,48 @@ def timm_vit(name: str) -> Any:
         (torchvision.models.vit_h_14, "vit_huge_patch14_224"),
     ],
 )
-def test_torchvision_s_models_are_timm_s(build: Any, name: str) -> None:
+def test_torchvision_s_names_become_timm_s(build: Any, name: str) -> None:
     with torch.device("meta"):
-        state = build().state_dict()
-    assert shapes(to_timm(state)) == shapes(timm_vit(name))
-    assert set(names_in_file(state).values()) == set(state)
+        state_dict = build().state_dict()
+    assert shapes(to_timm(state_dict)) == shapes(timm_state_dict(name))
+    assert set(names_in_file(state_dict).values()) == set(state_dict)
 
 
-def test_swag_counts_tokens_first_and_names_layers() -> None:
-    """The names of ``vit_b16_in1k`` in SWAG's repository, 384 pixels."""
-    state = {
-        "class_token": torch.empty(1, 1, 768, device="meta"),
-        "conv_proj.weight": torch.empty(768, 3, 16, 16, device="meta"),
-        "conv_proj.bias": torch.empty(768, device="meta"),
-        "encoder.pos_embedding": torch.empty(577, 1, 768, device="meta"),
-        "encoder.ln.weight": torch.empty(768, device="meta"),
-        "encoder.ln.bias": torch.empty(768, device="meta"),
-        "head.layers.head.weight": torch.empty(1000, 768, device="meta"),
-        "head.layers.head.bias": torch.empty(1000, device="meta"),
-    }
-    layer = {
-        **{f"ln_{i}.{part}": (768,) for i in (1, 2) for part in ("weight", "bias")},
-        "self_attention.in_proj_weight": (2304, 768),
-        "self_attention.in_proj_bias": (2304,),
-        "self_attention.out_proj.weight": (768, 768),
-        "self_attention.out_proj.bias": (768,),
-        "mlp.linear_1.weight": (3072, 768),
-        "mlp.linear_1.bias": (3072,),
-        "mlp.linear_2.weight": (768, 3072),
-        "mlp.linear_2.bias": (768,),
-    }
+# The names of ``vit_b16_in1k`` in SWAG's repository, for 384 pixels.
+SWAG: Shapes = {
+    "class_token": (1, 1, 768),
+    "conv_proj.weight": (768, 3, 16, 16),
+    "conv_proj.bias": (768,),
+    "encoder.pos_embedding": (577, 1, 768),
+    "encoder.ln.weight": (768,),
+    "encoder.ln.bias": (768,),
+    "head.layers.head.weight": (1000, 768),
+    "head.layers.head.bias": (1000,),
+}
+SWAG_BLOCK: Shapes = {
+    "ln_1.weight": (768,),
+    "ln_1.bias": (768,),
+    "ln_2.weight": (768,),
+    "ln_2.bias": (768,),
+    "self_attention.in_proj_weight": (2304, 768),
+    "self_attention.in_proj_bias": (2304,),
+    "self_attention.out_proj.weight": (768, 768),
+    "self_attention.out_proj.bias": (768,),
+    "mlp.linear_1.weight": (3072, 768),
+    "mlp.linear_1.bias": (3072,),
+    "mlp.linear_2.weight": (768, 3072),
+    "mlp.linear_2.bias": (768,),
+}
+
+
+def test_swag_s_names_become_timm_s() -> None:
+    swag_shapes = dict(SWAG)
     for index in range(12):
-        for key, shape in layer.items():
-            state[f"encoder.layers.layer_{index}.{key}"] = torch.empty(shape, device="meta")
-    assert shapes(to_timm(state)) == shapes(timm_vit("vit_base_patch16_384"))
+        for key, shape in SWAG_BLOCK.items():
+            swag_shapes[f"encoder.layers.layer_{index}.{key}"] = shape
+    state_dict = {key: torch.empty(shape, device="meta") for key, shape in swag_shapes.items()}
+    expected = timm_state_dict("vit_base_patch16_384")
+    assert shapes(to_timm(state_dict)) == shapes(expected)
 
 
 @pytest.mark.parametrize(
@@ -73,18 +83,22 @@ def test_swag_counts_tokens_first_and_names_layers() -> None:
     ],
 )
 def test_timm_s_own_names_stay(name: str) -> None:
-    state = timm_vit(name)
-    assert to_timm(state) == state
-    assert names_in_file(state) == {}
-    assert [name_in_timm(key) for key in state] == list(state)
+    state_dict = timm_state_dict(name)
+    assert to_timm(state_dict) == state_dict
+    assert names_in_file(state_dict) == {}
+    assert [name_in_timm(key) for key in state_dict] == list(state_dict)
 
 
-def test_the_decoder_of_mae_is_dropped_and_nothing_else() -> None:
-    encoder = timm_vit("vit_base_patch16_224")
+def test_the_decoder_of_mae_is_left_out() -> None:
+    encoder = timm_state_dict("vit_base_patch16_224")
     decoder = {
-        key: torch.empty(1) for key in ("mask_token", "decoder_pos_embed", "decoder_embed.weight")
+        "mask_token": torch.empty(1),
+        "decoder_pos_embed": torch.empty(1),
+        "decoder_embed.weight": torch.empty(1),
     }
     assert to_timm(encoder | decoder) == encoder
-    assert to_timm({"mask_token": torch.empty(1)}).keys() == {
-        "mask_token"
-    }  # DINOv2's: timm's filter tells by it
+
+
+def test_the_mask_token_of_dinov2_stays() -> None:
+    """timm's filter recognises DINOv2 by it."""
+    assert to_timm({"mask_token": torch.empty(1)}).keys() == {"mask_token"}

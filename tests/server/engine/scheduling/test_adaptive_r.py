@@ -1,132 +1,152 @@
-"""r=auto over HTTP, on a real server with the bundled model, whose levels are 0 and 16."""
+"""Adaptive r in the scheduler: jobs that leave r to the engine.
+
+An image takes 0.1 s at r=0, 0.08 s at 4, 0.06 s at 8, and 0.02 s at 16.
+"""
 
 from __future__ import annotations
 
-import io
-import re
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-import httpx
 import pytest
-from PIL import Image
 
-from tests.server.wire import SNEAKER, assert_problem
-
-RAW = {"Accept": "application/octet-stream"}
-
-
-@pytest.mark.parametrize("path", ["/classify", "/embed"])
-def test_an_idle_server_serves_the_exact_model(client, path):
-    answer = client.post(f"{path}?r=auto&deadline_ms=20000", content=SNEAKER).json()
-    assert (answer["r"], answer["r_requested"]) == ("0", "auto")
-    assert answer["tokens"] == {"input": 197, "output": 197}
-    exact = client.post(f"{path}?r=0", content=SNEAKER).json()
-    assert set(answer) == set(exact)
-    if path == "/classify":
-        assert [each["label"] for each in answer["predictions"]] == [
-            each["label"] for each in exact["predictions"]
-        ]
-
-
-def test_pictures_and_raw_features_name_the_schedule_in_a_header(client):
-    picture = client.post("/visualize?r=auto&deadline_ms=20000", content=SNEAKER)
-    assert picture.headers["x-tome-r"] == "0"
-    assert Image.open(io.BytesIO(picture.content)).format == "PNG"
-    auto = client.post("/embed?r=auto&deadline_ms=20000", content=SNEAKER, headers=RAW)
-    assert auto.headers["x-tome-r"] == "0"
-    assert client.post("/embed?r=16:1", content=SNEAKER, headers=RAW).headers["x-tome-r"] == "16:1"
-
-
-@pytest.mark.parametrize(
-    ("query", "used"), [("r_max=0", "0"), ("r_max=15", "0"), ("min_accuracy=90.8", "0")]
+from server.engine.scheduling.adaptive_r import AdaptiveR, candidate_limits, useful_options
+from server.engine.scheduling.batch_builder import Option, QueuedJob
+from server.engine.scheduling.scheduler import Scheduler
+from server.latency.cost import CostFeatures, CostModel, ImageCost
+from tests.server.engine.scheduling.made_up_models import (
+    LEVELS,
+    MadeUpModel,
+    job_ids,
+    make_job,
+    make_scheduler,
+    used_r,
 )
-def test_bounds(client, query, used):
-    for _ in range(3):
-        assert (
-            client.post(f"/classify?r=auto&deadline_ms=20000&{query}", content=SNEAKER).json()["r"]
-            == used
-        )
+from tome_core.schedule import Schedule
 
 
-@pytest.mark.parametrize(
-    ("query", "parameter"),
-    [
-        ("r=8&r_max=4", "r_max"),
-        ("min_accuracy=90", "min_accuracy"),
-        ("r=auto&min_accuracy=99.5", "min_accuracy"),
-    ],
-)
-def test_bounds_without_a_choice_are_refused(client, query, parameter):
-    problem = assert_problem(
-        client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter"
-    )
-    assert problem["parameter"] == parameter
+def make_queue(count: int, deadline: float | None, **settings: object) -> Scheduler:
+    """Return a scheduler with ``count`` equal jobs that allow all levels."""
+    jobs = [make_job(number, deadline=deadline, choices=LEVELS) for number in range(count)]
+    return make_scheduler(*jobs, **settings)  # type: ignore[arg-type]
 
 
-def test_what_no_r_can_do_in_time_is_refused_at_once(client):
-    # A deadline this close may pass, on a busy machine, before the server looks at the clock.
-    answers = (client.post("/classify?r=auto&deadline_ms=1", content=SNEAKER) for _ in range(100))
-    refused = next(answer for answer in answers if answer.status_code != 504)
-    problem = assert_problem(refused, 503, "overloaded")
-    assert problem["reason"] == "deadline"
-    assert re.fullmatch(
-        r"the answer would take \S+ s, and the deadline is in \S+ s", problem["detail"]
-    )
-    assert int(refused.headers["retry-after"]) >= 1
+def first_r(count: int, deadline: float | None, **settings: object) -> list[int]:
+    """Return the r of each job in the first batch of `make_queue`."""
+    return used_r(make_queue(count, deadline, **settings).take_next(0.0).batch)
 
 
-def test_under_load_named_ones_stay_as_they_are(server):
-    """More images at once than r=0 does within the deadline; most of them name an r."""
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        client.post("/classify", content=SNEAKER)
-        files = [("f", ("f", SNEAKER))]
-        queries = ["r=auto&deadline_ms=400", "r=0", "r=16", "r=3"] * 6
-        used = {query: set() for query in queries}
-
-        def ask(query: str) -> None:
-            answer = client.post(f"/classify?{query}", files=files * 8)
-            assert answer.status_code == 200 or (
-                "deadline" in query and answer.status_code in (503, 504)
-            )
-            results = answer.json()["results"] if answer.status_code == 200 else []
-            used[query] |= {result["r"] for result in results if "r" in result}
-
-        for _ in range(
-            5
-        ):  # a machine that is busier still may answer none of those with a deadline
-            with ThreadPoolExecutor(len(queries)) as pool:
-                list(pool.map(ask, queries))
-            if all(used.values()):
-                break
-    assert (used["r=0"], used["r=16"], used["r=3"]) == ({"0"}, {"16"}, {"3"})
-    assert used["r=auto&deadline_ms=400"]
-    assert used["r=auto&deadline_ms=400"] <= {"0", "16"}
+def test_with_enough_time_nothing_merges() -> None:
+    assert first_r(4, deadline=0.41) == [0] * 4
 
 
-def test_without_a_deadline_the_target_is_met_by_merging(start_server):
-    """The target is far below what the queue takes at r=0, so merging must begin; and r=auto may be
-    the default.
-    """
-    with start_server(default_r="auto", target_ms=20, max_batch=4) as server:
-        files = [("f", ("f", SNEAKER))] * 32
-        results = httpx.post(f"{server.url}/classify", files=files, timeout=30).json()["results"]
-        assert {result["r_requested"] for result in results} == {"auto"}
-        assert "16" in {result["r"] for result in results}
-        assert server.metric('tome_images_total{model="fashion-mnist",r="16"}') >= 1
-        named = httpx.post(f"{server.url}/classify?r=3", content=SNEAKER).json()
-        assert (named["r"], named["r_requested"]) == ("3", "3")
+@pytest.mark.parametrize(("deadline", "r"), [(0.33, 4), (0.25, 8), (0.09, 16)])
+def test_r_is_the_smallest_with_which_all_jobs_are_in_time(deadline: float, r: int) -> None:
+    assert first_r(4, deadline) == [r] * 4
 
 
-def test_without_a_profile_there_is_no_accuracy_to_ask_for(start_server, tiny_folder):
-    with start_server(
-        config=tiny_folder / "models.toml", levels="0,4", dtype="float32", target_ms=20_000
-    ) as server:
-        image = io.BytesIO()
-        Image.new("RGB", (32, 32)).save(image, "PNG")
-        refused = httpx.post(
-            f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue()
-        )
-        assert "has no profile" in assert_problem(refused, 422, "invalid-parameter")["detail"]
-        assert (
-            httpx.post(f"{server.url}/classify?r=auto", content=image.getvalue()).json()["r"] == "0"
-        )
+def test_jobs_behind_the_first_batch_count() -> None:
+    assert first_r(8, deadline=1.25, max_batch=4) == [0] * 4
+    assert first_r(16, deadline=1.0, max_batch=4) == [16] * 4
+
+
+def test_predictions_count_with_their_margin() -> None:
+    assert first_r(4, deadline=0.41, model=MadeUpModel(margin=0.2)) == [4] * 4
+
+
+def test_without_a_deadline_the_target_is_met() -> None:
+    assert first_r(4, deadline=None, target=0.25) == [8] * 4
+
+
+def test_a_target_that_no_r_can_meet_is_missed_by_as_little_as_possible() -> None:
+    scheduler = make_queue(8, deadline=None, target=0.05)
+    assert used_r(scheduler.take_next(10.0).batch) == [16] * 4
+
+
+def test_only_jobs_up_to_the_last_that_needs_it_merge_more() -> None:
+    tight = [make_job(number, deadline=0.15, choices=LEVELS) for number in (1, 5)]
+    loose = [make_job(number, deadline=5.0, choices=LEVELS) for number in (2, 3, 4)]
+    scheduler = make_scheduler(*loose, *tight, model=MadeUpModel(overhead=0.001))
+    # The two jobs run by themselves: with another one they would be late.
+    assert used_r(scheduler.take_next(0.0).batch) == [8, 8]
+    assert used_r(scheduler.take_next(0.13 + AdaptiveR().relax_seconds).batch) == [0, 0, 0]
+
+
+def test_a_job_that_allows_fewer_levels_merges_as_much_as_it_allows() -> None:
+    bounded = make_job(1, deadline=0.3, choices=LEVELS[:2])
+    free = [make_job(number, deadline=0.3, choices=LEVELS) for number in (2, 3, 4)]
+    assert used_r(make_scheduler(bounded, *free).take_next(0.0).batch) == [4, 8, 8, 8]
+
+
+def test_jobs_that_name_r_take_their_time_and_keep_their_r() -> None:
+    named = [make_job(number, deadline=0.35) for number in (1, 2)]
+    free = [make_job(number, deadline=0.35, choices=LEVELS) for number in (3, 4)]
+    assert used_r(make_scheduler(*named, *free).take_next(0.0).batch) == [0, 0, 8, 8]
+
+
+def test_a_job_is_refused_if_the_batch_in_flight_leaves_no_time_for_it() -> None:
+    assert job_ids(make_queue(1, deadline=0.15).take_next(0.0, start=0.0).batch) == [0]
+    taken = make_queue(1, deadline=0.15).take_next(0.0, start=0.14)
+    assert job_ids(taken.batch) == []
+    assert job_ids(taken.refused) == [0]
+
+
+def test_a_job_that_no_r_can_finish_in_time_is_refused_at_once() -> None:
+    taken = make_queue(3, deadline=0.05).take_next(0.0)
+    assert job_ids(taken.batch) == [0, 1]
+    assert job_ids(taken.refused) == [2]
+
+
+def test_no_job_merges_for_one_that_is_late_anyway() -> None:
+    late = make_job(0, deadline=0.05)
+    others = [make_job(number, deadline=2.0, choices=LEVELS) for number in (1, 2)]
+    taken = make_scheduler(late, *others).take_next(0.0)
+    assert used_r(taken.batch) == [0, 0]
+    assert job_ids(taken.refused) == [0]
+
+
+def test_an_estimate_that_is_too_high_does_not_refuse_all_jobs_forever() -> None:
+    model = MadeUpModel()
+    model.cost_model = replace(model.cost_model, contention=100.0)
+    taken = make_queue(3, deadline=0.1, model=model).take_next(0.0)
+    assert job_ids(taken.batch) == [0]
+    assert job_ids(taken.refused) == [1, 2]
+    # With a deadline that an undisturbed machine cannot meet either, no job needs to run.
+    assert job_ids(make_queue(3, deadline=0.01, model=model).take_next(0.0).refused) == [0, 1, 2]
+
+
+def test_r_falls_slowly_after_it_was_needed() -> None:
+    scheduler = make_queue(4, deadline=0.09)
+    assert used_r(scheduler.take_next(0.0).batch) == [16] * 4
+    seen = []
+    for number in range(10, 20):
+        now = (number - 9) * 0.3
+        scheduler.add(make_job(number, submitted=now, deadline=now + 5, choices=LEVELS))
+        seen += used_r(scheduler.take_next(now).batch)
+    assert seen == sorted(seen, reverse=True)
+    assert seen[0] == 16
+    assert seen[-1] == 0
+    assert {4, 8} <= set(seen)
+
+
+def make_option(r: int, relative_flops: float, tokens: float) -> Option:
+    return Option(Schedule.constant(r), relative_flops, ImageCost(tokens, 0.0, 0.0))
+
+
+def test_options_that_save_no_time_are_left_out() -> None:
+    exact = make_option(0, relative_flops=1.0, tokens=10.0)
+    useless = make_option(4, relative_flops=0.8, tokens=10.0)
+    fast = make_option(16, relative_flops=0.4, tokens=5.0)
+    cost_model = CostModel(CostFeatures(tokens=1.0))
+    assert useful_options([fast, exact, useless], cost_model, images=8) == (exact, fast)
+
+
+def test_candidate_limits_are_those_of_jobs_that_leave_r_open() -> None:
+    exact = make_option(0, relative_flops=1.0, tokens=10.0)
+    middle = make_option(8, relative_flops=0.7, tokens=7.0)
+    fast = make_option(16, relative_flops=0.4, tokens=5.0)
+
+    def queued(*options: Option) -> QueuedJob:
+        return QueuedJob(make_job(1), options, due=1.0, due_is_binding=True)
+
+    assert candidate_limits([queued(middle)]) == []
+    assert candidate_limits([queued(exact, fast), queued(middle), queued(exact)]) == [1.0, 0.4]

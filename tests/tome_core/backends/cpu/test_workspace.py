@@ -13,26 +13,26 @@ MB = 1 << 20
 BYTES = torch.uint8
 
 
-def test_a_block_comes_back_when_the_last_view_of_it_is_gone() -> None:
+def test_a_block_is_reused_after_its_last_view_is_freed() -> None:
     workspace = Workspace()
     x = workspace.empty(4, MB, torch.float32)
-    assert (
-        x.shape == (4, MB)
-        and x.dtype == torch.float32
-        and x.is_contiguous()
-        and x.data_ptr() % 64 == 0
-    )
+    assert x.shape == (4, MB)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous()
+    assert x.data_ptr() % 64 == 0
     view = x.fill_(1)[3, 5:]
     address = x.data_ptr()
     del x
-    assert workspace.free_bytes == 0 and view.eq(1).all()
+    assert workspace.free_bytes == 0
+    assert view.eq(1).all()
     del view
     assert workspace.free_bytes == 16 * MB
     again = workspace.empty(3, 2 * MB, torch.bfloat16)
-    assert again.data_ptr() == address and workspace.free_bytes == 0
+    assert again.data_ptr() == address
+    assert workspace.free_bytes == 0
 
 
-def test_the_smallest_block_that_fits_is_taken() -> None:
+def test_the_smallest_block_that_fits_is_reused() -> None:
     workspace = Workspace()
     blocks = [workspace.empty(size, MB, BYTES) for size in (8, 2, 4)]
     address = blocks[2].data_ptr()
@@ -40,7 +40,7 @@ def test_the_smallest_block_that_fits_is_taken() -> None:
     assert workspace.empty(3, MB, BYTES).data_ptr() == address
 
 
-def test_blocks_that_are_too_small_make_room() -> None:
+def test_blocks_that_are_too_small_are_released() -> None:
     workspace = Workspace()
     small = [workspace.empty(size, MB, BYTES) for size in (1, 2, 3)]
     del small
@@ -53,14 +53,14 @@ def test_blocks_that_are_too_small_make_room() -> None:
     assert workspace.free_bytes == 0
 
 
-def test_small_tensors_are_left_to_the_allocator() -> None:
+def test_small_tensors_use_the_allocator() -> None:
     workspace = Workspace()
     workspace.empty(10, 10, torch.float32)
     assert workspace.empty(0, 10, torch.float32).shape == (0, 10)
     assert workspace.free_bytes == 0
 
 
-def test_out_of_memory_is_that() -> None:
+def test_out_of_memory_raises_memory_error() -> None:
     with pytest.raises(MemoryError, match="can't allocate memory"):
         Workspace().empty(1 << 30, 1 << 20, BYTES)
 
@@ -71,7 +71,7 @@ def test_out_of_memory_is_that() -> None:
     )
 )
 def test_no_two_tensors_share_memory(steps: list[tuple[int, int, int]]) -> None:
-    """Each holds a number of its own to its end, whoever came and went meanwhile."""
+    """Each tensor keeps its own number while others come and go."""
     workspace = Workspace()
     held = {}
     for number, (rows, width, place) in enumerate(steps):
@@ -81,7 +81,7 @@ def test_no_two_tensors_share_memory(steps: list[tuple[int, int, int]]) -> None:
 
 
 @given(st.lists(st.integers(4, 32), min_size=1, max_size=20))
-def test_whatever_the_sizes_of_batches_no_more_is_kept_than_the_largest_needs(
+def test_the_pool_never_exceeds_the_needs_of_the_largest_batch(
     batches: list[int],
 ) -> None:
     """A layer's input and output narrow and one tensor wide, at shrinking numbers of rows."""
@@ -96,7 +96,7 @@ def test_whatever_the_sizes_of_batches_no_more_is_kept_than_the_largest_needs(
 
 
 @pytest.mark.parametrize("inference", [True, False])
-def test_threads(inference: bool) -> None:
+def test_threads_share_one_workspace(inference: bool) -> None:
     workspace = Workspace()
 
     def work(number: int) -> bool:

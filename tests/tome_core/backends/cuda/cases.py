@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from tests.tome_core.backends.cuda.compiler import Case
 from tome_core.backends.cuda import attention, gelu, norms, patches
+from tome_core.backends.cuda.launch_config import DEFAULT_CONFIG
 
 
 def attend(
-    dtype: str, tiles: attention.Tiles, width: int, has_sizes: bool = True, packed: bool = True
+    dtype: str,
+    tiles: attention.Tiles,
+    width: int,
+    has_sizes: bool = True,
+    packed: bool = True,
 ) -> Case:
     """Packed, or, as where queries and keys are turned, values alone a view of what was packed."""
     heads = 12
@@ -49,9 +54,9 @@ def gelu_of(dtype: str) -> Case:
         name=f"gelu {dtype}",
         kernel=gelu.gelu_kernel,
         types={"x": dtype, "units": "i32"},
-        constants=gelu.constants(3072, gelu.SHARE),
+        constants=gelu.constants(3072, DEFAULT_CONFIG),
         aligned=("x",),
-        warps=gelu.SHARE.warps,
+        warps=DEFAULT_CONFIG.warps,
     )
 
 
@@ -60,9 +65,9 @@ def patch(pixels: str, side: int, dtype: str) -> Case:
         name=f"patches {pixels} {side} {dtype}",
         kernel=patches.patches_kernel,
         types={"pixels": pixels, "scale": "*fp32", "shift": "*fp32", "out": dtype},
-        constants=patches.constants((3, 224, 224), (side, side), patches.SHARE),
+        constants=patches.constants((3, 224, 224), (side, side), patches.DEFAULT_CONFIG),
         aligned=("pixels", "scale", "shift", "out"),
-        warps=patches.SHARE.warps,
+        warps=patches.DEFAULT_CONFIG.warps,
     )
 
 

@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation for GPUs that are not there: ``python -m
-tests.tome_core.backends.cuda.compiler MODULE 90 ...``.
+"""Ahead-of-time compilation without a GPU.
 
-``MODULE.CASES`` lists what to compile. Written is a JSON list of `Compiled`. A process of its own
-is needed, since where kernels are interpreted none can be compiled.
+Usage: ``python -m tests.tome_core.backends.cuda.compiler MODULE 90 ...``. Compiles the kernels of
+``MODULE.CASES`` and prints a JSON list of `Compiled`. It runs in a separate process, because
+kernels cannot be compiled where they are interpreted.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What became of a case: 32-bit registers a thread, bytes of the stack a thread, bytes of
-    shared memory a program.
+    """The resources that a compiled kernel uses.
 
     Attributes:
-        stack: holds what was spilled.
+        registers: of 32 bits, for each thread.
+        stack: bytes for each thread; holds spilled registers.
+        shared: bytes of shared memory for each program.
         widest: bits of the widest access to global memory.
-        products: instructions of tensor cores that the PTX has.
+        products: tensor core instructions in the PTX.
     """
 
     name: str
@@ -107,7 +108,7 @@ def compile_case(case: Case, capability: int) -> Compiled:
 
 
 def _usage(cubin: bytes) -> dict[str, int]:
-    """By the name that cuobjdump gives it, what a program in machine code takes."""
+    """The registers and stack of a compiled kernel, by the names that cuobjdump prints."""
     from triton.backends import nvidia
 
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"

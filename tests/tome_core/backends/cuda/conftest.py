@@ -1,8 +1,8 @@
-"""Kernels in Triton run on a GPU where there is one, else in Triton's interpreter, on the CPU.
+"""The kernels run on a GPU if there is one, otherwise in Triton's interpreter on the CPU.
 
-The interpreter has to be asked for before Triton is imported, which timm does too. So where others
-have come first, nothing is collected here, and `tests/tome_core/backends/test_cuda.py` runs these
-tests in a process of their own.
+The interpreter must be enabled before Triton is imported, which timm does too. If Triton is
+imported already, nothing is collected here, and `tests/tome_core/backends/test_cuda.py` runs these
+tests in a separate process.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.tome_core.backends.cuda.compiler import Case
 from tome_core.backends.cuda import embedding, patches
+from tome_core.backends.cuda.launch_config import DEFAULT_CONFIG
 
 
 def assemble(dtype: str, tokens: int, prefix: int, width: int) -> Case:
@@ -12,21 +13,21 @@ def assemble(dtype: str, tokens: int, prefix: int, width: int) -> Case:
         name=f"assemble {dtype} {prefix} {width}",
         kernel=embedding.assemble_kernel,
         types=dict.fromkeys(tensors, dtype),
-        constants=embedding.constants(tokens, prefix, width, embedding.SHARE),
+        constants=embedding.constants(tokens, prefix, width, DEFAULT_CONFIG),
         aligned=tensors,
-        warps=embedding.SHARE.warps,
+        warps=DEFAULT_CONFIG.warps,
     )
 
 
 def patch(pixels: str, side: int, dtype: str) -> Case:
-    share = patches.choose_share((side, side))
+    config = patches.choose_config((side, side))
     return Case(
         name=f"patches {pixels} {side} {dtype}",
         kernel=patches.patches_kernel,
         types={"pixels": pixels, "scale": "*fp32", "shift": "*fp32", "out": dtype},
-        constants=patches.constants((3, 224, 224), (side, side), share),
+        constants=patches.constants((3, 224, 224), (side, side), config),
         aligned=("pixels", "scale", "shift", "out"),
-        warps=share.warps,
+        warps=config.warps,
     )
 
 

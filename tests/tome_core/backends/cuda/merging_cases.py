@@ -37,13 +37,13 @@ def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
 
 
 def places(block: int) -> Case:
-    numbers = ("partner", "before", "after", "order", "begins", "dest")
+    numbers = ("partner", "before", "after", "order", "segment_starts", "dest")
     return Case(
         name=f"place {block}",
         kernel=placing.place_kernel,
-        types={"similarity": "*fp32", **dict.fromkeys(numbers, "*i32"), "places": "i32"},
+        types={"similarity": "*fp32", **dict.fromkeys(numbers, "*i32"), "segment_count": "i32"},
         constants={"PREFIX": 1, "BLOCK": block, "CHUNK": placing.CHUNK},
-        aligned=("similarity", "partner", "order", "begins", "dest"),
+        aligned=("similarity", "partner", "order", "segment_starts", "dest"),
         warps=placing.warps_of(block),
     )
 
@@ -53,7 +53,7 @@ def merge_norm(dtype: str, dim: int, has_sizes: bool, fused: bool = True) -> Cas
     numbers = {
         "sizes": "*fp32",
         "order": "*i32",
-        "begins": "*i32",
+        "segment_starts": "*i32",
         "new_sizes": "*fp32",
         "eps": "fp32",
     }

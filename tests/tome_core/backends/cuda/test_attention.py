@@ -9,14 +9,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.tome_core.backends.cuda.device import DEVICE
-from tome_core.backends.cuda.attention import attention, lies_in_rows, unpack
+from tome_core.backends.cuda.attention import attention, has_dense_heads, unpack
 
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 DTYPES = list(LIMITS)
 
 
 def make(
-    counts: list[int], heads: int, width: int, dtype: torch.dtype, seed: int, largest: int = 50
+    counts: list[int],
+    heads: int,
+    width: int,
+    dtype: torch.dtype,
+    seed: int,
+    largest: int = 50,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``qkv``, ``sizes`` and ``starts`` of images of so many tokens."""
     generator = torch.Generator().manual_seed(seed)
@@ -27,10 +32,11 @@ def make(
 
 
 def attend(qkv: Tensor, sizes: Tensor | None, starts: Tensor, longest: int, heads: int) -> Tensor:
-    return attention(*unpack(qkv, heads), sizes, starts, longest)
+    q, k, v = unpack(qkv, heads)
+    return attention(q, k, v, sizes, starts, longest)
 
 
-def exact(qkv: Tensor, sizes: Tensor | None, starts: Tensor, heads: int) -> Tensor:
+def definition(qkv: Tensor, sizes: Tensor | None, starts: Tensor, heads: int) -> Tensor:
     """By the definition, image by image, in float64."""
     width = qkv.shape[1] // (3 * heads)
     parts = []
@@ -44,14 +50,19 @@ def exact(qkv: Tensor, sizes: Tensor | None, starts: Tensor, heads: int) -> Tens
 
 
 def check(
-    counts: list[int], heads: int, width: int, dtype: torch.dtype, seed: int, with_sizes: bool
+    counts: list[int],
+    heads: int,
+    width: int,
+    dtype: torch.dtype,
+    seed: int,
+    with_sizes: bool,
 ) -> None:
     qkv, sizes, starts = make(counts, heads, width, dtype, seed)
     of_keys = sizes if with_sizes else None
-    found = attend(qkv, of_keys, starts, max(counts), heads)
-    assert found.dtype == dtype
+    result = attend(qkv, of_keys, starts, max(counts), heads)
+    assert result.dtype == dtype
     torch.testing.assert_close(
-        found.double(), exact(qkv, of_keys, starts, heads), rtol=0, atol=LIMITS[dtype]
+        result.double(), definition(qkv, of_keys, starts, heads), rtol=0, atol=LIMITS[dtype]
     )
 
 
@@ -64,20 +75,25 @@ def check(
     st.booleans(),
     st.integers(0, 99),
 )
-def test_random_batches(
-    counts: list[int], heads: int, width: int, dtype: torch.dtype, with_sizes: bool, seed: int
+def test_random_batches_equal_the_definition(
+    counts: list[int],
+    heads: int,
+    width: int,
+    dtype: torch.dtype,
+    with_sizes: bool,
+    seed: int,
 ) -> None:
     check(counts, heads, width, dtype, seed, with_sizes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [32, 48, 64, 80, 128])
-def test_widths(width: int, dtype: torch.dtype) -> None:
+def test_every_head_width_equals_the_definition(width: int, dtype: torch.dtype) -> None:
     check([1, 37, 70], 1, width, dtype, 0, True)
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 197])
-def test_counts_around_the_edges_of_tiles(count: int) -> None:
+def test_lengths_around_the_edges_of_tiles(count: int) -> None:
     check([count], 1, 32, torch.float16, count, True)
 
 
@@ -86,8 +102,10 @@ def test_logits_far_from_zero_keep_their_softmax() -> None:
     qkv[:, 32:64] = qkv[:, :32].mean(dim=0) - 30 * qkv[:, :32].sign().mean(dim=0, keepdim=True)
     qkv[:, :32] = 40 + qkv[:, :32]
     qkv[:, 32:64] -= 5  # every logit is near -1000
-    found = attend(qkv, sizes, starts, 70, 1)
-    torch.testing.assert_close(found.double(), exact(qkv, sizes, starts, 1), rtol=0, atol=1e-3)
+    result = attend(qkv, sizes, starts, 70, 1)
+    torch.testing.assert_close(
+        result.double(), definition(qkv, sizes, starts, 1), rtol=0, atol=1e-3
+    )
 
 
 def test_a_token_of_size_n_weighs_as_n_tokens() -> None:
@@ -98,12 +116,12 @@ def test_a_token_of_size_n_weighs_as_n_tokens() -> None:
     expected = attend(
         twice, None, starts + torch.tensor([0, 2], device=DEVICE, dtype=torch.int32), 22, 1
     )
-    found = attend(qkv, sizes, starts, 20, 1)
-    torch.testing.assert_close(found, expected[:20], rtol=0, atol=2e-6)
+    result = attend(qkv, sizes, starts, 20, 1)
+    torch.testing.assert_close(result, expected[:20], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
+def test_result_is_independent_of_the_other_images(dtype: torch.dtype) -> None:
     counts = [20, 150, 1, 64]
     qkv, sizes, starts = make(counts, 2, 32, dtype, 3)
     together = attend(qkv, sizes, starts, max(counts), 2)
@@ -113,14 +131,14 @@ def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
         assert torch.equal(alone, together[first:last])
 
 
-def test_longest_may_be_more_than_there_are() -> None:
+def test_longest_may_be_an_upper_bound() -> None:
     qkv, sizes, starts = make([40, 20], 1, 32, torch.float16, 0)
     tight, loose = (attend(qkv, sizes, starts, longest, 1) for longest in (40, 600))
     assert torch.equal(tight, loose)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_do_not_depend_on_where_numbers_lie(dtype: torch.dtype) -> None:
+def test_result_is_independent_of_the_memory_layout(dtype: torch.dtype) -> None:
     """Packed, each by itself, in another order, and with room between tokens."""
     qkv, sizes, starts = make([40, 21], 2, 32, dtype, 5)
     q, k, v = unpack(qkv, 2)
@@ -129,8 +147,7 @@ def test_bits_do_not_depend_on_where_numbers_lie(dtype: torch.dtype) -> None:
     room[:, :64] = q.flatten(1)
     there = room[:, :64].unflatten(1, (2, 32))
     for queries in (q.contiguous(), there, unpack(torch.cat([room[:, :64]] * 3, dim=1), 2)[2]):
-        assert lies_in_rows(queries)
+        assert has_dense_heads(queries)
         assert torch.equal(attention(queries, k.contiguous(), v, sizes, starts, 40), expected)
-    assert not lies_in_rows(q.transpose(1, 2)) and not lies_in_rows(
-        q.transpose(0, 1).contiguous().transpose(0, 1)
-    )
+    assert not has_dense_heads(q.transpose(1, 2))
+    assert not has_dense_heads(q.transpose(0, 1).contiguous().transpose(0, 1))

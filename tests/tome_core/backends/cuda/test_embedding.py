@@ -1,4 +1,4 @@
-"""What comes before the blocks, by the kernels, against timm's own."""
+"""The embedding by the kernels compared with timm's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tome_core.backends.cuda.embedding import (
     assemble,
     launch_assemble,
 )
-from tome_core.backends.cuda.share import Share
+from tome_core.backends.cuda.launch_config import LaunchConfig
 from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.optimizing import embedding_for_gpu
 
@@ -46,7 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },  # what is no whole patch is left out
     "dropout-in-training": {"pos_drop_rate": 0.3, "patch_drop_rate": 0.3},
 }
-UNLIKE: dict[str, dict[str, Any]] = {
+UNSUPPORTED: dict[str, dict[str, Any]] = {
     "norm-of-patches": {"embed_norm_layer": torch.nn.LayerNorm},
     "no-positions": {"pos_embed": "none"},
     "any-size": {"dynamic_img_size": True},
@@ -58,13 +58,13 @@ SHIFT = [-2.0, -1.75, -1.5]
 
 
 def make(dtype: torch.dtype = torch.float32, **options: Any) -> MergedViT:
-    """As `optimize` makes it for a GPU, up to here."""
+    """A model as `optimize` prepares it for a GPU, before it adds the embedding."""
     model = patch(make_vit(dtype=dtype, **options).to(DEVICE)).requires_grad_(False)
     replace_convolutions(model.adapter.network)
     return model
 
 
-def with_embedding(dtype: torch.dtype = torch.float32, **options: Any) -> MergedViT:
+def make_with_embedding(dtype: torch.dtype = torch.float32, **options: Any) -> MergedViT:
     model = make(dtype, **options)
     model.embedding = embedding_for_gpu(model)
     assert model.embedding is not None
@@ -72,7 +72,8 @@ def with_embedding(dtype: torch.dtype = torch.float32, **options: Any) -> Merged
 
 
 def pixels_for(model: MergedViT, batch: int = 3) -> Pixels:
-    size = model.adapter.network.patch_embed.img_size
+    network: Any = model.adapter.network
+    size = network.patch_embed.img_size
     values = torch.randint(
         0, 256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -80,7 +81,7 @@ def pixels_for(model: MergedViT, batch: int = 3) -> Pixels:
     return Pixels(values.to(DEVICE), scale, shift)
 
 
-def plain(model: MergedViT, images: Tensor) -> Tensor:
+def embed_plainly(model: MergedViT, images: Tensor) -> Tensor:
     network: Any = model.adapter.network
     return network.norm_pre(network._pos_embed(network.patch_embed(images)))
 
@@ -89,35 +90,39 @@ def plain(model: MergedViT, images: Tensor) -> Tensor:
 @pytest.mark.parametrize("variant", MODELS)
 @torch.no_grad()
 def test_equals_the_plain_network(variant: str, dtype: torch.dtype) -> None:
-    model = with_embedding(dtype, **MODELS[variant])
+    model = make_with_embedding(dtype, **MODELS[variant])
     pixels = pixels_for(model)
-    expected = plain(model, pixels.normalised().to(dtype))
+    expected = embed_plainly(model, pixels.normalised().to(dtype))
     assert model.embedding is not None
     for images in (
         pixels,
         pixels.normalised(),
         pixels.normalised().to(memory_format=torch.channels_last),
     ):
-        assert model.embedding.takes(images)
-        found = model.embedding(images)
-        assert found.shape == expected.shape and found.dtype == dtype
-        # Sums are rounded where they are there; a normalised pixel may differ by its last bit.
+        assert model.embedding.supports(images)
+        result = model.embedding(images)
+        assert result.shape == expected.shape
+        assert result.dtype == dtype
+        # A normalised pixel may differ in its last bit.
         torch.testing.assert_close(
-            found, expected, rtol=2e-3 if dtype == torch.float16 else 1e-5, atol=2e-3
+            result, expected, rtol=2e-3 if dtype == torch.float16 else 1e-5, atol=2e-3
         )
     assert model.input_tokens(pixels) == expected.shape[1]
     assert model.patch_grid(pixels) == model.patch_grid(pixels.normalised())
 
 
-# The interpreter cuts numbers off that it makes bfloat16 of.
+# The interpreter truncates where a GPU rounds to bfloat16.
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
 )
 @pytest.mark.parametrize(
     ("prefix", "patches", "width"), [(0, 4, 16), (1, 9, 24), (5, 3, 7), (1, 3, 2000)]
 )
-def test_sums_are_rounded_as_those_of_pytorch(
-    prefix: int, patches: int, width: int, dtype: torch.dtype
+def test_sums_are_rounded_as_in_pytorch(
+    prefix: int,
+    patches: int,
+    width: int,
+    dtype: torch.dtype,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     embedded = torch.randn(3 * patches, width, generator=generator).to(DEVICE, dtype)
@@ -128,62 +133,67 @@ def test_sums_are_rounded_as_those_of_pytorch(
     )
     torch.testing.assert_close(assemble(embedded, table, prefix), expected, rtol=0, atol=0)
     torch.testing.assert_close(
-        launch_assemble(embedded, table, prefix, Share(64, 1)), expected, rtol=0, atol=0
+        launch_assemble(embedded, table, prefix, LaunchConfig(64, 1)), expected, rtol=0, atol=0
     )
 
 
 @pytest.mark.parametrize("r", [0, 3, [0, 4, Schedule.per_layer([0, 5])]])
 @torch.no_grad()
-def test_the_whole_model(r: Any) -> None:
-    model = with_embedding()
+def test_the_whole_model_equals_the_reference(r: Any) -> None:
+    model = make_with_embedding()
     reference = make()
     pixels = pixels_for(model)
     expected = reference.outputs(pixels.normalised(), r=r, source=True)
-    found = model.outputs(pixels, r=r, source=True)
-    assert torch.equal(found.source, expected.source)
-    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    result = model.outputs(pixels, r=r, source=True)
+    assert result.source is not None and expected.source is not None
+    assert torch.equal(result.source, expected.source)
+    torch.testing.assert_close(result.logits, expected.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         model.trace(pixels, r=r).logits, expected.logits, rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(model.embed(pixels, r=r), expected.features, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", UNLIKE)
-def test_embeddings_that_are_not_plain(variant: str) -> None:
-    assert embedding_for_gpu(make(**UNLIKE[variant])) is None
+@pytest.mark.parametrize("variant", UNSUPPORTED)
+def test_unsupported_embeddings_have_no_kernel(variant: str) -> None:
+    assert embedding_for_gpu(make(**UNSUPPORTED[variant])) is None
 
 
-def test_convolutions_that_are_not_a_matrix_product() -> None:
+def test_convolutions_that_are_no_matrix_product_are_rejected() -> None:
     model = make()
-    model.adapter.network.patch_embed.proj = torch.nn.Conv2d(3, 16, 4, stride=4)
+    network: Any = model.adapter.network
+    network.patch_embed.proj = torch.nn.Conv2d(3, 16, 4, stride=4)
     assert embedding_weights(model.adapter) is None
-    model.adapter.network.patch_embed.proj = MatrixPatches(torch.nn.Conv2d(3, 16, 2, stride=2))
+    network.patch_embed.proj = MatrixPatches(torch.nn.Conv2d(3, 16, 2, stride=2))
     weights = embedding_weights(model.adapter)
-    assert weights is not None and not weights.fits
+    assert weights is not None
+    assert not weights.is_supported
     with pytest.raises(ValueError, match="too few positions"):
         TritonEmbedding(weights)
 
 
-def test_what_it_takes() -> None:
-    model = with_embedding()
+def test_which_images_it_takes() -> None:
+    model = make_with_embedding()
     embedding = model.embedding
     pixels = pixels_for(model)
     assert embedding is not None
     images = pixels.normalised()
-    assert embedding.takes(pixels) and embedding.takes(images) and embedding.takes(images.double())
-    assert not embedding.takes(images[:, :, 1:])
-    assert not embedding.takes(images[:, :2])
-    assert not embedding.takes(images.clone().requires_grad_())
-    assert not embedding.takes(images.to("meta"))
+    assert embedding.supports(pixels)
+    assert embedding.supports(images)
+    assert embedding.supports(images.double())
+    assert not embedding.supports(images[:, :, 1:])
+    assert not embedding.supports(images[:, :2])
+    assert not embedding.supports(images.clone().requires_grad_())
+    assert not embedding.supports(images.to("meta"))
     with torch.autocast(DEVICE, torch.bfloat16):
-        assert not embedding.takes(images)
+        assert not embedding.supports(images)
     model.half()  # its weights, but not what was made of them
-    assert not embedding.takes(images)
+    assert not embedding.supports(images)
 
 
 @torch.no_grad()
-def test_others_go_the_usual_way() -> None:
-    model = with_embedding(pos_drop_rate=0.5)
+def test_other_calls_run_the_plain_embedding() -> None:
+    model = make_with_embedding(pos_drop_rate=0.5)
     pixels = pixels_for(model)
     assert torch.equal(model(pixels), model(pixels))
     model.train()
@@ -193,16 +203,18 @@ def test_others_go_the_usual_way() -> None:
 
 
 @torch.no_grad()
-def test_copies() -> None:
-    model = with_embedding(pre_norm=True)
+def test_copies_and_pickles_give_the_same_results() -> None:
+    model = make_with_embedding(pre_norm=True)
     pixels = pixels_for(model)
     expected = model(pixels, r=3)
     assert torch.equal(copy.deepcopy(model)(pixels, r=3), expected)
     again = ForkingPickler.loads(ForkingPickler.dumps(model.embedding))
-    assert torch.equal(again(pixels), copy.deepcopy(model.embedding)(pixels))
+    copied = copy.deepcopy(model.embedding)
+    assert copied is not None
+    assert torch.equal(again(pixels), copied(pixels))
 
 
-def test_the_operator() -> None:
+def test_assemble_is_a_valid_operator() -> None:
     embedded = torch.randn(6, 8, device=DEVICE)
     table = torch.randn(5, 8, device=DEVICE)
     torch.library.opcheck(torch.ops.tome.assemble.default, (embedded, table, 2))
@@ -211,10 +223,11 @@ def test_the_operator() -> None:
 @needs_fake_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", ["class-token", "no-prefix", "distilled", "patches-of-14"])
-def test_on_a_fake_gpu(variant: str, dtype: torch.dtype) -> None:
-    """The whole model, of which what comes before the blocks is three launches."""
+def test_three_launches_on_a_fake_gpu(variant: str, dtype: torch.dtype) -> None:
+    """Runs the whole model; its embedding takes three launches."""
     model = make(**MODELS[variant]).to("cpu")
-    size = model.adapter.network.patch_embed.img_size
+    network: Any = model.adapter.network
+    size = network.patch_embed.img_size
     weights = embedding_weights(model.adapter)
     assert weights is not None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():

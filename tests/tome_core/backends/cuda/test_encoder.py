@@ -1,4 +1,4 @@
-"""A whole Vision Transformer by the kernels, against the reference model."""
+"""A whole Vision Transformer by the kernels compared with the reference model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "no-bias": {"qkv_bias": False, "proj_bias": False},
     "pre-norm": {"pre_norm": True},
 }
-UNLIKE: dict[str, dict[str, Any]] = {
+UNSUPPORTED: dict[str, dict[str, Any]] = {
     "qk-norm": {"qk_norm": True},
     "gated": {"gated": True},
     "attention-norm": {"scale_attn_norm": True},
@@ -48,7 +48,12 @@ UNLIKE: dict[str, dict[str, Any]] = {
 }
 
 
-def with_encoder(reference: MergedViT, *, prune: bool = True, prop_attn: bool = True) -> MergedViT:
+def make_with_encoder(
+    reference: MergedViT,
+    *,
+    prune: bool = True,
+    prop_attn: bool = True,
+) -> MergedViT:
     model = copy.deepcopy(reference)
     fold_scales(model.adapter.network)
     model.requires_grad_(False)
@@ -66,8 +71,8 @@ def reference_of(variant: str, prop_attn: bool = True) -> MergedViT:
 
 
 @cache
-def encoded(variant: str, **options: Any) -> MergedViT:
-    return with_encoder(reference_of(variant), **options)
+def model_with_encoder(variant: str, **options: Any) -> MergedViT:
+    return make_with_encoder(reference_of(variant), **options)
 
 
 def images(batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -82,16 +87,16 @@ def test_equals_the_reference(variant: str, batch: list[Spec]) -> None:
     r = [as_schedule(spec) for spec in batch]
     x = images(len(batch))
     expected = reference_of(variant)(x, r=r)
-    torch.testing.assert_close(encoded(variant)(x, r=r), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model_with_encoder(variant)(x, r=r), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_all_tokens_with_and_without_pruning() -> None:
-    r = [0, 3, Schedule.per_layer([0, 5])]
+def test_forward_features_with_and_without_pruning() -> None:
+    r: list[int | Schedule] = [0, 3, Schedule.per_layer([0, 5])]
     x = images(3)
     expected = reference_of("class-token").forward_features(x, r=r)
     for prune in (True, False):
-        model = encoded("class-token", prune=prune)
+        model = model_with_encoder("class-token", prune=prune)
         for one, other in zip(model.forward_features(x, r=r), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
@@ -102,18 +107,16 @@ def test_all_tokens_with_and_without_pruning() -> None:
 @torch.no_grad()
 def test_without_proportional_attention() -> None:
     reference = reference_of("no-prefix", prop_attn=False)
-    model = with_encoder(reference, prop_attn=False)
+    model = make_with_encoder(reference, prop_attn=False)
     torch.testing.assert_close(
         model(images(2), r=[3, 5]), reference(images(2), r=[3, 5]), rtol=1e-4, atol=1e-4
     )
 
 
 @torch.no_grad()
-def test_answers_do_not_depend_on_who_shares_the_batch() -> None:
-    """As far as the kernels go: linear layers are PyTorch's, which may round otherwise for other
-    numbers of rows.
-    """
-    model = encoded("class-token", prune=False)
+def test_result_is_independent_of_the_other_images() -> None:
+    """Equal within rounding: PyTorch's linear layers may round differently for other row counts."""
+    model = model_with_encoder("class-token", prune=False)
     x = images(3)
     together = model(x, r=[4, 0, 2])
     for index, r in enumerate((4, 0, 2)):
@@ -123,36 +126,43 @@ def test_answers_do_not_depend_on_who_shares_the_batch() -> None:
 
 
 @torch.no_grad()
-def test_halves() -> None:
-    """Within what rounding does to the reference itself."""
+def test_float16_is_as_exact_as_the_reference() -> None:
+    """The error is of the order of the rounding error of the reference itself."""
     vit = make_vit(dtype=torch.float16, embed_dim=32).to(DEVICE)
     reference = patch(vit)
     x = images(4, torch.float16)
     expected = patch(make_vit(dtype=torch.float64, embed_dim=32).to(DEVICE))(x.double(), r=3)
-    error = (with_encoder(reference)(x, r=3).double() - expected).abs().max()
+    error = (make_with_encoder(reference)(x, r=3).double() - expected).abs().max()
     assert error <= 3 * (reference(x, r=3).double() - expected).abs().max() + 1e-3
 
 
-def test_what_it_takes() -> None:
-    model = encoded("class-token")
+def test_which_calls_it_takes() -> None:
+    model = model_with_encoder("class-token")
     encoder = model.encoder
     assert encoder is not None
     tokens = torch.zeros(8, 32, device=DEVICE)
     packed = Packed(tokens, (None,), None)
     places = (torch.arange(8, device=DEVICE)[None],)
-    assert encoder.takes(model.merging, packed)
-    assert not encoder.takes(model.merging, Packed(tokens, (None,), places))
-    assert not encoder.takes(model.merging, Packed(tokens, (None,), None, places))
-    assert not encoder.takes(model.merging, Packed(tokens.double(), (None,), None))
-    assert not encoder.takes(model.merging, Packed(tokens.clone().requires_grad_(), (None,), None))
-    assert not encoder.takes(replace(model.merging, matcher=Kth(2)), packed)
-    assert not encoder.takes(replace(model.merging, combine=lambda *_: None), packed)
-    assert not encoder.takes(replace(model.merging, metric=lambda features: features.after), packed)
+    assert encoder.supports(model.merging, packed)
+    assert not encoder.supports(model.merging, Packed(tokens, (None,), places))
+    assert not encoder.supports(model.merging, Packed(tokens, (None,), None, places))
+    assert not encoder.supports(model.merging, Packed(tokens.double(), (None,), None))
+    assert not encoder.supports(
+        model.merging, Packed(tokens.clone().requires_grad_(), (None,), None)
+    )
+    assert not encoder.supports(replace(model.merging, matcher=Kth(2)), packed)
+    assert not encoder.supports(
+        replace(model.merging, combine=lambda tokens, sizes, matching, length: (tokens, sizes)),
+        packed,
+    )
+    assert not encoder.supports(
+        replace(model.merging, metric=lambda features: features.after), packed
+    )
 
 
-@pytest.mark.parametrize("variant", UNLIKE)
-def test_blocks_that_are_not_plain(variant: str) -> None:
-    model = patch(make_vit(**{"dtype": torch.float32, "embed_dim": 32, **UNLIKE[variant]}))
+@pytest.mark.parametrize("variant", UNSUPPORTED)
+def test_unsupported_blocks_are_rejected(variant: str) -> None:
+    model = patch(make_vit(**{"dtype": torch.float32, "embed_dim": 32, **UNSUPPORTED[variant]}))
     weights = plain_weights(model.adapter)
     if weights is not None:
         with pytest.raises(ValueError, match="not all of one width and dtype"):
@@ -160,16 +170,17 @@ def test_blocks_that_are_not_plain(variant: str) -> None:
 
 
 @torch.no_grad()
-def test_copies() -> None:
-    model = encoded("class-token")
+def test_copies_and_pickles_give_the_same_results() -> None:
+    model = model_with_encoder("class-token")
     expected = model(images(2), r=3)
     assert torch.equal(copy.deepcopy(model)(images(2), r=3), expected)
     again = ForkingPickler.loads(ForkingPickler.dumps(model.encoder))
-    assert torch.equal(again.weights[-1].fc2.weight, model.adapter.blocks[-1].block.mlp.fc2.weight)
+    last: Any = model.adapter.blocks[-1]
+    assert torch.equal(again.weights[-1].fc2.weight, last.block.mlp.fc2.weight)
 
 
 class Launches(TorchDispatchMode):
-    """Counts what would run on a GPU; views cost nothing."""
+    """Records the operators that would launch kernels on a GPU; views launch none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,8 +196,8 @@ class Launches(TorchDispatchMode):
 
 @pytest.mark.parametrize("r", [0, 2, [0, 2, 2]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_fake_gpu(r: Any, dtype: torch.dtype) -> None:
-    """Nothing waits for the device, everything is where and as it should be, in few launches."""
+def test_launches_on_a_fake_gpu(r: Any, dtype: torch.dtype) -> None:
+    """The host never waits for the device, and the number of launches is as documented."""
     model = copy.deepcopy(reference_of("class-token")).to("cpu")
     weights = plain_weights(model.adapter)
     assert weights is not None
@@ -220,6 +231,6 @@ def test_on_a_fake_gpu(r: Any, dtype: torch.dtype) -> None:
         assert [tuple(sizes.shape) for sizes in out.sizes if sizes is not None] == [
             (group.images, group.tokens[-1]) for group in plan.groups
         ]
-    a_block = 7 + 2 * bool(r) + (dtype == torch.float32)  # where GELU is a launch of its own
+    a_block = 7 + 2 * bool(r) + (dtype == torch.float32)  # in which GELU is a separate launch
     first = launches.names.index("tome::norm")
     assert len(launches.names[first:]) == a_block * DEPTH + 1, launches.names

@@ -18,7 +18,7 @@ LIMITS = {
 
 @pytest.mark.parametrize("dtype", list(LIMITS))
 @pytest.mark.parametrize("shape", [(1, 8), (3, 96), (7, 3), (5, 1024)])
-def test_is_pytorchs(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_equals_pytorch(shape: tuple[int, int], dtype: torch.dtype) -> None:
     values = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     guarded = torch.cat([values.flatten(), torch.full((4096,), 5.0)]).to(dtype).to(DEVICE)
     x = guarded[: values.numel()].view(shape)
@@ -28,7 +28,7 @@ def test_is_pytorchs(shape: tuple[int, int], dtype: torch.dtype) -> None:
     assert (guarded[values.numel() :] == 5).all()
 
 
-def test_far_from_zero() -> None:
+def test_values_far_from_zero() -> None:
     x = torch.tensor([-1e4, -100.0, -20.0, 0.0, 20.0, 100.0, 1e4, 6e4], device=DEVICE)
     expected = F.gelu(x.double()).float()
     torch.testing.assert_close(gelu_(x), expected, rtol=1e-6, atol=1e-6)

@@ -31,19 +31,23 @@ def make(tokens: int, width: int, dtype: torch.dtype, seed: int = 0) -> list[Ten
 @pytest.mark.parametrize(
     ("tokens", "width"), [(1, 8), (5, 100), (3, 384), (7, 768), (2, 1024), (3, 1280), (2, 2048)]
 )
-def test_sum_is_pytorchs_and_the_norm_reads_it(tokens: int, width: int, dtype: torch.dtype) -> None:
+def test_sum_equals_pytorch_and_the_norm_reads_it(
+    tokens: int,
+    width: int,
+    dtype: torch.dtype,
+) -> None:
     x, branch, weight, bias = make(tokens, width, dtype)
     total, normed = add_norm(x, branch, weight, bias, EPS)
-    # Triton's interpreter cuts off where a GPU rounds to bfloat16.
-    cut_off = 2**-7 if DEVICE == "cpu" and dtype == torch.bfloat16 else 0.0
-    torch.testing.assert_close(total, x + branch, rtol=cut_off, atol=0)
+    # Triton's interpreter truncates where a GPU rounds to bfloat16.
+    truncation = 2**-7 if DEVICE == "cpu" and dtype == torch.bfloat16 else 0.0
+    torch.testing.assert_close(total, x + branch, rtol=truncation, atol=0)
     expected = F.layer_norm(total.double(), (width,), weight.double(), bias.double(), EPS)
     assert normed.dtype == dtype
     torch.testing.assert_close(normed.double(), expected, rtol=LIMITS[dtype], atol=LIMITS[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_without_branch(dtype: torch.dtype) -> None:
+def test_without_branch_the_sum_is_the_input(dtype: torch.dtype) -> None:
     x, _, weight, bias = make(5, 192, dtype)
     total, normed = add_norm(x, None, weight, bias, EPS)
     assert total is x
@@ -51,7 +55,7 @@ def test_without_branch(dtype: torch.dtype) -> None:
     torch.testing.assert_close(normed.double(), expected, rtol=LIMITS[dtype], atol=LIMITS[dtype])
 
 
-def test_a_large_mean_does_not_drown_the_variance() -> None:
+def test_a_large_mean_keeps_the_variance_exact() -> None:
     x, _, weight, bias = make(3, 64, torch.float32)
     x += 1000
     expected = F.layer_norm(x.double(), (64,), weight.double(), bias.double(), EPS)
@@ -60,7 +64,7 @@ def test_a_large_mean_does_not_drown_the_variance() -> None:
 
 
 @pytest.mark.parametrize("rows", [Rows(2, 1), Rows(4, 4)])
-def test_programs_of_several_rows_stop_at_the_last(rows: Rows) -> None:
+def test_programs_of_several_rows_stop_at_the_last_row(rows: Rows) -> None:
     x, branch, weight, bias = make(5, 96, torch.bfloat16)
     for given, several in zip(
         add_norm(x, branch, weight, bias, EPS),
@@ -70,7 +74,7 @@ def test_programs_of_several_rows_stop_at_the_last(rows: Rows) -> None:
         torch.testing.assert_close(several, given, rtol=1.6e-2, atol=1.6e-2)
 
 
-def test_bits_do_not_depend_on_who_shares_the_batch() -> None:
+def test_result_is_independent_of_the_other_tokens() -> None:
     x, branch, weight, bias = make(6, 768, torch.bfloat16)
     together = add_norm(x, branch, weight, bias, EPS)
     alone = add_norm(x[4:5], branch[4:5], weight, bias, EPS)

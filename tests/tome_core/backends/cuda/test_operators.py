@@ -14,14 +14,14 @@ from tome_core.backends.cuda.patches import patches
 
 
 @pytest.mark.parametrize("with_sizes", [False, True])
-def test_attention(with_sizes: bool) -> None:
+def test_attention_is_a_valid_operator(with_sizes: bool) -> None:
     qkv = torch.randn(8, 3 * 2 * 32, device=DEVICE)
     starts = torch.tensor([0, 5, 8], dtype=torch.int32, device=DEVICE)
     sizes = torch.ones(8, device=DEVICE) if with_sizes else None
     torch.library.opcheck(torch.ops.tome.attention.default, (*unpack(qkv, 2), sizes, starts, 5))
 
 
-def test_norms() -> None:
+def test_norms_are_valid_operators() -> None:
     x, branch, weight, bias = (
         torch.randn(*shape, device=DEVICE) for shape in ((3, 32), (3, 32), (32,), (32,))
     )
@@ -29,11 +29,11 @@ def test_norms() -> None:
     torch.library.opcheck(torch.ops.tome.norm.default, (x, weight, bias, 1e-6))
 
 
-def test_gelu() -> None:
+def test_gelu_is_a_valid_operator() -> None:
     torch.library.opcheck(torch.ops.tome.gelu_.default, (torch.randn(3, 8, device=DEVICE),))
 
 
-def test_patches() -> None:
+def test_patches_is_a_valid_operator() -> None:
     pixels = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, device=DEVICE)
     scale = torch.rand(3, device=DEVICE)
     shift = torch.rand(3, device=DEVICE)
@@ -42,7 +42,7 @@ def test_patches() -> None:
     )
 
 
-def test_on_a_gpu_that_is_not_there() -> None:
+def test_operators_run_on_fake_tensors() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         pixels = torch.empty(2, 3, 32, 32, dtype=torch.uint8)
         scale = torch.empty(3)
@@ -54,6 +54,8 @@ def test_on_a_gpu_that_is_not_there() -> None:
         total, normed = add_norm(x, x, weight, bias, 1e-6)
         assert add_norm(total, None, weight, bias, 1e-6)[0] is total
         qkv = torch.cat([normed, normed, normed], dim=1)
-        attended = attention(*unpack(qkv, 12), torch.empty(8), torch.empty(3, dtype=torch.int32), 4)
+        q, k, v = unpack(qkv, 12)
+        starts = torch.empty(3, dtype=torch.int32)
+        attended = attention(q, k, v, torch.empty(8), starts, 4)
         assert (attended.shape, attended.dtype, attended.device.type) == (x.shape, x.dtype, "cuda")
         assert gelu_(attended) is attended

@@ -39,14 +39,16 @@ def exact(pixels: Tensor, scale: Tensor, shift: Tensor, patch: tuple[int, int]) 
         ((1, 3, 32, 160), (32, 32)),  # fewer to a program
     ],
 )
-def test_are_those_of_a_convolution(
-    shape: tuple[int, ...], patch: tuple[int, int], dtype: torch.dtype
+def test_patches_equal_those_of_a_convolution(
+    shape: tuple[int, int, int, int],
+    patch: tuple[int, int],
+    dtype: torch.dtype,
 ) -> None:
     pixels, scale, shift = make(shape)
-    found = patches(pixels, scale, shift, patch, dtype)
-    assert found.dtype == dtype
+    result = patches(pixels, scale, shift, patch, dtype)
+    assert result.dtype == dtype
     torch.testing.assert_close(
-        found.double(), exact(pixels, scale, shift, patch), rtol=0, atol=LIMITS[dtype]
+        result.double(), exact(pixels, scale, shift, patch), rtol=0, atol=LIMITS[dtype]
     )
 
 
@@ -54,19 +56,19 @@ def test_are_those_of_a_convolution(
 def test_pixels_may_be_floats(dtype: torch.dtype) -> None:
     pixels, scale, shift = make((2, 3, 32, 32))
     floats = pixels.to(dtype)
-    found = patches(floats, scale, shift, (16, 16), dtype)
+    result = patches(floats, scale, shift, (16, 16), dtype)
     torch.testing.assert_close(
-        found, patches(pixels, scale, shift, (16, 16), dtype), rtol=0, atol=0
+        result, patches(pixels, scale, shift, (16, 16), dtype), rtol=0, atol=0
     )
 
 
-def test_a_product_with_them_is_the_embedding() -> None:
+def test_the_product_with_patches_is_the_embedding() -> None:
     pixels, scale, shift = make((2, 3, 32, 48))
     convolution = torch.nn.Conv2d(
         3, 10, 16, stride=16, device=DEVICE, dtype=torch.float64
     ).requires_grad_(False)
     rows = patches(pixels, scale, shift, (16, 16), torch.float32).double()
-    found = F.linear(rows, convolution.weight.flatten(1), convolution.bias)
+    result = F.linear(rows, convolution.weight.flatten(1), convolution.bias)
     normalised = pixels.double() * scale.double()[:, None, None] + shift.double()[:, None, None]
     expected = convolution(normalised).flatten(2).transpose(1, 2).flatten(0, 1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)

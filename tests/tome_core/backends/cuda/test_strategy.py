@@ -1,4 +1,4 @@
-"""Blocks of every kind by the kernels, against the reference that goes group by group."""
+"""Blocks of every kind by the kernels compared with the reference strategy."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, MergedViT, Schedule, patch
 from tome_core.backends.cuda import strategy as module
 from tome_core.backends.cuda.strategy import TritonStrategy
-from tome_core.backends.reference import GroupByGroup
-from tome_core.metric import Features
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.metric import BlockTensors
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
 
@@ -70,7 +70,7 @@ def reference_of(kind: str, dtype: torch.dtype = torch.float32) -> MergedViT:
     network = build(**{**SIZES, **({} if build is make_vit else {"num_classes": 5}), **options})
     randomise(network)
     model = patch(network.eval().to(DEVICE, dtype))
-    assert type(model.merging.strategy) is GroupByGroup
+    assert type(model.merging.strategy) is ReferenceStrategy
     return model
 
 
@@ -86,7 +86,7 @@ def images(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 @contextmanager
 def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The kernels that were launched in here, by name."""
+    """Collect the names of the kernels that are launched in the context."""
     names: list[str] = []
 
     def noting(name: str, launch: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,19 +113,24 @@ def test_equals_the_reference(kind: str, batch: list[Spec]) -> None:
     r = [as_schedule(spec) for spec in batch]
     x = images(len(batch))
     expected = reference.trace(x, r=r)
-    got = model.trace(x, r=r)
-    assert torch.equal(got.source, expected.source) and got.source.dtype == expected.source.dtype
-    for one, other in ((got.logits, expected.logits), (model(x, r=r), expected.logits)):
+    result = model.trace(x, r=r)
+    assert torch.equal(result.source, expected.source)
+    assert result.source.dtype == expected.source.dtype
+    for one, other in ((result.logits, expected.logits), (model(x, r=r), expected.logits)):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     for name in ("tokens", "sizes"):
-        for one, other in zip(getattr(got, name), getattr(expected, name), strict=True):
+        for one, other in zip(getattr(result, name), getattr(expected, name), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("r", [3, [4, 0, 2]], ids=["alike", "mixed"])
 @pytest.mark.parametrize("kind", ALL)
 @torch.no_grad()
-def test_kernels_run_what_they_can(kind: str, r: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_run_attention_and_merging_of_every_block(
+    kind: str,
+    r: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with launched(monkeypatch) as names:
         by_kernels(reference_of(kind)).trace(images(3), r=r)
     a_block = ["attention", "match", "merge"] if kind in KINDS else ["match", "merge"]
@@ -146,15 +151,16 @@ def test_without_proportional_attention(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["qk-norm", "eva02", "rotary-average"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_halves(kind: str, dtype: torch.dtype) -> None:
-    """Within what rounding does to the reference itself."""
+def test_sixteen_bit_results_are_as_exact_as_the_reference(kind: str, dtype: torch.dtype) -> None:
+    """The error is of the order of the rounding error of the reference itself."""
     reference = reference_of(kind, dtype)
     x = images(4, dtype)
     exact = copy.deepcopy(reference).double()(x.double(), r=0)
     error = (by_kernels(reference)(x, r=0).double() - exact).abs().max()
     assert error <= 3 * (reference(x, r=0).double() - exact).abs().max() + 1e-3
     trace = by_kernels(reference).trace(x, r=[2, 0, 4, 2])
-    assert trace.logits.isfinite().all() and trace.sizes[2].dtype == torch.float32
+    assert trace.logits.isfinite().all()
+    assert trace.sizes[2].dtype == torch.float32
     assert all(sizes.sum() == trace.source.shape[1] for sizes in trace.sizes)
 
 
@@ -167,7 +173,7 @@ def state_of(rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @torch.no_grad()
-def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
+def test_result_is_independent_of_the_other_images(dtype: torch.dtype) -> None:
     """Attention, merging, sizes, sources and positions, over two blocks."""
     merging = replace(reference_of("eva02").merging, strategy=TritonStrategy())
     schedules = [Schedule.of(r) for r in (4, 0, 2)]
@@ -176,7 +182,7 @@ def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
     def run(rows: slice, which: slice) -> list[Any]:
         plan = make_plan(schedules[which], DEPTH, 17, 1, Bipartite())
         places = [torch.arange(17, device=DEVICE).expand(group.images, 17) for group in plan.groups]
-        # What goes in lies as the plan wants it: images in order of their tokens.
+        # The plan expects the images in the order of their tokens.
         order = torch.cat([torch.arange(17) + 17 * image for image in plan.order]).to(DEVICE)
         q, k, v = (part[rows][order] for part in qkv)
         packed = Packed(x[rows][order], (None,) * len(plan.groups), tuple(places), tuple(places))
@@ -184,7 +190,7 @@ def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
             if index:
                 q = k = v = packed.tokens.unflatten(1, (2, 16))
             attended = merging.strategy.attend(merging, plan, index, packed, (q, k, v), None, 0.0)
-            features = Features(packed.tokens, packed.tokens, q, k, v)
+            features = BlockTensors(packed.tokens, packed.tokens, q, k, v)
             packed = merging.strategy.merge(
                 merging, plan, index, replace(packed, tokens=attended), features
             )
@@ -203,7 +209,7 @@ def test_bits_do_not_depend_on_who_shares_the_batch(dtype: torch.dtype) -> None:
             assert torch.equal(one, other)
 
 
-def test_what_is_left_to_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_calls_run_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     x = images(2)
     with launched(monkeypatch) as names:
         with torch.no_grad():
@@ -221,34 +227,37 @@ def test_what_is_left_to_operators(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_matchers_go_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = patch(reference_of("eva02").adapter.network, matcher=Kth(3))
     x = images(3)
-    r = [0, 1, Schedule.per_layer([1, 0, 1])]
+    r: list[int | Schedule] = [0, 1, Schedule.per_layer([1, 0, 1])]
     with launched(monkeypatch) as names:
-        got = by_kernels(reference).trace(x, r=r)
+        result = by_kernels(reference).trace(x, r=r)
     assert names == ["attention"] * DEPTH
     expected = reference.trace(x, r=r)
-    assert torch.equal(got.source, expected.source)
-    torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(result.source, expected.source)
+    torch.testing.assert_close(result.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_are_those_of_the_reference() -> None:
     reference = copy.deepcopy(reference_of("eva02"))
-    gradients = []
+    gradients: list[list[Tensor]] = []
     for model in (reference, by_kernels(reference)):
         model.zero_grad()
         model(images(3), r=[0, 4, 2]).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+        gradients.append([])
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            gradients[-1].append(parameter.grad.clone())
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_copies() -> None:
+def test_copies_and_pickles() -> None:
     strategy = TritonStrategy()
     assert copy.deepcopy(strategy) is strategy
     assert ForkingPickler.loads(ForkingPickler.dumps(strategy)) == strategy
 
 
 class Launches(TorchDispatchMode):
-    """Counts what would run on a GPU; views cost nothing."""
+    """Records the operators that would launch kernels on a GPU; views launch none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,8 +271,8 @@ class Launches(TorchDispatchMode):
 
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("r", [[3, 3, 3], [0, 2, 4]], ids=["alike", "mixed"])
-def test_on_a_fake_gpu(r: list[int], traced: bool) -> None:
-    """Nothing waits for the device, everything is where and as it should be, in few launches."""
+def test_launches_on_a_fake_gpu(r: list[int], traced: bool) -> None:
+    """The host never waits for the device, and the launches are the expected ones."""
     strategy = TritonStrategy()
     merging = replace(reference_of("eva02").merging, strategy=strategy)
     plan = make_plan(tuple(map(Schedule.of, r)), DEPTH, 17, 1, Bipartite())
@@ -280,19 +289,22 @@ def test_on_a_fake_gpu(r: list[int], traced: bool) -> None:
         with Launches() as launches:
             attended = strategy.attend(merging, plan, 0, packed, (q, k, v.contiguous()), None, 0.0)
             merged = strategy.merge(
-                merging, plan, 0, replace(packed, tokens=attended), Features(x, x, q, k, v)
+                merging, plan, 0, replace(packed, tokens=attended), BlockTensors(x, x, q, k, v)
             )
-    assert attended.shape == x.shape and merged.tokens.shape == (plan.length(1), 32)
+    assert attended.shape == x.shape
+    assert merged.tokens.shape == (plan.length(1), 32)
     for index, group in enumerate(plan.groups):
         left = group.images, group.tokens[1]
         sizes = merged.sizes[index]
-        assert sizes is not None and (sizes.shape, sizes.dtype, sizes.device.type) == (
+        assert sizes is not None
+        assert (sizes.shape, sizes.dtype, sizes.device.type) == (
             left,
             torch.float32,
             "cuda",
         )
         if traced:
-            assert merged.sources is not None and merged.positions is not None
+            assert merged.sources is not None
+            assert merged.positions is not None
             assert (merged.sources[index].shape, merged.sources[index].dtype) == (
                 (group.images, 17),
                 torch.int64,

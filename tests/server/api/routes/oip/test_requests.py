@@ -1,4 +1,4 @@
-"""What a request of the protocol may look like, and what is said of one that does not."""
+"""Inference requests: what is parsed from them, and how malformed ones are refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from server.api.contract.schemas import Answer, Prediction, Timing, Tokens
-from server.api.routes.oip.requests import MAX_JSON_BYTES, InferRequest, Output, read_request
-from server.api.routes.oip.responses import pack, write_response
-from server.api.routes.oip.tensors import split
+from server.api.routes.oip.requests import (
+    MAX_JSON_BYTES,
+    InferRequest,
+    RequestedOutput,
+    parse_infer_request,
+)
 from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
 from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
@@ -38,18 +38,23 @@ IMAGE = {"name": "image", "datatype": "BYTES", "shape": [2]}
 TEXTS = [base64.b64encode(text).decode() for text in (b"one", b"\xff\x00")]
 
 
-def read(message: Any, binary: bytes = b"", header: str | None = "") -> InferRequest:
-    """``header``: its value; None for none, empty for the right one."""
+def parse(message: Any, binary_data: bytes = b"", header: str | None = "") -> InferRequest:
+    """Parse ``message``, followed by ``binary_data``.
+
+    Args:
+        header: the value of the header; None for no header, empty for the right value.
+    """
     encoded = message if isinstance(message, bytes) else json.dumps(message).encode()
     size = str(len(encoded)) if header == "" else header
-    return read_request(encoded + binary, size, MODEL, "0", 0.0)
+    return parse_infer_request(encoded + binary_data, size, MODEL, "0", 0.0)
 
 
-def with_input(tensor: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"inputs": [{**tensor, **more}]}
+def with_input(tensor: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"inputs": [{**tensor, **members}]}
 
 
 def in_binary(tensor: dict[str, Any], size: Any) -> dict[str, Any]:
+    """A message whose input is ``size`` bytes of binary data."""
     return with_input(tensor, parameters={"binary_data_size": size})
 
 
@@ -57,80 +62,68 @@ class TestInputs:
     @pytest.mark.parametrize(
         "data", [PIXELS.tolist(), PIXELS.ravel().tolist(), PIXELS.reshape(4, 6).tolist()]
     )
-    def test_floats_flat_or_nested(self, data):
-        images = read(with_input(FLOATS, data=data)).images
+    def test_pixel_values_in_json_are_flat_or_nested(self, data):
+        images = parse(with_input(FLOATS, data=data)).images
         np.testing.assert_array_equal(np.stack(images), PIXELS)
-        assert {image.dtype for image in images} == {np.dtype(np.float32)}
+        assert {np.asarray(image).dtype for image in images} == {np.dtype(np.float32)}
 
-    def test_floats_in_binary(self):
-        images = read(in_binary(FLOATS, 96), PIXELS.astype("<f4").tobytes()).images
+    def test_pixel_values_as_binary_data(self):
+        images = parse(in_binary(FLOATS, 96), PIXELS.astype("<f4").tobytes()).images
         np.testing.assert_array_equal(np.stack(images), PIXELS)
 
-    def test_images_in_json_and_in_binary(self):
-        assert read(with_input(IMAGE, data=TEXTS), header=None).images == [b"one", b"\xff\x00"]
-        assert read(
-            with_input(IMAGE, data=TEXTS, parameters={"content_type": "base64"})
-        ).images == [
-            b"one",
-            b"\xff\x00",
-        ]
-        binary = b"\3\0\0\0one\2\0\0\0\xff\0"
-        assert read(in_binary(IMAGE, len(binary)), binary).images == [b"one", b"\xff\x00"]
-
-    @given(st.lists(st.binary(max_size=300)))
-    def test_bytes_there_and_back(self, elements):
-        packed = b"".join(len(element).to_bytes(4, "little") + element for element in elements)
-        assert split(memoryview(packed)) == elements
-
-    @given(st.binary(max_size=60))
-    def test_any_bytes_are_elements_or_refused(self, data):
-        try:
-            elements = split(memoryview(data))
-        except BadRequest:
-            return
-        assert (
-            b"".join(len(element).to_bytes(4, "little") + element for element in elements) == data
-        )
+    def test_images_in_json_and_as_binary_data(self):
+        assert parse(with_input(IMAGE, data=TEXTS), header=None).images == [b"one", b"\xff\x00"]
+        base64_named = with_input(IMAGE, data=TEXTS, parameters={"content_type": "base64"})
+        assert parse(base64_named).images == [b"one", b"\xff\x00"]
+        binary_data = b"\3\0\0\0one\2\0\0\0\xff\0"
+        message = in_binary(IMAGE, len(binary_data))
+        assert parse(message, binary_data).images == [b"one", b"\xff\x00"]
 
 
 class TestParametersAndOutputs:
     @pytest.mark.parametrize(
         ("given_r", "used"), [(3, "3"), (3.0, "3"), ("3", "3"), ("3:-1", "3:-1"), ("8,2", "8,2")]
     )
-    def test_r(self, given_r, used):
-        params = read({**with_input(IMAGE, data=TEXTS), "parameters": {"r": given_r}}).params
+    def test_r_is_a_number_or_a_string(self, given_r, used):
+        params = parse({**with_input(IMAGE, data=TEXTS), "parameters": {"r": given_r}}).params
         assert (params.text, params.top_k, params.deadline) == (used, 3, None)
 
-    def test_others(self):
-        asked = read(
+    def test_id_top_k_and_deadline(self):
+        request = parse(
             {
                 **with_input(IMAGE, data=TEXTS),
                 "id": "7",
                 "parameters": {"top_k": 2, "deadline_ms": 1500.5},
             }
         )
-        assert (asked.id, asked.params.top_k, asked.params.deadline) == ("7", 2, 1.5005)
+        assert (request.id, request.params.top_k, request.params.deadline) == ("7", 2, 1.5005)
 
-    def test_outputs(self):
+    def test_an_output_overrides_the_default_of_the_request(self):
         message = with_input(IMAGE, data=TEXTS)
-        assert read(message).outputs == (Output("labels", False), Output("scores", False))
+        assert parse(message).outputs == (
+            RequestedOutput("labels", False),
+            RequestedOutput("scores", False),
+        )
         all_binary = {**message, "parameters": {"binary_data_output": True}}
-        assert read(all_binary).outputs == (Output("labels", True), Output("scores", True))
+        assert parse(all_binary).outputs == (
+            RequestedOutput("labels", True),
+            RequestedOutput("scores", True),
+        )
         one = {**all_binary, "outputs": [{"name": "scores", "parameters": {"binary_data": False}}]}
-        assert read(one).outputs == (Output("scores", False),)
+        assert parse(one).outputs == (RequestedOutput("scores", False),)
 
 
 REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
-    (b"{", b"", BadRequest, "no JSON"),
-    (b"[" * 100_000, b"", BadRequest, "no JSON"),
-    (b'{"id": ' + b"9" * 9000 + b"}", b"", BadRequest, "no JSON"),
-    (b"\xff", b"", BadRequest, "no JSON"),
+    (b"{", b"", BadRequest, "not JSON"),
+    (b"[" * 100_000, b"", BadRequest, "not JSON"),
+    (b'{"id": ' + b"9" * 9000 + b"}", b"", BadRequest, "not JSON"),
+    (b"\xff", b"", BadRequest, "not JSON"),
     (b"[]", b"", BadRequest, "must be an object"),
     (b" " * (MAX_JSON_BYTES + 1), b"", TooLarge, "binary data"),
-    ({}, b"", BadRequest, "inputs must be there, as a list"),
+    ({}, b"", BadRequest, "inputs is required, as a list"),
     ({"inputs": []}, b"", BadRequest, "one input"),
     ({"inputs": [3]}, b"", BadRequest, "must be JSON objects"),
-    ({"inputs": [{}]}, b"", BadRequest, "name must be there, as a string"),
+    ({"inputs": [{}]}, b"", BadRequest, "name is required, as a string"),
     (with_input({**IMAGE, "name": "x"}, data=TEXTS), b"", BadRequest, "no input 'x'"),
     (
         with_input({**IMAGE, "datatype": "FP32"}, data=TEXTS),
@@ -149,7 +142,7 @@ REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
         BadRequest,
         "3 elements, but there are 2",
     ),
-    (with_input(IMAGE), b"", BadRequest, "data must be there"),
+    (with_input(IMAGE), b"", BadRequest, "data is required"),
     (with_input(IMAGE, data=["ä", "b"]), b"", BadRequest, "base64"),
     (with_input(IMAGE, data=["####", "b"]), b"", BadRequest, "base64"),
     (with_input(IMAGE, data=[1, 2]), b"", BadRequest, "list of strings"),
@@ -232,56 +225,27 @@ REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
         {**with_input(IMAGE, data=TEXTS), "outputs": [{"name": "x"}]},
         b"",
         BadRequest,
-        "outputs are labels, scores",
+        "unknown or repeated; there are labels, scores",
     ),
     (
         {**with_input(IMAGE, data=TEXTS), "outputs": [{"name": "labels"}] * 2},
         b"",
         BadRequest,
-        "each once",
+        "'labels' is unknown or repeated",
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("message", "binary", "kind", "text"), REFUSED, ids=lambda value: str(value)[:40]
+    ("message", "binary_data", "error", "text"), REFUSED, ids=lambda value: str(value)[:40]
 )
-def test_what_is_refused(message, binary, kind, text):
-    with pytest.raises(kind, match=text):
-        read(message, binary)
+def test_a_malformed_request_is_refused(message, binary_data, error, text):
+    with pytest.raises(error, match=text):
+        parse(message, binary_data)
 
 
 @pytest.mark.parametrize("header", ["0", "-1", "x", "", "9" * 13, "999", "٣"])
-def test_a_wrong_header(header):
+def test_a_wrong_length_of_the_json_is_refused(header):
     body = json.dumps(with_input(IMAGE, data=TEXTS)).encode()
     with pytest.raises(BadRequest, match="must be the size of the JSON"):
-        read_request(body, header, MODEL, "0", 0.0)
-
-
-def answer(*predictions: tuple[str, float]) -> Answer:
-    return Answer(
-        model="tiny",
-        r="3",
-        r_requested="3",
-        predictions=[Prediction(label=label, index=0, score=score) for label, score in predictions],
-        tokens=Tokens(input=17, output=11),
-        timing_ms=Timing(decode=0, queue=0, forward=0),
-        batch_size=1,
-    )
-
-
-def test_binary_outputs_stand_in_their_order_after_the_json():
-    message = {**with_input(IMAGE, data=TEXTS), "parameters": {"binary_data_output": True}}
-    answers = [answer(("Kätzchen", 0.75), ("dog", 0.25)), answer(("dog", 1.0), ("fish", 0.0))]
-    body, size = write_response(read(message), answers)
-    labels, scores = json.loads(body[:size])["outputs"]
-    assert (labels["shape"], scores["shape"]) == ([2, 2], [2, 2])
-    binary = memoryview(body)[size:]
-    first = labels["parameters"]["binary_data_size"]
-    assert split(binary[:first]) == ["Kätzchen".encode(), b"dog", b"dog", b"fish"]
-    assert np.frombuffer(binary[first:], "<f4").tolist() == [0.75, 0.25, 1.0, 0.0]
-    assert scores["parameters"]["binary_data_size"] == 16
-
-
-def test_floats_are_little_endian():
-    assert pack([1.0, -2.5]) == b"\x00\x00\x80\x3f\x00\x00\x20\xc0"
+        parse_infer_request(body, header, MODEL, "0", 0.0)

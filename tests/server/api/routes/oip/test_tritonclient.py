@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, spoken by Triton's own client to a real server."""
+"""The Open Inference Protocol, with Triton's client and a real server."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def runner() -> Runner:
 
 def images(*names: str) -> triton.InferInput:
     """Encoded files, as binary data."""
-    found = triton.InferInput("image", [len(names)], "BYTES")
-    return found.set_data_from_numpy(np.array([EXAMPLES[name] for name in names], np.object_))
+    tensor = triton.InferInput("image", [len(names)], "BYTES")
+    return tensor.set_data_from_numpy(np.array([EXAMPLES[name] for name in names], np.object_))
 
 
 def pixel_values(runner: Runner, *names: str) -> np.ndarray:
@@ -59,7 +59,7 @@ def classify(http, name: str, **query: object) -> tuple[list[str], list[float]]:
 
 
 class TestMetadata:
-    def test_server(self, client):
+    def test_server_metadata(self, client):
         metadata = client.get_server_metadata()
         assert metadata["name"] == "tome-serve"
         assert metadata["extensions"] == ["binary_tensor_data"]
@@ -73,7 +73,7 @@ class TestMetadata:
         assert not client.is_model_ready("resnet")
 
     @pytest.mark.parametrize("version", ["", "1"])
-    def test_model(self, client, version):
+    def test_model_metadata(self, client, version):
         assert client.get_model_metadata(NAME, version) == {
             "name": NAME,
             "versions": ["1"],
@@ -91,7 +91,7 @@ class TestMetadata:
 
 class TestInfer:
     @pytest.mark.parametrize("r", [0, 16, "16", "16:-1", "30,0,5"])
-    def test_images_are_answered_as_by_classify(self, client, server, r):
+    def test_images_get_the_results_of_classify(self, client, server, r):
         result = client.infer(
             NAME, [images(*NAMES)], request_id="mine", parameters={"r": r, "top_k": 3}
         )
@@ -113,22 +113,20 @@ class TestInfer:
 
     @pytest.mark.parametrize("binary_in", [True, False])
     @pytest.mark.parametrize("r", ["0", "16"])
-    def test_pixel_values_are_answered_as_images(self, client, runner, r, binary_in):
-        """float32 pixels go in as they are; the same pictures as files are normalised on the
-        device.
-        """
+    def test_pixel_values_get_the_results_of_images(self, client, runner, r, binary_in):
+        """Pixel values reach the model as they are; the device normalises those of files."""
         parameters = {"r": r}
         values = pixel_values(runner, *NAMES)
-        found = client.infer(NAME, [floats(values, binary_in)], parameters=parameters)
+        result = client.infer(NAME, [floats(values, binary_in)], parameters=parameters)
         expected = client.infer(NAME, [images(*NAMES)], parameters=parameters)
         for row in range(len(values)):
-            assert found.as_numpy("labels")[row, 0] == expected.as_numpy("labels")[row, 0]
+            assert result.as_numpy("labels")[row, 0] == expected.as_numpy("labels")[row, 0]
             np.testing.assert_allclose(
-                found.as_numpy("scores")[row, 0], expected.as_numpy("scores")[row, 0], atol=0.02
+                result.as_numpy("scores")[row, 0], expected.as_numpy("scores")[row, 0], atol=0.02
             )
 
     @pytest.mark.parametrize("binary_out", [True, False])
-    def test_outputs_as_they_are_asked_for(self, client, binary_out):
+    def test_outputs_are_those_that_are_requested(self, client, binary_out):
         outputs = [
             triton.InferRequestedOutput(name, binary_data=binary_out)
             for name in ("scores", "labels")
@@ -160,15 +158,15 @@ class TestInfer:
         )
         assert client.infer(NAME, [image]).as_numpy("labels")[0, 0] == b"Sneaker"
 
-    def test_requests_at_once_share_batches(self, client, runner):
+    def test_concurrent_requests_share_batches(self, client, runner):
         values = pixel_values(runner, *NAMES)
-        asked = [
+        pending = [
             client.async_infer(
                 NAME, [images(*NAMES) if index % 2 else floats(values)], parameters={"r": index % 3}
             )
             for index in range(12)
         ]
-        for each in asked:
+        for each in pending:
             labels = each.get_result().as_numpy("labels")[:, 0]
             assert labels.tolist() == [b"Sneaker", b"Bag", b"Ankle boot"]
 
@@ -188,19 +186,19 @@ class TestErrors:
             ({"model": "other"}, "422", "the model is named in the path"),
         ],
     )
-    def test_parameters(self, client, parameters, status, message):
+    def test_parameters_that_are_not_allowed(self, client, parameters, status, message):
         with pytest.raises(InferenceServerException, match=message) as caught:
             client.infer(NAME, [images("bag")], parameters=parameters)
         assert caught.value.status() == status
 
     @pytest.mark.parametrize(("model", "version"), [("resnet", ""), (NAME, "2")])
-    def test_unknown(self, client, model, version):
-        for ask in (
+    def test_unknown_models_and_versions(self, client, model, version):
+        for send in (
             lambda: client.infer(model, [images("bag")], version),
             lambda: client.get_model_metadata(model, version),
         ):
             with pytest.raises(InferenceServerException, match="there is no") as caught:
-                ask()
+                send()
             assert caught.value.status() == "404"
 
     def test_an_image_that_cannot_be_read_fails_the_request(self, client, server, eventually):
@@ -221,10 +219,8 @@ class TestErrors:
         assert caught.value.status() == "400"
 
     @pytest.mark.parametrize("r", ["0", "16"])
-    def test_absurd_pixel_values_harm_nobody_else(self, client, runner, r):
-        """Finite in float32, but not for the model: at most that image fails, whoever shares its
-        batch.
-        """
+    def test_absurd_pixel_values_fail_no_other_image(self, client, runner, r):
+        """Pixels that are finite in float32 may overflow in the model, for their image alone."""
         good = pixel_values(runner, *NAMES)
         absurd = [
             client.async_infer(NAME, [floats(np.full_like(good[:1], size))], parameters={"r": r})
@@ -243,20 +239,20 @@ class TestErrors:
                 b"Ankle boot",
             ]
 
-    def test_what_the_model_does_not_take(self, client, runner):
+    def test_inputs_that_the_model_does_not_take(self, client, runner):
         values = pixel_values(runner, "bag")
         double = triton.InferInput("pixel_values", [1, 1, 28, 28], "FP64").set_data_from_numpy(
             values.astype(float)
         )
         other = triton.InferInput("pixels", [1, 1, 28, 28], "FP32").set_data_from_numpy(values)
-        for asked, message in (
+        for inputs, message in (
             ([double], "pixel_values must be FP32, not FP64"),
             ([other], "there is no input 'pixels'"),
             ([floats(values[:, :, :20])], r"must be \[n, 1, 28, 28\]"),
             ([floats(values), images("bag")], "there must be one input"),
         ):
             with pytest.raises(InferenceServerException, match=message) as caught:
-                client.infer(NAME, asked)
+                client.infer(NAME, inputs)
             assert caught.value.status() == "400"
         classes = triton.InferRequestedOutput("scores", class_count=3)
         with pytest.raises(InferenceServerException, match="classification"):

@@ -23,15 +23,15 @@ from tests.tome_core.models import make_images, make_vit
 from tome_core import UnsupportedModelError, patch
 
 
-class MyBlock(Block):  # type: ignore[misc]
+class MyBlock(Block):
     """Inherits everything, and could override anything."""
 
 
-class MyAttention(Attention):  # type: ignore[misc]
+class MyAttention(Attention):
     pass
 
 
-class MyTransformer(VisionTransformer):  # type: ignore[misc]
+class MyTransformer(VisionTransformer):
     pass
 
 
@@ -42,12 +42,12 @@ def _refused(vit: nn.Module, *names: str) -> None:
         assert name in str(caught.value)
 
 
-def test_other_blocks() -> None:
+def test_unknown_blocks_are_refused() -> None:
     _refused(make_vit(block_fn=MyBlock), "blocks.0", "MyBlock")
 
 
 @pytest.mark.parametrize("block", [ParallelScalingBlock, DiffParallelScalingBlock])
-def test_blocks_with_no_place_to_merge(block: type[nn.Module]) -> None:
+def test_blocks_with_parallel_branches_are_refused(block: type[nn.Module]) -> None:
     _refused(
         make_vit(block_fn=block),
         "blocks.0",
@@ -57,7 +57,7 @@ def test_blocks_with_no_place_to_merge(block: type[nn.Module]) -> None:
     )
 
 
-def test_one_other_block_among_many() -> None:
+def test_one_unknown_block_among_many_is_refused() -> None:
     vit = make_vit()
     vit.blocks[2] = MyBlock(16, 2)
     _refused(vit, "blocks.2", "MyBlock")
@@ -72,13 +72,13 @@ def test_one_other_block_among_many() -> None:
         {"block_fn": ResPostBlock, "attn_layer": DiffAttention},
     ],
 )
-def test_other_attention(options: dict[str, Any]) -> None:
+def test_unknown_attention_is_refused(options: dict[str, Any]) -> None:
     vit = make_vit(**options)
     vit.blocks[0].attn = MyAttention(16, 2)
     _refused(vit, "blocks.0.attn", "MyAttention")
 
 
-def test_blocks_side_by_side() -> None:
+def test_unknown_parts_of_parallel_blocks_are_refused() -> None:
     vit = make_vit(block_fn=ParallelThingsBlock, drop_path_rate=0.1)
     _refused(vit, "blocks.1.attns.0", "drop_path_rate=0")
     vit = make_vit(block_fn=ParallelThingsBlock)
@@ -107,7 +107,7 @@ def test_blocks_side_by_side() -> None:
         lambda: patch(make_vit()),
     ],
 )
-def test_other_models(make: Callable[[], nn.Module]) -> None:
+def test_unknown_models_are_refused(make: Callable[[], nn.Module]) -> None:
     model = make()
     _refused(model, type(model).__name__)
 
@@ -144,14 +144,14 @@ def test_other_models(make: Callable[[], nn.Module]) -> None:
         ("visformer_tiny", "pyramid"),
     ],
 )
-def test_families_that_cannot_merge_are_told_why(name: str, reason: str) -> None:
+def test_families_that_cannot_merge_are_refused_with_a_reason(name: str, reason: str) -> None:
     with torch.device("meta"):
         vit = timm.create_model(name)
     _refused(vit, f"the model is a {type(vit).__name__}, which", reason)
 
 
 @pytest.mark.parametrize(("pool", "name"), [("prr", "attn_pool"), ("", "global_pool=''")])
-def test_other_pools(pool: str, name: str) -> None:
+def test_unknown_pools_are_refused(pool: str, name: str) -> None:
     _refused(make_vit(global_pool=pool), name)
 
 
@@ -164,21 +164,21 @@ def test_other_pools(pool: str, name: str) -> None:
     [3, nn.Identity(), nn.Parameter(torch.zeros(1)), torch.zeros(1), lambda x: x, None],
     ids=lambda value: type(value).__name__,
 )
-def test_an_unknown_attribute_or_part(where: str, path: str, value: Any) -> None:
+def test_an_unknown_attribute_or_part_is_refused(where: str, path: str, value: Any) -> None:
     vit = make_vit()
     setattr(vit.get_submodule(path), "novelty", value)  # noqa: B010 - nn.Module's stubs know no such name
     _refused(vit, where, "novelty")
 
 
 @pytest.mark.parametrize("path", ["blocks.1", "blocks.1.attn"])
-def test_an_unknown_buffer(path: str) -> None:
+def test_an_unknown_buffer_is_refused(path: str) -> None:
     vit = make_vit()
     vit.get_submodule(path).register_buffer("novelty", torch.zeros(1))
     _refused(vit, path, "novelty")
 
 
 @pytest.mark.parametrize("path", ["", "blocks.1", "blocks.1.attn"])
-def test_a_replaced_forward(path: str) -> None:
+def test_a_replaced_forward_is_refused(path: str) -> None:
     vit = make_vit()
     module = vit.get_submodule(path)
     module.__dict__["forward"] = lambda x, **_: 2 * x
@@ -186,17 +186,17 @@ def test_a_replaced_forward(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "blocks.1", "blocks.1.attn"])
-@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
-def test_a_forward_hook_that_would_be_skipped(path: str, kind: str) -> None:
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_forward_hook_that_would_not_run_is_refused(path: str, register: str) -> None:
     vit = make_vit()
-    getattr(vit.get_submodule(path), kind)(lambda *_: None)
+    getattr(vit.get_submodule(path), register)(lambda *_: None)
     _refused(vit, path or "the model", "hooks")
 
 
-@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
-def test_a_forward_hook_on_the_sequence_of_blocks(kind: str) -> None:
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_forward_hook_on_the_sequence_of_blocks_is_refused(register: str) -> None:
     vit = make_vit()
-    getattr(vit.blocks, kind)(lambda *_: None)
+    getattr(vit.blocks, register)(lambda *_: None)
     _refused(vit, "blocks", "hooks")
 
 
@@ -209,20 +209,20 @@ def test_hooks_on_parts_that_are_called_still_run() -> None:
 
 
 @pytest.mark.parametrize("part", ["norm1", "norm2", "attn.q_norm", "attn.k_norm", "attn.norm"])
-def test_a_norm_that_mixes_tokens(part: str) -> None:
+def test_a_norm_that_mixes_tokens_is_refused(part: str) -> None:
     vit = make_vit()
     vit.blocks[0].set_submodule(part, nn.BatchNorm1d(17))
     _refused(vit, f"blocks.0.{part}", "BatchNorm1d")
 
 
 @pytest.mark.parametrize("part", ["ls1", "ls2", "drop_path1", "drop_path2", "mlp"])
-def test_a_part_of_another_kind(part: str) -> None:
+def test_a_part_of_an_unknown_type_is_refused(part: str) -> None:
     vit = make_vit()
     setattr(vit.blocks[1], part, nn.Linear(16, 16))
     _refused(vit, f"blocks.1.{part}", "Linear")
 
 
-def test_other_containers_and_norms_of_the_model() -> None:
+def test_unknown_containers_and_norms_of_the_model_are_refused() -> None:
     vit = make_vit()
     vit.norm = nn.BatchNorm1d(17)
     _refused(vit, "norm", "BatchNorm1d")
@@ -231,20 +231,20 @@ def test_other_containers_and_norms_of_the_model() -> None:
     _refused(vit, "blocks", "ModuleList")
 
 
-def test_another_attention_dropout() -> None:
+def test_an_unknown_attention_dropout_is_refused() -> None:
     vit = make_vit()
     vit.blocks[1].attn.attn_drop = nn.AlphaDropout(0.5)
     _refused(vit, "blocks.1.attn.attn_drop", "AlphaDropout")
 
 
-def test_another_scale() -> None:
+def test_an_unknown_scale_is_refused() -> None:
     vit = make_vit()
     vit.blocks[1].attn.scale = 1.0
     _refused(vit, "blocks.1.attn", "scale")
 
 
 @pytest.mark.parametrize("part", ["norm1", "mlp", "ls1"])
-def test_a_missing_part(part: str) -> None:
+def test_a_missing_part_is_refused(part: str) -> None:
     vit = make_vit()
     delattr(vit.blocks[1], part)
     _refused(vit, "blocks.1", part)

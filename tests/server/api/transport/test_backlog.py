@@ -1,6 +1,4 @@
-"""A socket that begins no new connections: those that wait come through, others are refused once it
-is closed.
-"""
+"""A socket without new connections: pending ones are accepted, others refused once it is closed."""
 
 from __future__ import annotations
 
@@ -15,17 +13,18 @@ import pytest
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from server.api.transport.handshakes import drop_handshakes
+from server.api.transport.backlog import drop_new_connections
 from server.api.transport.listener import HttpServer, http_config, listen
-from server.api.transport.protocol import Bounds
+from server.api.transport.protocol import ConnectionRegistry
+from server.errors import RequestError
 
 
 def filters_work() -> bool:
-    """Not on other systems than Linux, nor in every sandbox."""
+    """Whether socket filters have an effect here: on Linux only, and not in every sandbox."""
     if sys.platform != "linux":
         return False
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        drop_handshakes(listener)
+        drop_new_connections(listener)
         try:
             socket.create_connection(listener.getsockname(), 0.3).close()
         except TimeoutError:
@@ -34,7 +33,7 @@ def filters_work() -> bool:
 
 
 pytestmark = pytest.mark.skipif(
-    not filters_work(), reason="this system does not filter what comes to a socket"
+    not filters_work(), reason="socket filters have no effect on this system"
 )
 HOSTS = [
     "127.0.0.1",
@@ -55,46 +54,44 @@ def listening(host: str) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_who_waits_comes_through_and_nobody_else(host: str) -> None:
+def test_a_pending_connection_is_accepted_and_no_new_one(host: str) -> None:
     with listening(host) as listener:
         address = listener.getsockname()[:2]
-        with socket.create_connection(address, 5) as early:
-            early.sendall(b"request")
-            drop_handshakes(listener)
+        with socket.create_connection(address, 5) as pending:
+            pending.sendall(b"request")
+            drop_new_connections(listener)
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, 0.3)
             accepted, _ = listener.accept()
             with accepted:
                 assert accepted.recv(100) == b"request"
-                early.sendall(b" and more")
+                pending.sendall(b" and more")
                 assert accepted.recv(100) == b" and more"
                 accepted.sendall(b"answer")
-                assert early.recv(100) == b"answer"
+                assert pending.recv(100) == b"answer"
             listener.setblocking(False)
             with pytest.raises(BlockingIOError):
                 listener.accept()
 
 
-def test_who_was_dropped_reaches_the_next_server() -> None:
-    """The kernel asks again, after a second: by then the old socket is gone."""
+def test_a_dropped_client_reaches_the_next_server() -> None:
+    """The kernel retransmits the SYN after a second: the old socket is closed by then."""
     with listening("127.0.0.1") as listener, socket.socket() as late:
         address = listener.getsockname()
-        drop_handshakes(listener)
+        drop_new_connections(listener)
         late.setblocking(False)
         late.connect_ex(address)
         listener.close()
-        with socket.create_server(address) as following:
-            following.settimeout(10)
-            accepted, where = following.accept()
+        with socket.create_server(address) as successor:
+            successor.settimeout(10)
+            accepted, address_of_client = successor.accept()
             accepted.close()
-            assert where == late.getsockname()
+            assert address_of_client == late.getsockname()
 
 
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_server_that_ends_answers_all_who_have_connected(loop_factory) -> None:
-    """However late its loop is: uvloop accepts one in each turn, and a single one may take as long
-    as one waits.
-    """
+def test_a_server_that_stops_answers_all_pending_connections(loop_factory) -> None:
+    """Even with a busy loop: uvloop accepts one connection an iteration."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(
@@ -102,23 +99,29 @@ def test_a_server_that_ends_answers_all_who_have_connected(loop_factory) -> None
         )
         await send({"type": "http.response.body", "body": b"ok"})
 
+    refusals: list[RequestError] = []
+
     async def serve(clients: contextlib.ExitStack) -> list[bytes]:
         listener = listen("127.0.0.1", 0)
-        config = http_config(app, Bounds(100, 10.0, 10.0, lambda error: None))
+        limits = ConnectionRegistry(
+            max_connections=100, header_timeout=10, send_timeout=10, on_refusal=refusals.append
+        )
+        config = http_config(app, limits)
         config.load()
         server = HttpServer(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup([listener])
-        waiting = [
+        pending = [
             clients.enter_context(socket.create_connection(listener.getsockname(), 5))
             for _ in range(20)
         ]
-        for client in waiting:
+        for client in pending:
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        asyncio.get_running_loop().call_soon(time.sleep, 0.5)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.5)  # a busy loop
         await server.shutdown([listener])
-        return [client.recv(65536) for client in waiting]
+        return [client.recv(65536) for client in pending]
 
     with contextlib.ExitStack() as clients, asyncio.Runner(loop_factory=loop_factory) as runner:
         answers = runner.run(serve(clients))
     assert [answer.split(b" ")[1] for answer in answers] == [b"200"] * 20
+    assert refusals == []

@@ -1,4 +1,4 @@
-"""Servers that misbehave in a chosen way: what is tested with them is the generator."""
+"""Servers that answer, stall or break off as a test of the load generator needs it."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def peer(answer: Answer) -> AsyncIterator[str]:
-    """A server that reads whole requests and calls ``answer`` for each, with its number; gives its
-    address.
-    """
-    seen = 0
+async def fake_server(answer: Answer) -> AsyncIterator[str]:
+    """Read whole requests and call ``answer`` for each, with its number; yield the server's URL."""
+    received = 0
     writers = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal seen
+        nonlocal received
         writers.add(writer)
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(
-                    line.split(": ")[1]
-                    for line in head.split("\r\n")
-                    if line.startswith("Content-Length")
-                )
-                await reader.readexactly(int(length))
-                seen += 1
-                await answer(seen - 1, writer)
+                await read_request(reader)
+                number = received
+                received += 1
+                await answer(number, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
@@ -44,6 +37,14 @@ async def peer(answer: Answer) -> AsyncIterator[str]:
         for writer in writers:
             writer.close()
         await asyncio.sleep(0)
+
+
+async def read_request(reader: asyncio.StreamReader) -> None:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    for line in head.split("\r\n"):
+        name, _, value = line.partition(": ")
+        if name == "Content-Length":
+            await reader.readexactly(int(value))
 
 
 async def always_ok(number: int, writer: asyncio.StreamWriter) -> None:

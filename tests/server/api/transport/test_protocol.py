@@ -1,6 +1,4 @@
-"""Connections on which no request comes, comes too slowly, or comes too often: each harms itself
-alone.
-"""
+"""Connections without a request, with a slow one, or with too many: none affects the others."""
 
 from __future__ import annotations
 
@@ -14,91 +12,93 @@ import pytest
 
 from tests.server.wire import SNEAKER, assert_problem, read_response
 
-HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
-SECONDS = 2.0
+HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+TIMEOUT_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
 def strict(start_server):
-    """A server with little patience, for six connections."""
-    patience = {"header_timeout": SECONDS, "send_timeout": SECONDS}
-    with start_server(**patience, max_connections=6, levels="0", max_batch=1) as running:
+    """A server with short timeouts and at most six connections."""
+    timeouts = {"header_timeout": TIMEOUT_SECONDS, "send_timeout": TIMEOUT_SECONDS}
+    with start_server(**timeouts, max_connections=6, levels="0", max_batch=1) as running:
         yield running
 
 
-def ended(connection: socket.socket) -> bool:
-    """Whether the server has ended the connection."""
+def is_closed(connection: socket.socket) -> bool:
+    """Wait for data or the end of the connection. Return whether it has ended."""
     try:
         return connection.recv(65536) == b""
     except ConnectionResetError:
         return True
 
 
-def asks(connection: socket.socket) -> int:
-    connection.sendall(HEAD + b"\r\n")
+def request_status(connection: socket.socket) -> int:
+    """Send one request, and return the status of its response."""
+    connection.sendall(HEADER + b"\r\n")
     return read_response(connection).status_code
 
 
 class TestHeader:
-    def test_one_that_drips_is_refused_however_often_something_comes(self, strict):
+    def test_one_that_arrives_byte_by_byte_is_refused_after_the_timeout(self, strict):
         with strict.connect() as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.settimeout(0.05)
             answer = b""
-            for byte in HEAD + b"X: " + b"x" * 1000:
+            for byte in HEADER + b"X: " + b"x" * 1000:
                 connection.send(bytes([byte]))
                 try:
                     answer = connection.recv(1, socket.MSG_PEEK)
                     break
                 except TimeoutError:
                     continue
-            assert answer, "it was never ended"
+            assert answer, "the connection was never closed"
             connection.settimeout(10)
             assert_problem(read_response(connection), 408, "slow-header")
-            assert ended(connection)
+            assert is_closed(connection)
         assert strict.metric('tome_rejected_total{reason="slow-header"}') == 1
 
-    def test_the_second_of_a_connection_is_bounded_too(self, strict):
+    def test_the_timeout_holds_for_the_second_one_of_a_connection_too(self, strict):
         with strict.connect() as connection:
-            assert asks(connection) == 200
-            connection.sendall(HEAD)
+            assert request_status(connection) == 200
+            connection.sendall(HEADER)
             assert_problem(read_response(connection), 408, "slow-header")
 
-    def test_a_connection_that_says_nothing_is_ended(self, strict):
+    def test_a_connection_without_a_request_is_closed(self, strict):
         with strict.connect() as connection:
-            assert ended(connection)
+            assert is_closed(connection)
 
-    def test_one_that_waits_between_two_requests_is_kept(self, strict):
+    def test_a_connection_between_two_requests_is_kept_alive(self, strict):
         with strict.connect() as connection:
-            assert asks(connection) == 200
-            time.sleep(1.5 * SECONDS)
-            assert asks(connection) == 200
+            assert request_status(connection) == 200
+            time.sleep(1.5 * TIMEOUT_SECONDS)
+            assert request_status(connection) == 200
 
     @pytest.mark.parametrize(
         "piece", [b"X: " + b"x" * 4000 + b"\r\n", b"x" * 4000], ids=["many", "long"]
     )
-    def test_its_size_is_bounded(self, strict, server, piece):
+    def test_its_size_is_limited(self, strict, server, piece):
         with strict.connect() as connection:
-            connection.sendall(HEAD + b"X-First: ")
+            connection.sendall(HEADER + b"X-First: ")
             with pytest.raises(OSError):
                 for _ in range(10_000):
                     connection.sendall(piece)
-        with server.connect() as connection:  # which has the patience to let all of it come
-            connection.sendall(HEAD + b"X-First: ")
+        # A server with a long header timeout receives all of it.
+        with server.connect() as connection:
+            connection.sendall(HEADER + b"X-First: ")
             for _ in range(50):
                 connection.sendall(b"x" * 66_000)
                 if select.select([connection], [], [], 0.2)[0]:
                     break
             assert_problem(read_response(connection), 431, "header-too-large")
 
-    def test_what_is_not_http_gets_a_problem(self, strict):
+    def test_data_that_is_not_http_gets_a_problem(self, strict):
         with strict.connect() as connection:
             connection.sendall(b"hello\r\n\r\n")
             assert_problem(read_response(connection), 400, "malformed")
 
 
-class TestBodyAfterItsAnswer:
-    def test_one_that_drips_on_is_ended(self, strict):
+class TestBodyAfterItsResponse:
+    def test_a_connection_whose_body_arrives_too_slowly_is_closed(self, strict):
         with strict.connect() as connection:
             connection.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
             assert read_response(connection).status_code == 405
@@ -107,39 +107,41 @@ class TestBodyAfterItsAnswer:
                     connection.sendall(b"x")
                     time.sleep(0.1)
 
-    def test_one_that_comes_to_its_end_leaves_a_connection_that_can_be_used(self, strict):
+    def test_a_connection_whose_body_is_complete_is_kept_alive(self, strict):
         with strict.connect() as connection:
             connection.sendall(b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
             assert read_response(connection).status_code == 405
             connection.sendall(b"x" * 1000)
-            time.sleep(1.5 * SECONDS)
-            assert asks(connection) == 200
+            time.sleep(1.5 * TIMEOUT_SECONDS)
+            assert request_status(connection) == 200
 
 
-class TestNumber:
-    def test_the_longest_idle_gives_way(self, strict):
-        kept = [strict.connect() for _ in range(6)]
-        assert [asks(connection) for connection in kept] == [200] * 6
+class TestNumberOfConnections:
+    def test_the_longest_idle_is_closed_for_a_new_one(self, strict):
+        connections = [strict.connect() for _ in range(6)]
+        assert [request_status(connection) for connection in connections] == [200] * 6
         with strict.connect() as one_more:
-            assert asks(one_more) == 200
-            assert ended(kept[0])
-            assert [asks(connection) for connection in kept[1:]] == [200] * 5
-        for connection in kept:
+            assert request_status(one_more) == 200
+            assert is_closed(connections[0])
+            assert [request_status(connection) for connection in connections[1:]] == [200] * 5
+        for connection in connections:
             connection.close()
 
-    def test_one_that_never_asked_gives_way_before_one_that_did(self, strict):
-        time.sleep(0.2)  # for the connections of the test before
-        kept = [strict.connect() for _ in range(5)]
-        assert [asks(connection) for connection in kept] == [200] * 5
+    def test_an_unused_one_is_closed_before_one_that_was_used(self, strict):
+        time.sleep(0.2)  # until the connections of the previous test are closed
+        connections = [strict.connect() for _ in range(5)]
+        assert [request_status(connection) for connection in connections] == [200] * 5
         with strict.connect() as silent:
             time.sleep(0.1)
             with strict.connect() as one_more:
-                assert ended(silent)
-                assert [asks(connection) for connection in [*kept, one_more]] == [200] * 6
-        for connection in kept:
+                assert is_closed(silent)
+                assert [request_status(connection) for connection in [*connections, one_more]] == [
+                    200
+                ] * 6
+        for connection in connections:
             connection.close()
 
-    def test_where_all_are_busy_another_is_refused(self, strict):
+    def test_a_new_one_is_refused_while_all_are_busy(self, strict):
         time.sleep(0.2)
         head = (
             f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n".encode()
@@ -159,20 +161,20 @@ class TestNumber:
         assert strict.metric('tome_rejected_total{reason="too-many-connections"}') == 1
 
 
-def test_requests_that_do_not_wait_for_answers_are_bounded(strict):
-    def resident() -> int:
+def test_pipelined_requests_are_limited(strict):
+    def resident_kilobytes() -> int:
         with open(f"/proc/{strict.process.pid}/status") as file:
             return int(file.read().split("VmRSS:")[1].split()[0])
 
-    before = resident()
+    before = resident_kilobytes()
     with strict.connect() as connection, pytest.raises(OSError):
         for _ in range(200):
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
-    assert resident() - before < 40_000
+    assert resident_kilobytes() - before < 40_000
     assert httpx.get(f"{strict.url}/healthz").status_code == 200
 
 
-def test_a_few_of_them_are_answered_in_order(strict):
+def test_a_few_pipelined_requests_are_answered_in_order(strict):
     with strict.connect() as connection:
         connection.sendall(
             b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 8
@@ -183,33 +185,31 @@ def test_a_few_of_them_are_answered_in_order(strict):
     assert [int(part[:3]) for part in data.split(b"HTTP/1.1 ")[1:]] == [200, 404] * 8
 
 
-def ask_without_reading(server, connection: socket.socket) -> None:
-    """Send requests on ``connection`` until an answer waits in the server, or until it has ended
-    the connection.
-    """
+def send_without_reading(server, connection: socket.socket) -> None:
+    """Send requests until a response waits in the server, or the server closes the connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
     for _ in range(1000):
         if server.metric("tome_inflight_requests") == 2:
             return
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
-    pytest.fail("the kernel holds all of the answers")
+    pytest.fail("the kernel holds all responses")
 
 
-def test_a_client_that_never_reads_is_ended(strict, eventually):
+def test_the_connection_of_a_client_that_never_reads_is_closed(strict, eventually):
     with socket.socket() as connection:
         began = time.monotonic()
         try:
-            ask_without_reading(strict, connection)
-        except OSError:  # it has been ended already, though not before its time
-            assert time.monotonic() - began > SECONDS
+            send_without_reading(strict, connection)
+        except OSError:  # the server has closed it already, after the timeout
+            assert time.monotonic() - began > TIMEOUT_SECONDS
         eventually(lambda: strict.metric("tome_inflight_requests") == 1)
         connection.settimeout(10)
-        while not ended(connection):
+        while not is_closed(connection):
             pass
 
 
-def test_a_stop_waits_for_it_no_longer_than_for_others_and_says_so(start_server, tmp_path):
+def test_a_stop_aborts_it_after_the_drain_timeout_and_logs_it(start_server, tmp_path):
     log = tmp_path / "stderr"
     settings = {"levels": "0", "max_batch": 1, "drain_timeout": 1, "send_timeout": 600}
     with (
@@ -217,18 +217,17 @@ def test_a_stop_waits_for_it_no_longer_than_for_others_and_says_so(start_server,
         start_server(stderr=stderr, **settings) as server,
         socket.socket() as connection,
     ):
-        ask_without_reading(server, connection)
-        connection.sendall(
-            HEAD + b"\r\n"
-        )  # so that one waits behind the one that is being answered
+        send_without_reading(server, connection)
+        # One more request waits behind the one in flight.
+        connection.sendall(HEADER + b"\r\n")
         server.process.terminate()
         assert server.process.wait(20) == 0
     text = log.read_text()
-    assert "1 connections had not got all of their answers, and were cut" in text
+    assert "1 connections were cut before their responses were complete" in text
     assert "Traceback" not in text
 
 
-def test_one_that_asks_for_another_protocol_is_answered_in_this_one(strict):
+def test_an_upgrade_to_another_protocol_is_ignored(strict):
     """RFC 9110, section 7.8: a server may ignore it."""
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "eA=="}
     with httpx.Client(base_url=strict.url) as client:
@@ -236,10 +235,10 @@ def test_one_that_asks_for_another_protocol_is_answered_in_this_one(strict):
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_reset_is_no_error_of_the_server(strict, eventually):
+def test_clients_that_reset_their_connection_leave_the_server_ready(strict, eventually):
     for _ in range(50):
         connection = strict.connect()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.sendall(HEAD)
+        connection.sendall(HEADER)
         connection.close()
     eventually(strict.ready)

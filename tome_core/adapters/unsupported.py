@@ -1,4 +1,7 @@
-"""Why families of timm that look like Vision Transformers are refused: what follows "the model is a ..., which"."""
+"""Why the core refuses families of timm that resemble Vision Transformers.
+
+A reason continues the sentence "the model is a ..., which".
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ _PYRAMID = (
 )
 _CONVOLVES = "convolves its tokens on their grid, and merged tokens no longer fill one"
 
-REASONS = {
+UNSUPPORTED_FAMILIES = {
     "Cait": (
         "mixes the attention weights of its heads, and attends from the class token alone in its"
         " last blocks"

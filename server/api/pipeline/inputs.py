@@ -1,0 +1,61 @@
+"""Images and request bodies in memory, with the bytes that are reserved for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server.api.contract.params import Params
+from server.api.pipeline.admission import Reservation
+from server.errors import BadImage
+
+# An encoded image; or normalised pixels, which the model takes as they are, float32 (C, H, W).
+ImageContent = bytes | npt.NDArray[np.float32]
+
+
+@dataclass
+class BufferedInput:
+    """One image, or a whole body, in memory; ``size`` bytes of ``reservation`` count for it."""
+
+    content: ImageContent
+    reservation: Reservation
+    size: int
+
+    def encoded_bytes(self) -> bytes:
+        """Return the content, which must be bytes; empty bytes once it is cleared."""
+        assert isinstance(self.content, bytes)
+        return self.content
+
+    def clear(self) -> None:
+        """Drop the content. Its bytes still count: parts of it are in memory elsewhere."""
+        self.content = b""
+
+    def release(self) -> None:
+        """Drop the content, and give its bytes back to the reservation."""
+        self.reservation.release(self.size)
+        self.content = b""
+        self.size = 0
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request whose parameters and images, at least one, were parsed from its body."""
+
+    params: Params
+    images: list[ImageContent]
+
+    def take_images(self, body: BufferedInput) -> list[BufferedInput]:
+        """Move the images out. Each counts as an equal share of ``body``, JSON included."""
+        share = body.size // len(self.images)
+        images = [BufferedInput(content, body.reservation, share) for content in self.images]
+        self.images.clear()
+        return images
+
+
+def single_image(images: list[BufferedInput]) -> BufferedInput:
+    """Return the only one of ``images``. Raises `BadImage` if there are more."""
+    if len(images) > 1:
+        raise BadImage(f"the multipart body has {len(images)} files, but this route takes one")
+    return images[0]

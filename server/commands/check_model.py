@@ -1,0 +1,43 @@
+"""Whether merging supports an architecture: ``tome-serve models --check NAME``."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+import torch
+
+import tome_core
+from server.errors import ConfigError
+
+
+def check_model(name: str) -> int:
+    """Print whether token merging supports timm's model ``name``, and why not where it does not.
+
+    Neither downloads nor allocates weights. Returns 0 for a supported model and 1 for any other.
+
+    Raises:
+        ConfigError: timm has no model of this name.
+    """
+    architecture = name.partition(".")[0]  # without the tag of pretrained weights
+    if not timm.is_model(architecture):
+        raise ConfigError(_unknown(name, architecture))
+    with torch.device("meta"):  # shapes alone: no memory
+        network = timm.create_model(architecture).eval()
+    family = type(network).__name__
+    try:
+        model = tome_core.patch(network)
+    except tome_core.UnsupportedModelError as error:
+        print(f"{name}: not supported: {error}")
+        return 1
+    images = torch.empty(1, *network.pretrained_cfg["input_size"], device="meta")
+    tokens = model.input_tokens(images)
+    largest_r = (tokens - model.merging.prefix) // 2
+    print(f"{name}: supported ({family}, {tokens} tokens, r from 0 to {largest_r})")
+    return 0
+
+
+def _unknown(name: str, architecture: str) -> str:
+    similar = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+    hint = f"; did you mean {', '.join(similar)}?" if similar else ""
+    return f"timm {timm.__version__} has no model {name!r}{hint}"

@@ -1,0 +1,70 @@
+"""An encoded image without its metadata, and the helpers that parsers of image files share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.errors import TooLarge
+
+# A file may have this many parts (segments, chunks, blocks), plus one for each so many bytes.
+_MAX_PARTS = 5000
+_BYTES_PER_EXTRA_PART = 512
+
+
+@dataclass(frozen=True)
+class StrippedImage:
+    """An encoded image without the parts that its pixels do not need.
+
+    Attributes:
+        format: one of `server.imaging.formats.FORMATS`.
+        orientation: EXIF orientation, from 1 to 8.
+        canvas: ``(width, height)`` where the decoder allocates it before its size can be read from
+            the opened image, else None.
+    """
+
+    format: str
+    body: bytes
+    orientation: int = 1
+    canvas: tuple[int, int] | None = None
+
+
+class PartCollector:
+    """Collects the parts of a body that are kept, and limits how many parts it may have."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+        self._kept: list[memoryview] = []
+        extra = len(body) // _BYTES_PER_EXTRA_PART
+        self._parts_left = _MAX_PARTS + extra
+
+    def count(self) -> None:
+        """Count one part. Raises `TooLarge` if the body has too many."""
+        self._parts_left -= 1
+        if self._parts_left < 0:
+            raise TooLarge("the image consists of too many parts; save it again without metadata")
+
+    def keep(self, start: int, end: int | None = None) -> None:
+        """Keep the bytes from ``start`` to ``end``, by default to the end of the body."""
+        self._kept.append(self._body[start:end])
+
+    def join(self) -> bytes:
+        """Return all kept bytes in order."""
+        return b"".join(self._kept)
+
+
+def read_number(
+    body: bytes,
+    start: int,
+    size: int,
+    order: Literal["big", "little"] = "big",
+) -> int:
+    """Return the unsigned integer of ``size`` bytes at ``start``.
+
+    Raises:
+        IndexError: the body ends before it does.
+    """
+    end = start + size
+    if end > len(body):
+        raise IndexError
+    return int.from_bytes(body[start:end], order)

@@ -1,0 +1,58 @@
+"""Served models for tests of parameters: no engine, only what the API process knows of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.imaging.transform import Transform
+from server.ipc.messages import Level, ModelInfo
+
+
+def level(r: int, speedup: float | None = None, accuracy: float | None = None) -> Level:
+    """A level with token count and FLOPs that fall with ``r``."""
+    return Level(
+        r=str(r),
+        tokens_out=197 - 12 * r,
+        relative_flops=1 - r / 30,
+        speedup=speedup,
+        accuracy=accuracy,
+    )
+
+
+def model(
+    name: str = "small",
+    tokens: int = 197,
+    depth: int = 12,
+    classes: int = 10,
+    levels: tuple[Level, ...] = (),
+) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        architecture="vit",
+        transform=Transform((3, 224, 224), "bicubic", 0.9, "center"),
+        labels=tuple(f"class {index}" for index in range(classes)),
+        tokens=tokens,
+        prefix=1,
+        depth=depth,
+        device="cpu",
+        dtype="float32",
+        levels=levels,
+        grid=(14, 14),
+    )
+
+
+# r=12 has no accuracy in the profile.
+LEVELS = (
+    level(0, accuracy=90.88),
+    level(4, accuracy=90.93),
+    level(8, accuracy=90.88),
+    level(12),
+    level(16, accuracy=90.77),
+)
+
+MODELS = {
+    "small": model(levels=LEVELS),
+    "tiny": model("tiny", tokens=17, depth=4, classes=3),
+    "bare": model("bare", classes=0),
+    "unknown": model("unknown", levels=tuple(replace(each, accuracy=None) for each in LEVELS)),
+}

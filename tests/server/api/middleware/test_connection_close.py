@@ -1,0 +1,73 @@
+"""When a connection closes after a response, and that the client has sent its body by then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from server.api.middleware import connection_close
+from server.api.middleware.connection_close import ConnectionClose, discard_body
+from tests.server.api.middleware.asgi import answer, http_scope, run
+
+BODY = {"Content-Length": "8"}
+
+
+def is_serving() -> bool:
+    return False
+
+
+def is_draining() -> bool:
+    return True
+
+
+@pytest.mark.parametrize("status", [408, 413])
+def test_a_response_that_makes_the_rest_of_the_body_useless_closes(status):
+    app = ConnectionClose(answer(status), is_serving)
+    exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
+    assert exchange.headers["connection"] == "close"
+    # The body is read to its end before the response ends.
+    assert exchange.received == []
+    assert [message.get("more_body", False) for message in exchange.sent[1:]] == [True, False]
+    assert b"".join(message["body"] for message in exchange.sent[1:]) == b"done"
+
+
+@pytest.mark.parametrize("status", [200, 422])
+def test_other_responses_keep_the_connection(status):
+    app = ConnectionClose(answer(status), is_serving)
+    exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
+    assert "connection" not in exchange.headers
+    assert len(exchange.received) == 2
+
+
+def test_a_body_that_was_read_closes_nothing():
+    app = ConnectionClose(answer(413, reads_body=True), is_serving)
+    exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
+    assert "connection" not in exchange.headers
+
+
+def test_a_client_that_expects_100_continue_gets_its_early_response_on_a_closing_connection():
+    app = ConnectionClose(answer(422), is_serving)
+    headers = {**BODY, "Expect": "100-continue"}
+    exchange = run(app, http_scope("POST", headers=headers), b"somemore")
+    assert exchange.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "0"}])
+def test_while_the_server_drains_every_response_closes(headers):
+    exchange = run(ConnectionClose(answer(200), is_draining), http_scope(headers=headers))
+    assert exchange.headers["connection"] == "close"
+    assert len(exchange.sent) == 2  # there is no body to discard
+
+
+def test_a_body_that_never_ends_is_read_for_a_limited_time(monkeypatch):
+    monkeypatch.setattr(connection_close, "LINGER_SECONDS", 0.1)
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    began = time.monotonic()
+    asyncio.run(discard_body(receive))
+    assert 0.1 <= time.monotonic() - began < 5

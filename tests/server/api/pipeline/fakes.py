@@ -1,0 +1,99 @@
+"""An engine pool without processes, for tests of the API process alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+
+from server.errors import Overloaded
+from server.imaging.transform import Transform
+from server.ipc.messages import ModelInfo
+
+MODEL = ModelInfo(
+    name="tiny",
+    architecture="vit",
+    transform=Transform((3, 8, 8), "bicubic", 1.0, "center"),
+    labels=("cat", "dog", "fish"),
+    tokens=5,
+    prefix=1,
+    depth=2,
+    device="cpu",
+    dtype="float32",
+    levels=(),
+    grid=(2, 2),
+)
+
+
+@dataclass
+class FakeLease:
+    """A slot whose job gets the next prepared result, in the order of submission."""
+
+    results: list[Any]
+    pixels: np.ndarray | None = None
+
+    def write(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    async def run(self, *arguments: Any) -> Any:
+        await asyncio.sleep(0)
+        return self.results.pop(0)
+
+
+@dataclass
+class FakePool:
+    """Stands in for `server.engine_client.pool.EnginePool`."""
+
+    slots: int = 4
+    ready: bool = True
+    needed_seconds: float = 0.0
+    results: list[Any] = field(default_factory=list)
+
+    def retry_after(self) -> int:
+        return 7
+
+    def check_room(self) -> None:
+        if self.slots == 0:
+            raise Overloaded("no slot is free", retry_after=7, reason="queue-full")
+
+    def estimate_work(self, model: str, choices: Sequence[Any], deadline: float | None) -> str:
+        return f"work of {model}"
+
+    def seconds_to_complete(self, estimate: Any) -> float:
+        return self.needed_seconds
+
+    @contextlib.contextmanager
+    def lease(self, estimate: Any = None) -> Iterator[FakeLease]:
+        self.check_room()
+        self.slots -= 1
+        try:
+            yield FakeLease(self.results)
+        finally:
+            self.slots += 1
+
+
+def request_of(
+    chunks: Sequence[bytes],
+    headers: dict[str, str] | None = None,
+    complete: bool = True,
+) -> Request:
+    """A request whose body arrives in ``chunks``; unless it is ``complete``, the rest never comes.
+
+    Its client stays connected.
+    """
+    messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if complete:
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop(0)
+        return await asyncio.Future()
+
+    encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    return Request({"type": "http", "method": "POST", "headers": encoded}, receive)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from starlette.requests import Request
+
+from server.api.middleware.request_context import RequestContext
+from server.api.routes.images import openapi_operation, parse_query, timed_response
+from server.errors import InvalidParameter
+from tests.server.api.pipeline.fakes import MODEL
+
+
+def context_of(**stages: float) -> RequestContext:
+    return RequestContext("id", started=1000.0, r="16", stages=stages)
+
+
+class TestTimedResponse:
+    def test_stages_stand_in_server_timing_in_their_order(self):
+        response = timed_response("{}", "application/json", context_of(body=1.5, decode=2.0))
+        assert response.headers["server-timing"] == "body;dur=1.5, decode;dur=2.0"
+
+    def test_json_has_its_schedule_in_the_body_and_not_in_a_header(self):
+        assert "x-tome-r" not in timed_response("{}", "application/json", context_of()).headers
+
+    @pytest.mark.parametrize("media_type", ["image/png", "application/octet-stream"])
+    def test_binary_content_has_its_schedule_in_a_header(self, media_type):
+        response = timed_response(b"12", media_type, context_of())
+        assert response.headers["x-tome-r"] == "16"
+        assert response.headers["content-type"] == media_type
+        assert response.body == b"12"
+
+
+class TestParseQuery:
+    def parse(self, query: str) -> RequestContext:
+        """The context of a request, once its query is parsed."""
+        context = context_of()
+        request = Request({"type": "http", "query_string": query.encode(), "headers": []})
+        request.state.context = context
+        components = SimpleNamespace(models=lambda: {"tiny": MODEL}, default_r="1")
+        params = parse_query(request, components, "classes")  # type: ignore[arg-type]
+        assert params.model is MODEL
+        if params.deadline is not None:
+            assert params.deadline == context.started + 0.5
+        return context
+
+    def test_model_and_r_are_noted_for_the_log(self):
+        context = self.parse("r=2&deadline_ms=500")
+        assert (context.model, context.r) == ("tiny", "2")
+
+    def test_r_has_a_default(self):
+        assert self.parse("").r == "1"
+
+    def test_an_unknown_parameter_is_refused(self):
+        with pytest.raises(InvalidParameter, match="there is no parameter 'q'"):
+            self.parse("q=1")
+
+
+def test_the_description_of_a_route_says_how_many_files_it_takes():
+    operation = openapi_operation("source", "file.")
+    assert operation["requestBody"]["description"].endswith("or multipart with one file.")
+    assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+    assert "top_k" not in [parameter["name"] for parameter in operation["parameters"]]

@@ -1,0 +1,16 @@
+from fastapi.testclient import TestClient
+
+from server.api.routes.prometheus import create_metrics_app
+from server.errors import UnsupportedFormat
+from server.metrics import Metrics
+
+
+def test_the_application_of_the_metrics_port_serves_metrics_and_nothing_else():
+    metrics = Metrics((0,))
+    metrics.observe_error(UnsupportedFormat("not an image"))
+    client = TestClient(create_metrics_app(metrics))
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'tome_rejected_total{reason="unsupported-format"} 1.0' in response.text
+    for path in ("/", "/docs", "/openapi.json", "/healthz"):
+        assert client.get(path).status_code == 404

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from server.catalog.profiles import ProfileRow, profiled_model, read_profile, write_profile
+from server.errors import ConfigError
+
+ROWS = [
+    ProfileRow("0", accuracy=90.5, tokens=17, relative_flops=1, images_per_s=100.0, speedup=1.0),
+    ProfileRow("8", accuracy=89.5, tokens=9, relative_flops=0.7, images_per_s=130.0, speedup=1.3),
+]
+
+
+def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    write_profile(path, ROWS, {"model": "tiny", "device": "cpu"})
+    assert read_profile(path) == ROWS
+    assert profiled_model(path) == "tiny"
+
+
+def test_a_profile_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot write .*: No such file"):
+        write_profile(tmp_path / "none" / "profile.json", ROWS, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"levels": [{"r": "0"}]}',
+        '{"levels": [{"r": "0", "unknown": 1}]}',
+    ],
+)
+def test_another_file_is_no_profile(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    message = "is no profile that tome-serve evaluate wrote"
+    with pytest.raises(ConfigError, match=message):
+        read_profile(path)
+    with pytest.raises(ConfigError, match=message):
+        profiled_model(path)
+
+
+def test_a_missing_file_is_no_profile(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_profile(tmp_path / "none.json")

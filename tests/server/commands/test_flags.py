@@ -1,0 +1,50 @@
+"""Flags are read under their aliases, repeated, and with mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from server.commands.flags import (
+    ClassifyCommand,
+    EvaluateCommand,
+    VisualizeCommand,
+    join_repeated,
+    read_flags,
+)
+from server.errors import ConfigError
+
+
+@pytest.mark.parametrize("flag", [["--r", "8"], ["--r=8"], ["-r", "8"]])
+def test_r_may_have_one_dash_or_two(flag: list[str]) -> None:
+    assert read_flags(ClassifyCommand, "classify", ["x.png", *flag]).r == "8"
+
+
+def test_a_short_flag_names_the_output() -> None:
+    command = read_flags(VisualizeCommand, "visualize", ["x.png", "-o", "y.png"])
+    assert command.output == Path("y.png")
+
+
+def test_schedules_are_normalized() -> None:
+    command = read_flags(EvaluateCommand, "evaluate", ["--r", "8  16:-1.0"])
+    assert command.r == "8 16:-1"
+
+
+def test_every_wrong_flag_gets_a_line() -> None:
+    flags = ["x.png", "--top-k", "0", "--threads", "-1"]
+    with pytest.raises(ConfigError) as caught:
+        read_flags(ClassifyCommand, "classify", flags)
+    first, *mistakes = str(caught.value).splitlines()
+    assert first == "the settings are wrong:"
+    assert {line.partition(":")[0] for line in mistakes} == {"top_k", "threads"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "joined"),
+    [
+        (["--r", "0", "x.png", "--r=30,0,5", "-r", "8"], ["x.png", "--r=0 30,0,5 8"]),
+        (["--rate", "5"], ["--rate", "5"]),
+        (["x", "--r"], ["x", "--r"]),
+    ],
+)
+def test_values_of_a_repeated_flag_are_joined(arguments: list[str], joined: list[str]) -> None:
+    assert join_repeated("--r", arguments) == joined

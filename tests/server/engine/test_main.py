@@ -1,0 +1,91 @@
+"""The engine process up to its loop: failed starts, exit codes, and the size of slots."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from server.engine.execution.runner import Runner
+from server.engine.warmup import model_info
+from server.errors import ConfigError, UnsafeAcceleration
+from server.ipc.channel import Channel
+from server.ipc.heartbeat import HeartbeatPage
+from server.ipc.messages import Accelerations, StartFailed
+from server.ipc.shared_memory import create_memory
+from tests.server.engine_client.pools import configuration
+
+
+@pytest.fixture
+def engine() -> Iterator[ModuleType]:
+    """The module; its import makes the process ignore signals, which is undone here."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in signals]
+    yield importlib.import_module("server.engine.__main__")
+    for number, handler in zip(signals, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def channels() -> Iterator[tuple[Channel, Channel]]:
+    """The ends of the API process and of the engine."""
+    api, engine = socket.socketpair()
+    with api, engine:
+        yield Channel(api), Channel(engine)
+
+
+SAFER = Accelerations(graphs=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "exit_code"),
+    [
+        (ConfigError("no such model"), StartFailed("no such model"), 1),
+        (UnsafeAcceleration("graphs failed", SAFER), StartFailed("graphs failed", SAFER), 3),
+        (
+            ValueError("secret path"),
+            StartFailed("the engine could not start: ValueError; its log has the details"),
+            1,
+        ),
+    ],
+)
+def test_a_failed_start_is_reported_to_the_api_process(
+    engine: ModuleType,
+    channels: tuple[Channel, Channel],
+    error: Exception,
+    message: StartFailed,
+    exit_code: int,
+) -> None:
+    api_channel, engine_channel = channels
+    assert engine.report_failed_start(engine_channel, error) == exit_code
+    assert api_channel.receive() == message
+
+
+def test_an_engine_with_a_wrong_configuration_reports_it_and_ends(
+    engine: ModuleType,
+    channels: tuple[Channel, Channel],
+    tmp_path: Path,
+) -> None:
+    api_channel, engine_channel = channels
+    page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
+    exit_code = engine.serve(engine_channel, configuration(tmp_path), create_memory(), page)
+    assert exit_code == 1
+    reply = api_channel.receive()
+    assert isinstance(reply, StartFailed)
+    assert "models.toml" in reply.reason
+
+
+def test_slots_hold_the_largest_input_of_any_model_as_float32(
+    engine: ModuleType,
+    runner: Runner,
+) -> None:
+    small = model_info(runner, levels=())
+    large = replace(small, transform=replace(small.transform, size=(3, 48, 64)))
+    assert engine.largest_input_bytes([small]) == 3 * 32 * 32 * 4
+    assert engine.largest_input_bytes([small, large]) == 3 * 48 * 64 * 4

@@ -1,0 +1,43 @@
+"""Startup: models that accept jobs, and recordings of CUDA graphs that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.engine.device.forward import CaptureFailed
+from server.engine.execution.runner import Runner
+from server.engine.loop import EngineModel
+from server.engine.startup import record_graphs, start_models
+from server.errors import UnsafeAcceleration
+from server.ipc.messages import Accelerations
+from tests.server.engine_client.pools import configuration
+from tome_core.schedule import Schedule
+
+
+def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(tiny_folder: Path) -> None:
+    served, (info,) = start_models(configuration(tiny_folder, levels=(0, 4, 99)))
+    assert info.name == "tiny"
+    assert [level.r for level in info.levels] == ["0", "4"]  # 99 is more than the tokens allow
+    assert info.levels[0].speedup == 1
+    model = served["tiny"]
+    assert isinstance(model, EngineModel)
+    assert model.runner.acceleration == info.acceleration
+    one, four = (model.calibration.predict([Schedule.constant(0)] * size) for size in (1, 4))
+    assert 0 < one < four
+
+
+def test_a_failed_recording_asks_for_a_new_process_without_graphs(
+    tiny_folder: Path,
+    runner: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(levels: object, max_batch: object) -> None:
+        raise CaptureFailed("raised RuntimeError: injected")
+
+    monkeypatch.setattr(runner, "record_graphs", fail)
+    with pytest.raises(UnsafeAcceleration) as caught:
+        record_graphs(runner, configuration(tiny_folder))
+    assert str(caught.value) == "model tiny: recording CUDA graphs raised RuntimeError: injected"
+    assert caught.value.safer == Accelerations(graphs=False)

@@ -1,0 +1,147 @@
+"""Restarts of an engine, with made-up processes."""
+
+import asyncio
+
+import pytest
+
+from server.engine_client import supervisor as module
+from server.engine_client.health import HealthPolicy
+from server.engine_client.process import EngineProcess
+from server.engine_client.supervisor import Supervisor
+from server.errors import EngineStartError
+from server.ipc.heartbeat import Heartbeat
+from server.ipc.messages import Accelerations, Ready
+
+NO_GRAPHS = Accelerations(graphs=False)
+READY = Ready((), slot_bytes=1, cost_models={})
+UNEXPLAINED = EngineStartError("the process ended")
+EXPLAINED = EngineStartError("there is no such device", explained=True)
+UNSAFE = EngineStartError("CUDA graphs failed", safer=NO_GRAPHS)
+
+
+class MadeUpProcess(EngineProcess):
+    """A process whose start ends with ``result``; once it is ready, it is lost at once."""
+
+    def __init__(self, result: Ready | EngineStartError) -> None:
+        self.result = result
+        self.ready = False
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat()
+
+    async def wait_until_loaded(self, timeout: float) -> Ready:
+        if isinstance(self.result, EngineStartError):
+            raise self.result
+        return self.result
+
+    def accept_jobs(self, slot_bytes: int) -> None:
+        self.ready = True
+
+    async def receive_batches(self) -> None:
+        return
+
+    def fail_pending(self, retry_after: float) -> None:
+        self.ready = False
+
+    def kill(self) -> None:
+        return
+
+    async def close(self) -> None:
+        return
+
+    async def exit_code(self) -> int | None:
+        return -9
+
+
+class Engine:
+    """A supervisor whose processes have the given results, one after the other, then stops."""
+
+    def __init__(self, *results: Ready | EngineStartError, failed_starts: int = 2) -> None:
+        self.results = list(results)
+        self.launched: list[Accelerations] = []
+        self.supervisor = Supervisor(
+            name="0",
+            launch=self.launch,
+            on_ready=lambda supervisor, ready: ready.slot_bytes,
+            on_restart=self.stop_after_the_last,
+            policy=HealthPolicy(failed_starts=failed_starts),
+        )
+
+    def launch(self, accelerations: Accelerations) -> EngineProcess:
+        self.launched.append(accelerations)
+        return MadeUpProcess(self.results[len(self.launched) - 1])
+
+    def stop_after_the_last(self, name: str) -> None:
+        if len(self.launched) == len(self.results):
+            self.supervisor.kill()
+
+    def run(self) -> None:
+        asyncio.run(self.supervisor.run())
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The failed starts before each restart, in place of waits."""
+    failures: list[int] = []
+
+    def no_backoff(failed_starts: int) -> float:
+        failures.append(failed_starts)
+        return 0.0
+
+    monkeypatch.setattr(module, "backoff", no_backoff)
+    return failures
+
+
+def test_an_engine_that_was_ready_restarts_at_once_as_often_as_it_is_lost(
+    waits: list[int],
+) -> None:
+    engine = Engine(*[READY] * 5)
+    engine.run()
+    assert len(engine.launched) == 5
+    assert waits == [0] * 4
+    assert not engine.supervisor.given_up
+
+
+def test_only_consecutive_failed_starts_count(waits: list[int]) -> None:
+    engine = Engine(UNEXPLAINED, READY, UNEXPLAINED, READY)
+    engine.run()
+    assert waits == [1, 0, 1]
+
+
+def test_an_engine_is_given_up_after_too_many_failed_starts() -> None:
+    engine = Engine(READY, UNEXPLAINED, UNEXPLAINED, READY)
+    with pytest.raises(EngineStartError, match="the process ended"):
+        engine.run()
+    assert engine.supervisor.given_up
+    assert len(engine.launched) == 3
+
+
+def test_a_mistake_in_the_settings_gives_the_engine_up_at_its_first_start() -> None:
+    engine = Engine(EXPLAINED, READY)
+    with pytest.raises(EngineStartError, match="no such device"):
+        engine.run()
+    assert len(engine.launched) == 1
+
+
+def test_an_unsafe_acceleration_is_left_out_and_does_not_count_as_a_failed_start(
+    waits: list[int],
+) -> None:
+    engine = Engine(UNSAFE, READY, failed_starts=1)
+    engine.run()
+    assert engine.launched == [Accelerations(), NO_GRAPHS]
+    assert waits == [0]
+
+
+def test_an_unsafe_acceleration_that_is_left_out_already_counts_as_a_failed_start() -> None:
+    engine = Engine(UNSAFE, UNSAFE, READY, failed_starts=1)
+    with pytest.raises(EngineStartError, match="CUDA graphs failed"):
+        engine.run()
+    assert engine.launched == [Accelerations(), NO_GRAPHS]
+
+
+def test_an_engine_that_is_not_ready_is_expected_after_the_time_of_its_last_start() -> None:
+    engine = Engine(READY)
+    assert 1 <= engine.supervisor.ready_in <= 5
+    engine.supervisor.process.ready = True
+    assert engine.supervisor.ready_in == 0

@@ -1,0 +1,89 @@
+"""The format of a file is detected by its content, and only what its pixels need is kept."""
+
+import struct
+import zlib
+
+import pytest
+
+from server.errors import BadImage, TooLarge, UnsupportedFormat
+from server.imaging.formats import FORMATS, open_container, sniff
+from tests.hostile.build import (
+    bmp,
+    chunk,
+    encode,
+    exif,
+    gif_with,
+    picture,
+    png_with,
+    sub_blocks,
+    webp_canvas,
+)
+
+ORIENTATION_TAG = 0x0112
+SHORT = 3
+ROTATED = 6
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_detected_by_its_signature(name: str) -> None:
+    body = encode(picture(), name)
+    assert sniff(body) == name
+    assert open_container(body).format == name
+
+
+def test_a_text_that_begins_like_a_bitmap_has_no_format() -> None:
+    assert sniff(b"BMW is a car, not a bitmap") is None
+
+
+def test_a_body_without_a_known_signature_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat):
+        open_container(b"hello")
+
+
+def test_png_chunks_without_pixels_are_removed() -> None:
+    text = chunk(b"tEXt", b"Comment\0hello")
+    container = open_container(png_with(text))
+    assert container.body == encode(picture(), "PNG")
+
+
+def test_a_png_carries_its_orientation() -> None:
+    body = png_with(chunk(b"eXIf", exif((ORIENTATION_TAG, SHORT, 1, ROTATED))))
+    container = open_container(body)
+    assert container.orientation == ROTATED
+    assert b"eXIf" not in container.body
+
+
+def test_a_second_frame_of_a_png_is_removed() -> None:
+    still = encode(picture(), "PNG")
+    frame = chunk(b"fdAT", struct.pack(">I", 1) + zlib.compress(bytes(100)))
+    end = chunk(b"IEND")
+    animated = still.removesuffix(end) + frame + end
+    assert open_container(animated).body == still.removesuffix(end)
+
+
+def test_gif_comments_are_removed() -> None:
+    comment = b"\x21\xfe" + sub_blocks(b"comment")
+    assert open_container(gif_with(comment)).body == gif_with()
+
+
+def test_a_gif_with_too_many_comments_is_too_large() -> None:
+    comments = [b"\x21\xfe\0"] * 50_000
+    with pytest.raises(TooLarge, match="too many parts"):
+        open_container(gif_with(*comments))
+
+
+def test_a_gif_that_ends_in_a_comment_is_bad() -> None:
+    with pytest.raises(BadImage):
+        open_container(b"GIF89a" + bytes(7) + b"\x21\xfe\xff")
+
+
+def test_a_webp_names_the_canvas_that_its_decoder_allocates() -> None:
+    assert open_container(webp_canvas(2**24, 3)).canvas == (2**24, 3)
+    assert open_container(encode(picture(), "WEBP")).canvas is None
+
+
+@pytest.mark.parametrize(("compression", "bits"), [(1, 8), (2, 4)])
+def test_run_lengths_in_a_bitmap_are_refused(compression: int, bits: int) -> None:
+    body = bmp(4, 4, bits, bytes(16), compression, palette=bytes(64))
+    with pytest.raises(UnsupportedFormat, match="run lengths"):
+        open_container(body)

@@ -1,0 +1,129 @@
+"""Adaptive r (``r=auto``) over HTTP, with the bundled model, whose levels are 0 and 16."""
+
+from __future__ import annotations
+
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.server.wire import SNEAKER, assert_problem
+
+RAW = {"Accept": "application/octet-stream"}
+
+
+@pytest.mark.parametrize("path", ["/classify", "/embed"])
+def test_an_idle_server_serves_the_exact_model(client, path):
+    answer = client.post(f"{path}?r=auto&deadline_ms=20000", content=SNEAKER).json()
+    assert (answer["r"], answer["r_requested"]) == ("0", "auto")
+    assert answer["tokens"] == {"input": 197, "output": 197}
+    exact = client.post(f"{path}?r=0", content=SNEAKER).json()
+    assert set(answer) == set(exact)
+    if path == "/classify":
+        assert [each["label"] for each in answer["predictions"]] == [
+            each["label"] for each in exact["predictions"]
+        ]
+
+
+def test_responses_without_json_report_the_schedule_in_a_header(client):
+    picture = client.post("/visualize?r=auto&deadline_ms=20000", content=SNEAKER)
+    assert picture.headers["x-tome-r"] == "0"
+    assert Image.open(io.BytesIO(picture.content)).format == "PNG"
+    auto = client.post("/embed?r=auto&deadline_ms=20000", content=SNEAKER, headers=RAW)
+    assert auto.headers["x-tome-r"] == "0"
+    assert client.post("/embed?r=16:1", content=SNEAKER, headers=RAW).headers["x-tome-r"] == "16:1"
+
+
+@pytest.mark.parametrize(
+    ("query", "used"), [("r_max=0", "0"), ("r_max=15", "0"), ("min_accuracy=90.8", "0")]
+)
+def test_an_idle_server_uses_the_smallest_r_within_the_bounds(client, query, used):
+    for _ in range(3):
+        assert (
+            client.post(f"/classify?r=auto&deadline_ms=20000&{query}", content=SNEAKER).json()["r"]
+            == used
+        )
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("r=8&r_max=4", "r_max"),
+        ("min_accuracy=90", "min_accuracy"),
+        ("r=auto&min_accuracy=99.5", "min_accuracy"),
+    ],
+)
+def test_bounds_that_leave_no_choice_are_rejected(client, query, parameter):
+    problem = assert_problem(
+        client.post(f"/classify?{query}", content=SNEAKER), 422, "invalid-parameter"
+    )
+    assert problem["parameter"] == parameter
+
+
+def test_a_deadline_that_no_r_can_meet_is_refused_at_once(client):
+    # A deadline this close may pass, on a busy machine, before the server looks at the clock.
+    answers = (client.post("/classify?r=auto&deadline_ms=1", content=SNEAKER) for _ in range(100))
+    refused = next(answer for answer in answers if answer.status_code != 504)
+    problem = assert_problem(refused, 503, "overloaded")
+    assert problem["reason"] == "deadline"
+    assert re.fullmatch(
+        r"the answer would take \S+ s, and the deadline is in \S+ s", problem["detail"]
+    )
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_under_load_requests_that_name_r_keep_it(server):
+    """More images arrive at once than r=0 can serve within the deadline; most of them name r."""
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        client.post("/classify", content=SNEAKER)
+        files = [("f", ("f", SNEAKER))]
+        queries = ["r=auto&deadline_ms=400", "r=0", "r=16", "r=3"] * 6
+        used: dict[str, set[str]] = {query: set() for query in queries}
+
+        def ask(query: str) -> None:
+            answer = client.post(f"/classify?{query}", files=files * 8)
+            assert answer.status_code == 200 or (
+                "deadline" in query and answer.status_code in (503, 504)
+            )
+            results = answer.json()["results"] if answer.status_code == 200 else []
+            used[query] |= {result["r"] for result in results if "r" in result}
+
+        # On a busy machine a round may answer no request that has a deadline.
+        for _ in range(5):
+            with ThreadPoolExecutor(len(queries)) as pool:
+                list(pool.map(ask, queries))
+            if all(used.values()):
+                break
+    assert (used["r=0"], used["r=16"], used["r=3"]) == ({"0"}, {"16"}, {"3"})
+    assert used["r=auto&deadline_ms=400"]
+    assert used["r=auto&deadline_ms=400"] <= {"0", "16"}
+
+
+def test_without_a_deadline_the_target_is_met_by_merging(start_server):
+    """The queue takes far longer than the target at r=0. ``r=auto`` is the default here."""
+    with start_server(default_r="auto", target_ms=20, max_batch=4) as server:
+        files = [("f", ("f", SNEAKER))] * 32
+        results = httpx.post(f"{server.url}/classify", files=files, timeout=30).json()["results"]
+        assert {result["r_requested"] for result in results} == {"auto"}
+        assert "16" in {result["r"] for result in results}
+        assert server.metric('tome_images_total{model="fashion-mnist",r="16"}') >= 1
+        named = httpx.post(f"{server.url}/classify?r=3", content=SNEAKER).json()
+        assert (named["r"], named["r_requested"]) == ("3", "3")
+
+
+def test_min_accuracy_needs_a_profile(start_server, tiny_folder):
+    with start_server(
+        config=tiny_folder / "models.toml", levels="0,4", dtype="float32", target_ms=20_000
+    ) as server:
+        image = io.BytesIO()
+        Image.new("RGB", (32, 32)).save(image, "PNG")
+        refused = httpx.post(
+            f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue()
+        )
+        assert "has no profile" in assert_problem(refused, 422, "invalid-parameter")["detail"]
+        assert (
+            httpx.post(f"{server.url}/classify?r=auto", content=image.getvalue()).json()["r"] == "0"
+        )

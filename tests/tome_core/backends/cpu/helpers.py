@@ -1,0 +1,37 @@
+"""What the tests of the CPU kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
+
+_CPU_INFO = Path("/proc/cpuinfo")
+CPU_FLAGS = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""
+needs_avx512 = pytest.mark.skipif(
+    "avx512_bf16" not in CPU_FLAGS,
+    reason="the kernels are for processors with AVX-512 and bfloat16",
+)
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return values.to(dtype)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run with one thread: the kernels divide the work by their number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

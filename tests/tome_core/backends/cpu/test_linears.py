@@ -1,0 +1,70 @@
+"""Packed linear layers compared with the plain layers that they replace."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.tome_core.backends.cpu.helpers import CPU_FLAGS, TOLERANCE, needs_avx512, random
+from tome_core.backends.cpu import kernels
+from tome_core.backends.cpu.library import load_library
+from tome_core.backends.cpu.linears import (
+    KernelLinear,
+    KernelMlp,
+    OneDnnLinear,
+    PackedLinear,
+    onednn_works,
+    pack_linear,
+)
+
+pytestmark = needs_avx512
+
+
+@pytest.mark.parametrize("layer", [KernelLinear, OneDnnLinear])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_packed_layers_equal_the_plain_layer(layer: type[PackedLinear], dtype: torch.dtype) -> None:
+    assert onednn_works(dtype)
+    linear = torch.nn.Linear(40, 24).to(dtype)
+    x = random(3, 5, 40, seed=0, dtype=dtype)
+    expected = linear(x)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(layer(linear)(x), expected, rtol=2e-2, atol=tolerance)
+    with_gelu = layer(linear, gelu=True)
+    torch.testing.assert_close(with_gelu(x), F.gelu(expected), rtol=2e-2, atol=tolerance)
+
+
+@torch.no_grad()
+def test_a_copy_shares_the_packed_weights() -> None:
+    layer = KernelLinear(torch.nn.Linear(40, 24))
+    copied = copy.deepcopy(layer)
+    assert copied.packed is layer.packed
+    assert copied.bias is not layer.bias
+    x = random(3, 40, seed=0, dtype=torch.float32)
+    assert torch.equal(copied(x), layer(x))
+
+
+def test_an_mlp_of_layers_that_do_not_fit_is_rejected() -> None:
+    fc1 = KernelLinear(torch.nn.Linear(40, 24))
+    fc2 = KernelLinear(torch.nn.Linear(40, 24))
+    with pytest.raises(ValueError, match="fc2 has 40 inputs, but fc1 has 24 outputs"):
+        KernelMlp(fc1, fc2)
+
+
+@pytest.mark.parametrize(("in_features", "layer"), [(40, KernelLinear), (41, OneDnnLinear)])
+def test_bfloat16_layers_with_an_odd_number_of_inputs_use_onednn(
+    in_features: int,
+    layer: type[PackedLinear],
+) -> None:
+    has_amx = "amx_bf16" in CPU_FLAGS
+    if has_amx:
+        layer = OneDnnLinear
+    library = load_library()
+    assert library is not None
+    assert bool(library.tome_has_amx()) == has_amx
+    assert kernels.multiplies_fastest(torch.empty(3, in_features))
+    linear = torch.nn.Linear(in_features, 3).bfloat16()
+    assert type(pack_linear(linear)) is layer

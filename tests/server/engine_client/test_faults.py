@@ -117,6 +117,15 @@ def test_a_batch_that_exceeds_the_device_memory_is_run_in_halves(faulty_engine: 
     assert [batch.failures for batch in batches if batch.images == 4] == [("out-of-memory",)]
     assert [batch.r0_seconds > 0 for batch in batches] == [not batch.failures for batch in batches]
 
+    async def restart() -> None:
+        """Start a new process, whose batches are not limited by what happened here."""
+        lost = pool.supervisors[0].process
+        kill(pool, signal.SIGKILL)
+        await until(lambda: pool.supervisors[0].process is not lost)
+        await until(lambda: pool.ready)
+
+    loop.run(restart())
+
 
 def test_the_predicted_delay_includes_the_work_that_is_due_earlier(faulty_engine: Shared) -> None:
     loop, pool, _, _ = faulty_engine

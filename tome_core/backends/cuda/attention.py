@@ -104,25 +104,23 @@ def _attend_to(
     k = tl.load(keys + positions[:, None] * K_ROW, mask=mask, other=0.0)
     v = tl.load(values + positions[:, None] * V_ROW, mask=mask, other=0.0)
     # Logits: q k^T.
-    zeros = tl.zeros([q.shape[0], k.shape[0]], tl.float32)
-    logits = _product(q, tl.trans(k), zeros, INTERPRETED)
+    logits = _product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), INTERPRETED)
     if MASKED:
         logits = tl.where(inside[None, :], logits, -float("inf"))
     # Weights relative to the new maximum, times the sizes of the keys.
-    highest_of_step = tl.max(logits, 1) * SCALE
-    new_highest = tl.maximum(highest, highest_of_step)
+    new_highest = tl.maximum(highest, tl.max(logits, 1) * SCALE)
     weights = tl.exp2(logits * SCALE - new_highest[:, None])
     if HAS_SIZES:
-        if MASKED:
-            size = tl.load(sizes + positions, mask=inside, other=0.0)
-        else:
-            size = tl.load(sizes + positions)
+        size = (
+            tl.load(sizes + positions, mask=inside, other=0.0)
+            if MASKED
+            else tl.load(sizes + positions)
+        )
         weights = weights * size[None, :]
     # Rescale the sums so far to the new maximum, and add those of this step.
     correction = tl.exp2(highest - new_highest)
     total = total * correction + tl.sum(weights, 1)
-    acc = acc * correction[:, None]
-    acc = _product(weights.to(v.dtype), v, acc, INTERPRETED)
+    acc = _product(weights.to(v.dtype), v, acc * correction[:, None], INTERPRETED)
     return new_highest, total, acc
 
 
@@ -156,25 +154,24 @@ def attention_kernel(
     follow its keys in memory: one address then serves for all three, which saves registers.
     """
     # Which rows of which head of which image.
-    program = tl.program_id(0)
-    block = program % blocks
-    head = program // blocks % HEADS
-    image = program // blocks // HEADS
+    # (The order of these statements and of those at the end decides how many registers the
+    # compiler needs: `test_compiling.py` checks that none spills.)
+    block = tl.program_id(0) % blocks
+    image = tl.program_id(0) // blocks // HEADS
+    head = tl.program_id(0) // blocks % HEADS
     start = tl.load(starts + image)
-    end = tl.load(starts + image + 1)
-    length = end - start
+    length = tl.load(starts + image + 1) - start
     if block * QUERIES >= length:
         return
     # Addresses. 32 bits hold a position within an image, but not one within a batch.
-    first_token = start.to(tl.int64)
     channels = tl.arange(0, PADDED)[None, :]
-    queries += first_token * Q_ROW + head * WIDTH + channels
+    queries += start.to(tl.int64) * Q_ROW + head * WIDTH + channels
     if PACKED:
         keys = queries + HEADS * WIDTH
         values = keys + HEADS * WIDTH
     else:
-        keys += first_token * K_ROW + head * WIDTH + channels
-        values += first_token * V_ROW + head * WIDTH + channels
+        keys += start.to(tl.int64) * K_ROW + head * WIDTH + channels
+        values += start.to(tl.int64) * V_ROW + head * WIDTH + channels
     sizes += start
     # Load the queries.
     rows = block * QUERIES + tl.arange(0, QUERIES)[:, None]
@@ -224,10 +221,12 @@ def attention_kernel(
             INTERPRETED,
         )
     # Divide by the sum of weights, and write.
-    attended = acc / total[:, None]
-    OUT_ROW: tl.constexpr = HEADS * WIDTH
-    out += first_token * OUT_ROW + head * WIDTH + channels
-    tl.store(out + rows * OUT_ROW, attended.to(out.dtype.element_ty), mask=mask)
+    addresses = out + start.to(tl.int64) * (HEADS * WIDTH) + head * WIDTH + channels
+    tl.store(
+        addresses + rows * (HEADS * WIDTH),
+        (acc / total[:, None]).to(out.dtype.element_ty),
+        mask=mask,
+    )
 
 
 @cache

@@ -45,6 +45,13 @@ class RunningServer:
                 return float(text.split()[-1])
         return 0.0
 
+    def connections(self) -> int:
+        """The number of connections to its port that it has not closed, accepted or not (Linux)."""
+        open_states = {"01", "08"}  # ESTABLISHED, CLOSE_WAIT (include/net/tcp_states.h)
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        port = f"{self.port:04X}"
+        return sum(row[1].endswith(f":{port}") and row[3] in open_states for row in rows)
+
     def engines(self) -> list[int]:
         """Process numbers of its engines; not of one that is only just forked, with its parent
         waiting for it.

@@ -119,6 +119,11 @@ class TestBodyAfterItsResponse:
 
 
 class TestNumberOfConnections:
+    @pytest.fixture(autouse=True)
+    def no_connections(self, strict, eventually):
+        """Wait until the server has closed the connections of the test before."""
+        eventually(lambda: strict.connections() == 0)
+
     def test_the_longest_idle_is_closed_for_a_new_one(self, strict):
         connections = [strict.connect() for _ in range(6)]
         assert [request_status(connection) for connection in connections] == [200] * 6
@@ -130,30 +135,29 @@ class TestNumberOfConnections:
             connection.close()
 
     def test_an_unused_one_is_closed_before_one_that_was_used(self, strict):
-        time.sleep(0.2)  # until the connections of the previous test are closed
         connections = [strict.connect() for _ in range(5)]
         assert [request_status(connection) for connection in connections] == [200] * 5
-        with strict.connect() as silent:
-            time.sleep(0.1)
-            with strict.connect() as one_more:
-                assert is_closed(silent)
-                assert [request_status(connection) for connection in [*connections, one_more]] == [
-                    200
-                ] * 6
+        # Connections are accepted in their order: the silent one first.
+        with strict.connect() as silent, strict.connect() as one_more:
+            assert is_closed(silent)
+            statuses = [request_status(connection) for connection in [*connections, one_more]]
+            assert statuses == [200] * 6
         for connection in connections:
             connection.close()
 
-    def test_a_new_one_is_refused_while_all_are_busy(self, strict):
-        time.sleep(0.2)
-        head = (
-            f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n".encode()
-        )
+    def test_a_new_one_is_refused_while_all_are_busy(self, strict, eventually):
         rejected = 'tome_rejected_total{reason="too-many-connections"}'
         before = strict.metric(rejected)
+        eventually(lambda: strict.connections() == 0)
+        head = (
+            "POST /classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            f"Content-Length: {len(SNEAKER)}\r\n\r\n"
+        )
         busy = [strict.connect() for _ in range(6)]
         for connection in busy:
-            connection.sendall(head)
-        time.sleep(0.3)
+            connection.sendall(head.encode())
+            # The server sends this when it waits for the body (RFC 9110, section 10.1.1).
+            assert connection.recv(25, socket.MSG_WAITALL) == b"HTTP/1.1 100 Continue\r\n\r\n"
         with strict.connect() as one_more:
             refused = assert_problem(read_response(one_more), 503, "overloaded")
         assert refused["reason"] == "too-many-connections"

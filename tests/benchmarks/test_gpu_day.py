@@ -18,6 +18,7 @@ from benchmarks.gpu_day.profile import Kernel, covered, kind_of
 from benchmarks.gpu_day.steps import STEPS, Step
 from benchmarks.gpu_day.summary import LIMIT, of, share_out, summarise
 from server.top.scrape import Scrape
+from tests.server.conftest import command, eventually
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +135,17 @@ class TestDry:
 
 class TestSteps:
     def test_a_step_over_its_limit_is_ended_with_all_that_it_started(self, tmp_path: Path) -> None:
-        child = (
-            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time;"
-            " time.sleep(600)'])"
+        pid_file = tmp_path / "pid"
+        grandchild = (
+            "import os, pathlib, time;"
+            f" pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(600)"
         )
+        child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
         log = tmp_path / "log"
         with log.open("w") as file:
-            assert steps.run_process([sys.executable, "-c", child], time.time() + 1, file) is None
+            assert steps.run_process([sys.executable, "-c", child], time.time() + 5, file) is None
+            # Of a process that has ended, and of one that nobody has waited for, nothing is left.
+            eventually(lambda: not command(pid_file.read_text()))
             assert (
                 steps.run_process(
                     [sys.executable, "-c", "raise SystemExit(3)"], time.time() + 60, file

@@ -74,6 +74,7 @@ def batch_limit(server):
 
 def test_only_the_images_at_fault_fail(faulty_server):
     # The slow image keeps the engine busy, so that the others share a batch.
+    limit_before = batch_limit(faulty_server)
     faults = [
         faulty.SLOW,
         NO_FAULT,
@@ -96,7 +97,7 @@ def test_only_the_images_at_fault_fail(faulty_server):
     for failure in ("error", "nan", "out-of-memory"):
         assert faulty_server.metric(f'tome_batch_failures_total{{kind="{failure}"}}') >= 1
     # An image that does not fit alone says nothing about the size of batches.
-    assert batch_limit(faulty_server) == MAX_BATCH
+    assert batch_limit(faulty_server) >= limit_before
 
 
 def test_batches_that_do_not_fit_are_split_and_later_ones_are_smaller(faulty_server):
@@ -115,8 +116,9 @@ def test_a_deadline_that_the_queue_will_miss_is_refused_at_once(faulty_server, e
         ThreadPoolExecutor(30) as pool,
     ):
         queued = [pool.submit(client.post, url, content=image(faulty.SLOW)) for _ in range(30)]
-        eventually(lambda: faulty_server.metric("tome_queue_jobs") > 12)
-        refused = httpx.post(f"{url}?deadline_ms=300", content=image())
+        eventually(lambda: faulty_server.metric("tome_queue_jobs") > 20)
+        # The work ahead takes four seconds; a busy machine does not delay this request by one.
+        refused = httpx.post(f"{url}?deadline_ms=1000", content=image(), timeout=30)
         assert assert_problem(refused, 503, "overloaded")["reason"] == "deadline"
         assert int(refused.headers["retry-after"]) >= 1
         assert status_codes(future.result() for future in queued) == [200] * 30

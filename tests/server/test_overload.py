@@ -63,6 +63,7 @@ class TestOverload:
 
         eventually(is_refused)
         held.close()
+        eventually(lambda: small.metric("tome_inflight_requests") == 1)
 
     def test_the_slot_of_a_client_that_disconnects_is_free_again(self, small, eventually):
         before = small.metric('tome_cancelled_total{stage="body"}')

@@ -36,8 +36,9 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
 
 
 def half_sent(server: RunningServer, path: str = "/classify") -> socket.socket:
-    """A connection with a request that the server has accepted, and whose body has not arrived in
-    full.
+    """A connection on which a request was sent, except for most of its body.
+
+    The server may not have read any of it yet.
     """
     connection = server.connect()
     head = f"POST {path}?r=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"

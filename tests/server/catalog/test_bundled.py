@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from server.catalog.entries import BUNDLED, ModelSpec, read_catalog
 from server.catalog.profiles import read_profile
@@ -44,30 +43,29 @@ def test_the_accuracy_is_that_of_the_profile(
     data = open_dataset(None)
     assert len(data) == 10_000
     indices = class_indices(data, runner.model.labels)
-    (merged,) = measure(runner, [parse_schedule(runner, "16")], data, indices, batch=50)
-    assert abs(profile["16"] - merged.accuracy) <= 0.05
-    assert profile["0"] >= 90
-    assert profile["0"] - merged.accuracy <= 1.3
+    schedules = [parse_schedule(runner, r) for r in ("0", "13")]
+    plain, merged = measure(runner, schedules, data, indices, batch=50)
+    assert plain.accuracy >= 90
+    assert merged.accuracy >= plain.accuracy - 1.3
+    assert abs(profile["0"] - plain.accuracy) <= 0.05
+    assert abs(profile["13"] - merged.accuracy) <= 0.05
 
 
 @pytest.mark.slow
 @needs_dataset
 def test_bfloat16_predicts_the_classes_of_float32(spec: ModelSpec) -> None:
-    images = 500
+    images = 1000
     float32 = load_runner(ModelSettings(dtype="float32", threads=1), spec)
     bfloat16 = load_runner(ModelSettings(dtype="bfloat16", threads=1), spec)
     data = open_dataset(None, images)
     indices = class_indices(data, float32.model.labels)
-    pixels, classes = next(batches(float32, data, indices, images))
-    for r in (0, 16):
+    pixels, _ = next(batches(float32, data, indices, images))
+    for r in (0, 8, 16):
         schedules = [Schedule.constant(r)] * images
         expected = float32.logits(pixels, schedules).argmax(dim=-1)
         predicted = bfloat16.logits(pixels, schedules).argmax(dim=-1)
         agreement = (predicted == expected).float().mean()
         assert agreement >= 0.98
-        # Of 500 images, 87% is three standard errors below the profile's accuracy.
-        accuracy = (expected == torch.from_numpy(classes)).float().mean()
-        assert accuracy >= 0.87
 
 
 def test_the_profile_has_every_default_level(profile: dict[str, float]) -> None:

@@ -33,6 +33,11 @@ def test_an_unsupported_model_comes_with_its_reason(
     assert capsys.readouterr().out.startswith(f"{name}: not supported: the model is a ")
 
 
+def test_a_folder_is_no_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--check", "local-dir:folder"]) == 1
+    assert "give one such as vit_base_patch16_224" in capsys.readouterr().err
+
+
 def test_an_unknown_name_comes_with_similar_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--check", "vit_smal_patch16_224"]) == 1
     message = capsys.readouterr().err

@@ -146,12 +146,21 @@ def test_the_next_batch_is_launched_before_the_batch_in_flight_is_collected(
 ) -> None:
     with running(tiny, held=3) as engine:
         engine.launch(0)
+        launched_before_collect = []
+        collect = engine.runner.batches[0].collect
+
+        def collect_and_count() -> list[ImageOutput]:
+            outputs = collect()
+            launched_before_collect.append(len(engine.runner.batches))
+            return outputs
+
+        engine.runner.batches[0].collect = collect_and_count  # type: ignore[method-assign]
         engine.launch(1, 2)
         engine.submit(3)
-        assert len(engine.runner.batches) == 2  # no third batch while two are in flight
         first, second = engine.runner.batches
         first.released.set()
         assert job_ids(engine.next_reply()) == [0]
+        assert launched_before_collect == [2]  # no third batch while two are in flight
         wait_until(lambda: len(engine.runner.batches) == 3)
         second.released.set()
         assert job_ids(engine.next_reply()) == [1, 2]

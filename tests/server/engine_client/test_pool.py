@@ -13,7 +13,7 @@ from server.engine_client.pool import EnginePool, block_tokens
 from server.errors import EngineStartError, Overloaded
 from server.imaging.transform import Transform
 from server.ipc.messages import BatchDone, ModelInfo, OutputKind
-from tests.server.engine_client.pools import SIZE, classify, configuration, running, shared
+from tests.server.engine_client.pools import SIZE, classify, configuration, running, shared, until
 from tome_core.schedule import Schedule
 
 Shared = tuple[asyncio.Runner, EnginePool, list[BatchDone]]
@@ -107,8 +107,7 @@ def test_slots_bound_the_jobs_and_become_free_again(pool: Shared) -> None:
         for task in cancelled:
             task.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
-        while engines.used_slots:  # until the engine has dropped or run the jobs
-            await asyncio.sleep(0.01)
+        await until(lambda: engines.used_slots == 0)  # the engine has dropped or run the jobs
         assert (await classify(engines, BLANK, 0)).outcome.failure == ""
 
     loop.run(main())

@@ -20,13 +20,14 @@ from server.load.record import Record, digest
 from server.load.report import LoadReport
 from server.load.run import run_load
 from server.load.spec import LoadSpec
-from tests.server.conftest import ROOT, RunningServer
+from tests.server.conftest import ROOT, RunningServer, eventually
 
 
 def test_the_report_agrees_with_the_metrics_of_the_server(
     server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
+    eventually(lambda: server.metric("tome_queue_jobs") == 0)
     batches = server.metric("tome_batch_images_sum")
     load = ["--url", server.url, "--r", "0", "--r=16", "--requests", "40", "--connections", "4"]
     options = ["--seed", "3", "--deadline-ms", "20000", "--json", str(file), "--expect", "1"]

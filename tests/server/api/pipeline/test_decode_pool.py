@@ -42,7 +42,7 @@ def test_a_call_that_waits_for_a_thread_has_not_got_its_body():
     bodies = [SNEAKER]
 
     async def main() -> None:
-        blocker = asyncio.create_task(pool.run(release_thread.wait))
+        blocker = asyncio.create_task(pool.run(lambda: release_thread.wait(30)))
         waiting = asyncio.create_task(pool.decode(bodies.pop, MODEL.transform))
         await asyncio.sleep(0.05)
         assert bodies == [SNEAKER]

@@ -41,7 +41,7 @@ def half_sent(server):
 
 @pytest.fixture(scope="module")
 def small(start_server):
-    """A server with three slots, and a key."""
+    """A server with three slots."""
     with start_server(
         queue_limit=3, max_body_bytes=60_000, max_inflight_bytes=60_000, body_timeout=20
     ) as running:

@@ -9,6 +9,7 @@ import torch
 
 import tome_core
 from server.errors import ConfigError
+from tome_core.schedule import most_mergeable
 
 
 def check_model(name: str) -> int:
@@ -17,13 +18,17 @@ def check_model(name: str) -> int:
     Neither downloads nor allocates weights. Returns 0 for a supported model and 1 for any other.
 
     Raises:
-        ConfigError: timm has no model of this name.
+        ConfigError: timm has no model of this name, or cannot create it without weights.
     """
     architecture = name.partition(".")[0]  # without the tag of pretrained weights
     if not timm.is_model(architecture):
         raise ConfigError(_unknown(name, architecture))
-    with torch.device("meta"):  # shapes alone: no memory
-        network = timm.create_model(architecture).eval()
+    try:
+        with torch.device("meta"):  # shapes alone: no memory
+            network = timm.create_model(architecture).eval()
+    except Exception as error:  # timm raises many types
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"timm cannot create {name!r} without weights: {reason}") from error
     family = type(network).__name__
     try:
         model = tome_core.patch(network)
@@ -32,12 +37,14 @@ def check_model(name: str) -> int:
         return 1
     images = torch.empty(1, *network.pretrained_cfg["input_size"], device="meta")
     tokens = model.input_tokens(images)
-    largest_r = (tokens - model.merging.prefix) // 2
+    largest_r = most_mergeable(tokens, model.merging.prefix)
     print(f"{name}: supported ({family}, {tokens} tokens, r from 0 to {largest_r})")
     return 0
 
 
 def _unknown(name: str, architecture: str) -> str:
+    if ":" in name:  # as local-dir:FOLDER
+        return f"{name!r} is not an architecture of timm; give one such as vit_base_patch16_224"
     similar = difflib.get_close_matches(architecture, timm.list_models(), n=3)
     hint = f"; did you mean {', '.join(similar)}?" if similar else ""
     return f"timm {timm.__version__} has no model {name!r}{hint}"

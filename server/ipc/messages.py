@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from server.imaging.transform import Transform
 from server.latency.cost import CostModel, Geometry
 from tome_core.cost import Cost
-from tome_core.schedule import Schedule
+from tome_core.schedule import Schedule, most_mergeable
 
 # The output of a job: the best classes, the pooled features, or for every input token the position
 # of the token that it was merged into.
@@ -93,8 +93,7 @@ class ModelInfo:
     @property
     def r_max(self) -> int:
         """The largest valid ``r``: half of the input tokens that can merge."""
-        mergeable = self.tokens - self.prefix
-        return mergeable // 2
+        return most_mergeable(self.tokens, self.prefix)
 
 
 class Job(NamedTuple):
@@ -255,10 +254,9 @@ class BatchDone:
         images: number of images in the batch.
         tokens: tokens at the input of the first block, over all images.
         forward_seconds: device time from pixels to predictions.
-        predicted_seconds: prediction of ``forward_seconds`` at the start of the batch; 0 if the
-            batch failed and ran again in parts.
-        r0_seconds: predicted time of the same images at r=0; 0 if the batch failed and ran again
-            in parts.
+        predicted_seconds: prediction of ``forward_seconds`` at the start of the batch; 0 if this
+            batch, or the one ahead of it, failed and ran again in parts.
+        r0_seconds: predicted time of the same images at r=0; 0 in the same cases.
         failures: the failures of the batch: ``error``, ``nan``, and ``out-of-memory``, after which
             its halves may have succeeded.
         cost_model: the cost model, updated with this batch.

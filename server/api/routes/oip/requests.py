@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
+from server.api.contract.allowed_schedules import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
 from server.api.pipeline.inputs import ImageContent, ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
@@ -30,7 +31,6 @@ OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
 
 _MAX_LENGTH_DIGITS = 12  # no body is that long; int() fails on thousands of digits
 _MAX_EXACT_INTEGER = 1e15  # integers below are exact as floats
-_MAX_ECHO = 40  # characters of a client's own text in an error
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def json_length(header: str | None, body_bytes: int) -> int:
     """Return how many bytes of the body are JSON. Raises `BadRequest` or `TooLarge`."""
     length = body_bytes
     if header is not None:
-        is_number = header.isascii() and header.isdigit() and len(header) <= _MAX_LENGTH_DIGITS
+        is_number = is_integer(header, _MAX_LENGTH_DIGITS)
         if not is_number or not 0 < int(header) <= body_bytes:
             raise BadRequest(
                 f"{JSON_LENGTH_HEADER} must be the size of the JSON, 1 to {body_bytes} bytes here"
@@ -158,7 +158,7 @@ def check_parameter_names(parameters: Mapping[str, Any], supported: tuple[str, .
     for name in parameters:
         if name not in supported:
             raise BadRequest(
-                f"the parameter {name[:_MAX_ECHO]!r} is not supported here; there are"
+                f"the parameter {name[:QUOTED_CHARACTERS]!r} is not supported here; there are"
                 f" {', '.join(supported)}"
             )
 
@@ -178,7 +178,7 @@ def parse_parameters(
     for name, value in parameters.items():
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
-        texts[name] = parameter_text(name[:_MAX_ECHO], value)
+        texts[name] = parameter_text(name[:QUOTED_CHARACTERS], value)
     return parse_params(QueryParams(texts), {model.name: model}, default_r, arrival)
 
 
@@ -197,12 +197,12 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     datatype = required_member(tensor, "datatype", str)
     if name not in INPUT_DATATYPES:
         raise BadRequest(
-            f"there is no input {name[:_MAX_ECHO]!r}; there are image (BYTES) and pixel_values"
-            " (FP32)"
+            f"there is no input {name[:QUOTED_CHARACTERS]!r};"
+            " there are image (BYTES) and pixel_values (FP32)"
         )
     expected = INPUT_DATATYPES[name]
     if datatype != expected:
-        raise BadRequest(f"{name} must be {expected}, not {datatype[:_MAX_ECHO]}")
+        raise BadRequest(f"{name} must be {expected}, not {datatype[:QUOTED_CHARACTERS]}")
 
     image_shape = model.transform.size if name == "pixel_values" else ()
     shape = parse_shape(required_member(tensor, "shape", list), name, image_shape)
@@ -283,7 +283,7 @@ def parse_outputs(tensors: list[Any], binary_default: bool) -> tuple[RequestedOu
         parameters = optional_member(tensor, "parameters", dict, {})
         if name not in OUTPUT_DATATYPES or name in outputs:
             raise BadRequest(
-                f"the output {name[:_MAX_ECHO]!r} is unknown or repeated; there are"
+                f"the output {name[:QUOTED_CHARACTERS]!r} is unknown or repeated; there are"
                 f" {', '.join(OUTPUT_DATATYPES)}"
             )
         check_parameter_names(parameters, ("binary_data",))

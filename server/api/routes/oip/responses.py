@@ -10,9 +10,9 @@ import numpy as np
 
 from server.api.contract.schemas import Answer
 from server.api.routes.oip.requests import OUTPUT_DATATYPES, InferRequest
+from server.api.routes.oip.tensors import LENGTH_BYTES
 
 MODEL_VERSION = "1"  # every model has one version
-_LENGTH_BYTES = 4
 
 
 def build_infer_response(
@@ -80,6 +80,6 @@ def serialize(values: Sequence[str] | Sequence[float]) -> bytes:
     elements = []
     for text in values:
         encoded = str(text).encode()
-        elements.append(len(encoded).to_bytes(_LENGTH_BYTES, "little"))
+        elements.append(len(encoded).to_bytes(LENGTH_BYTES, "little"))
         elements.append(encoded)
     return b"".join(elements)

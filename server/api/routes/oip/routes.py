@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from server.api.contract.allowed_schedules import QUOTED_CHARACTERS
 from server.api.contract.params import find_model
 from server.api.contract.problem_details import problem_response
 from server.api.contract.route_path import route_path
@@ -77,9 +78,8 @@ async def get_model(
     model = find_model(request.path_params["name"], components.models())
     version = request.path_params.get("version", MODEL_VERSION)
     if version != MODEL_VERSION:
-        raise NotFound(
-            f"there is no version {version[:40]!r} of {model.name}; there is {MODEL_VERSION}"
-        )
+        quoted = version[:QUOTED_CHARACTERS]
+        raise NotFound(f"there is no version {quoted!r} of {model.name}; there is {MODEL_VERSION}")
     return model
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from server.errors import BadRequest
 
 # Before each element of a BYTES tensor stands its length in bytes, little-endian.
-_LENGTH_BYTES = 4
+LENGTH_BYTES = 4
 _FLOAT_BYTES = 4
 
 
@@ -40,7 +40,7 @@ def split_bytes_elements(data: memoryview) -> list[bytes]:
     elements = []
     end = 0
     while end < len(data):
-        begin = end + _LENGTH_BYTES
+        begin = end + LENGTH_BYTES
         length = int.from_bytes(data[end:begin], "little")
         end = begin + length
         if begin > len(data) or end > len(data):

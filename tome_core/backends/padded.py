@@ -80,7 +80,7 @@ class PaddedStrategy(ReferenceStrategy):
             tokens=tokens,
             sizes=tuple(view for _, view in plan.views(new_sizes, index + 1)),
             sources=_move_sources(packed, plan, dest),
-            positions=_keep_positions(packed, plan, index, new_rows, before.unpad(merged)),
+            positions=_keep_positions(packed, plan, index, new_rows, before, merged),
         )
 
 
@@ -136,14 +136,14 @@ def match(
     in_b = slice(first_b, None, 2)
     similarity, partner = _most_similar(unit, before.inside, in_a, in_b)  # (images, |A|)
     r = before.counts - after.counts  # (images, 1)
-    merged_of_a = _rank(similarity) < r
+    old_position = torch.arange(before.longest, device=metric.device)
+    merged_of_a = _rank(similarity, old_position[: similarity.shape[1]]) < r
     # New order: prefix tokens, unmerged tokens of A, tokens of B.
     count_of_a = before.inside[:, in_a].sum(dim=1, keepdim=True)
     first_destination = prefix + count_of_a - r
     merged_position = first_destination + partner
     unmerged_position = (~merged_of_a).cumsum(dim=-1) + (prefix - 1)
     position_of_a = torch.where(merged_of_a, merged_position, unmerged_position)
-    old_position = torch.arange(before.longest, device=metric.device)
     dest = old_position.repeat(len(unit), 1)
     dest[:, in_a] = position_of_a
     dest_of_b = dest[:, in_b]
@@ -167,14 +167,16 @@ def _most_similar(unit: Tensor, inside: Tensor, in_a: slice, in_b: slice) -> tup
     return similarity, partner
 
 
-def _rank(similarity: Tensor) -> Tensor:
-    """The rank of each token in its row ``(images, |A|)``: 0 for the highest; ties by index."""
+def _rank(similarity: Tensor, ranks: Tensor) -> Tensor:
+    """The rank of each token in its row ``(images, |A|)``: 0 for the highest; ties by index.
+
+    ``ranks`` are 0, 1, ... ``(|A|,)`` on the device.
+    """
     order = similarity.argsort(
         dim=-1,
         descending=True,
         stable=True,
     )
-    ranks = torch.arange(order.shape[1], device=order.device)
     rank_of_token = torch.empty_like(order)
     return rank_of_token.scatter_(1, order, ranks.expand_as(order))
 
@@ -219,20 +221,22 @@ def _keep_positions(
     plan: Plan,
     index: int,
     new_rows: Tensor,
+    layout: PaddedLayout,
     merged: Tensor,
 ) -> tuple[Tensor, ...] | None:
     """The input positions of the tokens that stay in block ``index``, for each group.
 
     Args:
         new_rows: the destination of each token, ``(T,)``.
-        merged: whether it merges into another token, ``(T,)``.
+        layout: of the tokens before merging.
+        merged: whether each of them merges into another token, ``(images, longest)``.
     """
     if not packed.positions:
         return packed.positions
     length = plan.length(index + 1)
     positions = torch.cat([part.flatten() for part in packed.positions])
     # Merged tokens write to one extra place at the end, which is then cut off.
-    rows = torch.where(merged, length, new_rows)
+    rows = torch.where(layout.unpad(merged), length, new_rows)
     kept = positions.new_zeros(length + 1)
     kept.scatter_(0, rows, positions)
     return tuple(view for _, view in plan.views(kept[:length], index + 1))

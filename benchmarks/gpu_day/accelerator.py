@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from server.engine.device.cuda_graphs import without_garbage_collection
+
 Call = Callable[[], Any]
 MAX_CALLS = 200  # in one turn
 
@@ -93,7 +95,7 @@ class Gpu:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with without_garbage_collection(), torch.cuda.graph(graph, stream=stream):
             result = call()
 
         def replay() -> Any:

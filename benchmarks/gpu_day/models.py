@@ -42,6 +42,7 @@ MODELS = {
     "B": Model("B", "vit_base_patch16_224"),
     "S": Model("S", "vit_small_patch16_224"),
     "L": Model("L", "vit_large_patch16_224"),
+    "B384": Model("B384", "vit_base_patch16_384", 384),
 }
 LEVELS = (0, 8, 16)
 MIXED = (0, 4, 8, 12, 16)

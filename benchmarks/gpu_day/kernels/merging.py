@@ -1,4 +1,4 @@
-"""Matching and merging in the first block of ViT-B/16, in bfloat16."""
+"""Matching and merging in the first block of ViT-B/16, in bfloat16, also of long inputs."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ PREFIX = 1
 EPS = 1e-6
 MIXED = (0, 8, 16, 8)
 TILES = (Tiles(128, 32, 8), Tiles(64, 64, 8), Tiles(64, 64, 4), Tiles(16, 64, 4))
+SEPARATE_TILES = (
+    Tiles(64, 32, 4),
+    Tiles(64, 64, 4),
+    Tiles(64, 64, 8),
+    Tiles(128, 64, 8),
+    Tiles(32, 64, 4),
+    Tiles(16, 64, 4),
+)
 WARPS = (1, 2, 4)
 OTHER_PLACES = (
     2e-3  # a share of tokens; of products in another order, the larger one may be another
@@ -36,11 +44,19 @@ OTHER_PLACES = (
 
 def workloads(device: str, dry: bool) -> Iterator[Workload]:
     """All that there are, one by one."""
-    heads, tokens = (1, 9) if dry else (12, 197)
+    heads = 1 if dry else 12
     same = {"r=16": (16,)}
-    for images, mixes in (
-        ((2, {"mixed": MIXED}),) if dry else ((256, same | {"mixed": MIXED}), (32, same), (1, same))
-    ):
+    batches: tuple[tuple[int, int, dict[str, tuple[int, ...]]], ...] = (
+        (256, 197, same | {"mixed": MIXED}),
+        (32, 197, same),
+        (1, 197, same),
+        (64, 577, same),
+        (1, 577, same),
+        (16, 1569, {"r=65": (65,)}),
+    )
+    if dry:
+        batches = ((2, 9, {"mixed": MIXED}),)
+    for images, tokens, mixes in batches:
         for name, r in mixes.items():
             block = Block(
                 images, tokens, tuple(min(number, tokens // 2) for number in r), heads, device
@@ -133,6 +149,13 @@ def match_of(block: Block, shape: str) -> Workload:
                 )
                 for tiles in TILES
             },
+            **{
+                f"separate metric {tiles.of_a}x{tiles.of_b} w{tiles.warps}": partial(
+                    launch_match, *block.matching, tiles, separate_metric=True
+                )
+                for tiles in SEPARATE_TILES
+            },
+            "fused metric": partial(launch_match, *block.matching, separate_metric=False),
         },
         peers=peers,
     )

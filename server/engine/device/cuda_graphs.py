@@ -13,10 +13,12 @@ without a graph runs operator by operator.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -263,7 +265,7 @@ class CudaRecorder:
             self._warm_up(run)
             graph = torch.cuda.CUDAGraph()
             recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
-            with recording:
+            with without_garbage_collection(), recording:
                 readout = run()
         return readout, graph.replay
 
@@ -273,6 +275,22 @@ class CudaRecorder:
             for _ in range(WARM_UP_RUNS):
                 run()
         torch.cuda.current_stream().wait_stream(self._stream)
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Pause Python's collector of reference cycles.
+
+    A model has reference cycles. If the collector destroys an unused model with its graphs while
+    another graph is recorded, CUDA ends the recording with an error.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def buckets(max_batch: int) -> list[int]:

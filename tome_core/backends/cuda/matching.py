@@ -1,8 +1,11 @@
-"""Bipartite soft matching of all images of a packed buffer in two launches.
+"""Bipartite soft matching of all images of a packed buffer in two launches, four for long images.
 
 The result is that of `tome_core.matching.Bipartite`. Of the similarities, only the highest of each
 token is written to memory. The tokens that merge are found by counting how many tokens come before
 each, so nothing is sorted, and every image merges as many tokens as its two lengths differ by.
+
+The metric of long images is computed in a launch of its own, because each tile of A would compute
+the metric of B again; so are the ranks (`placing`). The bits are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from tome_core.backends.cuda.placing import launch_place
 
 STAGES = 1  # the keys of all heads, of several tiles at a time, would not fit into shared memory
 _MAX_NARROW_WIDTH = 64  # the most channels of a head whose keys leave registers for `NARROW`
+LARGEST_FUSED_SET = 128  # the tokens of A up to which their tiles compute the metric of B again
+METRIC_ROWS = 32
+METRIC_WARPS = 4
 _SMALLEST_WIDTH = 16  # of a matrix product in Triton
 
 
@@ -93,6 +99,47 @@ def unit_keys(
     return mean / tl.maximum(norm, 1e-12)[:, None]
 
 
+@triton.jit
+def metric_rows(
+    keys,
+    tokens,
+    inside,
+    ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Return the metric of ``tokens (ROWS,)``, or read it if there are no heads."""
+    if HEADS == 0:
+        channels = tl.arange(0, BLOCK_WIDTH)
+        mask = inside[:, None] & (channels < WIDTH)[None, :]
+        keys += tokens.to(tl.int64)[:, None] * ROW + channels[None, :]
+        return tl.load(keys, mask=mask, other=0.0)
+    else:
+        return unit_keys(keys, tokens, inside, ROW, HEADS, WIDTH, BLOCK_WIDTH, ROWS)
+
+
+@triton.jit(do_not_specialize=["count"])
+def metric_kernel(
+    keys,
+    metric,
+    count,
+    ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Write the metric of all tokens, float32 ``(count, WIDTH)``, ``ROWS`` of them a program."""
+    tokens = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = tokens < count
+    rows = unit_keys(keys, tokens, inside, ROW, HEADS, WIDTH, BLOCK_WIDTH, ROWS)
+    channels = tl.arange(0, BLOCK_WIDTH)
+    metric += tokens.to(tl.int64)[:, None] * WIDTH + channels[None, :]
+    tl.store(metric, rows, mask=inside[:, None] & (channels < WIDTH)[None, :])
+
+
 @triton.jit(do_not_specialize=["before", "after"])
 def best_partner_kernel(
     keys,
@@ -113,6 +160,7 @@ def best_partner_kernel(
 
     The results are written as if the tokens of A lay at the front of the image. NaN counts as more
     similar than any number, as in PyTorch's ``max`` and ``argsort``.
+    Without ``HEADS``, ``keys`` are the metric.
     """
     image = tl.program_id(1)
     first = tl.program_id(0) * TILE_A
@@ -129,7 +177,7 @@ def best_partner_kernel(
         in_a = first + tl.arange(0, TILE_A)
         inside_a = in_a < count_a
         tokens_a = start + first_a + 2 * in_a
-        a = unit_keys(keys, tokens_a, inside_a, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
+        a = metric_rows(keys, tokens_a, inside_a, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
         best = tl.full((TILE_A,), float("-inf"), tl.float32)
         best_partner = tl.zeros((TILE_A,), tl.int32)
         for begin in range(0, count_b, TILE_B):
@@ -137,7 +185,7 @@ def best_partner_kernel(
             in_b = begin + tl.arange(0, TILE_B)
             inside_b = in_b < count_b
             tokens_b = start + first_b + 2 * in_b
-            b = unit_keys(keys, tokens_b, inside_b, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
+            b = metric_rows(keys, tokens_b, inside_b, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
             # Cosine similarities of all pairs.
             scores = tl.dot(a, tl.trans(b), input_precision=PRECISION)
             scores = tl.where(scores == scores, scores, float("inf"))
@@ -159,7 +207,8 @@ def constants(
 ) -> dict[str, object]:
     """Return the constants that `best_partner_kernel` is compiled for.
 
-    They depend on the model and on the stride between the keys of two tokens.
+    They depend on the model and on the stride between the keys of two tokens. Without ``heads`` the
+    kernel reads the metric.
     """
     return {
         "PREFIX": prefix,
@@ -173,6 +222,31 @@ def constants(
     }
 
 
+def metric_constants(row_stride: int, heads: int, width: int) -> dict[str, object]:
+    """Return the constants that `metric_kernel` is compiled for."""
+    return {
+        "ROW": row_stride,
+        "HEADS": heads,
+        "WIDTH": width,
+        "BLOCK_WIDTH": max(triton.next_power_of_2(width), _SMALLEST_WIDTH),
+        "ROWS": METRIC_ROWS,
+    }
+
+
+def launch_metric(keys: Tensor) -> Tensor:
+    """Return the normalised mean over the heads of ``keys (T, H, d)``, float32 ``(T, d)``."""
+    tokens, heads, width = keys.shape
+    metric = keys.new_empty(tokens, width, dtype=torch.float32)
+    metric_kernel[(triton.cdiv(tokens, METRIC_ROWS),)](
+        keys,
+        metric,
+        tokens,
+        **metric_constants(keys.stride(0), heads, width),
+        num_warps=METRIC_WARPS,
+    )
+    return metric
+
+
 def launch_match(
     keys: Tensor,
     before: Tensor,
@@ -181,18 +255,28 @@ def launch_match(
     after_total: int,
     prefix: int,
     tiles: Tiles | None = None,
+    separate_metric: bool | None = None,
 ) -> PackedMatching:
-    """Do the same as `match` without the operator around it, and with any tiles."""
+    """Do the same as `match` without the operator around it, and with any tiles.
+
+    Args:
+        separate_metric: whether the metric has a launch of its own; None: for long images.
+    """
     tokens, heads, width = keys.shape
     images = len(before) - 1
-    tiles = tiles or choose_tiles(width)
     order = before.new_empty(tokens)
     segment_starts = before.new_empty(after_total + 1)
     dest = before.new_empty(tokens)
     partner = before.new_empty(tokens)
     similarity = before.new_empty(tokens, dtype=torch.float32)
     largest_set = max((longest - prefix + 1) // 2, 1)  # the tokens of A, or of B, at most
-    tiles_of_a = -(-largest_set // tiles.of_a)
+    if separate_metric is None:
+        separate_metric = largest_set > LARGEST_FUSED_SET
+    if separate_metric:
+        keys = launch_metric(keys)
+        heads = 0
+    tiles = tiles or choose_tiles(width)
+    tiles_of_a = triton.cdiv(largest_set, tiles.of_a)
     best_partner_kernel[(tiles_of_a, images)](
         keys,
         before,
@@ -224,8 +308,8 @@ def match(
         before, after: where each image begins before and after merging, then the number of tokens,
             int32 ``(images + 1,)``. Each image merges as many tokens as its lengths differ by: at
             most half of those that are not prefix tokens.
-        longest: the tokens of the longest image before merging, or an upper bound. A kernel is
-            compiled for it, rounded up to a power of two; pass the same for all blocks.
+        longest: the tokens of the longest image before merging, or an upper bound. Long images have
+            kernels of their own; pass the same for all blocks, so that few are compiled.
         after_total: T', the last number of ``after``, or an upper bound.
         prefix: tokens at the front of each image that never merge.
 

@@ -2,6 +2,10 @@
 
 The rank of a token is the number of tokens that come before it. So nothing is sorted, and among
 equal ones the first wins.
+
+If all tokens of A of an image fit into one block, one program ranks and places them. The tokens of
+long images are divided among programs. Their ranks are computed in a launch before, because the
+place of a token depends on the ranks of all others.
 """
 
 from __future__ import annotations
@@ -10,10 +14,54 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The smallest number of tokens of A, or of B, for which a kernel is compiled: this keeps the
-# variants few.
-SMALLEST_BLOCK = 128
-CHUNK = 32
+BLOCK = 128  # the tokens of A, or of B, of one program
+CHUNK = 32  # the tokens with which it compares them in one step
+WARPS = 4
+
+
+@triton.jit
+def wins_over(own_similarity, others_similarity, is_earlier):
+    """Return which of n other tokens rank before each of m own ones, ``(m, n)``.
+
+    The more similar token does; of equal ones, the earlier.
+    """
+    is_higher = others_similarity[None, :] > own_similarity[:, None]
+    is_equal = others_similarity[None, :] == own_similarity[:, None]
+    return is_higher | (is_equal & is_earlier)
+
+
+@triton.jit(do_not_specialize=["before", "after"])
+def rank_kernel(
+    similarity,
+    before,
+    after,
+    ranks,
+    PREFIX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Write how many tokens of A of the image rank before each token of one block of A."""
+    image = tl.program_id(1)
+    own = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    start = tl.load(before + image)
+    length = tl.load(before + image + 1) - start
+    length_after = tl.load(after + image + 1) - tl.load(after + image)
+    first_a = PREFIX + PREFIX % 2
+    count_a = (length - first_a + 1) // 2
+    if (length_after < length) & (tl.program_id(0) * BLOCK < count_a):
+        in_a = own < count_a
+        own_similarity = tl.load(similarity + start + own, mask=in_a, other=float("-inf"))
+        rank = tl.zeros((BLOCK,), tl.int32)
+        for begin in range(0, count_a, CHUNK):
+            other = begin + tl.arange(0, CHUNK)
+            others_similarity = tl.load(
+                similarity + start + other, mask=other < count_a, other=float("-inf")
+            )
+            # The others past the end of A have the lowest similarity and are never earlier.
+            is_earlier = other[None, :] < own[:, None]
+            wins = wins_over(own_similarity, others_similarity, is_earlier)
+            rank += tl.sum(wins.to(tl.int32), axis=1)
+        tl.store(ranks + start + own, rank, mask=in_a)
 
 
 @triton.jit
@@ -41,6 +89,7 @@ def place_kernel(
     partner,
     before,
     after,
+    ranks,
     order,
     segment_starts,
     dest,
@@ -48,30 +97,38 @@ def place_kernel(
     PREFIX: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
+    IS_RANKED: tl.constexpr,
 ):
-    """Find the destination of each token of one image; see `launch_place`.
+    """Find the destination of each token of one block of A, and of B, of one image.
 
-    All tokens of A, and all tokens of B, fit into ``BLOCK``. Each token of A is compared with all
-    others of A, one chunk of them at a time.
+    For the arguments see `launch_place`. Each token of A is compared with all others of A, one
+    chunk of them at a time. Unless ``IS_RANKED``, there are no ``ranks``, and all tokens of A, and
+    all tokens of B, fit into ``BLOCK``.
     """
-    image = tl.program_id(0)
+    image = tl.program_id(1)
+    is_first = tl.program_id(0) == 0
     start = tl.load(before + image)
     end = tl.load(before + image + 1)
     new_start = tl.load(after + image)
     new_end = tl.load(after + image + 1)
     length = end - start
     r = length - (new_end - new_start)
-    own = tl.arange(0, BLOCK)
+    in_block = tl.arange(0, BLOCK)
+    own = in_block  # fewer registers than with an offset
+    if IS_RANKED:
+        own += tl.program_id(0) * BLOCK
     # The segments past the last destination are empty: they begin where the tokens end. The images
     # share the work of writing them.
-    images = tl.num_programs(0)
+    images = tl.num_programs(1)
     tokens = tl.load(before + images)
     first_unused = tl.load(after + images)
-    for begin in range(first_unused + image * BLOCK, segment_count, images * BLOCK):
-        segment = begin + own
-        tl.store(segment_starts + segment, tokens, mask=segment < segment_count)
+    if is_first:
+        for begin in range(first_unused + image * BLOCK, segment_count, images * BLOCK):
+            segment = begin + in_block
+            tl.store(segment_starts + segment, tokens, mask=segment < segment_count)
     if r == 0:
-        _keep_order(start, new_start, length, order, segment_starts, dest, BLOCK)
+        if is_first:
+            _keep_order(start, new_start, length, order, segment_starts, dest, BLOCK)
     else:
         # Sets A and B alternate; prefix tokens are counted, but stay out of both.
         first_a = PREFIX + PREFIX % 2
@@ -83,7 +140,10 @@ def place_kernel(
         own_similarity = tl.load(similarity + start + own, mask=in_a, other=float("-inf"))
         own_partner = tl.load(partner + start + own, mask=in_a, other=0)
         # For each token of A: how many tokens of A are more similar to their partners.
-        rank = tl.zeros((BLOCK,), tl.int32)
+        if IS_RANKED:
+            rank = tl.load(ranks + start + own, mask=in_a, other=0)
+        else:
+            rank = tl.zeros((BLOCK,), tl.int32)
         # For each token of A: how many unmerged tokens of A come before it.
         unmerged_before = tl.zeros((BLOCK,), tl.int32)
         # For each token of A, if it merges: how many merging tokens precede it in `order`.
@@ -94,19 +154,19 @@ def place_kernel(
             # A chunk of the other tokens of A.
             other = begin + tl.arange(0, CHUNK)
             inside = other < count_a
-            others_similarity = tl.load(
-                similarity + start + other, mask=inside, other=float("-inf")
-            )[None, :]
             others_partner = tl.load(partner + start + other, mask=inside, other=0)[None, :]
-            # Which of them rank before each token: the more similar; of equal ones, the earlier.
             is_earlier = other[None, :] < own[:, None]
-            is_higher = others_similarity > own_similarity[:, None]
-            is_equal = others_similarity == own_similarity[:, None]
-            wins = (is_higher | (is_equal & is_earlier)).to(tl.int32)
-            rank += tl.sum(wins, axis=1)
-            # The rank of the others follows from their wins: a token wins over all rows past the
-            # end of A and over those that rank after it, and never over itself.
-            others_rank = BLOCK - 1 - tl.sum(wins, axis=0)
+            if IS_RANKED:
+                others_rank = tl.load(ranks + start + other, mask=inside, other=0)
+            else:
+                others_similarity = tl.load(
+                    similarity + start + other, mask=inside, other=float("-inf")
+                )
+                wins = wins_over(own_similarity, others_similarity, is_earlier).to(tl.int32)
+                rank += tl.sum(wins, axis=1)
+                # The rank of the others follows from their wins: a token wins over all rows past
+                # the end of A and over those that rank after it, and never over itself.
+                others_rank = BLOCK - 1 - tl.sum(wins, axis=0)
             # The r most similar merge.
             merges = (inside & (others_rank < r))[None, :]
             stays = (inside & (others_rank >= r))[None, :]
@@ -137,15 +197,11 @@ def place_kernel(
         tl.store(dest + token, new_start + new_position, mask=in_b)
         tl.store(order + order_index, token, mask=in_b)
         tl.store(segment_starts + new_start + new_position, order_index, mask=in_b)
-        for position in tl.static_range(PREFIX):
-            tl.store(order + start + position, start + position)
-            tl.store(segment_starts + new_start + position, start + position)
-            tl.store(dest + start + position, new_start + position)
-
-
-def warps_of(block: int) -> int:
-    """Return the warps of a program that ranks ``block`` tokens at once."""
-    return 4 if block <= SMALLEST_BLOCK else 8
+        if is_first:
+            for position in tl.static_range(PREFIX):
+                tl.store(order + start + position, start + position)
+                tl.store(segment_starts + new_start + position, start + position)
+                tl.store(dest + start + position, new_start + position)
 
 
 def launch_place(
@@ -173,18 +229,34 @@ def launch_place(
         largest_set: the tokens of A, or of B, of the longest image.
     """
     images = len(before) - 1
-    block = max(triton.next_power_of_2(largest_set), SMALLEST_BLOCK)
-    place_kernel[(images,)](
+    blocks = max(triton.cdiv(largest_set, BLOCK), 1)
+    is_ranked = blocks > 1
+    ranks = partner
+    if is_ranked:
+        ranks = partner.new_empty(len(partner))
+        rank_kernel[(blocks, images)](
+            similarity,
+            before,
+            after,
+            ranks,
+            PREFIX=prefix,
+            BLOCK=BLOCK,
+            CHUNK=CHUNK,
+            num_warps=WARPS,
+        )
+    place_kernel[(blocks, images)](
         similarity,
         partner,
         before,
         after,
+        ranks,
         order,
         segment_starts,
         dest,
         len(segment_starts),
         PREFIX=prefix,
-        BLOCK=block,
+        BLOCK=BLOCK,
         CHUNK=CHUNK,
-        num_warps=warps_of(block),
+        IS_RANKED=is_ranked,
+        num_warps=WARPS,
     )

@@ -4,6 +4,7 @@ A fake recorder runs the operators again on the CPU. What only a CUDA graph does
 `tests/cuda`.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.func import functional_call
 
 from server.engine.device import cuda_graphs
 from server.engine.device import forward as forward_module
-from server.engine.device.cuda_graphs import Graphs, buckets
+from server.engine.device.cuda_graphs import Graphs, buckets, without_garbage_collection
 from server.engine.device.forward import CaptureFailed, FloatImages, Forward
 from server.engine.device.readout import Readout
 from server.engine.loading.model_loader import LoadedModel
@@ -48,6 +49,20 @@ def record(forward: Forward, max_batch: int) -> FakeRecorder:
 @pytest.fixture
 def forward(tiny: LoadedModel) -> Forward:
     return Forward(tiny.network, tiny.mean, tiny.std, CPU)
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_nothing_is_collected_while_a_graph_is_recorded(was_enabled: bool) -> None:
+    """Otherwise CUDA ends the recording if the collector destroys another graph."""
+    if not was_enabled:
+        gc.disable()
+    try:
+        with pytest.raises(ValueError, match="stop"), without_garbage_collection():
+            assert not gc.isenabled()
+            raise ValueError("stop")
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()
 
 
 def test_buckets_reach_the_largest_batch() -> None:

@@ -36,15 +36,61 @@ def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
     )
 
 
-def places(block: int) -> Case:
-    numbers = ("partner", "before", "after", "order", "segment_starts", "dest")
+def partners_of_metric(width: int) -> Case:
+    tiles = matching.choose_tiles(width)
     return Case(
-        name=f"place {block}",
+        name=f"best_partner of metric {width}",
+        kernel=matching.best_partner_kernel,
+        types={
+            "keys": "*fp32",
+            "before": "*i32",
+            "after": "*i32",
+            "similarity": "*fp32",
+            "partner": "*i32",
+        },
+        constants=matching.constants(1, width, 0, width, tiles),
+        aligned=("keys", "similarity", "partner"),
+        warps=tiles.warps,
+        stages=matching.STAGES,
+    )
+
+
+def metric(dtype: str, heads: int, width: int) -> Case:
+    return Case(
+        name=f"metric {dtype} {heads} heads of {width}",
+        kernel=matching.metric_kernel,
+        types={"keys": dtype, "metric": "*fp32", "count": "i32"},
+        constants=matching.metric_constants(3 * heads * width, heads, width),
+        aligned=("keys", "metric"),
+        warps=matching.METRIC_WARPS,
+    )
+
+
+def ranks() -> Case:
+    return Case(
+        name="rank",
+        kernel=placing.rank_kernel,
+        types={"similarity": "*fp32", **dict.fromkeys(("before", "after", "ranks"), "*i32")},
+        constants={"PREFIX": 1, "BLOCK": placing.BLOCK, "CHUNK": placing.CHUNK},
+        aligned=("similarity", "ranks"),
+        warps=placing.WARPS,
+    )
+
+
+def places(is_ranked: bool) -> Case:
+    numbers = ("partner", "before", "after", "ranks", "order", "segment_starts", "dest")
+    return Case(
+        name=f"place{' by rank' if is_ranked else ''}",
         kernel=placing.place_kernel,
         types={"similarity": "*fp32", **dict.fromkeys(numbers, "*i32"), "segment_count": "i32"},
-        constants={"PREFIX": 1, "BLOCK": block, "CHUNK": placing.CHUNK},
-        aligned=("similarity", "partner", "order", "segment_starts", "dest"),
-        warps=placing.warps_of(block),
+        constants={
+            "PREFIX": 1,
+            "BLOCK": placing.BLOCK,
+            "CHUNK": placing.CHUNK,
+            "IS_RANKED": is_ranked,
+        },
+        aligned=("similarity", "partner", "ranks", "order", "segment_starts", "dest"),
+        warps=placing.WARPS,
     )
 
 
@@ -75,7 +121,13 @@ CASES = [
         for heads, width in ((12, 64), (24, 64), (16, 88))
     ),
     partners("*fp32", 16, 64),
-    *map(places, (128, 256, 512)),
+    *map(partners_of_metric, (64, 80, 128)),
+    metric("*bf16", 12, 64),
+    metric("*bf16", 16, 80),
+    metric("*fp32", 16, 64),
+    ranks(),
+    places(is_ranked=False),
+    places(is_ranked=True),
     *(merge_norm("*bf16", dim, sizes) for dim in (192, 768, 1280) for sizes in (False, True)),
     *(merge_norm("*bf16", 768, sizes, fused=False) for sizes in (False, True)),
     merge_norm("*fp16", 768, True),

@@ -150,6 +150,27 @@ def test_other_tiles_and_a_loose_bound_give_the_same_result() -> None:
         assert all(map(torch.equal, result, expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [WIDTH, 16, 20])
+def test_a_separate_metric_gives_the_same_bits(dtype: torch.dtype, width: int) -> None:
+    batch = Ragged((70, 33, 5), (20, 0, 2))
+    qkv = torch.randn(108, 3 * HEADS * width, generator=torch.Generator().manual_seed(0))
+    keys = unpack(qkv.to(DEVICE, dtype), HEADS)[1]
+    results = [
+        launch_match(
+            keys,
+            offsets(batch.lengths),
+            offsets(batch.after),
+            batch.longest,
+            sum(batch.after),
+            1,
+            separate_metric=separate,
+        )
+        for separate in (False, True)
+    ]
+    assert all(map(torch.equal, *results))
+
+
 def test_keys_may_be_contiguous() -> None:
     batch = Ragged((21, 9), (6, 2))
     qkv = random_qkv(30)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.api.pipeline.json_images import MAX_IMAGES, is_json_object, parse_json_images
-from server.errors import BadRequest, InvalidParameter, TooLarge
+from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,29 @@ def test_the_number_of_images_is_limited():
     assert len(texts({"images": ["data:image/png;base64,QUJD"] * MAX_IMAGES})[0]) == MAX_IMAGES
     with pytest.raises(TooLarge, match="65 images"):
         texts({"images": ["a"] * (MAX_IMAGES + 1)})
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(st.sampled_from(["image", "images", "x"]), values, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(
+    JSON_VALUES.map(lambda value: json.dumps({"images": value}).encode())
+    | st.binary().map(b"{".__add__)
+)
+def test_any_body_is_images_or_refused(body):
+    try:
+        parsed = parse_json_images(body)
+    except RequestError as error:
+        assert error.status in (400, 413, 422)
+    else:
+        assert parsed.images
 
 
 @pytest.mark.parametrize("item", [b"[],", b"{},", b"1,", b"[", b'{"a":'])

@@ -57,7 +57,8 @@ def test_features_and_a_picture_of_an_image_in_json(client):
 def test_type_and_content_decide_together_whether_a_body_is_json(client):
     assert client.post("/classify", content=SNEAKER, headers=JSON).status_code == 200
     message = json.dumps({"image": text_of(SNEAKER)})
-    assert_problem(client.post("/classify", content=message), 415, "unsupported-format")
+    problem = assert_problem(client.post("/classify", content=message), 415, "unsupported-format")
+    assert "application/json" in problem["detail"]
 
 
 @pytest.mark.parametrize(

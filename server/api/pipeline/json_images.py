@@ -12,7 +12,7 @@ from python_multipart.multipart import parse_options_header
 from server.api.contract.allowed_schedules import QUOTED_CHARACTERS
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.multipart import MAX_PARTS
-from server.errors import BadRequest, InvalidParameter, TooLarge
+from server.errors import BadRequest, InvalidParameter, TooLarge, UnsupportedFormat
 
 MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
@@ -34,13 +34,21 @@ class JsonImages:
 
 
 def is_json_object(content_type: str | None, body: bytes) -> bool:
-    """Whether a body is a JSON object by its content type and its first byte.
+    """Whether a body is a JSON object by its first byte and its content type.
 
     An image that is sent as JSON is none: no image begins like an object.
+
+    Raises:
+        UnsupportedFormat: it begins like an object, and has another content type.
     """
+    if not _OBJECT.match(body):
+        return False
     media_type, _ = parse_options_header(content_type)
-    is_json = media_type.endswith((b"/json", b"+json"))
-    return is_json and _OBJECT.match(body) is not None
+    if not media_type.endswith((b"/json", b"+json")):
+        raise UnsupportedFormat(
+            "the body is not an image; if it is JSON, send it as Content-Type: application/json"
+        )
+    return True
 
 
 def parse_json_images(body: bytes) -> JsonImages:

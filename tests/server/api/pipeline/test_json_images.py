@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.pipeline.json_images import MAX_IMAGES, is_json_object, parse_json_images
-from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
+from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge, UnsupportedFormat
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,15 @@ def test_an_object_of_a_json_type_is_json(content_type, start):
 
 
 @pytest.mark.parametrize("content_type", [None, "", "image/png", "text/plain", "application/jsonl"])
-def test_an_object_of_another_type_is_not(content_type):
-    assert not is_json_object(content_type, b"{}")
+def test_an_object_of_another_type_is_neither_json_nor_an_image(content_type):
+    with pytest.raises(UnsupportedFormat, match="send it as Content-Type: application/json"):
+        is_json_object(content_type, b"{}")
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n", b"BM{", b"GIF89a", b"[]"])
-def test_another_body_of_a_json_type_is_not(body):
+def test_another_body_is_not_json_whatever_its_type(body):
     assert not is_json_object("application/json", body)
+    assert not is_json_object("image/png", body)
 
 
 def texts(message: object) -> tuple[list[bytes], bool]:

@@ -10,7 +10,7 @@ UnsafeAcceleration       an acceleration breaks its device; its engine process e
 RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
 ├── Malformed            400  not HTTP
 ├── BadImage             400  empty, corrupt or truncated image
-├── BadRequest           400  invalid tensors in a body
+├── BadRequest           400  a body that is not the JSON or has not the tensors that are expected
 ├── Unauthorized         401  no API key, or an unknown one
 ├── NotFound             404  unknown path or model
 ├── MethodNotAllowed     405
@@ -18,7 +18,7 @@ RequestError             one request fails, as ``application/problem+json`` (RFC
 ├── SlowBody             408  the body did not arrive in time
 ├── TooLarge             413  too many bytes or pixels
 ├── UnsupportedFormat    415  an image format that is not decoded
-├── InvalidParameter     422  a query parameter out of its range
+├── InvalidParameter     422  a query parameter out of its range, or a wrong member of a JSON body
 ├── HeaderTooLarge       431
 ├── InferenceFailed      500  the model failed on this image
 ├── Overloaded           503  no free slot or memory, too many connections, no engine ready, a
@@ -105,7 +105,7 @@ class BadImage(RequestError):
 
 
 class BadRequest(RequestError):
-    """The body or its headers violate the protocol, or a tensor does not fit the model."""
+    """The body is not JSON, or violates the protocol, or a tensor does not fit the model."""
 
     status = 400
     slug = "bad-request"
@@ -177,7 +177,7 @@ class UnsupportedFormat(RequestError):
 
 
 class InvalidParameter(RequestError):
-    """The value of a query parameter is not allowed."""
+    """A query parameter or a member of a JSON body is unknown, or its value is not allowed."""
 
     status = 422
     slug = "invalid-parameter"

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from server.api.contract import problem_details
 from server.api.middleware.auth import ApiKeys, Authentication
 from server.api.middleware.connection_close import ConnectionClose
+from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.load_shedding import LoadShedding
 from server.api.middleware.proxies import RootPath, cors_options
 from server.api.middleware.request_context import RequestContextMiddleware
@@ -76,6 +77,7 @@ def _add_middleware(
     app: FastAPI, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
 ) -> None:
     """Add the middleware, innermost first: the last one added sees a request first."""
+    app.add_middleware(HeadRequests)
     app.add_middleware(
         LoadShedding,
         routes=_image_routes(),

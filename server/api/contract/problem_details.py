@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from server import errors
@@ -110,9 +111,14 @@ def from_http_exception(exception: HTTPException, request: Request) -> RequestEr
 
 
 def _allow_header(exception: HTTPException) -> dict[str, str]:
-    """Return the ``Allow`` header of a 405; the framework's other headers are left out."""
-    headers = exception.headers or {}
-    return {name: value for name, value in headers.items() if name.lower() == "allow"}
+    """Return the ``Allow`` header of a 405; the framework's other headers are left out.
+
+    HEAD is allowed where GET is, which the framework does not know.
+    """
+    allow = Headers(exception.headers or {}).get("allow")
+    if allow is None:
+        return {}
+    return {"Allow": "GET, HEAD" if allow == "GET" else allow}
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

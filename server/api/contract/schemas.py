@@ -71,13 +71,13 @@ class Problem(BaseModel):
 
 
 class Answers(BaseModel):
-    """One result for each file of a multipart body, in order."""
+    """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
     results: list[Answer | Problem]
 
 
 class Embeddings(BaseModel):
-    """One result for each file of a multipart body, in order."""
+    """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
     results: list[Embedding | Problem]
 

@@ -48,7 +48,7 @@ def cors_options(origins: tuple[str, ...]) -> dict[str, Any]:
     """Return the arguments of ``CORSMiddleware``; cookies are not allowed, as none are used."""
     return {
         "allow_origins": origins,
-        "allow_methods": ("GET", "POST"),
+        "allow_methods": ("GET", "HEAD", "POST"),
         "allow_headers": _REQUEST_HEADERS,
         "expose_headers": _RESPONSE_HEADERS,
     }

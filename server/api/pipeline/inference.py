@@ -22,10 +22,10 @@ from server.api.contract.problem_details import problem_of
 from server.api.contract.schemas import Problem, Timing
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, Reservation
+from server.api.pipeline.body_reader import BodyReader
 from server.api.pipeline.cancellation import cancel_at, cancel_on_disconnect
 from server.api.pipeline.decode_pool import DecodePool
-from server.api.pipeline.inputs import BufferedInput, ParsedRequest, single_image
-from server.api.pipeline.multipart import FileParts, is_multipart
+from server.api.pipeline.inputs import BufferedInput, ParsedRequest, RequestImages
 from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
 from server.engine_client.lease import Lease
 from server.engine_client.pool import EnginePool
@@ -57,6 +57,7 @@ class InferencePipeline:
         self._admission = admission
         self._decode_pool = decode_pool
         self._metrics = metrics
+        self._body_reader = BodyReader(admission, decode_pool)
 
     async def infer(
         self,
@@ -65,9 +66,11 @@ class InferencePipeline:
         context: RequestContext,
         response_kind: ResponseKind[T],
     ) -> T | list[T | Problem]:
-        """Return one response for an image as the body, or one result per file of a multipart body.
+        """Return one response for one image, or one result for each of several.
 
-        The result of a file that fails is its problem. A picture is always one response.
+        One image is the body, or ``image`` of a JSON body. Several are the files of a multipart
+        body, or ``images`` of a JSON body; the result of one that fails is its problem. A picture
+        is always one response.
 
         Raises:
             RequestError: the request fails.
@@ -79,12 +82,11 @@ class InferencePipeline:
             self._admission.reserve() as reservation,
         ):
             async with cancel_at(params.deadline):
-                images = await self._read_images(request, context, reservation)
-                multipart = is_multipart(request.headers.get("content-type"))
-                if multipart and not response_kind.is_picture:
-                    results = self._process_each(images, lease, params, context, response_kind)
+                read = await self._read_images(request, context, reservation)
+                if read.as_list and not response_kind.is_picture:
+                    results = self._process_each(read.images, lease, params, context, response_kind)
                     return await cancel_on_disconnect(request.receive, results)
-                image = single_image(images)
+                image = read.single()
                 response = self._process(image, lease, params, context, response_kind)
                 return await cancel_on_disconnect(request.receive, response)
 
@@ -95,10 +97,10 @@ class InferencePipeline:
         context: RequestContext,
         response_kind: ResponseKind[T],
     ) -> list[T]:
-        """Return a response for the image that is the body, or for each file of a multipart body.
+        """Return a response for each image, in the order in which the body has them.
 
         Raises:
-            As `infer`. The error of one file is the error of the request.
+            As `infer`. The error of one image is the error of the request.
         """
         estimate = self._estimate_work(params)
         with (
@@ -106,8 +108,8 @@ class InferencePipeline:
             self._admission.reserve() as reservation,
         ):
             async with cancel_at(params.deadline):
-                images = await self._read_images(request, context, reservation)
-                responses = self._process_all(images, lease, params, context, response_kind)
+                read = await self._read_images(request, context, reservation)
+                responses = self._process_all(read.images, lease, params, context, response_kind)
                 return await cancel_on_disconnect(request.receive, responses)
 
     async def infer_parsed(
@@ -129,38 +131,17 @@ class InferencePipeline:
             self._admission.admit(request, estimate=None, deadline=None) as lease,
             self._admission.reserve() as reservation,
         ):
-            body = await self._read_body(request, context, reservation)
+            body = await self._body_reader.read(request, reservation)
+            self._end_body_stage(context)
             responses = self._parse_and_process(body, parse, lease, context, response_kind)
             return await cancel_on_disconnect(request.receive, responses)
 
-    # Body: read it as it arrives, and split it into images.
-
-    async def _read_body(
-        self,
-        request: Request,
-        context: RequestContext,
-        reservation: Reservation,
-    ) -> BufferedInput:
-        chunks: list[bytes] = []
-        await self._admission.read_body(request, reservation, chunks.append)
-        self._end_body_stage(context)
-        content = b"".join(chunks)
-        return BufferedInput(content, reservation, len(content))
-
     async def _read_images(
-        self,
-        request: Request,
-        context: RequestContext,
-        reservation: Reservation,
-    ) -> list[BufferedInput]:
-        """Read the image that is the body, or the files of a multipart body."""
-        content_type = request.headers.get("content-type")
-        if content_type is None or not is_multipart(content_type):
-            return [await self._read_body(request, context, reservation)]
-        parts = FileParts(content_type)
-        await self._admission.read_body(request, reservation, parts.feed)
+        self, request: Request, context: RequestContext, reservation: Reservation
+    ) -> RequestImages:
+        images = await self._body_reader.read_images(request, reservation)
         self._end_body_stage(context)
-        return [BufferedInput(content, reservation, len(content)) for content in parts.finish()]
+        return images
 
     async def _parse_and_process(
         self,

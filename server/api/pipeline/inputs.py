@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from server.api.contract.params import Params
 from server.api.pipeline.admission import Reservation
+from server.api.pipeline.base64_image import Base64Image
 from server.errors import BadImage
 
 # An encoded image; or normalised pixels, which the model takes as they are, float32 (C, H, W).
-ImageContent = bytes | npt.NDArray[np.float32]
+ParsedImage = bytes | npt.NDArray[np.float32]
+ImageContent = ParsedImage | Base64Image
 
 
 @dataclass
@@ -24,7 +26,13 @@ class BufferedInput:
     size: int
 
     def encoded_bytes(self) -> bytes:
-        """Return the content, which must be bytes; empty bytes once it is cleared."""
+        """Return the encoded image or the body; empty bytes once it is cleared.
+
+        Raises:
+            BadImage: the content is to be base64, and is not.
+        """
+        if isinstance(self.content, Base64Image):
+            return self.content.decode()
         assert isinstance(self.content, bytes)
         return self.content
 
@@ -44,7 +52,7 @@ class ParsedRequest:
     """A request whose parameters and images, at least one, were parsed from its body."""
 
     params: Params
-    images: list[ImageContent]
+    images: list[ParsedImage]
 
     def take_images(self, body: BufferedInput) -> list[BufferedInput]:
         """Move the images out. Each counts as an equal share of ``body``, JSON included."""
@@ -54,8 +62,15 @@ class ParsedRequest:
         return images
 
 
-def single_image(images: list[BufferedInput]) -> BufferedInput:
-    """Return the only one of ``images``. Raises `BadImage` if there are more."""
-    if len(images) > 1:
-        raise BadImage(f"the multipart body has {len(images)} files, but this route takes one")
-    return images[0]
+@dataclass(frozen=True)
+class RequestImages:
+    """The images of one request, at least one; ``as_list``: its response has a list of results."""
+
+    images: list[BufferedInput]
+    as_list: bool
+
+    def single(self) -> BufferedInput:
+        """Return the only image. Raises `BadImage` if there are more."""
+        if len(self.images) > 1:
+            raise BadImage(f"the body has {len(self.images)} files, but this route takes one")
+        return self.images[0]

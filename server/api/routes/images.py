@@ -11,6 +11,7 @@ from server.api.contract.params import Params, openapi_parameters, parse_params
 from server.api.contract.problem_details import error_responses
 from server.api.contract.schemas import Answer, Answers, Embedding, Embeddings
 from server.api.middleware.request_context import RequestContext
+from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
 from server.api.routes.service import AppComponents, ComponentsDependency
 from server.ipc.messages import OutputKind
@@ -21,9 +22,30 @@ _JSON_TYPE = "application/json"
 _PNG_TYPE = "image/png"
 _RAW_TYPE = "application/octet-stream"
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
+_BASE64_SCHEMA = {
+    "type": "string",
+    "description": "An encoded image in base64, or a data URL.",
+    "examples": ["data:image/png;base64,iVBORw0KGgo..."],
+}
+_JSON_SCHEMA = {
+    "type": "object",
+    "description": "`image`, or `images` for a list of results.",
+    "properties": {
+        "image": _BASE64_SCHEMA,
+        "images": {
+            "type": "array",
+            "items": _BASE64_SCHEMA,
+            "minItems": 1,
+            "maxItems": MAX_IMAGES,
+        },
+    },
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": False,
+}
 _BODY_DESCRIPTION = (
-    "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or multipart"
-    " with one "
+    "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or JSON with"
+    " base64; or multipart with one "
 )
 _PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
@@ -42,6 +64,7 @@ def openapi_operation(output: OutputKind, multipart_files: str) -> dict[str, Any
         "content": {
             "image/*": {"schema": _BINARY_SCHEMA},
             "multipart/form-data": {"schema": form},
+            _JSON_TYPE: {"schema": _JSON_SCHEMA},
         },
     }
     return {"parameters": openapi_parameters(output), "requestBody": body}
@@ -87,7 +110,7 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
     openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
 async def classify(request: Request, components: ComponentsDependency) -> Any:
-    """Classify one image, or several in a multipart body, with `r` tokens merged in every block."""
+    """Classify one image, or several in multipart or JSON, with `r` tokens merged per block."""
     params = parse_query(request, components, CLASSES.output)
     context = request.state.context
     result = await components.inference.infer(request, params, context, CLASSES)
@@ -102,7 +125,7 @@ async def classify(request: Request, components: ComponentsDependency) -> Any:
     openapi_extra=openapi_operation(FEATURES.output, "or more files."),
 )
 async def embed(request: Request, components: ComponentsDependency) -> Any:
-    """Return the pooled features of one image, or of several in a multipart body.
+    """Return the pooled features of one image, or of several in multipart or JSON.
 
     With `Accept: application/octet-stream` the body is little-endian float32 only, one image after
     the other. It has no room for problems, so the problem of one image, with its `index`, is that

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.api.middleware.head_requests import HeadRequests
 from server.metrics import Metrics
 
 router = APIRouter()
@@ -23,4 +24,5 @@ def create_metrics_app(metrics: Metrics) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.metrics = metrics
     app.include_router(router)
+    app.add_middleware(HeadRequests)
     return app

@@ -80,7 +80,6 @@ def model_description(model: ModelInfo) -> ModelDescription:
 
 
 @router.get("/healthz", response_model=Health, responses=error_responses(503))
-@router.head("/healthz", include_in_schema=False)
 async def healthz(request: Request, components: ComponentsDependency) -> Any:
     """Liveness: 200 while the process answers; 503 once it has given up all engines and ends."""
     if components.engine_pool.given_up:
@@ -91,7 +90,6 @@ async def healthz(request: Request, components: ComponentsDependency) -> Any:
 
 
 @router.get("/readyz", response_model=Health, responses=error_responses(503))
-@router.head("/readyz", include_in_schema=False)
 async def readyz(request: Request, components: ComponentsDependency) -> Any:
     """Readiness: 200 while requests are admitted; 503 while no engine is ready, or on shutdown."""
     try:

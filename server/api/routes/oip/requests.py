@@ -14,9 +14,10 @@ from starlette.datastructures import QueryParams
 
 from server.api.contract.allowed_schedules import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
-from server.api.pipeline.inputs import ImageContent, ParsedRequest
+from server.api.pipeline.inputs import ParsedImage, ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
 from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
+from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import BadRequest, InvalidParameter, TooLarge
 from server.ipc.messages import ModelInfo
 
@@ -72,7 +73,7 @@ def parse_infer_request(
     message = parse_json(body[:json_bytes])
     binary_data = memoryview(body)[json_bytes:]
 
-    parameters = dict(optional_member(message, "parameters", dict, {}))
+    parameters = parameters_of(message)
     binary_output = parameters.pop("binary_data_output", False)
     check_bool(binary_output, "binary_data_output")
     params = parse_parameters(parameters, model, default_r, arrival)
@@ -132,13 +133,28 @@ def required_member(parent: Any, name: str, json_type: type) -> Any:
 
 
 def optional_member(parent: Any, name: str, json_type: type, default: Any) -> Any:
-    """Return the member ``name`` of a JSON object, or ``default``. Raises `BadRequest`."""
+    """Return the member ``name`` of a JSON object, or ``default`` for null or no such member.
+
+    Raises:
+        BadRequest: ``parent`` is no object, or the member has another type.
+    """
     check_object(parent)
-    if name not in parent:
+    value = parent.get(name)
+    if value is None:
         return default
-    if not isinstance(parent[name], json_type):
+    if not isinstance(value, json_type):
         raise BadRequest(f"{name} must be {_TYPE_NAMES[json_type]}")
-    return parent[name]
+    return value
+
+
+def parameters_of(parent: Any) -> dict[str, Any]:
+    """Return the parameters of a request, an input or an output that are not null.
+
+    Raises:
+        BadRequest: they are not an object.
+    """
+    parameters = optional_member(parent, "parameters", dict, {})
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def check_object(value: Any) -> None:
@@ -156,6 +172,11 @@ def check_bool(value: Any, name: str) -> None:
 def check_parameter_names(parameters: Mapping[str, Any], supported: tuple[str, ...]) -> None:
     """Raise `BadRequest` if a tensor has a parameter that is not ``supported``."""
     for name in parameters:
+        if name == "classification":
+            raise BadRequest(
+                "Triton's classification extension is not supported; the outputs labels and scores"
+                " are the best classes, top_k of them"
+            )
         if name not in supported:
             raise BadRequest(
                 f"the parameter {name[:QUOTED_CHARACTERS]!r} is not supported here; there are"
@@ -169,13 +190,13 @@ def parse_parameters(
     default_r: str,
     arrival: float,
 ) -> Params:
-    """Parse the request's parameters: those of ``/classify``, less the model.
+    """Parse the request's parameters: those of ``/classify``, less the model, and Triton's own.
 
     Raises:
         InvalidParameter: a parameter is unknown, or has a value that is not allowed.
     """
     texts = {}
-    for name, value in parameters.items():
+    for name, value in replace_triton_parameters(parameters).items():
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
         texts[name] = parameter_text(name[:QUOTED_CHARACTERS], value)
@@ -191,7 +212,7 @@ def parameter_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ImageContent]:
+def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ParsedImage]:
     """Return the images of the input tensor. Raises `BadRequest` or `TooLarge`."""
     name = required_member(tensor, "name", str)
     datatype = required_member(tensor, "datatype", str)
@@ -206,7 +227,7 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
 
     image_shape = model.transform.size if name == "pixel_values" else ()
     shape = parse_shape(required_member(tensor, "shape", list), name, image_shape)
-    parameters = optional_member(tensor, "parameters", dict, {})
+    parameters = parameters_of(tensor)
     check_parameter_names(parameters, ("binary_data_size", "content_type"))
     if parameters.get("content_type", "base64") != "base64":
         raise BadRequest(
@@ -255,7 +276,7 @@ def input_data(
                 f"{len(binary_data)} bytes follow the JSON; the input must have binary_data_size"
             )
         return required_member(tensor, "data", list)
-    if "data" in tensor:
+    if tensor.get("data") is not None:
         raise BadRequest("an input has data or binary_data_size, not both")
     size = parameters["binary_data_size"]
     if type(size) is not int or size != len(binary_data):
@@ -280,7 +301,7 @@ def parse_outputs(tensors: list[Any], binary_default: bool) -> tuple[RequestedOu
     outputs: dict[str, RequestedOutput] = {}
     for tensor in tensors:
         name = required_member(tensor, "name", str)
-        parameters = optional_member(tensor, "parameters", dict, {})
+        parameters = parameters_of(tensor)
         if name not in OUTPUT_DATATYPES or name in outputs:
             raise BadRequest(
                 f"the output {name[:QUOTED_CHARACTERS]!r} is unknown or repeated; there are"

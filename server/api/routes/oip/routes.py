@@ -60,8 +60,9 @@ _OPENAPI_INFER: dict[str, Any] = {
         "required": True,
         "description": (
             "One input: `image` (BYTES, [n], encoded images; base64 in JSON) or `pixel_values`"
-            " (FP32, [n, C, H, W], normalised). Parameters: `r`, `top_k`, `deadline_ms`,"
-            " `binary_data_output`."
+            " (FP32, [n, C, H, W], normalised). Parameters: `r`, `top_k`, `deadline_ms`, `r_max`,"
+            " `min_accuracy`, `binary_data_output`, and Triton's `timeout`. Triton's `priority`,"
+            " sequences and classification extension are not supported."
         ),
         "content": {
             _JSON_TYPE: {"schema": {"type": "object"}},

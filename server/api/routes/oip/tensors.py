@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from server.api.pipeline.base64_image import decode_base64
 from server.errors import BadRequest
 
 # Before each element of a BYTES tensor stands its length in bytes, little-endian.
@@ -59,7 +59,7 @@ def decode_base64_elements(data: Any) -> list[bytes]:
             "data of a BYTES input must be a flat list of strings in JSON, each an image in base64"
         )
     try:
-        return [base64.b64decode(text, validate=True) for text in data]
+        return [decode_base64(text.encode("ascii")) for text in data]
     except ValueError:
         raise BadRequest(
             "data of a BYTES input must be base64 in JSON; send images as binary data instead"

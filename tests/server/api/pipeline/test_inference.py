@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from server.api.contract.params import Params
 from server.api.contract.schemas import Answer, Problem
@@ -21,8 +25,10 @@ from server.errors import (
     BadImage,
     DeadlineExceeded,
     InferenceFailed,
+    InvalidParameter,
     Overloaded,
     RequestError,
+    TooLarge,
     UnsupportedFormat,
 )
 from server.ipc.messages import BatchDone, Outcome
@@ -65,11 +71,11 @@ class Pipeline:
         limits = BodyLimits(10**6, 10**6, 30)
         self.admission = Admission(self.pool, limits)  # type: ignore[arg-type]
         self.metrics = Metrics((1,))
-        decode_pool = DecodePool(1, 10**6, 4000)
+        self.decode_pool = DecodePool(1, 10**6, 4000)
         self.inference = InferencePipeline(
             self.pool,  # type: ignore[arg-type]
             self.admission,
-            decode_pool,
+            self.decode_pool,
             self.metrics,
         )
         self.context = RequestContext("id", started=0.0)
@@ -159,6 +165,69 @@ def test_infer_all_runs_nothing_unless_all_images_get_a_slot():
 def test_a_malformed_form_is_refused():
     with pytest.raises(BadImage, match="malformed"):
         Pipeline([]).infer([b"--XX\r\n"], FORM)
+
+
+JSON = {"content-type": "application/json"}
+SNEAKER_TEXT = base64.b64encode(SNEAKER).decode()
+
+
+def json_body(message: object) -> list[bytes]:
+    encoded = json.dumps(message).encode()
+    return [encoded[:100], encoded[100:]]
+
+
+def test_one_image_in_json_gets_one_response():
+    answer = Pipeline([result_of()]).infer(json_body({"image": SNEAKER_TEXT}), JSON)
+    assert isinstance(answer, Answer)
+
+
+def test_each_image_of_a_json_list_gets_its_own_result():
+    texts = [SNEAKER_TEXT, "aGVsbG8=", "no base64!", f"data:image/jpeg;base64,{SNEAKER_TEXT}"]
+    results = Pipeline([result_of(), result_of()]).infer(json_body({"images": texts}), JSON)
+    assert [getattr(result, "status", 200) for result in results] == [200, 415, 400, 200]
+    (alone,) = Pipeline([result_of()]).infer(json_body({"images": [SNEAKER_TEXT]}), JSON)
+    assert isinstance(alone, Answer)
+
+
+def test_an_image_that_is_sent_as_json_is_an_image():
+    assert isinstance(Pipeline([result_of()]).infer([SNEAKER], JSON), Answer)
+
+
+def test_a_wrong_json_body_is_refused():
+    with pytest.raises(InvalidParameter, match="unknown member 'r'"):
+        Pipeline([]).infer(json_body({"image": SNEAKER_TEXT, "r": 16}), JSON)
+
+
+def test_bytes_of_base64_count_against_the_limit_of_a_body():
+    with pytest.raises(TooLarge, match="more than 1000000 bytes"):
+        Pipeline([]).infer(json_body({"image": "A" * 1_000_000}), JSON)
+
+
+def test_a_client_that_disconnects_before_its_json_is_parsed_is_noticed():
+    pipeline = Pipeline([])
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b'{"image": "QUJD"}', "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    headers = [(b"content-type", b"application/json")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    thread_is_free = threading.Event()
+
+    async def main() -> None:
+        busy = asyncio.create_task(pipeline.decode_pool.run(thread_is_free.wait))
+        await asyncio.sleep(0)  # so that the only thread is taken
+        try:
+            await pipeline.inference.infer(request, PARAMS, pipeline.context, CLASSES)
+        finally:
+            thread_is_free.set()
+            await busy
+
+    with pytest.raises(ClientDisconnect):
+        pipeline.run(main())
 
 
 def test_infer_parsed_takes_parameters_and_images_from_the_body():

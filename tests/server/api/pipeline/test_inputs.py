@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from server.api.pipeline.admission import Admission, BodyLimits, Reservation
-from server.api.pipeline.inputs import BufferedInput, ParsedRequest, single_image
+from server.api.pipeline.base64_image import Base64Image
+from server.api.pipeline.inputs import BufferedInput, ParsedRequest, RequestImages
 from server.errors import BadImage
 from tests.server.api.pipeline.fakes import FakePool
 
@@ -62,6 +63,14 @@ def test_images_of_a_parsed_body_count_as_equal_shares_of_it(admission, reservat
 
 def test_a_request_for_one_image_has_one(reservation):
     image = buffered(b"1", reservation)
-    assert single_image([image]) is image
+    assert RequestImages([image], as_list=True).single() is image
     with pytest.raises(BadImage, match="has 2 files"):
-        single_image([image, image])
+        RequestImages([image, image], as_list=True).single()
+
+
+def test_base64_is_decoded_when_the_content_is_taken(admission, reservation):
+    reservation.add(8)
+    image = BufferedInput(Base64Image(b"MTIzNDU="), reservation, 8)
+    assert image.encoded_bytes() == b"12345"
+    image.release()
+    assert (image.encoded_bytes(), admission.bytes_held) == (b"", 0)

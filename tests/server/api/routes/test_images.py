@@ -59,5 +59,7 @@ class TestParseQuery:
 def test_the_description_of_a_route_says_how_many_files_it_takes():
     operation = openapi_operation("source", "file.")
     assert operation["requestBody"]["description"].endswith("or multipart with one file.")
-    assert set(operation["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+    assert set(operation["requestBody"]["content"]) == {
+        "image/*", "multipart/form-data", "application/json",
+    }  # fmt: skip
     assert "top_k" not in [parameter["name"] for parameter in operation["parameters"]]

@@ -14,3 +14,10 @@ def test_the_application_of_the_metrics_port_serves_metrics_and_nothing_else():
     assert 'tome_rejected_total{reason="unsupported-format"} 1.0' in response.text
     for path in ("/", "/docs", "/openapi.json", "/healthz"):
         assert client.get(path).status_code == 404
+
+
+def test_the_metrics_port_answers_head_as_get():
+    client = TestClient(create_metrics_app(Metrics((0,))))
+    head = client.head("/metrics")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == client.get("/metrics").headers["content-type"]

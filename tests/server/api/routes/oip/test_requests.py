@@ -113,6 +113,45 @@ class TestParametersAndOutputs:
         assert parse(one).outputs == (RequestedOutput("scores", False),)
 
 
+class TestAbsent:
+    """Null is as good as nothing for whatever is optional."""
+
+    def test_null_members_of_a_request_and_of_its_tensors(self):
+        message = {
+            "id": None,
+            "parameters": None,
+            "outputs": None,
+            "inputs": [{**IMAGE, "data": TEXTS, "parameters": None}],
+        }
+        assert parse(message) == parse(with_input(IMAGE, data=TEXTS))
+        outputs = [{"name": "scores", "parameters": None}]
+        assert parse({**message, "outputs": outputs}).outputs == (RequestedOutput("scores", False),)
+
+    def test_null_parameters_of_a_request_and_of_its_tensors(self):
+        request = dict.fromkeys(["r", "top_k", "deadline_ms", "binary_data_output"])
+        triton = dict.fromkeys(["timeout", "priority", "sequence_id", "sequence_start"])
+        tensor = dict.fromkeys(["binary_data_size", "content_type"])
+        message = {
+            "parameters": request | triton,
+            "inputs": [{**IMAGE, "data": TEXTS, "parameters": tensor}],
+            "outputs": [{"name": "labels", "parameters": {"binary_data": None}}],
+        }
+        parsed = parse(message)
+        assert parsed.params == parse(with_input(IMAGE, data=TEXTS)).params
+        assert parsed.outputs == (RequestedOutput("labels", False),)
+
+    def test_null_data_beside_binary_data(self):
+        message = with_input(IMAGE, data=None, parameters={"binary_data_size": 11})
+        assert parse(message, b"\3\0\0\0one\0\0\0\0").images == [b"one", b""]
+
+
+def test_images_in_json_are_base64_of_every_common_form():
+    data = ["data:image/png;base64,b25l", "_wA"]
+    assert parse(with_input(IMAGE, data=data)).images == [b"one", b"\xff\x00"]
+    assert parse(with_input(IMAGE, data=["b2\r\n5l", "/wA=\n"])).images == [b"one", b"\xff\x00"]
+
+
+CLASSIFICATION = {"name": "scores", "parameters": {"classification": 2}}
 REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
     (b"{", b"", BadRequest, "not JSON"),
     (b"[" * 100_000, b"", BadRequest, "not JSON"),
@@ -197,11 +236,19 @@ REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
         "number or a string",
     ),
     (
-        {**with_input(IMAGE, data=TEXTS), "parameters": {"r": None}},
+        {**with_input(IMAGE, data=TEXTS), "parameters": {"timeout": 1, "deadline_ms": 1}},
         b"",
         InvalidParameter,
-        "number or a string",
+        "give one",
     ),
+    (
+        {**with_input(IMAGE, data=TEXTS), "outputs": [CLASSIFICATION]},
+        b"",
+        BadRequest,
+        "classification extension is not supported; .* top_k",
+    ),
+    (with_input(IMAGE), b"", BadRequest, "data is required"),
+    (with_input(IMAGE, data=None), b"", BadRequest, "data is required"),
     (
         {**with_input(IMAGE, data=TEXTS), "parameters": {"top_k": 4}},
         b"",

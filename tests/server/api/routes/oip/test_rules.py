@@ -94,6 +94,15 @@ def test_json_without_binary_data(client):
     assert scores["data"] == pytest.approx([0.99, 0.99], abs=0.02)
 
 
+def test_null_is_as_good_as_absent(client):
+    absent = dict.fromkeys(["id", "parameters", "outputs"])
+    image = message()["inputs"][0] | {"parameters": None}
+    response = client.post(INFER, json={**absent, "inputs": [image]})
+    assert response.status_code == 200, response.text
+    assert "id" not in response.json()
+    assert response.json()["outputs"][0]["data"][0] == "Sneaker"
+
+
 def test_requests_and_images_are_counted(client, server):
     series = f'tome_requests_total{{code="200",model="fashion-mnist",route="{ROUTE}"}}'
     images = 'tome_images_total{model="fashion-mnist",r="16"}'

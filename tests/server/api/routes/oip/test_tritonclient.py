@@ -254,9 +254,20 @@ class TestErrors:
             with pytest.raises(InferenceServerException, match=message) as caught:
                 client.infer(NAME, inputs)
             assert caught.value.status() == "400"
+
+    def test_extensions_of_triton(self, client):
+        assert client.infer(NAME, [images("bag")], timeout=20_000_000).as_numpy("labels").size == 5
+        with pytest.raises(InferenceServerException, match="the deadline passed") as caught:
+            client.infer(NAME, [images("bag")], timeout=10)
+        assert caught.value.status() == "504"
         classes = triton.InferRequestedOutput("scores", class_count=3)
-        with pytest.raises(InferenceServerException, match="classification"):
-            client.infer(NAME, [images("bag")], outputs=[classes])
+        for options, name in (
+            ({"outputs": [classes]}, "classification extension"),
+            ({"priority": 1}, "priority"),
+            ({"sequence_id": 5, "sequence_start": True}, "sequence_id"),
+        ):
+            with pytest.raises(InferenceServerException, match=f"Triton's {name} is not supported"):
+                client.infer(NAME, [images("bag")], **options)
 
     def test_compressed_bodies_are_refused(self, client):
         with pytest.raises(InferenceServerException, match="compressed") as caught:

@@ -22,8 +22,8 @@ _PNG_TYPE = "image/png"
 _RAW_TYPE = "application/octet-stream"
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 _BODY_DESCRIPTION = (
-    "One encoded image (JPEG, PNG, WebP, GIF, BMP), whatever the content type says; or multipart"
-    " with one "
+    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), whatever the content type says; or"
+    " multipart with one "
 )
 _PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 

@@ -88,7 +88,7 @@ def _whiten_rgb_16(
     transparent: npt.NDArray[np.uint16],
     body: bytes,
 ) -> Image.Image:
-    """Make pixels of the colour ``transparent`` white.
+    """Make the pixels of ``image`` that have the colour ``transparent`` white.
 
     Pillow decodes the upper bytes of the samples; the lower ones are decoded here.
     """
@@ -98,15 +98,14 @@ def _whiten_rgb_16(
         lower_bytes = opened
     upper = transparent >> 8
     lower = transparent & 255
-    opaque = image.copy()
-    del opaque.info["transparency"]
+    del image.info["transparency"]
     for top in range(0, image.height, _ROWS):
         strip = (0, top, image.width, min(top + _ROWS, image.height))
         matches = np.asarray(image.crop(strip)) == upper
         matches &= np.asarray(lower_bytes.crop(strip)) == lower
         mask = Image.fromarray(matches.all(axis=-1))
-        opaque.paste("white", strip, mask)
-    return opaque
+        image.paste("white", strip, mask)
+    return image
 
 
 def convert(image: Image.Image, channels: int) -> Image.Image:

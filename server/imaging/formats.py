@@ -99,7 +99,9 @@ def _strip_gif(body: bytes) -> StrippedImage:
     while body[start] == _GIF_EXTENSION:
         end = _gif_extension_end(body, start, parts)
         label = body[start + 1]
-        if label == _GIF_CONTROL:
+        first_block = body[start + 2]
+        # After an empty one Pillow would read what follows as another.
+        if label == _GIF_CONTROL and first_block:
             parts.keep(start, end)
         start = _next_gif_block(body, end)
     # An image, or the end, which Pillow refuses.

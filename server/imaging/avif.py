@@ -23,6 +23,8 @@ _MAX_BRANDS = 100
 _UNUSED_BOX = b"free"
 _UNUSED_ITEM = b"none"
 _PICTURE_ITEM = b"av01"
+_GRID_ITEM = b"grid"
+_GRID_SIDES = 4  # after version, flags, rows and columns
 _EXIF_ITEM = b"Exif"
 _XMP_ITEM = b"mime"
 _EXIF_OFFSET_BYTES = 4  # where the TIFF header begins, before the data (ISO/IEC 23008-12, A.2.1)
@@ -68,6 +70,7 @@ def open_avif(body: bytes) -> StrippedImage:
             items = read_items(body, parts, box)
             _hide_metadata(body, patched, items)
             canvases += _declared_sizes(body, parts, box)
+            canvases += _grid_sizes(body, items)
             canvases += _frame_sizes(body, parts, items)
     if not canvases:
         raise BadImage("the AVIF file has no still picture")
@@ -104,10 +107,28 @@ def _declared_sizes(body: bytes, parts: PartCollector, meta: Box) -> list[tuple[
         start = skip_version(box)
         width = read_number(body, start, 4)
         height = read_number(body, start + 4, 4)
-        if not width or not height:
-            raise BadImage("the image is corrupt or truncated")
-        sizes.append((width, height))
+        sizes.append(_checked(width, height))
     return sizes
+
+
+def _grid_sizes(body: bytes, items: list[Item]) -> list[tuple[int, int]]:
+    """Return the sizes of pictures that are assembled from others (ISO/IEC 23008-12, 6.6.2.3)."""
+    sizes = []
+    for item in items:
+        if item.type == _GRID_ITEM:
+            data = item.data(body)
+            has_long_sides = read_number(data, 1, 1) & 1
+            side_bytes = 4 if has_long_sides else 2
+            width = read_number(data, _GRID_SIDES, side_bytes)
+            height = read_number(data, _GRID_SIDES + side_bytes, side_bytes)
+            sizes.append(_checked(width, height))
+    return sizes
+
+
+def _checked(width: int, height: int) -> tuple[int, int]:
+    if not width or not height:
+        raise BadImage("the image is corrupt or truncated")
+    return width, height
 
 
 def _children(body: bytes, parts: PartCollector, box: Box, name: bytes) -> list[Box]:

@@ -19,6 +19,7 @@ _COMPRESSION = 30
 _COLOURS = 46
 
 _RUN_LENGTHS = (1, 2)
+_UNCOMPRESSED = (0, 3)  # with bit masks or without
 _PALETTE_BITS = (1, 4, 8)
 _ENTRY_BYTES = 4
 # Pillow reads a palette of greys 0, 1, 2... as 8 bits a pixel, which these have not. One entry
@@ -35,16 +36,19 @@ def open_bmp(body: bytes) -> StrippedImage:
     """Return the bitmap with all colours of its palette.
 
     Raises:
-        UnsupportedFormat: it is compressed by run lengths: Pillow expands these in Python, which
-            blocks all threads.
+        UnsupportedFormat: it is compressed. Pillow expands run lengths in Python, which blocks all
+            threads, and nothing else.
         IndexError: it is truncated.
     """
     if _header_size(body) == _CORE_HEADER:  # its palette is complete, and it has no compression
         return StrippedImage("BMP", body)
-    if read_number(body, _COMPRESSION, 4, "little") in _RUN_LENGTHS:
+    compression = read_number(body, _COMPRESSION, 4, "little")
+    if compression in _RUN_LENGTHS:
         raise UnsupportedFormat(
             "the bitmap is compressed by run lengths; save it without compression"
         )
+    if compression not in _UNCOMPRESSED:
+        raise UnsupportedFormat("the bitmap's compression is not supported; save it without")
     return StrippedImage("BMP", _complete_palette(body))
 
 

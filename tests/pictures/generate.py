@@ -198,7 +198,7 @@ def gif_picture(transparent: bool, interlaced: bool, choices: Choices) -> Pictur
     junk = bytes(choices.plain.choices([0, 0, 9], k=choices.plain.randint(0, 3)))
     body = body[:start] + junk + body[start:]
     shows = over_white(gif.rgba(body))
-    return Picture(f"GIF, {transparent=}, {interlaced=}, {junk=}", body, shows)
+    return Picture(f"GIF {transparent=}, {interlaced=}, {junk=}", body, shows)
 
 
 def jpeg_picture(mode: str, progressive: bool, choices: Choices) -> Picture:

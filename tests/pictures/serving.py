@@ -21,14 +21,14 @@ from tome_core.schedule import Schedule
 Features = npt.NDArray[np.float32]
 
 UNMERGED = Schedule.parse("0")
-# Of the largest feature: batches of other shapes round otherwise, most in bfloat16. Mirrored
-# pictures differ by more than ten times as much.
-TOLERANCE = 0.02
+# Of the largest feature. Batches of other shapes round otherwise, most in bfloat16; and of pictures
+# that are not square a crop leaves out pixels, so that values may differ by 1 (docs/images.md).
+TOLERANCE = 0.05
 TIMEOUT = 60
 
 
 class BundledModel:
-    """The bundled model in this process. Its transform has no crop, so all pixels are equal."""
+    """The bundled model in this process."""
 
     def __init__(self) -> None:
         self._runner = load_runner(ModelSettings(threads=1), read_catalog(None, ())[0])

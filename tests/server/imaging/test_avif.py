@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -153,6 +154,16 @@ def test_pictures_together_are_limited():
         pixels(avif_of(data, 8))
     with pytest.raises(TooLarge, match="too many pictures"):
         pixels(avif_of(data, 9))
+
+
+@pytest.mark.parametrize(
+    "sides", [b"\0" + struct.pack(">HH", 300, 200), b"\1" + struct.pack(">II", 300, 200)]
+)
+def test_a_grid_has_the_size_that_it_declares(sides):
+    grid = b"\0" + sides[:1] + b"\0\0" + sides[1:]
+    assert open_avif(avif_of(grid, 1, b"grid")).canvases == ((300, 200),)
+    with pytest.raises(TooLarge, match="300 x 200"):
+        decode(avif_of(grid, 1, b"grid"), RGB, 50_000, 4000)
 
 
 def test_a_picture_without_a_side_is_bad():

@@ -61,3 +61,9 @@ def test_alpha_that_is_zero_everywhere_is_none(header: int) -> None:
 def test_run_lengths_are_refused(compression: int, bits: int) -> None:
     with pytest.raises(UnsupportedFormat, match="run lengths"):
         open_bmp(bmp(4, 4, bits, bytes(16), compression, palette=bytes(64)))
+
+
+@pytest.mark.parametrize("compression", [4, 5, 6])
+def test_other_compressions_are_refused_by_name(compression: int) -> None:
+    with pytest.raises(UnsupportedFormat, match="compression is not supported"):
+        open_bmp(bmp(4, 4, 32, bytes(64), compression))

@@ -8,6 +8,7 @@ import pytest
 from server.errors import BadImage, TooLarge, UnsupportedFormat
 from server.imaging.formats import FORMATS, open_container, sniff
 from tests.hostile.build import (
+    box,
     chunk,
     encode,
     gif_with,
@@ -77,3 +78,11 @@ def test_a_gif_that_ends_in_a_comment_is_bad() -> None:
 def test_a_webp_names_the_canvas_that_its_decoder_allocates() -> None:
     assert open_container(webp_canvas(2**24, 3)).canvases == ((2**24, 3),)
     assert open_container(encode(picture(), "WEBP")).canvases == ()
+
+
+def test_without_avif_in_pillow_an_avif_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.imaging.formats._HAS_AVIF", False)
+    with pytest.raises(UnsupportedFormat, match="the body is AVIF, which is not supported"):
+        open_container(box(b"ftyp", b"avif\0\0\0\0mif1"))

@@ -21,6 +21,11 @@ def sample() -> list[Picture]:
     return list(pictures(2 * len(list(all_kinds())), seed=1))
 
 
+@pytest.fixture(scope="module")
+def model() -> BundledModel:
+    return BundledModel()
+
+
 def test_each_picture_is_decoded_as_an_independent_reader_shows_it(sample):
     assert [difference for picture in sample for difference in differences(picture)] == []
 
@@ -34,8 +39,7 @@ def test_where_pillow_shows_something_else_it_is_explained(sample):
     assert {each.pillow_differs for each in sample} - differing == {""}
 
 
-def test_server_and_command_see_what_timm_sees(sample, client):
-    model = BundledModel()
+def test_server_and_command_see_what_timm_sees(sample, client, model):
     wrong = []
     for picture in sample[:: len(sample) // SERVED]:
         expected = model.features(picture)
@@ -45,8 +49,7 @@ def test_server_and_command_see_what_timm_sees(sample, client):
     assert wrong == []
 
 
-def test_another_picture_has_other_features(sample):
-    model = BundledModel()
+def test_another_picture_has_other_features(sample, model):
     first = sample[0]
     mirrored = Picture("mirrored", first.body, np.ascontiguousarray(first.shows[:, ::-1]))
     assert not are_near(model.features(mirrored), model.features(first))

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker test-ray test-oldest chaos lint format bench bench-http bench-auto \
+.PHONY: help install serve test test-slow test-docker test-ray test-oldest chaos pictures lint format bench bench-http bench-auto \
         bench-ray gpu-day simulate ablations coverage-models docs
 
 help:  ## list the targets
@@ -42,6 +42,9 @@ test-oldest: install .venv-oldest/installed  ## the tests of core and engine wit
 
 chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+pictures: install  ## thousands of generated pictures: server, commands, and timm with Pillow; ARGS="--count 9000 --seed 5"
+	$(BIN)/python -m tests.pictures $(ARGS)
 
 .venv/ray: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --group ray

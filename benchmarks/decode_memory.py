@@ -8,9 +8,11 @@ already.
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,31 @@ def sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
+def deep_with_transparent_colour(image: Image.Image) -> bytes:
+    """A PNG of 16 bits a channel with one transparent colour, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+    compressor = zlib.compressobj(1)
+    rows = [compressor.compress(b"\0" + row.astype(">u2").tobytes()) for row in np.asarray(image)]
+    data = b"".join(rows) + compressor.flush()
+    header = struct.pack(">IIBBBBB", *image.size, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", bytes(6)) + chunk(b"IDAT", data)
+    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
+
+
+def bitmap_with_alpha(image: Image.Image) -> bytes:
+    """A bitmap whose header names a mask for alpha, which is zero everywhere."""
+    pixels = np.asarray(image)[::-1, :, ::-1]
+    data = np.pad(pixels, ((0, 0), (0, 0), (0, 1))).tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, *image.size, 1, 32, 3, len(data), 0, 0, 0, 0)
+    header = (info + masks).ljust(108, b"\0")
+    return b"BM" + struct.pack("<IHHI", 122 + len(data), 0, 0, 122) + header + data
+
+
 CASES: dict[str, Callable[[Image.Image], bytes]] = {
     "JPEG": lambda image: encode(image, "JPEG"),
     "JPEG, progressive": lambda image: encode(image, "JPEG", progressive=True),
@@ -66,10 +93,14 @@ CASES: dict[str, Callable[[Image.Image], bytes]] = {
     "PNG, palette": lambda image: encode(image.quantize(), "PNG", compress_level=1),
     "PNG, grey, 1 bit": lambda image: encode(image.convert("1"), "PNG", compress_level=1),
     "PNG, grey, 16 bits": lambda image: encode(sixteen_bits(image), "PNG", compress_level=1),
+    "PNG, RGB, 16 bits, with a transparent colour": deep_with_transparent_colour,
     "WebP": lambda image: encode(image, "WEBP", method=0),
     "WebP with transparency": lambda image: encode(image.convert("RGBA"), "WEBP", method=0),
     "GIF": lambda image: encode(image.quantize(), "GIF"),
     "BMP": lambda image: encode(image, "BMP"),
+    "BMP with alpha": bitmap_with_alpha,
+    "AVIF": lambda image: encode(image, "AVIF", speed=10),
+    "AVIF with transparency": lambda image: encode(image.convert("RGBA"), "AVIF", speed=10),
 }
 
 

@@ -1,7 +1,7 @@
 """Labelled images to measure accuracy on: one folder per class, or the Fashion-MNIST files.
 
-Items are ``(image, class index)``. An image is a PIL image, loaded from a file or made from an
-array, so that evaluation uses the same transform as serving.
+Items are ``(image, class index)``. An image is an encoded file or an array of pixels, so that
+evaluation decodes and transforms it as serving does.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
-from server.errors import ConfigError
+from server.errors import ConfigError, RequestError
+from server.imaging.decode import decode, to_pixels
+from server.imaging.transform import Transform
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -32,7 +35,7 @@ FASHION_MNIST_CLASSES = (
     "Ankle boot",
 )
 _FASHION_MNIST_PREFIXES = {"train": "train", "test": "t10k"}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif"}
 
 _IDX_UINT8 = 0x08
 _IDX_MAGIC_BYTES = 4  # two zeros, type, number of dimensions; then 4 bytes for each dimension
@@ -114,28 +117,28 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def items(self) -> Iterator[tuple[Image.Image, int]]:
-        """Yield each image, loaded, with its class index.
-
-        Raises:
-            ConfigError: an image cannot be read.
-        """
+    def items(self) -> Iterator[tuple[Path | np.ndarray, int]]:
+        """Yield each source with its class index."""
         for source, label in zip(self.sources, self.labels, strict=True):
-            if isinstance(source, Path):
-                image = open_image(source)
-            else:
-                image = Image.fromarray(source)
-            yield image, int(label)
+            yield source, int(label)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Return the image in ``path``, loaded. Raises `ConfigError` if it cannot be read."""
+def read_pixels(source: Path | np.ndarray, transform: Transform) -> npt.NDArray[np.uint8]:
+    """Return an image of a data set as ``uint8 (C, H, W)``.
+
+    A file is decoded as the server does it, but may have any size.
+
+    Raises:
+        ConfigError: the file cannot be read or decoded.
+    """
+    if not isinstance(source, Path):
+        return to_pixels(source, transform)
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except OSError as error:  # Pillow raises its subclasses for broken images
-        raise ConfigError(f"{path} is not an image that can be read: {error}") from error
+        return decode(source.read_bytes(), transform, max_pixels=sys.maxsize, max_side=sys.maxsize)
+    except OSError as error:
+        raise ConfigError(f"cannot read {source}: {error.strerror or error}") from error
+    except RequestError as error:
+        raise ConfigError(f"{source} cannot be decoded: {error.detail}") from error
 
 
 def open_dataset(folder: Path | None, limit: int | None = None) -> LabelledImages:

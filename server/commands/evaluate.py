@@ -15,11 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow
-from server.commands.datasets import LabelledImages
+from server.commands.datasets import LabelledImages, read_pixels
 from server.commands.offline import load_runner, parse_schedule, pick_model
 from server.engine.execution.runner import Runner
 from server.errors import ConfigError
-from server.imaging.decode import to_pixels
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
@@ -175,12 +174,15 @@ def batches(
     """Yield pixels ``uint8 (B, C, H, W)`` and the model's classes ``int64 (B,)``.
 
     Images pass through the transform that serving uses.
+
+    Raises:
+        ConfigError: an image cannot be read or decoded.
     """
     transform = runner.model.transform
     pixels = []
     labels = []
-    for image, label in data.items():
-        pixels.append(to_pixels(image, transform))
+    for source, label in data.items():
+        pixels.append(read_pixels(source, transform))
         labels.append(targets[label])
         if len(pixels) == size:
             yield np.stack(pixels), np.array(labels)

@@ -18,15 +18,17 @@ class StrippedImage:
 
     Attributes:
         format: one of `server.imaging.formats.FORMATS`.
-        orientation: EXIF orientation, from 1 to 8.
-        canvas: ``(width, height)`` where the decoder allocates it before its size can be read from
-            the opened image, else None.
+        orientation: from 1 to 8, or None where the decoder finds it.
+        canvases: ``(width, height)`` of what the decoder allocates besides what the opened image
+            says, or before that.
+        transparency: the chunk ``tRNS`` of a PNG.
     """
 
     format: str
     body: bytes
-    orientation: int = 1
-    canvas: tuple[int, int] | None = None
+    orientation: int | None = 1
+    canvases: tuple[tuple[int, int], ...] = ()
+    transparency: bytes = b""
 
 
 class PartCollector:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import AvifImagePlugin, Image, ImageFile
 
 from server.errors import BadImage, RequestError, TooLarge
+from server.imaging.colours import convert, load_with_transparency
 from server.imaging.container import StrippedImage
 from server.imaging.formats import open_container
 from server.imaging.orientation import apply_orientation, read_orientation
@@ -27,9 +27,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # Load all of Pillow's plugins now. Otherwise the first requests load them, in several threads.
 Image.init()
 
-# Scales 16 bits to 8: 65535 / 255.
-_GREY_16_TO_8 = 257
-_MAX_GREY_16 = 65535
+# One thread decodes an image, as in the other formats: --decode-threads limits their number.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+# Pixels of all parts of an AVIF file, as a multiple of those allowed for one: picture, alpha,
+# layers, thumbnail.
+_MAX_PICTURES = 8
 
 
 def decode(
@@ -54,8 +57,10 @@ def decode(
     if not body:
         raise BadImage("the body is empty; send an encoded image")
     stripped = open_container(body)
-    if stripped.canvas:
-        check_size(stripped.canvas, transform, max_pixels, max_side)
+    for canvas in stripped.canvases:
+        check_size(canvas, transform, max_pixels, max_side)
+    if sum(width * height for width, height in stripped.canvases) > _MAX_PICTURES * max_pixels:
+        raise TooLarge("the image consists of too many pictures")
     try:
         file = io.BytesIO(stripped.body)
         with Image.open(file, formats=(stripped.format,)) as opened:
@@ -72,29 +77,30 @@ def decode(
 
 
 def _load_upright(
-    opened: Image.Image,
+    opened: ImageFile.ImageFile,
     stripped: StrippedImage,
     transform: Transform,
 ) -> Image.Image:
     """Decode the pixels of ``opened`` and rotate them upright."""
-    orientation = stripped.orientation
     if stripped.format == "JPEG":
         reduction = dct_reduction(opened.size, transform)
         reduced_size = (opened.width // reduction, opened.height // reduction)
         opened.draft(None, reduced_size)
-    elif stripped.format == "WEBP":
-        orientation = read_orientation(opened.info.get("exif", b""))
-    opened.load()
-    return apply_orientation(opened, orientation)
+    image = load_with_transparency(opened, stripped)
+    orientation = stripped.orientation
+    if orientation is None:
+        exif = opened.info.get("exif", b"")
+        orientation = read_orientation([exif], opened.info.get("xmp", b""))
+    return apply_orientation(image, orientation)
 
 
-def to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
-    """Return the first frame of ``image``, a trusted one, upright, as ``uint8 (C, H, W)``."""
-    image.load()
-    orientation = read_orientation(image.info.get("exif", b""))
-    upright = apply_orientation(image, orientation)
+def to_pixels(
+    image: npt.NDArray[np.uint8],
+    transform: Transform,
+) -> npt.NDArray[np.uint8]:
+    """Return grey or RGB pixels, ``(H, W)`` or ``(H, W, 3)``, as ``uint8 (C, H, W)``."""
     channels = transform.size[0]
-    return resize_and_crop(convert(upright, channels), transform)
+    return resize_and_crop(convert(Image.fromarray(image), channels), transform)
 
 
 def check_size(
@@ -124,40 +130,3 @@ def check_size(
             raise TooLarge(
                 f"the image is {dimensions}, too narrow to be resized to the model's input"
             )
-
-
-def convert(image: Image.Image, channels: int) -> Image.Image:
-    """Convert ``image`` to mode ``L`` or ``RGB``, for 1 or 3 channels, over white."""
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        image = Image.fromarray(to_8_bits(np.asarray(image)))
-    elif image.has_transparency_data:
-        image = _paste_over_white(image)
-    if image.mode == mode:
-        return image
-    return image.convert(mode)
-
-
-def _paste_over_white(image: Image.Image) -> Image.Image:
-    layer = image
-    if image.mode != "RGBA":
-        layer = image.convert("RGBA")
-    background = Image.new("RGB", layer.size, "white")
-    background.paste(layer, mask=layer)
-    return background
-
-
-def to_8_bits(grey: npt.NDArray[Any], rows: int = 256) -> npt.NDArray[np.uint8]:
-    """Scale grey values from 0..65535 to 0..255 and round.
-
-    Works on ``rows`` rows at a time: 64-bit integers of a whole image would take too much memory.
-    """
-    scaled = np.empty(grey.shape, np.uint8)
-    for top in range(0, len(grey), rows):
-        bottom = top + rows
-        wide = grey[top:bottom].astype(np.int64)
-        clipped = np.clip(wide, 0, _MAX_GREY_16)
-        rounded = clipped + _GREY_16_TO_8 // 2
-        scaled[top:bottom] = rounded // _GREY_16_TO_8
-    return scaled

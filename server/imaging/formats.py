@@ -4,33 +4,36 @@ Profiles, comments, thumbnails, EXIF and further images are removed from a JPEG,
 Pillow reads it. No pixel depends on them, and they let a small body use much memory or time: text
 and profiles that inflate, EXIF entries that all point to the same bytes, and millions of empty
 parts, each a step of Python that blocks all threads (20 MB of them: 4 seconds). Only libwebp parses
-a WebP, and a BMP has no such parts.
+a WebP, and a BMP has no such parts. An AVIF file may say one size and have data of another.
 """
 
 from __future__ import annotations
 
+import re
+
+from PIL import features
+
 from server.errors import BadImage, UnsupportedFormat
-from server.imaging.container import PartCollector, StrippedImage, read_number
+from server.imaging.avif import is_avif, open_avif
+from server.imaging.bmp import is_bmp, open_bmp
+from server.imaging.container import PartCollector, StrippedImage
+from server.imaging.foreign import name_format
 from server.imaging.jpeg import strip_jpeg
-from server.imaging.orientation import read_orientation
+from server.imaging.png import SIGNATURE as _PNG_SIGNATURE
+from server.imaging.png import strip_png
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_SUPPORTED = "allowed are JPEG, PNG, WebP, GIF and BMP"
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-# The end of the file, or the second frame of an animation.
-_PNG_LAST = {b"IEND", b"fdAT"}
-# Length and type before a chunk's data, and the checksum after it.
-_CHUNK_HEAD_BYTES = 8
-_CHUNK_CHECKSUM_BYTES = 4
+# Pillow has AVIF only where it was built with libavif.
+_HAS_AVIF = bool(features.check("avif"))
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", *(["AVIF"] if _HAS_AVIF else []))
+_SUPPORTED = f"allowed are JPEG, PNG, WebP, GIF{', BMP and AVIF' if _HAS_AVIF else ' and BMP'}"
 
 _GIF_HEADER_BYTES = 13
 _GIF_FLAGS = 10
 _GIF_HAS_PALETTE = 0x80
 _GIF_PALETTE_SIZE = 0x07
 _GIF_EXTENSION = 0x21
-_GIF_IMAGE = 0x2C
+# An extension, an image, or the end. Other bytes between blocks, often zeros, begin no block.
+_GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
 _GIF_CONTROL = 0xF9
 
 # Offsets of the extended header of a WebP (RFC 9649, section 2.7).
@@ -38,13 +41,6 @@ _WEBP_CHUNK = slice(12, 16)
 _WEBP_WIDTH = 24
 _WEBP_HEIGHT = 27
 _WEBP_SIDE_BYTES = 3
-
-# Known sizes of a bitmap's header. "BM" alone also begins many a text.
-_BMP_CORE_HEADER = 12
-_BMP_HEADERS = (_BMP_CORE_HEADER, 40, 52, 56, 64, 108, 124)
-_BMP_HEADER_SIZE = slice(14, 18)
-_BMP_COMPRESSION = 30
-_BMP_RUN_LENGTHS = (1, 2)
 
 
 def open_container(body: bytes) -> StrippedImage:
@@ -61,16 +57,20 @@ def open_container(body: bytes) -> StrippedImage:
             case "JPEG":
                 return strip_jpeg(body)
             case "PNG":
-                return _strip_png(body)
+                return strip_png(body)
             case "GIF":
                 return _strip_gif(body)
             case "WEBP":
                 return _open_webp(body)
             case "BMP":
-                return _open_bmp(body)
+                return open_bmp(body)
+            case "AVIF":
+                return open_avif(body)
     except IndexError:
         raise BadImage("the image is corrupt or truncated") from None
-    raise UnsupportedFormat(f"the body is not an image of a supported format; {_SUPPORTED}")
+    name = name_format(body)
+    found = f"{name}, which is not supported" if name else "not an image of a supported format"
+    raise UnsupportedFormat(f"the body is {found}; {_SUPPORTED}")
 
 
 def sniff(body: bytes) -> str | None:
@@ -83,31 +83,11 @@ def sniff(body: bytes) -> str | None:
         return "GIF"
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return "WEBP"
-    if body.startswith(b"BM") and _bmp_header_size(body) in _BMP_HEADERS:
+    if is_bmp(body):
         return "BMP"
+    if _HAS_AVIF and is_avif(body):
+        return "AVIF"
     return None
-
-
-def _strip_png(body: bytes) -> StrippedImage:
-    """Keep the chunks (PNG specification, section 5.3) that the first frame needs."""
-    parts = PartCollector(body)
-    orientation = 1
-    start = len(_PNG_SIGNATURE)
-    parts.keep(0, start)
-    while start < len(body):
-        parts.count()
-        data_start = start + _CHUNK_HEAD_BYTES
-        data_end = data_start + read_number(body, start, 4)
-        end = data_end + _CHUNK_CHECKSUM_BYTES
-        chunk_type = body[start + 4 : data_start]
-        if chunk_type in _PNG_KEPT:
-            parts.keep(start, end)
-        elif chunk_type == b"eXIf":
-            orientation = read_orientation(body[data_start:data_end])
-        if chunk_type in _PNG_LAST:
-            break
-        start = end
-    return StrippedImage("PNG", parts.join(), orientation)
 
 
 def _strip_gif(body: bytes) -> StrippedImage:
@@ -115,16 +95,25 @@ def _strip_gif(body: bytes) -> StrippedImage:
     parts = PartCollector(body)
     start = _GIF_HEADER_BYTES + _gif_palette_bytes(body[_GIF_FLAGS])
     parts.keep(0, start)
+    start = _next_gif_block(body, start)
     while body[start] == _GIF_EXTENSION:
         end = _gif_extension_end(body, start, parts)
         label = body[start + 1]
-        if label == _GIF_CONTROL:
+        first_block = body[start + 2]
+        # After an empty one Pillow would read what follows as another.
+        if label == _GIF_CONTROL and first_block:
             parts.keep(start, end)
-        start = end
-    if body[start] != _GIF_IMAGE:
-        raise BadImage("the image is corrupt or truncated")
+        start = _next_gif_block(body, end)
+    # An image, or the end, which Pillow refuses.
     parts.keep(start)
     return StrippedImage("GIF", parts.join())
+
+
+def _next_gif_block(body: bytes, start: int) -> int:
+    match = _GIF_BLOCK.search(body, start)
+    if match is None:
+        raise IndexError
+    return match.start()
 
 
 def _gif_palette_bytes(flags: int) -> int:
@@ -146,30 +135,14 @@ def _gif_extension_end(body: bytes, start: int, parts: PartCollector) -> int:
 
 def _open_webp(body: bytes) -> StrippedImage:
     """Read the canvas of an extended file: a decoder allocates two of its size when created."""
-    canvas = None
+    canvases: tuple[tuple[int, int], ...] = ()
     if body[_WEBP_CHUNK] == b"VP8X":
         width = _webp_side(body, _WEBP_WIDTH)
         height = _webp_side(body, _WEBP_HEIGHT)
-        canvas = (width, height)
-    return StrippedImage("WEBP", body, canvas=canvas)
+        canvases = ((width, height),)
+    return StrippedImage("WEBP", body, orientation=None, canvases=canvases)
 
 
 def _webp_side(body: bytes, start: int) -> int:
     end = start + _WEBP_SIDE_BYTES
     return int.from_bytes(body[start:end], "little") + 1
-
-
-def _open_bmp(body: bytes) -> StrippedImage:
-    """Refuse run-length compression: Pillow expands it in Python, which blocks all threads."""
-    if _bmp_header_size(body) == _BMP_CORE_HEADER:  # it has no compression
-        return StrippedImage("BMP", body)
-    compression = read_number(body, _BMP_COMPRESSION, 4, "little")
-    if compression in _BMP_RUN_LENGTHS:
-        raise UnsupportedFormat(
-            f"the bitmap is compressed by run lengths; save it without; {_SUPPORTED}"
-        )
-    return StrippedImage("BMP", body)
-
-
-def _bmp_header_size(body: bytes) -> int:
-    return int.from_bytes(body[_BMP_HEADER_SIZE], "little")

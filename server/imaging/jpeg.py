@@ -15,7 +15,10 @@ _MAX_SCANS = 100
 # The last of several fill bytes starts a marker. With a "+" the search would be quadratic.
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Stuffed zeros and restart markers do not end a scan.
-_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
+# TEM and the restart markers have no length (section B.1.1.3). Between segments, where they do not
+# belong, decoders pass over them.
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
 
 _SEQUENTIAL_FRAMES = (0xC0, 0xC1, 0xC9)
 _END_OF_IMAGE = 0xD9
@@ -29,11 +32,13 @@ _REMOVED = {*range(_APP1, _APP13 + 1), _APP15, _COMMENT}
 
 # Offsets from a marker's second byte.
 _LENGTH = 1
+_LENGTH_BYTES = 2
 _DATA = 3
 _SCAN_COMPONENTS = 3
 _FRAME_COMPONENTS = 8
 
 _EXIF = b"Exif\0\0"
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _SIGNATURE_BYTES = 2
 
 
@@ -46,7 +51,7 @@ def strip_jpeg(body: bytes) -> StrippedImage:
         TooLarge: it has too many segments or scans.
     """
     parts = PartCollector(body)
-    orientation = 1
+    metadata = _Metadata()
     frame_components = None
     end = _SIGNATURE_BYTES
     parts.keep(0, end)
@@ -57,23 +62,53 @@ def strip_jpeg(body: bytes) -> StrippedImage:
         if code == _START_OF_SCAN:
             _check_scans(body, marker, frame_components)
             parts.keep(marker - 1)
-            return StrippedImage("JPEG", parts.join(), orientation)
+            return StrippedImage("JPEG", parts.join(), metadata.orientation())
         if code == _END_OF_IMAGE:
             break
+        if code in _WITHOUT_LENGTH:
+            end = match.end()
+            continue
         end = _segment_end(body, marker)
         if code in _SEQUENTIAL_FRAMES:
             frame_components = body[marker + _FRAME_COMPONENTS]
         if code not in _REMOVED:
             parts.keep(marker - 1, end)
-        elif code == _APP1 and body.startswith(_EXIF, marker + _DATA):
-            exif_start = marker + _DATA + len(_EXIF)
-            orientation = read_orientation(body[exif_start:end])
+        elif code == _APP1:
+            metadata.add(body[marker + _DATA : end])
     raise BadImage("the image is corrupt or truncated")
+
+
+class _Metadata:
+    """The EXIF and XMP segments of a JPEG."""
+
+    def __init__(self) -> None:
+        self._exif: list[bytes] = []
+        self._xmp = b""
+
+    def add(self, data: bytes) -> None:
+        """Add the data of an APP1 segment."""
+        if data.startswith(_EXIF):
+            self._exif.append(data.removeprefix(_EXIF))
+        elif data.startswith(_XMP):
+            self._xmp = data
+
+    def orientation(self) -> int:
+        """Return the orientation, 1 to 8.
+
+        EXIF that is larger than a segment goes on in the next, so the first directory may point
+        into what follows.
+        """
+        directories = self._exif
+        if len(directories) > 1:
+            directories = [b"".join(directories), *directories[1:]]
+        return read_orientation(directories, self._xmp)
 
 
 def _segment_end(body: bytes, marker: int) -> int:
     start = marker + _LENGTH
-    return start + read_number(body, start, 2)
+    length = read_number(body, start, _LENGTH_BYTES)
+    # A shorter length than its own is wrong; decoders pass over the length alone.
+    return start + max(length, _LENGTH_BYTES)
 
 
 def _check_scans(body: bytes, marker: int, frame_components: int | None) -> None:

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 
 from PIL import Image
 
+from server.imaging.formats import FORMATS
 from tests.hostile.build import (
     PNG,
+    avif_of,
     bmp,
+    box,
     chunk,
     encode,
     gif_with,
@@ -27,8 +30,6 @@ from tests.hostile.build import (
     sub_blocks,
     webp_canvas,
 )
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 def broken() -> Iterator[tuple[str, bytes]]:
@@ -52,6 +53,9 @@ def broken() -> Iterator[tuple[str, bytes]]:
     yield "gif without a picture", gif_with()[:13] + b"\x3b"
     yield "gif that ends in a comment", b"GIF89a" + bytes(7) + b"\x21\xfe\xff"
     yield "webp of noise", b"RIFF\x40\0\0\0WEBPVP8 " + bytes(64)
+    if "AVIF" in FORMATS:
+        yield "avif without a picture", avif_of(b"", 1, b"hvc1")
+        yield "avif of noise", avif_of(bytes(range(100)), 1)
     yield "bmp without pixels", bmp(40, 30, 24, b"")
     yield "bmp of a strange depth", bmp(4, 4, 17, bytes(99))
     yield "bmp with too many colours", bmp(4, 4, 8, bytes(99))[:46] + b"\xff" * 4 + bytes(99)
@@ -95,6 +99,25 @@ def too_large() -> Iterator[tuple[str, bytes]]:
     yield "gif of empty comments", gif_with(*[b"\x21\xfe\0"] * 50_000)
 
 
+def too_large_avif() -> Iterator[tuple[str, bytes]]:
+    if "AVIF" not in FORMATS:
+        return
+    yield "avif of 4 gigapixels", avif_that_declares(encode(picture(), "AVIF"), 65535, 65535)
+    large = encode(Image.new("L", (2000, 1500)), "AVIF", speed=10)
+    yield "avif whose data are larger than it says", avif_that_declares(large, 40, 30)
+    data = large[large.index(b"mdat") + 4 :]
+    yield "avif of many large pictures", avif_of(data, 50)
+    yield "avif of overlapping pieces", avif_of(bytes(1000), 1, pieces=1000)
+    yield "avif of empty units", avif_of(b"\x12\0" * 20_000, 1)
+    yield "avif of empty boxes", avif_of(b"", 1) + box(b"free") * 20_000
+
+
+def avif_that_declares(body: bytes, width: int, height: int) -> bytes:
+    """An AVIF whose container declares another size than its data have."""
+    start = body.index(b"ispe") + 8
+    return body[:start] + struct.pack(">II", width, height) + body[start + 8 :]
+
+
 def resized_jpeg(width: int, height: int) -> bytes:
     """A JPEG whose header declares a size other than its own."""
     body = bytearray(encode(picture(), "JPEG"))
@@ -115,7 +138,6 @@ def foreign() -> Iterator[tuple[str, bytes]]:
         "SGI",
         "XBM",
         "JPEG2000",
-        "AVIF",
         "DDS",
     ):
         yield form, encode(picture(mode="1" if form == "XBM" else "RGB"), form)
@@ -162,6 +184,6 @@ def foreign() -> Iterator[tuple[str, bytes]]:
 
 
 def attacks() -> Iterator[tuple[str, bytes, int]]:
-    for status, files in ((400, broken), (413, too_large), (415, foreign)):
+    for status, files in ((400, broken), (413, too_large), (413, too_large_avif), (415, foreign)):
         for name, body in files():
             yield name, body, status

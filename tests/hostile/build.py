@@ -134,3 +134,41 @@ def bmp(
         0,
     )
     return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data
+
+
+def bmp_v5(pixels: np.ndarray, header_bytes: int = 124) -> bytes:
+    """A bitmap of ``pixels uint8 (H, W, 4)``, blue first, whose header (56, 108, 124) has masks."""
+    height, width = pixels.shape[:2]
+    offset = 14 + header_bytes
+    data = pixels[::-1].tobytes()
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", header_bytes, width, height, 1, 32, 3, len(data), 0, 0, 0, 0)
+    header = (info + masks).ljust(header_bytes, b"\0")
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + data
+
+
+def box(box_type: bytes, *content: bytes) -> bytes:
+    """One box of an ISO media file."""
+    data = b"".join(content)
+    return struct.pack(">I", 8 + len(data)) + box_type + data
+
+
+def avif_of(data: bytes, count: int, item_type: bytes = b"av01", pieces: int = 1) -> bytes:
+    """An AVIF of ``count`` items that all have the same data, in ``pieces`` that overlap."""
+    version = b"\0\0\0\0"
+    entries = [
+        box(b"infe", b"\2\0\0\0" + struct.pack(">HH", number, 0) + item_type + b"\0")
+        for number in range(count)
+    ]
+    types = box(b"iinf", version + struct.pack(">H", count), *entries)
+    brand = box(b"ftyp", b"avif\0\0\0\0avif")
+    locations_bytes = 16 + count * (6 + 8 * pieces)
+    start = len(brand) + 12 + len(types) + locations_bytes + 8
+    piece = struct.pack(">II", start, len(data)) * pieces
+    locations = box(
+        b"iloc",
+        version + b"\x44\0" + struct.pack(">H", count),
+        *[struct.pack(">HHH", number, 0, pieces) + piece for number in range(count)],
+    )
+    meta = box(b"meta", version, types, locations)
+    return brand + meta + box(b"mdat", data)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from server.imaging.formats import FORMATS
 from tests.hostile.build import (
     bmp,
     chunk,
@@ -28,12 +29,16 @@ UNDEFINED = 7
 
 
 def jpegs() -> Iterator[tuple[str, bytes]]:
+    side = exif((ORIENTATION, SHORT, 1, 6))
     for mode in ("L", "RGB", "CMYK"):
         yield f"jpeg of {mode}", encode(picture(mode=mode), "JPEG")
     yield "progressive jpeg", encode(picture(), "JPEG", progressive=True)
     yield "jpeg with restarts", encode(picture(), "JPEG", restart_marker_blocks=1)
     yield "jpeg of 1 x 1", encode(picture(1, 1), "JPEG")
-    yield "jpeg on its side", encode(picture(), "JPEG", exif=exif((ORIENTATION, SHORT, 1, 6)))
+    yield "jpeg on its side", jpeg_with(segment(0xE1, b"Exif\0\0" + side))
+    yield "jpeg with a restart marker outside a scan", jpeg_with(b"\xff\xd3")
+    yield "jpeg with a length of zero", jpeg_with(b"\xff\xe0\0\0")
+    yield "jpeg with two directories of exif", jpeg_with(*[segment(0xE1, b"Exif\0\0" + side)] * 2)
     yield (
         "jpeg of two pictures",
         encode(picture(), "MPO", save_all=True, append_images=[picture(10, 10)]),
@@ -68,6 +73,7 @@ def pngs() -> Iterator[tuple[str, bytes]]:
         "animated png",
         encode(picture(), "PNG", save_all=True, append_images=[picture(mode="L").convert("RGB")]),
     )
+    yield "png that ends in the middle of its last chunk", encode(picture(), "PNG")[:-10]
     inflating = deflated_zeros(1)
     yield (
         "png with a text bomb",
@@ -96,10 +102,30 @@ def others() -> Iterator[tuple[str, bytes]]:
     yield "transparent gif", encode(picture(mode="P"), "GIF", transparency=0)
     yield "gif with a large comment", gif_with(b"\x21\xfe" + sub_blocks(bytes(200_000)))
     yield "gif with many comments", gif_with(*[b"\x21\xfe" + sub_blocks(b"comment")] * 2000)
+    yield "gif with bytes between its blocks", gif_with(bytes(1000), b"\x21\xfe\0", b"junk")
     for mode in ("1", "L", "P", "RGB", "RGBA"):
         yield f"bmp of {mode}", encode(picture(mode=mode), "BMP")
     yield "bmp from the top down", bmp(4, -4, 24, bytes(48))
     yield "bmp of 16 bits", bmp(4, 4, 16, bytes(32))
+
+
+def avifs() -> Iterator[tuple[str, bytes]]:
+    if "AVIF" not in FORMATS:
+        return
+    for mode in ("L", "RGB", "RGBA"):
+        yield f"avif of {mode}", encode(picture(mode=mode), "AVIF")
+    yield "avif of 1 x 1", encode(picture(1, 1), "AVIF")
+    moving = {"save_all": True, "append_images": [picture(mode="L")] * 5}
+    yield "animated avif", encode(picture(), "AVIF", **moving)
+    yield "avif and zip", encode(picture(), "AVIF") + b"PK\x05\x06" + bytes(18)
+    yield "avif with a profile", encode(picture(), "AVIF", icc_profile=bytes(200_000))
+    entries = [(tag, UNDEFINED, 50_000, 14_500) for tag in range(1200)]
+    bomb = exif(*entries, data=bytes(50_100))
+    hidden = encode(picture(), "AVIF", exif=exif((1, SHORT, 1, 1), data=bytes(len(bomb) - 26)))
+    yield (
+        "avif with an exif bomb",
+        hidden.replace(exif((1, SHORT, 1, 1), data=bytes(len(bomb) - 26)), bomb),
+    )
 
 
 def polyglots() -> Iterator[tuple[str, bytes]]:
@@ -117,6 +143,6 @@ def polyglots() -> Iterator[tuple[str, bytes]]:
 
 
 def images() -> Iterator[tuple[str, bytes, int]]:
-    for files in (jpegs, pngs, others, polyglots):
+    for files in (jpegs, pngs, others, avifs, polyglots):
         for name, body in files():
             yield name, body, 200

@@ -11,8 +11,15 @@ from server.commands.datasets import (
     load_fashion_mnist,
     open_dataset,
     read_idx,
+    read_pixels,
 )
 from server.errors import ConfigError
+from server.imaging.decode import decode
+from server.imaging.transform import Transform
+from tests.hostile.build import encode, exif, picture
+
+PLAIN = Transform((1, 2, 3), "nearest", 1.0, "squash")
+RGB = Transform((3, 24, 24), "bicubic", 0.9, "center")
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -48,8 +55,31 @@ def test_each_sub_folder_is_a_class(tmp_path: Path) -> None:
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path)
     assert data.classes == ("cat", "dog")
-    items = [(image.getpixel((0, 0)), label) for image, label in data.items()]
+    items = [(read_pixels(source, PLAIN)[0, 0, 0], label) for source, label in data.items()]
     assert items == [(5, 0), (6, 0), (9, 1)]
+
+
+def test_a_file_is_decoded_as_the_server_does_it(tmp_path: Path) -> None:
+    turned = encode(picture(), "JPEG", exif=b"Exif\0\0" + exif((0x0112, 3, 1, 6)))
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(turned)
+    pixels = read_pixels(path, RGB)
+    np.testing.assert_array_equal(pixels, decode(turned, RGB, 10_000, 100))
+    assert not np.array_equal(pixels, decode(encode(picture(), "JPEG"), RGB, 10_000, 100))
+
+
+def test_an_image_in_memory_may_have_one_channel_for_a_model_of_three() -> None:
+    grey = np.full((24, 24), 7, np.uint8)
+    assert (read_pixels(grey, RGB) == 7).all()
+
+
+def test_an_error_names_the_image_that_cannot_be_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "tiff.png"
+    path.write_bytes(encode(picture(), "TIFF"))
+    with pytest.raises(ConfigError, match=r"tiff\.png cannot be decoded: the body is TIFF"):
+        read_pixels(path, RGB)
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.png: No such file"):
+        read_pixels(tmp_path / "none.png", RGB)
 
 
 def test_a_limit_takes_images_of_all_classes(tmp_path: Path) -> None:

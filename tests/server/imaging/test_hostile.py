@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from server.errors import RequestError
-from server.imaging.decode import convert, decode
+from server.imaging.colours import convert
+from server.imaging.decode import decode
 from server.imaging.resize import resize_and_crop
 from server.imaging.transform import Transform
 from tests.hostile.files import FILES, MAX_PIXELS, MAX_SIDE, SEEDS, SLUGS

@@ -1,0 +1,1 @@
+"""Generated pictures of every kind, with what a viewer shows of each, to compare programs with."""

@@ -44,8 +44,8 @@ _JSON_SCHEMA = {
     "additionalProperties": False,
 }
 _BODY_DESCRIPTION = (
-    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), whatever the content type says; or JSON with"
-    " base64; or multipart with one "
+    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), whatever the content type says; or JSON"
+    " with base64; or multipart with one "
 )
 _PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 

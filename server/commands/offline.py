@@ -32,13 +32,13 @@ from tome_core.schedule import Schedule
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
-def pick_model(settings: ModelSettings, name: str) -> ModelSpec:
-    """Return the model ``name`` of the catalog, by default its first.
+def pick_model(settings: ModelSettings, name: str, *, profiles: bool = True) -> ModelSpec:
+    """Return the model ``name`` of the catalog, by default its first; see `read_catalog`.
 
     Raises:
         ConfigError: there is no model of that name.
     """
-    specs = read_catalog(settings.config, settings.models)
+    specs = read_catalog(settings.config, settings.models, profiles=profiles)
     for spec in specs:
         if name in ("", spec.name):
             return spec

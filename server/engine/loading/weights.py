@@ -77,16 +77,21 @@ _ADVICE = (
 )
 
 
-def load_weights(vit: Any, path: Path) -> None:
+def load_weights(vit: Any, path: Path, prefix: str | None = None) -> None:
     """Load a checkpoint file into the timm model ``vit``.
 
     Position embeddings are resized to the model's image.
+
+    Args:
+        vit: the timm model.
+        path: of the file.
+        prefix: of the keys of the model in the file; by default it is found.
 
     Raises:
         ConfigError: the file cannot be read, or does not fit; the message names the key, what is
             expected and what to do.
     """
-    state_dict = read_checkpoint(path)
+    state_dict = read_checkpoint(path, prefix)
     converted = apply_timm_filter(vit, to_timm(state_dict))
     check_state_dict(vit, converted, path, names_in_file(state_dict))
     vit.load_state_dict(converted)

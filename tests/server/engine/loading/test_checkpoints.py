@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from server.engine.loading.checkpoints import find_weights_file, read_checkpoint, strip_prefixes
+from server.engine.loading.checkpoints import find_weights_file, read_checkpoint
+from server.engine.loading.unwrapping import strip_prefixes
 from server.errors import ConfigError
 
 STATE_DICT = {

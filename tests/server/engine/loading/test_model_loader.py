@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from server.catalog.entries import ModelSpec, read_catalog
 from server.engine.execution.runner import Runner
+from server.engine.loading.data_config import expand_to_channels
 from server.engine.loading.model_loader import (
     LoadedModel,
     check_classifier,
     create_timm_model,
-    expand_to_channels,
     load_model,
 )
 from server.errors import ConfigError

@@ -175,6 +175,11 @@ def create_timm_model(spec: ModelSpec, classes: int | None, *, pretrained: bool)
 
 
 def _summarize_error(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args == ("architecture",):
+        return (
+            "its config.json names no architecture of timm; download a model of transformers, and"
+            " name its folder as local-dir:FOLDER"
+        )
     lines = str(error).splitlines()
     first_line = lines[0] if lines else type(error).__name__
     return first_line.rstrip(".")

@@ -222,7 +222,7 @@ def _select(content: Any, path: Path, prefix: str) -> StateDict:
 
     Keys of nested dictionaries are joined by dots. The names of wrappers need not be given.
     """
-    flat = dict(_tensors(content))
+    state_dict: StateDict = {}
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
     inner: Any = content
     while inner is not None:
@@ -236,7 +236,7 @@ def _select(content: Any, path: Path, prefix: str) -> StateDict:
             if selected:
                 return strip_prefixes(selected)
         inner = _unwrap_once(inner)
-    beginnings = sorted({key.partition(".")[0] for key in flat})
+    beginnings = sorted({key.partition(".")[0] for key in state_dict})
     raise ConfigError(
         f"{path}: no key begins with prefix = {prefix!r}; they begin with"
         f" {', '.join(beginnings[:10]) or 'nothing: it holds no tensors'}"

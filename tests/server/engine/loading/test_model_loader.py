@@ -184,6 +184,13 @@ def test_a_mistake_in_the_entry_is_named(
         load_tiny(tiny_folder, **changes)
 
 
+def test_a_model_of_transformers_on_the_hub_is_told_how_to_be_served(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    spec = ModelSpec(name="m", timm=f"local-dir:{tmp_path}")
+    with pytest.raises(ConfigError, match="names no architecture of timm; download a model of tr"):
+        create_timm_model(spec, None, pretrained=True)
+
+
 def test_too_few_labels_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "two.txt"
     labels.write_text("a\nb\n")

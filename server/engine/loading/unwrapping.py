@@ -117,7 +117,7 @@ def _only_vit(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
     """Return the one Vision Transformer among the dictionaries in ``content``; itself if none."""
     found = {}
     for name, inner in _dictionaries(content):
-        if any(isinstance(key, str) and _PATCH_EMBEDDING.fullmatch(key) for key in inner):
+        if _is_vit(inner):
             found[name] = inner
     if len(found) > 1:
         raise _several_models(path, list(found))
@@ -137,6 +137,8 @@ def _check_tensors(content: Any, path: Path) -> StateDict:
         raise ConfigError(
             f"{path} does not hold a dictionary of tensors; save model.state_dict() alone"
         )
+    if _is_vit(content):  # whose tensors are known by their names: the rest is metadata
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ConfigError(
@@ -144,6 +146,11 @@ def _check_tensors(content: Any, path: Path) -> StateDict:
                 f" {type(value).__name__}; save model.state_dict() alone"
             )
     return content
+
+
+def _is_vit(content: dict[Any, Any]) -> bool:
+    names = [key for key, value in content.items() if isinstance(value, Tensor)]
+    return any(isinstance(name, str) and _PATCH_EMBEDDING.fullmatch(name) for name in names)
 
 
 def _without_inner_names(state_dict: StateDict) -> StateDict:

@@ -169,6 +169,12 @@ def test_metadata_of_training_scripts_is_accepted(tmp_path: Path, legacy: bool) 
     assert_same(read_checkpoint(path))
 
 
+def test_metadata_among_the_tensors_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({**STATE_DICT, **METADATA}, path)
+    assert_same(read_checkpoint(path))
+
+
 def test_values_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save({"model": {"cls_token": np.ones(3), "b": torch.ones(1)}}, path)

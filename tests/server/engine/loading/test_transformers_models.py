@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from server.engine.loading.transformers_names import transformers_to_timm
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 
@@ -215,6 +217,53 @@ def test_a_file_loads_into_an_architecture_of_timm(tmp_path: Path, name: str) ->
     with torch.inference_mode():
         torch.testing.assert_close(
             network(images), expected_output(model, images), rtol=1e-4, atol=1e-4
+        )
+
+
+# Names of OpenAI's and OpenCLIP's image tower, by timm's.
+OPENAI_NAMES = {
+    "norm_pre.": "ln_pre.",
+    "norm.": "ln_post.",
+    "norm1.": "ln_1.",
+    "norm2.": "ln_2.",
+    "blocks.": "transformer.resblocks.",
+    "attn.qkv.": "attn.in_proj_",
+    "attn.proj.": "attn.out_proj.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "patch_embed.proj.": "conv1.",
+    "cls_token": "class_embedding",
+    "pos_embed": "positional_embedding",
+}
+
+
+def to_openai(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights of transformers' CLIP with the names and shapes of OpenAI's."""
+    tensors = {"visual.proj": model.visual_projection.weight.T.contiguous()}
+    for name, tensor in transformers_to_timm(model.state_dict()).items():
+        for of_timm, of_openai in OPENAI_NAMES.items():
+            name = re.sub(rf"(^|(?<=\.)){re.escape(of_timm)}", of_openai, name)
+        tensors[f"visual.{name}"] = tensor.squeeze(0) if "embedding" in name else tensor
+    tensors["visual.class_embedding"] = tensors["visual.class_embedding"].flatten()
+    tensors["transformer.resblocks.0.ln_1.weight"] = torch.ones(8)  # of the text model
+    tensors["logit_scale"] = torch.ones(())
+    return tensors
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_openai_s_names_of_clip_load_with_its_projection(tmp_path: Path, prefix: str) -> None:
+    model = make(clip, hf.CLIPVisionModelWithProjection)
+    path = tmp_path / "clip.pt"
+    torch.save({f"{prefix}{key}": value for key, value in to_openai(model).items()}, path)
+    classes = model.visual_projection.out_features
+    network = timm.create_model(
+        "vit_base_patch32_clip_quickgelu_224", **{**SMALL, "num_classes": classes}
+    ).eval()
+    load_weights(network, path)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            network(images), model(images).image_embeds, rtol=1e-4, atol=1e-4
         )
 
 

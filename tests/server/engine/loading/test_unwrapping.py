@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -205,6 +206,41 @@ def test_torch_s_averaged_model_loads(tmp_path: Path, make: Callable[[], nn.Modu
     torch.save(content, path)
     assert "n_averaged" in averaged.state_dict()
     assert_same(read_checkpoint(path), network.state_dict())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrappers_of_torch_load(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """The names of ``DistributedDataParallel`` are those of ``DataParallel``."""
+    network = randomise(create_timm(VIT))
+    wrapped = wrap(network)
+    assert wrapped.state_dict().keys() != network.state_dict().keys()
+    path = tmp_path / "w.pth"
+    torch.save({"epoch": 1, "arch": VIT, "state_dict": wrapped.state_dict()}, path)
+    assert_same(read_checkpoint(path), network.state_dict())
+
+
+def test_layers_compiled_one_by_one_load() -> None:
+    network = create_timm(VIT)
+    expected = network.state_dict()
+    for index, block in enumerate(network.blocks):
+        network.blocks[index] = torch.compile(block)
+    assert "blocks.0._orig_mod.norm1.weight" in network.state_dict()
+    assert_same(find_state_dict(network.state_dict(), PATH), expected)
+
+
+def test_the_averaged_weights_of_timm_s_training_load(tmp_path: Path) -> None:
+    network: Any = randomise(create_timm(VIT))
+    averaged = timm.utils.ModelEmaV3(network)
+    nn.init.zeros_(network.head.weight)
+    saver = timm.utils.CheckpointSaver(
+        network,
+        torch.optim.AdamW(network.parameters()),
+        model_ema=averaged,
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(epoch=3, metric=np.float64(81.5))
+    assert_same(read_checkpoint(tmp_path / "last.pth.tar"), averaged.module.state_dict())
 
 
 def test_lightning_s_checkpoint_loads(tmp_path: Path) -> None:

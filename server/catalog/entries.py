@@ -169,6 +169,11 @@ def _resolve_paths(path: Path, spec: ModelSpec) -> ModelSpec:
         if relative is None:
             continue
         file = path.parent / relative
+        if file.is_dir():
+            raise ConfigError(
+                f"{path}, model {spec.name}: {name}: {file} is a folder; name a file, or set"
+                f' timm = "{LOCAL_FOLDER}{relative}" for a folder of timm or transformers'
+            )
         if not file.is_file():
             raise ConfigError(f"{path}, model {spec.name}: {name}: there is no file {file}")
         resolved[name] = file

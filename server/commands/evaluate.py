@@ -50,7 +50,7 @@ def evaluate(
     Raises:
         ConfigError: a class of ``data`` is not a label of the model, or a schedule does not fit it.
     """
-    runner = load_runner(settings, pick_model(settings, model, profiles=False))
+    runner = load_runner(settings, pick_model(settings, model))
     texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
     schedules = [parse_schedule(runner, text) for text in texts]
     targets = class_indices(data, runner.model.labels)

@@ -226,6 +226,11 @@ def _advise_on_key(key: str, state_dict: StateDict, *, missing: bool) -> str:
 def _advise_on_shape(key: str, found: Shape, expected: Shape, state_dict: StateDict) -> str:
     if key.startswith("head") and found[1:] == expected[1:]:
         return f"set num_classes = {found[0]}"
+    if key == "head.weight" and found[1:] == (2 * expected[1],):
+        return (
+            "its classifier reads the class token and the mean of the patches, as in transformers'"
+            ' DINOv2; serve its folder with timm = "local-dir:FOLDER"'
+        )
     if key == "patch_embed.proj.weight":
         found_without_channels = (found[0], *found[2:])
         expected_without_channels = (expected[0], *expected[2:])

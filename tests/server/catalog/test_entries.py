@@ -106,6 +106,15 @@ def test_a_profile_that_is_yet_to_be_written_may_be_missing(tmp_path: Path) -> N
     assert spec.profile is None
 
 
+def test_a_folder_in_place_of_a_file_is_answered_with_how_to_name_folders(tmp_path: Path) -> None:
+    (tmp_path / "vit").mkdir()
+    path = write(tmp_path, TABLE + 'checkpoint = "vit"\n')
+    with pytest.raises(
+        ConfigError, match='vit is a folder; name a file, or set timm = "local-dir:'
+    ):
+        read_catalog(path, ())
+
+
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, TABLE + TABLE)
     with pytest.raises(ConfigError, match="two models are called 'a'"):

@@ -220,6 +220,13 @@ def test_a_file_loads_into_an_architecture_of_timm(tmp_path: Path, name: str) ->
         )
 
 
+def test_the_classifier_of_dinov2_needs_its_folder(tmp_path: Path) -> None:
+    build("DINOv2", CLASSIFIERS).save_pretrained(tmp_path)
+    network = timm.create_model("vit_small_patch14_dinov2", **{**SMALL, "mlp_ratio": 3})
+    with pytest.raises(ConfigError, match="reads the class token and the mean of the patches"):
+        load_weights(network, tmp_path / "model.safetensors")
+
+
 # Names of OpenAI's and OpenCLIP's image tower, by timm's.
 OPENAI_NAMES = {
     "norm_pre.": "ln_pre.",

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,8 @@ BUNDLED = _PACKAGE / "bundled" / "models.toml"
 LOCAL_FOLDER = "local-dir:"
 # The fields of an entry that name files.
 FILE_FIELDS = ("checkpoint", "labels", "profile")
+# Pillow's names of its filters, in lower case.
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "box")
 
 _NAME_CHARACTERS = "A-Za-z0-9._-"
 
@@ -37,13 +39,20 @@ class ModelSpec(BaseModel):
         description="What requests call it.",
     )
     timm: str = Field(
-        description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`."
+        description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`, a"
+        " folder of timm or transformers."
     )
     checkpoint: Path | None = Field(
         None, description="safetensors or weights-only torch file; default: timm's."
     )
+    prefix: str | None = Field(
+        None,
+        description="Of the model's keys in the file, such as `model.`; default: what is found.",
+    )
     labels: Path | None = Field(
-        None, description="Text file, one label a line; default: timm's ImageNet names."
+        None,
+        description="Text file, one label a line; default: those of the folder, or timm's ImageNet"
+        " names.",
     )
     profile: Path | None = Field(
         None, description="JSON that `tome-serve evaluate --profile` wrote, for /models."
@@ -54,8 +63,10 @@ class ModelSpec(BaseModel):
     img_size: int | tuple[int, int] | None = None
     in_chans: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = Field(None, pattern=r"^(bicubic|bilinear|nearest)$")
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos", "hamming", "box"] | None = (
+        None
+    )
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
     activation: Literal["softmax", "sigmoid", "none"] = Field(
@@ -68,21 +79,39 @@ class ModelSpec(BaseModel):
         default_factory=dict, description="Further arguments of the timm architecture."
     )
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of a model that `timm` names; None if it names an architecture."""
+        if self.timm.startswith(LOCAL_FOLDER):
+            return Path(self.timm.removeprefix(LOCAL_FOLDER))
+        return None
 
-def read_catalog(config: Path | None, names: Sequence[str]) -> tuple[ModelSpec, ...]:
+
+def read_catalog(
+    config: Path | None,
+    names: Sequence[str],
+    *,
+    profiles: bool = True,
+) -> tuple[ModelSpec, ...]:
     """Return the models to serve: the tables of ``config``, then the timm ``names``.
 
     Without either, it is the bundled model.
+
+    Args:
+        config: a TOML file.
+        names: of timm's architectures.
+        profiles: whether profiles are needed. If not, entries have none, and their files may be
+            missing: a profile is named before it is written.
 
     Raises:
         ConfigError: a file or a field is missing or wrong; the message names it.
     """
     specs: list[ModelSpec] = []
     if config is not None:
-        specs += _read_toml(config)
+        specs += _read_toml(config, profiles)
     specs += [_from_timm_name(name) for name in names]
     if not specs:
-        specs = _read_toml(BUNDLED)
+        specs = _read_toml(BUNDLED, profiles)
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
@@ -96,9 +125,9 @@ def _from_timm_name(timm_name: str) -> ModelSpec:
     return ModelSpec(name=name, timm=timm_name)
 
 
-def _read_toml(path: Path) -> list[ModelSpec]:
+def _read_toml(path: Path, profiles: bool) -> list[ModelSpec]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Windows' editors put a byte order mark in front
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
@@ -111,16 +140,20 @@ def _read_toml(path: Path) -> list[ModelSpec]:
         if unknown_keys:
             message += f"; it also has {', '.join(unknown_keys)}"
         raise ConfigError(message)
-    return [_read_table(path, number, table) for number, table in enumerate(tables, start=1)]
+    return [
+        _read_table(path, number, table, profiles) for number, table in enumerate(tables, start=1)
+    ]
 
 
-def _read_table(path: Path, number: int, table: dict[str, Any]) -> ModelSpec:
+def _read_table(path: Path, number: int, table: dict[str, Any], profiles: bool) -> ModelSpec:
     try:
         spec = ModelSpec.model_validate(table)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise ConfigError(f"{path}, model {number}: {field}: {problem['msg']}") from error
+    if not profiles:
+        spec = spec.model_copy(update={"profile": None})
     return _resolve_paths(path, spec)
 
 
@@ -136,13 +169,21 @@ def _resolve_paths(path: Path, spec: ModelSpec) -> ModelSpec:
         if relative is None:
             continue
         file = path.parent / relative
+        if file.is_dir():
+            raise ConfigError(
+                f"{path}, model {spec.name}: {name}: {file} is a folder; name a file, or set"
+                f' timm = "{LOCAL_FOLDER}{relative}" for a folder of timm or transformers'
+            )
         if not file.is_file():
             raise ConfigError(f"{path}, model {spec.name}: {name}: there is no file {file}")
         resolved[name] = file
-    if spec.timm.startswith(LOCAL_FOLDER):
-        folder = path.parent / spec.timm.removeprefix(LOCAL_FOLDER)
+    if spec.folder is not None:
+        folder = path.parent / spec.folder
         config = folder / "config.json"
         if not config.is_file():
-            raise ConfigError(f"{path}, model {spec.name}: timm: there is no {config}")
+            raise ConfigError(
+                f"{path}, model {spec.name}: timm: there is no {config}; the folder must be one"
+                " that timm or transformers saved"
+            )
         resolved["timm"] = f"{LOCAL_FOLDER}{folder}"
     return spec.model_copy(update=resolved)

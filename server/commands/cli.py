@@ -133,6 +133,9 @@ def _evaluate(flags: list[str]) -> int:
     from server.commands.evaluate import evaluate
     from server.commands.plotting import plot_profiles
 
+    for written in (command.profile, command.plot):
+        if written is not None and not written.parent.is_dir():
+            raise ConfigError(f"cannot write {written}: there is no folder {written.parent}")
     other_profiles = {}
     if command.beside is not None:
         other_name = profiled_model(command.beside)

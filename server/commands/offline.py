@@ -33,12 +33,13 @@ _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
 def pick_model(settings: ModelSettings, name: str) -> ModelSpec:
-    """Return the model ``name`` of the catalog, by default its first.
+    """Return the model ``name`` of the catalog, by default its first, without its profile.
 
     Raises:
         ConfigError: there is no model of that name.
     """
-    specs = read_catalog(settings.config, settings.models)
+    # The profile is for a server, and may be what `evaluate` is about to write.
+    specs = read_catalog(settings.config, settings.models, profiles=False)
     for spec in specs:
         if name in ("", spec.name):
             return spec

@@ -11,7 +11,7 @@ class Transform:
 
     Attributes:
         size: ``(C, H, W)`` of the input.
-        interpolation: ``bicubic``, ``bilinear`` or ``nearest``.
+        interpolation: Pillow's name of the filter in lower case, such as ``bicubic``.
         crop_pct: share of the resized image that the crop keeps.
         crop_mode: ``center``, ``squash`` or ``border``.
         fill: colour of the border that ``border`` adds, the rounded mean: one number from 0 to 255

@@ -13,6 +13,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from tome_core.adapters.beit import BeitAdapter
+from tome_core.adapters.class_and_mean import ClassAndMeanAdapter, ClassAndMeanViT
 from tome_core.adapters.eva import EvaAdapter
 from tome_core.adapters.relpos import RelPosAdapter
 from tome_core.adapters.unsupported import UNSUPPORTED_FAMILIES
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _ADAPTERS: dict[type, Callable[[Any], Adapter]] = {
     VisionTransformer: ViTAdapter,
+    ClassAndMeanViT: ClassAndMeanAdapter,
     VisionTransformerDistilled: DistilledAdapter,
     Eva: EvaAdapter,
     Beit: BeitAdapter,

@@ -10,13 +10,14 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from tome_core.adapters.class_and_mean import ClassAndMeanViT
 from tome_core.adapters.plain_layers import are_identities, is_exact_gelu, is_plain_layer_norm
 from tome_core.adapters.vit import ViTBlock
 from tome_core.backends.cuda.embedding import EmbeddingWeights
 from tome_core.backends.cuda.encoder import BlockWeights, Linear, Norm
 from tome_core.backends.patch_embedding import MatrixPatches
 
-_NETWORKS = (VisionTransformer, VisionTransformerDistilled)
+_NETWORKS = (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT)
 
 
 def plain_weights(adapter: Any) -> list[BlockWeights] | None:

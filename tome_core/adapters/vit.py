@@ -24,7 +24,7 @@ from tome_core.adapters.heads import PooledHead
 from tome_core.block import Block
 from tome_core.errors import UnsupportedModelError
 
-_CHILDREN = {
+CHILDREN = {
     "patch_embed",
     "pos_drop",
     "patch_drop",
@@ -35,7 +35,7 @@ _CHILDREN = {
     "head_drop",
     "head",
 }
-_ATTRIBUTES = {
+ATTRIBUTES = {
     "_model_args",
     "_traits",
     "attn_pool",
@@ -84,7 +84,7 @@ class ViTAdapter(PooledHead):
     def __init__(self, network: Any) -> None:
         require_type(network, (VisionTransformer,), "the model")
         optional = {"attn_pool"} & set(network._modules)
-        require_known(network, _CHILDREN | optional, _ATTRIBUTES, "the model")
+        require_known(network, CHILDREN | optional, ATTRIBUTES, "the model")
         self.blocks = adapt_blocks(network.blocks)
         pool_skip = 0 if network.pool_include_prefix else None
         super().__init__(network, [block.cost for block in self.blocks], pool_skip)
@@ -102,7 +102,7 @@ class DistilledAdapter(PooledHead):
 
     def __init__(self, network: Any) -> None:
         require_type(network, (VisionTransformerDistilled,), "the model")
-        require_known(network, _CHILDREN | {"head_dist"}, _ATTRIBUTES, "the model")
+        require_known(network, CHILDREN | {"head_dist"}, ATTRIBUTES, "the model")
         self.blocks = adapt_blocks(network.blocks)
         super().__init__(network, [block.cost for block in self.blocks])
         head_macs = linear_macs(network.head_dist)

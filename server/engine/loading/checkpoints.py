@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,96 +14,72 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from server.engine.loading.inert_objects import STAND_INS
+from server.engine.loading.unwrapping import find_state_dict
 from server.errors import ConfigError
 
-# Keys under which training scripts store the state dict. Averaged weights come first, as in timm's
-# loader.
-WRAPPER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
-# Prefixes that DistributedDataParallel, torch.compile, Lightning and teacher-student trainers put
-# before every key.
-KEY_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-# Names of the weights file beside config.json in a folder of the Hugging Face hub.
+# Names of the weights file beside config.json in a folder of the Hugging Face hub. Large models
+# have an index of several files instead.
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_SUFFIX = ".index.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 # First bytes of what `torch.save` writes: a zip archive, or, before torch 1.6, a bare pickle.
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80")
+_OTHER_FORMATS = {
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"GGUF": "a GGUF file",
+}
 # Enough to recognise every format, and a Git LFS pointer.
 _HEADER_BYTES = 64
 # A safetensors file begins with 8 bytes of length, then a JSON object.
 _SAFETENSORS_JSON_OFFSET = 8
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in ``path``, on the CPU, without its wrappers and common prefixes.
+def read_checkpoint(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict in ``path``, on the CPU, without its wrappers and prefixes.
 
-    The content decides the format, not the name: safetensors, or what ``torch.save`` writes.
+    The content decides the format, not the name: safetensors, or what ``torch.save`` writes. An
+    index of the hub (``*.index.json``) stands for the files that it names.
+
+    Args:
+        path: the file.
+        prefix: of the keys of the model; by default it is found.
 
     Raises:
         ConfigError: the file has neither format, is damaged, contains other objects than tensors,
-            or cannot be read.
+            or cannot be read; or the model in it cannot be told from what lies beside it.
     """
+    if path.name.endswith(INDEX_SUFFIX):
+        content = _read_shards(path)
+    else:
+        content = _read_file(path)
+    return find_state_dict(content, path, prefix)
+
+
+def _read_file(path: Path) -> Any:
     header = _read_header(path)
     json_start = header[_SAFETENSORS_JSON_OFFSET:]
-    content: Any
     if json_start.startswith(b"{"):
-        content = _read_safetensors(path)
-    elif header.startswith(_TORCH_MAGIC):
-        content = _read_torch(path)
-    else:
-        problem = _describe_unknown_format(header)
-        raise ConfigError(f"{path} is no safetensors or weights-only torch file: {problem}")
-    state_dict = unwrap_state_dict(content, path)
-    return strip_prefixes(state_dict)
+        return _read_safetensors(path)
+    if header.startswith(_TORCH_MAGIC):
+        return _read_torch(path)
+    problem = _describe_unknown_format(header)
+    raise ConfigError(f"{path} is no safetensors or weights-only torch file: {problem}")
 
 
-def unwrap_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict inside what a training script saved.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    inner = _unwrap_once(content)
-    while inner is not None:
-        content = inner
-        inner = _unwrap_once(content)
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(
-            f"{path} does not hold a dictionary of tensors; save model.state_dict() alone"
-        )
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ConfigError(
-                f"{path} does not hold a dictionary of tensors: {key!r} is of type"
-                f" {type(value).__name__}; save model.state_dict() alone"
-            )
+def _read_shards(path: Path) -> dict[str, Any]:
+    """Return the tensors of all files that an index names (``weight_map``: file by key)."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"{path} is no index of weights: it has no weight_map")
+    content: dict[str, Any] = {}
+    for name in sorted(set(map(str, weight_map.values()))):
+        if Path(name).name != name:
+            raise ConfigError(f"{path} names a file of another folder: {name}")
+        content |= _read_file(path.parent / name)
     return content
-
-
-def _unwrap_once(content: Any) -> dict[Any, Any] | None:
-    if not isinstance(content, dict):
-        return None
-    for key in WRAPPER_KEYS:
-        inner = content.get(key)
-        if isinstance(inner, dict):
-            return inner
-    return None
-
-
-def strip_prefixes(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``state_dict`` without the `KEY_PREFIXES` that all of its keys share."""
-    prefix = _shared_prefix(state_dict)
-    while prefix is not None:
-        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
-        prefix = _shared_prefix(state_dict)
-    return state_dict
-
-
-def _shared_prefix(state_dict: dict[str, Tensor]) -> str | None:
-    for prefix in KEY_PREFIXES:
-        if all(key.startswith(prefix) for key in state_dict):
-            return prefix
-    return None
 
 
 def find_weights_file(folder: Path) -> Path:
@@ -112,8 +89,9 @@ def find_weights_file(folder: Path) -> Path:
         ConfigError: there is none, or there are several and none has a name of `HUB_FILES`.
     """
     for name in HUB_FILES:
-        if (folder / name).is_file():
-            return folder / name
+        for path in (folder / name, folder / f"{name}{INDEX_SUFFIX}"):
+            if path.is_file():
+                return path
     candidates = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
     if len(candidates) != 1:
         names = ", ".join(path.name for path in candidates) or "none"
@@ -121,6 +99,23 @@ def find_weights_file(folder: Path) -> Path:
             f"{folder} must hold {' or '.join(HUB_FILES)}, or one file of weights; it holds {names}"
         )
     return candidates[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, or is no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    return content
 
 
 def _read_header(path: Path) -> bytes:
@@ -150,23 +145,39 @@ def _read_torch(path: Path) -> Any:
             raise ConfigError(
                 f"{path} is a TorchScript program; save its state_dict() instead"
             ) from error
+        if _is_numpy_archive(path):
+            raise ConfigError(
+                f"{path} is no torch file but an archive of NumPy (.npz), as of JAX; load it with"
+                " timm.create_model(NAME, checkpoint_path=FILE) and save model.state_dict()"
+            ) from error
         raise ConfigError(
             f"{path} is no torch file, or is damaged or cut short; copy or download it again"
         ) from error
 
 
+def _is_numpy_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
 def _load_weights_only(path: Path) -> Any:
-    # Many published checkpoints also contain the training script's options: an
-    # `argparse.Namespace`, which is plain data.
-    allow_options = torch.serialization.safe_globals([argparse.Namespace])
+    allow_metadata = torch.serialization.safe_globals(STAND_INS)
     # torch warns of the formats that it then refuses.
     ignore_warnings = warnings.catch_warnings(action="ignore")
     # An open file, since torch would choose the format by the suffix of a path.
-    with path.open("rb") as file, ignore_warnings, allow_options:
+    with path.open("rb") as file, ignore_warnings, allow_metadata:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _unpickling_error(path: Path, error: pickle.UnpicklingError) -> ConfigError:
+    if "DTensor" in str(error):
+        return ConfigError(
+            f"{path} holds tensors that are split over several devices; save the full state dict"
+        )
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return ConfigError(
@@ -181,4 +192,7 @@ def _describe_unknown_format(header: bytes) -> str:
         return "it is empty"
     if header.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer to the weights; run `git lfs pull`"
+    for magic, name in _OTHER_FORMATS.items():
+        if header.startswith(magic):
+            return f"it is {name}; convert it to safetensors"
     return f"it begins with {header[:16]!r}"

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-import timm.data
 import torch
 
 import tome_core
-from server.catalog.entries import LOCAL_FOLDER, ModelSpec
+from server.catalog.entries import ModelSpec
 from server.catalog.profiles import read_profile
 from server.engine.device.self_check import accelerate
-from server.engine.loading.checkpoints import find_weights_file
+from server.engine.loading.checkpoints import find_weights_file, read_json
+from server.engine.loading.data_config import (
+    expand_to_channels,
+    make_transform,
+    resolve_data_config,
+)
+from server.engine.loading.labels import default_labels, read_labels, resolve_labels
+from server.engine.loading.transformers_models import load_transformers_model
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.imaging.transform import Transform
 from server.ipc.messages import Accelerations
-
-# The fields of timm's data configuration that an entry may override.
-DATA_FIELDS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,10 @@ def load_model(
     return LoadedModel(
         spec=spec,
         network=network,
-        transform=_make_transform(data),
+        transform=make_transform(data),
         mean=expand_to_channels(data["mean"], channels),
         std=expand_to_channels(data["std"], channels),
-        labels=resolve_labels(spec, labels or imagenet_labels(vit), vit.num_classes),
+        labels=resolve_labels(spec, labels or default_labels(vit), vit.num_classes),
         tokens=network.input_tokens(blank),
         prefix=network.adapter.prefix,
         depth=len(network.adapter.blocks),
@@ -97,21 +99,44 @@ def load_model(
 
 
 def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
-    checkpoint = find_checkpoint(spec)
+    path = find_checkpoint(spec)
+    if spec.folder is not None:
+        config = read_json(spec.folder / "config.json")
+        if path is not None and is_of_transformers(spec.folder, config):
+            return load_transformers_model(spec, spec.folder, path, config)
     classes = len(labels) if labels else None
-    vit = create_timm_model(spec, classes, pretrained=checkpoint is None)
-    if checkpoint:
-        load_weights(vit, checkpoint)
+    vit = create_timm_model(spec, classes, pretrained=path is None)
+    if path:
+        load_weights(vit, path, spec.prefix)
     else:
         check_classifier(spec, vit)
     return vit
 
 
+def is_of_transformers(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds a model of transformers, and not of timm.
+
+    Args:
+        folder: for the message.
+        config: the content of its ``config.json``.
+
+    Raises:
+        ConfigError: it is of neither.
+    """
+    if "architecture" in config:
+        return False
+    if "model_type" in config:
+        return True
+    raise ConfigError(
+        f"{folder}/config.json describes no model of timm or transformers: it has neither"
+        f" 'architecture' nor 'model_type', but {', '.join(list(config)[:5]) or 'nothing'}"
+    )
+
+
 def find_checkpoint(spec: ModelSpec) -> Path | None:
     """Return the weights file of the entry, or of its folder; None for timm's own weights."""
-    if spec.checkpoint is None and spec.timm.startswith(LOCAL_FOLDER):
-        folder = spec.timm.removeprefix(LOCAL_FOLDER)
-        return find_weights_file(Path(folder))
+    if spec.checkpoint is None and spec.folder is not None:
+        return find_weights_file(spec.folder)
     return spec.checkpoint
 
 
@@ -150,6 +175,11 @@ def create_timm_model(spec: ModelSpec, classes: int | None, *, pretrained: bool)
 
 
 def _summarize_error(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args == ("architecture",):
+        return (
+            "its config.json names no architecture of timm; download a model of transformers, and"
+            " name its folder as local-dir:FOLDER"
+        )
     lines = str(error).splitlines()
     first_line = lines[0] if lines else type(error).__name__
     return first_line.rstrip(".")
@@ -177,104 +207,6 @@ def _patch(spec: ModelSpec, vit: Any) -> tome_core.MergedViT:
     if vit.in_chans not in (1, 3):
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
     return network
-
-
-def resolve_data_config(spec: ModelSpec, vit: Any) -> dict[str, Any]:
-    """Return timm's data configuration of the model, with the fields that the entry overrides.
-
-    Raises:
-        ConfigError: the number of values of mean or std does not match the model's channels.
-    """
-    overrides: dict[str, Any] = {}
-    for name in DATA_FIELDS:
-        value = getattr(spec, name)
-        if value is not None:
-            overrides[name] = value
-    for name in ("mean", "std"):
-        check_channels(spec, name, overrides.get(name), vit.in_chans)
-    height, width = vit.patch_embed.img_size
-    overrides["input_size"] = (vit.in_chans, height, width)
-    data: dict[str, Any] = timm.data.resolve_data_config(overrides, model=vit)
-    for name in ("mean", "std"):
-        check_channels(spec, name, data[name], vit.in_chans)
-    if data["interpolation"] not in INTERPOLATIONS:
-        data["interpolation"] = "bicubic"
-    return data
-
-
-def check_channels(
-    spec: ModelSpec,
-    name: str,
-    values: Sequence[float] | None,
-    channels: int,
-) -> None:
-    """Check that ``values`` has one value for all channels, or one for each.
-
-    Raises:
-        ConfigError: it has another number of values.
-    """
-    if values is not None and len(values) not in (1, channels):
-        raise ConfigError(
-            f"model {spec.name}: {name} has {len(values)} values for {channels} channels; set it"
-        )
-
-
-def expand_to_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one value for each of ``channels``, from values that passed `check_channels`."""
-    return tuple(values) * (channels // len(values))
-
-
-def _make_transform(data: dict[str, Any]) -> Transform:
-    channels = data["input_size"][0]
-    mean = expand_to_channels(data["mean"], channels)
-    return Transform(
-        size=data["input_size"],
-        interpolation=data["interpolation"],
-        crop_pct=data["crop_pct"],
-        crop_mode=data["crop_mode"],
-        fill=tuple(round(255 * min(max(value, 0), 1)) for value in mean),
-    )
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Return the labels in ``path``, one a line, without the blank lines at the end.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the labels in {path}: {error}") from error
-    return tuple(line.strip() for line in text.rstrip().split("\n"))
-
-
-def imagenet_labels(vit: Any) -> tuple[str, ...] | None:
-    """Return timm's names of the classes; None if they are not those of an ImageNet subset."""
-    if not vit.num_classes:
-        return None  # timm would infer the subset of the pretrained configuration
-    subset = timm.data.infer_imagenet_subset(vit)
-    if subset is None:
-        return None
-    info = timm.data.ImageNetInfo(subset)
-    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
-
-
-def resolve_labels(
-    spec: ModelSpec,
-    labels: tuple[str, ...] | None,
-    classes: int,
-) -> tuple[str, ...]:
-    """Return ``labels``, or the indices of the ``classes`` if there are none.
-
-    Raises:
-        ConfigError: the number of labels is not the number of classes.
-    """
-    if labels is None:
-        return tuple(map(str, range(classes)))
-    if len(labels) != classes:
-        raise ConfigError(f"model {spec.name}: {len(labels)} labels for {classes} classes")
-    return labels
 
 
 def _read_accuracy(spec: ModelSpec) -> dict[str, float]:

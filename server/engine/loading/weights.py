@@ -77,16 +77,21 @@ _ADVICE = (
 )
 
 
-def load_weights(vit: Any, path: Path) -> None:
+def load_weights(vit: Any, path: Path, prefix: str | None = None) -> None:
     """Load a checkpoint file into the timm model ``vit``.
 
     Position embeddings are resized to the model's image.
+
+    Args:
+        vit: the timm model.
+        path: of the file.
+        prefix: of the keys of the model in the file; by default it is found.
 
     Raises:
         ConfigError: the file cannot be read, or does not fit; the message names the key, what is
             expected and what to do.
     """
-    state_dict = read_checkpoint(path)
+    state_dict = read_checkpoint(path, prefix)
     converted = apply_timm_filter(vit, to_timm(state_dict))
     check_state_dict(vit, converted, path, names_in_file(state_dict))
     vit.load_state_dict(converted)
@@ -221,6 +226,11 @@ def _advise_on_key(key: str, state_dict: StateDict, *, missing: bool) -> str:
 def _advise_on_shape(key: str, found: Shape, expected: Shape, state_dict: StateDict) -> str:
     if key.startswith("head") and found[1:] == expected[1:]:
         return f"set num_classes = {found[0]}"
+    if key == "head.weight" and found[1:] == (2 * expected[1],):
+        return (
+            "its classifier reads the class token and the mean of the patches, as in transformers'"
+            ' DINOv2; serve its folder with timm = "local-dir:FOLDER"'
+        )
     if key == "patch_embed.proj.weight":
         found_without_channels = (found[0], *found[2:])
         expected_without_channels = (expected[0], *expected[2:])

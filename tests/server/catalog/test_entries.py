@@ -65,6 +65,8 @@ def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
             TABLE + 'activation = "relu"\n',
             "activation: Input should be 'softmax', 'sigmoid' or 'none'",
         ),
+        (TABLE + "std = [0.5, 0, 0.5]\n", r"std\.1: Input should be greater than 0"),
+        (TABLE + 'interpolation = "best"\n', "interpolation: Input should be 'bicubic', 'bil"),
         (TABLE + "crop_pct = 7\n", "crop_pct: Input should be less than or equal to 1"),
         (
             TABLE + 'crop_mode = "middle"\n',
@@ -87,6 +89,30 @@ def test_a_mistake_is_named_with_its_file(
     with pytest.raises(ConfigError, match=sentence) as caught:
         read_catalog(path, ())
     assert str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(TABLE, "utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert [spec.name for spec in read_catalog(path, ())] == ["a"]
+
+
+def test_a_profile_that_is_yet_to_be_written_may_be_missing(tmp_path: Path) -> None:
+    path = write(tmp_path, TABLE + 'profile = "a.json"\n')
+    with pytest.raises(ConfigError, match=r"model a: profile: there is no file .*a\.json"):
+        read_catalog(path, ())
+    (spec,) = read_catalog(path, (), profiles=False)
+    assert spec.profile is None
+
+
+def test_a_folder_in_place_of_a_file_is_answered_with_how_to_name_folders(tmp_path: Path) -> None:
+    (tmp_path / "vit").mkdir()
+    path = write(tmp_path, TABLE + 'checkpoint = "vit"\n')
+    with pytest.raises(
+        ConfigError, match='vit is a folder; name a file, or set timm = "local-dir:'
+    ):
+        read_catalog(path, ())
 
 
 def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:

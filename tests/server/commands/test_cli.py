@@ -109,6 +109,11 @@ def test_visualize_draws_merged_regions(tome_serve: Run, tmp_path: Path) -> None
             "x.pictures has no suffix of a picture file; use .png",
         ),
         (["evaluate", "examples"], 1, "has no sub-folder of images"),
+        (
+            ["evaluate", "examples", "--profile", "none/p.json"],
+            1,
+            "cannot write none/p.json: there is no folder none",
+        ),
         (["load", "none.png"], 1, "cannot read none.png: No such file"),
         (["load", "tests"], 1, "tests holds no image file"),
         (["load", "--rate", "0"], 1, "rate must be above 0, got 0"),
@@ -167,7 +172,11 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
         Image.new("L", (28, 28), 10 * index).save(folder / "one.png")
     profile = tmp_path / "profile.json"
     plot = tmp_path / "plot.png"
-    files = ["--profile", str(profile), "--plot", str(plot)]
+    # The entry already names the profile that is about to be written.
+    entry = BUNDLED.read_text().replace('"fashion-mnist.', f'"{BUNDLED.parent}/fashion-mnist.')
+    config = tmp_path / "models.toml"
+    config.write_text(re.sub(r"(?m)^profile = .*$", 'profile = "profile.json"', entry))
+    files = ["--config", str(config), "--profile", str(profile), "--plot", str(plot)]
     result = tome_serve("evaluate", str(data), "--r=8 16:-1", "--batch=4", *files)
     assert result.returncode == 0, result.stderr
     assert "accuracy %" in result.stdout

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from server.engine.loading.checkpoints import find_weights_file, read_checkpoint, strip_prefixes
+from server.engine.loading.checkpoints import find_weights_file, read_checkpoint
+from server.engine.loading.unwrapping import strip_prefixes
 from server.errors import ConfigError
 
 STATE_DICT = {
@@ -128,7 +129,23 @@ def test_a_file_of_another_format_is_refused(
 def test_an_archive_of_numpy_is_no_torch_file(tmp_path: Path) -> None:
     path = tmp_path / "w.npz"
     np.savez(path, a=np.zeros(3))
-    assert "is no torch file" in read_error(path)
+    assert "is no torch file but an archive of NumPy (.npz)" in read_error(path)
+
+
+def test_an_array_of_numpy_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.npy"
+    np.save(path, np.zeros(3))
+    assert "it is an array of NumPy; convert it to safetensors" in read_error(path)
+
+
+def test_an_index_names_files_of_its_own_folder_only(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {"a": "../w.safetensors"}}')
+    assert "names a file of another folder: ../w.safetensors" in read_error(path)
+    path.write_text("[]")
+    assert "must hold a JSON object" in read_error(path)
+    path.write_text("{}")
+    assert "is no index of weights: it has no weight_map" in read_error(path)
 
 
 def test_a_pickle_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from server.catalog.entries import ModelSpec, read_catalog
 from server.engine.execution.runner import Runner
+from server.engine.loading.data_config import expand_to_channels
 from server.engine.loading.model_loader import (
     LoadedModel,
     check_classifier,
     create_timm_model,
-    expand_to_channels,
     load_model,
 )
 from server.errors import ConfigError
@@ -182,6 +182,13 @@ def test_a_mistake_in_the_entry_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_tiny(tiny_folder, **changes)
+
+
+def test_a_model_of_transformers_on_the_hub_is_told_how_to_be_served(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    spec = ModelSpec(name="m", timm=f"local-dir:{tmp_path}")
+    with pytest.raises(ConfigError, match="names no architecture of timm; download a model of tr"):
+        create_timm_model(spec, None, pretrained=True)
 
 
 def test_too_few_labels_are_refused(tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""Vision models of Hugging Face transformers, built as timm's from their ``config.json``.
+
+Supported are ViT, DeiT, BEiT, DINOv2 (with registers), and the vision towers of SigLIP and CLIP:
+with the classifier of ``*ForImageClassification``, or without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from timm.layers import LayerNorm, resample_abs_pos_embed
+
+from server.catalog.entries import ModelSpec
+from server.engine.loading.checkpoints import read_checkpoint
+from server.engine.loading.preprocessor import read_preprocessor
+from server.engine.loading.transformers_families import (
+    ACTIVATIONS,
+    FAMILIES,
+    Config,
+    Family,
+    StateDict,
+)
+from server.engine.loading.transformers_names import (
+    is_transformers,
+    names_in_file,
+    transformers_to_timm,
+)
+from server.engine.loading.weights import check_state_dict
+from server.errors import ConfigError
+
+Size = tuple[int, int]  # height, width
+
+
+def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: Config) -> Any:
+    """Return the model in a folder of transformers as a model of timm, with its weights.
+
+    Its ``pretrained_cfg`` holds what ``preprocessor_config.json`` says, and the labels.
+
+    Args:
+        spec: the entry. Its ``img_size``, ``num_classes`` and ``model_args`` have precedence.
+        folder: of the model.
+        path: of the weights file.
+        config: the content of ``config.json``.
+
+    Raises:
+        ConfigError: the model is not supported, or the files do not fit each other.
+    """
+    config_path = folder / "config.json"
+    family, settings = _settings(config, config_path)
+    state_dict = read_checkpoint(path, spec.prefix)
+    if not is_transformers(state_dict):
+        raise ConfigError(
+            f"{path} holds no weights of such a model of transformers: it has"
+            f" {next(iter(state_dict))}"
+        )
+    tensors = transformers_to_timm(state_dict)
+    try:
+        vit = _build(spec, folder, family, settings, tensors)
+    except ConfigError:
+        raise
+    except Exception as error:  # timm raises many types
+        raise ConfigError(f"{config_path}: timm cannot create such a model: {error}") from error
+    names = names_in_file(state_dict)
+    _check_parts(vit, tensors, path, names, config)
+    check_state_dict(vit, tensors, path, names)
+    vit.load_state_dict(tensors)
+    vit.pretrained_cfg["label_names"] = _label_names(config, config_path)
+    return vit
+
+
+def _check_parts(
+    vit: Any,
+    tensors: StateDict,
+    path: Path,
+    names: Mapping[str, str],
+    config: Config,
+) -> None:
+    """Check that the file has the parts that ``config.json`` describes, and no other.
+
+    Raises:
+        ConfigError: names the first part.
+    """
+    expected = vit.state_dict()
+    architecture = ", ".join(config.get("architectures") or ["not named"])
+    for key in tensors:
+        if key not in expected and not key.startswith("head"):
+            raise ConfigError(
+                f"{path} has {names.get(key, key)}, which is no part of a supported model: models"
+                f" without a head and *ForImageClassification (this one is {architecture})"
+            )
+    for key in expected:
+        if key not in tensors and not key.startswith("head"):
+            raise ConfigError(
+                f"{path} lacks {key} (in timm's names), which config.json describes"
+                f" (architecture: {architecture}); are the two files of one model?"
+            )
+
+
+def _settings(config: Config, path: Path) -> tuple[Family, dict[str, Any]]:
+    model_type = config.get("model_type")
+    family = FAMILIES.get(str(model_type))
+    if family is None:
+        raise ConfigError(
+            f"{path} describes a model of type {model_type!r} of transformers, which is not"
+            f" supported; supported: {', '.join(FAMILIES)}"
+        )
+    own = config
+    if model_type in ("clip", "siglip"):
+        own = config.get("vision_config") or {}
+    settings = {**family.defaults, **own}
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"):
+        if not isinstance(settings[name], int) or settings[name] < 1:
+            raise ConfigError(f"{path}: {name} = {settings[name]!r} is no positive number")
+    width = settings["hidden_size"]
+    heads = settings["num_attention_heads"]
+    head_dim = settings.get("head_dim") or width // heads
+    if head_dim * heads != width:
+        raise ConfigError(
+            f"{path}: {heads} heads of {head_dim} for a width of {width} are not supported"
+        )
+    if settings["hidden_act"] not in ACTIVATIONS:
+        raise ConfigError(
+            f"{path}: hidden_act = {settings['hidden_act']!r} is not supported; supported:"
+            f" {', '.join(ACTIVATIONS)}"
+        )
+    return family, settings
+
+
+def _build(
+    spec: ModelSpec, folder: Path, family: Family, settings: dict[str, Any], tensors: StateDict
+) -> Any:
+    """Create the model, and resize the positions among ``tensors`` to its image."""
+    image_size = _pair(settings["image_size"])
+    data = read_preprocessor(folder, family.processor, image_size)
+    input_size = _pair(spec.img_size or data["input_size"])
+    head = tensors.get("head.weight")
+    arguments = {
+        "img_size": input_size,
+        "patch_size": _pair(settings["patch_size"]),
+        "in_chans": spec.in_chans or settings["num_channels"],
+        "num_classes": 0 if head is None else len(head),
+        "embed_dim": settings["hidden_size"],
+        "depth": settings["num_hidden_layers"],
+        "num_heads": settings["num_attention_heads"],
+        "mlp_ratio": _mlp_ratio(settings),
+        "qkv_bias": settings["qkv_bias"],
+        "norm_layer": partial(LayerNorm, eps=settings["layer_norm_eps"]),
+        "act_layer": ACTIVATIONS[settings["hidden_act"]],
+        **spec.model_args,
+    }
+    if spec.num_classes is not None:
+        arguments["num_classes"] = spec.num_classes
+    vit: Any = family.build(settings, tensors, arguments)
+    _resize_positions(vit, tensors, image_size, family.antialias)
+    channels = arguments["in_chans"]
+    vit.pretrained_cfg = {**data, "input_size": (channels, *input_size)}
+    return vit
+
+
+def _pair(size: Any) -> Size:
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
+def _mlp_ratio(settings: Mapping[str, Any]) -> float:
+    """Return the ratio from which timm computes the width of the first layer of an MLP."""
+    width = settings["hidden_size"]
+    hidden = settings["intermediate_size"]
+    if "mlp_ratio" in settings:
+        hidden = int(width * settings["mlp_ratio"])
+    if settings.get("use_swiglu_ffn"):
+        of_one_branch = (int(hidden * 2 / 3) + 7) // 8 * 8
+        hidden = 2 * of_one_branch
+    # timm rounds down: half a column more gives this width for certain.
+    return (hidden + 0.5) / width
+
+
+def _resize_positions(vit: Any, tensors: StateDict, image_size: Size, antialias: bool) -> None:
+    """Resize the positions from the model's image to the one that it is served, if they differ.
+
+    Raises:
+        ConfigError: the positions are relative.
+    """
+    patch_height, patch_width = vit.patch_embed.patch_size
+    old_grid = (image_size[0] // patch_height, image_size[1] // patch_width)
+    new_grid = vit.patch_embed.grid_size
+    if old_grid == new_grid:
+        return
+    if any("relative_position_bias_table" in key for key in tensors):
+        raise ConfigError(
+            f"relative positions of {old_grid[0]} x {old_grid[1]} patches cannot be resized to"
+            f" {new_grid[0]} x {new_grid[1]}; set img_size = {list(image_size)}"
+        )
+    if "pos_embed" in tensors:
+        prefix = 0 if getattr(vit, "no_embed_class", False) else vit.num_prefix_tokens
+        tensors["pos_embed"] = resample_abs_pos_embed(
+            tensors["pos_embed"],
+            new_size=new_grid,
+            old_size=old_grid,
+            num_prefix_tokens=prefix,
+            antialias=antialias,
+        )
+
+
+def _label_names(config: Config, path: Path) -> list[str] | None:
+    """Return ``id2label`` as a list; None if there is none.
+
+    Raises:
+        ConfigError: its keys are not the indices of the classes.
+    """
+    names = config.get("id2label")
+    if not names:
+        return None
+    try:
+        by_index = {int(index): str(name) for index, name in names.items()}
+        return [by_index[index] for index in range(len(by_index))]
+    except (AttributeError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: the keys of id2label must be 0, 1, 2, ...") from error

@@ -41,7 +41,7 @@ def prepare(folder: Path, name: str, image: Image.Image) -> npt.NDArray[np.float
         crop_pct=data["crop_pct"],
         crop_mode=data["crop_mode"],
     )
-    pixels = to_pixels(image, transform) / 255
+    pixels = to_pixels(np.asarray(image), transform) / 255
     mean, std = (np.array(expand_to_channels(data[key], 3)) for key in ("mean", "std"))
     return (pixels - mean[:, None, None]) / std[:, None, None]
 

@@ -19,7 +19,7 @@ from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.engine_client.pool import EnginePool
 from server.metrics import Metrics
-from server.settings import Settings
+from server.settings import VERSION, Settings
 
 _DESCRIPTION = """\
 Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away
@@ -39,7 +39,7 @@ def create_app(
     """
     app = FastAPI(
         title=service.NAME,
-        version=service.VERSION,
+        version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,

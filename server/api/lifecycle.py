@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from server import logs
 from server.allocator import freeze_live_objects
 from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
@@ -59,7 +58,6 @@ def run(
     Raises:
         ConfigError: the server cannot listen on an address.
     """
-    logs.configure(settings.log_level)
     try:
         listener = listen(settings.host, settings.port)
         metrics_listener = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.imaging.transform import Transform
 from server.ipc.messages import Accelerations
+from server.logs import log_step
+
+log = logging.getLogger("tome.engine")
 
 # The fields of timm's data configuration that an entry may override.
 DATA_FIELDS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -76,7 +80,9 @@ def load_model(
     plain = _patch(spec, vit)
     data = resolve_data_config(spec, vit)
     image_shape = data["input_size"]
-    checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
+    target = f"{device} in {str(dtype).removeprefix('torch.')}"
+    with log_step(log, f"{spec.name}: optimising for {target}, and the self check"):
+        checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
     network = checked.network
     channels = image_shape[0]
     blank = torch.zeros(1, *image_shape, device=device)
@@ -99,10 +105,12 @@ def load_model(
 def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
     checkpoint = find_checkpoint(spec)
     classes = len(labels) if labels else None
-    vit = create_timm_model(spec, classes, pretrained=checkpoint is None)
-    if checkpoint:
-        load_weights(vit, checkpoint)
-    else:
+    source = checkpoint or "timm's weights, from the hub or its cache"
+    with log_step(log, f"{spec.name}: loading {spec.timm} with {source}"):
+        vit = create_timm_model(spec, classes, pretrained=checkpoint is None)
+        if checkpoint:
+            load_weights(vit, checkpoint)
+    if not checkpoint:
         check_classifier(spec, vit)
     return vit
 

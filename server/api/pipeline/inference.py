@@ -281,11 +281,13 @@ class InferencePipeline:
         picture_pixels = pixels if response_kind.is_picture else None
         del pixels
 
+        submitted = time.monotonic()
         result = await lease.run(
             model.name, params.choices, params.top_k, params.deadline, params.output_kind
         )
         schedule = self._require_success(result)
         context.r = str(schedule)
+        _record_run(context, submitted, result, model=model.name, r=context.r)
         timing = Timing(
             decode=decode_ms,
             queue=context.record_stage("queue", result.outcome.queue_seconds),
@@ -368,6 +370,28 @@ class InferencePipeline:
         """
         seconds = time.monotonic() - started
         self._metrics.stage_duration.labels(stage).observe(seconds)
+        context.record_span(stage, started, seconds)
         if next_stage is not None:
             context.stage = next_stage
         return context.record_stage(stage, seconds)
+
+
+def _record_run(
+    context: RequestContext,
+    submitted: float,
+    result: Result,
+    *,
+    model: str,
+    r: str,
+) -> None:
+    """Record the spans of an image in the engine, which ran: its wait, and its batch."""
+    queue_seconds = result.outcome.queue_seconds
+    context.record_span("queue", submitted, queue_seconds, model=model)
+    context.record_span(
+        "forward",
+        submitted + queue_seconds,
+        result.batch.forward_seconds,
+        model=model,
+        r=r,
+        batch_size=result.batch.images,
+    )

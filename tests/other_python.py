@@ -79,7 +79,7 @@ def set_up(version: str, interpreter: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests and return the exit code of pytest. Raises `SystemExit` with what is missing."""
+    """Run the tests, and return the exit code of pytest. Raises `SystemExit`: what is missing."""
     if not arguments or not re.fullmatch(r"\d+\.\d+(\.\d+)?", arguments[0]):
         raise SystemExit("name a version of Python: make test-python PYTHON=3.12")
     version, *options = arguments

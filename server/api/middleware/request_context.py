@@ -125,7 +125,10 @@ class RequestContextMiddleware:
             status = CLIENT_CLOSED_REQUEST
             self.metrics.cancelled.labels(context.stage).inc()
         except Exception:
-            log.exception("a request failed unexpectedly", extra={"request_id": context.id})
+            log.exception(
+                "a request failed unexpectedly",
+                extra={"request_id": context.id, **_trace_fields(context)},
+            )
             if status:
                 raise  # the response has begun; the server closes the connection
             error = RequestError("the server failed; the fault is not in the request")
@@ -179,8 +182,6 @@ def _log_fields(
 ) -> dict[str, Any]:
     client = scope.get("client")  # None for a Unix socket
     stages = {f"{stage}_ms": milliseconds for stage, milliseconds in context.stages.items()}
-    trace = context.trace
-    trace_ids = {"trace_id": trace.trace_id, "span_id": trace.span_id} if trace else {}
     return {
         "request_id": context.id,
         "client": client[0] if client else "",
@@ -191,8 +192,14 @@ def _log_fields(
         "r": context.r,
         "duration_ms": _rounded_milliseconds(seconds),
         **stages,
-        **trace_ids,
+        **_trace_fields(context),
     }
+
+
+def _trace_fields(context: RequestContext) -> dict[str, str]:
+    if context.trace is None:
+        return {}
+    return {"trace_id": context.trace.trace_id, "span_id": context.trace.span_id}
 
 
 def _rounded_milliseconds(seconds: float) -> float:

@@ -84,10 +84,9 @@ def warm_up(
     release_freed_memory()
     if runner.acceleration != KERNELS:
         keep_freed_memory()  # from now on each batch reuses the memory of the batch before it
+    if config.accelerations.graphs:
+        record_graphs(runner, config)
     name = model.spec.name
-    if config.accelerations.graphs and device.type == "cuda":
-        with log_step(log, f"{name}: recording CUDA graphs on {device}, and their self check"):
-            record_graphs(runner, config)
     levels = supported_schedules(runner, config.levels)
     info = model_info(runner, levels=())
     coverage = runner.recorded

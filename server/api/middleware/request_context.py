@@ -79,6 +79,20 @@ class RequestContext:
         if self.spans is not None:
             self.spans.record(stage, started, seconds, **attributes)
 
+    def record_run(
+        self, submitted: float, queue_seconds: float, forward_seconds: float, batch_size: int
+    ) -> None:
+        """Record the spans of an image in the engine: its wait since ``submitted``, and its run."""
+        self.record_span("queue", submitted, queue_seconds, model=self.model)
+        self.record_span(
+            "forward",
+            submitted + queue_seconds,
+            forward_seconds,
+            model=self.model,
+            r=self.r,
+            batch_size=batch_size,
+        )
+
 
 def context_of(scope: Scope) -> RequestContext:
     """Return the context of a request; `RequestContextMiddleware` has created it."""

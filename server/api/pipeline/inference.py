@@ -287,7 +287,12 @@ class InferencePipeline:
         )
         schedule = self._require_success(result)
         context.r = str(schedule)
-        _record_run(context, submitted, result, model=model.name, r=context.r)
+        context.record_run(
+            submitted,
+            result.outcome.queue_seconds,
+            result.batch.forward_seconds,
+            result.batch.images,
+        )
         timing = Timing(
             decode=decode_ms,
             queue=context.record_stage("queue", result.outcome.queue_seconds),
@@ -374,24 +379,3 @@ class InferencePipeline:
         if next_stage is not None:
             context.stage = next_stage
         return context.record_stage(stage, seconds)
-
-
-def _record_run(
-    context: RequestContext,
-    submitted: float,
-    result: Result,
-    *,
-    model: str,
-    r: str,
-) -> None:
-    """Record the spans of an image in the engine, which ran: its wait, and its batch."""
-    queue_seconds = result.outcome.queue_seconds
-    context.record_span("queue", submitted, queue_seconds, model=model)
-    context.record_span(
-        "forward",
-        submitted + queue_seconds,
-        result.batch.forward_seconds,
-        model=model,
-        r=r,
-        batch_size=result.batch.images,
-    )

@@ -125,6 +125,7 @@ def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
     pipeline = Pipeline([result_of()])
     context = pipeline.context
     context.started = 5.0
+    context.model = "tiny"
     context.spans = recorder.tracing.start("/classify", None, context.started)
     pipeline.infer([SNEAKER])
     context.spans.end("POST", "/classify", 200)

@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install serve test test-slow test-docker test-ray test-oldest chaos pictures lint format bench bench-http bench-auto \
-        bench-ray gpu-day simulate ablations coverage-models docs
+.PHONY: help install serve test test-slow test-docker test-ray test-oldest test-python chaos pictures lint format \
+        bench bench-http bench-auto bench-ray gpu-day simulate ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test-docker: install  ## build the image and bring the containers up, on a machi
 
 test-oldest: install .venv-oldest/installed  ## the tests of core and engine with the oldest versions allowed
 	.venv-oldest/bin/python -m pytest tests/tome_core tests/server/engine
+
+test-python:  ## the fast tests with another Python: PYTHON=3.12; ARGS="-m slow" for others
+	@python3 -m tests.other_python $(PYTHON) $(ARGS)
 
 chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.lifecycle import ENGINE_STOP_SECONDS, wait_for_first
+from server.api.lifecycle import ENGINE_STOP_SECONDS, SPAN_EXPORT_SECONDS, wait_for_first
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.service import AppComponents
 from server.api_keys import Secrets, read_server_keys
@@ -22,6 +23,9 @@ from server.catalog.entries import read_catalog
 from server.engine_client.launch import create_pool
 from server.metrics import Metrics
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.api.middleware.spans import Tracing
 
 log = logging.getLogger("tome.server")
 
@@ -45,14 +49,18 @@ def create_server(settings: Settings) -> FastAPI:
     app = create_app(settings, keys, engine_pool, metrics)
 
     def lifespan(app: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
-        return _run_engines(app.state.components, settings.drain_timeout)
+        return _run_engines(app.state.components, app.state.tracing, settings.drain_timeout)
 
     app.router.lifespan_context = lifespan
     return app
 
 
 @contextlib.asynccontextmanager
-async def _run_engines(components: AppComponents, drain_timeout: float) -> AsyncIterator[None]:
+async def _run_engines(
+    components: AppComponents,
+    tracing: Tracing | None,
+    drain_timeout: float,
+) -> AsyncIterator[None]:
     """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
@@ -79,6 +87,8 @@ async def _run_engines(components: AppComponents, drain_timeout: float) -> Async
         await wait_for_first(supervision, timeout=ENGINE_STOP_SECONDS)
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
+        if tracing is not None:
+            tracing.shutdown(SPAN_EXPORT_SECONDS)
 
 
 def _log_failure(supervision: asyncio.Task[None]) -> None:

@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.hardware import has_gpu, usable_cores
 from tome_core.schedule import Schedule
 
+VERSION = "0.1.0"  # as in pyproject.toml
+
 Names = Annotated[tuple[str, ...], NoDecode]
 Counts = Annotated[tuple[int, ...], NoDecode]
 
@@ -68,6 +70,10 @@ class ModelSettings(BaseSettings):
         0,
         ge=0,
         description="CPU threads of the model; 0: one per core, divided among the engines.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="Lowest severity that is logged.",
     )
 
     @field_validator(
@@ -203,10 +209,6 @@ class Settings(ModelSettings):
         ge=1,
         le=20,
         description="Seconds without a heartbeat after which an engine is restarted.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info",
-        description="Lowest severity that is logged.",
     )
 
     @property

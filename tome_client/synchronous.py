@@ -30,10 +30,11 @@ class Client:
         retry: retry policy for an overloaded or unreachable server.
 
     All methods raise the exceptions in `tome_client.errors`. An image is bytes, a path, an open
-    file or a Pillow image. ``r`` is a number, a list of numbers (one per block), a schedule string
-    (``"16:-1"``) or ``"auto"``. With ``"auto"`` the server merges only as many tokens as
-    ``deadline_ms`` requires. It uses no level above ``r_max`` and no level whose accuracy is below
-    ``min_accuracy`` percent. ``model`` is the name of a model; the default is the server's first.
+    file, a Pillow image or a numpy array (`tome_client.pictures`). ``r`` is a number, a list of
+    numbers (one per block), a schedule string (``"16:-1"``) or ``"auto"``. With ``"auto"`` the
+    server merges only as many tokens as ``deadline_ms`` requires. It uses no level above ``r_max``
+    and no level whose accuracy is below ``min_accuracy`` percent. ``model`` is the name of a model;
+    the default is the server's first.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from server.api.middleware.head_requests import HeadRequests
 from server.api.middleware.load_shedding import LoadShedding
 from server.api.middleware.proxies import RootPath, cors_options
 from server.api.middleware.request_context import RequestContextMiddleware
+from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.decode_pool import DecodePool
 from server.api.pipeline.inference import InferencePipeline
@@ -20,7 +21,7 @@ from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.engine_client.pool import EnginePool
 from server.metrics import Metrics
-from server.settings import Settings
+from server.settings import VERSION, Settings
 
 _DESCRIPTION = """\
 Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away
@@ -36,14 +37,16 @@ def create_app(
 ) -> FastAPI:
     """Return the ASGI application in front of ``engine_pool``.
 
-    ``app.state.components`` holds what the routes work with, among it the `Admission`.
+    ``app.state.components`` holds what the routes work with, among it the `Admission`, and
+    ``app.state.tracing`` what records spans, if they are configured.
     """
     app = FastAPI(
         title=service.NAME,
-        version=service.VERSION,
+        version=VERSION,
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False},  # `RequestContextMiddleware` makes the spans
     )
     app.router.redirect_slashes = False
     admission = _create_admission(settings, engine_pool)
@@ -53,6 +56,7 @@ def create_app(
         engine_pool, admission, inference, settings.default_r
     )
     app.state.metrics = metrics
+    app.state.tracing = create_tracing()
     _add_routes(app, settings)
     problem_details.add_exception_handlers(app, metrics)
     _add_middleware(app, settings, keys, admission, metrics)
@@ -94,7 +98,7 @@ def _add_middleware(
         return admission.draining
 
     app.add_middleware(ConnectionClose, is_draining=is_draining)
-    app.add_middleware(RequestContextMiddleware, metrics=metrics)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, tracing=app.state.tracing)
     if settings.root_path:
         app.add_middleware(RootPath, root=settings.root_path)
 

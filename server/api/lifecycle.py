@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from server import logs
 from server.allocator import freeze_live_objects
 from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
@@ -34,11 +33,12 @@ log = logging.getLogger("tome.server")
 ENGINE_STOP_SECONDS = 10.0
 # Time for the HTTP servers to close when requests are left: their connections are aborted next.
 FORCED_CLOSE_SECONDS = 1.0
-# Upper bound of a shutdown after twice the drain timeout: the pending connections, the engines, and
-# the connections that are aborted. The process does not enforce it. Those who stop the process wait
-# for that long before they kill it: deploy/ray_serve.py uses it, and tests/deploy compares the
-# grace periods of the containers with it.
-END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * ABORT_SECONDS
+SPAN_EXPORT_SECONDS = 1.5  # for the spans that are not exported when the server stops
+# Upper bound of a shutdown after twice the drain timeout: the pending connections, the engines, the
+# connections that are aborted, and the spans that are left. The process does not enforce it. Those
+# who stop the process wait for that long before they kill it: deploy/ray_serve.py uses it, and
+# tests/deploy compares the grace periods of the containers with it.
+END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * ABORT_SECONDS + SPAN_EXPORT_SECONDS
 
 
 def run(
@@ -59,7 +59,6 @@ def run(
     Raises:
         ConfigError: the server cannot listen on an address.
     """
-    logs.configure(settings.log_level)
     try:
         listener = listen(settings.host, settings.port)
         metrics_listener = None
@@ -95,6 +94,7 @@ class Lifecycle:
         self._listener = listener
         app = create_app(settings, keys, engine_pool, metrics)
         self._admission = app.state.components.admission
+        self._tracing = app.state.tracing
         max_connections = allow_connections(settings.max_connections)
 
         def create_registry() -> ConnectionRegistry:
@@ -132,6 +132,8 @@ class Lifecycle:
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
         await self._abort_connections()
+        if self._tracing is not None:
+            self._tracing.shutdown(SPAN_EXPORT_SECONDS)
         return 0 if engines_alive and all_answered else 1
 
     async def _serve(self) -> None:

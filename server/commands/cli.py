@@ -6,10 +6,13 @@ the engine process starts before the API process imports its own dependencies.
 
 from __future__ import annotations
 
+import logging
+import platform
 import signal
 import sys
 from types import FrameType
 
+from server import logs
 from server.commands.flags import (
     ClassifyCommand,
     EvaluateCommand,
@@ -19,7 +22,9 @@ from server.commands.flags import (
     read_flags,
 )
 from server.errors import ConfigError, EngineStartError, RequestError
-from server.settings import Settings
+from server.settings import VERSION, ModelSettings, Settings
+
+log = logging.getLogger("tome.server")
 
 USAGE = """\
 usage: tome-serve COMMAND [flags]
@@ -31,15 +36,15 @@ commands:
   serve             start the HTTP server
   models            list the models that would be served, with the cost of each level of r;
                     --check NAME says whether merging supports a model of timm
-  classify IMAGE    classify one image here, without a server
+  classify IMAGE... classify images here, without a server; - is standard input
   visualize IMAGE   draw which patches of an image are merged
   evaluate [DATA]   measure accuracy and images/s for each r, over a folder of labelled images or
                     the Fashion-MNIST files
   load [IMAGE]      send requests to a server; report latency, goodput and the r that was used
   top               watch a server: throughput by r, latency, speed-up, queue, refusals
 
-`tome-serve COMMAND --help` lists the flags of a command. Every flag is also an environment
-variable: --max-batch is TOME_MAX_BATCH."""
+`tome-serve COMMAND --help` lists the flags of a command, `tome-serve --version` prints the version.
+Every flag is also an environment variable: --max-batch is TOME_MAX_BATCH."""
 
 _EXIT_FAILURE = 1
 _EXIT_USAGE = 2
@@ -55,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"tome-serve {VERSION}")
         return 0
     name, *flags = arguments
     commands = {
@@ -80,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(flags: list[str]) -> int:
     settings = read_flags(Settings, "serve", flags)
+    logs.configure(settings.log_level)
+    log.info("tome-serve %s starts on Python %s", VERSION, platform.python_version())
     from server.api_keys import Secrets, read_server_keys
     from server.catalog.entries import read_catalog
     from server.engine_client.launch import create_pool
@@ -92,7 +102,8 @@ def _serve(flags: list[str]) -> int:
     keys = read_server_keys(Secrets())
     metrics = Metrics(settings.levels)
     engine_pool = create_pool(settings, metrics)
-    from server.api.lifecycle import run
+    with logs.log_step(log, "importing the HTTP server"):
+        from server.api.lifecycle import run
 
     return run(settings, keys, engine_pool, metrics)
 
@@ -101,8 +112,16 @@ def _exit_cleanly(signal_number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
+def _import_pytorch(command: ModelSettings) -> None:
+    """Import what the commands without a server need, which takes seconds, and log it."""
+    logs.configure_terminal(command.log_level)
+    with logs.log_step(log, "importing PyTorch and timm"):
+        import server.commands.offline  # noqa: F401
+
+
 def _models(flags: list[str]) -> int:
     command = read_flags(ModelsCommand, "models", flags)
+    _import_pytorch(command)
     if command.check is not None:
         from server.commands.check_model import check_model
 
@@ -114,13 +133,22 @@ def _models(flags: list[str]) -> int:
 
 def _classify(flags: list[str]) -> int:
     command = read_flags(ClassifyCommand, "classify", flags)
-    from server.commands.offline import classify
+    _import_pytorch(command)
+    from server.commands.classify import classify
 
-    return classify(command, command.image, command.r, command.model, command.top_k)
+    return classify(
+        command,
+        command.images,
+        command.r,
+        command.model,
+        command.top_k,
+        as_json=command.json_lines,
+    )
 
 
 def _visualize(flags: list[str]) -> int:
     command = read_flags(VisualizeCommand, "visualize", flags)
+    _import_pytorch(command)
     from server.commands.offline import visualize
 
     return visualize(command, command.image, command.r, command.model, command.output)
@@ -128,6 +156,7 @@ def _visualize(flags: list[str]) -> int:
 
 def _evaluate(flags: list[str]) -> int:
     command = read_flags(EvaluateCommand, "evaluate", flags)
+    _import_pytorch(command)
     from server.catalog.profiles import profiled_model, read_profile, write_profile
     from server.commands.datasets import open_dataset
     from server.commands.evaluate import evaluate

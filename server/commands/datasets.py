@@ -170,13 +170,23 @@ def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledImages:
     )
 
 
+def is_hidden(path: Path) -> bool:
+    """Return whether ``path`` is one that a tool has left behind, not a class or an image.
+
+    Such are ``.ipynb_checkpoints``, and ``._x.jpg`` or ``__MACOSX`` of macOS, whose contents are
+    no images, whatever their names end with.
+    """
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
 def _open_class_folders(folder: Path, limit: int | None) -> LabelledImages:
-    classes = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    class_folders = [child for child in folder.iterdir() if child.is_dir()]
+    classes = sorted(child.name for child in class_folders if not is_hidden(child))
     paths: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
         for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path):
                 paths.append(path)
                 labels.append(index)
     if not paths:

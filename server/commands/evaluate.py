@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,11 @@ from server.commands.datasets import LabelledImages, read_pixels
 from server.commands.offline import load_runner, parse_schedule, pick_model
 from server.engine.execution.runner import Runner
 from server.errors import ConfigError
+from server.logs import log_step
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
+
+log = logging.getLogger("tome.server")
 
 
 @dataclass
@@ -53,7 +57,8 @@ def evaluate(
     texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
     schedules = [parse_schedule(runner, text) for text in texts]
     targets = class_indices(data, runner.model.labels)
-    rows = measure(runner, schedules, data, targets, batch)
+    with log_step(log, f"evaluating {len(data):,} images under {len(schedules)} schedules"):
+        rows = measure(runner, schedules, data, targets, batch)
     print_table(runner, data, rows)
     conditions = {
         "model": runner.model.spec.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from server.ipc.messages import OutputKind
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
+STANDARD_INPUT = Path("-")
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
@@ -79,22 +81,6 @@ def parse_schedule(runner: Runner, text: str) -> Schedule:
     return schedule
 
 
-def classify(settings: ModelSettings, image: Path, r: str, model: str, top_k: int) -> int:
-    """Print the best classes of one image file."""
-    encoded = read_file(image)
-    runner = load_runner(settings, pick_model(settings, model))
-    labels = runner.model.labels
-    schedule = parse_schedule(runner, r)
-    if not labels:
-        raise ConfigError(f"model {runner.model.spec.name} has no classifier")
-    top_k = min(top_k, len(labels))
-    prediction, _ = run_one(runner, encoded, schedule, top_k, "classes")
-    for score, index in zip(prediction.scores, prediction.classes, strict=True):
-        print(f"{score:7.4f}  {labels[index]}")
-    print(tokens_left(runner, schedule))
-    return 0
-
-
 def visualize(settings: ModelSettings, image: Path, r: str, model: str, output: Path) -> int:
     """Draw which patches of one image file are merged, and write the picture to ``output``."""
     encoded = read_file(image)
@@ -114,9 +100,28 @@ def visualize(settings: ModelSettings, image: Path, r: str, model: str, output: 
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of ``path``. Raises `ConfigError` if it cannot be read."""
+    """Return the bytes of ``path``, or of standard input if it is ``-``.
+
+    Raises:
+        ConfigError: it cannot be read, or standard input is empty.
+    """
+    if path == STANDARD_INPUT:
+        content = sys.stdin.buffer.read()
+        if not content:
+            raise ConfigError("standard input is empty; pipe an image into it")
+        return content
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def check_readable(path: Path) -> None:
+    """Raise `ConfigError` as `read_file`; standard input is not looked at."""
+    if path == STANDARD_INPUT:
+        return
+    try:
+        path.open("rb").close()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -61,11 +61,12 @@ def serve(
 ) -> int:
     """Start the models and run the loop. Returns the exit code."""
     # Imported late: torch and timm take seconds, and errors of the configuration come first.
-    from server.engine.loop import Loop
-    from server.engine.scheduling.batch_builder import Bounds
-    from server.engine.scheduling.scheduler import Scheduler
-    from server.engine.startup import start_models
-    from server.ipc.shared_memory import Slots
+    with logs.log_step(log, f"importing PyTorch and timm for device {config.device}"):
+        from server.engine.loop import Loop
+        from server.engine.scheduling.batch_builder import Bounds
+        from server.engine.scheduling.scheduler import Scheduler
+        from server.engine.startup import start_models
+        from server.ipc.shared_memory import Slots
 
     try:
         models, model_infos = start_models(config)

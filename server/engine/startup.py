@@ -34,6 +34,7 @@ from server.errors import UnsafeAcceleration
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, ModelInfo
 from server.latency.cost import RecordedGraphs
+from server.logs import log_step
 
 log = logging.getLogger("tome.engine")
 
@@ -47,10 +48,11 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
     """
     specs = read_catalog(config.catalog_path, config.models)
     threads = set_threads(config.threads, config.engine_count)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    set_current_device(device)
-    configure_pytorch(device)
+    with log_step(log, f"opening device {config.device}"):
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        set_current_device(device)
+        configure_pytorch(device)
     served = {}
     infos = []
     for spec in specs:
@@ -84,16 +86,19 @@ def warm_up(
         keep_freed_memory()  # from now on each batch reuses the memory of the batch before it
     if config.accelerations.graphs:
         record_graphs(runner, config)
+    name = model.spec.name
     levels = supported_schedules(runner, config.levels)
     info = model_info(runner, levels=())
     coverage = runner.recorded
     image_costs = frozenset(info.geometry.image_cost(schedule) for schedule in coverage.schedules)
     recorded = RecordedGraphs(image_costs, coverage.buckets, coverage.any_mix)
-    samples = measure_costs(runner, levels, config.max_batch, coverage.buckets)
+    with log_step(log, f"{name}: calibrating the cost model on {device}"):
+        samples = measure_costs(runner, levels, config.max_batch, coverage.buckets)
     calibration = Calibration(info.geometry, samples, recorded)
     image_seconds = calibration.predict(levels[:1])
     batch_size = level_batch_size(image_seconds, len(levels), config.max_batch, device.type)
-    info = replace(info, levels=measure_levels(runner, levels, batch_size))
+    with log_step(log, f"{name}: measuring r = {', '.join(map(str, levels))} on {device}"):
+        info = replace(info, levels=measure_levels(runner, levels, batch_size))
     release_freed_memory()  # batches of all sizes have fragmented the heap
     return EngineModel(runner, calibration), info
 

@@ -167,6 +167,12 @@ class Supervisor:
         ready = await self.process.wait_until_loaded(self._policy.start_timeout)
         slot_bytes = self._on_ready(self, ready)
         self._load_seconds = time.monotonic() - self._launched
+        log.info(
+            "engine %s is ready, %.1f s after the start of its process",
+            self.name,
+            self._load_seconds,
+            extra={"seconds": round(self._load_seconds, 3)},
+        )
         self.process.accept_jobs(slot_bytes)
 
     async def _serve(self) -> None:

@@ -49,7 +49,11 @@ def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES]
+    files = []
+    for file in folder.iterdir():
+        is_hidden = file.name.startswith(".")  # as ._x.jpg, which macOS writes beside x.jpg
+        if file.suffix.lower() in _SUFFIXES and not is_hidden:
+            files.append(file)
     if not files:
         raise ConfigError(f"{folder} holds no image file")
     return sorted(files)

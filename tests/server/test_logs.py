@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from server.logs import JsonFormatter
+import pytest
+
+from server.logs import JsonFormatter, configure_terminal, log_step
 
 
 def formatted(record: logging.LogRecord) -> dict[str, Any]:
@@ -43,3 +46,42 @@ def test_an_exception_becomes_a_traceback() -> None:
     except ValueError:
         failed.exc_info = sys.exc_info()
     assert formatted(failed)["traceback"].endswith("ValueError: why")
+
+
+@pytest.fixture
+def tome_logger() -> Iterator[logging.Logger]:
+    """The logger of the package, as it was before once the test has ended."""
+    logger = logging.getLogger("tome")
+    level = logger.level
+    handlers = logger.handlers
+    yield logger
+    logger.setLevel(level)
+    logger.handlers = handlers
+
+
+def test_a_step_is_logged_before_it_begins_and_with_its_seconds_after_it(caplog) -> None:
+    log = logging.getLogger("tome.test")
+    with caplog.at_level(logging.INFO, "tome.test"), log_step(log, "loading 100% of it"):
+        (begun,) = caplog.records
+        assert begun.getMessage() == "loading 100% of it"
+    done = caplog.records[1]
+    assert done.getMessage() == "loading 100% of it: done in 0.0 s"
+    assert 0 <= formatted(done)["seconds"] < 60
+
+
+def test_a_step_that_fails_is_not_done(caplog) -> None:
+    log = logging.getLogger("tome.test")
+    with (
+        caplog.at_level(logging.INFO, "tome.test"),
+        pytest.raises(KeyError),
+        log_step(log, "loading"),
+    ):
+        raise KeyError
+    assert [line.getMessage() for line in caplog.records] == ["loading"]
+
+
+def test_a_terminal_gets_sentences(tome_logger: logging.Logger, capsys) -> None:
+    configure_terminal("warning")
+    logging.getLogger("tome.test").info("loading")
+    logging.getLogger("tome.test").warning("slow")
+    assert capsys.readouterr().err == "tome-serve: slow\n"

@@ -13,6 +13,8 @@ _REQUEST_HEADERS = (
     "X-API-Key",
     "X-Request-ID",
     "Inference-Header-Content-Length",
+    "traceparent",
+    "tracestate",
 )
 _RESPONSE_HEADERS = (
     "X-Request-ID",
@@ -20,6 +22,8 @@ _RESPONSE_HEADERS = (
     "Retry-After",
     "X-Tome-R",
     "Inference-Header-Content-Length",
+    "traceparent",
+    "tracestate",
 )
 
 

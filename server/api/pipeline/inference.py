@@ -262,11 +262,18 @@ class InferencePipeline:
         picture_pixels = pixels if response_kind.is_picture else None
         del pixels
 
+        submitted = time.monotonic()
         result = await lease.run(
             model.name, params.choices, params.top_k, params.deadline, params.output_kind
         )
         schedule = self._require_success(result)
         context.r = str(schedule)
+        context.record_run(
+            submitted,
+            result.outcome.queue_seconds,
+            result.batch.forward_seconds,
+            result.batch.images,
+        )
         timing = Timing(
             decode=decode_ms,
             queue=context.record_stage("queue", result.outcome.queue_seconds),
@@ -349,6 +356,7 @@ class InferencePipeline:
         """
         seconds = time.monotonic() - started
         self._metrics.stage_duration.labels(stage).observe(seconds)
+        context.record_span(stage, started, seconds)
         if next_stage is not None:
             context.stage = next_stage
         return context.record_stage(stage, seconds)

@@ -21,7 +21,6 @@ from server.ipc.messages import ModelInfo
 router = APIRouter()
 
 NAME = "tome-serve"
-VERSION = "0.1.0"
 _DOCS_PAGE = Page("docs.html")
 _FRONT_PAGE = Page("page/index.html")
 _ASSETS = load_assets(STATIC_FOLDER / "page")

@@ -17,6 +17,7 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loading.model_loader import LoadedModel
 from server.ipc.messages import OutputKind
+from server.logs import log_step
 from tome_core.schedule import Schedule, most_mergeable
 
 log = logging.getLogger("tome.engine")
@@ -57,9 +58,10 @@ class Runner:
         largest = most_mergeable(self.model.tokens, self.model.prefix)
         supported = [level for level in levels if level <= largest]
         image_size = self.model.transform.size
-        wrong = self._forward.record(supported, max_batch, image_size)
+        name = self.model.spec.name
+        with log_step(log, f"{name}: recording CUDA graphs on {self.device}, and their self check"):
+            wrong = self._forward.record(supported, max_batch, image_size)
         if wrong:
-            name = self.model.spec.name
             log.warning("%s: CUDA graphs are not used, because running them %s", name, wrong)
         else:
             is_reference = self.acceleration == REFERENCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.imaging.transform import Transform
 from server.ipc.messages import Accelerations
+from server.logs import log_step
+
+log = logging.getLogger("tome.engine")
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ def load_model(
     plain = _patch(spec, vit)
     data = resolve_data_config(spec, vit)
     image_shape = data["input_size"]
-    checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
+    target = f"{device} in {str(dtype).removeprefix('torch.')}"
+    with log_step(log, f"{spec.name}: optimising for {target}, and the self check"):
+        checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
     network = checked.network
     channels = image_shape[0]
     blank = torch.zeros(1, *image_shape, device=device)
@@ -103,12 +109,15 @@ def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
     if spec.folder is not None:
         config = read_json(spec.folder / "config.json")
         if path is not None and is_of_transformers(spec.folder, config):
-            return load_transformers_model(spec, spec.folder, path, config)
+            with log_step(log, f"{spec.name}: loading {spec.folder}, a model of transformers"):
+                return load_transformers_model(spec, spec.folder, path, config)
     classes = len(labels) if labels else None
-    vit = create_timm_model(spec, classes, pretrained=path is None)
-    if path:
-        load_weights(vit, path, spec.prefix)
-    else:
+    source = path or "timm's weights, from the hub or its cache"
+    with log_step(log, f"{spec.name}: loading {spec.timm} with {source}"):
+        vit = create_timm_model(spec, classes, pretrained=path is None)
+        if path:
+            load_weights(vit, path, spec.prefix)
+    if not path:
         check_classifier(spec, vit)
     return vit
 

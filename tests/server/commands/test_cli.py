@@ -1,10 +1,13 @@
 """The command line as a user sees it; a test of imports needs a process of its own."""
 
+import io
 import json
+import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,7 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TOME_THREADS", "1")
 
@@ -36,7 +39,12 @@ def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         code = main(list(arguments))
         return Result(code, *capfd.readouterr())
 
-    return run
+    loggers = [logging.getLogger(), logging.getLogger("tome"), logging.getLogger("uvicorn")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield run
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers = handlers
 
 
 def test_help_needs_no_torch() -> None:
@@ -68,6 +76,62 @@ def test_classify_prints_the_best_classes(tome_serve: Run) -> None:
     assert len(lines) == 4
     assert lines[0].endswith("Ankle boot")
     assert lines[-1] == "r=16: 11 of 197 tokens left"
+    steps = [line for line in result.stderr.splitlines() if line.startswith("tome-serve: ")]
+    assert steps[0] == "tome-serve: importing PyTorch and timm"
+    assert "fashion-mnist: loading vit_tiny_patch16_224 with" in steps[2]
+    assert all(re.search(r": done in \d+\.\d s$", line) for line in steps[1::2])
+
+
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    def pipe(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return pipe
+
+
+def test_classify_takes_several_files_and_standard_input(
+    tome_serve: Run, piped: Callable[[bytes], None]
+) -> None:
+    piped((ROOT / "examples/sneaker.jpg").read_bytes())
+    files = ["examples/bag.png", "-", "examples/t-shirt-top.jpg"]
+    result = tome_serve("classify", *files, "--top-k", "1", "--log-level", "warning")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0::2] == [
+        "examples/bag.png:",
+        "-:",
+        "examples/t-shirt-top.jpg:",
+        "r=0: 197 of 197 tokens left",
+    ]
+    assert [line.split(maxsplit=1)[1] for line in lines[1::2]] == ["Bag", "Sneaker", "T-shirt/top"]
+
+
+def test_classify_prints_json_and_goes_on_after_a_file_that_fails(
+    tome_serve: Run, piped: Callable[[bytes], None]
+) -> None:
+    piped(b"")
+    files = ["none.png", "-", "README.md", "examples/bag.png"]
+    result = tome_serve("classify", *files, "--r", "16", "--top-k", "2", "--json")
+    assert result.returncode == 1
+    *failed, classified = map(json.loads, result.stdout.splitlines())
+    assert [answer["file"] for answer in failed] == files[:3]
+    reasons = ("cannot read none.png", "standard input is empty", "not an image of a supported")
+    for answer, reason in zip(failed, reasons, strict=True):
+        assert reason in answer["error"]
+        assert reason in result.stderr
+    labels = [each.pop("label") for each in classified["predictions"]]
+    assert labels[0] == "Bag"
+    assert classified["predictions"][0]["score"] > 0.99
+    assert (classified["file"], classified["model"]) == ("examples/bag.png", "fashion-mnist")
+    assert (classified["r"], classified["tokens"]) == ("16", {"input": 197, "output": 11})
+
+
+def test_the_version_is_that_of_the_project(tome_serve: Run) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for flag in ("--version", "-V"):
+        result = tome_serve(flag)
+        assert (result.returncode, result.stdout) == (0, f"tome-serve {project['version']}\n")
 
 
 def test_visualize_draws_merged_regions(tome_serve: Run, tmp_path: Path) -> None:

@@ -82,6 +82,19 @@ def test_an_error_names_the_image_that_cannot_be_decoded(tmp_path: Path) -> None
         read_pixels(tmp_path / "none.png", RGB)
 
 
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints/x.png", "__MACOSX/x.png", "cat/._x.png", "cat/.x/y.png"]
+)
+def test_what_tools_leave_behind_is_passed_over(tmp_path: Path, hidden: str) -> None:
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (3, 2), 5).save(tmp_path / "cat" / "x.png")
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).write_bytes(b"no image")
+    data = open_dataset(tmp_path)
+    assert data.classes == ("cat",)
+    assert data.sources == [tmp_path / "cat" / "x.png"]
+
+
 def test_a_limit_takes_images_of_all_classes(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

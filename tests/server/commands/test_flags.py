@@ -12,6 +12,7 @@ from server.commands.flags import (
     read_flags,
 )
 from server.errors import ConfigError
+from server.load.command import LoadCommand
 
 
 @pytest.mark.parametrize("flag", [["--r", "8"], ["--r=8"], ["-r", "8"]])
@@ -36,6 +37,30 @@ def test_every_wrong_flag_gets_a_line() -> None:
     first, *mistakes = str(caught.value).splitlines()
     assert first == "the settings are wrong:"
     assert {line.partition(":")[0] for line in mistakes} == {"top_k", "threads"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["a.png", "--r", "3", "b.png", "--json"], ["a.png", "b.png"]),
+        (["--json", "a.png", "-r=8", "-"], ["a.png", "-"]),
+        (["a,b.png", "[1].png", '"q".png', "{.png", "12", "null", " c.png"], None),
+        (["--", "-x.png", "--json"], ["-x.png", "--json"]),
+        (["caf\xe9.png", "\udcff.png"], None),
+    ],
+)
+def test_names_of_files_are_taken_as_they_are(
+    arguments: list[str], names: list[str] | None
+) -> None:
+    command = read_flags(ClassifyCommand, "classify", arguments)
+    assert command.images == [Path(name) for name in names or arguments]
+    assert command.json_lines == ("--json" in arguments and "--" not in arguments)
+
+
+def test_files_to_send_are_taken_as_they_are() -> None:
+    command = read_flags(LoadCommand, "load", ["a,b.png", "--json", "x.json", "[1].png"])
+    assert command.images == [Path("a,b.png"), Path("[1].png")]
+    assert command.json_file == Path("x.json")
 
 
 @pytest.mark.parametrize(

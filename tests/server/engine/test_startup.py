@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,22 @@ from tests.server.engine_client.pools import configuration
 from tome_core.schedule import Schedule
 
 
-def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(tiny_folder: Path) -> None:
-    served, (info,) = start_models(configuration(tiny_folder, levels=(0, 4, 99)))
+def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(
+    tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "tome.engine"):
+        served, (info,) = start_models(configuration(tiny_folder, levels=(0, 4, 99)))
+    steps = [line.getMessage() for line in caplog.records if "seconds" not in vars(line)]
+    assert [step.removeprefix("tiny: ").split()[0] for step in steps] == [
+        "opening",
+        "loading",
+        "optimising",
+        "calibrating",
+        "measuring",
+        "tiny",  # is ready
+    ]
+    done = [line.getMessage() for line in caplog.records if "seconds" in vars(line)]
+    assert [line.rpartition(": done in ")[0] for line in done] == steps[:-1]
     assert info.name == "tiny"
     assert [level.r for level in info.levels] == ["0", "4"]  # 99 is more than the tokens allow
     assert info.levels[0].speedup == 1

@@ -14,7 +14,7 @@ from server.load.pictures import generate_jpeg, read_pictures
 
 
 def test_files_folders_and_examples_are_read(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", "._a.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
     assert [picture.name for picture in read_pictures([tmp_path])] == ["a.jpg", "b.PNG"]
     (notes,) = read_pictures([tmp_path / "notes.txt"])  # a file need not be an image

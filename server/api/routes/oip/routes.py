@@ -27,13 +27,13 @@ from server.api.routes.oip.requests import (
 from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response
 from server.api.routes.service import (
     NAME,
-    VERSION,
     AppComponents,
     ComponentsDependency,
     get_components,
 )
 from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
+from server.settings import VERSION
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 

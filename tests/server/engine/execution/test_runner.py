@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from server.catalog.entries import read_catalog
-from server.commands.offline import classify
+from server.commands.classify import classify
 from server.engine.device.forward import FloatImages
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
@@ -138,4 +138,4 @@ def test_a_model_without_a_classifier_gives_features_only(
         np.testing.assert_allclose(found, vit(normalised(PIXELS)).numpy(), rtol=1e-4, atol=1e-4)
     settings = ModelSettings(config=tmp_path / "models.toml", threads=1)
     with pytest.raises(ConfigError, match="model tiny has no classifier"):
-        classify(settings, next(EXAMPLES.glob("*.png")), "0", "", 5)
+        classify(settings, [next(EXAMPLES.glob("*.png"))], "0", "", 5)

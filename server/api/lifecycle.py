@@ -16,6 +16,7 @@ from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
 from server.api.transport.backlog import ACCEPT_SECONDS
+from server.api.transport.lingering import LingerLimits
 from server.api.transport.listener import (
     ABORT_SECONDS,
     HttpServer,
@@ -103,6 +104,7 @@ class Lifecycle:
                 settings.header_timeout,
                 settings.send_timeout,
                 metrics.observe_error,
+                linger_limits(settings),
             )
 
         config = http_config(app, create_registry(), settings.forwarded_allow_ips)
@@ -208,6 +210,15 @@ class Lifecycle:
             f"ready: {url}  try: curl --data-binary @{example} '{url}/classify?r=16'\n"
         )
         sys.stdout.flush()
+
+
+def linger_limits(settings: Settings) -> LingerLimits:
+    """Return the limits of reading on after a response: those of a body, and its default at least.
+
+    A client may well send all of its body before it reads.
+    """
+    size = max(settings.max_body_bytes, LingerLimits.size)
+    return LingerLimits(settings.body_timeout, size)
 
 
 async def wait_for_first(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

@@ -33,6 +33,7 @@ MAX_PIPELINED = 32  # requests that wait behind the one in flight
 # A request that is being sent when the server stops has this long to arrive.
 SHUTDOWN_GRACE_SECONDS = 0.5
 RETRY_SECONDS = 1.0  # of a refused connection
+UNIX_CLIENT = "unix"  # in place of the address of a client
 MAX_REFUSED = 16  # refused connections that linger, beyond the limit on connections
 
 
@@ -133,6 +134,7 @@ class LimitedProtocol(HttpToolsProtocol):
             transport, self._registry.linger, self._expects_input, self._on_linger
         )
         super().connection_made(lingering)
+        self._set_addresses()
         if len(self.connections) > self._registry.max_connections:
             replaceable = self._registry.replaceable()
             if replaceable is None:
@@ -140,6 +142,20 @@ class LimitedProtocol(HttpToolsProtocol):
             replaceable.evict()
         self._registry.unused[self] = None
         self._start_header_timer()
+
+    def _set_addresses(self) -> None:
+        """Correct what uvicorn took for the addresses of both ends.
+
+        On a socket for both families an IPv4 client has an address such as ::ffff:192.0.2.1
+        (RFC 4291, section 2.5.5.2). Settings and logs know it as 192.0.2.1. The client of a Unix
+        socket has no address.
+        """
+        if self.server is not None and self.server[1] is None:
+            self.client = (UNIX_CLIENT, 0)
+        if self.client is not None:
+            self.client = (without_mapping(self.client[0]), self.client[1])
+        if self.server is not None:
+            self.server = (without_mapping(self.server[0]), self.server[1])
 
     def evict(self) -> None:
         """Close this idle connection in favour of a new one."""
@@ -298,3 +314,9 @@ class LimitedProtocol(HttpToolsProtocol):
             b"".join([STATUS_LINE[error.status], *header_lines, b"\r\n", response.body])
         )
         self.transport.close()
+
+
+def without_mapping(address: str) -> str:
+    """Return the IPv4 address that an IPv6 address stands for, or ``address`` itself."""
+    mapped = address.removeprefix("::ffff:")
+    return mapped if "." in mapped else address

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 
 import pytest
 import uvloop
@@ -14,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from server.api.transport import lingering, protocol
 from server.api.transport.lingering import LingerLimits
-from server.api.transport.listener import HttpServer, http_config, listen
-from server.api.transport.protocol import MAX_REFUSED, ConnectionRegistry
+from server.api.transport.protocol import MAX_REFUSED
+from tests.server.api.transport.in_loop import listening, run, until
 from tests.server.wire import read_response
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -52,28 +49,6 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_answer(server, head, s
         assert exchange(connection, head, size) == status
 
 
-@dataclass
-class Listening:
-    """A server in the event loop of the test; it answers before it has read a body."""
-
-    registry: ConnectionRegistry
-    http: HttpServer
-    address: tuple[str, int]
-    clients: list[asyncio.StreamWriter] = field(default_factory=list)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection(*self.address)
-        self.clients.append(writer)
-        return reader, writer
-
-    async def stop(self, listener: socket.socket) -> None:
-        for writer in self.clients:
-            writer.transport.abort()
-        await self.http.shutdown([listener])
-        await until(lambda: not self.registry.refused)
-        await asyncio.sleep(0)
-
-
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/wait":
         await receive()
@@ -82,40 +57,10 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": ANSWER})
 
 
-@contextlib.asynccontextmanager
-async def listening(limits: LingerLimits, max_connections: int = 100) -> AsyncIterator[Listening]:
-    registry = ConnectionRegistry(max_connections, 10, 10, lambda error: None, limits)
-    config = http_config(answer, registry)
-    config.load()
-    http = HttpServer(config)
-    http.lifespan = config.lifespan_class(config)
-    listener = listen("127.0.0.1", 0)
-    await http.startup([listener])
-    running = Listening(registry, http, listener.getsockname())
-    try:
-        yield running
-    finally:
-        await running.stop(listener)
-
-
-def run(loop_factory: Callable[[], asyncio.AbstractEventLoop], test: Awaitable[None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(30):
-            await test
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(limited())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("loop_factory", LOOPS)
 def test_the_end_of_the_answer_shows_before_the_client_has_sent_its_body(loop_factory):
     async def test() -> None:
-        async with listening(LingerLimits()) as server:
+        async with listening(answer, LingerLimits()) as server:
             reader, writer = await server.connect()
             writer.write(HEAD)
             assert (await reader.read()).endswith(ANSWER)  # up to the end of the stream
@@ -132,7 +77,7 @@ def test_the_end_of_the_answer_shows_before_the_client_has_sent_its_body(loop_fa
 @pytest.mark.parametrize("loop_factory", LOOPS)
 def test_bytes_are_read_up_to_a_bound(loop_factory):
     async def test() -> None:
-        async with listening(LingerLimits(seconds=600, size=1_000_000)) as server:
+        async with listening(answer, LingerLimits(seconds=600, size=1_000_000)) as server:
             reader, writer = await server.connect()
             writer.write(HEAD)
             await reader.read()
@@ -147,7 +92,7 @@ def test_bytes_are_read_up_to_a_bound(loop_factory):
 @pytest.mark.parametrize("loop_factory", LOOPS)
 def test_a_body_that_never_ends_is_read_for_a_limited_time(loop_factory):
     async def test() -> None:
-        async with listening(LingerLimits(seconds=0.3)) as server:
+        async with listening(answer, LingerLimits(seconds=0.3)) as server:
             reader, writer = await server.connect()
             writer.write(HEAD)
             await reader.read()
@@ -164,7 +109,7 @@ def test_a_client_that_sends_nothing_more_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(lingering, "IDLE_SECONDS", 0.1)
 
     async def test() -> None:
-        async with listening(LingerLimits(seconds=600)) as server:
+        async with listening(answer, LingerLimits(seconds=600)) as server:
             _, writer = await server.connect()
             writer.write(HEAD)
             await until(lambda: server.registry.lingering)
@@ -177,7 +122,7 @@ def test_a_stop_waits_for_it_only_shortly(monkeypatch):
     monkeypatch.setattr(protocol, "STOP_SECONDS", 0.1)
 
     async def test() -> None:
-        async with listening(LingerLimits(seconds=600)) as server:
+        async with listening(answer, LingerLimits(seconds=600)) as server:
             _, writer = await server.connect()
             writer.write(HEAD)
             await until(lambda: server.registry.lingering)
@@ -190,7 +135,7 @@ def test_a_stop_waits_for_it_only_shortly(monkeypatch):
 
 def test_at_the_limit_a_new_connection_replaces_the_one_that_only_reads_on():
     async def test() -> None:
-        async with listening(LingerLimits(), max_connections=2) as server:
+        async with listening(answer, LingerLimits(), max_connections=2) as server:
             _, busy = await server.connect()
             busy.write(WAITING_HEAD)
             await until(lambda: server.http.server_state.tasks)
@@ -205,7 +150,7 @@ def test_at_the_limit_a_new_connection_replaces_the_one_that_only_reads_on():
 
 def test_a_limited_number_of_refused_connections_reads_on():
     async def test() -> None:
-        async with listening(LingerLimits(), max_connections=1) as server:
+        async with listening(answer, LingerLimits(), max_connections=1) as server:
             _, busy = await server.connect()
             busy.write(WAITING_HEAD)
             await until(lambda: server.http.server_state.tasks)

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from server.engine_client.pool import EnginePool
 from server.errors import EngineStartError
 from server.metrics import Metrics
 from server.settings import Settings
+from server.system.unix_http import socket_path
 
 log = logging.getLogger("tome.server")
 
@@ -160,7 +162,8 @@ class Lifecycle:
         await wait_for_first(stop_requested, supervision, ready)
         if ready.done():
             freeze_live_objects()
-            self._announce()
+            sys.stdout.write(ready_line(self._urls))
+            sys.stdout.flush()
             await wait_for_first(stop_requested, supervision)
         ready.cancel()
         if not supervision.done():
@@ -213,18 +216,18 @@ class Lifecycle:
             self._stop_forced.set()
         self._stop_requested.set()
 
-    def _announce(self) -> None:
-        """Print the server's URLs and an example request to stdout."""
-        examples = sorted(Path("examples").glob("*.png"))
-        example = examples[0] if examples else "image.jpg"
-        curl = f"curl --data-binary @{example}"
-        target = self._urls[0]
-        if self._unix is not None:
-            curl += f" --unix-socket {target.removeprefix('unix:')}"
-            target = "http://localhost"
-        urls = " ".join(self._urls)
-        sys.stdout.write(f"ready: {urls}  try: {curl} '{target}/classify?r=16'\n")
-        sys.stdout.flush()
+
+def ready_line(urls: Sequence[str]) -> str:
+    """Return the line that says where the server listens, with an example request."""
+    examples = sorted(Path("examples").glob("*.png"))
+    example = examples[0] if examples else "image.jpg"
+    curl = f"curl --data-binary @{example}"
+    target = urls[0]
+    path = socket_path(target)
+    if path is not None:
+        curl += f" --unix-socket {path}"
+        target = "http://localhost"
+    return f"ready: {' '.join(urls)}  try: {curl} '{target}/classify?r=16'\n"
 
 
 def linger_limits(settings: Settings) -> LingerLimits:

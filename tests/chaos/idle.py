@@ -11,9 +11,9 @@ from tests.chaos.client import Connection, Lost, encode
 
 REQUEST = encode("GET", "/healthz")
 SPARE_FILES = 256  # of this process, for everything else
-# Well below the 75 s after which the server closes an idle connection.
-REFRESH_SECONDS = 20.0
-AT_ONCE = 50
+# Below the 75 s after which the server closes an idle connection, also where a wave takes seconds.
+REFRESH_SECONDS = 30.0
+AT_ONCE = 10
 
 
 class IdleConnections:
@@ -37,18 +37,22 @@ class IdleConnections:
             self._connections += await asyncio.gather(*opening)
         await self.refresh()
 
-    async def refresh(self) -> None:
-        """Send one request on each connection; drop and count those that are lost."""
-        for start in range(0, len(self._connections), AT_ONCE):
+    async def refresh(self, seconds: float = 0.0) -> None:
+        """Send one request on each connection, over ``seconds``; drop and count those lost."""
+        waves = range(0, len(self._connections), AT_ONCE)
+        for start in waves:
             wave = self._connections[start : start + AT_ONCE]
             await asyncio.gather(*map(self._refresh_one, wave))
+            await asyncio.sleep(seconds / len(waves))
         self._connections = [each for each in self._connections if not each.writer.is_closing()]
 
     async def keep(self) -> None:
-        """Refresh the connections before the server would close them, until cancelled."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            await self.refresh()
+        """Refresh the connections before the server would close them, until cancelled.
+
+        Little by little: the requests are no load of their own.
+        """
+        while self._connections:
+            await self.refresh(REFRESH_SECONDS)
 
     def close(self) -> None:
         """Close all connections."""

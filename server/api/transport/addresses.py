@@ -79,8 +79,9 @@ def _resolve(host: str, port: int) -> list[_Address]:
             type=socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE,
         )
-    except OSError as error:
-        text = f"{error.strerror}; give addresses of this machine, such as 127.0.0.1 or ::"
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "this is not a name"
+        text = f"{reason}; give addresses of this machine, such as 127.0.0.1 or ::"
         raise ConfigError(f"cannot listen on {_place(host, port)}: {text}") from error
     return [_Address(host, family, parts) for family, _, _, _, parts in found]
 

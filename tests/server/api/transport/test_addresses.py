@@ -98,6 +98,7 @@ def test_a_free_port_is_free_at_all_hosts(monkeypatch):
         ("192.0.2.1", "192.0.2.1:0: .* no interface of this machine has this address"),
         ("2001:db8::1", r"\[2001:db8::1\]:0: .* (no interface|this machine has no IPv6)"),
         ("name.invalid", "name.invalid:0: .* give addresses of this machine"),
+        ("no..name", "no..name:0: .* give addresses of this machine"),
     ],
 )
 def test_an_address_that_is_not_of_this_machine_is_explained(host, message):

@@ -62,7 +62,7 @@ VOLUME /cache
 EXPOSE 8000
 # /readyz rather than /healthz: "healthy" should mean that requests are answered. Docker itself restarts nothing for it;
 # a server that has given up its engine exits, and the restart policy sees that. The start period is TOME_START_TIMEOUT.
-# (http.client, not urllib: a proxy in the environment must not be asked for 127.0.0.1.)
-HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['TOME_PORT']), timeout=4); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
+# It follows TOME_HOST, TOME_PORT and TOME_UDS of the environment, not flags after the image's name.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 CMD ["python", "-P", "-m", "server.commands.health", "/readyz"]
 ENTRYPOINT ["tome-serve"]
 CMD ["serve"]

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from server import logs
 from server.api.lifecycle import END_SECONDS, wait_for_first
 from server.api.routes.prometheus import create_metrics_app
+from server.api.transport.addresses import listen
 from server.api.transport.backlog import ACCEPT_SECONDS
-from server.api.transport.listener import HttpServer, http_config, listen
+from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
 from server.asgi import create_server
 from server.errors import ConfigError
@@ -78,11 +79,11 @@ def build() -> FastAPI:
     app = create_server(settings)
     if settings.metrics_port is not None:
         app_lifespan = app.router.lifespan_context
-        listener = listen_on_free_port(settings.host, settings.metrics_port)
+        listeners = listen_on_free_port(settings.hosts, settings.metrics_port)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            async with serve_metrics(app.state.metrics, listener, settings), app_lifespan(app):
+            async with serve_metrics(app.state.metrics, listeners, settings), app_lifespan(app):
                 yield
 
         app.router.lifespan_context = lifespan
@@ -148,19 +149,19 @@ def with_default_threads(settings: Settings, resources: dict[str, float]) -> Set
     return settings.model_copy(update={"threads": threads})
 
 
-def listen_on_free_port(host: str, port: int) -> socket.socket:
+def listen_on_free_port(hosts: Sequence[str], port: int) -> list[socket.socket]:
     """Listen on the first free port, starting at ``port``. Raises `ConfigError`."""
     for candidate in range(port, port + METRICS_PORTS - 1):
         with contextlib.suppress(ConfigError):
-            return listen(host, candidate)
-    return listen(host, port + METRICS_PORTS - 1)
+            return listen(hosts, candidate)
+    return listen(hosts, port + METRICS_PORTS - 1)
 
 
 @contextlib.asynccontextmanager
 async def serve_metrics(
-    metrics: Metrics, listener: socket.socket, settings: Settings
+    metrics: Metrics, listeners: list[socket.socket], settings: Settings
 ) -> AsyncIterator[None]:
-    """Serve ``metrics`` on ``listener`` within the context."""
+    """Serve ``metrics`` on ``listeners`` within the context."""
     connections = ConnectionRegistry(
         settings.max_connections,
         settings.header_timeout,
@@ -168,8 +169,8 @@ async def serve_metrics(
         metrics.observe_error,
     )
     server = HttpServer(http_config(create_metrics_app(metrics), connections))
-    serve_task = asyncio.create_task(server.serve(sockets=[listener]))
-    log.info("metrics of this replica are on port %d", listener.getsockname()[1])
+    serve_task = asyncio.create_task(server.serve(sockets=listeners))
+    log.info("metrics of this replica are on port %d", listeners[0].getsockname()[1])
     try:
         yield
     finally:

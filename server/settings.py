@@ -99,12 +99,19 @@ class Settings(ModelSettings):
             "Device such as cpu, cuda:0 or auto; of several (cuda:0,cuda:1) each runs an engine."
         ),
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Addresses to listen on, comma-separated; :: listens on IPv4 and IPv6.",
+    )
     port: int = Field(
         8000,
         ge=0,
         le=65535,
         description="Port to listen on; 0 selects a free one.",
+    )
+    uds: Path | None = Field(
+        None,
+        description="Path of a Unix socket to listen on, in place of host and port.",
     )
     metrics_port: int | None = Field(
         None,
@@ -212,6 +219,11 @@ class Settings(ModelSettings):
     )
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return tuple(_split(self.host))
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The device of each engine."""
         return tuple(device.strip() for device in self.device.split(","))
@@ -238,6 +250,13 @@ class Settings(ModelSettings):
         if any(level < 0 for level in value):
             raise ValueError("levels must not be negative")
         return tuple(sorted({0, *value}))
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if not _split(value):
+            raise ValueError("host must name an address, such as 127.0.0.1")
+        return value
 
     @field_validator("root_path")
     @classmethod

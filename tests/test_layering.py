@@ -36,7 +36,7 @@ LAYERS = (
     ("tome_core.patching", "tome_core.optimizing"),
     ("tome_core",),
     # The server: what both processes share,
-    ("server.errors", "server.hardware", "server.logs", "server.allocator"),
+    ("server.errors", "server.hardware", "server.logs", "server.allocator", "server.system"),
     ("server.api_keys", "server.latency", "server.imaging"),
     ("server.settings", "server.catalog", "server.load", "server.top"),
     ("server.ipc",),

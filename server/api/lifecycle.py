@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from server.allocator import freeze_live_objects
 from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
+from server.api.transport.addresses import UnixListener, listen, url
 from server.api.transport.backlog import ACCEPT_SECONDS
+from server.api.transport.lingering import LingerLimits
 from server.api.transport.listener import (
     ABORT_SECONDS,
+    MAX_METRICS_CONNECTIONS,
     HttpServer,
     allow_connections,
     http_config,
-    listen,
 )
 from server.api.transport.protocol import ConnectionRegistry
 from server.engine_client.pool import EnginePool
 from server.errors import EngineStartError
 from server.metrics import Metrics
 from server.settings import Settings
+from server.system.unix_http import socket_path
 
 log = logging.getLogger("tome.server")
 
@@ -59,25 +63,34 @@ def run(
     Raises:
         ConfigError: the server cannot listen on an address.
     """
+    unix = None
     try:
-        listener = listen(settings.host, settings.port)
-        metrics_listener = None
+        metrics_listeners: list[socket.socket] = []
         if settings.metrics_port is not None:
-            metrics_listener = listen(settings.host, settings.metrics_port)
+            metrics_listeners = listen(settings.hosts, settings.metrics_port)
+        if settings.uds is not None:
+            unix = UnixListener(settings.uds)
+            listeners = [unix.socket]
+        else:
+            listeners = listen(settings.hosts, settings.port)
         lifecycle = Lifecycle(
-            settings, ApiKeys(keys), engine_pool, metrics, listener, metrics_listener
+            settings, ApiKeys(keys), engine_pool, metrics, listeners, metrics_listeners, unix
         )
         with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
             return runner.run(lifecycle.run())
     finally:
         engine_pool.kill()
+        if unix is not None:
+            unix.remove_file()
 
 
 class Lifecycle:
     """Starts and stops the engines and the HTTP servers in front of them, in order.
 
     Args:
-        metrics_listener: listens on the port of the metrics, if they have their own.
+        listeners: for requests.
+        metrics_listeners: on the port of the metrics; none if they have no port of their own.
+        unix: the one of ``listeners`` that has a file, if any.
     """
 
     def __init__(
@@ -86,31 +99,35 @@ class Lifecycle:
         keys: ApiKeys,
         engine_pool: EnginePool,
         metrics: Metrics,
-        listener: socket.socket,
-        metrics_listener: socket.socket | None,
+        listeners: list[socket.socket],
+        metrics_listeners: list[socket.socket],
+        unix: UnixListener | None = None,
     ) -> None:
         self._settings = settings
         self._engine_pool = engine_pool
-        self._listener = listener
+        self._unix = unix
+        self._urls = [url(listener) for listener in listeners]
         app = create_app(settings, keys, engine_pool, metrics)
         self._admission = app.state.components.admission
         self._tracing = app.state.tracing
         max_connections = allow_connections(settings.max_connections)
 
-        def create_registry() -> ConnectionRegistry:
+        def create_registry(limit: int) -> ConnectionRegistry:
             return ConnectionRegistry(
-                max_connections,
+                limit,
                 settings.header_timeout,
                 settings.send_timeout,
                 metrics.observe_error,
+                linger_limits(settings),
             )
 
-        config = http_config(app, create_registry(), settings.forwarded_allow_ips)
+        config = http_config(app, create_registry(max_connections), settings.forwarded_allow_ips)
         self.loop_factory = config.get_loop_factory()
-        self._servers = {HttpServer(config): listener}
-        if metrics_listener is not None:
-            metrics_config = http_config(create_metrics_app(metrics), create_registry())
-            self._servers[HttpServer(metrics_config)] = metrics_listener
+        self._servers = {HttpServer(config): listeners}
+        if metrics_listeners:
+            registry = create_registry(min(max_connections, MAX_METRICS_CONNECTIONS))
+            metrics_config = http_config(create_metrics_app(metrics), registry)
+            self._servers[HttpServer(metrics_config)] = metrics_listeners
         self._stop_requested = asyncio.Event()
         self._stop_forced = asyncio.Event()
 
@@ -138,7 +155,7 @@ class Lifecycle:
 
     async def _serve(self) -> None:
         servers = self._servers.items()
-        await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in servers))
+        await asyncio.gather(*(server.serve(sockets=listeners) for server, listeners in servers))
 
     async def _wait_for_stop(self, supervision: asyncio.Task[None]) -> bool:
         """Serve until a signal (True), or until no engine can be kept alive (False)."""
@@ -147,7 +164,8 @@ class Lifecycle:
         await wait_for_first(stop_requested, supervision, ready)
         if ready.done():
             freeze_live_objects()
-            self._announce()
+            sys.stdout.write(ready_line(self._urls))
+            sys.stdout.flush()
             await wait_for_first(stop_requested, supervision)
         ready.cancel()
         if not supervision.done():
@@ -169,6 +187,8 @@ class Lifecycle:
         self, serving: asyncio.Task[None], forced_stop: asyncio.Task[Any], all_answered: bool
     ) -> None:
         """Stop the HTTP servers; without a wait for their connections unless ``all_answered``."""
+        if self._unix is not None:
+            self._unix.remove_file()  # so that no connection follows those that are pending
         for server in self._servers:
             server.should_exit = True
             server.force_exit = not all_answered
@@ -198,18 +218,27 @@ class Lifecycle:
             self._stop_forced.set()
         self._stop_requested.set()
 
-    def _announce(self) -> None:
-        """Print the server's URL and an example request to stdout."""
-        host, port = self._listener.getsockname()[:2]
-        if ":" in host:
-            host = f"[{host}]"  # an IPv6 address in a URL (RFC 3986, section 3.2.2)
-        url = f"http://{host}:{port}"
-        examples = sorted(Path("examples").glob("*.png"))
-        example = examples[0] if examples else "image.jpg"
-        sys.stdout.write(
-            f"ready: {url}  try: curl --data-binary @{example} '{url}/classify?r=16'\n"
-        )
-        sys.stdout.flush()
+
+def ready_line(urls: Sequence[str]) -> str:
+    """Return the line that says where the server listens, with an example request."""
+    examples = sorted(Path("examples").glob("*.png"))
+    example = examples[0] if examples else "image.jpg"
+    curl = f"curl --data-binary @{example}"
+    target = urls[0]
+    path = socket_path(target)
+    if path is not None:
+        curl += f" --unix-socket {path}"
+        target = "http://localhost"
+    return f"ready: {' '.join(urls)}  try: {curl} '{target}/classify?r=16'\n"
+
+
+def linger_limits(settings: Settings) -> LingerLimits:
+    """Return the limits of reading on after a response: those of a body, and its default at least.
+
+    A client may well send all of its body before it reads.
+    """
+    size = max(settings.max_body_bytes, LingerLimits.size)
+    return LingerLimits(settings.body_timeout, size)
 
 
 async def wait_for_first(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:

@@ -108,10 +108,21 @@ def largest_input_bytes(model_infos: Iterable[ModelInfo]) -> int:
     return max(sizes)
 
 
+def lowest_number(descriptor: int) -> int:
+    """Move an inherited file to the lowest free descriptor, and return that.
+
+    It comes with the number that it has in the API process, which is large where many connections
+    are open. Libraries may call select(), which takes numbers up to 1023.
+    """
+    moved = os.dup(descriptor)
+    os.close(descriptor)
+    return moved
+
+
 def run_process() -> NoReturn:
     """Run `main` with the descriptors of the command line, and end the process."""
     try:
-        descriptors = [int(argument) for argument in sys.argv[1:4]]
+        descriptors = [lowest_number(int(argument)) for argument in sys.argv[1:4]]
         exit_code = main(*descriptors)
     except Exception:
         log.critical("the engine failed", exc_info=True)

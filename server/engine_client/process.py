@@ -72,6 +72,9 @@ class EngineProcess:
         on_free: called with every slot that the engine does not use any more.
         module: the Python module that the process runs.
 
+    Raises:
+        OSError: the system has no more files, processes or memory.
+
     Attributes:
         ready: whether it accepts jobs.
         outstanding_tokens: work of all jobs that are not answered, as given to `submit`.
@@ -94,12 +97,15 @@ class EngineProcess:
         self.ready = False
         self.outstanding_tokens = 0
         self.cost_models: dict[str, CostModel] = {}
-        self._connection, engine_connection = socket.socketpair()
-        page = create_memory("tome-heartbeat", HeartbeatPage.SIZE)
-        self._page = HeartbeatPage(page)
-        self._process = _spawn(module, (engine_connection.fileno(), memory, page))
-        engine_connection.close()
-        os.close(page)
+        with contextlib.ExitStack() as after_start, contextlib.ExitStack() as after_failure:
+            self._connection, engine_connection = socket.socketpair()
+            after_failure.callback(self._connection.close)
+            after_start.callback(engine_connection.close)
+            page = create_memory("tome-heartbeat", HeartbeatPage.SIZE)
+            after_start.callback(os.close, page)
+            self._page = HeartbeatPage(page)
+            self._process = _spawn(module, (engine_connection.fileno(), memory, page))
+            after_failure.pop_all()
 
     @property
     def queued(self) -> int:

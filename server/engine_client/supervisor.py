@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ log = logging.getLogger("tome.engine")
 # Load time that Retry-After assumes until a start has been measured: about that of a small model
 # on a CPU. Too short a value costs clients one more retry.
 _FIRST_LOAD_SECONDS = 5.0
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Supervisor:
@@ -116,10 +118,33 @@ class Supervisor:
             wait = backoff(failed_starts)
             log.error("engine %s: %s; restart in %g s", self.name, reason, wait)
             await asyncio.sleep(wait)
-            if self._stopping:
+            process = await self._relaunch()
+            if process is None:
                 return
-            self.process = self._launch_process()
+            self.process = process
             self._on_restart(self.name)
+
+    async def _relaunch(self) -> EngineProcess | None:
+        """Launch the next process; None after `stop`.
+
+        A shortage of files, processes or memory passes. The server answers with 503 until then.
+
+        Raises:
+            OSError: the system cannot start a process, for another reason.
+        """
+        failures = 0
+        while not self._stopping:
+            try:
+                return self._launch_process()
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    raise
+                failures += 1
+                wait = backoff(failures)
+                text = "engine %s: no process can be started: %s; next attempt in %g s"
+                log.error(text, self.name, error.strerror, wait)
+                await asyncio.sleep(wait)
+        return None
 
     async def _run_process(self) -> EngineStartError | None:
         """Serve with the current process until it is lost; return the error if it cannot start."""

@@ -12,6 +12,7 @@ import pickle
 import select
 import socket
 import struct
+import time
 from typing import Any
 
 from server.ipc.engine_config import EngineConfig
@@ -19,6 +20,8 @@ from server.ipc.messages import FromEngine, ToEngine
 
 _LENGTH = struct.Struct("!I")
 _CHUNK_BYTES = 1 << 20  # most bytes of one receive call
+# poll() waits for whole milliseconds. A loop with a batch on a GPU waits for less.
+_POLL_RESOLUTION = 0.001
 
 
 class ChannelClosed(Exception):
@@ -36,6 +39,9 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        # Not select(), which refuses descriptors from 1024 on (POSIX, FD_SETSIZE).
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._buffer = bytearray()
         self._received: list[Any] = []
 
@@ -83,8 +89,12 @@ class Channel:
 
     def _is_readable(self, timeout: float | None) -> bool:
         """Wait up to ``timeout`` seconds until bytes have arrived or the other end is closed."""
-        readable, _, _ = select.select([self._socket], [], [], timeout)
-        return bool(readable)
+        if timeout is None:
+            return bool(self._poll.poll())
+        if 0 < timeout < _POLL_RESOLUTION:
+            time.sleep(timeout)
+            timeout = 0.0
+        return bool(self._poll.poll(timeout * 1000))
 
     def _receive_chunk(self) -> bytes:
         """Return bytes that have arrived; none if the other end is closed."""

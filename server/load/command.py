@@ -47,7 +47,10 @@ class LoadCommand(BaseSettings):
         [],
         description="Image files, or folders of them; default: the examples, or a generated JPEG.",
     )
-    url: str = Field("http://127.0.0.1:8000", description="URL of the server.")
+    url: str = Field(
+        "http://127.0.0.1:8000",
+        description="URL of the server, or unix: and the path of its socket.",
+    )
     endpoint: Endpoint = Field("classify", description="Endpoint to send requests to.")
     r: str = Field(
         "",

@@ -7,6 +7,7 @@ import os
 from urllib.parse import urlsplit
 
 from server.load.connection import Connection, NoAnswer
+from server.system.unix_http import socket_path
 
 
 class Connections:
@@ -17,6 +18,7 @@ class Connections:
     """
 
     def __init__(self, url: str, limit: int, timeout: float) -> None:
+        self._socket_path = socket_path(url)
         parts = urlsplit(url)
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
@@ -58,20 +60,29 @@ class Connections:
             self._idle.pop().close()
 
     async def _open(self) -> Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout):
-                _, connection = await loop.create_connection(
-                    self._new_connection,
-                    self._host,
-                    self._port,
-                    ssl=True if self._tls else None,
-                )
+                connection = await self._connect()
         except TimeoutError:
             raise NoAnswer("connect", f"no connection within {self._timeout:g} s") from None
         except OSError as error:
             raise NoAnswer("connect", _error_text(error)) from error
         self.opened += 1
+        return connection
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._socket_path is not None:
+            _, connection = await loop.create_unix_connection(
+                self._new_connection, self._socket_path
+            )
+            return connection
+        _, connection = await loop.create_connection(
+            self._new_connection,
+            self._host,
+            self._port,
+            ssl=True if self._tls else None,
+        )
         return connection
 
     def _new_connection(self) -> Connection:

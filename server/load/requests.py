@@ -7,6 +7,7 @@ from random import Random
 from urllib.parse import urlencode, urlsplit
 
 from server.load.spec import LoadSpec
+from server.system.unix_http import socket_path
 
 
 class Requests:
@@ -37,7 +38,7 @@ def draws(spec: LoadSpec) -> Iterator[tuple[str, int]]:
 def _head(spec: LoadSpec, r: str, length: int) -> bytes:
     """Return the request line and the header fields, with the empty line that ends them."""
     parts = urlsplit(spec.url)
-    host = parts.netloc.rpartition("@")[2]
+    host = parts.netloc.rpartition("@")[2] or "localhost"  # a Unix socket has no host
     lines = [
         f"POST {_target(spec, r)} HTTP/1.1",
         f"Host: {host}",
@@ -53,7 +54,8 @@ def _head(spec: LoadSpec, r: str, length: int) -> bytes:
 
 def _target(spec: LoadSpec, r: str) -> str:
     """Return path and query of a request."""
-    path = urlsplit(spec.url).path.rstrip("/")
+    is_unix = socket_path(spec.url) is not None
+    path = "" if is_unix else urlsplit(spec.url).path.rstrip("/")
     parameters = {}
     if r:
         parameters["r"] = r

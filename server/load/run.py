@@ -17,9 +17,11 @@ from server.load.record import Observer, Record
 from server.load.report import LoadReport
 from server.load.requests import Requests, draws
 from server.load.spec import LoadSpec
+from server.system.file_limit import raise_file_limit
 
 # Longest sleep, so that a stop takes effect soon.
 _MAX_SLEEP_SECONDS = 0.25
+_OTHER_FILES = 32  # besides the connections
 
 
 async def run_load(
@@ -53,6 +55,7 @@ class _Run:
         self.observe = observe
         self.stop = stop
         limit = spec.connections or spec.max_connections
+        raise_file_limit(limit + _OTHER_FILES)
         self.connections = Connections(spec.url, limit, spec.timeout)
         self.requests = Requests(spec)
         self.draws = draws(spec)

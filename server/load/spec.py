@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from server.errors import ConfigError
 from server.load.arrivals import Arrivals
 from server.load.pictures import Picture
+from server.system.unix_http import socket_path
 
 Endpoint = Literal["classify", "embed"]
 
@@ -68,7 +69,8 @@ class LoadSpec:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
+        if not is_http and not socket_path(self.url):
             raise ConfigError(
                 f"{self.url!r} is not the URL of a server, such as http://127.0.0.1:8000"
             )

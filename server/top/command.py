@@ -34,7 +34,10 @@ class TopCommand(BaseSettings):
 
     url: str = Field(
         "http://127.0.0.1:8000",
-        description="URL of the server; with TOME_METRICS_PORT the URL of its /metrics.",
+        description=(
+            "URL of the server, or unix: and the path of its socket; with TOME_METRICS_PORT the URL"
+            " of its /metrics."
+        ),
     )
     interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two scrapes.")
     once: CliImplicitFlag[bool] = Field(False, description="Print one interval and exit.")
@@ -47,7 +50,7 @@ def top(command: TopCommand) -> int:
         ConfigError: there are no metrics at the URL. If the server stops later, the screen says so
             until it is back.
     """
-    if urlsplit(command.url).scheme not in ("http", "https"):
+    if urlsplit(command.url).scheme not in ("http", "https", "unix"):
         raise ConfigError(
             f"{command.url!r} is not the URL of a server, such as http://127.0.0.1:8000"
         )

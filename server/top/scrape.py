@@ -10,6 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.system.unix_http import UnixConnection, socket_path
+
 TIMEOUT_SECONDS = 5.0
 
 # Labels and value of each series, by the name of the sample.
@@ -75,9 +77,8 @@ def scrape(url: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
     Raises:
         NoMetrics: there is no answer, or an answer without metrics.
     """
-    address = urlsplit(url)
     try:
-        status, text = _get(address, timeout)
+        status, text = _get(url, timeout)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NoMetrics(f"no answer: {reason}") from error
@@ -86,18 +87,27 @@ def scrape(url: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
     return Scrape.parse(text, time.monotonic())
 
 
-def _get(url: SplitResult, timeout: float) -> tuple[int, str]:
+def _get(url: str, timeout: float) -> tuple[int, str]:
     """Return status and body of a GET request."""
-    connect: type[http.client.HTTPConnection] = http.client.HTTPConnection
-    if url.scheme == "https":
-        connect = http.client.HTTPSConnection
-    host = url.hostname or ""
-    connection = connect(host, url.port, timeout=timeout)
+    address = urlsplit(url)
+    connection = _connection(url, address, timeout)
+    path = address.path.rstrip("/") or "/metrics"
+    if socket_path(url) is not None:
+        path = "/metrics"
     try:
-        path = url.path.rstrip("/") or "/metrics"
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read()
         return response.status, body.decode("utf-8", "replace")
     finally:
         connection.close()
+
+
+def _connection(url: str, address: SplitResult, timeout: float) -> http.client.HTTPConnection:
+    path = socket_path(url)
+    if path is not None:
+        return UnixConnection(path, timeout)
+    host = address.hostname or ""
+    if address.scheme == "https":
+        return http.client.HTTPSConnection(host, address.port, timeout=timeout)
+    return http.client.HTTPConnection(host, address.port, timeout=timeout)

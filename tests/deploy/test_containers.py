@@ -127,7 +127,7 @@ def test_builder_is_sent_nothing_but_what_it_needs() -> None:
 def test_compose_hands_on_every_setting() -> None:
     names = {name for name in server()["environment"] if name.startswith("TOME_")}
     # Inside the container the address is fixed; what is published says `ports`.
-    assert names == SETTINGS - {"TOME_HOST", "TOME_PORT", "TOME_METRICS_PORT"}
+    assert names == SETTINGS - {"TOME_HOST", "TOME_PORT", "TOME_UDS", "TOME_METRICS_PORT"}
 
 
 def test_compose_repeats_no_default_wrongly() -> None:

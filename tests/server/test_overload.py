@@ -93,6 +93,10 @@ def test_a_stop_answers_all_accepted_requests(start_server, eventually):
         refused = httpx.post(f"{server.url}/classify", content=SNEAKER)
         assert assert_problem(refused, 503, "overloaded")["reason"] == "draining"
         assert refused.headers["connection"] == "close"
+        with server.connect() as early:
+            early.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 15000000\r\n\r\n")
+            early.sendall(b"x" * 15_000_000)
+            assert_problem(read_response(early), 503, "overloaded")
         assert httpx.get(f"{server.url}/healthz").status_code == 200
         # The same in the words of the Open Inference Protocol.
         for path in ("health/ready", "models/fashion-mnist/ready"):

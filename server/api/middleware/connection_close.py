@@ -1,4 +1,4 @@
-"""Closing a connection after a response, so that the client reads the response and not a reset."""
+"""Whether a connection ends after a response, and that the client then reads it and not a reset."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.contract.asgi_extensions import LINGERING_CLOSE
+
 LINGER_SECONDS = 2.0
 # The rest of the body is useless after these (RFC 9110, sections 15.5.9 and 15.5.14).
 _CLOSING_STATUSES = (408, 413)
@@ -17,10 +19,12 @@ _CLOSING_STATUSES = (408, 413)
 class ConnectionClose:
     """ASGI middleware: closes connections that cannot be reused, once the client has sent its body.
 
-    A connection ends after a response that makes the rest of the body useless, and after every
-    response while the server drains. Before it ends, the rest of the body is read and discarded,
-    for `LINGER_SECONDS` at most: closing a socket with unread bytes sends a reset, which can
-    overtake the response (RFC 9112, section 9.6).
+    A connection ends after a response that makes the rest of the body useless, after every response
+    while the server drains, and if the client asked for it. Closing a socket with unread bytes
+    sends a reset, which can overtake the response (RFC 9112, section 9.6). This server's own
+    connections read on by themselves (`server.api.transport.lingering`). Under another ASGI server
+    the rest of the body is read and discarded here before the response ends, for `LINGER_SECONDS`
+    at most.
 
     Args:
         is_draining: whether the server drains.
@@ -34,7 +38,7 @@ class ConnectionClose:
         """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        exchange = _Exchange(Headers(scope=scope), receive, send, self.is_draining)
+        exchange = _Exchange(scope, receive, send, self.is_draining)
         await self.app(scope, exchange.receive, exchange.send)
 
 
@@ -43,7 +47,7 @@ class _Exchange:
 
     def __init__(
         self,
-        headers: Headers,
+        scope: Scope,
         receive: Receive,
         send: Send,
         is_draining: Callable[[], bool],
@@ -51,6 +55,9 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._is_draining = is_draining
+        headers = Headers(scope=scope)
+        self._server_lingers = LINGERING_CLOSE in scope.get("extensions", {})
+        self._client_closes = _asks_to_close(scope, headers)
         self._expects_continue = "expect" in headers
         self._body_unread = (
             "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
@@ -71,18 +78,27 @@ class _Exchange:
             if self._closing:
                 MutableHeaders(scope=message)["Connection"] = "close"
         is_end = message["type"] == "http.response.body" and not message.get("more_body")
-        if is_end and self._closing and self._body_unread:
+        if is_end and self._closing and self._body_unread and not self._server_lingers:
             await self._send({**message, "more_body": True})
             await discard_body(self._receive)
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
     def _must_close(self, status: int) -> bool:
-        if self._is_draining():
+        if self._is_draining() or self._client_closes:
             return True
         # A client that waits for "100 Continue" may or may not send its body after another
         # response, so the next bytes on the connection are ambiguous (RFC 9110, section 10.1.1).
         return self._body_unread and (status in _CLOSING_STATUSES or self._expects_continue)
+
+
+def _asks_to_close(scope: Scope, headers: Headers) -> bool:
+    """Return whether the connection ends after one request (RFC 9112, section 9.3).
+
+    uvicorn keeps no connection of HTTP/1.0 alive, whatever its header says.
+    """
+    options = headers.get("connection", "").lower().split(",")
+    return scope.get("http_version") == "1.0" or "close" in map(str.strip, options)
 
 
 async def discard_body(receive: Receive) -> None:

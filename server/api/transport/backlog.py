@@ -66,9 +66,10 @@ async def accept_pending(listeners: Iterable[socket.socket]) -> None:
 def drop_new_connections(listener: socket.socket) -> None:
     """Drop SYN packets to ``listener`` from now on, in every process that shares its socket.
 
-    Linux only. Some sandboxes reject socket filters, or accept them without effect.
+    Linux only. Some sandboxes reject socket filters, or accept them without effect. A Unix socket
+    has no packets: without its file no connection begins.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
         return
     instructions = [struct.pack("HBBI", *instruction) for instruction in _DROP_SYN]
     program = ctypes.create_string_buffer(b"".join(instructions))

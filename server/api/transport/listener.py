@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 from collections.abc import Generator, Sequence
 
@@ -13,8 +12,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.transport.backlog import accept_pending
-from server.api.transport.protocol import ConnectionRegistry, HttpConfig, LimitedProtocol
-from server.errors import ConfigError
+from server.api.transport.protocol import (
+    UNIX_CLIENT,
+    ConnectionRegistry,
+    HttpConfig,
+    LimitedProtocol,
+)
+from server.system.file_limit import raise_file_limit
 
 log = logging.getLogger("tome.server")
 
@@ -24,11 +28,13 @@ KEEP_ALIVE_SECONDS = 75
 # Requests that failed with their engines need a moment to write their responses; requests of
 # clients that do not read never end.
 ABORT_SECONDS = 0.5
-BACKLOG = 2048  # pending connections in the kernel, uvicorn's own default
+# Prometheus and a few viewers; they must not use up the files of those who send images.
+MAX_METRICS_CONNECTIONS = 32
 # Open files besides the connections: standard streams, listening sockets, the event loop, the
-# shared memory, and one socket per engine. About 30 on a machine with eight GPUs; twice as many for
-# files that libraries open.
-OTHER_FILES = 64
+# shared memory, and one socket per engine, about 30 on a machine with eight GPUs; the connections
+# to the port of the metrics, and refused ones (`protocol.MAX_REFUSED`); and files that libraries
+# open.
+OTHER_FILES = 128
 
 
 class HttpServer(uvicorn.Server):
@@ -74,26 +80,9 @@ class HttpServer(uvicorn.Server):
             await asyncio.wait(list(self.server_state.tasks), timeout=ABORT_SECONDS)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on ``host`` and ``port``. Raises `ConfigError`."""
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = addresses[0]
-        host_and_port = (str(address[0]), int(address[1]))
-        return socket.create_server(host_and_port, family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
-
-
 def allow_connections(wanted: int) -> int:
     """Raise the limit on open files for ``wanted`` connections. Return how many are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    limit = raise_file_limit(wanted + OTHER_FILES)
     allowed = max(1, limit - OTHER_FILES)
     if allowed < wanted:
         log.warning("the limit on open files (ulimit -n) allows only %d connections", allowed)
@@ -109,7 +98,7 @@ def http_config(
         app: the ASGI application.
         registry: of its connections.
         proxies: trusted addresses and networks: their ``X-Forwarded-For`` and
-            ``X-Forwarded-Proto`` headers are used.
+            ``X-Forwarded-Proto`` headers are used, and those of a client of a Unix socket.
     """
     return HttpConfig(
         app,
@@ -120,6 +109,13 @@ def http_config(
         lifespan="off",
         server_header=False,
         proxy_headers=bool(proxies),
-        forwarded_allow_ips=list(proxies),
+        forwarded_allow_ips=_trusted_clients(proxies),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
+
+
+def _trusted_clients(proxies: Sequence[str]) -> list[str]:
+    """Return ``proxies`` with the clients of a Unix socket, whose file says who may connect."""
+    if "*" in proxies:
+        return ["*"]
+    return [*proxies, UNIX_CLIENT]

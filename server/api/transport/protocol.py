@@ -19,7 +19,13 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from server.api.contract.asgi_extensions import LINGERING_CLOSE
 from server.api.contract.problem_details import problem_response
+from server.api.transport.lingering import (
+    STOP_SECONDS,
+    LingeringTransport,
+    LingerLimits,
+)
 from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, SlowHeader
 
 MAX_HEADER_BYTES = 65536
@@ -27,6 +33,8 @@ MAX_PIPELINED = 32  # requests that wait behind the one in flight
 # A request that is being sent when the server stops has this long to arrive.
 SHUTDOWN_GRACE_SECONDS = 0.5
 RETRY_SECONDS = 1.0  # of a refused connection
+UNIX_CLIENT = "unix"  # in place of the address of a client
+MAX_REFUSED = 16  # refused connections that linger, beyond the limit on connections
 
 
 @dataclass
@@ -39,25 +47,50 @@ class ConnectionRegistry:
             connection's begin.
         send_timeout: seconds after which a client must read on once the send buffer is full.
         on_refusal: called with the error of each refusal by the protocol.
+        linger: limits of what is read from a connection that closes.
+        lingering: connections with a complete response that discard input, oldest first.
         unused: connections without a request so far, oldest first.
         idle: kept-alive connections between two requests, longest idle first.
+        refused: connections beyond the limit that linger after their refusal, oldest first.
     """
 
     max_connections: int
     header_timeout: float
     send_timeout: float
     on_refusal: Callable[[RequestError], None]
+    linger: LingerLimits = field(default_factory=LingerLimits)
+    lingering: dict[LimitedProtocol, None] = field(default_factory=dict)
     unused: dict[LimitedProtocol, None] = field(default_factory=dict)
     idle: dict[LimitedProtocol, None] = field(default_factory=dict)
+    refused: dict[LimitedProtocol, None] = field(default_factory=dict)
 
     def mark_busy(self, connection: LimitedProtocol) -> None:
         """Record that ``connection`` is not idle any more."""
         self.unused.pop(connection, None)
         self.idle.pop(connection, None)
 
-    def longest_idle(self) -> LimitedProtocol | None:
-        """Return the connection to close for a new one: an unused one first."""
-        return next(iter(self.unused), None) or next(iter(self.idle), None)
+    def forget(self, connection: LimitedProtocol) -> None:
+        """Record that ``connection`` has ended."""
+        self.mark_busy(connection)
+        self.lingering.pop(connection, None)
+        self.refused.pop(connection, None)
+
+    def replaceable(self) -> LimitedProtocol | None:
+        """Return the connection to close for a new one.
+
+        One that only discards input comes first, then an unused one, then the one that is idle for
+        longest.
+        """
+        queues = (self.lingering, self.unused, self.idle)
+        return next((connection for queue in queues for connection in queue), None)
+
+    def add_refused(self, connection: LimitedProtocol) -> None:
+        """Let a refused connection linger; end the oldest of them if there are too many."""
+        self.refused[connection] = None
+        if len(self.refused) > MAX_REFUSED:
+            oldest = next(iter(self.refused))
+            del self.refused[oldest]
+            oldest.transport.abort()
 
 
 class HttpConfig(uvicorn.Config):
@@ -72,6 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection with limits."""
 
     config: HttpConfig
+    transport: LingeringTransport
 
     def __init__(self, config: HttpConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
@@ -79,6 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None  # runs until a header is complete
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
         self._in_header = False
+        self._in_message = False  # part of a request has arrived
         self._header_began = False  # in the data that is being parsed
         self._header_bytes = 0
         # The request in flight. With pipelining it is not `self.cycle`, the last one received.
@@ -95,26 +130,47 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; at the limit close an idle one, or refuse this one if none is."""
-        super().connection_made(transport)
+        lingering = LingeringTransport(
+            transport, self._registry.linger, self._expects_input, self._on_linger
+        )
+        super().connection_made(lingering)
+        self._set_addresses()
         if len(self.connections) > self._registry.max_connections:
-            longest_idle = self._registry.longest_idle()
-            if longest_idle is None:
+            replaceable = self._registry.replaceable()
+            if replaceable is None:
                 return self._refuse_connection()
-            longest_idle.evict()
+            replaceable.evict()
         self._registry.unused[self] = None
         self._start_header_timer()
 
+    def _set_addresses(self) -> None:
+        """Correct what uvicorn took for the addresses of both ends.
+
+        On a socket for both families an IPv4 client has an address such as ::ffff:192.0.2.1
+        (RFC 4291, section 2.5.5.2). Settings and logs know it as 192.0.2.1. The client of a Unix
+        socket has no address.
+        """
+        if self.server is not None and self.server[1] is None:
+            self.client = (UNIX_CLIENT, 0)
+        if self.client is not None:
+            self.client = (without_mapping(self.client[0]), self.client[1])
+        if self.server is not None:
+            self.server = (without_mapping(self.server[0]), self.server[1])
+
     def evict(self) -> None:
         """Close this idle connection in favour of a new one."""
-        self._registry.mark_busy(self)
+        self._registry.forget(self)
         # The transport reports the end later. Until then the closed connection must not count.
         self.connections.discard(self)
+        if self.transport.lingering:
+            return self.transport.abort()
         self._registry.on_refusal(Overloaded("idle", reason="idle-connection"))
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection."""
-        self._registry.mark_busy(self)
+        self._registry.forget(self)
+        self.transport.connection_lost()
         for timer in (self._header_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
@@ -127,6 +183,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, and count those of the header."""
+        if self.transport.lingering:
+            return self.transport.discard(data)
         if self._all_answered:
             self._start_header_timer()
         super().data_received(data)
@@ -142,7 +200,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start to count a header."""
         super().on_message_begin()
+        self.scope["extensions"] = {LINGERING_CLOSE: {}}
         self._in_header = True
+        self._in_message = True
         self._header_began = True
         self._header_bytes = 0
 
@@ -160,6 +220,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Start the keep-alive timeout if the response came before the end of the body."""
         super().on_message_complete()
+        self._in_message = False
         if self.cycle.response_complete and not self.transport.is_closing():
             self._stop_header_timer()
             self._unset_keepalive_if_required()
@@ -180,6 +241,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection after its response, or after the request that may be arriving."""
+        self.transport.limit_seconds(STOP_SECONDS)
         if self._all_answered:
             self.loop.call_later(SHUTDOWN_GRACE_SECONDS, super().shutdown)
         else:
@@ -204,6 +266,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer data that is not HTTP with a problem."""
         self._refuse(Malformed("this is not an HTTP/1.1 request"))
 
+    def _expects_input(self) -> bool:
+        """Return whether the client has not sent the whole of its last request, or sends more."""
+        return self._in_message or bool(self.pipeline)
+
+    def _on_linger(self) -> None:
+        self._stop_header_timer()
+        self._registry.mark_busy(self)
+        if self in self.connections:
+            self._registry.lingering[self] = None
+
     def _start_header_timer(self) -> None:
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(
@@ -225,10 +297,13 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse_connection(self) -> None:
         detail = f"{self._registry.max_connections} connections are busy already"
         error = Overloaded(detail, retry_after=RETRY_SECONDS, reason="too-many-connections")
+        self.connections.discard(self)
+        self._registry.add_refused(self)
         self._refuse(error)
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with ``error`` without a call of the application, and close the connection."""
+        self._in_message = True  # the rest of it will not be parsed
         self._registry.on_refusal(error)
         request_id = uuid.uuid4().hex
         response = problem_response(
@@ -239,3 +314,9 @@ class LimitedProtocol(HttpToolsProtocol):
             b"".join([STATUS_LINE[error.status], *header_lines, b"\r\n", response.body])
         )
         self.transport.close()
+
+
+def without_mapping(address: str) -> str:
+    """Return the IPv4 address that an IPv6 address stands for, or ``address`` itself."""
+    mapped = address.removeprefix("::ffff:")
+    return mapped if "." in mapped else address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -89,3 +90,15 @@ def test_slots_hold_the_largest_input_of_any_model_as_float32(
     large = replace(small, transform=replace(small.transform, size=(3, 48, 64)))
     assert engine.largest_input_bytes([small]) == 3 * 32 * 32 * 4
     assert engine.largest_input_bytes([small, large]) == 3 * 48 * 64 * 4
+
+
+def test_an_inherited_descriptor_moves_to_the_lowest_number(engine: ModuleType) -> None:
+    with open(os.devnull) as free, open(os.devnull) as file:
+        lowest = free.fileno()
+        inherited = os.dup(file.fileno())
+        free.close()
+        moved = engine.lowest_number(inherited)
+        assert moved == lowest
+        os.close(moved)
+        with pytest.raises(OSError):
+            os.fstat(inherited)

@@ -1,6 +1,7 @@
 """Restarts of an engine, with made-up processes."""
 
 import asyncio
+import errno
 
 import pytest
 
@@ -57,7 +58,9 @@ class MadeUpProcess(EngineProcess):
 class Engine:
     """A supervisor whose processes have the given results, one after the other, then stops."""
 
-    def __init__(self, *results: Ready | EngineStartError, failed_starts: int = 2) -> None:
+    def __init__(
+        self, *results: Ready | EngineStartError | OSError, failed_starts: int = 2
+    ) -> None:
         self.results = list(results)
         self.launched: list[Accelerations] = []
         self.supervisor = Supervisor(
@@ -70,7 +73,10 @@ class Engine:
 
     def launch(self, accelerations: Accelerations) -> EngineProcess:
         self.launched.append(accelerations)
-        return MadeUpProcess(self.results[len(self.launched) - 1])
+        result = self.results[len(self.launched) - 1]
+        if isinstance(result, OSError):
+            raise result
+        return MadeUpProcess(result)
 
     def stop_after_the_last(self, name: str) -> None:
         if len(self.launched) == len(self.results):
@@ -138,6 +144,23 @@ def test_an_unsafe_acceleration_that_is_left_out_already_counts_as_a_failed_star
     with pytest.raises(EngineStartError, match="CUDA graphs failed"):
         engine.run()
     assert engine.launched == [Accelerations(), NO_GRAPHS]
+
+
+def test_a_shortage_of_files_passes_and_does_not_count_as_a_failed_start(
+    waits: list[int],
+) -> None:
+    shortage = OSError(errno.EMFILE, "Too many open files")
+    engine = Engine(READY, *[shortage] * 3, READY, failed_starts=1)
+    engine.run()
+    assert waits == [0, 1, 2, 3]
+    assert not engine.supervisor.given_up
+
+
+def test_a_process_that_cannot_be_started_at_all_gives_the_engine_up() -> None:
+    engine = Engine(READY, FileNotFoundError(errno.ENOENT, "No such file"), READY)
+    with pytest.raises(FileNotFoundError):
+        engine.run()
+    assert engine.supervisor.given_up
 
 
 def test_an_engine_that_is_not_ready_is_expected_after_the_time_of_its_last_start() -> None:

@@ -1,6 +1,8 @@
 """Messages over a real socket pair."""
 
 import asyncio
+import fcntl
+import resource
 import socket
 import threading
 
@@ -67,3 +69,22 @@ def test_receiving_from_a_closed_end_raises_channel_closed() -> None:
         api_end.close()
         with pytest.raises(ChannelClosed):
             Channel(engine_end).receive()
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.0001, 0.002, None])
+def test_descriptors_may_be_larger_than_select_takes(timeout: float | None) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    large = 1500
+    if hard != resource.RLIM_INFINITY and hard <= large:
+        pytest.skip("the limit on open files is too low")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, large + 1), hard))
+    api_end, engine_end = socket.socketpair()
+    try:
+        moved = socket.socket(fileno=fcntl.fcntl(engine_end, fcntl.F_DUPFD_CLOEXEC, large))
+        with api_end, engine_end, moved:
+            channel = Channel(moved)
+            assert channel.receive_all(timeout=0) == []
+            api_end.sendall(pack(1))
+            assert channel.receive_all(timeout) == [1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import free_port
-from tests.server.wire import SNEAKER, assert_problem
+from tests.server.wire import SNEAKER, assert_problem, read_response
 
 KEYS = ("first-secret", "second-secret")
 
@@ -42,6 +42,15 @@ def is_alive(server):
         return httpx.get(f"{server.url}/healthz").status_code == 200
     except httpx.ConnectError:
         return False
+
+
+def test_a_request_that_closes_its_connection_is_answered_while_it_sends(guarded):
+    body = b"x" * 15_000_000
+    with guarded.connect() as connection:
+        head = f"POST /classify HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode())
+        connection.sendall(body)
+        assert_problem(read_response(connection), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from server.api.contract.asgi_extensions import LINGERING_CLOSE
 from server.api.middleware import connection_close
 from server.api.middleware.connection_close import ConnectionClose, discard_body
 from tests.server.api.middleware.asgi import answer, http_scope, run
@@ -31,6 +32,22 @@ def test_a_response_that_makes_the_rest_of_the_body_useless_closes(status):
     assert exchange.received == []
     assert [message.get("more_body", False) for message in exchange.sent[1:]] == [True, False]
     assert b"".join(message["body"] for message in exchange.sent[1:]) == b"done"
+
+
+@pytest.mark.parametrize("headers", [BODY, {**BODY, "Connection": "Keep-Alive, Close"}])
+def test_every_response_closes_if_the_client_does_not_keep_the_connection(headers):
+    version = "1.0" if headers == BODY else "1.1"
+    scope = {**http_scope("POST", headers=headers), "http_version": version}
+    exchange = run(ConnectionClose(answer(422), is_serving), scope, b"some", b"more")
+    assert exchange.headers["connection"] == "close"
+    assert exchange.received == []
+
+
+def test_a_server_that_lingers_discards_the_body_itself():
+    scope = {**http_scope("POST", headers=BODY), "extensions": {LINGERING_CLOSE: {}}}
+    exchange = run(ConnectionClose(answer(413), is_serving), scope, b"some", b"more")
+    assert exchange.headers["connection"] == "close"
+    assert len(exchange.received) == len(exchange.sent) == 2
 
 
 @pytest.mark.parametrize("status", [200, 422])

@@ -13,8 +13,9 @@ import pytest
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from server.api.transport.addresses import listen
 from server.api.transport.backlog import drop_new_connections
-from server.api.transport.listener import HttpServer, http_config, listen
+from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
 from server.errors import RequestError
 
@@ -102,7 +103,7 @@ def test_a_server_that_stops_answers_all_pending_connections(loop_factory) -> No
     refusals: list[RequestError] = []
 
     async def serve(clients: contextlib.ExitStack) -> list[bytes]:
-        listener = listen("127.0.0.1", 0)
+        (listener,) = listen(["127.0.0.1"], 0)
         limits = ConnectionRegistry(
             max_connections=100, header_timeout=10, send_timeout=10, on_refusal=refusals.append
         )

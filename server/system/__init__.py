@@ -1,0 +1,1 @@
+"""What the operating system gives: limits of the process, Unix sockets."""

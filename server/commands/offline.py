@@ -27,6 +27,7 @@ from server.imaging.decode import decode
 from server.imaging.visualization import draw_regions
 from server.ipc.messages import OutputKind
 from server.settings import ModelSettings, Settings
+from tome_core.backends.cpu.library import limit_isa
 from tome_core.schedule import Schedule
 
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
@@ -52,6 +53,7 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     Raises:
         ConfigError: it cannot be loaded.
     """
+    limit_isa(settings.cpu_isa)
     set_threads(settings.threads)
     device = pick_device(settings.device)
     set_current_device(device)

@@ -34,6 +34,7 @@ from server.errors import UnsafeAcceleration
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, ModelInfo
 from server.latency.cost import RecordedGraphs
+from tome_core.backends.cpu.library import limit_isa
 
 log = logging.getLogger("tome.engine")
 
@@ -46,6 +47,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
         UnsafeAcceleration: a new process has to start, with fewer accelerations.
     """
     specs = read_catalog(config.catalog_path, config.models)
+    limit_isa(config.cpu_isa)
     threads = set_threads(config.threads, config.engine_count)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)

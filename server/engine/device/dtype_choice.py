@@ -23,10 +23,12 @@ from server.engine.device.self_check import summarize_error
 
 log = logging.getLogger("tome.engine")
 
-TOKENS = 200  # of the timed batch, or those of one image if it has more
+# The timed batch: as many images as these MACs allow, which take a core some 30 ms; at least one.
+MAX_MACS = 2e9
+MAX_IMAGES = 8
 # Turns end with the budget. A large model on a slow device gets one turn after the first run.
-BUDGET_SECONDS = 0.25
-MAX_TURNS = 30
+BUDGET_SECONDS = 0.15
+MAX_TURNS = 10
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,9 @@ def _prepare_run(
 ) -> Callable[[], float]:
     """Return a function that runs one batch in ``dtype`` and returns the seconds."""
     network = tome_core.optimize(short, dtype)
-    image = torch.zeros(1, *image_shape, dtype=dtype)
-    count = max(1, TOKENS // network.input_tokens(image))
+    tokens = network.input_tokens(torch.zeros(1, *image_shape, dtype=dtype))
+    image_macs = network.cost().macs(network.token_counts(r, tokens))
+    count = min(MAX_IMAGES, max(1, int(MAX_MACS / image_macs)))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, *image_shape, generator=generator).to(dtype)
 

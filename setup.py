@@ -1,28 +1,54 @@
 """The compiled part of the package; everything else is in pyproject.toml."""
 
-from setuptools import Extension, setup
+import copy
+from pathlib import Path
 
-# Plain C++, loaded with ctypes: no headers of Python or torch. OpenMP's symbols come from torch at
-# run time, hence no -fopenmp for the linker. Where it cannot be compiled the installation goes on,
-# and PyTorch's kernels are used.
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+_FOLDER = "tome_core/backends/cpu"
+_SOURCES = ("attention", "encoder", "linear", "merging", "norm", "processor")
+_HEADERS = ("simd", "functions", "kernels", "products")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
+
+
+def _library(name: str, *flags: str) -> Extension:
+    """One library of kernels.
+
+    Plain C++, loaded with ctypes: no headers of Python or torch. OpenMP's symbols come from torch
+    at run time, hence no -fopenmp for the linker. Where it cannot be compiled the installation goes
+    on: without the one for bfloat16, or without any, PyTorch's kernels are used.
+    """
+    return Extension(
+        f"tome_core.backends.cpu.{name}",
+        sources=[f"{_FOLDER}/{source}.cpp" for source in _SOURCES],
+        depends=[f"{_FOLDER}/{header}.h" for header in _HEADERS],
+        language="c++",
+        optional=True,
+        extra_compile_args=[
+            *("-O3", "-g0", "-w", "-std=c++17", "-fopenmp", "-fvisibility=hidden"),
+            *_AVX512,
+            *flags,
+        ],
+    )
+
+
+class BuildApart(build_ext):
+    """Keeps the object files of the libraries apart, since these share their sources."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile one library in a folder of its own."""
+        apart = copy.copy(self)
+        apart.build_temp = str(Path(self.build_temp, ext.name))
+        build_ext.build_extension(apart, ext)
+
+
+# The same sources for each type of activations: a library asks for no instruction that it does not
+# use.
 setup(
     ext_modules=[
-        Extension(
-            "tome_core.backends.cpu._kernels",
-            sources=[
-                f"tome_core/backends/cpu/{name}.cpp"
-                for name in ("attention", "encoder", "linear", "merging", "norm")
-            ],
-            depends=[
-                f"tome_core/backends/cpu/{name}.h"
-                for name in ("simd", "functions", "kernels", "products")
-            ],
-            language="c++",
-            optional=True,
-            extra_compile_args=[
-                *("-O3", "-g0", "-w", "-std=c++17", "-fopenmp", "-fvisibility=hidden"),
-                *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma"),
-            ],
-        )
-    ]
+        _library("_kernels_avx512"),
+        _library("_kernels_avx512_bf16", "-DTOME_BF16", "-mavx512bf16"),
+    ],
+    cmdclass={"build_ext": BuildApart},
 )

@@ -35,10 +35,12 @@ BATCH = 8
 
 ALONE = """
 import statistics, sys, time, timm, torch, tome_core
-from server.engine.device.placement import pick_device, pick_dtype
+from server.engine.device.dtype_choice import choose_dtype
+from server.engine.device.placement import cpu_dtypes
 torch.set_num_threads(int(sys.argv[2]))
-dtype = pick_dtype("auto", pick_device("cpu"))
-model = tome_core.optimize(tome_core.patch(timm.create_model(sys.argv[1]).eval()), dtype)
+plain = tome_core.patch(timm.create_model(sys.argv[1]).eval())
+choice = choose_dtype(plain, cpu_dtypes(), (3, 224, 224), (0,), sys.argv[1])
+model = tome_core.optimize(plain, choice.dtype)
 images = torch.randn(8, 3, 224, 224)
 with torch.inference_mode():
     model(images)

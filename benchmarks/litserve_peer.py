@@ -17,9 +17,11 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
+import tome_core
 from benchmarks.cases import DTYPES, Case, Model, Setup
 from benchmarks.contenders import Published
-from server.engine.device.placement import pick_dtype
+from server.engine.device.dtype_choice import choose_dtype
+from server.engine.device.placement import cpu_dtypes, pick_dtype
 from server.hardware import usable_cores
 
 FIELD = "file"
@@ -40,9 +42,15 @@ class Classifier(litserve.LitAPI):
         args = self.args
         torch.set_num_threads(args.threads)
         vit = timm.create_model(args.model).eval().to(device)
-        self.transform = create_transform(**resolve_data_config({}, model=vit))
+        data = resolve_data_config({}, model=vit)
+        self.transform = create_transform(**data)
         where = torch.device(device)
-        dtype = {known: name for name, known in DTYPES.items()}[pick_dtype(args.dtype, where)]
+        picked = pick_dtype(args.dtype, where)
+        if picked is None:  # timed, as by the server
+            plain = tome_core.patch(vit)
+            size = data["input_size"]
+            picked = choose_dtype(plain, cpu_dtypes(), size, (args.r,), args.model).dtype
+        dtype = {known: name for name, known in DTYPES.items()}[picked]
         model = Model(args.model, vit.patch_embed.img_size[0], (args.r,))
         self.forward = Published(args.tome).build(
             Setup(vit, Case(model, dtype, BATCH, model.r), where, args.threads)

@@ -249,6 +249,13 @@ class Metrics:
             "device",
             "dtype",
         )
+        self.dtype_speedup = factory.gauge(
+            "dtype_speedup",
+            "Speed in the dtype that serves relative to the other, timed at start; no sample if it"
+            " was not.",
+            "model",
+            "dtype",
+        )
         self.level_accuracy = factory.gauge(
             "level_accuracy",
             "Top-1 accuracy from 0 to 1, from the model's profile; no sample without a profile.",
@@ -354,10 +361,13 @@ class Metrics:
         self.model_info.clear()
         # A restarted engine may use fewer accelerations than before.
         self.acceleration_info.clear()
+        self.dtype_speedup.clear()
         self.level_accuracy.clear()
         for model in models:
             self.model_info.labels(model.name, model.architecture, model.device, model.dtype).set(1)
             self.acceleration_info.labels(model.name, model.acceleration).set(1)
+            if model.dtype_speedup is not None:
+                self.dtype_speedup.labels(model.name, model.dtype).set(model.dtype_speedup)
             for level in model.levels:
                 if level.accuracy is not None:
                     self.level_accuracy.labels(model.name, level.r).set(level.accuracy / 100)

@@ -62,8 +62,15 @@ class ModelSettings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description=(
-            "Type of the computation; auto: bfloat16 where the device multiplies it natively,"
-            " else float16 (GPU) or float32 (CPU)."
+            "Type of the computation; auto: on a CPU the faster of float32 and bfloat16, on a GPU"
+            " bfloat16 or float16."
+        ),
+    )
+    cpu_isa: Literal["auto", "avx512_bf16", "avx512", "none"] = Field(
+        "auto",
+        description=(
+            "Highest instruction set of the CPU kernels; auto: the processor's; none: PyTorch's"
+            " operators run."
         ),
     )
     threads: int = Field(

@@ -63,6 +63,7 @@ def load_bench(settings: ModelSettings, folder: Path | None, images: int | None)
     spec = pick_model(settings, "")
     data = open_dataset(folder, images)
     loaded = load_model(spec, device, dtype)
+    dtype = next(loaded.network.parameters()).dtype
     vit = create_timm_model(spec, len(loaded.labels), pretrained=False)
     assert spec.checkpoint is not None
     load_weights(vit, spec.checkpoint)

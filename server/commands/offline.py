@@ -28,6 +28,7 @@ from server.imaging.decode import decode
 from server.imaging.visualization import draw_regions
 from server.ipc.messages import OutputKind
 from server.settings import ModelSettings, Settings
+from tome_core.backends.cpu.library import limit_isa
 from tome_core.schedule import Schedule
 
 STANDARD_INPUT = Path("-")
@@ -55,6 +56,7 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     Raises:
         ConfigError: it cannot be loaded.
     """
+    limit_isa(settings.cpu_isa)
     set_threads(settings.threads)
     device = pick_device(settings.device)
     set_current_device(device)

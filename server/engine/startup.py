@@ -35,6 +35,7 @@ from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, ModelInfo
 from server.latency.cost import RecordedGraphs
 from server.logs import log_step
+from tome_core.backends.cpu.library import limit_isa
 
 log = logging.getLogger("tome.engine")
 
@@ -47,6 +48,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
         UnsafeAcceleration: a new process has to start, with fewer accelerations.
     """
     specs = read_catalog(config.catalog_path, config.models)
+    limit_isa(config.cpu_isa)
     threads = set_threads(config.threads, config.engine_count)
     with log_step(log, f"opening device {config.device}"):
         device = pick_device(config.device)

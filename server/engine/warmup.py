@@ -212,5 +212,6 @@ def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         levels=levels,
         grid=model.grid,
         acceleration=runner.acceleration,
+        dtype_speedup=model.dtype_speedup,
         cost=model.network.cost(),
     )

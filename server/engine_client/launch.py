@@ -43,4 +43,5 @@ def _engine_config(settings: Settings, device: str) -> EngineConfig:
         target_seconds=settings.target_ms / 1000,
         log_level=settings.log_level,
         engine_count=len(settings.devices),
+        cpu_isa=settings.cpu_isa,
     )

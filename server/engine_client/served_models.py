@@ -19,6 +19,7 @@ def device_independent(models: tuple[ModelInfo, ...]) -> list[ModelInfo]:
             device="",
             dtype="",
             acceleration="",
+            dtype_speedup=None,
             levels=(),
         )
         for model in models

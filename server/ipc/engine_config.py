@@ -23,6 +23,7 @@ class EngineConfig:
         target_seconds: time in which a job without a deadline is due.
         engine_count: number of engines that share the CPU cores of the machine.
         accelerations: the accelerations that the engine may try.
+        cpu_isa: the highest instruction set of the CPU kernels, or ``auto``.
     """
 
     catalog_path: Path | None
@@ -38,3 +39,4 @@ class EngineConfig:
     log_level: str
     engine_count: int = 1
     accelerations: Accelerations = field(default_factory=Accelerations)
+    cpu_isa: str = "auto"

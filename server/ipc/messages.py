@@ -69,6 +69,8 @@ class ModelInfo:
             the optimised network, ``graphs`` for CUDA graphs of either; ``reference`` for the plain
             network and ``reference-graphs`` for CUDA graphs of it, if the optimised network failed.
         cost: MACs of its blocks.
+        dtype_speedup: speed of the first block in ``dtype``, relative to the other dtype that was
+            timed at start; None if none was. Below 1 if the self check rejected the faster one.
     """
 
     name: str
@@ -84,6 +86,7 @@ class ModelInfo:
     grid: tuple[int, int]
     acceleration: str = "reference"
     cost: Cost = field(default=Cost(0, ()))
+    dtype_speedup: float | None = None
 
     @property
     def geometry(self) -> Geometry:

@@ -36,6 +36,16 @@ Without `TOME_CONFIG` and `TOME_MODELS` the bundled model is served; with one of
 models that it names. [README.md](../README.md#models) and [checkpoints.md](checkpoints.md) describe
 the fields of the TOML file.
 
+With `TOME_DTYPE=auto` on a CPU that multiplies bfloat16 natively, each model is timed at start in
+float32 and in bfloat16: its first block, on one thread, in less than a second. The faster dtype
+serves, unless the self check rejects it. The log, `dtype_speedup` in `GET /models` and the metric
+`tome_dtype_speedup` say which one serves and its speed relative to the other. Where results must
+have the same bits on all machines, set `TOME_DTYPE`.
+
+`TOME_CPU_ISA` limits the kernels of this package: `avx512` those in float32, which need AVX-512 F,
+BW, DQ and VL, and `avx512_bf16` those in bfloat16 as well. A processor that lacks what is asked for
+runs what it has, and the log says so. PyTorch's operators, which run the rest, are not limited.
+
 ## The server
 
 {server}

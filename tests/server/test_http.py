@@ -245,7 +245,7 @@ class TestOtherEndpoints:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
             "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max",
-            "device", "dtype", "acceleration", "levels",
+            "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10
         assert model["tokens"] == 197

@@ -70,6 +70,13 @@ def test_after_a_restart_with_fewer_accelerations_only_those_are_exported(metric
     assert value(metrics, "acceleration_info", model="m", kind="kernels") is None
 
 
+def test_the_speed_of_a_dtype_is_exported_if_it_was_timed(metrics):
+    metrics.observe_models((replace(MODEL, dtype_speedup=1.5),))
+    assert value(metrics, "dtype_speedup", model="m", dtype="float32") == 1.5
+    metrics.observe_models((MODEL,))
+    assert value(metrics, "dtype_speedup", model="m", dtype="float32") is None
+
+
 def test_the_state_of_each_engine_is_exported(metrics):
     heartbeat = Heartbeat(beat=time.monotonic() - 5, resident_bytes=1000)
     metrics.observe_engine("0", lambda: heartbeat, lambda: True)

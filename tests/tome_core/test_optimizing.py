@@ -24,6 +24,7 @@ from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.matching import Kth
 
+KERNEL_DTYPES = [dtype for dtype in kernels.DTYPES if kernels.supports(dtype)]
 R: list[Any] = [
     *range(9),
     Schedule.linear(4, -1),
@@ -143,7 +144,8 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
     assert (nn.Linear in kinds, nn.Conv2d in kinds) == (
         not kernels.available() and not onednn_works(torch.float32),
     ) * 2
-    assert (nn.LayerNorm in kinds) == (not kernels.available())
+    has_plain_norms = any(issubclass(kind, nn.LayerNorm) for kind in kinds)
+    assert has_plain_norms == (not kernels.available())
     assert isinstance(fast.merging.strategy, KernelStrategy) == kernels.available()
 
 
@@ -225,7 +227,7 @@ def test_the_last_block_computes_only_what_the_head_reads(
     ],
 )
 @pytest.mark.parametrize("prop_attn", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @torch.no_grad()
 def test_all_blocks_at_once_are_the_blocks_one_by_one(
     options: dict[str, Any], prop_attn: bool, dtype: torch.dtype

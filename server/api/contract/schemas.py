@@ -106,6 +106,12 @@ class ModelDescription(BaseModel):
     r_max: int = Field(description="The largest valid `r`.")
     device: str
     dtype: str
+    dtype_speedup: float | None = Field(
+        description=(
+            "Speed in `dtype` relative to the other dtype that the CPU supports, measured at start;"
+            " null where there was no choice. Below 1 if the self check rejected the faster one."
+        )
+    )
     acceleration: str = Field(
         description=(
             "What accelerates the model and passed the self check at start: kernels, operators or"

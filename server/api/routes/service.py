@@ -73,6 +73,7 @@ def model_description(model: ModelInfo) -> ModelDescription:
         r_max=model.r_max,
         device=model.device,
         dtype=model.dtype,
+        dtype_speedup=model.dtype_speedup,
         acceleration=model.acceleration,
         levels=levels,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from server.errors import ConfigError
@@ -34,19 +36,30 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_dtype(name: str, device: torch.device) -> torch.dtype | None:
     """Return the dtype called ``name``.
 
-    ``auto`` is bfloat16 if the device multiplies in it natively, otherwise float16 on a GPU and
-    float32 on a CPU.
+    On a GPU ``auto`` is bfloat16 if the device multiplies in it natively, otherwise float16. On a
+    CPU it is float32, or None if the CPU supports several dtypes: then each model is timed in all
+    of them (`server.engine.device.dtype_choice`).
     """
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    supported = cpu_dtypes()
+    return None if len(supported) > 1 else supported[0]
+
+
+def cpu_dtypes() -> tuple[torch.dtype, ...]:
+    """Return the dtypes that this processor multiplies natively, float32 first."""
+    if platform.machine() in ("aarch64", "arm64"):
+        has_operators = torch.backends.mkldnn.is_available()
+        native = has_operators and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return (torch.float32, torch.bfloat16) if native else (torch.float32,)
 
 
 def set_current_device(device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch
 import tome_core
 from server.catalog.entries import ModelSpec
 from server.catalog.profiles import read_profile
-from server.engine.device.self_check import accelerate
+from server.engine.device.dtype_choice import DtypeChoice, choose_dtype, dtype_name
+from server.engine.device.placement import cpu_dtypes
+from server.engine.device.self_check import REFERENCE, accelerate
 from server.engine.loading.checkpoints import find_weights_file, read_json
 from server.engine.loading.data_config import (
     expand_to_channels,
@@ -44,6 +46,7 @@ class LoadedModel:
         grid: rows and columns of patches.
         accuracy: by the text of a schedule, from the model's profile.
         acceleration: of the network; see `server.engine.device.self_check`.
+        dtype_speedup: see `server.ipc.messages.ModelInfo`.
     """
 
     spec: ModelSpec
@@ -58,18 +61,21 @@ class LoadedModel:
     grid: tuple[int, int]
     accuracy: dict[str, float]
     acceleration: str
+    dtype_speedup: float | None = None
 
 
 def load_model(
     spec: ModelSpec,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     levels: Sequence[int] = (0, 8, 16),
     allowed: Accelerations = Accelerations(),  # noqa: B008, immutable
 ) -> LoadedModel:
     """Create the model of ``spec``, load its weights, patch it, optimise it and check it.
 
     Args:
+        dtype: None for the fastest that the CPU supports; but float32, whatever its speed, if the
+            self check rejects the optimised network in the fastest.
         levels: values of r for the self check.
         allowed: the accelerations to try.
 
@@ -77,14 +83,42 @@ def load_model(
         ConfigError: ``spec`` cannot be served; the message says why.
         UnsafeAcceleration: see `server.engine.device.self_check.accelerate`.
     """
+    model = _load_once(spec, device, dtype, levels, allowed)
+    speedup = model.dtype_speedup
+    chosen = next(model.network.parameters()).dtype
+    is_rejected = allowed.optimised and model.acceleration == REFERENCE
+    if dtype is not None or not is_rejected or chosen == torch.float32:
+        return model
+    log.warning(
+        "%s: float32 serves instead of the plain network in %s", spec.name, dtype_name(chosen)
+    )
+    del model  # before it is in memory twice
+    model = _load_once(spec, device, torch.float32, levels, allowed)
+    return replace(model, dtype_speedup=1 / speedup if speedup else None)
+
+
+def _load_once(
+    spec: ModelSpec,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    levels: Sequence[int],
+    allowed: Accelerations,
+) -> LoadedModel:
     labels = read_labels(spec.labels) if spec.labels else None
     vit = _create_with_weights(spec, labels)
     plain = _patch(spec, vit)
     data = resolve_data_config(spec, vit)
     image_shape = data["input_size"]
-    target = f"{device} in {str(dtype).removeprefix('torch.')}"
+    if dtype is None:
+        with log_step(log, f"{spec.name}: timing the dtypes of the processor"):
+            choice = choose_dtype(plain, cpu_dtypes(), image_shape, levels, spec.name)
+    else:
+        choice = DtypeChoice(dtype)
+    target = f"{device} in {dtype_name(choice.dtype)}"
     with log_step(log, f"{spec.name}: optimising for {target}, and the self check"):
-        checked = accelerate(plain.to(device), dtype, image_shape, levels, spec.name, allowed)
+        checked = accelerate(
+            plain.to(device), choice.dtype, image_shape, levels, spec.name, allowed
+        )
     network = checked.network
     channels = image_shape[0]
     blank = torch.zeros(1, *image_shape, device=device)
@@ -101,6 +135,7 @@ def load_model(
         grid=network.patch_grid(blank),
         accuracy=_read_accuracy(spec),
         acceleration=checked.acceleration,
+        dtype_speedup=choice.speedup,
     )
 
 

@@ -14,6 +14,8 @@ from server.engine.startup import record_graphs, start_models
 from server.errors import UnsafeAcceleration
 from server.ipc.messages import Accelerations
 from tests.server.engine_client.pools import configuration
+from tests.tome_core.backends.cpu.helpers import HAS_AVX512
+from tome_core.backends.cpu import library
 from tome_core.schedule import Schedule
 
 
@@ -41,6 +43,18 @@ def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(
     assert model.runner.acceleration == info.acceleration
     one, four = (model.calibration.predict([Schedule.constant(0)] * size) for size in (1, 4))
     assert 0 < one < four
+
+
+@pytest.mark.parametrize("isa", ["avx512", "none"])
+def test_the_instruction_set_of_the_configuration_is_used(
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    isa: str,
+) -> None:
+    monkeypatch.setattr(library, "_limit", None)  # is as before after the test
+    _, (info,) = start_models(configuration(tiny_folder, cpu_isa=isa))
+    runs_kernels = isa != "none" and HAS_AVX512
+    assert info.acceleration == ("kernels" if runs_kernels else "operators")
 
 
 def test_a_failed_recording_asks_for_a_new_process_without_graphs(

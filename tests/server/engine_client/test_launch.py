@@ -6,6 +6,7 @@ import pytest
 
 from server.engine_client import launch
 from server.engine_client.health import HealthPolicy
+from server.ipc.engine_config import EngineConfig
 from server.metrics import Metrics
 from server.settings import Settings
 
@@ -17,3 +18,13 @@ def test_timeouts_reach_the_health_policy(monkeypatch: pytest.MonkeyPatch) -> No
     )
     launch.create_pool(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
     assert given == [HealthPolicy(start_timeout=7, heartbeat_timeout=3)]
+
+
+def test_each_engine_gets_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[EngineConfig] = []
+    monkeypatch.setattr(
+        launch, "EnginePool", lambda configs, policy, **callbacks: given.extend(configs)
+    )
+    launch.create_pool(Settings(device="cpu", cpu_isa="none"), Metrics(levels=()))
+    (config,) = given
+    assert config.cpu_isa == "none"

@@ -102,14 +102,10 @@ void attention(const T* q, const T* k, const T* v, int64_t q_stride, int64_t k_s
 
 #pragma GCC visibility push(default)
 extern "C" {
-void tome_attention_bf16(const bf16* q, const bf16* k, const bf16* v, int64_t q_stride, int64_t k_stride,
-                         int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
-                         int64_t head_dim, float scale, bf16* out) {
-    attention(q, k, v, q_stride, k_stride, v_stride, bias, offsets, images, heads, head_dim, scale, out);
-}
-void tome_attention_f32(const float* q, const float* k, const float* v, int64_t q_stride, int64_t k_stride,
-                        int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
-                        int64_t head_dim, float scale, float* out) {
+void tome_attention(const Activation* q, const Activation* k, const Activation* v, int64_t q_stride, int64_t k_stride,
+                    int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
+                    int64_t head_dim, float scale, Activation* out) {
     attention(q, k, v, q_stride, k_stride, v_stride, bias, offsets, images, heads, head_dim, scale, out);
 }
 }
+#pragma GCC visibility pop

@@ -9,17 +9,16 @@
 namespace {
 
 // The addresses of the weights of one block, in the order of `BlockLayers.weights` in encoder.py.
-template <class T>
 struct Block {
     const float *norm1_weight, *norm1_bias;
-    const T* qkv_weight;
+    const Activation* qkv_weight;
     const float* qkv_bias;
-    const T* proj_weight;
+    const Activation* proj_weight;
     const float* proj_bias;
     const float *norm2_weight, *norm2_bias;
-    const T* fc1_weight;
+    const Activation* fc1_weight;
     const float* fc1_bias;
-    const T* fc2_weight;
+    const Activation* fc2_weight;
     const float* fc2_bias;
 };
 
@@ -32,35 +31,31 @@ void log2_of(const float* sizes, int64_t n, float* out) {
 }
 
 // Moves the first `count` rows of each image to the front of the buffer, in place.
-template <class T>
-void gather_leading(T* rows, int64_t width, const int64_t* offsets, int64_t images, int64_t count) {
+void gather_leading(Activation* rows, int64_t width, const int64_t* offsets, int64_t images, int64_t count) {
     for (int64_t image = 0; image < images; image++)
-        std::memmove(rows + image * count * width, rows + offsets[image] * width, count * width * sizeof(T));
+        std::memmove(rows + image * count * width, rows + offsets[image] * width, count * width * sizeof(Activation));
 }
 
 // The arguments of one call, each of 8 bytes, in the order of `_run` in encoder.py. offsets is [depth + 1]
 // [images + 1]. For each token, tokens, other and normed have room for dim values, wide for max(3 * dim, hidden) values,
 // sizes, other_sizes and bias for one float, and merged for one byte. The dest of a block begins dest_stride after that of
 // the block before. If leading is not 0, the last block computes only so many prefix tokens of each image.
-template <class T>
 struct Pass {
     int64_t depth, images, dim, heads, hidden, prefix, leading, proportional, dest_stride;
-    const Block<T>* blocks;
+    const Block* blocks;
     const float* eps;
     const int64_t* offsets;
-    T *tokens, *other, *normed, *wide;
+    Activation *tokens, *other, *normed, *wide;
     float *sizes, *other_sizes, *bias;
     int64_t* dest;
     uint8_t* merged;
 };
 
 // Runs all blocks. Returns whether the resulting tokens are in `other`.
-template <class T>
-int encode(const Pass<T>& pass) {
-    using K = Kernels<T>;
+int encode(const Pass& pass) {
     const int64_t depth = pass.depth, images = pass.images, dim = pass.dim, heads = pass.heads, hidden = pass.hidden;
     const int64_t leading = pass.leading, head_dim = dim / heads, stride = 3 * dim;
-    T *tokens = pass.tokens, *other = pass.other, *const normed = pass.normed, *const wide = pass.wide;
+    Activation *tokens = pass.tokens, *other = pass.other, *const normed = pass.normed, *const wide = pass.wide;
     float *sizes = pass.sizes, *other_sizes = pass.other_sizes;
     const float scale = static_cast<float>(std::pow(static_cast<double>(head_dim), -0.5) * M_LOG2E);
     // Merging writes to the other buffers, which are then exchanged with these. Before the first merge all sizes are 1
@@ -68,40 +63,40 @@ int encode(const Pass<T>& pass) {
     bool has_sizes = false;
     bool result_is_in_other = false;
     for (int64_t i = 0; i < depth; i++) {
-        const Block<T>& block = pass.blocks[i];
+        const Block& block = pass.blocks[i];
         const int64_t* before = pass.offsets + i * (images + 1);
         const int64_t* after = before + images + 1;
         int64_t n = before[images];
         const bool weighted = has_sizes && pass.proportional;
         // The last block goes on with the leading tokens alone after attention, and merges nothing.
         const bool only_leading = leading && i == depth - 1;
-        K::layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, pass.eps[2 * i], normed);
-        K::linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
+        tome_layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, pass.eps[2 * i], normed);
+        tome_linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
         if (weighted) log2_of(sizes, n, pass.bias);
-        K::attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? pass.bias : nullptr, before, images,
-                     heads, head_dim, scale, normed);
+        tome_attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? pass.bias : nullptr, before,
+                       images, heads, head_dim, scale, normed);
         if (only_leading) {
             gather_leading(tokens, dim, before, images, leading);
             gather_leading(normed, dim, before, images, leading);
             n = images * leading;
         }
-        K::linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
+        tome_linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!only_leading && after[images] < n) {
-            K::merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
-                     head_dim, pass.prefix, other, other_sizes, pass.dest + i * pass.dest_stride, pass.merged);
+            tome_merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
+                       head_dim, pass.prefix, other, other_sizes, pass.dest + i * pass.dest_stride, pass.merged);
             std::swap(tokens, other);
             std::swap(sizes, other_sizes);
             has_sizes = true;
             result_is_in_other = !result_is_in_other;
             n = after[images];
         }
-        K::layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, pass.eps[2 * i + 1], normed);
+        tome_layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, pass.eps[2 * i + 1], normed);
         if (n < tome_mlp_rows()) {
-            K::linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
-            K::linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);
+            tome_linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
+            tome_linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);
         } else {
-            K::mlp(normed, block.fc1_weight, block.fc1_bias, block.fc2_weight, block.fc2_bias, n, dim, hidden, dim, tokens,
-                   tokens);
+            tome_mlp(normed, block.fc1_weight, block.fc1_bias, block.fc2_weight, block.fc2_bias, n, dim, hidden, dim,
+                     tokens, tokens);
         }
     }
     return result_is_in_other;
@@ -111,6 +106,6 @@ int encode(const Pass<T>& pass) {
 
 #pragma GCC visibility push(default)
 extern "C" {
-int tome_encode_bf16(const void* pass) { return encode(*static_cast<const Pass<bf16>*>(pass)); }
-int tome_encode_f32(const void* pass) { return encode(*static_cast<const Pass<float>*>(pass)); }
+int tome_encode(const void* pass) { return encode(*static_cast<const Pass*>(pass)); }
 }
+#pragma GCC visibility pop

@@ -1,7 +1,8 @@
-"""Kernels for x86 processors with AVX-512 and bfloat16, over packed buffers of tokens.
+"""Kernels for x86 processors with AVX-512, over packed buffers of tokens.
 
 They compute linear layers, attention, merging and norms. They are compiled when the package is
-installed and a C++ compiler is present; `available` returns whether they can be used. All of them
+installed and a C++ compiler is present; `supports` returns whether those for a dtype can be used:
+bfloat16 needs instructions that processors with AVX-512 may lack (`library`). All of them
 accumulate in float32, on contiguous buffers of float32 or bfloat16, image by image or row by row:
 the result for an image does not depend on the other images of its batch. They share PyTorch's
 OpenMP, so ``torch.set_num_threads`` applies to them too.
@@ -28,13 +29,13 @@ _LOG2_E = math.log2(math.e)
 
 
 def available() -> bool:
-    """Return whether the kernels are compiled and this processor can run them."""
-    return load_library() is not None
+    """Return whether the kernels for float32 are compiled and this processor can run them."""
+    return supports(torch.float32)
 
 
 def supports(dtype: torch.dtype) -> bool:
     """Return whether the kernels can run on tensors of ``dtype``."""
-    return dtype in DTYPES and available()
+    return dtype in DTYPES and load_library(dtype) is not None
 
 
 def multiplies_fastest(weight: Tensor) -> bool:
@@ -43,15 +44,15 @@ def multiplies_fastest(weight: Tensor) -> bool:
     `linear` does not use AMX. On processors that have it, oneDNN multiplies in bfloat16 instead;
     which of the two is faster there has not been measured.
     """
-    if not supports(weight.dtype):
+    library = load_library(weight.dtype) if weight.dtype in DTYPES else None
+    if library is None:
         return False
     in_features = weight.shape[1]
     if in_features % _inputs_per_step(weight.dtype):
         return False
     if weight.dtype == torch.float32:
         return True
-    library = load_library()
-    return library is not None and not library.tome_has_amx()
+    return not library.tome_has_amx()
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,8 @@ def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
             f"the second layer has {second.in_features} inputs in {second.panels.dtype},"
             f" the first has {first.out_features} outputs in {first.panels.dtype}"
         )
-    library = load_library()
-    assert library is not None, "check available() first"
     rows = len(x)
-    if rows < library.tome_mlp_rows():
+    if rows < call("mlp_rows", x.dtype):
         hidden = linear(x, first, gelu=True)
         return linear(hidden, second)
     x = x.contiguous()

@@ -1,9 +1,16 @@
-"""The compiled library of kernels: finding it, loading it and calling its functions with ctypes."""
+"""The compiled kernels: choosing, loading and calling them with ctypes.
+
+There is one library for each dtype, which needs only the instructions that it uses. The highest
+instruction set that the kernels may use has a name: ``avx512_bf16`` (both libraries), ``avx512``
+(F, BW, DQ and VL: float32 alone) or ``none``. By default it is that of the processor; the
+environment variable ``TOME_CPU_ISA`` or `limit_isa` set a lower one.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}  # with their suffixes in C
+# The dtypes of activations, with the instruction set that their kernels need, lowest first.
+DTYPES = {torch.float32: "avx512", torch.bfloat16: "avx512_bf16"}
+AUTO = "auto"
+NONE = "none"
+ISAS = (*DTYPES.values(), NONE, AUTO)
 
 _log = logging.getLogger(__name__)
 _POINTER = ctypes.c_void_p
@@ -53,37 +64,84 @@ _SIGNATURES: dict[str, list[Any]] = {
         *[_POINTER] * 2,
     ],
     "encode": [_POINTER],
+    "mlp_rows": [],
     "normalise": [
         *[_POINTER] * 3,
         *[_INT64] * 3,
         _POINTER,
     ],
 }
-_RESULT_TYPES: dict[str, Any] = {"encode": _INT}
+_RESULT_TYPES: dict[str, Any] = {"encode": _INT, "mlp_rows": _INT64}
 
 
-@lru_cache(maxsize=1)
-def load_library() -> ctypes.CDLL | None:
-    """Load the compiled kernels and prepare them.
+_limit: str | None = None  # set by `limit_isa`
+
+
+def limit_isa(isa: str) -> None:
+    """Let networks that are optimised from now on use no more than ``isa``, one of `ISAS`.
+
+    Where the processor has less than that, it uses what it has; one line in the log says so.
+
+    Raises:
+        ValueError: ``isa`` is not one of them.
+    """
+    global _limit
+    _allowed(isa)
+    _limit = isa
+
+
+def load_library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """Load the kernels for ``dtype``, one of `DTYPES`, and prepare them.
 
     Returns:
-        None if they are missing or this processor cannot run them; one line in the log says so.
+        None if they are missing, this processor cannot run them, or a lower limit is set.
+
+    Raises:
+        ValueError: TOME_CPU_ISA is not one of `ISAS`.
     """
+    limit = _limit or os.environ.get("TOME_CPU_ISA") or AUTO
+    isa = DTYPES[dtype]
+    if isa not in _allowed(limit):
+        return None
+    return _load(isa)
+
+
+@lru_cache
+def _allowed(limit: str) -> tuple[str, ...]:
+    """Return the instruction sets of `DTYPES` up to ``limit``."""
+    if limit not in ISAS:
+        raise ValueError(f"TOME_CPU_ISA is {limit!r}; use one of {', '.join(ISAS)}")
+    isas = tuple(DTYPES.values())
+    if limit == AUTO:
+        return isas
+    if limit == NONE:
+        return ()
+    if _load(limit) is None:
+        _log.warning("TOME_CPU_ISA is %s, which cannot be used here; lower ones are", limit)
+    return isas[: isas.index(limit) + 1]
+
+
+@lru_cache
+def _load(isa: str) -> ctypes.CDLL | None:
+    """Load the library of ``isa``; if it cannot be used, return None and log why."""
     folder = Path(__file__).parent
-    paths = sorted(folder.glob("_kernels*.so"))
+    paths = sorted(folder.glob(f"_kernels_{isa}.*so"))
     if not paths:
         _log.warning(
-            "the CPU kernels are not compiled (no C++ compiler at installation?); PyTorch's are"
-            " used instead"
+            "the CPU kernels for %s are not compiled (no C++ compiler at installation, or an old"
+            " one?); PyTorch's are used instead",
+            isa,
         )
         return None
     try:
         library = _open(paths[0])
     except (OSError, AttributeError) as error:  # missing symbols: compiled from other sources
-        _log.warning("the CPU kernels cannot be loaded, PyTorch's are used instead: %s", error)
+        _log.warning(
+            "the CPU kernels for %s cannot be loaded, PyTorch's are used instead: %s", isa, error
+        )
         return None
     if not library.tome_supported():
-        _log.info("this processor lacks AVX-512 with bfloat16; PyTorch's kernels are used")
+        _log.info("this processor lacks %s; PyTorch's kernels are used", isa)
         return None
     library.tome_prepare()
     return library
@@ -98,21 +156,19 @@ def _open(path: Path) -> ctypes.CDLL:
     """
     library = ctypes.CDLL(str(path))  # its OpenMP symbols resolve to those that torch has loaded
     for name, parameter_types in _SIGNATURES.items():
-        for suffix in DTYPES.values():
-            function = getattr(library, f"tome_{name}_{suffix}")
-            function.argtypes = parameter_types
-            function.restype = _RESULT_TYPES.get(name)
-    library.tome_mlp_rows.restype = _INT64
+        function = getattr(library, f"tome_{name}")
+        function.argtypes = parameter_types
+        function.restype = _RESULT_TYPES.get(name)
     return library
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> Any:
     """Run the kernel ``name`` for ``dtype``; tensors must be dense."""
-    library = load_library()
-    assert library is not None, "check available() first"
+    library = _load(DTYPES[dtype])
+    assert library is not None, "check supports() first"
     # Applies set_num_threads to the OpenMP runtime of this thread, unless that is done already.
     torch.get_num_threads()
-    function = getattr(library, f"tome_{name}_{DTYPES[dtype]}")
+    function = getattr(library, f"tome_{name}")
     values = [
         argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments
     ]

@@ -22,6 +22,7 @@ inline void store_panel(float* out, const __m512* sums, int64_t columns) {
     for (int j = 0; j < kColumns; j++)
         store(out + j * kLanes, sums[j], first_lanes_mask(std::max<int64_t>(columns - j * kLanes, 0)));
 }
+#ifdef TOME_BF16
 inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
 #pragma GCC unroll 8
     for (int j = 0; j < kColumns; j += 2) {
@@ -30,6 +31,7 @@ inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
         _mm512_mask_storeu_epi16(out + j * kLanes, m, (__m512i)_mm512_cvtne2ps_pbh(sums[j + 1], sums[j]));
     }
 }
+#endif
 
 // Where a tile writes: `out` with `stride` columns in each row, after GELU or plus `residual`, which has the shape of `out`.
 template <class T>
@@ -121,24 +123,18 @@ void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, con
 
 #pragma GCC visibility push(default)
 extern "C" {
-void tome_prepare() { prepare<float>(), prepare<bf16>(); }
+void tome_prepare() { prepare<Activation>(); }
 
 int64_t tome_mlp_rows() { return kTasks * kMlpBlock * omp_get_max_threads(); }
 
-void tome_linear_bf16(const bf16* x, const bf16* weight, const float* bias, int64_t rows, int64_t inputs,
-                      int64_t outputs, int gelu, const bf16* residual, bf16* out) {
+void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
+                 int64_t outputs, int gelu, const Activation* residual, Activation* out) {
     linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);
 }
-void tome_linear_f32(const float* x, const float* weight, const float* bias, int64_t rows, int64_t inputs,
-                     int64_t outputs, int gelu, const float* residual, float* out) {
-    linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);
-}
-void tome_mlp_bf16(const bf16* x, const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
-                   int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, const bf16* residual, bf16* out) {
-    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, residual, out);
-}
-void tome_mlp_f32(const float* x, const float* weight1, const float* bias1, const float* weight2, const float* bias2,
-                  int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs, const float* residual, float* out) {
+void tome_mlp(const Activation* x, const Activation* weight1, const float* bias1, const Activation* weight2,
+              const float* bias2, int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs,
+              const Activation* residual, Activation* out) {
     mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, residual, out);
 }
 }
+#pragma GCC visibility pop

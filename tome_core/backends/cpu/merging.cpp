@@ -163,16 +163,11 @@ void merge(const T* x, const T* k, int64_t k_stride, const float* sizes, const i
 
 #pragma GCC visibility push(default)
 extern "C" {
-void tome_merge_bf16(const bf16* x, const bf16* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-                     const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
-                     int64_t prefix, bf16* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
-    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, head_dim, prefix, out, out_sizes,
-          dest, merged);
-}
-void tome_merge_f32(const float* x, const float* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-                    const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
-                    int64_t prefix, float* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
+void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
+                const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
+                int64_t prefix, Activation* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
     merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, head_dim, prefix, out, out_sizes,
           dest, merged);
 }
 }
+#pragma GCC visibility pop

@@ -1,6 +1,4 @@
 // Layer normalisation of rows (arXiv 1607.06450, equation 4) and normalisation of pixels, with weights in float32.
-#include <cpuid.h>
-
 #include <cmath>
 
 #include "kernels.h"
@@ -53,33 +51,13 @@ void normalise(const uint8_t* pixels, const float* scale, const float* shift, in
 
 #pragma GCC visibility push(default)
 extern "C" {
-void tome_layer_norm_bf16(const bf16* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
-                          bf16* out) {
+void tome_layer_norm(const Activation* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
+                     Activation* out) {
     layer_norm(x, weight, bias, rows, dim, eps, out);
 }
-void tome_layer_norm_f32(const float* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
-                         float* out) {
-    layer_norm(x, weight, bias, rows, dim, eps, out);
-}
-void tome_normalise_bf16(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes,
-                         int64_t channels, int64_t size, bf16* out) {
+void tome_normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
+                    int64_t size, Activation* out) {
     normalise(pixels, scale, shift, planes, channels, size, out);
 }
-void tome_normalise_f32(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes,
-                        int64_t channels, int64_t size, float* out) {
-    normalise(pixels, scale, shift, planes, channels, size, out);
 }
-
-// Whether this processor has the instructions that the other functions are compiled for.
-int tome_supported() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bf16");
-}
-
-// Whether this processor multiplies bfloat16 matrices in tiles (Intel's manual, volume 2, CPUID leaf 7).
-int tome_has_amx() {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22;
-}
-}
+#pragma GCC visibility pop

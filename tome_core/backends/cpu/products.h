@@ -12,6 +12,7 @@ struct Step<float> {
     static __m512 right(const float* p) { return _mm512_loadu_ps(p); }
     static __m512 madd(__m512 acc, const float* a, __m512 b) { return _mm512_fmadd_ps(_mm512_set1_ps(*a), b, acc); }
 };
+#ifdef TOME_BF16
 template <>
 struct Step<bf16> {
     static constexpr int width = 2;
@@ -22,6 +23,7 @@ struct Step<bf16> {
         return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
     }
 };
+#endif
 
 // sums[R][16 V] += left[R][steps] * right[steps][16 V], step by step. Strides are in elements; right_stride is that of one
 // step. Always inlined, because the sums must stay in registers.

@@ -92,4 +92,4 @@ def _follow_tokens(packed: Packed, plan: Plan, index: int, dest: Tensor, merged:
 
 def _is_supported(heads: Tensor) -> bool:
     """Whether the kernels can read ``heads (T, H, d)``."""
-    return heads.dtype in kernels.DTYPES and heads.shape[2] % kernels.LANES == 0
+    return kernels.supports(heads.dtype) and heads.shape[2] % kernels.LANES == 0

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from server.engine.device import placement
 from server.engine.device.placement import configure_pytorch, pick_device, pick_dtype, set_threads
 from server.errors import ConfigError
 from server.hardware import usable_cores
@@ -34,8 +35,12 @@ def test_a_dtype_has_torch_s_name() -> None:
     assert pick_dtype("float32", CPU) == torch.float32
 
 
-def test_the_automatic_dtype_of_a_cpu_is_one_that_it_multiplies_in() -> None:
-    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+def test_a_cpu_with_one_dtype_has_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert placement.cpu_dtypes()[0] == torch.float32
+    monkeypatch.setattr(placement, "cpu_dtypes", lambda: (torch.float32,))
+    assert pick_dtype("auto", CPU) == torch.float32
+    monkeypatch.setattr(placement, "cpu_dtypes", lambda: (torch.float32, torch.bfloat16))
+    assert pick_dtype("auto", CPU) is None  # each model is timed
 
 
 def test_attention_on_a_gpu_does_not_use_cudnn() -> None:

@@ -13,10 +13,19 @@ from torch import Tensor
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 
 _CPU_INFO = Path("/proc/cpuinfo")
-CPU_FLAGS = _CPU_INFO.read_text() if _CPU_INFO.exists() else ""
+CPU_FLAGS = set(_CPU_INFO.read_text().split() if _CPU_INFO.exists() else ())
+HAS_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= CPU_FLAGS
+HAS_BFLOAT16 = HAS_AVX512 and "avx512_bf16" in CPU_FLAGS
+# The dtypes of which this processor runs the kernels, if any.
+KERNEL_DTYPES = [torch.float32, torch.bfloat16] if HAS_BFLOAT16 else [torch.float32]
+
 needs_avx512 = pytest.mark.skipif(
-    "avx512_bf16" not in CPU_FLAGS,
-    reason="the kernels are for processors with AVX-512 and bfloat16",
+    not HAS_AVX512,
+    reason="the kernels are for processors with AVX-512",
+)
+needs_bfloat16 = pytest.mark.skipif(
+    not HAS_BFLOAT16,
+    reason="the kernels for bfloat16 are for processors that multiply it",
 )
 
 

@@ -11,7 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tome_core.backends.cpu.helpers import TOLERANCE, needs_avx512, one_thread, random
+from tests.tome_core.backends.cpu.helpers import (
+    KERNEL_DTYPES,
+    TOLERANCE,
+    needs_avx512,
+    one_thread,
+    random,
+)
 from tome_core.attention import explicit_attention
 from tome_core.backends.cpu import kernels
 from tome_core.matching import Bipartite
@@ -19,7 +25,7 @@ from tome_core.merge import merge
 
 pytestmark = needs_avx512
 
-dtypes = st.sampled_from([torch.float32, torch.bfloat16])
+dtypes = st.sampled_from(KERNEL_DTYPES)
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=4)
 heads = st.integers(1, 4)
 widths = st.sampled_from([16, 32, 48, 64, 80, 128])
@@ -184,7 +190,7 @@ def test_normalise_scales_and_shifts_pixels(
     st.integers(0, 99),
 )
 @example(5, 1536, 70, torch.float32, False, 1)
-@example(97, 1536, 70, torch.bfloat16, True, 1)
+@example(97, 1536, 70, KERNEL_DTYPES[-1], True, 1)
 def test_linear_equals_pytorch_and_rows_are_independent(
     rows: int,
     inputs: int,

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tome_core.backends.cpu.helpers import TOLERANCE, needs_avx512, random
+from tests.tome_core.backends.cpu.helpers import (
+    KERNEL_DTYPES,
+    TOLERANCE,
+    needs_avx512,
+    needs_bfloat16,
+    random,
+)
 from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
 
 pytestmark = needs_avx512
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @torch.no_grad()
 def test_packed_patches_equal_the_convolution(dtype: torch.dtype) -> None:
     convolution = torch.nn.Conv2d(3, 24, (4, 2), (4, 2)).to(dtype)
@@ -22,6 +28,7 @@ def test_packed_patches_equal_the_convolution(dtype: torch.dtype) -> None:
     torch.testing.assert_close(patches(images), expected, rtol=2e-2, atol=TOLERANCE[dtype])
 
 
+@needs_bfloat16
 def test_weights_of_a_layer_norm_are_in_float32() -> None:
     norm = torch.nn.LayerNorm(24).bfloat16()
     layer = KernelLayerNorm(norm)

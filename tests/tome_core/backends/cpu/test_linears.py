@@ -8,7 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tome_core.backends.cpu.helpers import CPU_FLAGS, TOLERANCE, needs_avx512, random
+from tests.tome_core.backends.cpu.helpers import (
+    CPU_FLAGS,
+    KERNEL_DTYPES,
+    TOLERANCE,
+    needs_avx512,
+    needs_bfloat16,
+    random,
+)
 from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.library import load_library
 from tome_core.backends.cpu.linears import (
@@ -24,7 +31,7 @@ pytestmark = needs_avx512
 
 
 @pytest.mark.parametrize("layer", [KernelLinear, OneDnnLinear])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @torch.no_grad()
 def test_packed_layers_equal_the_plain_layer(layer: type[PackedLinear], dtype: torch.dtype) -> None:
     assert onednn_works(dtype)
@@ -54,6 +61,7 @@ def test_an_mlp_of_layers_that_do_not_fit_is_rejected() -> None:
         KernelMlp(fc1, fc2)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize(("in_features", "layer"), [(40, KernelLinear), (41, OneDnnLinear)])
 def test_bfloat16_layers_with_an_odd_number_of_inputs_use_onednn(
     in_features: int,
@@ -62,7 +70,7 @@ def test_bfloat16_layers_with_an_odd_number_of_inputs_use_onednn(
     has_amx = "amx_bf16" in CPU_FLAGS
     if has_amx:
         layer = OneDnnLinear
-    library = load_library()
+    library = load_library(torch.bfloat16)
     assert library is not None
     assert bool(library.tome_has_amx()) == has_amx
     assert kernels.multiplies_fastest(torch.empty(3, in_features))

@@ -61,7 +61,9 @@ def test_a_request_is_traced_and_the_start_is_logged(
     begun = [line["message"] for line in lines if "seconds" not in line]
     done = {line["message"].rpartition(": done in ")[0] for line in lines if "seconds" in line}
     steps = [message for message in begun if message in done]
-    assert [step.removeprefix("fashion-mnist: ").split()[0] for step in steps] == [
+    names = [step.removeprefix("fashion-mnist: ").split()[0] for step in steps]
+    # Dtypes are timed where the processor supports several.
+    assert [name for name in names if name != "timing"] == [
         "importing",  # the HTTP server
         "importing",  # PyTorch
         "opening",

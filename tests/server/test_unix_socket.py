@@ -59,13 +59,21 @@ def unix_server(start_server, tmp_path_factory) -> Iterator[UnixServer]:
         assert not path.exists()
 
 
-def test_an_image_is_classified_and_the_proxy_names_the_client(unix_server):
+def clients_by_request(log):
+    """The client in the log line of each request; the last line may not be complete yet."""
+    whole_lines = log.read_text().split("\n")[:-1]
+    lines = [json.loads(line) for line in whole_lines]
+    return {line.get("request_id"): line.get("client") for line in lines}
+
+
+def test_an_image_is_classified_and_the_proxy_names_the_client(unix_server, eventually):
     with unix_server.client() as client:
         headers = {"X-Forwarded-For": "192.0.2.7", "X-Request-ID": "forwarded"}
         assert client.post("/classify", content=SNEAKER, headers=headers).status_code == 200
         assert client.get("/models", headers={"X-Request-ID": "direct"}).status_code == 200
-    lines = [json.loads(line) for line in unix_server.log.read_text().splitlines()]
-    clients = {line.get("request_id"): line.get("client") for line in lines}
+    # A request is logged after its answer.
+    eventually(lambda: "direct" in clients_by_request(unix_server.log), 10)
+    clients = clients_by_request(unix_server.log)
     assert clients["forwarded"] == "192.0.2.7"
     assert clients["direct"] == "unix"
 

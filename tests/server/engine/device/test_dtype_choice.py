@@ -104,7 +104,8 @@ def test_float32_serves_if_the_self_check_rejects_bfloat16(
     assert info.dtype == "float32"
     assert info.dtype_speedup == pytest.approx(0.5)
     assert info.acceleration != REFERENCE
-    rejection, consequence = [record.getMessage() for record in caplog.records]
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    rejection, consequence = [record.getMessage() for record in warnings]
     assert rejection.startswith("tiny: the self check rejects the optimised network")
     assert consequence == "tiny: float32 serves instead of the plain network in bfloat16"
 

@@ -135,6 +135,13 @@ def test_the_names_of_modules_load_as_those_of_files(tmp_path: Path, name: str) 
     assert_same_outputs(model, load(tmp_path))
 
 
+def test_a_file_of_16_bits_is_computed_with_in_32(tmp_path: Path) -> None:
+    """The class token of DINOv2 with registers is added to its position while loading."""
+    model = build("DINOv2 with registers", CLASSIFIERS).bfloat16()
+    model.save_pretrained(tmp_path)
+    assert_same_outputs(model.float(), load(tmp_path))
+
+
 def test_merging_counts_a_merged_patch_by_its_size(tmp_path: Path) -> None:
     """Equal patches merge without a change of the mean that DINOv2's classifier reads."""
     model = build("DINOv2", CLASSIFIERS)

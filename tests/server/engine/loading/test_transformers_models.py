@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,18 @@ def test_another_head_is_named(tmp_path: Path) -> None:
     expected = r"has decoder\.0\.bias.*\(this one is ViTForMaskedImageModeling\)"
     with pytest.raises(ConfigError, match=expected):
         load(tmp_path)
+
+
+def test_a_model_of_several_labels_per_image_gives_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make(vit, problem_type="multi_label_classification").save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, "tome.engine"):
+        load(tmp_path, activation="sigmoid")
+        assert "sigmoid" not in caplog.text
+        load(tmp_path)
+    assert 'set activation = "sigmoid"' in caplog.text
 
 
 def test_labels_of_the_entry_have_precedence(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _SAFETENSORS_JSON_OFFSET = 8
 
 
 def read_checkpoint(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
-    """Return the state dict in ``path``, on the CPU, without its wrappers and prefixes.
+    """Return the state dict in ``path``, on the CPU in float32, without its wrappers and prefixes.
 
     The content decides the format, not the name: safetensors, or what ``torch.save`` writes. An
     index of the hub (``*.index.json``) stands for the files that it names.
@@ -55,7 +55,12 @@ def read_checkpoint(path: Path, prefix: str | None = None) -> dict[str, Tensor]:
         content = _read_shards(path)
     else:
         content = _read_file(path)
-    return find_state_dict(content, path, prefix)
+    state_dict = find_state_dict(content, path, prefix)
+    # The model's dtype. What is computed from tensors of 16 bits would be rounded to 16 bits.
+    return {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state_dict.items()
+    }
 
 
 def _read_file(path: Path) -> Any:

@@ -29,6 +29,11 @@ def _empty_dict(*arguments: Any) -> dict[Any, Any]:
     return {}
 
 
+def _empty_list(*arguments: Any) -> list[Any]:
+    """As `_empty_dict`, for lists with more abilities."""
+    return []
+
+
 class _EmptyDict:
     """As `_empty_dict`, for classes that pickle creates with ``__new__``."""
 
@@ -41,6 +46,7 @@ _OBJECTS = (
     "builtins.bool",
     "builtins.dict",
     "builtins.float",
+    "builtins.frozenset",
     "builtins.int",
     "builtins.list",
     "builtins.str",
@@ -49,6 +55,8 @@ _OBJECTS = (
     "datetime.datetime",
     "datetime.timedelta",
     "datetime.timezone",
+    "decimal.Decimal",
+    "fractions.Fraction",
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray._reconstruct",
@@ -77,6 +85,7 @@ _OBJECTS = (
     "uuid.UUID",
 )
 _DICTS_BY_CALL = ("collections.defaultdict",)
+_LISTS_BY_CALL = ("collections.deque",)
 _DICTS_BY_NEW = (
     "lightning.fabric.utilities.data.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
@@ -88,5 +97,6 @@ _DICTS_BY_NEW = (
 STAND_INS: list[Any] = [
     *((InertObject, name) for name in _OBJECTS),
     *((_empty_dict, name) for name in _DICTS_BY_CALL),
+    *((_empty_list, name) for name in _LISTS_BY_CALL),
     *((_EmptyDict, name) for name in _DICTS_BY_NEW),
 ]

@@ -86,7 +86,8 @@ def read_preprocessor(folder: Path, processor: str, image_size: Size) -> dict[st
         height, width = image_size
         config = {"size": {"height": height, "width": width}, "do_center_crop": False}
     name = _processor_name(path, config) or processor
-    settings = {**_PROCESSORS[name], **config}
+    given = {key: value for key, value in config.items() if value is not None}
+    settings = {**_PROCESSORS[name], **given}
     try:
         geometry = _geometry(path, settings, name, image_size)
         mean, std = _normalisation(settings)

@@ -6,6 +6,7 @@ with the classifier of ``*ForImageClassification``, or without one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from server.engine.loading.transformers_names import (
 )
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
+
+log = logging.getLogger("tome.engine")
 
 Size = tuple[int, int]  # height, width
 
@@ -68,7 +71,19 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
     check_state_dict(vit, tensors, path, names)
     vit.load_state_dict(tensors)
     vit.pretrained_cfg["label_names"] = _label_names(config, config_path)
+    _check_activation(spec, config)
     return vit
+
+
+def _check_activation(spec: ModelSpec, config: Config) -> None:
+    """Warn of the default activation for a model whose classes do not exclude each other."""
+    is_multi_label = config.get("problem_type") == "multi_label_classification"
+    if is_multi_label and "activation" not in spec.model_fields_set:
+        log.warning(
+            "model %s: config.json says that an image may have several labels; the scores are a"
+            ' softmax: set activation = "sigmoid" for one probability per label',
+            spec.name,
+        )
 
 
 def _check_parts(

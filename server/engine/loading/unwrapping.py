@@ -38,6 +38,8 @@ WRAPPER_KEYS = (
 # Prefixes that DistributedDataParallel, torch.compile, Lightning and teacher-student trainers put
 # before every key.
 KEY_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+# A part of the names of CLIP, but before timm's names a prefix as any other.
+_VISUAL = "visual."
 # Names that wrappers around single layers put into the middle of keys.
 INNER_NAMES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -57,8 +59,8 @@ _PATCH_EMBEDDING = re.compile(
 # Parts of the names of tensors that a training script keeps beside the model and that do not take
 # part in its forward pass.
 _NOT_OF_THE_MODEL = re.compile(
-    r"loss|criteri|metric"
-    r"|(?:^|[_.])(?:acc|accuracy|auc|auroc|f1|precision|recall|confusion|confmat|map|mse|iou|ece"
+    r"loss|criteri|metric|accuracy|class_weight|pos_weight"
+    r"|(?:^|[_.])(?:acc|auc|auroc|f1|precision|recall|confusion|confmat|map|mse|iou|ece"
     r"|kappa|n_averaged)(?:[_.\d]|$)",
     re.IGNORECASE,
 )
@@ -173,8 +175,10 @@ def _strip(state_dict: StateDict, path: Path) -> StateDict:
         match = _PATCH_EMBEDDING.fullmatch(key)
         if match:
             roots[match["root"]] = key
-    if not roots or "" in roots:
+    if not roots:
         return strip_prefixes(state_dict)
+    if "" in roots:
+        return strip_prefixes(_strip_visual(_without_metrics(state_dict, path)))
     if len(roots) > 1:
         raise _several_models(path, list(roots))
     root = next(iter(roots))
@@ -189,9 +193,25 @@ def _strip(state_dict: StateDict, path: Path) -> StateDict:
             )
     if outside:
         log.info("%s: left out %s", path, ", ".join(outside))
-    return {
+    inside = {
         key.removeprefix(root): value for key, value in state_dict.items() if key not in outside
     }
+    return _strip_visual(inside)
+
+
+def _strip_visual(state_dict: StateDict) -> StateDict:
+    is_timm = f"{_VISUAL}patch_embed.proj.weight" in state_dict
+    if is_timm and all(key.startswith(_VISUAL) for key in state_dict):
+        return {key.removeprefix(_VISUAL): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def _without_metrics(state_dict: StateDict, path: Path) -> StateDict:
+    """Return a model without prefix, and without what a training script registered beside it."""
+    outside = [key for key in state_dict if _NOT_OF_THE_MODEL.search(key)]
+    if outside:
+        log.info("%s: left out %s", path, ", ".join(outside))
+    return {key: value for key, value in state_dict.items() if key not in outside}
 
 
 def _is_left_out(key: str, value: Tensor) -> bool:

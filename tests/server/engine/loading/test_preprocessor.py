@@ -125,6 +125,14 @@ def test_the_old_format_has_sizes_of_one_number(tmp_path: Path) -> None:
     }
 
 
+def test_null_is_not_given(tmp_path: Path) -> None:
+    """Processors that were saved before version 5 hold null for what has its default."""
+    write(tmp_path, dict.fromkeys(OLD))
+    data = read_preprocessor(tmp_path, "DeiT", IMAGE_SIZE)
+    write(tmp_path, {})
+    assert data == read_preprocessor(tmp_path, "DeiT", IMAGE_SIZE)
+
+
 def test_in_the_old_format_of_clip_one_number_is_the_shortest_side(tmp_path: Path) -> None:
     old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 48, "crop_size": 40}
     write(tmp_path, {**old, "do_center_crop": True, "do_resize": True, "resample": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,13 @@ def test_the_names_of_modules_load_as_those_of_files(tmp_path: Path, name: str) 
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     assert_same_outputs(model, load(tmp_path))
+
+
+def test_a_file_of_16_bits_is_computed_with_in_32(tmp_path: Path) -> None:
+    """The class token of DINOv2 with registers is added to its position while loading."""
+    model = build("DINOv2 with registers", CLASSIFIERS).bfloat16()
+    model.save_pretrained(tmp_path)
+    assert_same_outputs(model.float(), load(tmp_path))
 
 
 def test_merging_counts_a_merged_patch_by_its_size(tmp_path: Path) -> None:
@@ -324,6 +332,18 @@ def test_another_head_is_named(tmp_path: Path) -> None:
     expected = r"has decoder\.0\.bias.*\(this one is ViTForMaskedImageModeling\)"
     with pytest.raises(ConfigError, match=expected):
         load(tmp_path)
+
+
+def test_a_model_of_several_labels_per_image_gives_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make(vit, problem_type="multi_label_classification").save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, "tome.engine"):
+        load(tmp_path, activation="sigmoid")
+        assert "sigmoid" not in caplog.text
+        load(tmp_path)
+    assert 'set activation = "sigmoid"' in caplog.text
 
 
 def test_labels_of_the_entry_have_precedence(tmp_path: Path) -> None:

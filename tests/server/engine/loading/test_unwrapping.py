@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import decimal
+import fractions
 import logging
 import pathlib
 from collections.abc import Callable
@@ -76,7 +78,17 @@ def test_a_wrapper_of_another_name_is_found_by_what_it_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "net.", "model.", "trainer.my_net."]
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "_orig_mod.module.",
+        "net.",
+        "model.",
+        "visual.",
+        "trainer.my_net.",
+        "trainer.visual.",
+    ],
 )
 def test_any_prefix_is_removed(prefix: str) -> None:
     assert_same(find_state_dict({"state_dict": under(prefix)}, PATH))
@@ -93,12 +105,19 @@ def test_criterion_and_metrics_beside_the_model_are_left_out(
         "train_metrics.MulticlassAccuracy.tp": torch.ones(3, dtype=torch.int64),
         "val_acc.correct": torch.ones(3),
         "confmat.confmat": torch.ones(3, 3),
+        "class_weights": torch.ones(3),
+        "val_MulticlassAccuracy.tp": torch.ones(3),
         "n_averaged": torch.tensor(7),
         "temperature": torch.ones(1),
     }
     with caplog.at_level(logging.INFO, "tome.engine"):
         assert_same(find_state_dict({"state_dict": under(prefix) | beside}, PATH))
     assert "left out criterion.weight, " in caplog.text
+
+
+def test_criterion_and_metrics_beside_a_model_without_prefix_are_left_out() -> None:
+    beside = {"criterion.weight": torch.ones(3), "val_acc.correct": torch.ones(3)}
+    assert_same(find_state_dict(STATE_DICT | beside, PATH))
 
 
 def test_wrappers_around_single_layers_are_removed() -> None:
@@ -155,6 +174,10 @@ METADATA = {
     "history": [np.float32(1), np.float32(2)],
     "by_class": collections.defaultdict(list, {"cat": [1]}),
     "counts": collections.Counter("aab"),
+    "last": collections.deque([0.5, 0.4], maxlen=2),
+    "frozen": frozenset({1}),
+    "share": fractions.Fraction(1, 2),
+    "price": decimal.Decimal("0.5"),
     "folder": pathlib.Path("runs") / "1",
     "args": argparse.Namespace(lr=0.1, output=pathlib.Path("runs")),
     "at": datetime.datetime(2024, 1, 1),

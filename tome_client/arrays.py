@@ -18,13 +18,15 @@ _NO_FILTER = b"\0"  # before each row (PNG, third edition, section 9)
 def encode_array(array: np.ndarray[Any, Any]) -> bytes:
     """Return an image ``(H, W)`` or ``(H, W, channels)`` as a PNG file.
 
-    Channels are grey, grey and alpha, red-green-blue, or these and alpha.
+    Channels are grey, grey and alpha, red-green-blue, or these and alpha. True is white.
 
     Raises:
-        TypeError: the dtype is neither uint8 nor uint16.
+        TypeError: the dtype is neither bool, uint8 nor uint16.
         ValueError: the shape is another one.
     """
     _check_shape(array.shape)
+    if array.dtype.kind == "b":
+        array = array.astype("uint8") * 255
     _check_dtype(array.dtype)
     height, width = array.shape[:2]
     channels = array.shape[2] if array.ndim == 3 else 1

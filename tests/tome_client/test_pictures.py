@@ -130,6 +130,11 @@ def test_an_array_is_sent_as_it_is(array: np.ndarray) -> None:
     assert (found == expected).all()
 
 
+def test_true_is_white() -> None:
+    mask = np.asarray(COLOURS)[..., 0] > 100
+    assert (decoded(mask) == 255 * mask.astype("u1")).all()
+
+
 def test_arrays_of_any_layout_and_tensors_are_taken() -> None:
     pixels = np.asarray(COLOURS)
     for array in (pixels[::-1, ::2], np.asfortranarray(pixels), torch.tensor(pixels)):
@@ -141,7 +146,6 @@ def test_arrays_of_any_layout_and_tensors_are_taken() -> None:
     [
         (np.zeros((4, 4, 3)), "not float64; scale it"),
         (np.zeros((4, 4), int), "not int64; convert it"),
-        (np.zeros((4, 4), bool), "not bool; convert it"),
         (np.full((4, 4), "x"), "not <U1"),
     ],
 )

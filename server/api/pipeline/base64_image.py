@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import binascii
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from server.errors import BadImage
 
@@ -11,6 +13,7 @@ _WHITE_SPACE = b" \t\r\n"
 _URL_SAFE = b"-_"
 _TO_STANDARD = bytes.maketrans(_URL_SAFE, b"+/")
 _DATA_URL = b"data:"
+_BASE64_PREFIX = re.compile(rb"; *base64 *$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ def decode_base64(text: bytes) -> bytes:
     payload = text.strip(_WHITE_SPACE)
     if payload[: len(_DATA_URL)].lower() == _DATA_URL:
         prefix, comma, payload = payload.partition(b",")
-        if not comma or not prefix.lower().endswith(b";base64"):
+        if not comma or not _BASE64_PREFIX.search(prefix):
             raise ValueError("the data URL is not base64")
+        payload = unquote_to_bytes(payload)  # "+", "/" and "=" are often escaped
     # Most texts need no translation, and these searches are faster than one.
     if any(character in payload for character in _URL_SAFE + _WHITE_SPACE):
         payload = payload.translate(_TO_STANDARD, _WHITE_SPACE)

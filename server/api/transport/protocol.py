@@ -26,6 +26,7 @@ from server.api.transport.lingering import (
     LingeringTransport,
     LingerLimits,
 )
+from server.api.transport.parser import BodyEvents, RequestParser, framing
 from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, SlowHeader
 
 MAX_HEADER_BYTES = 65536
@@ -109,6 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, config: HttpConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
+        self.parser = RequestParser(self, self._on_protocol_offer)
         self._registry = config.registry
         self._header_timer: asyncio.TimerHandle | None = None  # runs until a header is complete
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
@@ -219,6 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Start the keep-alive timeout if the response came before the end of the body."""
+        if self.parser.should_upgrade():
+            return  # the header alone is complete
         super().on_message_complete()
         self._in_message = False
         if self.cycle.response_complete and not self.transport.is_closing():
@@ -265,6 +269,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer data that is not HTTP with a problem."""
         self._refuse(Malformed("this is not an HTTP/1.1 request"))
+
+    def _on_protocol_offer(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1 after a header that offers another protocol.
+
+        Args:
+            rest: data that follows the header.
+        """
+        self.parser = RequestParser(BodyEvents(self), self._on_protocol_offer)
+        self.parser.feed_data(framing(self.headers) + rest)
 
     def _expects_input(self) -> bool:
         """Return whether the client has not sent the whole of its last request, or sends more."""

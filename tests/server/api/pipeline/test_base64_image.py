@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,12 @@ def test_line_breaks_and_blanks_are_skipped(content):
     encoded = base64.b64encode(content).decode()
     spaced = "\t" + "\r\n ".join(encoded[start : start + 5] for start in range(0, len(encoded), 5))
     assert decode_base64(spaced.encode()) == content
+
+
+@given(content=st.binary(max_size=200), start=st.sampled_from(["image/png; ", ";charset=utf-8;"]))
+def test_a_data_url_may_be_escaped(content, start):
+    escaped = quote(base64.b64encode(content), safe="")
+    assert decode_base64(f"data:{start}base64,{escaped}".encode()) == content
 
 
 @pytest.mark.parametrize(

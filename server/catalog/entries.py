@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,8 @@ LOCAL_FOLDER = "local-dir:"
 # The fields of an entry that name files.
 FILE_FIELDS = ("checkpoint", "labels", "profile")
 # Pillow's names of its filters, in lower case.
-INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "box")
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "hamming", "box"]
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 _NAME_CHARACTERS = "A-Za-z0-9._-"
 
@@ -64,9 +65,7 @@ class ModelSpec(BaseModel):
     in_chans: Literal[1, 3] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos", "hamming", "box"] | None = (
-        None
-    )
+    interpolation: Interpolation | None = None
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
     activation: Literal["softmax", "sigmoid", "none"] = Field(

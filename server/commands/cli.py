@@ -6,6 +6,7 @@ the engine process starts before the API process imports its own dependencies.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import platform
 import signal
@@ -116,7 +117,7 @@ def _import_pytorch(command: ModelSettings) -> None:
     """Import what the commands without a server need, which takes seconds, and log it."""
     logs.configure_terminal(command.log_level)
     with logs.log_step(log, "importing PyTorch and timm"):
-        import server.commands.offline  # noqa: F401
+        importlib.import_module("server.commands.offline")
 
 
 def _models(flags: list[str]) -> int:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from server.errors import ConfigError, RequestError
 from server.imaging.decode import decode, to_pixels
+from server.imaging.image_files import image_files, is_hidden
 from server.imaging.transform import Transform
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -35,7 +36,6 @@ FASHION_MNIST_CLASSES = (
     "Ankle boot",
 )
 _FASHION_MNIST_PREFIXES = {"train": "train", "test": "t10k"}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif"}
 
 _IDX_UINT8 = 0x08
 _IDX_MAGIC_BYTES = 4  # two zeros, type, number of dimensions; then 4 bytes for each dimension
@@ -170,25 +170,15 @@ def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledImages:
     )
 
 
-def is_hidden(path: Path) -> bool:
-    """Return whether ``path`` is one that a tool has left behind, not a class or an image.
-
-    Such are ``.ipynb_checkpoints``, and ``._x.jpg`` or ``__MACOSX`` of macOS, whose contents are
-    no images, whatever their names end with.
-    """
-    return path.name.startswith(".") or path.name == "__MACOSX"
-
-
 def _open_class_folders(folder: Path, limit: int | None) -> LabelledImages:
     class_folders = [child for child in folder.iterdir() if child.is_dir()]
     classes = sorted(child.name for child in class_folders if not is_hidden(child))
     paths: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path):
-                paths.append(path)
-                labels.append(index)
+        for path in image_files(folder / name):
+            paths.append(path)
+            labels.append(index)
     if not paths:
         raise ConfigError(
             f"{folder} has no sub-folder of images; expected {folder}/<class>/<image>"

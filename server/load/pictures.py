@@ -10,9 +10,9 @@ from pathlib import Path
 from random import Random
 
 from server.errors import ConfigError
+from server.imaging.image_files import image_files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 
 # Size in pixels of the shapes in the generated image, and their weight when blended.
 _SHAPES = ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05))
@@ -49,14 +49,10 @@ def read_pictures(paths: Sequence[Path]) -> tuple[Picture, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    files = []
-    for file in folder.iterdir():
-        is_hidden = file.name.startswith(".")  # as ._x.jpg, which macOS writes beside x.jpg
-        if file.suffix.lower() in _SUFFIXES and not is_hidden:
-            files.append(file)
+    files = image_files(folder)
     if not files:
         raise ConfigError(f"{folder} holds no image file")
-    return sorted(files)
+    return files
 
 
 def generate_jpeg(width: int = 500, height: int = 375) -> bytes:

@@ -158,7 +158,8 @@ class RequestContextMiddleware:
         caller = read_trace_context(headers)
         path = route_path(scope)
         if self.tracing is not None and not (caller is None and is_probe(path)):
-            context.spans = self.tracing.start(path, caller, context.started)
+            scheme = scope.get("scheme", "http")
+            context.spans = self.tracing.start(scheme, path, caller, context.started)
             context.trace = context.spans.context
         elif caller is not None:
             context.trace = caller.child()

@@ -78,7 +78,8 @@ class RequestSpans:
             name = known_method if known_method != _OTHER_METHOD else "HTTP"
             self._span.update_name(f"{name} {route}".strip())
             self._span.set_attribute("http.request.method", known_method)
-            self._span.set_attribute("http.response.status_code", status)
+            if status:
+                self._span.set_attribute("http.response.status_code", status)
             named = {f"tome.{name}": value for name, value in attributes.items()}
             for attribute, value in {"http.route": route, **named}.items():
                 if value:
@@ -104,7 +105,9 @@ class Tracing:
         self.resource = dict(provider.resource.attributes)
         self._tracer = provider.get_tracer(SERVICE_NAME, VERSION)
 
-    def start(self, path: str, caller: TraceContext | None, started: float) -> RequestSpans:
+    def start(
+        self, scheme: str, path: str, caller: TraceContext | None, started: float
+    ) -> RequestSpans:
         """Start the span of a request that arrived at ``started``, ``time.monotonic()`` seconds.
 
         Args:
@@ -117,7 +120,7 @@ class Tracing:
             context=_parent_context(caller),
             kind=SpanKind.SERVER,
             start_time=time.time_ns() - _nanoseconds(elapsed),
-            attributes={"url.path": path},
+            attributes={"url.path": path, "url.scheme": scheme},
         )
         own = span.get_span_context()
         context = TraceContext(

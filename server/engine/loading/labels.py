@@ -49,18 +49,25 @@ def folder_labels(names: Any, descriptions: Any) -> Labels:
         ConfigError: they are neither.
     """
     if isinstance(names, Mapping):
-        try:
-            by_index = {int(index): name for index, name in names.items()}
-            names = [by_index[index] for index in range(len(by_index))]
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                "config.json: the keys of label_names must be 0, 1, 2, ..."
-            ) from error
+        names = in_order_of_index(names, "config.json: the keys of label_names")
     if not isinstance(names, list | tuple):
         raise ConfigError("config.json: label_names must be a list")
     if not isinstance(descriptions, Mapping):
         descriptions = {}
     return tuple(str(descriptions.get(name, name)) for name in names)
+
+
+def in_order_of_index(names: Mapping[Any, Any], keys: str) -> list[Any]:
+    """Return the values of ``names`` by its keys: 0, 1, 2, ..., also as text.
+
+    Raises:
+        ConfigError: ``keys``, which the message calls them, are others.
+    """
+    try:
+        by_index = {int(index): name for index, name in names.items()}
+        return [by_index[index] for index in range(len(by_index))]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{keys} must be 0, 1, 2, ...") from error
 
 
 def imagenet_labels(vit: Any) -> Labels | None:

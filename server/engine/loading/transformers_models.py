@@ -16,6 +16,7 @@ from timm.layers import LayerNorm, resample_abs_pos_embed
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
+from server.engine.loading.labels import in_order_of_index
 from server.engine.loading.preprocessor import read_preprocessor
 from server.engine.loading.transformers_families import (
     ACTIVATIONS,
@@ -70,7 +71,10 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
     _check_parts(vit, tensors, path, names, config)
     check_state_dict(vit, tensors, path, names)
     vit.load_state_dict(tensors)
-    vit.pretrained_cfg["label_names"] = _label_names(config, config_path)
+    label_names = config.get("id2label")
+    if isinstance(label_names, Mapping):
+        label_names = in_order_of_index(label_names, f"{config_path}: the keys of id2label")
+    vit.pretrained_cfg["label_names"] = label_names
     _check_activation(spec, config)
     return vit
 
@@ -220,19 +224,3 @@ def _resize_positions(vit: Any, tensors: StateDict, image_size: Size, antialias:
             num_prefix_tokens=prefix,
             antialias=antialias,
         )
-
-
-def _label_names(config: Config, path: Path) -> list[str] | None:
-    """Return ``id2label`` as a list; None if there is none.
-
-    Raises:
-        ConfigError: its keys are not the indices of the classes.
-    """
-    names = config.get("id2label")
-    if not names:
-        return None
-    try:
-        by_index = {int(index): str(name) for index, name in names.items()}
-        return [by_index[index] for index in range(len(by_index))]
-    except (AttributeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: the keys of id2label must be 0, 1, 2, ...") from error

@@ -14,9 +14,10 @@ from server.load.pictures import generate_jpeg, read_pictures
 
 
 def test_files_folders_and_examples_are_read(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "._a.jpg", "notes.txt"):
+    for name in ("b.PNG", "a.jpg", "c.avif", "._a.jpg", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
-    assert [picture.name for picture in read_pictures([tmp_path])] == ["a.jpg", "b.PNG"]
+    names = [picture.name for picture in read_pictures([tmp_path])]
+    assert names == ["a.jpg", "b.PNG", "c.avif"]
     (notes,) = read_pictures([tmp_path / "notes.txt"])  # a file need not be an image
     assert notes.content == b"notes.txt"
     assert "sneaker.jpg" in [picture.name for picture in read_pictures([])]

@@ -85,39 +85,22 @@ def unit_keys(
 ):
     """Return the metric of ``tokens (ROWS,)``: the normalised mean of their keys over the heads.
 
-    float32 ``(ROWS, BLOCK_WIDTH)``.
+    float32 ``(ROWS, BLOCK_WIDTH)``. Without ``HEADS``, ``keys`` are the metric already.
     """
     channels = tl.arange(0, BLOCK_WIDTH)
     mask = inside[:, None] & (channels < WIDTH)[None, :]
     keys += tokens.to(tl.int64)[:, None] * ROW + channels[None, :]
-    total = tl.zeros((ROWS, BLOCK_WIDTH), tl.float32)
-    for head in tl.static_range(HEADS):
-        total += tl.load(keys + head * WIDTH, mask=mask, other=0.0).to(tl.float32)
-    mean = total / HEADS
-    norm = tl.sqrt_rn(tl.sum(mean * mean, axis=1))
-    # 1e-12 is the eps of `F.normalize`, which `Bipartite` uses.
-    return mean / tl.maximum(norm, 1e-12)[:, None]
-
-
-@triton.jit
-def metric_rows(
-    keys,
-    tokens,
-    inside,
-    ROW: tl.constexpr,
-    HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Return the metric of ``tokens (ROWS,)``, or read it if there are no heads."""
     if HEADS == 0:
-        channels = tl.arange(0, BLOCK_WIDTH)
-        mask = inside[:, None] & (channels < WIDTH)[None, :]
-        keys += tokens.to(tl.int64)[:, None] * ROW + channels[None, :]
-        return tl.load(keys, mask=mask, other=0.0)
+        metric = tl.load(keys, mask=mask, other=0.0)
     else:
-        return unit_keys(keys, tokens, inside, ROW, HEADS, WIDTH, BLOCK_WIDTH, ROWS)
+        total = tl.zeros((ROWS, BLOCK_WIDTH), tl.float32)
+        for head in tl.static_range(HEADS):
+            total += tl.load(keys + head * WIDTH, mask=mask, other=0.0).to(tl.float32)
+        mean = total / HEADS
+        norm = tl.sqrt_rn(tl.sum(mean * mean, axis=1))
+        # 1e-12 is the eps of `F.normalize`, which `Bipartite` uses.
+        metric = mean / tl.maximum(norm, 1e-12)[:, None]
+    return metric
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -177,7 +160,7 @@ def best_partner_kernel(
         in_a = first + tl.arange(0, TILE_A)
         inside_a = in_a < count_a
         tokens_a = start + first_a + 2 * in_a
-        a = metric_rows(keys, tokens_a, inside_a, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
+        a = unit_keys(keys, tokens_a, inside_a, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_A)
         best = tl.full((TILE_A,), float("-inf"), tl.float32)
         best_partner = tl.zeros((TILE_A,), tl.int32)
         for begin in range(0, count_b, TILE_B):
@@ -185,7 +168,7 @@ def best_partner_kernel(
             in_b = begin + tl.arange(0, TILE_B)
             inside_b = in_b < count_b
             tokens_b = start + first_b + 2 * in_b
-            b = metric_rows(keys, tokens_b, inside_b, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
+            b = unit_keys(keys, tokens_b, inside_b, ROW, HEADS, WIDTH, BLOCK_WIDTH, TILE_B)
             # Cosine similarities of all pairs.
             scores = tl.dot(a, tl.trans(b), input_precision=PRECISION)
             scores = tl.where(scores == scores, scores, float("inf"))

@@ -69,6 +69,7 @@ def test_a_request_is_a_span_below_that_of_its_client() -> None:
     assert (own.sampled, own.state) == (True, "foo=1")
     assert dict(span.attributes or {}) == {
         "url.path": "/classify",
+        "url.scheme": "http",
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "http.route": "/classify",
@@ -126,7 +127,7 @@ def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
     context = pipeline.context
     context.started = 5.0
     context.model = "tiny"
-    context.spans = recorder.tracing.start("/classify", None, context.started)
+    context.spans = recorder.tracing.start("http", "/classify", None, context.started)
     pipeline.infer([SNEAKER])
     context.spans.end("POST", "/classify", 200)
     spans = recorder.spans()
@@ -179,3 +180,4 @@ def test_a_request_that_is_cancelled_ends_its_span() -> None:
     asyncio.run(cancelled())
     (span,) = recorder.spans().values()
     assert span.status.status_code == StatusCode.ERROR
+    assert "http.response.status_code" not in (span.attributes or {})

@@ -3,6 +3,7 @@
 import torch
 
 import tome_core
+from tests.tome_core.models import make_images
 from tome_core.adapters.class_and_mean import ClassAndMeanViT
 
 
@@ -15,7 +16,7 @@ def make(**arguments: object) -> ClassAndMeanViT:
     return vit.double().eval()
 
 
-IMAGES = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+IMAGES = make_images(3, (32, 32))
 
 
 def test_at_r_0_it_is_the_model_itself() -> None:

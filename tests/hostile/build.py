@@ -11,6 +11,17 @@ import numpy as np
 from PIL import Image
 
 PNG = b"\x89PNG\r\n\x1a\n"
+# First row and column, and their distances, of each pass (PNG specification, section 8.2).
+ONE_PASS = ((0, 0, 1, 1),)
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -49,20 +60,10 @@ def png_with(*extra: bytes, image: Image.Image | None = None) -> bytes:
 
 def png_pixels(pixels: np.ndarray, color: int, interlaced: bool = False) -> bytes:
     """A PNG of ``pixels (H, W, C)``, of 8 or 16 bits and colour type ``color``; Adam7 or not."""
-    passes = (
-        (0, 0, 8, 8),
-        (0, 4, 8, 8),
-        (4, 0, 8, 4),
-        (0, 2, 4, 4),
-        (2, 0, 4, 2),
-        (0, 1, 2, 2),
-        (1, 0, 2, 1),
-    )
-    steps = passes if interlaced else ((0, 0, 1, 1),)
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
     rows = [
         row
-        for top, left, down, across in steps
+        for top, left, down, across in (ADAM7 if interlaced else ONE_PASS)
         for row in big_endian[top::down, left::across]
         if row.size
     ]
@@ -87,6 +88,13 @@ def jpeg_with(*extra: bytes, **options) -> bytes:
     """A JPEG with ``extra`` segments at its start."""
     body = encode(picture(), "JPEG", **options)
     return body[:2] + b"".join(extra) + body[2:]
+
+
+# In EXIF: a tag, and the type of its value.
+ORIENTATION = 0x0112
+SHORT = 3
+# The segment of a JPEG that holds EXIF or XMP.
+APP1 = 0xE1
 
 
 def exif(*entries: tuple[int, int, int, int], data: bytes = b"") -> bytes:
@@ -136,17 +144,6 @@ def bmp(
     return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data
 
 
-def bmp_v5(pixels: np.ndarray, header_bytes: int = 124) -> bytes:
-    """A bitmap of ``pixels uint8 (H, W, 4)``, blue first, whose header (56, 108, 124) has masks."""
-    height, width = pixels.shape[:2]
-    offset = 14 + header_bytes
-    data = pixels[::-1].tobytes()
-    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-    info = struct.pack("<IiiHHIIiiII", header_bytes, width, height, 1, 32, 3, len(data), 0, 0, 0, 0)
-    header = (info + masks).ljust(header_bytes, b"\0")
-    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + data
-
-
 def box(box_type: bytes, *content: bytes) -> bytes:
     """One box of an ISO media file."""
     data = b"".join(content)
@@ -172,3 +169,11 @@ def avif_of(data: bytes, count: int, item_type: bytes = b"av01", pieces: int = 1
     )
     meta = box(b"meta", version, types, locations)
     return brand + meta + box(b"mdat", data)
+
+
+def avif_with_exif(directory: bytes, **options) -> bytes:
+    """An AVIF with exactly this EXIF. Pillow writes an orientation as the file's own properties."""
+    placeholder = exif((1, SHORT, 1, 1), data=bytes(len(directory) - len(exif((1, SHORT, 1, 1)))))
+    body = encode(picture(), "AVIF", exif=placeholder, **options)
+    assert placeholder in body
+    return body.replace(placeholder, directory)

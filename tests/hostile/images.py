@@ -9,6 +9,10 @@ import numpy as np
 
 from server.imaging.formats import FORMATS
 from tests.hostile.build import (
+    APP1,
+    ORIENTATION,
+    SHORT,
+    avif_with_exif,
     bmp,
     chunk,
     deflated_zeros,
@@ -23,8 +27,6 @@ from tests.hostile.build import (
     sub_blocks,
 )
 
-ORIENTATION = 0x0112
-SHORT = 3
 UNDEFINED = 7
 
 
@@ -35,22 +37,22 @@ def jpegs() -> Iterator[tuple[str, bytes]]:
     yield "progressive jpeg", encode(picture(), "JPEG", progressive=True)
     yield "jpeg with restarts", encode(picture(), "JPEG", restart_marker_blocks=1)
     yield "jpeg of 1 x 1", encode(picture(1, 1), "JPEG")
-    yield "jpeg on its side", jpeg_with(segment(0xE1, b"Exif\0\0" + side))
+    yield "jpeg on its side", jpeg_with(segment(APP1, b"Exif\0\0" + side))
     yield "jpeg with a restart marker outside a scan", jpeg_with(b"\xff\xd3")
     yield "jpeg with a length of zero", jpeg_with(b"\xff\xe0\0\0")
-    yield "jpeg with two directories of exif", jpeg_with(*[segment(0xE1, b"Exif\0\0" + side)] * 2)
+    yield "jpeg with two directories of exif", jpeg_with(*[segment(APP1, b"Exif\0\0" + side)] * 2)
     yield (
         "jpeg of two pictures",
         encode(picture(), "MPO", save_all=True, append_images=[picture(10, 10)]),
     )
     yield "jpeg with fill bytes", jpeg_with(b"\xff" * 5000)
     yield "jpeg with 4000 segments", jpeg_with(*[segment(0xE5, b"x")] * 4000)
-    yield "jpeg with broken exif", jpeg_with(segment(0xE1, b"Exif\0\0nonsense"))
+    yield "jpeg with broken exif", jpeg_with(segment(APP1, b"Exif\0\0nonsense"))
     yield "jpeg with a broken profile", jpeg_with(segment(0xE2, b"ICC_PROFILE\0\1\1nonsense"))
     # All entries point to the same 50 kB, which a reader of all of them copies 1200 times.
     entries = [(tag, UNDEFINED, 50_000, 14_500) for tag in range(1200)]
     bomb = exif(*entries, data=bytes(50_100))
-    yield "jpeg with an exif bomb", jpeg_with(segment(0xE1, b"Exif\0\0" + bomb))
+    yield "jpeg with an exif bomb", jpeg_with(segment(APP1, b"Exif\0\0" + bomb))
     yield "png with an exif bomb", png_with(chunk(b"eXIf", bomb))
     yield "webp with an exif bomb", encode(picture(), "WEBP", exif=bomb)
 
@@ -121,11 +123,7 @@ def avifs() -> Iterator[tuple[str, bytes]]:
     yield "avif with a profile", encode(picture(), "AVIF", icc_profile=bytes(200_000))
     entries = [(tag, UNDEFINED, 50_000, 14_500) for tag in range(1200)]
     bomb = exif(*entries, data=bytes(50_100))
-    hidden = encode(picture(), "AVIF", exif=exif((1, SHORT, 1, 1), data=bytes(len(bomb) - 26)))
-    yield (
-        "avif with an exif bomb",
-        hidden.replace(exif((1, SHORT, 1, 1), data=bytes(len(bomb) - 26)), bomb),
-    )
+    yield "avif with an exif bomb", avif_with_exif(bomb)
 
 
 def polyglots() -> Iterator[tuple[str, bytes]]:

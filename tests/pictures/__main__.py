@@ -62,7 +62,7 @@ def compare_pictures(count: int, seed: int, commands: int) -> list[str]:
             failures += served_differences(model, client, picture)
             if not pillow_agrees(picture):
                 deviations[picture.pillow_differs or f"unexplained: {picture.name}"] += 1
-            if commands and index % (count // commands) == 0:
+            if commands and index % max(count // commands, 1) == 0:
                 failures += command_differences(client, picture)
     failures += [reason for reason in deviations if reason.startswith("unexplained")]
     print_counts("format", "pictures", seen)

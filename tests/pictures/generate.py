@@ -32,6 +32,9 @@ ALPHA_ZERO = "takes a bitmap whose alpha is zero everywhere for transparent"
 SECOND_EXIF = "reads the first directory of EXIF alone, and fails on a broken one"
 SHORT_PALETTE = "takes 4 or 8 bits a pixel for one bit, or a short palette for a long one"
 
+# Of bitmaps, by the bits of a pixel.
+_MASKS = {16: (bmp.RGB_555, bmp.RGB_565), 32: (bmp.BGR, bmp.BGRA, bmp.RGBA, bmp.ABGR)}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -151,9 +154,6 @@ def png_picture(color: int, depth: int, interlaced: bool, choices: Choices) -> P
     )
 
 
-_MASKS = {16: (bmp.RGB_555, bmp.RGB_565), 32: (bmp.BGR, bmp.BGRA, bmp.RGBA, bmp.ABGR)}
-
-
 def bmp_picture(bits: int, header: int, choices: Choices) -> Picture:
     palette = None
     masks = None
@@ -194,7 +194,7 @@ def gif_picture(transparent: bool, interlaced: bool, choices: Choices) -> Pictur
     image = Image.fromarray(choices.image(3)).quantize(choices.plain.randint(2, 256))
     options = {"transparency": image.getpixel((0, 0))} if transparent else {}
     body = encode(image, "GIF", interlace=int(interlaced), **options)
-    start = 13 + (3 << (body[10] & 7) + 1)
+    start = 13 + (3 << (body[10] & 7) + 1)  # after header and palette
     junk = bytes(choices.plain.choices([0, 0, 9], k=choices.plain.randint(0, 3)))
     body = body[:start] + junk + body[start:]
     shows = over_white(gif.rgba(body))

@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.hostile.build import chunk, exif, segment
+from tests.hostile.build import APP1, ORIENTATION, SHORT, chunk, exif, segment
 
 Pixels = npt.NDArray[np.uint8]
 
-TAG = 0x0112
 MAKER = 0x010F
-SHORT = 3
-APP1 = 0xE1
 _EXIF = b"Exif\0\0"
 
 # EXIF 2.32, section 4.6.4.
@@ -40,7 +37,7 @@ def upright(stored: Pixels, orientation: int) -> Pixels:
 
 def directory(orientation: int) -> bytes:
     """A TIFF directory with this orientation, or with another tag alone if it is 0."""
-    return exif((TAG if orientation else MAKER, SHORT, 1, orientation))
+    return exif((ORIENTATION if orientation else MAKER, SHORT, 1, orientation))
 
 
 def xmp(orientation: int, choose: random.Random) -> bytes:
@@ -53,7 +50,7 @@ def xmp(orientation: int, choose: random.Random) -> bytes:
 def tags(orientation: int) -> Image.Exif:
     """EXIF as Pillow writes it."""
     found = Image.Exif()
-    found[TAG] = orientation
+    found[ORIENTATION] = orientation
     return found
 
 

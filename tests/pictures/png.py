@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tests.hostile.build import PNG, chunk, header
+from tests.hostile.build import ADAM7, ONE_PASS, PNG, chunk, header
 
 GREY = 0
 RGB = 2
@@ -27,18 +27,6 @@ DEPTHS = {
     GREY_ALPHA: (8, 16),
     RGB_ALPHA: (8, 16),
 }
-
-# First row and column, and their distances, of each pass (section 8.2).
-_WHOLE = ((0, 0, 1, 1),)
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (0, 4, 8, 8),
-    (4, 0, 8, 4),
-    (0, 2, 4, 4),
-    (2, 0, 4, 2),
-    (0, 1, 2, 2),
-    (1, 0, 2, 1),
-)
 
 Samples = npt.NDArray[np.uint16]
 Bytes = npt.NDArray[np.uint8]
@@ -65,7 +53,7 @@ def write_png(image: Png, filters: list[int], extra: bytes = b"") -> bytes:
     if image.transparency:
         chunks.append(chunk(b"tRNS", image.transparency))
     rows = []
-    for top, left, down, across in _ADAM7 if image.interlaced else _WHOLE:
+    for top, left, down, across in ADAM7 if image.interlaced else ONE_PASS:
         part = image.samples[top::down, left::across]
         if part.size:
             rows += _filtered(part, image.depth, filters)
@@ -125,7 +113,7 @@ def read_png(body: bytes) -> Png:
     channels = CHANNELS[color]
     samples = np.zeros((height, width, channels), np.uint16)
     position = 0
-    for top, left, down, across in _ADAM7 if interlaced else _WHOLE:
+    for top, left, down, across in ADAM7 if interlaced else ONE_PASS:
         part = samples[top::down, left::across]
         if part.size:
             row_bytes = -(-part.shape[1] * channels * depth // 8)

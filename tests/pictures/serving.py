@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import httpx
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from server.catalog.entries import read_catalog
 from server.commands.offline import load_runner, run_one
@@ -35,7 +34,7 @@ class BundledModel:
 
     def features(self, picture: Picture) -> Features:
         """What is right: of the pixels that timm makes of what the picture shows."""
-        pixels = timm_pixels(picture.shows, self._runner.model.transform)
+        pixels = timm_pixels(Image.fromarray(picture.shows), self._runner.model.transform)
         outputs = self._runner.run(pixels[None], [UNMERGED], [0], ["features"])
         return np.frombuffer(outputs[0].features, "<f4")
 
@@ -60,12 +59,10 @@ def are_near(given: Features, expected: Features) -> bool:
 
 
 def best_by_command(body: bytes) -> str:
-    """Return the best class that ``tome-serve classify`` prints for a file, in a process."""
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        Path(file.name).write_bytes(body)
-        command = [sys.executable, "-m", "server", "classify", file.name, "--r", "0"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT)
-    return ended.stdout.splitlines()[0].split(maxsplit=1)[1]
+    """Return the best class that ``tome-serve classify``, in a process, prints for its input."""
+    command = [sys.executable, "-m", "server", "classify", "-", "--r", "0"]
+    ended = subprocess.run(command, input=body, capture_output=True, check=True, timeout=TIMEOUT)
+    return ended.stdout.decode().splitlines()[0].split(maxsplit=1)[1]
 
 
 def best_by_server(client: httpx.Client, body: bytes) -> str:

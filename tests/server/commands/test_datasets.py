@@ -16,7 +16,8 @@ from server.commands.datasets import (
 from server.errors import ConfigError
 from server.imaging.decode import decode
 from server.imaging.transform import Transform
-from tests.hostile.build import encode, exif, picture
+from tests.hostile.build import encode, picture
+from tests.pictures.orientations import tags
 
 PLAIN = Transform((1, 2, 3), "nearest", 1.0, "squash")
 RGB = Transform((3, 24, 24), "bicubic", 0.9, "center")
@@ -60,7 +61,7 @@ def test_each_sub_folder_is_a_class(tmp_path: Path) -> None:
 
 
 def test_a_file_is_decoded_as_the_server_does_it(tmp_path: Path) -> None:
-    turned = encode(picture(), "JPEG", exif=b"Exif\0\0" + exif((0x0112, 3, 1, 6)))
+    turned = encode(picture(), "JPEG", exif=tags(6))
     path = tmp_path / "turned.jpg"
     path.write_bytes(turned)
     pixels = read_pixels(path, RGB)

@@ -93,12 +93,13 @@ def test_slots_hold_the_largest_input_of_any_model_as_float32(
 
 
 def test_an_inherited_descriptor_moves_to_the_lowest_number(engine: ModuleType) -> None:
-    with open(os.devnull) as free, open(os.devnull) as file:
+    with open(os.devnull) as free, open(__file__) as file:
         lowest = free.fileno()
         inherited = os.dup(file.fileno())
         free.close()
         moved = engine.lowest_number(inherited)
         assert moved == lowest
+        assert os.path.sameopenfile(moved, file.fileno())
         os.close(moved)
         with pytest.raises(OSError):
             os.fstat(inherited)

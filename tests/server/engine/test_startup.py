@@ -24,7 +24,8 @@ def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(
 ) -> None:
     with caplog.at_level(logging.INFO, "tome.engine"):
         served, (info,) = start_models(configuration(tiny_folder, levels=(0, 4, 99)))
-    steps = [line.getMessage() for line in caplog.records if "seconds" not in vars(line)]
+    records = [record for record in caplog.records if record.name == "tome.engine"]
+    steps = [record.getMessage() for record in records if "seconds" not in vars(record)]
     assert [step.removeprefix("tiny: ").split()[0] for step in steps] == [
         "opening",
         "loading",
@@ -33,7 +34,7 @@ def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(
         "measuring",
         "tiny",  # is ready
     ]
-    done = [line.getMessage() for line in caplog.records if "seconds" in vars(line)]
+    done = [record.getMessage() for record in records if "seconds" in vars(record)]
     assert [line.rpartition(": done in ")[0] for line in done] == steps[:-1]
     assert info.name == "tiny"
     assert [level.r for level in info.levels] == ["0", "4"]  # 99 is more than the tokens allow

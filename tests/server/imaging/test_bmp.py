@@ -10,8 +10,8 @@ from server.errors import UnsupportedFormat
 from server.imaging.bmp import is_bmp, open_bmp
 from server.imaging.decode import decode
 from server.imaging.transform import Transform
-from tests.hostile.build import bmp, bmp_v5
-from tests.pictures.bmp import Bmp, write_bmp
+from tests.hostile.build import bmp
+from tests.pictures.bmp import BGRA, Bmp, write_bmp
 
 BLACK_AND_WHITE = np.array([[0] * 3, [255] * 3], np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 2, (5, 7)).astype(np.uint32)
@@ -45,16 +45,21 @@ def test_a_colour_beyond_the_palette_is_black() -> None:
         assert np.array_equal(np.asarray(opened.convert("L")) == 255, PIXELS == 0)
 
 
+def with_alpha(pixels: np.ndarray, header: int) -> bytes:
+    """A bitmap of ``pixels uint8 (H, W, 4)``, blue first."""
+    return write_bmp(Bmp(pixels.view("<u4")[..., 0], 32, header, masks=BGRA))
+
+
 @pytest.mark.parametrize("header", [56, 108, 124])
 def test_alpha_that_is_zero_everywhere_is_none(header: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
     pixels[..., 3] = 0
-    blue_last = pixels[..., 2::-1]
-    np.testing.assert_array_equal(shown(bmp_v5(pixels, header)), blue_last)
+    red_first = pixels[..., 2::-1]
+    np.testing.assert_array_equal(shown(with_alpha(pixels, header)), red_first)
     pixels[2, 3, 3] = 255
-    only_one = np.full_like(blue_last, 255)
-    only_one[2, 3] = blue_last[2, 3]
-    np.testing.assert_array_equal(shown(bmp_v5(pixels, header)), only_one)
+    only_one = np.full_like(red_first, 255)
+    only_one[2, 3] = red_first[2, 3]
+    np.testing.assert_array_equal(shown(with_alpha(pixels, header)), only_one)
 
 
 @pytest.mark.parametrize(("compression", "bits"), [(1, 8), (2, 4)])

@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import UnsupportedFormat
 from server.imaging.foreign import name_format
-from server.imaging.formats import open_container
+from server.imaging.formats import FORMATS, open_container
 from tests.hostile.build import box, encode, picture
 
 
@@ -22,7 +22,11 @@ from tests.hostile.build import box, encode, picture
         ("JPEG2000", "JPEG 2000"),
         ("DDS", "DDS"),
         ("QOI", "QOI"),
-        ("AVIF", "AVIF"),
+        pytest.param(
+            "AVIF",
+            "AVIF",
+            marks=pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow has no AVIF"),
+        ),
     ],
 )
 def test_what_pillow_writes_is_named(form: str, name: str) -> None:
@@ -37,6 +41,7 @@ def test_what_pillow_writes_is_named(form: str, name: str) -> None:
         (b"heim\0\0\0\0mif1", "HEIC"),
         (b"mif1\0\0\0\0miaf", "HEIF"),
         (b"crx \0\0\0\1isom", "a camera's raw file"),
+        (b"avif\0\0\0\0mif1", "AVIF"),
         (b"qt  \0\0\0\0qt  ", "QuickTime video"),
         (b"isom\0\0\2\0mp41", "MP4 or another ISO media file"),
     ],
@@ -55,7 +60,7 @@ def test_an_iso_media_file_is_named_by_its_brands(brands: bytes, name: str) -> N
         (b"<?xml version='1.0'?><x/>", "XML"),
         (b"RIFF\0\0\0\0WAVE", "WAV"),
         (bytes(128) + b"DICM", "DICOM"),
-        (gzip.compress(b""), "gzip"),
+        (gzip.compress(b"", mtime=0), "gzip"),  # the time would change the name of the test
         (b"P5 is text", "a Netpbm image"),
         (b"P5s", None),
         (b"RIFF\0\0\0\0????", None),

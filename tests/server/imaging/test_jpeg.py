@@ -5,12 +5,18 @@ import pytest
 from server.errors import BadImage, TooLarge
 from server.imaging.jpeg import strip_jpeg
 from tests.hostile.attacks import scans
-from tests.hostile.build import encode, exif, jpeg_with, picture, segment
+from tests.hostile.build import (
+    APP1,
+    ORIENTATION,
+    SHORT,
+    encode,
+    exif,
+    jpeg_with,
+    picture,
+    segment,
+)
 
-ORIENTATION_TAG = 0x0112
-SHORT = 3
 ROTATED = 6
-APP1 = 0xE1
 APP2 = 0xE2
 COMMENT = 0xFE
 
@@ -27,7 +33,7 @@ def test_what_follows_the_first_scan_is_kept() -> None:
 
 
 def test_the_orientation_is_read_before_exif_is_removed() -> None:
-    data = exif((ORIENTATION_TAG, SHORT, 1, ROTATED))
+    data = exif((ORIENTATION, SHORT, 1, ROTATED))
     container = strip_jpeg(jpeg_with(segment(APP1, b"Exif\0\0" + data)))
     assert container.orientation == ROTATED
     assert b"Exif" not in container.body
@@ -38,15 +44,15 @@ def exif_segment(*entries: tuple[int, int, int, int], data: bytes = b"") -> byte
 
 
 def test_the_first_segment_that_has_an_orientation_counts() -> None:
-    first = exif_segment((ORIENTATION_TAG, SHORT, 1, ROTATED))
-    other = exif_segment((ORIENTATION_TAG, SHORT, 1, 3))
+    first = exif_segment((ORIENTATION, SHORT, 1, ROTATED))
+    other = exif_segment((ORIENTATION, SHORT, 1, 3))
     none = exif_segment((0x010F, SHORT, 1, 1))
     for segments in ([first, other], [first, none], [none, first], [none, first, other]):
         assert strip_jpeg(jpeg_with(*segments)).orientation == ROTATED
 
 
 def test_exif_may_go_on_in_the_next_segment() -> None:
-    values = exif((ORIENTATION_TAG, SHORT, 3, 26), data=b"\x06\0\x01\0\x01\0")
+    values = exif((ORIENTATION, SHORT, 3, 26), data=b"\x06\0\x01\0\x01\0")
     pieces = [segment(APP1, b"Exif\0\0" + piece) for piece in (values[:27], values[27:])]
     assert strip_jpeg(jpeg_with(*pieces)).orientation == ROTATED
 

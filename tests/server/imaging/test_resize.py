@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import timm.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,8 +14,8 @@ from server.imaging.resize import (
     resized_size,
 )
 from server.imaging.transform import Transform
+from tests.pictures.compare import MEAN, timm_pixels
 
-MEAN = (0.485, 0.456, 0.406)
 SIDES = st.integers(1, 160)
 
 
@@ -29,20 +28,6 @@ def noise(width: int, height: int, channels: int, contrast: int = 255) -> Image.
         .astype(np.uint8)
     )
     return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-
-
-def timm_pixels(image: Image.Image, transform: Transform) -> np.ndarray:
-    channels = transform.size[0]
-    reference = timm.data.create_transform(
-        transform.size,
-        is_training=False,
-        use_prefetcher=True,  # uint8, before normalisation
-        interpolation=transform.interpolation,
-        crop_pct=transform.crop_pct,
-        crop_mode=transform.crop_mode,
-        mean=MEAN[:channels],
-    )
-    return reference(image).numpy()
 
 
 @settings(max_examples=300)

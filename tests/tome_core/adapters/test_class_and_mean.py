@@ -3,19 +3,21 @@
 import torch
 
 import tome_core
+from tests.tome_core.models import make_images
 from tome_core.adapters.class_and_mean import ClassAndMeanViT
+
+WIDTH = 16
+PATCHES = 16
+IMAGES = make_images(3, (32, 32))
 
 
 def make(**arguments: object) -> ClassAndMeanViT:
     torch.manual_seed(0)
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
     vit = ClassAndMeanViT(**{**sizes, "num_classes": 5, **arguments})
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return vit.double().eval()
-
-
-IMAGES = torch.randn(3, 3, 32, 32, dtype=torch.float64)
 
 
 def test_at_r_0_it_is_the_model_itself() -> None:
@@ -33,10 +35,10 @@ def test_the_mean_counts_each_token_by_its_patches() -> None:
     trace = model.trace(IMAGES, r=3)
     for index, tokens in enumerate(trace.tokens):
         sizes = trace.sizes[index].double()
-        total = torch.zeros(16, dtype=torch.float64)
-        for position in range(3, len(tokens)):
+        total = torch.zeros(WIDTH, dtype=torch.float64)
+        for position in range(3, len(tokens)):  # after the class token and two registers
             total += sizes[position] * tokens[position]
-        pooled = torch.cat([tokens[0], total / 16])
+        pooled = torch.cat([tokens[0], total / PATCHES])
         torch.testing.assert_close(trace.logits[index], vit.head(pooled))
 
 

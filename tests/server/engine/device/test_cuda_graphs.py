@@ -51,18 +51,25 @@ def forward(tiny: LoadedModel) -> Forward:
     return Forward(tiny.network, tiny.mean, tiny.std, CPU)
 
 
+def set_enabled(is_enabled: bool) -> None:
+    if is_enabled:
+        gc.enable()
+    else:
+        gc.disable()
+
+
 @pytest.mark.parametrize("was_enabled", [True, False])
 def test_nothing_is_collected_while_a_graph_is_recorded(was_enabled: bool) -> None:
     """Otherwise CUDA ends the recording if the collector destroys another graph."""
-    if not was_enabled:
-        gc.disable()
+    is_enabled = gc.isenabled()
+    set_enabled(was_enabled)
     try:
         with pytest.raises(ValueError, match="stop"), without_garbage_collection():
             assert not gc.isenabled()
             raise ValueError("stop")
         assert gc.isenabled() == was_enabled
     finally:
-        gc.enable()
+        set_enabled(is_enabled)
 
 
 def test_buckets_reach_the_largest_batch() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -81,4 +80,4 @@ def test_a_folder_of_another_library_is_named(
     found: str,
 ) -> None:
     with pytest.raises(ConfigError, match=f"describes no model of timm or transformers.*{found}"):
-        is_of_transformers(tmp_path, json.loads(json.dumps(config)))
+        is_of_transformers(tmp_path, config)

@@ -15,7 +15,7 @@ from server.engine.loading.labels import folder_labels, read_labels
 from server.engine.loading.model_loader import load_model
 from server.errors import ConfigError
 from tests.server.engine.loading.published import CLASSES
-from tests.server.engine.loading.small_vit import VIT, create_timm
+from tests.server.engine.loading.small_vit import SIZES, VIT, create_timm
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 DESCRIPTIONS = {name: f"the class {name}" for name in NAMES}
@@ -41,7 +41,7 @@ def load(folder: Path, **fields: Any) -> tuple[str, ...]:
 
 
 def save(folder: Path, **config: Any) -> None:
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    sizes = {**SIZES, "img_size": 32}
     save_for_hf(create_timm(VIT), str(folder), model_config=config, model_args=sizes)
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file
 
 from server.engine.loading.transformers_names import transformers_to_timm
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
+from tests.server.engine.loading.small_vit import DINOV2, DISTILLED, VIT, create_timm
 
 hf = pytest.importorskip("transformers")
 
@@ -200,18 +200,9 @@ def test_relative_positions_of_another_size_are_refused(tmp_path: Path) -> None:
 
 # Architectures of timm for files without a folder.
 ARCHITECTURES = {
-    "ViT": "vit_tiny_patch16_224",
-    "DeiT with teacher": "deit_tiny_distilled_patch16_224",
+    "ViT": VIT,
+    "DeiT with teacher": DISTILLED,
     "BEiT": "beit_base_patch16_224",
-}
-SMALL = {
-    "img_size": 32,
-    "patch_size": 8,
-    "embed_dim": 32,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.5,
-    "num_classes": 3,
 }
 
 
@@ -219,7 +210,7 @@ SMALL = {
 def test_a_file_loads_into_an_architecture_of_timm(tmp_path: Path, name: str) -> None:
     model = build(name, CLASSIFIERS)
     model.save_pretrained(tmp_path)
-    network = timm.create_model(ARCHITECTURES[name], **SMALL).eval()
+    network = create_timm(ARCHITECTURES[name], mlp_ratio=2.5, num_classes=3)
     load_weights(network, tmp_path / "model.safetensors")
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -230,7 +221,7 @@ def test_a_file_loads_into_an_architecture_of_timm(tmp_path: Path, name: str) ->
 
 def test_the_classifier_of_dinov2_needs_its_folder(tmp_path: Path) -> None:
     build("DINOv2", CLASSIFIERS).save_pretrained(tmp_path)
-    network = timm.create_model("vit_small_patch14_dinov2", **{**SMALL, "mlp_ratio": 3})
+    network = create_timm(DINOV2, mlp_ratio=3, num_classes=3)
     with pytest.raises(ConfigError, match="reads the class token and the mean of the patches"):
         load_weights(network, tmp_path / "model.safetensors")
 
@@ -271,9 +262,8 @@ def test_openai_s_names_of_clip_load_with_its_projection(tmp_path: Path, prefix:
     path = tmp_path / "clip.pt"
     torch.save({f"{prefix}{key}": value for key, value in to_openai(model).items()}, path)
     classes = model.visual_projection.out_features
-    network = timm.create_model(
-        "vit_base_patch32_clip_quickgelu_224", **{**SMALL, "num_classes": classes}
-    ).eval()
+    name = "vit_base_patch32_clip_quickgelu_224"
+    network = create_timm(name, mlp_ratio=2.5, num_classes=classes)
     load_weights(network, path)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():

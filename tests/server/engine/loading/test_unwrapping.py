@@ -286,7 +286,6 @@ def test_lightning_s_checkpoint_loads(tmp_path: Path) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         logger=False,
-        barebones=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

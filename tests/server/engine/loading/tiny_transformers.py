@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import transformers as hf
-from torch import Tensor, nn
+from torch import Tensor
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.model_loader import LoadedModel, load_model
+from tests.server.engine.loading.published import randomise
 
 LABELS = {0: "cat", 1: "dog", 2: "fish"}
 SIZES = {
@@ -65,13 +66,6 @@ def clip(kind: Any, **options: Any) -> Any:
     if kind in (hf.CLIPVisionModel, hf.CLIPVisionModelWithProjection):
         return kind(hf.CLIPVisionConfig(**vision))
     return kind(hf.CLIPConfig(vision_config=vision, text_config=TEXT, id2label=LABELS))
-
-
-def randomise(model: nn.Module) -> Any:
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return model.eval().requires_grad_(False)
 
 
 def make(build: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

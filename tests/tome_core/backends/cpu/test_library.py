@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -44,8 +45,10 @@ _BEYOND_AVX512 = re.compile(
 @pytest.fixture
 def isa_is_reset() -> Iterator[None]:
     before = library._limit
+    library._allowed.cache_clear()
     yield
     library._limit = before
+    library._allowed.cache_clear()
 
 
 def compiled(isa: str) -> Path:
@@ -82,7 +85,7 @@ def test_a_library_needs_only_the_instructions_that_it_is_named_for() -> None:
 @pytest.mark.parametrize("isa", DTYPES.values())
 def test_a_library_can_be_asked_on_a_processor_without_its_instructions(isa: str) -> None:
     names = instructions(compiled(isa), "tome_supported")
-    assert "ret" in names
+    assert names & {"ret", "retq"}  # older versions of objdump print the second
     assert not {name for name in names if name.startswith("v")}
 
 
@@ -143,13 +146,14 @@ def test_a_processor_without_the_forced_instruction_set_runs_what_it_has(
     """As on a processor with AVX-512 from before bfloat16."""
     load = library._load
     monkeypatch.setattr(library, "_load", lambda isa: None if "bf16" in isa else load(isa))
-    library._allowed.cache_clear()
-    limit_isa("avx512_bf16")
-    assert (load_library(torch.float32) is not None) == HAS_AVX512
-    assert load_library(torch.bfloat16) is None
-    (record,) = caplog.records
-    assert "TOME_CPU_ISA is avx512_bf16, which cannot be used here" in record.getMessage()
-    library._allowed.cache_clear()
+    with caplog.at_level(logging.WARNING, library.__name__):
+        limit_isa("avx512_bf16")
+        assert (load_library(torch.float32) is not None) == HAS_AVX512
+        assert load_library(torch.bfloat16) is None
+    message = "TOME_CPU_ISA is avx512_bf16, which cannot be used here; lower ones are"
+    logged = [record.getMessage() for record in caplog.records]
+    # Where no kernels are compiled, another line may say so.
+    assert [line for line in logged if line.startswith("TOME_CPU_ISA")] == [message]
 
 
 @needs_avx512

@@ -17,10 +17,20 @@ from tome_core.schedule import most_mergeable
 
 
 def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
-    tiles = matching.choose_tiles(width)
     row = heads * width * (3 if packed else 1)
+    name = f"best_partner {dtype} {heads} heads of {width}{'' if packed else ' alone'}"
+    return best_partner(name, dtype, row, heads, width)
+
+
+def partners_of_metric(width: int) -> Case:
+    return best_partner(f"best_partner of metric {width}", "*fp32", width, heads=0, width=width)
+
+
+def best_partner(name: str, dtype: str, row: int, heads: int, width: int) -> Case:
+    """Of keys in rows of ``row`` numbers; with 0 heads the keys are the metric itself."""
+    tiles = matching.choose_tiles(width)
     return Case(
-        name=f"best_partner {dtype} {heads} heads of {width}{'' if packed else ' alone'}",
+        name=name,
         kernel=matching.best_partner_kernel,
         types={
             "keys": dtype,
@@ -30,25 +40,6 @@ def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
             "partner": "*i32",
         },
         constants=matching.constants(1, row, heads, width, tiles),
-        aligned=("keys", "similarity", "partner"),
-        warps=tiles.warps,
-        stages=matching.STAGES,
-    )
-
-
-def partners_of_metric(width: int) -> Case:
-    tiles = matching.choose_tiles(width)
-    return Case(
-        name=f"best_partner of metric {width}",
-        kernel=matching.best_partner_kernel,
-        types={
-            "keys": "*fp32",
-            "before": "*i32",
-            "after": "*i32",
-            "similarity": "*fp32",
-            "partner": "*i32",
-        },
-        constants=matching.constants(1, width, 0, width, tiles),
         aligned=("keys", "similarity", "partner"),
         warps=tiles.warps,
         stages=matching.STAGES,

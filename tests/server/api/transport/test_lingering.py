@@ -50,6 +50,7 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_answer(server, head, s
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once; on the path /wait only after a body has begun."""
     if scope["path"] == "/wait":
         await receive()
     headers = [(b"content-length", b"2")]

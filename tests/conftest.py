@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 # Tests run beside other work on few cores; more threads only wait for one another.
 torch.set_num_threads(1)
+
+# Spans are recorded only where a test says so, also on a machine that configures them for itself.
+for name in [name for name in os.environ if name.startswith("OTEL_")]:
+    del os.environ[name]
 
 # No deadline, because a busy machine is no failure. `--hypothesis-profile=explore` draws new
 # examples every time.

@@ -23,7 +23,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_script(path: Path, command: str) -> None:
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{command}\n")
     path.chmod(0o755)
 
@@ -35,9 +35,9 @@ def test_the_newest_of_a_version_is_taken(machine: Path) -> None:
 
 
 def test_one_on_the_path_is_taken(machine: Path) -> None:
-    write_script(machine.parent / "other" / "python4.3", "echo 4.3.0")
-    (machine.parent / "other" / "python4.3").rename(machine.parent / "shims" / "python4.3")
-    assert find_interpreter("4.3") == machine.parent / "shims" / "python4.3"
+    interpreter = machine.parent / "shims" / "python4.3"
+    write_script(interpreter, "echo 4.3.0")
+    assert find_interpreter("4.3") == interpreter
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,13 @@ class IdleConnections:
         await self.refresh()
 
     async def refresh(self, seconds: float = 0.0) -> None:
-        """Send one request on each connection, over ``seconds``; drop and count those lost."""
+        """Send one request on each connection, over ``seconds``; count those lost, once each."""
+        self._connections = [each for each in self._connections if not each.writer.is_closing()]
         waves = range(0, len(self._connections), AT_ONCE)
         for start in waves:
             wave = self._connections[start : start + AT_ONCE]
             await asyncio.gather(*map(self._refresh_one, wave))
             await asyncio.sleep(seconds / len(waves))
-        self._connections = [each for each in self._connections if not each.writer.is_closing()]
 
     async def keep(self) -> None:
         """Refresh the connections before the server would close them, until cancelled.

@@ -89,7 +89,10 @@ async def run(arena: Arena, name: str, number: signal.Signals, idle_count: int =
 async def kill_over_and_over(
     arena: Arena, server: RunningServer, crowd: Crowd, number: signal.Signals
 ) -> float:
-    """Do so under the load of ``crowd``. Return the seconds of the slowest new start."""
+    """Send ``number`` to the engine as often as wanted, under the load of ``crowd``.
+
+    Return the seconds of the slowest new start.
+    """
     slowest_start = 0.0
     going = True
     load = asyncio.create_task(crowd.run(CLIENTS, lambda: going))

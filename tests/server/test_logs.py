@@ -6,10 +6,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from server import logs
 from server.logs import JsonFormatter, configure_terminal, log_step
 
 
@@ -59,14 +61,18 @@ def tome_logger() -> Iterator[logging.Logger]:
     logger.handlers = handlers
 
 
-def test_a_step_is_logged_before_it_begins_and_with_its_seconds_after_it(caplog) -> None:
+def test_a_step_is_logged_before_it_begins_and_with_its_seconds_after_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 12.2604])
+    monkeypatch.setattr(logs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     log = logging.getLogger("tome.test")
     with caplog.at_level(logging.INFO, "tome.test"), log_step(log, "loading 100% of it"):
         (begun,) = caplog.records
         assert begun.getMessage() == "loading 100% of it"
     done = caplog.records[1]
-    assert done.getMessage() == "loading 100% of it: done in 0.0 s"
-    assert 0 <= formatted(done)["seconds"] < 60
+    assert done.getMessage() == "loading 100% of it: done in 2.3 s"
+    assert formatted(done)["seconds"] == 2.26
 
 
 def test_a_step_that_fails_is_not_done(caplog) -> None:

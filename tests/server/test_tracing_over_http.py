@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.server.api.middleware.test_trace_context import TRACE, VALID
 from tests.server.conftest import run_server
 from tests.server.wire import SNEAKER
 
-TRACE = "12345678901234567890123456789012"
-CALLER = {"traceparent": f"00-{TRACE}-1234567890123456-01", "tracestate": "foo=1"}
+CALLER = {"traceparent": VALID, "tracestate": "foo=1"}
 
 
 def json_objects(text: str) -> list[dict[str, Any]]:

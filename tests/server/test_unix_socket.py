@@ -1,4 +1,4 @@
-"""A server on a Unix socket, with its metrics on a port of both address families."""
+"""A server on a Unix socket, with its metrics on a port; of both families if there is IPv6."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.load.run import run_load
 from server.load.spec import LoadSpec
 from server.top.scrape import NoMetrics, scrape
 from tests.server.api.transport.nginx import nginx, run_nginx
-from tests.server.api.transport.test_addresses import needs_ipv6
+from tests.server.api.transport.test_addresses import has_ipv6, needs_ipv6
 from tests.server.conftest import ROOT, RunningServer, free_port
 from tests.server.wire import SNEAKER, assert_problem
 
@@ -46,7 +46,7 @@ def unix_server(start_server, tmp_path_factory) -> Iterator[UnixServer]:
         start_server(
             stderr=stderr,
             uds=path,
-            host="::",
+            host="::" if has_ipv6() else "0.0.0.0",
             metrics_port=port,
             levels="0",
             max_batch=1,

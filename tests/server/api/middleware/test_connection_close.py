@@ -34,9 +34,11 @@ def test_a_response_that_makes_the_rest_of_the_body_useless_closes(status):
     assert b"".join(message["body"] for message in exchange.sent[1:]) == b"done"
 
 
-@pytest.mark.parametrize("headers", [BODY, {**BODY, "Connection": "Keep-Alive, Close"}])
-def test_every_response_closes_if_the_client_does_not_keep_the_connection(headers):
-    version = "1.0" if headers == BODY else "1.1"
+@pytest.mark.parametrize(
+    ("version", "headers"),
+    [("1.0", BODY), ("1.1", {**BODY, "Connection": "Keep-Alive, Close"})],
+)
+def test_every_response_closes_if_the_client_does_not_keep_the_connection(version, headers):
     scope = {**http_scope("POST", headers=headers), "http_version": version}
     exchange = run(ConnectionClose(answer(422), is_serving), scope, b"some", b"more")
     assert exchange.headers["connection"] == "close"

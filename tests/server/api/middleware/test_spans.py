@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,11 +20,9 @@ from server.api.middleware.spans import Tracing
 from server.api.middleware.trace_context import read_trace_context
 from server.metrics import Metrics
 from tests.server.api.middleware.asgi import Exchange, answer, http_scope, run
+from tests.server.api.middleware.test_trace_context import PARENT, TRACE
 from tests.server.api.pipeline.test_inference import Pipeline, result_of
 from tests.server.wire import SNEAKER
-
-TRACE = "12345678901234567890123456789012"
-PARENT = "1234567890123456"
 
 
 class Recorder:
@@ -123,7 +123,11 @@ def test_probes_are_spans_only_in_the_trace_of_their_client() -> None:
 
 def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
     recorder = Recorder()
-    pipeline = Pipeline([result_of()])
+    result = result_of()
+    # Binary fractions: sums with the clock lose no nanosecond, however long the machine has run.
+    outcome = result.outcome._replace(queue_seconds=0.25)
+    batch = replace(result.batch, forward_seconds=0.125)
+    pipeline = Pipeline([replace(result, outcome=outcome, batch=batch)])
     context = pipeline.context
     context.started = 5.0
     context.model = "tiny"
@@ -141,10 +145,15 @@ def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
         "tome.r": "1",
         "tome.batch_size": 1,
     }
-    order = [spans[name] for name in ("body", "decode", "queue", "forward")]
-    begins = [span.start_time or 0 for span in order]
-    assert begins == sorted(begins)
-    assert begins[3] - begins[2] == round(result_of().outcome.queue_seconds * 1e9)
+    times = [
+        (span.start_time or 0, span.end_time or 0)
+        for span in (spans[name] for name in ("body", "decode", "queue", "forward"))
+    ]
+    assert times == sorted(times)
+    queue, forward = times[2:]
+    assert queue[1] - queue[0] == 250_000_000
+    assert forward[0] == queue[1]
+    assert forward[1] - forward[0] == 125_000_000
 
 
 def test_an_export_that_hangs_does_not_keep_the_server_from_stopping(
@@ -158,7 +167,8 @@ def test_an_export_that_hangs_does_not_keep_the_server_from_stopping(
 
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(Hanging()))
-    Tracing(provider).shutdown(timeout=0.01)
+    with caplog.at_level(logging.WARNING, "tome.server"):
+        Tracing(provider).shutdown(timeout=0.01)
     may_end.set()
     assert "spans may be lost" in caplog.text
 

@@ -218,13 +218,13 @@ def test_a_client_that_disconnects_before_its_json_is_parsed_is_noticed():
     thread_is_free = threading.Event()
 
     async def main() -> None:
-        busy = asyncio.create_task(pipeline.decode_pool.run(thread_is_free.wait))
+        busy = asyncio.create_task(pipeline.decode_pool.run(lambda: thread_is_free.wait(30)))
         await asyncio.sleep(0)  # so that the only thread is taken
         try:
             await pipeline.inference.infer(request, PARAMS, pipeline.context, CLASSES)
         finally:
             thread_is_free.set()
-            await busy
+            assert await busy, "the client was noticed only after the thread was free"
 
     with pytest.raises(ClientDisconnect):
         pipeline.run(main())

@@ -57,6 +57,8 @@ async def listening(
 
 
 def run(loop_factory: Callable[[], asyncio.AbstractEventLoop], test: Awaitable[None]) -> None:
+    """Run ``test`` in a loop of its own, for 30 seconds at most."""
+
     async def limited() -> None:
         async with asyncio.timeout(30):
             await test
@@ -66,5 +68,6 @@ def run(loop_factory: Callable[[], asyncio.AbstractEventLoop], test: Awaitable[N
 
 
 async def until(condition: Callable[[], object]) -> None:
+    """Wait until ``condition`` holds; `run` limits the time."""
     while not condition():
         await asyncio.sleep(0.01)

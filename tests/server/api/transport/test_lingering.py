@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from server.api.transport import lingering, protocol
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.protocol import MAX_REFUSED
-from tests.server.api.transport.in_loop import listening, run, until
+from tests.server.api.transport.in_loop import Listening, listening, run, until
 from tests.server.wire import read_response
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
@@ -50,11 +50,26 @@ def test_a_client_that_sends_all_before_it_reads_gets_its_answer(server, head, s
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once; on the path /wait only after a body has begun."""
     if scope["path"] == "/wait":
         await receive()
     headers = [(b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 422, "headers": headers})
     await send({"type": "http.response.body", "body": ANSWER})
+
+
+async def begin_lingering(server: Listening) -> None:
+    """Let a client send the head of a request, and nothing more once it is answered."""
+    _, writer = await server.connect()
+    writer.write(HEAD)
+    await until(lambda: server.registry.lingering)
+
+
+async def begin_waiting(server: Listening) -> None:
+    """Let a client send a request that is not answered."""
+    _, writer = await server.connect()
+    writer.write(WAITING_HEAD)
+    await until(lambda: server.http.server_state.tasks)
 
 
 @pytest.mark.parametrize("loop_factory", LOOPS)
@@ -110,22 +125,19 @@ def test_a_client_that_sends_nothing_more_is_not_waited_for(monkeypatch):
 
     async def test() -> None:
         async with listening(answer, LingerLimits(seconds=600)) as server:
-            _, writer = await server.connect()
-            writer.write(HEAD)
-            await until(lambda: server.registry.lingering)
+            await begin_lingering(server)
             await until(lambda: not server.http.server_state.connections)
 
     run(uvloop.new_event_loop, test())
 
 
 def test_a_stop_waits_for_it_only_shortly(monkeypatch):
+    monkeypatch.setattr(lingering, "IDLE_SECONDS", 600)
     monkeypatch.setattr(protocol, "STOP_SECONDS", 0.1)
 
     async def test() -> None:
         async with listening(answer, LingerLimits(seconds=600)) as server:
-            _, writer = await server.connect()
-            writer.write(HEAD)
-            await until(lambda: server.registry.lingering)
+            await begin_lingering(server)
             (connection,) = server.http.server_state.connections
             connection.shutdown()
             await until(lambda: not server.http.server_state.connections)
@@ -136,9 +148,7 @@ def test_a_stop_waits_for_it_only_shortly(monkeypatch):
 def test_at_the_limit_a_new_connection_replaces_the_one_that_only_reads_on():
     async def test() -> None:
         async with listening(answer, LingerLimits(), max_connections=2) as server:
-            _, busy = await server.connect()
-            busy.write(WAITING_HEAD)
-            await until(lambda: server.http.server_state.tasks)
+            await begin_waiting(server)
             for _ in range(3):
                 reader, writer = await server.connect()
                 writer.write(HEAD)
@@ -151,9 +161,7 @@ def test_at_the_limit_a_new_connection_replaces_the_one_that_only_reads_on():
 def test_a_limited_number_of_refused_connections_reads_on():
     async def test() -> None:
         async with listening(answer, LingerLimits(), max_connections=1) as server:
-            _, busy = await server.connect()
-            busy.write(WAITING_HEAD)
-            await until(lambda: server.http.server_state.tasks)
+            await begin_waiting(server)
             refused = [await server.connect() for _ in range(MAX_REFUSED + 3)]
             for reader, writer in refused:
                 writer.write(HEAD)

@@ -14,11 +14,11 @@ MEAN = 0.2860
 STD = 0.3530
 
 
-def load(split: str) -> tuple[Tensor, Tensor]:
+def load(split: str, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Return normalised images ``float32 (M, 1, 28, 28)`` and labels ``int64 (M,)``."""
     images, labels = load_fashion_mnist(split)
     pixels = torch.from_numpy(images.copy()).unsqueeze(1).float().div_(255).sub_(MEAN).div_(STD)
-    return pixels, torch.from_numpy(labels.copy()).long()
+    return pixels.to(device), torch.from_numpy(labels.copy()).long().to(device)
 
 
 def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: int = 8) -> Tensor:
@@ -26,17 +26,20 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: in
 
     Args:
         images: ``(B, 1, H, W)``, normalised. Pixels shifted in from outside are background.
-        generator: source of the random numbers.
+        generator: source of the random numbers, on the device of ``images``.
         shift: maximum shift in pixels.
         hole: maximum side of the erased square in pixels.
     """
     batch, _, height, width = images.shape
+    device = images.device
 
     def draw(low: int, high: int) -> Tensor:
-        return torch.randint(low, high, (batch, 1), generator=generator)
+        return torch.randint(low, high, (batch, 1), generator=generator, device=device)
 
-    rows = torch.arange(height).unsqueeze(0) + draw(-shift, shift + 1)
-    cols = torch.arange(width).unsqueeze(0) + draw(-shift, shift + 1)
+    all_rows = torch.arange(height, device=device)
+    all_cols = torch.arange(width, device=device)
+    rows = all_rows.unsqueeze(0) + draw(-shift, shift + 1)
+    cols = all_cols.unsqueeze(0) + draw(-shift, shift + 1)
     cols = torch.where(draw(0, 2).bool(), cols, width - 1 - cols)
     inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & (
         (cols >= 0) & (cols < width)
@@ -47,8 +50,8 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 2, hole: in
     top = draw(0, height)
     left = draw(0, width)
     side = draw(0, hole + 1) * draw(0, 2)
-    in_rows = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
-    in_cols = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
+    in_rows = (all_rows >= top) & (all_rows < top + side)
+    in_cols = (all_cols >= left) & (all_cols < left + side)
     keep = inside & ~(in_rows.unsqueeze(2) & in_cols.unsqueeze(1))
     background = -MEAN / STD
     return torch.where(keep, moved, torch.full_like(moved, background)).unsqueeze(1)
@@ -58,7 +61,7 @@ def batches(
     images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield one epoch of augmented batches in random order. Drop the last partial batch."""
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(images), generator=generator, device=images.device)
     for start in range(0, len(order) - batch_size + 1, batch_size):
         indices = order[start : start + batch_size]
         yield augment(images[indices], generator), labels[indices]

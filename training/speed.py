@@ -72,7 +72,7 @@ def make_step(variant: Variant) -> Callable[[], None]:
         model = model.adapter.network
     optimizer = MasterAdamW(model, 0.05)
     teacher = (
-        Teacher().to(variant.dtype, memory_format=torch.channels_last).eval()
+        Teacher().to(variant.dtype).to(memory_format=torch.channels_last).eval()
         if variant.teacher
         else None
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 
 import tome_core
 from server.allocator import keep_freed_memory
+from tome_core import MergedViT
 from tome_core.attention import explicit_attention
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
+from training.pairs import merge_by_paper, merge_pairs
 
 # Final weights of some stages. A run without its own weights of a stage starts from them.
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
@@ -40,16 +43,23 @@ class Stage:
     Attributes:
         patch_size: patch size of the ViT; 0 for the teacher.
         lr: learning rate after warm-up and at the end.
+        epochs: number of epochs; 0 if ``seconds`` decides.
+        seconds: how long the stage lasts, in as many epochs as it takes; for rented machines.
         start: stage whose weights this stage starts from; empty for random weights.
         r: values of ``r``, one of which is drawn at random for every step; empty for no merging.
+        pairs: merge every second step by `training.pairs` instead of the paper's rule.
+        width: width of the teacher.
     """
 
     name: str
     patch_size: int
-    epochs: int
     lr: tuple[float, float]
+    epochs: int = 0
+    seconds: float = 0.0
     start: str = ""
     r: tuple[int, ...] = ()
+    pairs: bool = False
+    width: int = 16
     batch_size: int = 256
     weight_decay: float = 0.05
 
@@ -70,6 +80,23 @@ STAGES = (
     ),
     Stage("twin", 2, epochs=2, lr=(5e-4, 1e-5), start="settled", batch_size=128),
 )
+
+# For a GPU that is there for minutes only: as many epochs as fit.
+GPU_STAGES = (
+    Stage("teacher", 0, seconds=45, lr=(3e-3, 1e-5), weight_decay=0.02, batch_size=512, width=64),
+    Stage("settled", 4, seconds=60, lr=(2e-3, 2e-4), batch_size=512),
+    Stage(
+        "merged",
+        2,
+        seconds=180,
+        lr=(1e-3, 1e-5),
+        start="settled",
+        r=(0, 8, 13, 16, 20, 25),
+        pairs=True,
+    ),
+    Stage("twin", 2, seconds=180, lr=(1e-3, 1e-5), start="settled"),
+)
+RECIPES = {"cpu": STAGES, "gpu": GPU_STAGES}
 
 
 def learning_rate(stage: Stage, progress: float, warmup: float = 0.04) -> float:
@@ -113,19 +140,35 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, **kwargs: Any) ->
     return 100 * hits / len(labels)
 
 
+@dataclass(frozen=True)
+class Done:
+    """How far a stage is: whole epochs, the part of the one under way, and the seconds of all."""
+
+    epochs: int = 0
+    part: float = 0.0
+    seconds: float = 0.0
+
+    def share_of(self, stage: Stage) -> float:
+        """Return the completed share of ``stage``, 1 at its end."""
+        if stage.seconds:
+            return self.seconds / stage.seconds
+        return (self.epochs + self.part) / stage.epochs
+
+
 class Run:
     """A training run: a folder with the states of all stages, for one seed."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, device: str = "cpu") -> None:
         self.folder = folder
         self.seed = seed
+        self.device = torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
 
     def weights(self, stage: str) -> dict[str, Tensor]:
         """Return the float32 weights of ``stage``, from this run or else from the repository."""
         path = self.folder / f"{stage}.pt"
         if path.exists():
-            state = torch.load(path, weights_only=True)["model"]
+            state = torch.load(path, map_location="cpu", weights_only=True)["model"]
         else:
             state = load_file(WEIGHTS_FOLDER / f"{stage}.safetensors")
         return {key: value.float() for key, value in state.items()}
@@ -138,72 +181,76 @@ class Run:
             file.write(line + "\n")
 
     def build(self, stage: Stage) -> nn.Module:
-        """Return the stage's network in bfloat16, with its initial weights."""
+        """Return the stage's network in bfloat16 on the device, with its initial weights."""
         torch.manual_seed(self.seed)
         if not stage.patch_size:
-            return Teacher().bfloat16().to(memory_format=torch.channels_last)
+            teacher = Teacher(stage.width).to(self.device, torch.bfloat16)
+            return teacher.to(memory_format=torch.channels_last)
         network = vit(stage.patch_size)
         if stage.start:
             network.load_state_dict(refine(self.weights(stage.start), stage.patch_size))
-        model = tome_core.patch(network.bfloat16())
-        # Explicit attention is faster than fused attention in bfloat16 on a CPU.
-        model.merging = replace(model.merging, dense_attention=explicit_attention)
+        model = tome_core.patch(network.to(self.device, torch.bfloat16))
+        if self.device.type == "cpu":
+            # Explicit attention is faster than fused attention in bfloat16 on a CPU.
+            model.merging = replace(model.merging, dense_attention=explicit_attention)
         return model
 
     def teacher(self) -> nn.Module:
         """Return the trained teacher, in evaluation mode."""
-        network = Teacher()
-        network.load_state_dict(self.weights("teacher"))
-        return network.bfloat16().eval().to(memory_format=torch.channels_last)
+        weights = self.weights("teacher")
+        network = Teacher(width=len(weights["0.weight"]))
+        network.load_state_dict(weights)
+        network = network.to(self.device, torch.bfloat16).eval()
+        return network.to(memory_format=torch.channels_last)
 
     def train(self, stage: Stage) -> None:
-        """Train ``stage`` to its last epoch. Resume from its saved state, if any."""
+        """Train ``stage`` to its end. Resume from its saved state, if any."""
         path = self.folder / f"{stage.name}.pt"
-        generator = torch.Generator().manual_seed(self.seed)
         model = self.build(stage)
         optimizer = MasterAdamW(model, stage.weight_decay)
-        first_epoch = 0
+        done = Done()
         if path.exists():
             state = torch.load(path, weights_only=True)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-            generator.set_state(state["generator"])
-            first_epoch = state["epoch"]
-        if first_epoch >= stage.epochs:
+            done = Done(epochs=state["epoch"], seconds=state["seconds"])
+        if done.share_of(stage) >= 1:
             return
         teacher = self.teacher() if stage.patch_size else None
-        train = data.load("train")
-        test = data.load("test")
-        for epoch in range(first_epoch, stage.epochs):
+        train = data.load("train", self.device)
+        test = data.load("test", self.device)
+        while done.share_of(stage) < 1:
             started = time.perf_counter()
-            loss = self.epoch(stage, epoch, model, optimizer, teacher, train, generator)
+            loss = self.epoch(stage, done, model, optimizer, teacher, train)
             seconds = time.perf_counter() - started
+            done = Done(epochs=done.epochs + 1, seconds=done.seconds + seconds)
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-                "generator": generator.get_state(),
+                "epoch": done.epochs,
+                "seconds": done.seconds,
             }
             # Replace the file atomically, so that an interrupted write keeps the previous state.
             new_path = path.with_suffix(".new")
             torch.save(state, new_path)
             new_path.replace(path)
-            speed = len(train[0]) / seconds
             # With patch size 2 the full test set would take a fifth of an epoch, so only the last
             # epoch uses all of it.
-            use_full_test = stage.patch_size != 2 or epoch + 1 == stage.epochs
+            use_full_test = stage.patch_size != 2 or done.share_of(stage) >= 1
             test_part = test if use_full_test else (test[0][:2000], test[1][:2000])
             levels: tuple[dict[str, Any], ...] = ({},)
             if stage.patch_size == 2:
                 levels = ({"r": 0}, {"r": 13})
+            if isinstance(model, MergedViT):
+                merge_by_paper(model)
             accuracies = [round(accuracy(model, *test_part, **level), 2) for level in levels]
             self.log(
                 {
                     "stage": stage.name,
-                    "epoch": epoch + 1,
-                    "of": stage.epochs,
+                    "epoch": done.epochs,
+                    "share": round(done.share_of(stage), 3),
                     "loss": round(loss, 4),
-                    "images_per_s": round(speed, 1),
+                    "images_per_s": round(len(train[0]) / seconds, 1),
                     "test_accuracy": accuracies,
                     "test_images": len(test_part[1]),
                 }
@@ -212,28 +259,33 @@ class Run:
     def epoch(
         self,
         stage: Stage,
-        epoch: int,
+        done: Done,
         model: nn.Module,
         optimizer: MasterAdamW,
         teacher: nn.Module | None,
         train: tuple[Tensor, Tensor],
-        generator: torch.Generator,
     ) -> float:
-        """Train for one epoch. Return the mean loss."""
+        """Train for one epoch, or for what is left of the stage's time. Return the mean loss."""
         model.train()
+        seed = self.seed + 1000 * done.epochs
+        generator = torch.Generator(self.device).manual_seed(seed)
+        choices = random.Random(seed)
         steps = len(train[0]) // stage.batch_size
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         batches = data.batches(*train, stage.batch_size, generator)
-        title = f"{stage.name} {epoch + 1}/{stage.epochs}"
-        for step, (images, labels) in enumerate(track(batches, title, steps)):
+        started = time.perf_counter()
+        for step, (images, labels) in enumerate(track(batches, stage.name, steps)):
+            seconds = done.seconds + time.perf_counter() - started
+            now = Done(done.epochs, step / steps, seconds)
             images = images.bfloat16()
-            r_index = int(torch.randint(max(len(stage.r), 1), (), generator=generator))
-            logits = model(images, r=stage.r[r_index]) if stage.r else model(images)
+            if stage.pairs and isinstance(model, MergedViT):
+                choices.choice((merge_by_paper, merge_pairs))(model)
+            logits = model(images, r=choices.choice(stage.r)) if stage.r else model(images)
             loss = distillation_loss(logits, labels, teacher, images)
             loss.backward()
-            optimizer.step(learning_rate(stage, (epoch + step / steps) / stage.epochs))
-            total += loss.item()
-        return total / steps
+            optimizer.step(learning_rate(stage, min(now.share_of(stage), 1.0)))
+            total += loss.detach()
+        return total.item() / steps
 
 
 def main() -> None:
@@ -248,13 +300,22 @@ def main() -> None:
         choices=[s.name for s in STAGES],
         help="stages to train; default all",
     )
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="cpu: hours on 2 cores; gpu: minutes; default: by the device",
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    run = Run(args.run, args.seed)
-    for stage in STAGES:
+    run = Run(args.run, args.seed, args.device)
+    on_gpu = run.device.type == "cuda"
+    # cuDNN's attention makes a plan for every length, and merging gives it dozens of lengths.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    for stage in RECIPES[args.recipe or ("gpu" if on_gpu else "cpu")]:
         if not args.stage or stage.name in args.stage:
             run.train(stage)
 

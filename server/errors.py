@@ -202,20 +202,20 @@ class InvalidParameter(RequestError):
     title = "Invalid parameter"
 
 
-class InferenceFailed(RequestError):
-    """The model failed on this image alone."""
-
-    status = 500
-    slug = "inference-failed"
-    title = "The model failed on this image"
-
-
 class HeaderTooLarge(RequestError):
     """The request's header has too many bytes (RFC 6585, section 5)."""
 
     status = 431
     slug = "header-too-large"
     title = "The header is too large"
+
+
+class InferenceFailed(RequestError):
+    """The model failed on this image alone."""
+
+    status = 500
+    slug = "inference-failed"
+    title = "The model failed on this image"
 
 
 class Overloaded(RequestError):

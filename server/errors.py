@@ -7,33 +7,34 @@ EngineStartError         an engine process fails to start; after several failure
 DeviceLost               every operation of a device fails; its engine process exits
 UnsafeAcceleration       an acceleration breaks its device; its engine process exits, and the next
                          process starts without that acceleration
-RequestError             one request fails, as ``application/problem+json`` (RFC 9457)
-├── Malformed            400  not HTTP
-├── BadImage             400  empty, corrupt or truncated image
-├── BadRequest           400  a body that is not the JSON or has not the tensors that are expected
-├── Unauthorized         401  no API key, or an unknown one
-├── NotFound             404  unknown path or model
-├── MethodNotAllowed     405
-├── SlowHeader           408  the header did not arrive in time
-├── SlowBody             408  the body did not arrive in time
-├── TooLarge             413  too many bytes or pixels
-├── UnsupportedFormat    415  an image format that is not decoded
-├── InvalidParameter     422  a query parameter out of its range, or a wrong member of a JSON body
-├── HeaderTooLarge       431
-├── InferenceFailed      500  the model failed on this image
-├── Overloaded           503  no free slot or memory, too many connections, no engine ready, a
-│                             deadline that cannot be met, or a shutdown; with Retry-After
-├── EngineLost           503  the engine process ended with this request, or no engine is ready when
-│                             the image is submitted; with Retry-After. Also the answer of /healthz
-│                             once all engines are given up
-└── DeadlineExceeded     504  the deadline of the request has passed
+RequestError             one request fails, as ``application/problem+json`` (RFC 9457); its
+                         subclasses, below in the order of their status, are all that it can fail
+                         with
 
 Messages are written for the client. They never contain the text of a library's exception.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
+
+
+class Refusal(StrEnum):
+    """Why the server cannot take a request that it could take at another time.
+
+    It is ``reason`` in the problem of an `Overloaded`, and the label of ``tome_rejected_total``.
+    """
+
+    QUEUE_FULL = "queue-full"
+    MEMORY_FULL = "memory-full"
+    DEADLINE = "deadline"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_READY = "not-ready"
+    DRAINING = "draining"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
+    IDLE_CONNECTION = "idle-connection"
 
 
 class ConfigError(Exception):
@@ -81,6 +82,7 @@ class RequestError(Exception):
     Args:
         detail: one sentence for the client: what is wrong, and what is allowed.
         retry_after: seconds after which the client may retry.
+        headers: of the response.
         extensions: further members of the problem (RFC 9457, section 3.2), such as the invalid
             ``parameter``.
     """
@@ -89,11 +91,27 @@ class RequestError(Exception):
     slug = "internal"
     title = "Internal error"
 
-    def __init__(self, detail: str, *, retry_after: float | None = None, **extensions: Any) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extensions: Any,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+        self.headers = dict(headers or {})
         self.extensions = extensions
+
+    @property
+    def refused_for(self) -> str | None:
+        """The label of ``tome_rejected_total``; None for a failure, which is no refusal.
+
+        Failures (status 5xx) appear in ``tome_requests_total`` alone.
+        """
+        return self.slug if self.status < 500 else None
 
 
 class BadImage(RequestError):
@@ -184,14 +202,6 @@ class InvalidParameter(RequestError):
     title = "Invalid parameter"
 
 
-class InferenceFailed(RequestError):
-    """The model failed on this image alone."""
-
-    status = 500
-    slug = "inference-failed"
-    title = "The model failed on this image"
-
-
 class HeaderTooLarge(RequestError):
     """The request's header has too many bytes (RFC 6585, section 5)."""
 
@@ -200,12 +210,26 @@ class HeaderTooLarge(RequestError):
     title = "The header is too large"
 
 
+class InferenceFailed(RequestError):
+    """The model failed on this image alone."""
+
+    status = 500
+    slug = "inference-failed"
+    title = "The model failed on this image"
+
+
 class Overloaded(RequestError):
-    """The server is full, not ready yet, or stopping."""
+    """The server cannot take the request now; ``reason``, a `Refusal`, says why."""
 
     status = 503
     slug = "overloaded"
     title = "The server cannot take this request now"
+
+    @property
+    def refused_for(self) -> str:
+        """The `Refusal`."""
+        reason: str = self.extensions.get("reason", self.slug)
+        return reason
 
 
 class EngineLost(RequestError):

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from server.errors import DeadlineExceeded, Overloaded, RequestError
+from server.errors import DeadlineExceeded, Refusal, RequestError
 from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import BatchDone, ModelInfo
 from tome_core.schedule import Schedule
@@ -28,16 +28,7 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = tuple(2**power for power in range(7, 18))
 _ERRORS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 
-# Label values that are known in advance. Further reasons, for faulty requests, are added when they
-# occur.
-_REJECTED_REASONS = (
-    "queue-full",
-    "memory-full",
-    "deadline",
-    "out-of-memory",
-    "not-ready",
-    "draining",
-)
+# Label values that are known in advance, as those of `Refusal` are.
 _BATCH_FAILURES = ("error", "out-of-memory", "nan")
 _CANCELLED_STAGES = ("body", "decode", "queue", "picture")
 
@@ -275,7 +266,7 @@ class Metrics:
         A series that starts with its first event has no rate at that event, and a rule has no
         result before it.
         """
-        for reason in _REJECTED_REASONS:
+        for reason in Refusal:
             self.rejected.labels(reason)
         for kind in _BATCH_FAILURES:
             self.batch_failures.labels(kind)
@@ -315,15 +306,11 @@ class Metrics:
         self.images.labels(model, level).inc()
 
     def observe_error(self, error: RequestError) -> None:
-        """Count a refusal or a missed deadline, of a request or of one file of a multipart body.
-
-        Other errors of the server (status 5xx) appear in ``tome_requests_total`` alone.
-        """
+        """Count a refusal or a missed deadline, of a request or of one file of a multipart body."""
         if isinstance(error, DeadlineExceeded):
             self.deadline_missed.inc()
-        elif error.status < 500 or isinstance(error, Overloaded):
-            reason = error.extensions.get("reason", error.slug)
-            self.rejected.labels(reason).inc()
+        elif error.refused_for is not None:
+            self.rejected.labels(error.refused_for).inc()
 
     def observe_engine(
         self,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 
 from server.api.contract import problem_details
-from server.api.middleware.auth import ApiKeys, Authentication
-from server.api.middleware.connection_close import ConnectionClose
-from server.api.middleware.head_requests import HeadRequests
-from server.api.middleware.load_shedding import LoadShedding
-from server.api.middleware.proxies import RootPath, cors_options
-from server.api.middleware.request_context import RequestContextMiddleware
+from server.api.middleware.auth import ApiKeys
+from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
-from server.api.pipeline.decode_pool import DecodePool
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.engine_client.pool import EnginePool
+from server.imaging.decode import decode
 from server.metrics import Metrics
 from server.settings import VERSION, Settings
 
@@ -46,12 +44,17 @@ def create_app(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        telemetry={"tracing": False},  # `RequestContextMiddleware` makes the spans
+        telemetry={"tracing": False},  # `RequestMiddleware` makes the spans
     )
     app.router.redirect_slashes = False
     admission = _create_admission(settings, engine_pool)
-    decode_pool = DecodePool(settings.decode_threads, settings.max_pixels, settings.max_side)
-    inference = InferencePipeline(engine_pool, admission, decode_pool, metrics)
+    inference = InferencePipeline(
+        engine_pool,
+        admission,
+        metrics,
+        decode=partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side),
+        threads=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
+    )
     app.state.components = service.AppComponents(
         engine_pool, admission, inference, settings.default_r
     )
@@ -80,27 +83,20 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 def _add_middleware(
     app: FastAPI, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
 ) -> None:
-    """Add the middleware, innermost first: the last one added sees a request first."""
-    app.add_middleware(HeadRequests)
-    app.add_middleware(
-        LoadShedding,
-        routes=_image_routes(),
-        check_room=admission.check_room,
-        metrics=metrics,
-    )
-    app.add_middleware(Authentication, keys=keys, metrics=metrics)
-    if settings.cors_origins:
-        # Outside of Authentication: a preflight request has no key, and a page must be able to
-        # read that its key is wrong.
-        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
-
     def is_draining() -> bool:
         return admission.draining
 
-    app.add_middleware(ConnectionClose, is_draining=is_draining)
-    app.add_middleware(RequestContextMiddleware, metrics=metrics, tracing=app.state.tracing)
-    if settings.root_path:
-        app.add_middleware(RootPath, root=settings.root_path)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        keys=keys,
+        image_routes=_image_routes(),
+        check_room=admission.check_room,
+        is_draining=is_draining,
+        tracing=app.state.tracing,
+        cors_origins=settings.cors_origins,
+        root_path=settings.root_path,
+    )
 
 
 def _image_routes() -> list[APIRoute]:

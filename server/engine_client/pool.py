@@ -16,7 +16,7 @@ from server.engine_client.lease import Lease
 from server.engine_client.process import MODULE, EngineProcess, Result
 from server.engine_client.served_models import combine, device_independent
 from server.engine_client.supervisor import Supervisor
-from server.errors import EngineLost, EngineStartError, Overloaded
+from server.errors import EngineLost, EngineStartError, Overloaded, Refusal
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, BatchDone, Job, ModelInfo, OutputKind, Ready
 from server.ipc.shared_memory import Slots, create_memory
@@ -155,13 +155,13 @@ class EnginePool:
             raise Overloaded(
                 "the models are not loaded",
                 retry_after=self.retry_after(),
-                reason="not-ready",
+                reason=Refusal.NOT_READY,
             )
         if not self._free_slots:
             raise Overloaded(
                 f"{self._slot_count} images are waiting already",
                 retry_after=self.retry_after(),
-                reason="queue-full",
+                reason=Refusal.QUEUE_FULL,
             )
 
     @contextlib.contextmanager

@@ -29,17 +29,19 @@ _RGB_16 = "RGB;16B"
 _RGB_16_LOWER_BYTES = "RGB;16L"
 
 
-def load_with_transparency(opened: ImageFile.ImageFile, stripped: StrippedImage) -> Image.Image:
-    """Decode ``opened``, with the transparency that its format defines.
+def correct_transparency(
+    opened: ImageFile.ImageFile,
+    raw_mode: Any,
+    stripped: StrippedImage,
+) -> Image.Image:
+    """Return ``opened``, a PNG or a bitmap that is loaded, with the transparency it declares.
 
-    Raises:
-        Exception: whatever Pillow raises for a broken image.
+    Args:
+        raw_mode: Pillow's name for the samples in the file.
     """
-    raw_mode = opened.tile[0].args if opened.tile else None
-    opened.load()
     if stripped.format == "BMP":
         return _without_empty_alpha(opened)
-    if stripped.format == "PNG" and "transparency" in opened.info:
+    if "transparency" in opened.info:
         return _with_transparent_colour(opened, str(raw_mode), stripped)
     return opened
 
@@ -108,9 +110,8 @@ def _whiten_rgb_16(
     return image
 
 
-def convert(image: Image.Image, channels: int) -> Image.Image:
-    """Convert ``image`` to mode ``L`` or ``RGB``, for 1 or 3 channels, over white."""
-    mode = "L" if channels == 1 else "RGB"
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """Convert ``image`` to ``mode``, ``L`` or ``RGB``, over white."""
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
         image = Image.fromarray(to_8_bits(np.asarray(image)))

@@ -17,7 +17,7 @@ class StrippedImage:
     """An encoded image without the parts that its pixels do not need.
 
     Attributes:
-        format: one of `server.imaging.formats.FORMATS`.
+        format: one of `server.imaging.decode.FORMATS`.
         orientation: from 1 to 8, or None where the decoder finds it.
         canvases: ``(width, height)`` of what the decoder allocates besides what the opened image
             says, or before that.

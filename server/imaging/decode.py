@@ -1,4 +1,12 @@
-"""Decode an encoded image into the pixels that a model takes: size limits, colours and errors."""
+"""Decode an encoded image into the pixels that a model takes: formats, size limits and errors.
+
+The content says which format it is. Profiles, comments, thumbnails, EXIF and further images are
+removed from a JPEG, PNG or GIF before Pillow reads it. No pixel depends on them, and they let a
+small body use much memory or time: text and profiles that inflate, EXIF entries that all point to
+the same bytes, and millions of empty parts, each a step of Python that blocks all threads (20 MB of
+them: 4 seconds). Only libwebp parses a WebP, and a BMP has no such parts. An AVIF file may say one
+size and have data of another.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +16,29 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile, features
 
-from server.errors import BadImage, RequestError, TooLarge
-from server.imaging.colours import convert, load_with_transparency
+from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from server.imaging.avif import is_avif, open_avif
+from server.imaging.bmp import is_bmp, open_bmp
+from server.imaging.colours import convert, correct_transparency
 from server.imaging.container import StrippedImage
-from server.imaging.formats import open_container
-from server.imaging.orientation import apply_orientation, read_orientation
+from server.imaging.foreign import name_format
+from server.imaging.gif import strip_gif
+from server.imaging.jpeg import strip_jpeg
+from server.imaging.orientation import UPRIGHT, apply_orientation, read_orientation
+from server.imaging.png import SIGNATURE as _PNG_SIGNATURE
+from server.imaging.png import strip_png
 from server.imaging.resize import dct_reduction, resize_and_crop, resized_size
 from server.imaging.transform import Transform
+from server.imaging.webp import open_webp
 
 log = logging.getLogger("tome.decode")
+
+# Pillow has AVIF only where it was built with libavif.
+_HAS_AVIF = bool(features.check("avif"))
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", *(["AVIF"] if _HAS_AVIF else []))
+_SUPPORTED = f"allowed are JPEG, PNG, WebP, GIF{', BMP and AVIF' if _HAS_AVIF else ' and BMP'}"
 
 # `check_size` enforces the limits of the settings, so Pillow's own limit is off. Pillow's warnings
 # are meant for developers.
@@ -72,8 +92,54 @@ def decode(
         # Pillow raises exceptions of many types for broken files. Their texts are not for clients.
         log.debug("cannot decode an image: %r", error)
         raise BadImage("the image is corrupt or truncated") from None
-    channels = transform.size[0]
-    return resize_and_crop(convert(image, channels), transform)
+    return _to_pixels(image, transform)
+
+
+def open_container(body: bytes) -> StrippedImage:
+    """Detect the format of ``body`` and remove what its pixels do not need.
+
+    Raises:
+        UnsupportedFormat: it has the signature of none of `FORMATS`, or is a bitmap of a type that
+            is not decoded.
+        BadImage: it ends before its pixels begin.
+        TooLarge: it consists of too many parts.
+    """
+    try:
+        match sniff(body):
+            case "JPEG":
+                return strip_jpeg(body)
+            case "PNG":
+                return strip_png(body)
+            case "GIF":
+                return strip_gif(body)
+            case "WEBP":
+                return open_webp(body)
+            case "BMP":
+                return open_bmp(body)
+            case "AVIF":
+                return open_avif(body)
+    except IndexError:
+        raise BadImage("the image is corrupt or truncated") from None
+    name = name_format(body)
+    found = f"{name}, which is not supported" if name else "not an image of a supported format"
+    raise UnsupportedFormat(f"the body is {found}; {_SUPPORTED}")
+
+
+def sniff(body: bytes) -> str | None:
+    """Return the format in `FORMATS` whose signature ``body`` has, or None."""
+    if body.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if body.startswith(_PNG_SIGNATURE):
+        return "PNG"
+    if body.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return "WEBP"
+    if is_bmp(body):
+        return "BMP"
+    if _HAS_AVIF and is_avif(body):
+        return "AVIF"
+    return None
 
 
 def _load_upright(
@@ -86,12 +152,16 @@ def _load_upright(
         reduction = dct_reduction(opened.size, transform)
         reduced_size = (opened.width // reduction, opened.height // reduction)
         opened.draft(None, reduced_size)
-    image = load_with_transparency(opened, stripped)
+    raw_mode = opened.tile[0].args if opened.tile else None  # which loading removes
+    opened.load()
+    image: Image.Image = opened
+    if stripped.format in ("PNG", "BMP"):
+        image = correct_transparency(opened, raw_mode, stripped)
     orientation = stripped.orientation
     if orientation is None:
         exif = opened.info.get("exif", b"")
         orientation = read_orientation([exif], opened.info.get("xmp", b""))
-    return apply_orientation(image, orientation)
+    return image if orientation == UPRIGHT else apply_orientation(image, orientation)
 
 
 def to_pixels(
@@ -99,8 +169,14 @@ def to_pixels(
     transform: Transform,
 ) -> npt.NDArray[np.uint8]:
     """Return grey or RGB pixels, ``(H, W)`` or ``(H, W, 3)``, as ``uint8 (C, H, W)``."""
-    channels = transform.size[0]
-    return resize_and_crop(convert(Image.fromarray(image), channels), transform)
+    return _to_pixels(Image.fromarray(image), transform)
+
+
+def _to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
+    mode = "L" if transform.size[0] == 1 else "RGB"
+    if image.mode != mode or image.has_transparency_data:
+        image = convert(image, mode)
+    return resize_and_crop(image, transform)
 
 
 def check_size(

@@ -6,7 +6,7 @@ import re
 
 from server.errors import BadImage, TooLarge
 from server.imaging.container import PartCollector, StrippedImage, read_number
-from server.imaging.orientation import read_orientation
+from server.imaging.orientation import UPRIGHT, read_orientation
 
 # Each scan takes as long to decode as a whole image, and can be a few bytes long. A progressive
 # JPEG has about 10.
@@ -98,6 +98,8 @@ class _Metadata:
         EXIF that is larger than a segment goes on in the next, so the first directory may point
         into what follows.
         """
+        if not self._exif and not self._xmp:
+            return UPRIGHT
         directories = self._exif
         if len(directories) > 1:
             directories = [b"".join(directories), *directories[1:]]

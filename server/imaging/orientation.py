@@ -32,7 +32,7 @@ _ORIENTATION_TAG = 0x0112
 # As an attribute or as an element; the prefix is always "tiff" (XMP specification, part 1, 7.5).
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
-_NORMAL = 1
+UPRIGHT = 1
 # EXIF 2.32, section 4.6.4: what makes each orientation upright.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,11 +60,11 @@ def read_orientation(exif: Iterable[bytes], xmp: bytes = b"") -> int:
         if value is not None:
             return _valid(value)
     match = _XMP_ORIENTATION.search(xmp)
-    return _valid(int(match[1])) if match else _NORMAL
+    return _valid(int(match[1])) if match else UPRIGHT
 
 
 def _valid(value: int) -> int:
-    return value if value in _TRANSPOSITIONS else _NORMAL
+    return value if value in _TRANSPOSITIONS else UPRIGHT
 
 
 def read_exif_tag(exif: bytes) -> int | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,17 @@ OutputKind = Literal["classes", "features", "source"]
 
 # Why a batch failed.
 FailureKind = Literal["error", "out-of-memory"]
+
+
+class Failure(StrEnum):
+    """Why a job has no output."""
+
+    EXPIRED = "expired"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out-of-memory"
+
 
 # Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
 _JOB_CODE = 0xF0

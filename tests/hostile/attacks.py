@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS
 from tests.hostile.build import (
     PNG,
     avif_of,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS
 from tests.hostile.build import (
     APP1,
     ORIENTATION,

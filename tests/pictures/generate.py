@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS
 from tests.hostile.build import encode
 from tests.pictures import bmp, gif, png
 from tests.pictures.orientations import jpeg_segments, png_chunks, tags, upright, xmp

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from server.errors import RequestError
-from server.imaging.decode import decode
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS, decode
 from tests.pictures.compare import MAX_PIXELS, MAX_SIDE, SQUASHED
 from tests.pictures.generate import pictures
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.allowed_schedules import (
+from server.api.contract.auto_schedules import (
     AUTO,
     QUOTED_CHARACTERS,
     invalid_parameter,
     is_integer,
-    parse_schedules,
+    parse_auto_schedules,
     value_not_allowed,
 )
-from server.errors import NotFound
+from server.errors import InvalidParameter, NotFound
 from server.ipc.messages import ModelInfo, OutputKind
 from tome_core.schedule import Schedule
 
@@ -100,7 +100,6 @@ class Params:
         requested_r: the text of ``r`` as the client sent it, or the default.
         top_k: how many classes to return; 0 for an output other than classes.
         deadline: ``time.monotonic()`` seconds, or None.
-        output_kind: the output of the endpoint.
     """
 
     model: ModelInfo
@@ -108,7 +107,6 @@ class Params:
     requested_r: str
     top_k: int
     deadline: float | None
-    output_kind: OutputKind
 
     @property
     def text(self) -> str:
@@ -154,7 +152,6 @@ def parse_params(
         requested_r=query.get("r", default_r),
         top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
-        output_kind=output_kind,
     )
 
 
@@ -184,6 +181,64 @@ def find_model(name: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
     return models[name]
 
 
+def parse_schedules(
+    query: Mapping[str, str], default_r: str, model: ModelInfo
+) -> tuple[Schedule, ...]:
+    """Return the schedules that a request allows, the one that merges least first.
+
+    Args:
+        query: the query parameters.
+        default_r: ``r`` of a request that names none; clamped to what ``model`` supports.
+        model: the model that the request names.
+
+    Raises:
+        InvalidParameter: a value is malformed, or ``model`` does not support it.
+    """
+    r = query.get("r", default_r)
+    # An HTML form sends an empty value for a field left blank.
+    r_max = query.get("r_max") or None
+    min_accuracy = query.get("min_accuracy") or None
+    if r == AUTO:
+        return parse_auto_schedules(r_max, min_accuracy, model)
+    if r_max is not None:
+        raise _auto_only("r_max", r)
+    if min_accuracy is not None:
+        raise _auto_only("min_accuracy", r)
+    if "r" in query:
+        return (parse_r(r, model),)
+    return (clamp_schedule(Schedule.parse(default_r), model),)
+
+
+def parse_r(text: str, model: ModelInfo) -> Schedule:
+    """Return the schedule of a client's ``r``.
+
+    Raises:
+        InvalidParameter: ``text`` is no schedule, or ``model`` does not support it.
+    """
+    try:
+        schedule = Schedule.parse(text)
+    except ValueError:
+        raise _not_a_schedule(text, model) from None
+    largest = max(schedule.counts)
+    if largest > model.r_max:
+        raise invalid_parameter(
+            "r",
+            f"r={largest} is too large for {model.name}; allowed are 0 to {model.r_max}",
+        )
+    length = len(schedule.counts)
+    if schedule.explicit and length > model.depth:
+        raise invalid_parameter(
+            "r", f"r lists {length} numbers; {model.name} has {model.depth} blocks"
+        )
+    return schedule
+
+
+def clamp_schedule(schedule: Schedule, model: ModelInfo) -> Schedule:
+    """Return ``schedule`` cut to what ``model`` supports: one default has to suit every model."""
+    counts = tuple(min(count, model.r_max) for count in schedule.counts)
+    return Schedule(counts[: model.depth], schedule.inflection, schedule.explicit)
+
+
 def parse_top_k(text: str | None, classes: int) -> int:
     """Return how many classes to return. Raises `InvalidParameter`."""
     if text is None:
@@ -201,3 +256,20 @@ def parse_deadline(text: str | None, arrival: float) -> float | None:
     if _MILLISECONDS.fullmatch(text) and float(text) > 0:
         return arrival + float(text) / 1000
     raise value_not_allowed("deadline_ms", text, "allowed is a positive number")
+
+
+def _not_a_schedule(text: str, model: ModelInfo) -> InvalidParameter:
+    return invalid_parameter(
+        "r",
+        f"r={text[:QUOTED_CHARACTERS]!r} is not a schedule; allowed are a number from 0 to"
+        f" {model.r_max} (16), a number with an inflection from -1 to 1 (16:-1), up to"
+        f" {model.depth} numbers, one per block (30,0,5,20), or auto",
+    )
+
+
+def _auto_only(parameter: str, r: str) -> InvalidParameter:
+    return invalid_parameter(
+        parameter,
+        f"{parameter} bounds what r=auto chooses;"
+        f" with r={r[:QUOTED_CHARACTERS]} there is nothing to choose",
+    )

@@ -13,7 +13,6 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from server import errors
-from server.api.contract.route_path import route_path
 from server.api.contract.schemas import Problem
 from server.errors import InvalidParameter, MethodNotAllowed, NotFound, RequestError
 from server.metrics import Metrics
@@ -48,11 +47,11 @@ def problem_response(
     Args:
         error: why the request fails.
         request_id: names the request in the problem's ``instance``.
-        headers: further headers of the response.
+        headers: of the response, besides those of ``error``.
         path: of the request, as the routes know it. Below ``/v2`` the body follows the Open
             Inference Protocol.
     """
-    headers = dict(headers or {})
+    headers = {**error.headers, **(headers or {})}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if path == "/v2" or path.startswith("/v2/"):
@@ -74,17 +73,11 @@ def add_exception_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_request_error(request: Request, error: RequestError) -> Response:
         metrics.observe_error(error)
-        return problem_response(error, request.state.context.id, path=route_path(request.scope))
+        context = request.state.context
+        return problem_response(error, context.id, path=context.path)
 
     async def on_http_exception(request: Request, exception: HTTPException) -> Response:
-        error = from_http_exception(exception, request)
-        metrics.observe_error(error)
-        return problem_response(
-            error,
-            request.state.context.id,
-            headers=_allow_header(exception),
-            path=route_path(request.scope),
-        )
+        return await on_request_error(request, from_http_exception(exception, request))
 
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         return await on_request_error(
@@ -106,7 +99,10 @@ def from_http_exception(exception: HTTPException, request: Request) -> RequestEr
     if exception.status_code == 404:
         return NotFound("there is no such path; /docs lists all paths")
     if exception.status_code == 405:
-        return MethodNotAllowed(f"{request.method[:20]} is not allowed here; see the Allow header")
+        return MethodNotAllowed(
+            f"{request.method[:20]} is not allowed here; see the Allow header",
+            headers=_allow_header(exception),
+        )
     return RequestError("the request could not be handled")
 
 

@@ -7,13 +7,8 @@ import hmac
 from collections.abc import Iterable, Iterator
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.api.contract.problem_details import problem_response
-from server.api.contract.route_path import route_path
-from server.api.middleware.request_context import context_of
 from server.errors import Unauthorized
-from server.metrics import Metrics
 
 # Health checks and scrapes carry no key. A page holds no data: its own requests need a key. Every
 # other path needs one, whether it exists or not.
@@ -51,49 +46,21 @@ class ApiKeys:
         return sum(matches) > 0
 
 
-class Authentication:
-    """ASGI middleware: answers 401 to requests without one of ``keys``, except for an open path.
-
-    If no keys are configured, every request passes.
-    """
-
-    def __init__(self, app: ASGIApp, keys: ApiKeys, metrics: Metrics) -> None:
-        self.app = app
-        self.keys = keys
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http" or not self.keys or is_open(route_path(scope)):
-            return await self.app(scope, receive, send)
-        presented = list(presented_keys(Headers(scope=scope)))
-        if any(key in self.keys for key in presented):
-            return await self.app(scope, receive, send)
-        await self._refuse(bool(presented), scope, receive, send)
-
-    async def _refuse(self, has_key: bool, scope: Scope, receive: Receive, send: Send) -> None:
-        challenge = CHALLENGE
-        if has_key:
-            error = Unauthorized("this API key is not known")
-            # RFC 6750, section 3: the error code is for requests with credentials only.
-            challenge += ', error="invalid_token"'
-        else:
-            error = Unauthorized(
-                "this server asks for an API key: Authorization: Bearer KEY, or X-API-Key: KEY"
-            )
-        self.metrics.observe_error(error)
-        response = problem_response(
-            error,
-            context_of(scope).id,
-            headers={"WWW-Authenticate": challenge},
-            path=route_path(scope),
-        )
-        await response(scope, receive, send)
-
-
-def is_open(path: str) -> bool:
-    """Whether ``path`` needs no key."""
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+def check_key(path: str, headers: Headers, keys: ApiKeys) -> None:
+    """Raise `Unauthorized` unless ``path`` is open, or ``headers`` have one of ``keys``."""
+    if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+        return
+    presented = list(presented_keys(headers))
+    if any(key in keys for key in presented):
+        return
+    if presented:
+        # RFC 6750, section 3: the error code is for requests with credentials only.
+        challenge = f'{CHALLENGE}, error="invalid_token"'
+        raise Unauthorized("this API key is not known", headers={"WWW-Authenticate": challenge})
+    raise Unauthorized(
+        "this server asks for an API key: Authorization: Bearer KEY, or X-API-Key: KEY",
+        headers={"WWW-Authenticate": CHALLENGE},
+    )
 
 
 def presented_keys(headers: Headers) -> Iterator[bytes]:

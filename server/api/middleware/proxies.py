@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 # Headers that a page of another origin may send and read, besides those that every page may (Fetch
 # standard, section 3.3).
@@ -27,25 +27,16 @@ _RESPONSE_HEADERS = (
 )
 
 
-class RootPath:
-    """ASGI middleware: treats paths with and without the prefix ``root`` alike.
+def with_root_path(scope: Scope, root: str) -> Scope:
+    """Return ``scope`` for an application below the prefix ``root``.
 
     A proxy may strip the prefix or keep it, and health checks and scrapes may bypass the proxy.
     The application sees a ``path`` that starts with ``root_path`` (ASGI, HTTP connection scope).
     """
-
-    def __init__(self, app: ASGIApp, root: str) -> None:
-        self.app = app
-        self.root = root
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] == "http":
-            path = scope["path"]
-            if not path.startswith(f"{self.root}/"):
-                path = self.root + path
-            scope = {**scope, "path": path, "root_path": self.root}
-        await self.app(scope, receive, send)
+    path = scope["path"]
+    if not path.startswith(f"{root}/"):
+        path = root + path
+    return {**scope, "path": path, "root_path": root}
 
 
 def cors_options(origins: tuple[str, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from server.engine_client.lease import Lease
 from server.engine_client.pool import EnginePool
-from server.errors import Overloaded, SlowBody, TooLarge
+from server.errors import Overloaded, Refusal, SlowBody, TooLarge
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 
 log = logging.getLogger("tome.server")
@@ -62,7 +62,7 @@ class Reservation:
             raise Overloaded(
                 "too many bytes of other requests are held",
                 retry_after=self._admission.retry_after(),
-                reason="memory-full",
+                reason=Refusal.MEMORY_FULL,
             )
         self._held_bytes += size
         self._admission.bytes_held += size
@@ -131,13 +131,13 @@ class Admission:
             raise Overloaded(
                 "the server is stopping",
                 retry_after=_DRAINING_RETRY_SECONDS,
-                reason="draining",
+                reason=Refusal.DRAINING,
             )
         if not self._engine_pool.ready:
             raise Overloaded(
                 "the models are not loaded",
                 retry_after=self._engine_pool.retry_after(),
-                reason="not-ready",
+                reason=Refusal.NOT_READY,
             )
 
     def check_room(self) -> None:
@@ -185,7 +185,7 @@ class Admission:
                 f"the answer would take {needed:.3g} s, and the deadline is in"
                 f" {deadline - now:.3g} s",
                 retry_after=whole_retry_seconds(now + needed - deadline),
-                reason="deadline",
+                reason=Refusal.DEADLINE,
             )
 
     @contextlib.contextmanager

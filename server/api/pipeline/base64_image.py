@@ -22,6 +22,9 @@ class Base64Image:
 
     text: bytes
 
+    def __len__(self) -> int:
+        return len(self.text)
+
     def decode(self) -> bytes:
         """Return the encoded image. Raises `BadImage` if the text is not base64."""
         try:

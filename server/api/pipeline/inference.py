@@ -1,346 +1,300 @@
-"""The path of one image through the API process: admission, body, decode, submit, response.
-
-The public methods of `InferencePipeline` differ in where the parameters come from and in how
-several images of one request fail. All of them end in `InferencePipeline._process`, which takes one
-image to its response.
-"""
+"""The path of one image through the API process: admission, body, decode, submit, response."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
+from server.api.contract.failures import error_of
 from server.api.contract.params import Params
 from server.api.contract.problem_details import problem_of
 from server.api.contract.schemas import Problem, Timing
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.admission import Admission, Reservation
-from server.api.pipeline.body_reader import BodyReader
-from server.api.pipeline.cancellation import cancel_at, cancel_on_disconnect
-from server.api.pipeline.decode_pool import DecodePool
-from server.api.pipeline.inputs import BufferedInput, ParsedRequest, RequestImages
+from server.api.pipeline.admission import Admission
+from server.api.pipeline.body import (
+    BufferedInput,
+    ParsedRequest,
+    RequestImages,
+    read_body,
+    read_images,
+)
+from server.api.pipeline.json_images import parse_json_images
 from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
 from server.engine_client.lease import Lease
 from server.engine_client.pool import EnginePool
 from server.engine_client.process import Result
-from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
+from server.errors import BadImage, DeadlineExceeded, RequestError
+from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.metrics import Metrics
-from tome_core.schedule import Schedule
 
 T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)
 
-# Device memory that other batches hold is free again within seconds.
-_OUT_OF_MEMORY_RETRY_SECONDS = 5
+
+@dataclass(frozen=True)
+class InferenceRequest(Generic[T]):
+    """What a client asks for, whatever images it sends.
+
+    Attributes:
+        fail_together: whether the error of one image is that of the request; else the result of an
+            image that fails is its problem.
+    """
+
+    params: Params
+    response_kind: ResponseKind[T]
+    context: RequestContext
+    fail_together: bool = False
 
 
 class InferencePipeline:
-    """Takes a request from its admission to the content of its response."""
+    """Takes a request from its admission to the content of its response.
+
+    Args:
+        decode: returns the pixels of an encoded image for a model, as
+            `server.imaging.decode.decode` does, and raises what that raises.
+        threads: for work that would block the event loop: decoding, parsing and drawing. They take
+            calls first come, first served. Each call belongs to a slot, so the number of slots
+            bounds their queue.
+    """
 
     def __init__(
         self,
         engine_pool: EnginePool,
         admission: Admission,
-        decode_pool: DecodePool,
         metrics: Metrics,
+        decode: Callable[[bytes, Transform], npt.NDArray[np.uint8]],
+        threads: Executor,
     ) -> None:
         self._engine_pool = engine_pool
         self._admission = admission
-        self._decode_pool = decode_pool
         self._metrics = metrics
-        self._body_reader = BodyReader(admission, decode_pool)
+        self._decode_image = decode
+        self._threads = threads
+
+    def models(self) -> Mapping[str, ModelInfo]:
+        """Return the served models by name. Raises `Overloaded` until they are loaded."""
+        if not self._engine_pool.models:
+            self._admission.check_open()
+        return self._engine_pool.models
 
     async def infer(
-        self,
-        request: Request,
-        params: Params,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
+        self, http_request: Request, request: InferenceRequest[T]
     ) -> T | list[T | Problem]:
-        """Return one response for one image, or one result for each of several.
+        """Return one response for one image, or one result for each of several, in their order.
 
         One image is the body, or ``image`` of a JSON body. Several are the files of a multipart
-        body, or ``images`` of a JSON body; the result of one that fails is its problem. A picture
-        is always one response.
+        body, or ``images`` of a JSON body. A picture is always one response.
 
         Raises:
             RequestError: the request fails.
             ClientDisconnect: the client has disconnected; the work for it is cancelled.
         """
-        estimate = self._estimate_work(params)
+        params = request.params
         with (
-            self._admission.admit(request, estimate, params.deadline) as lease,
+            self._admission.admit(
+                http_request, self._estimate_work(params), params.deadline
+            ) as lease,
             self._admission.reserve() as reservation,
         ):
             async with cancel_at(params.deadline):
-                read = await self._read_images(request, context, reservation)
-                if read.as_list and not response_kind.is_picture:
-                    results = self._process_each(read.images, lease, params, context, response_kind)
-                    return await cancel_on_disconnect(request.receive, results)
-                image = read.single()
-                response = self._process(image, lease, params, context, response_kind)
-                return await cancel_on_disconnect(request.receive, response)
-
-    async def infer_all(
-        self,
-        request: Request,
-        params: Params,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
-    ) -> list[T]:
-        """Return a response for each image, in the order in which the body has them.
-
-        Raises:
-            As `infer`. The error of one image is the error of the request.
-        """
-        estimate = self._estimate_work(params)
-        with (
-            self._admission.admit(request, estimate, params.deadline) as lease,
-            self._admission.reserve() as reservation,
-        ):
-            async with cancel_at(params.deadline):
-                read = await self._read_images(request, context, reservation)
-                responses = self._process_all(read.images, lease, params, context, response_kind)
-                return await cancel_on_disconnect(request.receive, responses)
+                received = await read_images(http_request, self._admission, reservation)
+                responses = self._infer_received(received, lease, request)
+                return await cancel_on_disconnect(http_request.receive, responses)
 
     async def infer_parsed(
         self,
-        request: Request,
+        http_request: Request,
         parse: Callable[[bytes], Parsed],
-        context: RequestContext,
         response_kind: ResponseKind[T],
+        context: RequestContext,
     ) -> tuple[Parsed, list[T]]:
         """Parse a body that holds the parameters too, and return a response for each of its images.
 
+        The error of one image is the error of the request.
+
         Args:
-            parse: parses the body, in a decode thread.
+            parse: parses the body, in a thread.
 
         Raises:
-            As `infer_all`.
+            As `infer`.
         """
         with (
-            self._admission.admit(request, estimate=None, deadline=None) as lease,
+            self._admission.admit(http_request, estimate=None, deadline=None) as lease,
             self._admission.reserve() as reservation,
         ):
-            body = await self._body_reader.read(request, reservation)
-            self._end_body_stage(context)
-            responses = self._parse_and_process(body, parse, lease, context, response_kind)
-            return await cancel_on_disconnect(request.receive, responses)
+            body = await read_body(http_request, self._admission, reservation)
+            self._end_stage(context, "body", context.started, next_stage="decode")
+            responses = self._parse_and_infer(body, parse, lease, response_kind, context)
+            return await cancel_on_disconnect(http_request.receive, responses)
 
-    async def _read_images(
-        self, request: Request, context: RequestContext, reservation: Reservation
-    ) -> RequestImages:
-        images = await self._body_reader.read_images(request, reservation)
-        self._end_body_stage(context)
-        return images
+    async def _infer_received(
+        self, received: RequestImages, first_lease: Lease, request: InferenceRequest[T]
+    ) -> T | list[T | Problem]:
+        images = received.images
+        as_list = received.as_list
+        if received.is_json:
+            (body,) = images
+            contents, as_list = await self._parse(body, parse_json_images)
+            images = body.split(contents)
+        context = request.context
+        self._end_stage(context, "body", context.started, next_stage="decode")
+        if as_list and not request.response_kind.is_picture:
+            return await self._infer_images(images, first_lease, request)
+        if len(images) > 1:
+            raise BadImage(f"the body has {len(images)} files, but this route takes one")
+        return await self._infer_image(images[0], first_lease, request)
 
-    async def _parse_and_process(
+    async def _parse_and_infer(
         self,
         body: BufferedInput,
         parse: Callable[[bytes], Parsed],
         lease: Lease,
-        context: RequestContext,
         response_kind: ResponseKind[T],
+        context: RequestContext,
     ) -> tuple[Parsed, list[T]]:
-        def parse_body() -> Parsed:
-            return parse(body.encoded_bytes())
-
-        try:
-            parsed = await self._decode_pool.run(parse_body)
-        finally:
-            body.clear()
+        parsed = await self._parse(body, parse)
         params = parsed.params
         context.model = params.model.name
         context.r = params.text
         self._admission.check_deadline(self._estimate_work(params), params.deadline)
+        images = body.split(parsed.images)
+        parsed.images.clear()
+        request = InferenceRequest(params, response_kind, context, fail_together=True)
         async with cancel_at(params.deadline):
-            images = parsed.take_images(body)
-            return parsed, await self._process_all(images, lease, params, context, response_kind)
+            responses = await self._infer_images(images, lease, request)
+        return parsed, cast("list[T]", responses)
 
-    # Several images of one request: process them at the same time.
+    async def _parse(self, body: BufferedInput, parse: Callable[[bytes], T]) -> T:
+        """Return what ``parse`` makes of ``body``, whose bytes then count for its images."""
+        try:
+            return await self._run_in_thread(lambda: parse(body.encoded_bytes()))
+        finally:
+            body.clear()
 
-    async def _process_each(
-        self,
-        images: list[BufferedInput],
-        first_lease: Lease,
-        params: Params,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
+    async def _infer_images(
+        self, images: list[BufferedInput], first_lease: Lease, request: InferenceRequest[T]
     ) -> list[T | Problem]:
-        """Return the response or the problem of each image.
+        """Return the result of each image; they are processed at the same time.
 
-        The first image uses the slot that the request holds. Each other image leases one, and fails
+        The first image uses the slot that the request holds. Where images fail together, the others
+        get their slots before the work on the first one begins; else each gets its own, and fails
         alone if none is free.
+
+        Raises:
+            RequestError: that of the first image that fails, with its ``index``, if images fail
+                together.
         """
 
-        async def process(image: BufferedInput, lease: Lease | None) -> T | Problem:
+        async def infer(index: int, image: BufferedInput, lease: Lease | None) -> T | Problem:
             try:
                 if lease is not None:
-                    return await self._process(image, lease, params, context, response_kind)
-                with self._engine_pool.lease(self._estimate_work(params)) as own_lease:
-                    return await self._process(image, own_lease, params, context, response_kind)
+                    return await self._infer_image(image, lease, request)
+                with self._lease(request) as own_lease:
+                    return await self._infer_image(image, own_lease, request)
             except RequestError as error:
+                if request.fail_together:
+                    if len(images) > 1:
+                        error.extensions["index"] = index
+                    raise
                 self._metrics.observe_error(error)
                 return problem_of(error)
 
-        # A group waits for all of its tasks whatever happens. No task may still run once the
-        # request's slot is given back.
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(process(images[0], first_lease))]
-            for image in images[1:]:
-                tasks.append(group.create_task(process(image, None)))
-        return [task.result() for task in tasks]
-
-    async def _process_all(
-        self,
-        images: list[BufferedInput],
-        first_lease: Lease,
-        params: Params,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
-    ) -> list[T]:
-        """Return the response of each image.
-
-        All images get their slots before the work on the first one begins.
-
-        Raises:
-            RequestError: that of the first image that fails, with its ``index``.
-        """
-
-        async def process(index: int, image: BufferedInput, lease: Lease) -> T:
-            try:
-                return await self._process(image, lease, params, context, response_kind)
-            except RequestError as error:
-                if len(images) > 1:
-                    error.extensions["index"] = index
-                raise
-
+        leases: list[Lease | None] = [first_lease, *[None] * (len(images) - 1)]
         with contextlib.ExitStack() as stack:
-            leases = [first_lease]
-            for _ in images[1:]:
-                lease = self._engine_pool.lease(self._estimate_work(params))
-                leases.append(stack.enter_context(lease))
-            tasks = []
+            if request.fail_together:
+                for index in range(1, len(images)):
+                    leases[index] = stack.enter_context(self._lease(request))
             try:
+                # A group waits for all of its tasks whatever happens. No task may still run once
+                # the request's slots are given back.
                 async with asyncio.TaskGroup() as group:
-                    for index, image in enumerate(images):
-                        tasks.append(group.create_task(process(index, image, leases[index])))
+                    tasks = [
+                        group.create_task(infer(index, image, leases[index]))
+                        for index, image in enumerate(images)
+                    ]
             except BaseExceptionGroup as group_error:
                 # The first error comes first; it made the group cancel all other tasks.
                 raise group_error.exceptions[0] from None
-            return [task.result() for task in tasks]
+        return [task.result() for task in tasks]
 
-    # One image: decode, submit, response.
-
-    async def _process(
-        self,
-        image: BufferedInput,
-        lease: Lease,
-        params: Params,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
+    async def _infer_image(
+        self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]
     ) -> T:
         """Decode one image into its slot, run it, and build its response."""
-        model = params.model
+        params = request.params
+        context = request.context
+        kind = request.response_kind
         started = time.monotonic()
         try:
-            pixels = await self._decode(image, model)
+            pixels = await self._decode(image, params.model)
+            # Tens of microseconds. A thread must not write into the slot: it could still do so when
+            # the client has disconnected and another request holds the slot.
             lease.write(pixels)
         finally:
             image.release()
         decode_ms = self._end_stage(context, "decode", started, next_stage="queue")
         # Only a picture needs the pixels again; other pixels are freed while their image waits.
-        picture_pixels = pixels if response_kind.is_picture else None
+        picture_pixels = pixels if kind.is_picture else None
         del pixels
 
         submitted = time.monotonic()
         result = await lease.run(
-            model.name, params.choices, params.top_k, params.deadline, params.output_kind
+            params.model.name, params.choices, params.top_k, params.deadline, kind.output
         )
-        schedule = self._require_success(result)
-        context.r = str(schedule)
-        context.record_run(
-            submitted,
-            result.outcome.queue_seconds,
-            result.batch.forward_seconds,
-            result.batch.images,
-        )
+        outcome = result.outcome
+        if outcome.failure or outcome.schedule is None:
+            raise error_of(outcome.failure, self._engine_pool.retry_after())
+        context.r = str(outcome.schedule)
+        record_run(context, submitted, result)
         timing = Timing(
             decode=decode_ms,
-            queue=context.record_stage("queue", result.outcome.queue_seconds),
-            forward=context.record_stage("forward", result.batch.forward_seconds),
+            queue=record_stage(context, "queue", outcome.queue_seconds),
+            forward=record_stage(context, "forward", result.batch.forward_seconds),
         )
-        finished = FinishedImage(
-            params, result.outcome, timing, result.batch.images, picture_pixels
-        )
-        response = await self._build_response(finished, context, response_kind)
-        self._metrics.observe_image(model.name, schedule)
+        finished = FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
+        response = await self._build_response(finished, request)
+        self._metrics.observe_image(params.model.name, outcome.schedule)
         return response
 
     async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
         if isinstance(image.content, np.ndarray):
             return image.content
-        return await self._decode_pool.decode(image.encoded_bytes, model.transform)
+        # The content is taken when the thread begins. A call that waits in the queue holds none:
+        # after a cancellation, which releases the image, it stays there until a thread takes it.
+        return await self._run_in_thread(
+            lambda: self._decode_image(image.encoded_bytes(), model.transform)
+        )
 
-    def _require_success(self, result: Result) -> Schedule:
-        """Return the schedule of an image that ran, or raise the error of one that did not.
-
-        Raises:
-            DeadlineExceeded, Overloaded, InferenceFailed: the image has no output.
-        """
-        outcome = result.outcome
-        if outcome.failure == "expired":
-            raise DeadlineExceeded("the deadline passed before the image ran")
-        if outcome.failure == "refused":
-            raise Overloaded(
-                "the response would not be ready before the deadline",
-                retry_after=self._engine_pool.retry_after(),
-                reason="deadline",
-            )
-        if outcome.failure == "out-of-memory":
-            raise Overloaded(
-                "the device ran out of memory for this image",
-                retry_after=_OUT_OF_MEMORY_RETRY_SECONDS,
-                reason="out-of-memory",
-            )
-        if outcome.failure or outcome.schedule is None:
-            raise InferenceFailed("the model gave no valid numbers for this image")
-        return outcome.schedule
-
-    async def _build_response(
-        self,
-        image: FinishedImage,
-        context: RequestContext,
-        response_kind: ResponseKind[T],
-    ) -> T:
-        if not response_kind.is_picture:
-            return response_kind.build(image)
-
-        def build() -> T:
-            return response_kind.build(image)
-
-        context.stage = "picture"
+    async def _build_response(self, image: FinishedImage, request: InferenceRequest[T]) -> T:
+        build = request.response_kind.build
+        if not request.response_kind.is_picture:
+            return build(image)
+        request.context.stage = "picture"
         started = time.monotonic()
-        response = await self._decode_pool.run(build)
-        self._end_stage(context, "picture", started)
+        response = await self._run_in_thread(lambda: build(image))
+        self._end_stage(request.context, "picture", started)
         return response
 
-    # What several steps need.
+    async def _run_in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
+        return self._engine_pool.lease(self._estimate_work(request.params))
 
     def _estimate_work(self, params: Params) -> WorkEstimate:
         return self._engine_pool.estimate_work(params.model.name, params.choices, params.deadline)
-
-    def _end_body_stage(self, context: RequestContext) -> None:
-        self._end_stage(context, "body", context.started, next_stage="decode")
 
     def _end_stage(
         self,
@@ -356,7 +310,74 @@ class InferencePipeline:
         """
         seconds = time.monotonic() - started
         self._metrics.stage_duration.labels(stage).observe(seconds)
-        context.record_span(stage, started, seconds)
+        if context.spans is not None:
+            context.spans.record(stage, started, seconds)
         if next_stage is not None:
             context.stage = next_stage
-        return context.record_stage(stage, seconds)
+        return record_stage(context, stage, seconds)
+
+
+def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
+    """Record the time of a finished stage. Return it in milliseconds, rounded for display."""
+    milliseconds = round(seconds * 1000, 3)
+    context.stages[stage] = max(milliseconds, context.stages.get(stage, 0.0))
+    return milliseconds
+
+
+def record_run(context: RequestContext, submitted: float, result: Result) -> None:
+    """Record the spans of an image in the engine: its wait since ``submitted``, and its run."""
+    spans = context.spans
+    if spans is None:
+        return
+    model = context.model
+    batch = result.batch
+    queue_seconds = result.outcome.queue_seconds
+    spans.record("queue", submitted, queue_seconds, model=model)
+    spans.record(
+        "forward",
+        submitted + queue_seconds,
+        batch.forward_seconds,
+        model=model,
+        r=context.r,
+        batch_size=batch.images,
+    )
+
+
+@contextlib.asynccontextmanager
+async def cancel_at(deadline: float | None) -> AsyncIterator[None]:
+    """Cancel the block at ``deadline``, in ``time.monotonic()`` seconds.
+
+    Raises:
+        DeadlineExceeded: the deadline has passed.
+    """
+    try:
+        # `timeout_at` takes the time of the event loop. The loops of asyncio and uvloop both use
+        # CLOCK_MONOTONIC, as ``time.monotonic()`` does.
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the response was ready") from None
+
+
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``, unless the client, whose body was read, disconnects first.
+
+    Raises:
+        ClientDisconnect: the client has disconnected; ``work`` is cancelled.
+    """
+
+    async def wait_for_disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(wait_for_disconnect())
+    try:
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, disconnect):
+            future.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
 
-from server.api.contract.allowed_schedules import QUOTED_CHARACTERS
+from server.api.contract.auto_schedules import QUOTED_CHARACTERS
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.multipart import MAX_PARTS
 from server.errors import BadRequest, InvalidParameter, TooLarge, UnsupportedFormat
 
 MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
-# What may stand before the object: a byte order mark, and white space.
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,1000}\{")
+# No image begins like an object. Before it may stand a byte order mark, and white space.
+OBJECT_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,1000}\{")
 _EXPECTED = 'send {"image": "BASE64"} or {"images": ["BASE64", ...]}'
 # The parser holds the GIL for a second on 20 MB of empty lists, and for 20 ms on 20 MB of base64.
 # `MAX_IMAGES` data URLs have two commas each.
@@ -25,34 +24,17 @@ _MAX_MARKS = 1000
 _MARKS = (b",", b"[", b"{")
 
 
-@dataclass(frozen=True)
-class JsonImages:
-    """The images of a JSON body, at least one; ``as_list``: they were sent as a list."""
-
-    images: list[Base64Image]
-    as_list: bool
-
-
-def is_json_object(content_type: str | None, body: bytes) -> bool:
-    """Whether a body is a JSON object by its first byte and its content type.
-
-    An image that is sent as JSON is none: no image begins like an object.
-
-    Raises:
-        UnsupportedFormat: it begins like an object, and has another content type.
-    """
-    if not _OBJECT.match(body):
-        return False
+def check_json_type(content_type: str) -> None:
+    """Check that a body that begins like an object was sent as JSON. Raises `UnsupportedFormat`."""
     media_type, _ = parse_options_header(content_type)
     if not media_type.endswith((b"/json", b"+json")):
         raise UnsupportedFormat(
             "the body is not an image; if it is JSON, send it as Content-Type: application/json"
         )
-    return True
 
 
-def parse_json_images(body: bytes) -> JsonImages:
-    """Return the images of a JSON body.
+def parse_json_images(body: bytes) -> tuple[list[Base64Image], bool]:
+    """Return the images of a JSON body, at least one, and whether they were sent as a list.
 
     Raises:
         BadRequest: the body is not JSON.
@@ -71,8 +53,8 @@ def parse_json_images(body: bytes) -> JsonImages:
     if len(members) != 1:
         raise InvalidParameter(f"the JSON must have one member; {_EXPECTED}")
     if "image" in members:
-        return JsonImages([_base64_image(members["image"], "image")], as_list=False)
-    return JsonImages(_base64_images(members["images"]), as_list=True)
+        return [_base64_image(members["image"], "image")], False
+    return _base64_images(members["images"]), True
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

@@ -21,12 +21,6 @@ _PARAMETER = re.compile(rb';\s*([^=;"\s]+)\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^;]*)')
 _FILE_TYPES = (b"image/", b"application/octet-stream")
 
 
-def is_multipart(content_type: str | None) -> bool:
-    """Return whether a body of ``content_type`` is multipart; any other body is an image."""
-    media_type, _ = parse_options_header(content_type)
-    return media_type.startswith(b"multipart/")
-
-
 def has_file_name(disposition: bytes | bytearray) -> bool:
     """Whether the value of a ``Content-Disposition`` header has a file name.
 

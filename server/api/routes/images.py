@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from server.api.contract.content_negotiation import prefers
-from server.api.contract.params import Params, openapi_parameters, parse_params
+from server.api.contract.params import openapi_parameters, parse_params
 from server.api.contract.problem_details import error_responses
-from server.api.contract.schemas import Answer, Answers, Embedding, Embeddings
+from server.api.contract.schemas import Answer, Answers, Embedding, Embeddings, Problem
 from server.api.middleware.request_context import RequestContext
+from server.api.pipeline.inference import InferenceRequest
 from server.api.pipeline.json_images import MAX_IMAGES
-from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
-from server.api.routes.service import AppComponents, ComponentsDependency
+from server.api.pipeline.response_kinds import (
+    CLASSES,
+    FEATURES,
+    PICTURE,
+    RAW_FEATURES,
+    ResponseKind,
+)
+from server.api.routes.service import AppComponents
 from server.ipc.messages import OutputKind
 
 router = APIRouter()
+
+T = TypeVar("T")
 
 _JSON_TYPE = "application/json"
 _PNG_TYPE = "image/png"
@@ -75,20 +84,28 @@ def openapi_success(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {"schema": _BINARY_SCHEMA}}}}
 
 
-def parse_query(request: Request, components: AppComponents, output: OutputKind) -> Params:
-    """Return the parameters of ``request``, and note model and ``r`` in its context.
+async def infer(
+    request: Request, response_kind: ResponseKind[T], fail_together: bool = False
+) -> T | list[T | Problem]:
+    """Answer ``request`` as `InferencePipeline.infer` does; note model and ``r`` in its context.
 
     Raises:
         Overloaded: the models are not loaded.
         InvalidParameter, NotFound: see `parse_params`.
     """
+    components: AppComponents = request.app.state.components
     context: RequestContext = request.state.context
     params = parse_params(
-        request.query_params, components.models(), components.default_r, context.started, output
+        request.query_params,
+        components.inference.models(),
+        components.default_r,
+        context.started,
+        response_kind.output,
     )
     context.model = params.model.name
     context.r = params.text
-    return params
+    inference_request = InferenceRequest(params, response_kind, context, fail_together)
+    return await components.inference.infer(request, inference_request)
 
 
 def timed_response(content: str | bytes, media_type: str, context: RequestContext) -> Response:
@@ -109,13 +126,11 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
     responses=_PROBLEMS,
     openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
-async def classify(request: Request, components: ComponentsDependency) -> Any:
+async def classify(request: Request) -> Any:
     """Classify one image, or several in multipart or JSON, with `r` tokens merged per block."""
-    params = parse_query(request, components, CLASSES.output)
-    context = request.state.context
-    result = await components.inference.infer(request, params, context, CLASSES)
+    result = await infer(request, CLASSES)
     body = Answers(results=result) if isinstance(result, list) else result
-    return timed_response(body.model_dump_json(), _JSON_TYPE, context)
+    return timed_response(body.model_dump_json(), _JSON_TYPE, request.state.context)
 
 
 @router.post(
@@ -124,19 +139,19 @@ async def classify(request: Request, components: ComponentsDependency) -> Any:
     responses={**_PROBLEMS, **openapi_success(_RAW_TYPE)},
     openapi_extra=openapi_operation(FEATURES.output, "or more files."),
 )
-async def embed(request: Request, components: ComponentsDependency) -> Any:
+async def embed(request: Request) -> Any:
     """Return the pooled features of one image, or of several in multipart or JSON.
 
     With `Accept: application/octet-stream` the body is little-endian float32 only, one image after
     the other. It has no room for problems, so the problem of one image, with its `index`, is that
     of the request.
     """
-    params = parse_query(request, components, FEATURES.output)
-    context = request.state.context
+    context: RequestContext = request.state.context
     if prefers(request.headers.get("accept"), _RAW_TYPE, _JSON_TYPE):
-        rows = await components.inference.infer_all(request, params, context, RAW_FEATURES)
-        return timed_response(b"".join(rows), _RAW_TYPE, context)
-    result = await components.inference.infer(request, params, context, FEATURES)
+        rows: Any = await infer(request, RAW_FEATURES, fail_together=True)
+        content = b"".join(rows) if isinstance(rows, list) else rows
+        return timed_response(content, _RAW_TYPE, context)
+    result = await infer(request, FEATURES)
     body = Embeddings(results=result) if isinstance(result, list) else result
     return timed_response(body.model_dump_json(), _JSON_TYPE, context)
 
@@ -147,10 +162,8 @@ async def embed(request: Request, components: ComponentsDependency) -> Any:
     responses={**_PROBLEMS, **openapi_success(_PNG_TYPE)},
     openapi_extra=openapi_operation(PICTURE.output, "file."),
 )
-async def visualize(request: Request, components: ComponentsDependency) -> Response:
+async def visualize(request: Request) -> Response:
     """Draw each region of patches that became one token, in its mean colour and with an outline."""
-    params = parse_query(request, components, PICTURE.output)
-    context = request.state.context
-    picture = await components.inference.infer(request, params, context, PICTURE)
+    picture = await infer(request, PICTURE)
     assert isinstance(picture, bytes)
-    return timed_response(picture, _PNG_TYPE, context)
+    return timed_response(picture, _PNG_TYPE, request.state.context)

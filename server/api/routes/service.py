@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from server.api.contract.problem_details import error_responses, problem_response
@@ -35,27 +34,12 @@ class AppComponents:
     inference: InferencePipeline
     default_r: str
 
-    def models(self) -> Mapping[str, ModelInfo]:
-        """Return the served models by name. Raises `Overloaded` until they are loaded."""
-        if not self.engine_pool.models:
-            self.admission.check_open()
-        return self.engine_pool.models
-
-
-# A coroutine although it awaits nothing: FastAPI would run a plain function in its thread pool.
-async def get_components(request: Request) -> AppComponents:
-    """Return the `AppComponents` of the application that handles ``request``."""
-    components: AppComponents = request.app.state.components
-    return components
-
-
-ComponentsDependency = Annotated[AppComponents, Depends(get_components)]
-
 
 @router.get("/models", responses=error_responses(401, 503))
-async def models(components: ComponentsDependency) -> Models:
+async def models(request: Request) -> Models:
     """All models, with the cost and the accuracy of each configured level of `r`."""
-    return Models(models=[model_description(model) for model in components.models().values()])
+    served = request.app.state.components.inference.models()
+    return Models(models=[model_description(model) for model in served.values()])
 
 
 def model_description(model: ModelInfo) -> ModelDescription:
@@ -80,9 +64,9 @@ def model_description(model: ModelInfo) -> ModelDescription:
 
 
 @router.get("/healthz", response_model=Health, responses=error_responses(503))
-async def healthz(request: Request, components: ComponentsDependency) -> Any:
+async def healthz(request: Request) -> Any:
     """Liveness: 200 while the process answers; 503 once it has given up all engines and ends."""
-    if components.engine_pool.given_up:
+    if request.app.state.components.engine_pool.given_up:
         return problem_response(
             EngineLost("the models cannot be loaded any more"), request.state.context.id
         )
@@ -90,10 +74,10 @@ async def healthz(request: Request, components: ComponentsDependency) -> Any:
 
 
 @router.get("/readyz", response_model=Health, responses=error_responses(503))
-async def readyz(request: Request, components: ComponentsDependency) -> Any:
+async def readyz(request: Request) -> Any:
     """Readiness: 200 while requests are admitted; 503 while no engine is ready, or on shutdown."""
     try:
-        components.admission.check_open()
+        request.app.state.components.admission.check_open()
     except Overloaded as error:
         # Handled here: this 503 is the answer, and must not count as a refused request.
         return problem_response(error, request.state.context.id)

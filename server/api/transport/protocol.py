@@ -27,7 +27,14 @@ from server.api.transport.lingering import (
     LingerLimits,
 )
 from server.api.transport.parser import BodyEvents, RequestParser, framing
-from server.errors import HeaderTooLarge, Malformed, Overloaded, RequestError, SlowHeader
+from server.errors import (
+    HeaderTooLarge,
+    Malformed,
+    Overloaded,
+    Refusal,
+    RequestError,
+    SlowHeader,
+)
 
 MAX_HEADER_BYTES = 65536
 MAX_PIPELINED = 32  # requests that wait behind the one in flight
@@ -166,7 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         if self.transport.lingering:
             return self.transport.abort()
-        self._registry.on_refusal(Overloaded("idle", reason="idle-connection"))
+        self._registry.on_refusal(Overloaded("idle", reason=Refusal.IDLE_CONNECTION))
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -309,7 +316,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse_connection(self) -> None:
         detail = f"{self._registry.max_connections} connections are busy already"
-        error = Overloaded(detail, retry_after=RETRY_SECONDS, reason="too-many-connections")
+        error = Overloaded(detail, retry_after=RETRY_SECONDS, reason=Refusal.TOO_MANY_CONNECTIONS)
         self.connections.discard(self)
         self._registry.add_refused(self)
         self._refuse(error)

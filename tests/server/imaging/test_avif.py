@@ -14,8 +14,7 @@ from server.imaging.av1 import coded_sizes
 from server.imaging.avif import is_avif, open_avif
 from server.imaging.colours import convert
 from server.imaging.container import PartCollector
-from server.imaging.decode import decode
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS, decode
 from server.imaging.resize import resize_and_crop
 from server.imaging.transform import Transform
 from tests.hostile.attacks import avif_that_declares
@@ -43,7 +42,7 @@ def pixels(body: bytes) -> np.ndarray:
 
 def by_pillow(body: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(body)) as opened:
-        return resize_and_crop(convert(ImageOps.exif_transpose(opened), 3), RGB)
+        return resize_and_crop(convert(ImageOps.exif_transpose(opened), "RGB"), RGB)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

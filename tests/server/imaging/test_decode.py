@@ -13,8 +13,7 @@ from PIL import Image
 from benchmarks.photographs import photograph
 from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from server.imaging.colours import to_8_bits
-from server.imaging.decode import decode
-from server.imaging.formats import FORMATS
+from server.imaging.decode import FORMATS, decode
 from server.imaging.resize import dct_reduction, resize_and_crop
 from server.imaging.transform import Transform
 

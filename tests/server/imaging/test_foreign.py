@@ -5,8 +5,8 @@ import gzip
 import pytest
 
 from server.errors import UnsupportedFormat
+from server.imaging.decode import FORMATS, open_container
 from server.imaging.foreign import name_format
-from server.imaging.formats import FORMATS, open_container
 from tests.hostile.build import box, encode, picture
 
 

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from server.errors import BadImage, TooLarge, UnsupportedFormat
-from server.imaging.formats import FORMATS, open_container, sniff
+from server.imaging.decode import FORMATS, open_container, sniff
 from tests.hostile.build import (
     box,
     chunk,
@@ -83,6 +83,6 @@ def test_a_webp_names_the_canvas_that_its_decoder_allocates() -> None:
 def test_without_avif_in_pillow_an_avif_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.imaging.formats._HAS_AVIF", False)
+    monkeypatch.setattr("server.imaging.decode._HAS_AVIF", False)
     with pytest.raises(UnsupportedFormat, match="the body is AVIF, which is not supported"):
         open_container(box(b"ftyp", b"avif\0\0\0\0mif1"))

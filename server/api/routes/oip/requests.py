@@ -12,9 +12,9 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.allowed_schedules import QUOTED_CHARACTERS, is_integer
+from server.api.contract.auto_schedules import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
-from server.api.pipeline.inputs import ParsedImage, ParsedRequest
+from server.api.pipeline.body import ImageContent, ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
 from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
@@ -212,7 +212,7 @@ def parameter_text(name: str, value: Any) -> str:
     return str(value)
 
 
-def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ParsedImage]:
+def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ImageContent]:
     """Return the images of the input tensor. Raises `BadRequest` or `TooLarge`."""
     name = required_member(tensor, "name", str)
     datatype = required_member(tensor, "datatype", str)

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.api.contract.allowed_schedules import QUOTED_CHARACTERS
+from server.api.contract.auto_schedules import QUOTED_CHARACTERS
 from server.api.contract.params import find_model
 from server.api.contract.problem_details import problem_response
-from server.api.contract.route_path import route_path
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.response_kinds import CLASSES
 from server.api.routes.images import timed_response
@@ -25,12 +24,7 @@ from server.api.routes.oip.requests import (
     parse_infer_request,
 )
 from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response
-from server.api.routes.service import (
-    NAME,
-    AppComponents,
-    ComponentsDependency,
-    get_components,
-)
+from server.api.routes.service import NAME, AppComponents
 from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
 from server.settings import VERSION
@@ -72,11 +66,10 @@ _OPENAPI_INFER: dict[str, Any] = {
 }
 
 
-async def get_model(
-    request: Request, components: Annotated[AppComponents, Depends(get_components)]
-) -> ModelInfo:
+async def get_model(request: Request) -> ModelInfo:
     """Return the model in the path. Raises `NotFound`, or `Overloaded` until models are loaded."""
-    model = find_model(request.path_params["name"], components.models())
+    models = request.app.state.components.inference.models()
+    model = find_model(request.path_params["name"], models)
     version = request.path_params.get("version", MODEL_VERSION)
     if version != MODEL_VERSION:
         quoted = version[:QUOTED_CHARACTERS]
@@ -94,17 +87,17 @@ async def server_metadata() -> dict[str, Any]:
 
 
 @router.get("/health/live", responses=document_errors(503))
-async def live(request: Request, components: ComponentsDependency) -> Any:
+async def live(request: Request) -> Any:
     """As `/healthz`."""
-    if components.engine_pool.given_up:
+    if request.app.state.components.engine_pool.given_up:
         return error_response(request, EngineLost("the models cannot be loaded any more"))
     return {"live": True}
 
 
 @router.get("/health/ready", responses=document_errors(503))
-async def ready(request: Request, components: ComponentsDependency) -> Any:
+async def ready(request: Request) -> Any:
     """As `/readyz`."""
-    return readiness(request, components, {"ready": True})
+    return readiness(request, {"ready": True})
 
 
 @router.get(_MODEL_PATH, responses=document_errors(401, 404, 503), openapi_extra=_OPENAPI_MODEL)
@@ -139,11 +132,9 @@ async def model_metadata(model: ModelDependency) -> dict[str, Any]:
     openapi_extra=_OPENAPI_MODEL,
 )
 @router.get(f"{_VERSION_PATH}/ready", include_in_schema=False)
-async def model_ready(
-    request: Request, components: ComponentsDependency, model: ModelDependency
-) -> Any:
+async def model_ready(request: Request, model: ModelDependency) -> Any:
     """Whether requests for a model are admitted."""
-    return readiness(request, components, {"name": model.name, "ready": True})
+    return readiness(request, {"name": model.name, "ready": True})
 
 
 @router.post(
@@ -152,15 +143,14 @@ async def model_ready(
     openapi_extra=_OPENAPI_INFER,
 )
 @router.post(f"{_VERSION_PATH}/infer", include_in_schema=False)
-async def infer(
-    request: Request, components: ComponentsDependency, model: ModelDependency
-) -> Response:
+async def infer(request: Request, model: ModelDependency) -> Response:
     """The best k classes of each image: `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k])."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedFormat(
             "compressed bodies are not supported; images are compressed already"
         )
+    components: AppComponents = request.app.state.components
     context: RequestContext = request.state.context
     context.model = model.name
     json_length = request.headers.get(JSON_LENGTH_HEADER)
@@ -169,7 +159,7 @@ async def infer(
         return parse_infer_request(body, json_length, model, components.default_r, context.started)
 
     infer_request, answers = await components.inference.infer_parsed(
-        request, parse, context, CLASSES
+        request, parse, CLASSES, context
     )
     body, json_bytes = build_infer_response(infer_request, answers)
     if json_bytes is None:
@@ -179,10 +169,10 @@ async def infer(
     return response
 
 
-def readiness(request: Request, components: AppComponents, members: dict[str, Any]) -> Response:
+def readiness(request: Request, members: dict[str, Any]) -> Response:
     """Return ``members`` as JSON, or 503 while requests are not admitted."""
     try:
-        components.admission.check_open()
+        request.app.state.components.admission.check_open()
     except Overloaded as error:
         # Handled here: this 503 is the answer, and must not count as a refused request.
         return error_response(request, error)
@@ -191,4 +181,5 @@ def readiness(request: Request, components: AppComponents, members: dict[str, An
 
 def error_response(request: Request, error: RequestError) -> Response:
     """Return ``error`` as the response to ``request``."""
-    return problem_response(error, request.state.context.id, path=route_path(request.scope))
+    context: RequestContext = request.state.context
+    return problem_response(error, context.id, path=context.path)

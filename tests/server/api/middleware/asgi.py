@@ -9,6 +9,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.middleware.request_context import RequestContext
+
 
 @dataclass
 class Exchange:
@@ -71,3 +73,8 @@ def answer(status: int, reads_body: bool = False) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"done"})
 
     return app
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The context that `RequestMiddleware` has created for a request."""
+    return scope["state"]["context"]

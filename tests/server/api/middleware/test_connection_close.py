@@ -6,26 +6,24 @@ import asyncio
 import time
 
 import pytest
+from starlette.types import ASGIApp
 
 from server.api.contract.asgi_extensions import LINGERING_CLOSE
-from server.api.middleware import connection_close
-from server.api.middleware.connection_close import ConnectionClose, discard_body
+from server.api.middleware import requests
+from server.api.middleware.requests import RequestMiddleware, discard_body
+from server.metrics import Metrics
 from tests.server.api.middleware.asgi import answer, http_scope, run
 
 BODY = {"Content-Length": "8"}
 
 
-def is_serving() -> bool:
-    return False
-
-
-def is_draining() -> bool:
-    return True
+def middleware(app: ASGIApp, draining: bool = False) -> RequestMiddleware:
+    return RequestMiddleware(app, Metrics((0,)), is_draining=lambda: draining)
 
 
 @pytest.mark.parametrize("status", [408, 413])
 def test_a_response_that_makes_the_rest_of_the_body_useless_closes(status):
-    app = ConnectionClose(answer(status), is_serving)
+    app = middleware(answer(status))
     exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
     assert exchange.headers["connection"] == "close"
     # The body is read to its end before the response ends.
@@ -40,34 +38,34 @@ def test_a_response_that_makes_the_rest_of_the_body_useless_closes(status):
 )
 def test_every_response_closes_if_the_client_does_not_keep_the_connection(version, headers):
     scope = {**http_scope("POST", headers=headers), "http_version": version}
-    exchange = run(ConnectionClose(answer(422), is_serving), scope, b"some", b"more")
+    exchange = run(middleware(answer(422)), scope, b"some", b"more")
     assert exchange.headers["connection"] == "close"
     assert exchange.received == []
 
 
 def test_a_server_that_lingers_discards_the_body_itself():
     scope = {**http_scope("POST", headers=BODY), "extensions": {LINGERING_CLOSE: {}}}
-    exchange = run(ConnectionClose(answer(413), is_serving), scope, b"some", b"more")
+    exchange = run(middleware(answer(413)), scope, b"some", b"more")
     assert exchange.headers["connection"] == "close"
     assert len(exchange.received) == len(exchange.sent) == 2
 
 
 @pytest.mark.parametrize("status", [200, 422])
 def test_other_responses_keep_the_connection(status):
-    app = ConnectionClose(answer(status), is_serving)
+    app = middleware(answer(status))
     exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
     assert "connection" not in exchange.headers
     assert len(exchange.received) == 2
 
 
 def test_a_body_that_was_read_closes_nothing():
-    app = ConnectionClose(answer(413, reads_body=True), is_serving)
+    app = middleware(answer(413, reads_body=True))
     exchange = run(app, http_scope("POST", headers=BODY), b"some", b"more")
     assert "connection" not in exchange.headers
 
 
 def test_a_client_that_expects_100_continue_gets_its_early_response_on_a_closing_connection():
-    app = ConnectionClose(answer(422), is_serving)
+    app = middleware(answer(422))
     headers = {**BODY, "Expect": "100-continue"}
     exchange = run(app, http_scope("POST", headers=headers), b"somemore")
     assert exchange.headers["connection"] == "close"
@@ -75,13 +73,13 @@ def test_a_client_that_expects_100_continue_gets_its_early_response_on_a_closing
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": "0"}])
 def test_while_the_server_drains_every_response_closes(headers):
-    exchange = run(ConnectionClose(answer(200), is_draining), http_scope(headers=headers))
+    exchange = run(middleware(answer(200), draining=True), http_scope(headers=headers))
     assert exchange.headers["connection"] == "close"
     assert len(exchange.sent) == 2  # there is no body to discard
 
 
 def test_a_body_that_never_ends_is_read_for_a_limited_time(monkeypatch):
-    monkeypatch.setattr(connection_close, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(requests, "LINGER_SECONDS", 0.1)
 
     async def receive():
         await asyncio.sleep(0.01)

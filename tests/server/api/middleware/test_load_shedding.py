@@ -8,11 +8,10 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from server.api.middleware.load_shedding import LoadShedding
-from server.api.middleware.request_context import RequestContextMiddleware, context_of
-from server.errors import Overloaded
+from server.api.middleware.requests import RequestMiddleware
+from server.errors import Overloaded, Refusal
 from server.metrics import Metrics
-from tests.server.api.middleware.asgi import answer, http_scope, run
+from tests.server.api.middleware.asgi import answer, context_of, http_scope, run
 
 router = APIRouter()
 
@@ -28,7 +27,7 @@ async def infer(name: str) -> None:
 
 
 def refuse() -> None:
-    raise Overloaded("no slot is free", retry_after=2, reason="queue-full")
+    raise Overloaded("no slot is free", retry_after=2, reason=Refusal.QUEUE_FULL)
 
 
 def admit() -> None:
@@ -36,11 +35,10 @@ def admit() -> None:
 
 
 def send_request(check_room, method="POST", path="/classify"):
-    metrics = Metrics((0,))
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    shedding = LoadShedding(answer(200), routes, check_room, metrics)
+    app = RequestMiddleware(answer(200), Metrics((0,)), image_routes=routes, check_room=check_room)
     scope = http_scope(method, path)
-    exchange = run(RequestContextMiddleware(shedding, metrics), scope)
+    exchange = run(app, scope)
     return exchange, context_of(scope)
 
 

@@ -15,11 +15,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from starlette.types import Receive, Scope, Send
 
-from server.api.middleware.request_context import RequestContextMiddleware, context_of
+from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.spans import Tracing
 from server.api.middleware.trace_context import read_trace_context
 from server.metrics import Metrics
-from tests.server.api.middleware.asgi import Exchange, answer, http_scope, run
+from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 from tests.server.api.middleware.test_trace_context import PARENT, TRACE
 from tests.server.api.pipeline.test_inference import Pipeline, result_of
 from tests.server.wire import SNEAKER
@@ -38,7 +38,7 @@ class Recorder:
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
     def run(self, app: Any, **scope: Any) -> Exchange:
-        middleware = RequestContextMiddleware(app, Metrics((0,)), self.tracing)
+        middleware = RequestMiddleware(app, Metrics((0,)), tracing=self.tracing)
         return run(middleware, http_scope(**scope))
 
 
@@ -180,7 +180,7 @@ def test_a_request_that_is_cancelled_ends_its_span() -> None:
         await asyncio.Future()
 
     async def cancelled() -> None:
-        middleware = RequestContextMiddleware(app, Metrics((0,)), recorder.tracing)
+        middleware = RequestMiddleware(app, Metrics((0,)), tracing=recorder.tracing)
         exchange = Exchange()
         task = asyncio.ensure_future(middleware(http_scope(), exchange.receive, exchange.send))
         await asyncio.sleep(0)

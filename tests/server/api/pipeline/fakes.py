@@ -53,6 +53,7 @@ class FakePool:
     ready: bool = True
     needed_seconds: float = 0.0
     results: list[Any] = field(default_factory=list)
+    models: dict[str, ModelInfo] = field(default_factory=dict)
 
     def retry_after(self) -> int:
         return 7

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from server.api.pipeline.cancellation import cancel_at, cancel_on_disconnect
+from server.api.pipeline.inference import cancel_at, cancel_on_disconnect
 from server.errors import DeadlineExceeded
 
 

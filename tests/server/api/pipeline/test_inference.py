@@ -6,7 +6,11 @@ import asyncio
 import base64
 import json
 import threading
+import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,9 +20,8 @@ from server.api.contract.params import Params
 from server.api.contract.schemas import Answer, Problem
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BodyLimits
-from server.api.pipeline.decode_pool import DecodePool
-from server.api.pipeline.inference import InferencePipeline
-from server.api.pipeline.inputs import ParsedRequest
+from server.api.pipeline.body import ParsedRequest
+from server.api.pipeline.inference import InferencePipeline, InferenceRequest, record_stage
 from server.api.pipeline.response_kinds import CLASSES
 from server.engine_client.process import Result
 from server.errors import (
@@ -31,7 +34,8 @@ from server.errors import (
     TooLarge,
     UnsupportedFormat,
 )
-from server.ipc.messages import BatchDone, Outcome
+from server.imaging.decode import decode
+from server.ipc.messages import BatchDone, ModelInfo, Outcome
 from server.metrics import Metrics
 from tests.server.api.pipeline.fakes import MODEL, FakePool, request_of
 from tests.server.wire import SNEAKER
@@ -43,7 +47,6 @@ PARAMS = Params(
     requested_r="1",
     top_k=1,
     deadline=None,
-    output_kind="classes",
 )
 FORM = {"content-type": "multipart/form-data; boundary=XX"}
 
@@ -71,14 +74,16 @@ class Pipeline:
         limits = BodyLimits(10**6, 10**6, 30)
         self.admission = Admission(self.pool, limits)  # type: ignore[arg-type]
         self.metrics = Metrics((1,))
-        self.decode_pool = DecodePool(1, 10**6, 4000)
+        self.threads = ThreadPoolExecutor(1)
         self.inference = InferencePipeline(
             self.pool,  # type: ignore[arg-type]
             self.admission,
-            self.decode_pool,
             self.metrics,
+            partial(decode, max_pixels=10**6, max_side=4000),
+            self.threads,
         )
-        self.context = RequestContext("id", started=0.0)
+        self.context = RequestContext("id", path="/classify", started=0.0)
+        self.request = InferenceRequest(PARAMS, CLASSES, self.context)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Return what ``work`` returns. Whatever happens, it leaves nothing behind."""
@@ -90,11 +95,11 @@ class Pipeline:
 
     def infer(self, chunks: list[bytes], headers: dict[str, str] | None = None) -> Any:
         request = request_of(chunks, headers)
-        return self.run(self.inference.infer(request, PARAMS, self.context, CLASSES))
+        return self.run(self.inference.infer(request, self.request))
 
-    def infer_all(self, chunks: list[bytes]) -> Any:
-        request = request_of(chunks, FORM)
-        return self.run(self.inference.infer_all(request, PARAMS, self.context, CLASSES))
+    def infer_together(self, chunks: list[bytes]) -> Any:
+        request = replace(self.request, fail_together=True)
+        return self.run(self.inference.infer(request_of(chunks, FORM), request))
 
 
 def test_an_image_as_the_body_gets_one_response():
@@ -142,23 +147,23 @@ def test_a_file_without_a_free_slot_fails_alone():
     assert results[1].status == 503
 
 
-def test_infer_all_returns_the_responses_in_order():
+def test_images_that_fail_together_return_their_responses_in_order():
     pipeline = Pipeline([result_of(), result_of()])
-    answers = pipeline.infer_all(form(SNEAKER, SNEAKER))
+    answers = pipeline.infer_together(form(SNEAKER, SNEAKER))
     assert [answer.predictions[0].label for answer in answers] == ["cat", "cat"]
 
 
-def test_infer_all_raises_the_error_of_one_file_with_its_index():
+def test_images_that_fail_together_raise_the_error_of_one_with_its_index():
     pipeline = Pipeline([result_of()] * 3)
     with pytest.raises(UnsupportedFormat) as caught:
-        pipeline.infer_all(form(SNEAKER, b"hello", SNEAKER))
+        pipeline.infer_together(form(SNEAKER, b"hello", SNEAKER))
     assert caught.value.extensions["index"] == 1
 
 
-def test_infer_all_runs_nothing_unless_all_images_get_a_slot():
+def test_images_that_fail_together_run_only_if_all_get_a_slot():
     pipeline = Pipeline([result_of()] * 3, slots=2)
     with pytest.raises(Overloaded):
-        pipeline.infer_all(form(SNEAKER, SNEAKER, SNEAKER))
+        pipeline.infer_together(form(SNEAKER, SNEAKER, SNEAKER))
     assert len(pipeline.pool.results) == 3
 
 
@@ -218,13 +223,12 @@ def test_a_client_that_disconnects_before_its_json_is_parsed_is_noticed():
     thread_is_free = threading.Event()
 
     async def main() -> None:
-        busy = asyncio.create_task(pipeline.decode_pool.run(lambda: thread_is_free.wait(30)))
-        await asyncio.sleep(0)  # so that the only thread is taken
+        busy = pipeline.threads.submit(thread_is_free.wait, 30)
         try:
-            await pipeline.inference.infer(request, PARAMS, pipeline.context, CLASSES)
+            await pipeline.inference.infer(request, pipeline.request)
         finally:
             thread_is_free.set()
-            assert await busy, "the client was noticed only after the thread was free"
+            assert busy.result(), "the client was noticed only after the thread was free"
 
     with pytest.raises(ClientDisconnect):
         pipeline.run(main())
@@ -238,7 +242,7 @@ def test_infer_parsed_takes_parameters_and_images_from_the_body():
         return ParsedRequest(PARAMS, [SNEAKER, SNEAKER])
 
     request = request_of([b"two ", b"sneakers"])
-    work = pipeline.inference.infer_parsed(request, parse, pipeline.context, CLASSES)
+    work = pipeline.inference.infer_parsed(request, parse, CLASSES, pipeline.context)
     parsed, answers = pipeline.run(work)
     assert parsed.params is PARAMS
     assert len(answers) == 2
@@ -251,6 +255,41 @@ def test_an_error_of_the_parser_is_the_error_of_the_request():
     def parse(body: bytes) -> ParsedRequest:
         raise RequestError("the body is wrong")
 
-    work = pipeline.inference.infer_parsed(request_of([b"x"]), parse, pipeline.context, CLASSES)
+    work = pipeline.inference.infer_parsed(request_of([b"x"]), parse, CLASSES, pipeline.context)
     with pytest.raises(RequestError, match="the body is wrong"):
         pipeline.run(work)
+
+
+def test_an_image_that_waits_for_a_thread_is_dropped_when_its_request_is_cancelled():
+    pipeline = Pipeline([])
+    thread_is_free = threading.Event()
+    request = replace(pipeline.request, params=replace(PARAMS, deadline=time.monotonic() + 0.05))
+    pipeline.threads.submit(thread_is_free.wait, 30)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            pipeline.run(pipeline.inference.infer(request_of([SNEAKER]), request))
+    finally:
+        thread_is_free.set()
+
+
+def test_of_several_images_the_longest_stage_counts():
+    context = RequestContext("id", path="/", started=0.0)
+    assert record_stage(context, "decode", 0.0021) == 2.1
+    assert record_stage(context, "decode", 0.001) == 1.0
+    assert context.stages == {"decode": 2.1}
+
+
+def models_of(models: dict[str, ModelInfo]) -> Any:
+    pipeline = Pipeline([])
+    pipeline.pool.models = models
+    pipeline.pool.ready = False
+    return pipeline.inference.models()
+
+
+def test_models_are_unknown_until_they_are_loaded():
+    with pytest.raises(Overloaded, match="not loaded"):
+        models_of({})
+
+
+def test_models_stay_known_while_an_engine_restarts():
+    assert models_of({"tiny": MODEL}) == {"tiny": MODEL}

@@ -30,7 +30,6 @@ def finished(pixels: np.ndarray | None = None, **outcome: Any) -> FinishedImage:
         requested_r="auto",
         top_k=2,
         deadline=None,
-        output_kind="classes",
     )
     return FinishedImage(
         params=params,

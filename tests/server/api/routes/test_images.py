@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.requests import Request
 
 from server.api.middleware.request_context import RequestContext
-from server.api.routes.images import openapi_operation, parse_query, timed_response
+from server.api.pipeline.inference import InferenceRequest
+from server.api.pipeline.response_kinds import CLASSES
+from server.api.routes.images import infer, openapi_operation, timed_response
 from server.errors import InvalidParameter
+from server.ipc.messages import ModelInfo
 from tests.server.api.pipeline.fakes import MODEL
 
 
 def context_of(**stages: float) -> RequestContext:
-    return RequestContext("id", started=1000.0, r="16", stages=stages)
+    return RequestContext("id", path="/classify", started=1000.0, r="16", stages=stages)
 
 
 class TestTimedResponse:
@@ -31,17 +36,31 @@ class TestTimedResponse:
         assert response.body == b"12"
 
 
-class TestParseQuery:
+class FakeInference:
+    """Stands in for `InferencePipeline`, and returns the request that it gets."""
+
+    def models(self) -> dict[str, ModelInfo]:
+        return {"tiny": MODEL}
+
+    async def infer(
+        self, http_request: Request, request: InferenceRequest[Any]
+    ) -> InferenceRequest[Any]:
+        return request
+
+
+class TestQuery:
     def parse(self, query: str) -> RequestContext:
         """The context of a request, once its query is parsed."""
         context = context_of()
-        request = Request({"type": "http", "query_string": query.encode(), "headers": []})
+        components = SimpleNamespace(inference=FakeInference(), default_r="1")
+        app = SimpleNamespace(state=SimpleNamespace(components=components))
+        scope = {"type": "http", "query_string": query.encode(), "headers": [], "app": app}
+        request = Request(scope)
         request.state.context = context
-        components = SimpleNamespace(models=lambda: {"tiny": MODEL}, default_r="1")
-        params = parse_query(request, components, "classes")  # type: ignore[arg-type]
-        assert params.model is MODEL
-        if params.deadline is not None:
-            assert params.deadline == context.started + 0.5
+        found: Any = asyncio.run(infer(request, CLASSES))
+        assert found.params.model is MODEL
+        if found.params.deadline is not None:
+            assert found.params.deadline == context.started + 0.5
         return context
 
     def test_model_and_r_are_noted_for_the_log(self):

@@ -64,12 +64,12 @@ class TestInputs:
     )
     def test_pixel_values_in_json_are_flat_or_nested(self, data):
         images = parse(with_input(FLOATS, data=data)).images
-        np.testing.assert_array_equal(np.stack(images), PIXELS)
+        np.testing.assert_array_equal([np.asarray(image) for image in images], PIXELS)
         assert {np.asarray(image).dtype for image in images} == {np.dtype(np.float32)}
 
     def test_pixel_values_as_binary_data(self):
         images = parse(in_binary(FLOATS, 96), PIXELS.astype("<f4").tobytes()).images
-        np.testing.assert_array_equal(np.stack(images), PIXELS)
+        np.testing.assert_array_equal([np.asarray(image) for image in images], PIXELS)
 
     def test_images_in_json_and_as_binary_data(self):
         assert parse(with_input(IMAGE, data=TEXTS), header=None).images == [b"one", b"\xff\x00"]

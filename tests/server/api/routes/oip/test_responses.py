@@ -34,7 +34,6 @@ def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
         requested_r="auto",
         top_k=2,
         deadline=None,
-        output_kind="classes",
     )
     requested_r = tuple(RequestedOutput(name, binary) for name, binary in outputs.items())
     return InferRequest(params, [], request_id, requested_r)

@@ -8,12 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.contract.allowed_schedules import (
-    clamp_schedule,
-    drop_slow_levels,
-    is_integer,
-    parse_schedules,
-)
+from server.api.contract.auto_schedules import drop_slow_levels, is_integer
+from server.api.contract.params import clamp_schedule, parse_schedules
 from server.ipc.messages import ModelInfo
 from tests.server.api.contract.models import LEVELS, MODELS, level, model
 from tome_core.schedule import Schedule

@@ -7,17 +7,11 @@ import json
 import logging
 
 import pytest
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
-from server.api.middleware.request_context import (
-    RequestContext,
-    RequestContextMiddleware,
-    context_of,
-    request_id,
-)
+from server.api.middleware.requests import RequestMiddleware
 from server.metrics import Metrics
-from tests.server.api.middleware.asgi import Exchange, answer, http_scope, run
+from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 
 
 def failing(error: Exception, after_start: bool = False):
@@ -36,33 +30,49 @@ def access_line(caplog) -> logging.LogRecord:
     return line
 
 
+def id_of(client_id: str) -> str:
+    scope = http_scope(headers={"x-request-id": client_id})
+    exchange = run(RequestMiddleware(answer(200), Metrics((0,))), scope)
+    assert exchange.headers["x-request-id"] == context_of(scope).id
+    return context_of(scope).id
+
+
 @pytest.mark.parametrize("valid", ["abc-123", "x" * 128, "!~"])
 def test_the_id_of_a_client_is_kept(valid):
-    assert request_id(Headers({"x-request-id": valid})) == valid
+    assert id_of(valid) == valid
 
 
 @pytest.mark.parametrize("invalid", ["", "a b", "x" * 129, "a\nb", "é"])
 def test_an_id_that_is_unsafe_in_a_header_or_a_log_line_is_replaced(invalid):
-    generated = request_id(Headers({"x-request-id": invalid}))
-    assert generated != invalid
-    assert len(generated) == 32
+    assert len(id_of(invalid)) == 32
 
 
-def test_of_several_images_the_longest_stage_counts():
-    context = RequestContext("id", started=0.0)
-    assert context.record_stage("decode", 0.0021) == 2.1
-    assert context.record_stage("decode", 0.001) == 1.0
-    assert context.stages == {"decode": 2.1}
+@pytest.mark.parametrize(
+    ("path", "root_path", "expected"),
+    [
+        ("/classify", "", "/classify"),
+        ("/classify", "/vision", "/classify"),
+        ("/vision/classify", "/vision", "/classify"),
+        ("/vision/vision/classify", "/vision", "/vision/classify"),
+    ],
+)
+def test_the_path_has_no_prefix_of_a_proxy(path, root_path, expected):
+    seen = {}
 
+    async def app(scope, receive, send):
+        seen.update(scope)
+        await answer(200)(scope, receive, send)
 
-def test_a_response_has_the_id_of_its_context():
-    scope = http_scope()
-    exchange = run(RequestContextMiddleware(answer(200), Metrics((0,))), scope)
-    assert exchange.headers["x-request-id"] == context_of(scope).id
+    scope = http_scope(path=path)
+    run(RequestMiddleware(app, Metrics((0,)), root_path=root_path), scope)
+    assert context_of(scope).path == expected
+    # The router finds its path below the prefix.
+    assert seen["path"] == root_path + expected
+    assert seen.get("root_path", "") == root_path
 
 
 def test_an_unexpected_error_gets_a_problem_without_its_text():
-    app = RequestContextMiddleware(failing(ValueError("secret")), Metrics((0,)))
+    app = RequestMiddleware(failing(ValueError("secret")), Metrics((0,)))
     exchange = run(app, http_scope())
     assert exchange.status == 500
     problem = json.loads(exchange.sent[1]["body"])
@@ -71,7 +81,7 @@ def test_an_unexpected_error_gets_a_problem_without_its_text():
 
 
 def test_an_error_after_the_response_has_begun_is_raised():
-    app = RequestContextMiddleware(failing(ValueError(), after_start=True), Metrics((0,)))
+    app = RequestMiddleware(failing(ValueError(), after_start=True), Metrics((0,)))
     exchange = Exchange()
     with pytest.raises(ValueError):
         asyncio.run(app(http_scope(), exchange.receive, exchange.send))
@@ -81,7 +91,7 @@ def test_an_error_after_the_response_has_begun_is_raised():
 def test_a_client_that_disconnects_is_counted_with_its_stage(caplog):
     metrics = Metrics((0,))
     with caplog.at_level(logging.INFO, "tome.access"):
-        exchange = run(RequestContextMiddleware(failing(ClientDisconnect()), metrics), http_scope())
+        exchange = run(RequestMiddleware(failing(ClientDisconnect()), metrics), http_scope())
     assert exchange.sent == []
     assert vars(access_line(caplog))["status"] == 499
     counted = metrics.registry.get_sample_value("tome_cancelled_total", {"stage": "body"})
@@ -102,5 +112,5 @@ def test_only_successful_health_checks_are_quiet(caplog, path, status, level):
         await answer(status)(scope, receive, send)
 
     with caplog.at_level(logging.DEBUG, "tome.access"):
-        run(RequestContextMiddleware(app, Metrics((0,))), http_scope(path=path))
+        run(RequestMiddleware(app, Metrics((0,))), http_scope(path=path))
     assert access_line(caplog).levelno == level

@@ -31,7 +31,7 @@ from server.errors import (
     TooLarge,
     UnsupportedFormat,
 )
-from server.ipc.messages import BatchDone, Outcome
+from server.ipc.messages import BatchDone, Failure, Outcome
 from server.metrics import Metrics
 from tests.server.api.pipeline.fakes import MODEL, FakePool, request_of
 from tests.server.wire import SNEAKER
@@ -48,7 +48,7 @@ PARAMS = Params(
 FORM = {"content-type": "multipart/form-data; boundary=XX"}
 
 
-def result_of(failure: str = "", class_index: int = 0) -> Result:
+def result_of(failure: Failure | None = None, class_index: int = 0) -> Result:
     if failure:
         outcome = Outcome(1, failure)
     else:

@@ -54,7 +54,7 @@ def run_isolated(
         raise
     except Exception as error:  # any other exception of the model concerns this batch alone
         failure = errors.classify_error(error)
-        _log_failure(batch, failure)
+        _log_failure(batch, error)
     # Outside the handler, since the traceback of the exception keeps alive everything that the
     # failed run allocated.
     if failure == Failure.OUT_OF_MEMORY:
@@ -71,10 +71,11 @@ def run_isolated(
     )
 
 
-def _log_failure(batch: Sequence[ScheduledJob], failure: Failure) -> None:
-    """Log the exception that is handled; with its traceback and the request for a single job."""
+def _log_failure(batch: Sequence[ScheduledJob], error: Exception) -> None:
+    """Log what the model raised; for a single job with its request and the traceback."""
     if len(batch) > 1:
-        log.warning("the model failed on %d images (%s)", len(batch), failure)
+        # As text: a log handler may keep its arguments, and an exception keeps its frames alive.
+        log.warning("the model failed on %d images: %s", len(batch), str(error))
         return
-    request_id = batch[0].job.request_id
-    log.warning("request %s: the model failed (%s)", request_id, failure, exc_info=True)
+    fields = {"request_id": batch[0].job.request_id}
+    log.warning("the model failed on one image", exc_info=error, extra=fields)

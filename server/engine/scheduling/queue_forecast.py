@@ -102,22 +102,29 @@ class QueueForecast:
 
     def is_late(self, work_limit: float) -> bool:
         """Return whether any job finishes after it is due, under ``work_limit``."""
-        return any(end > min(due) for end, _, due in self._batches(work_limit))
+        return any(end > min(due_times) for end, _, due_times in self._batches(work_limit))
 
     def late_positions(self, work_limit: float) -> list[int]:
         """Return the positions of the jobs that finish after they are due, under ``work_limit``."""
         late = []
-        for end, positions, due in self._batches(work_limit):
-            late += [position for position, one in zip(positions, due, strict=True) if end > one]
+        for end, positions, due_times in self._batches(work_limit):
+            for position, due in zip(positions, due_times, strict=True):
+                if end > due:
+                    late.append(position)
         return late
 
     def _batches(self, work_limit: float) -> Iterator[tuple[float, list[int], list[float]]]:
         """Yield of each batch when it ends, and of its jobs the positions and when they are due."""
         waiting = {model: self._model_queue(model, work_limit) for model in self._models}
+
+        def next_position(model: str) -> int:
+            taken = waiting[model].taken
+            return self._models[model].positions[taken]
+
         start = self._now
         stretch = 1.0
         while waiting:
-            model = min(waiting, key=lambda model: self._next_position(model, waiting[model]))
+            model = min(waiting, key=next_position)
             queue = waiting[model]
             begin = queue.taken
             start += queue.take_batch(start) * stretch
@@ -130,7 +137,5 @@ class QueueForecast:
     def _model_queue(self, model: str, work_limit: float) -> ModelQueue:
         jobs = self._models[model]
         image_costs = jobs.image_costs(work_limit)
-        return ModelQueue(image_costs, jobs.due, self._bounds, self._cost_models(model))
-
-    def _next_position(self, model: str, queue: ModelQueue) -> int:
-        return self._models[model].positions[queue.taken]
+        cost_model = self._cost_models(model)
+        return ModelQueue(image_costs, jobs.due, self._bounds, cost_model)

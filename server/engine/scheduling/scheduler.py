@@ -91,15 +91,20 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Add a job that has arrived to the queue."""
-        due = job.submitted + self.target_seconds if job.deadline is None else job.deadline
         costs = self.model_costs[job.model]
-        is_open = len(job.choices) > 1  # whether the engine chooses the schedule
-        if is_open:
+        leaves_schedule_open = len(job.choices) > 1
+        if leaves_schedule_open:
             options = self._options.get(job, costs, self.bounds.images)
         else:
             options = (costs.option(job.choices[0]),)
-        is_binding = job.deadline is not None or is_open
-        self._queued[job.id] = QueuedJob(job, options, due, due if is_binding else math.inf)
+        if job.deadline is None:
+            due = job.submitted + self.target_seconds
+        else:
+            due = job.deadline
+        binding_due = math.inf
+        if job.deadline is not None or leaves_schedule_open:
+            binding_due = due
+        self._queued[job.id] = QueuedJob(job, options, due, binding_due)
 
     def cancel(self, job_id: int) -> bool:
         """Remove a job from the queue. Returns False if it is not queued (any more)."""
@@ -137,10 +142,12 @@ class Scheduler:
             return ()
         jobs = self._same_model(queue)
         work_limit = self._work_limit(queue, now)
-        options = [
-            queued.options[0] if len(queued.options) == 1 else queued.option_within(work_limit)
-            for queued in jobs
-        ]
+        options = []
+        for queued in jobs:
+            option = queued.options[0]
+            if len(queued.options) > 1:
+                option = queued.option_within(work_limit)
+            options.append(option)
         image_costs = [option.image_cost for option in options]
         due = [queued.binding_due for queued in jobs]
         cost_model = self._cost_model(jobs[0].job.model)

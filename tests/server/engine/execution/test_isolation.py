@@ -124,8 +124,9 @@ def test_the_log_names_the_request_of_a_job_that_fails(caplog: pytest.LogCapture
 
     run_isolated(run, jobs(2))
     together, alone = caplog.records
-    assert together.getMessage() == "the model failed on 2 images (failed)"
-    assert alone.getMessage() == "request request-1: the model failed (failed)"
+    assert together.getMessage() == "the model failed on 2 images: injected"
+    assert alone.getMessage() == "the model failed on one image"
+    assert vars(alone)["request_id"] == "request-1"
     assert alone.exc_info
 
 

@@ -1,6 +1,6 @@
 """Queueing delay: when an engine completes an image, for admission and for ``Retry-After``.
 
-Pure arithmetic over the cost model of `server.latency.cost`.
+Pure arithmetic over the queue model of `server.latency.queue_model`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.engine.device import errors
 from server.engine.device.errors import classify_error, free_memory, is_lost
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.isolation import run_isolated
@@ -83,7 +84,12 @@ def test_a_batch_that_does_not_fit_into_memory_runs_in_parts_that_fit(
     assert result.failures == ({Failure.OUT_OF_MEMORY} if count > fits else set())
 
 
-def test_an_item_that_does_not_fit_alone_does_not_make_the_batch_too_large() -> None:
+def test_an_item_that_does_not_fit_alone_does_not_make_the_batch_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    freed = []
+    monkeypatch.setattr(errors, "free_memory", lambda: freed.append(True))
+
     def run(batch: Sequence[ScheduledJob]) -> list[ImageOutput]:
         if 3 in ids(batch):
             raise MemoryError
@@ -93,6 +99,7 @@ def test_an_item_that_does_not_fit_alone_does_not_make_the_batch_too_large() -> 
     assert result.answers.count(Failure.OUT_OF_MEMORY) == 1
     assert result.largest == 4
     assert not result.batch_too_large
+    assert len(freed) == 4  # after the failures of 8, 4, 2 and 1
 
 
 def test_memory_of_a_failed_run_is_free_before_the_next_run() -> None:

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ from benchmarks.results import about
 from server.allocator import freeze_live_objects
 from server.engine.device.cuda_graphs import buckets
 from server.engine.device.readout import Readout
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loop import EngineModel, Loop
-from server.engine.scheduling.batch_builder import Bounds
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_calibration_batches
@@ -44,6 +45,7 @@ from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Job
 from server.ipc.shared_memory import create_memory
 from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
+from server.latency.queue_model import Bounds
 from tome_core import Outputs
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
@@ -74,7 +76,6 @@ PARTS = (
     "receive",
     "add",
     "take",
-    "predict",
     "launch",
     "collect",
     "learn",
@@ -120,18 +121,15 @@ class Nothing:
         )
         self._clock = clock
 
-    def pixel_buffer(self, images: int) -> np.ndarray:
+    model = SimpleNamespace(transform=SimpleNamespace(size=(3, 224, 224)))
+
+    def view(self, slot: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """Of no bytes for each image."""
-        return np.empty((images, 0), np.uint8)
+        return np.empty(0, dtype)
 
-    def gather_into(self, slots: Sequence[int], out: np.ndarray) -> None:
-        """No pixels are copied."""
-
-    def launch(
-        self, pixels: np.ndarray, schedules: Sequence[Schedule], top_k: Sequence[int], *others: Any
-    ) -> BatchInFlight:
+    def launch(self, images: Sequence[ImageInput]) -> BatchInFlight:
         """What the device would give."""
-        launched = BatchInFlight(self._readout.first(len(pixels)), top_k, others[0])
+        launched = BatchInFlight(self._readout.first(len(images)), images)
         self._clock.watch(launched, "collect", "collect")
         return launched
 
@@ -196,7 +194,7 @@ class Host:
             VIT_B, [Sample(kind, self._takes(kind)) for kind in kinds], recorded
         )
         self.scheduler = Scheduler(
-            Bounds(case.batch, case.batch), TARGET, lambda model: self.calibration
+            Bounds(case.batch, case.batch), TARGET, {"vit-b": self.calibration}
         )
         self._api, engine = socket.socketpair()
         self._api.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
@@ -246,7 +244,6 @@ class Host:
             (self._channel, "receive_all", "receive"),
             (self._loop, "_launch_next", "loop"),
             (self.scheduler, "take_next", "take"),
-            (self.calibration, "features", "predict"),
             (self._loop, "_launch", "launch"),
             (self._loop, "_collect_and_reply", "loop"),
             (self._loop, "_learn_from", "learn"),

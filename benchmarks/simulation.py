@@ -25,12 +25,13 @@ from rich.markdown import Markdown
 from server.catalog.entries import BUNDLED
 from server.catalog.profiles import read_profile
 from server.engine.scheduling.adaptive_r import AdaptiveR
-from server.engine.scheduling.batch_builder import Bounds, CostModels, QueuedJob
 from server.engine.scheduling.calibration import Calibration, Sample
+from server.engine.scheduling.queue_forecast import CostModels, QueuedJob
 from server.engine.scheduling.scheduler import Policy, Scheduler
 from server.engine.warmup import calibration_batches
 from server.ipc.messages import Job
 from server.latency.cost import CostFeatures, CostModel, Geometry, batch_features
+from server.latency.queue_model import Bounds
 from server.latency.queueing import WorkEstimate, completion_seconds
 from server.load.arrivals import Arrivals, arrivals
 from tome_core.cost import BlockCost, Cost
@@ -99,26 +100,21 @@ class PerBatch:
     window: float = 2.0
     _seen: dict[int, float] = field(default_factory=dict)
 
-    def work_limits(
+    def work_limit(
         self, queue: Sequence[QueuedJob], now: float, bounds: Bounds, of: CostModels
-    ) -> Sequence[float]:
+    ) -> float:
         """See `server.engine.scheduling.scheduler.Policy`."""
         self._seen.update((waiting.job.id, waiting.job.submitted) for waiting in queue)
         self._seen = {
             number: when for number, when in self._seen.items() if when > now - self.window
         }
         rate = len(self._seen) / self.window
-        if not queue:
-            return []
         cost_model = of(MODEL)
-        options = queue[0].options
-        for option in options:
-            if (
-                rate * cost_model.uniform_batch_seconds(option.image_cost, bounds.images)
-                < bounds.images
-            ):
+        for option in queue[0].options:
+            seconds = cost_model.uniform_batch_seconds(option.image_cost, bounds.images)
+            if rate * seconds < bounds.images:
                 break
-        return [option.relative_flops] * len(queue)
+        return option.image_cost.relative_flops
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,7 @@ def simulate(
     calibration = Calibration(
         VIT_S, [Sample(kind, seconds) for kind, seconds in zip(warmup, taken_each, strict=True)]
     )
-    scheduler = Scheduler(BOUNDS, deadlines[0], lambda model: calibration, contender.policy())
+    scheduler = Scheduler(BOUNDS, deadlines[0], {MODEL: calibration}, contender.policy())
     choices = tuple(map(Schedule.constant, contender.levels))
     fastest = VIT_S.image_cost(choices[-1])
     coming = [(when, when + source.choice(deadlines)) for when in times]

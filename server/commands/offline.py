@@ -20,6 +20,7 @@ from server.engine.device.placement import (
     set_threads,
 )
 from server.engine.device.self_check import KERNELS
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import load_model
@@ -149,8 +150,7 @@ def run_one(
         max_pixels=defaults["max_pixels"].default,
         max_side=defaults["max_side"].default,
     )
-    batch = np.stack([pixels])
-    (prediction,) = runner.run(batch, [schedule], [top_k], [output])
+    (prediction,) = runner.run([ImageInput(pixels, schedule, top_k, output)])
     return prediction, pixels
 
 

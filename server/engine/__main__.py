@@ -63,23 +63,24 @@ def serve(
     # Imported late: torch and timm take seconds, and errors of the configuration come first.
     with logs.log_step(log, f"importing PyTorch and timm for device {config.device}"):
         from server.engine.loop import Loop
-        from server.engine.scheduling.batch_builder import Bounds
         from server.engine.scheduling.scheduler import Scheduler
         from server.engine.startup import start_models
         from server.ipc.shared_memory import Slots
+        from server.latency.queue_model import Bounds
 
     try:
         models, model_infos = start_models(config)
     except Exception as error:
         return report_failed_start(channel, error)
-    cost_models = {name: served.calibration.cost_model for name, served in models.items()}
+    calibrations = {name: served.calibration for name, served in models.items()}
+    cost_models = {name: calibrated.cost_model for name, calibrated in calibrations.items()}
     slot_bytes = largest_input_bytes(model_infos)
     channel.send(Ready(model_infos, slot_bytes=slot_bytes, cost_models=cost_models))
     slots_ready = channel.receive()
     assert isinstance(slots_ready, SlotsReady)
     slots = Slots(memory, config.slots, slots_ready.slot_bytes)
     bounds = Bounds(config.max_batch, config.max_batch_work or config.max_batch)
-    scheduler = Scheduler(bounds, config.target_seconds, lambda name: models[name].calibration)
+    scheduler = Scheduler(bounds, config.target_seconds, calibrations)
     Loop(channel, scheduler, models, slots, page).run()
     return 0
 

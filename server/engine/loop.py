@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from server.engine.device import errors
-from server.engine.device.forward import FloatImages
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.execution.isolation import IsolationResult, run_isolated
@@ -29,9 +30,9 @@ from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
 from server.ipc.channel import Channel
 from server.ipc.heartbeat import HeartbeatPage
-from server.ipc.messages import BatchDone, Cancel, Job, Outcome, Stop
+from server.ipc.messages import BatchDone, Cancel, Failure, Job, Outcome, Stop
 from server.ipc.shared_memory import Slots
-from server.latency.cost import CostFeatures
+from server.latency.cost import CostFeatures, batch_features
 
 log = logging.getLogger("tome.engine")
 
@@ -138,7 +139,7 @@ class Loop:
                     self._scheduler.add(message)
                 case Cancel(id=job_id):
                     if self._scheduler.cancel(job_id):
-                        cancelled.append(Outcome(job_id, "cancelled"))
+                        cancelled.append(Outcome(job_id, Failure.CANCELLED))
                 case Stop():
                     self._stopping = True
         if cancelled:
@@ -169,8 +170,8 @@ class Loop:
         if self._current:
             start = max(now, self._current.expected_end)
         taken = self._scheduler.take_next(now, start)
-        not_run = [Outcome(job.id, "expired") for job in taken.expired]
-        not_run += [Outcome(job.id, "refused") for job in taken.refused]
+        not_run = [Outcome(job.id, Failure.EXPIRED) for job in taken.expired]
+        not_run += [Outcome(job.id, Failure.REFUSED) for job in taken.refused]
         if not_run:
             self._reply_without_running(not_run)
         if not taken.batch:
@@ -180,8 +181,10 @@ class Loop:
     def _launch_batch(self, batch: Sequence[ScheduledJob]) -> LaunchedBatch:
         """Launch ``batch``. An exception of the model is kept in the result, see `_collect`."""
         model = self._models[batch[0].job.model]
-        features = model.calibration.features([scheduled.schedule for scheduled in batch])
-        predicted = model.calibration.cost_model.seconds(features)
+        cost_model = model.calibration.cost_model
+        image_costs = [scheduled.image_cost for scheduled in batch]
+        features = batch_features(image_costs, cost_model.recorded)
+        predicted = cost_model.seconds(features)
         started = time.monotonic()
         if not self._current:
             self._page.begin_batch(started, predicted)
@@ -205,12 +208,7 @@ class Loop:
     ) -> None:
         """Collect ``launched``, the current batch, and reply. Then ``following`` is current."""
         was_done = launched.done
-        result = run_isolated(
-            partial(self._collect, launched),
-            launched.batch,
-            errors.free_memory,
-            errors.classify_error,
-        )
+        result = run_isolated(partial(self._collect, launched), launched.batch)
         if isinstance(launched.in_flight, Exception):
             # The frames of the traceback hold what the failed run allocated, and a reference cycle
             # through this frame would keep them.
@@ -232,7 +230,7 @@ class Loop:
     def _learn_from(
         self,
         launched: LaunchedBatch,
-        result: IsolationResult[ImageOutput],
+        result: IsolationResult,
         seconds: float,
     ) -> tuple[float, float]:
         """Update the batch limit and the calibration with a batch that took ``seconds``.
@@ -254,7 +252,7 @@ class Loop:
     def _build_reply(
         self,
         launched: LaunchedBatch,
-        result: IsolationResult[ImageOutput],
+        result: IsolationResult,
         seconds: float,
         predicted_seconds: float,
         r0_seconds: float,
@@ -275,11 +273,11 @@ class Loop:
             cost_model=launched.model.calibration.cost_model,
         )
 
-    def _update_batch_limit(self, result: IsolationResult[ImageOutput], images: int) -> None:
+    def _update_batch_limit(self, result: IsolationResult, images: int) -> None:
         """Lower the limit if memory ran out for this batch, or raise it after many that fit."""
         if result.batch_too_large:
             changed = self._limit.out_of_memory(result.largest)
-        elif "out-of-memory" in result.failures:
+        elif Failure.OUT_OF_MEMORY in result.failures:
             changed = False  # an image that does not fit alone does not show how many fit
         else:
             changed = self._limit.succeeded(images)
@@ -320,34 +318,24 @@ class Loop:
 
     def _launch(self, model: EngineModel, batch: Sequence[ScheduledJob]) -> BatchInFlight:
         """Start one forward pass. Raises as `_collect` does."""
-        runner = model.runner
-        jobs = [scheduled.job for scheduled in batch]
         try:
-            pixels = runner.pixel_buffer(len(jobs))
-            self._slots.gather_into([job.slot for job in jobs], pixels)
-            schedules = [scheduled.schedule for scheduled in batch]
-            top_k = [job.top_k for job in jobs]
-            output_kinds = [job.output_kind for job in jobs]
-            float_images = self._gather_floats(jobs, runner)
-            return runner.launch(pixels, schedules, top_k, output_kinds, float_images)
+            return model.runner.launch([self._image_input(model, one) for one in batch])
         except Exception as error:
-            self._check_device(runner, error)
+            self._check_device(model.runner, error)
             raise
+
+    def _image_input(self, model: EngineModel, scheduled: ScheduledJob) -> ImageInput:
+        """Return the image of a job; its pixels stay in the slot."""
+        job = scheduled.job
+        size = model.runner.model.transform.size
+        pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+        if job.normalised:
+            pixels = self._slots.view(job.slot, size, np.float32)
+        else:
+            pixels = self._slots.view(job.slot, size, np.uint8)
+        return ImageInput(pixels, scheduled.schedule, job.top_k, job.output_kind)
 
     def _check_device(self, runner: Runner, error: Exception) -> None:
         """Raise `DeviceLost` if no further call on the device can succeed."""
         if errors.is_lost(runner.device):
             raise DeviceLost(f"{runner.device} fails at everything from now on") from error
-
-    def _gather_floats(
-        self,
-        jobs: Sequence[Job],
-        runner: Runner,
-    ) -> FloatImages | None:
-        """Return the images among ``jobs`` that are normalised already."""
-        rows = [row for row, job in enumerate(jobs) if job.normalised]
-        if not rows:
-            return None
-        slots = [jobs[row].slot for row in rows]
-        values = self._slots.gather(slots, runner.model.transform.size, np.float32)
-        return FloatImages(rows, values)

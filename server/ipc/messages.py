@@ -29,8 +29,16 @@ from tome_core.schedule import Schedule, most_mergeable
 # of the token that it was merged into.
 OutputKind = Literal["classes", "features", "source"]
 
-# Why a batch failed.
-FailureKind = Literal["error", "out-of-memory"]
+
+class Failure(StrEnum):
+    """Why a job has no output."""
+
+    EXPIRED = "expired"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out-of-memory"
+
 
 
 class Failure(StrEnum):
@@ -123,6 +131,7 @@ class Job(NamedTuple):
         deadline: time after which the job is not run; None for the default target.
         output_kind: the output to return.
         normalised: whether the pixels are normalised, float32; else they are uint8.
+        request_id: that of the request, for the engine's log.
     """
 
     id: int
@@ -134,6 +143,7 @@ class Job(NamedTuple):
     deadline: float | None = None
     output_kind: OutputKind = "classes"
     normalised: bool = False
+    request_id: str = ""
 
     def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
         texts = " ".join(map(str, self.choices))
@@ -236,8 +246,7 @@ class Outcome(NamedTuple):
     """The result of one job: its output, or the reason of its failure.
 
     Attributes:
-        failure: empty on success; else ``expired``, ``refused`` (no schedule meets the deadline),
-            ``cancelled``, ``failed`` or ``out-of-memory``.
+        failure: None on success. ``refused``: no schedule meets the deadline.
         schedule: the schedule of the image; None if it did not run.
         scores, classes: the best ``top_k`` classes, best first.
         tokens_out: tokens after the last block.
@@ -248,7 +257,7 @@ class Outcome(NamedTuple):
     """
 
     id: int
-    failure: str = ""
+    failure: Failure | None = None
     schedule: Schedule | None = None
     scores: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()

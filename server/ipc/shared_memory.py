@@ -74,22 +74,6 @@ class Slots:
         content = self.array[slot, :size]
         return content.view(dtype).reshape(shape)
 
-    def gather(
-        self,
-        slots: list[int],
-        shape: tuple[int, ...],
-        dtype: type[Pixel],
-    ) -> npt.NDArray[Pixel]:
-        """Return a copy of several slots as one array ``(len(slots), *shape)``."""
-        size = _bytes(shape, dtype)
-        content = self.array[slots, :size]
-        return content.view(dtype).reshape(len(slots), *shape)
-
-    def gather_into(self, slots: list[int], out: npt.NDArray[np.uint8]) -> None:
-        """Copy several slots to ``out``, uint8 ``(len(slots), *shape)``."""
-        for row, slot in zip(out, slots, strict=True):
-            np.copyto(row, self.view(slot, row.shape, np.uint8))
-
 
 def _bytes(shape: tuple[int, ...], dtype: type[Pixel]) -> int:
     """Return the bytes of an array of ``shape``."""

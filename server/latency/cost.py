@@ -47,6 +47,7 @@ class ImageCost(NamedTuple):
         tokens_in_merging_blocks: sum of N_l over the blocks that merge, in thousands; matching and
             merging read and write these tokens.
         merging_blocks: number of blocks that merge. For a batch, that of the image with the most.
+        relative_flops: FLOPs as a fraction of those at r=0.
     """
 
     tokens: float
@@ -54,6 +55,7 @@ class ImageCost(NamedTuple):
     pairs: float
     tokens_in_merging_blocks: float = 0.0
     merging_blocks: int = 0
+    relative_flops: float = 1.0
 
 
 class CostFeatures(NamedTuple):
@@ -174,12 +176,8 @@ class Geometry:
             pairs=pairs / _PAIRS,
             tokens_in_merging_blocks=tokens_in_merging_blocks / _TOKENS,
             merging_blocks=len(at_merging_inputs),
+            relative_flops=self.cost.relative(counts),
         )
-
-    def relative_flops(self, schedule: Schedule) -> float:
-        """Return the FLOPs of one image under ``schedule`` as a fraction of those at r=0."""
-        counts = self.token_counts(schedule)
-        return self.cost.relative(counts)
 
 
 def batch_features(

@@ -1,16 +1,17 @@
 """Queueing delay: when an engine completes an image, for admission and for ``Retry-After``.
 
-Pure arithmetic over the cost model of `server.latency.cost`.
+Pure arithmetic over the queue model of `server.latency.queue_model`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from server.latency.cost import CostModel, ImageCost
+from server.latency.queue_model import Bounds, ModelQueue
 
 _LONGEST_RETRY = 60  # seconds; nobody can predict the queue any further ahead
 
@@ -36,65 +37,25 @@ def queue_seconds(
     cost_models: Mapping[str, CostModel],
     max_batch: int,
 ) -> float:
-    """Return the seconds in which an engine runs all of ``queue``, in the largest batches possible.
+    """Return the seconds in which an engine runs all of ``queue``, by the queue model.
+
+    Only images bound its batches: the engine decides whether a deadline ends one, and a margin
+    for errors of predictions is included.
 
     Args:
         cost_models: the cost model of each model, by name.
         max_batch: most images in one batch.
     """
-    costs_by_model: dict[str, list[ImageCost]] = {}
-    for work in queue:
-        costs = costs_by_model.setdefault(work.model, [])
-        costs.append(work.image_cost)
-    return sum(
-        _model_queue_seconds(Counter(costs), cost_models[model], max_batch)
-        for model, costs in costs_by_model.items()
-    )
-
-
-def _model_queue_seconds(
-    counts: Counter[ImageCost],
-    cost_model: CostModel,
-    max_batch: int,
-) -> float:
-    """Return the seconds for all images of one model.
-
-    A batch is uniform if all its images have the most common cost, else mixed. Every image with
-    another cost is assumed to make one more batch a mixed one, until all batches are mixed:
-
-        mixed_batches = min(images with another cost, ceil(images / max_batch))
-        seconds = seconds of the uniform batches + seconds of the mixed batches
-
-    Args:
-        counts: number of images with each cost.
-    """
-    images = counts.total()
-    [(common, common_images)] = counts.most_common(1)
-    batches = math.ceil(images / max_batch)
-    mixed_batches = min(images - common_images, batches)
-    uniform_images = max(0, images - mixed_batches * max_batch)
-    full_batches, partial_batch = divmod(uniform_images, max_batch)
-    seconds = full_batches * cost_model.uniform_batch_seconds(common, max_batch)
-    if partial_batch:
-        seconds += cost_model.uniform_batch_seconds(common, partial_batch)
-    if mixed_batches:
-        image_seconds = _mixed_image_seconds(counts, cost_model)
-        image_seconds -= uniform_images * cost_model.image_seconds(common, mixed=True)
-        mixed_size = math.ceil((images - uniform_images) / mixed_batches)
-        seconds += mixed_batches * cost_model.unpadded_batch_seconds(
-            images=mixed_size,
-            merging_blocks=max(image_cost.merging_blocks for image_cost in counts),
-            image_seconds=image_seconds / mixed_batches,
-        )
+    image_costs: dict[str, list[ImageCost]] = {}
+    for work in sorted(queue, key=attrgetter("due")):
+        image_costs.setdefault(work.model, []).append(work.image_cost)
+    seconds = 0.0
+    for model, costs in image_costs.items():
+        due = [math.inf] * len(costs)
+        model_queue = ModelQueue(costs, due, Bounds(max_batch), cost_models[model])
+        while model_queue:
+            seconds += model_queue.take_batch(0.0)
     return seconds
-
-
-def _mixed_image_seconds(counts: Counter[ImageCost], cost_model: CostModel) -> float:
-    """Return the seconds that all images add to their batches, if all these are mixed."""
-    return sum(
-        count * cost_model.image_seconds(image_cost, mixed=True)
-        for image_cost, count in counts.items()
-    )
 
 
 def completion_seconds(
@@ -104,9 +65,7 @@ def completion_seconds(
     cost_models: Mapping[str, CostModel],
     max_batch: int,
 ) -> float:
-    """Return the seconds from now until an engine completes ``work``, with a margin for errors.
-
-        (queue_seconds(ahead and work) - elapsed) * (1 + margin / sqrt(batches))
+    """Return the seconds from now until an engine completes ``work``: `queue_seconds` - elapsed.
 
     With nothing ahead it is the time of the image alone on an undisturbed machine: an idle
     engine gets every image that can be in time at all, so that an estimate that is too high is
@@ -118,17 +77,11 @@ def completion_seconds(
         cost_models: the cost model of each model, by name.
         max_batch: most images in one batch.
     """
-    cost_model = cost_models[work.model]
     if not ahead:
-        return cost_model.undisturbed().uniform_batch_seconds(work.image_cost, 1)
-    # The errors of several batches are independent and cancel in part: the relative error of the
-    # mean of n independent measurements falls with sqrt(n).
-    batches = math.ceil((len(ahead) + 1) / max_batch)
-    margin = cost_model.margin / math.sqrt(batches)
-    queue = [*ahead, work]
-    seconds = queue_seconds(queue, cost_models, max_batch)
-    remaining = max(0.0, seconds - elapsed)
-    return remaining * (1 + margin)
+        undisturbed = cost_models[work.model].undisturbed()
+        return undisturbed.uniform_batch_seconds(work.image_cost, 1)
+    seconds = queue_seconds([*ahead, work], cost_models, max_batch)
+    return max(0.0, seconds - elapsed)
 
 
 def whole_retry_seconds(seconds: float) -> int:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from server.catalog.entries import read_catalog
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import load_model
 from server.imaging.decode import decode
@@ -101,13 +102,13 @@ class Oracle:
 
     def case(self, body: bytes, r: str, embed: bool, more: str = "") -> Case:
         """The request for ``body`` under ``r``."""
-        pixels = decode(body, self._runner.model.transform, LIMIT, LIMIT)[None]
-        schedule = [Schedule.parse(r)]
+        pixels = decode(body, self._runner.model.transform, LIMIT, LIMIT)
+        schedule = Schedule.parse(r)
         if embed:
-            (features,) = self._runner.run(pixels, schedule, [1], ["features"])
+            (features,) = self._runner.run([ImageInput(pixels, schedule, 0, "features")])
             known = tuple(np.frombuffer(features.features, "<f4").tolist())
             return Case(f"/embed?r={r}{more}", body, frozenset({200}), features=known)
-        (classes,) = self._runner.run(pixels, schedule, [3])
+        (classes,) = self._runner.run([ImageInput(pixels, schedule, 3)])
         scores = tuple(
             score for _, score in sorted(zip(classes.classes, classes.scores, strict=True))
         )

@@ -10,7 +10,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
 from server.imaging.transform import Transform
 from server.ipc.heartbeat import Heartbeat
-from server.ipc.messages import BatchDone, Level, ModelInfo, Outcome
+from server.ipc.messages import BatchDone, Failure, Level, ModelInfo, Outcome
 from server.metrics import Metrics, SpeedupWindow
 from tome_core.schedule import Schedule
 
@@ -42,7 +42,7 @@ def value(metrics, name, **labels):
 def test_a_batch_is_counted(metrics):
     outcomes = (
         Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5),
-        Outcome(2, failure="failed"),
+        Outcome(2, failure=Failure.FAILED),
     )
     metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.2, 0.75, ("error", "nan")))
     assert value(metrics, "forward_seconds_total", model="m") == 0.25
@@ -58,7 +58,7 @@ def test_a_batch_is_counted(metrics):
 
 
 def test_jobs_that_never_ran_are_no_batch(metrics):
-    metrics.observe_batch(BatchDone("", (Outcome(1, "expired"),)))
+    metrics.observe_batch(BatchDone("", (Outcome(1, Failure.EXPIRED),)))
     assert value(metrics, "batch_images_count") == 0
 
 

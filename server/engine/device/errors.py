@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from server.ipc.messages import FailureKind
+from server.ipc.messages import Failure
 from tome_core.backends.cpu.workspace import WORKSPACE
 
 # CUDA's caching allocator raises torch.OutOfMemoryError. The CPU's allocator, the driver and the
@@ -16,15 +16,15 @@ _OUT_OF_MEMORY_TEXTS = (
 )
 
 
-def classify_error(error: Exception) -> FailureKind:
+def classify_error(error: Exception) -> Failure:
     """Return whether ``error`` says that memory ran out; a smaller batch may then succeed."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "out-of-memory"
+        return Failure.OUT_OF_MEMORY
     if isinstance(error, RuntimeError):
         message = str(error)
         if any(text in message for text in _OUT_OF_MEMORY_TEXTS):
-            return "out-of-memory"
-    return "error"
+            return Failure.OUT_OF_MEMORY
+    return Failure.FAILED
 
 
 def free_memory() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from server.engine.device.readout import Readout
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.ipc.messages import OutputKind
 
@@ -20,23 +21,16 @@ class BatchInFlight:
 
     Args:
         readout: of the batch, on the device.
-        top_k: number of classes that each image requests.
-        output_kinds: the output that each image requests.
+        images: of the batch.
     """
 
-    def __init__(
-        self,
-        readout: Readout,
-        top_k: Sequence[int],
-        output_kinds: Sequence[OutputKind],
-    ) -> None:
+    def __init__(self, readout: Readout, images: Sequence[ImageInput]) -> None:
         outputs = readout.outputs
         self._top = readout.top
-        self._top_k = top_k
-        self._output_kinds = output_kinds
+        self._images = images
         self._best = _start_copy(readout.best)
         self._features: Tensor | None = None
-        if "features" in output_kinds:
+        if any(image.output_kind == "features" for image in images):
             self._features = _start_copy(outputs.features.float())
         self._source: Tensor | None = None
         if outputs.source is not None:
@@ -69,19 +63,25 @@ class BatchInFlight:
             (best[:, -1] == 1).tolist(),
             self._packed(self._features, "features"),
             self._packed(self._source, "source"),
-            self._top_k,
+            self._images,
             strict=True,
         )
         return [
-            ImageOutput(tuple(scores[:top_k]), tuple(classes[:top_k]), finite, features, source)
-            for scores, classes, finite, features, source, top_k in rows
+            ImageOutput(
+                tuple(scores[: image.top_k]),
+                tuple(classes[: image.top_k]),
+                finite,
+                features,
+                source,
+            )
+            for scores, classes, finite, features, source, image in rows
         ]
 
     def _packed(self, values: Tensor | None, output: OutputKind) -> list[bytes]:
         """Return the rows of ``values`` for the images that request ``output``."""
         if values is None:
-            return [b""] * len(self._output_kinds)
-        is_requested = [requested == output for requested in self._output_kinds]
+            return [b""] * len(self._images)
+        is_requested = [image.output_kind == output for image in self._images]
         return pack_rows(values.numpy(), is_requested)
 
 

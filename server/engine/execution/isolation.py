@@ -5,74 +5,77 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
+from server.engine.device import errors
+from server.engine.execution.image_output import ImageOutput
+from server.engine.scheduling.scheduler import ScheduledJob
 from server.errors import DeviceLost
-from server.ipc.messages import FailureKind
+from server.ipc.messages import Failure
 
 log = logging.getLogger("tome.engine")
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
-
 
 @dataclass(frozen=True)
-class IsolationResult(Generic[Answer]):
+class IsolationResult:
     """The answers of a batch, and the failures before they were obtained.
 
     Attributes:
-        answers: one per item, in order; the kind of failure where an item fails alone.
-        largest: number of items in the largest run that succeeded.
+        answers: one per job, in order; the kind of failure where a job fails alone.
+        largest: number of jobs in the largest run that succeeded.
         failures: kinds of all failures, including those that halving cured.
     """
 
-    answers: list[Answer | FailureKind]
+    answers: list[ImageOutput | Failure]
     largest: int
-    failures: frozenset[FailureKind] = frozenset()
+    failures: frozenset[Failure] = frozenset()
 
     @property
     def batch_too_large(self) -> bool:
-        """Whether memory ran out for items together, each of which succeeded in a smaller run."""
-        return "out-of-memory" in self.failures and "out-of-memory" not in self.answers
+        """Whether memory ran out for jobs together, each of which succeeded in a smaller run."""
+        ran_out = Failure.OUT_OF_MEMORY in self.failures
+        return ran_out and Failure.OUT_OF_MEMORY not in self.answers
 
 
 def run_isolated(
-    run: Callable[[Sequence[Item]], Sequence[Answer]],
-    items: Sequence[Item],
-    free_memory: Callable[[], None],
-    failure_kind: Callable[[Exception], FailureKind],
-) -> IsolationResult[Answer]:
-    """Run ``items`` together; if that fails, run each half, down to the single items at fault.
+    run: Callable[[Sequence[ScheduledJob]], Sequence[ImageOutput]],
+    batch: Sequence[ScheduledJob],
+) -> IsolationResult:
+    """Run ``batch`` together; if that fails, run each half, down to the single jobs at fault.
 
-    With k items at fault among n, this takes at most 2k ceil(log2(n)) runs besides the first. It
+    With k jobs at fault among n, this takes at most 2k ceil(log2(n)) runs besides the first. It
     handles a shortage of memory and an image that makes the model fail in the same way.
-
-    Args:
-        free_memory: called before a retry after memory ran out.
-        failure_kind: returns the kind of failure of an exception.
 
     Raises:
         DeviceLost: no retry can help.
     """
     try:
-        return IsolationResult(list(run(items)), len(items))
+        return IsolationResult(list(run(batch)), len(batch))
     except DeviceLost:
         raise
     except Exception as error:  # any other exception of the model concerns this batch alone
-        failure = failure_kind(error)
-        is_single = len(items) == 1
-        log.warning("the model failed on %d images (%s)", len(items), failure, exc_info=is_single)
+        failure = errors.classify_error(error)
+        _log_failure(batch, error)
     # Outside the handler, since the traceback of the exception keeps alive everything that the
     # failed run allocated.
-    if failure == "out-of-memory":
-        free_memory()
-    if len(items) == 1:
+    if failure == Failure.OUT_OF_MEMORY:
+        errors.free_memory()
+    if len(batch) == 1:
         return IsolationResult([failure], 0, frozenset({failure}))
-    middle = len(items) // 2
-    first = run_isolated(run, items[:middle], free_memory, failure_kind)
-    second = run_isolated(run, items[middle:], free_memory, failure_kind)
+    middle = len(batch) // 2
+    first = run_isolated(run, batch[:middle])
+    second = run_isolated(run, batch[middle:])
     return IsolationResult(
         answers=first.answers + second.answers,
         largest=max(first.largest, second.largest),
         failures=first.failures | second.failures | {failure},
     )
+
+
+def _log_failure(batch: Sequence[ScheduledJob], error: Exception) -> None:
+    """Log what the model raised; for a single job with its request and the traceback."""
+    if len(batch) > 1:
+        # As text: a log handler may keep its arguments, and an exception keeps its frames alive.
+        log.warning("the model failed on %d images: %s", len(batch), str(error))
+        return
+    fields = {"request_id": batch[0].job.request_id}
+    log.warning("the model failed on one image", exc_info=error, extra=fields)

@@ -8,7 +8,10 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.isolation import IsolationResult
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.scheduler import ScheduledJob
-from server.ipc.messages import FailureKind, Outcome
+from server.ipc.messages import Failure, Outcome
+
+# The label of a batch that failed, in ``tome_batch_failures_total``.
+_METRIC_LABELS = {Failure.FAILED: "error", Failure.OUT_OF_MEMORY: "out-of-memory"}
 
 
 def token_counts(
@@ -26,7 +29,7 @@ def token_counts(
 
 def outcomes(
     batch: Sequence[ScheduledJob],
-    answers: Sequence[ImageOutput | FailureKind],
+    answers: Sequence[ImageOutput | Failure],
     counts: Mapping[int, tuple[int, ...]],
     started: float,
 ) -> tuple[Outcome, ...]:
@@ -46,28 +49,28 @@ def outcomes(
 
 def _outcome(
     scheduled: ScheduledJob,
-    answer: ImageOutput | FailureKind,
+    answer: ImageOutput | Failure,
     tokens_out: int,
     started: float,
 ) -> Outcome:
     """Return the outcome of one job. An answer that contains NaN counts as a failure."""
-    job, schedule = scheduled
-    if answer == "out-of-memory":
-        return Outcome(job.id, "out-of-memory")
-    if not isinstance(answer, ImageOutput) or not answer.finite:
-        return Outcome(job.id, "failed")
+    job, schedule, _ = scheduled
+    if isinstance(answer, Failure):
+        return Outcome(job.id, answer)
+    if not answer.finite:
+        return Outcome(job.id, Failure.FAILED)
     scores, classes, _, features, source = answer
     queue_seconds = started - job.submitted
     # Positional, since keyword arguments would double the time of this function, which runs for
     # every image.
     return Outcome(
-        job.id, "", schedule, scores, classes, tokens_out, queue_seconds, features, source
+        job.id, None, schedule, scores, classes, tokens_out, queue_seconds, features, source
     )
 
 
-def failure_labels(result: IsolationResult[ImageOutput]) -> tuple[str, ...]:
-    """Return the kinds of failures in a batch, for the metrics."""
-    failures: list[str] = sorted(result.failures)
+def failure_labels(result: IsolationResult) -> tuple[str, ...]:
+    """Return the kinds of failures in a batch, as the metrics name them."""
+    failures = sorted(_METRIC_LABELS[failure] for failure in result.failures)
     for answer in result.answers:
         if isinstance(answer, ImageOutput) and not answer.finite:
             return (*failures, "nan")

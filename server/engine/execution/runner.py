@@ -13,10 +13,10 @@ from torch import Tensor
 
 from server.engine.device.forward import FloatImages, Forward, GraphCoverage
 from server.engine.device.self_check import GRAPHS, REFERENCE, REFERENCE_GRAPHS
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loading.model_loader import LoadedModel
-from server.ipc.messages import OutputKind
 from server.logs import log_step
 from tome_core.schedule import Schedule, most_mergeable
 
@@ -85,64 +85,53 @@ class Runner:
         """
         return self._forward(pixels, schedules).logits.float()
 
-    def pixel_buffer(self, images: int) -> npt.NDArray[np.uint8]:
-        """Return the buffer for the pixels of the next batch, uint8 ``(images, C, H, W)``.
-
-        The device reads from it, so pixels that are written there need no further copy.
-        """
-        channels, height, width = self.model.transform.size
-        return self._forward.pixel_buffer((images, channels, height, width))
-
     @torch.inference_mode()
-    def launch(
-        self,
-        pixels: npt.NDArray[np.uint8],
-        schedules: Sequence[Schedule],
-        top_k: Sequence[int],
-        output_kinds: Sequence[OutputKind] | None = None,
-        float_images: FloatImages | None = None,
-    ) -> BatchInFlight:
-        """Start one forward pass for all images.
+    def launch(self, images: Sequence[ImageInput]) -> BatchInFlight:
+        """Start one forward pass for all ``images``, whose pixels are copied.
 
         At most two batches may be in flight, since there are two buffers for pixels.
-
-        Args:
-            pixels: uint8 ``(B, C, H, W)``.
-            schedules: one for each image.
-            top_k: number of classes that each image requests.
-            output_kinds: the output that each image requests; default ``classes``.
-            float_images: images that come normalised, in place of their rows of ``pixels``.
         """
-        output_kinds = output_kinds or ["classes"] * len(pixels)
-        most_classes = min(max(top_k), len(self.model.labels))
+        pixels, float_images = self._gather(images)
+        most_classes = max(image.top_k for image in images)
         readout = self._forward.run(
             pixels,
-            schedules,
-            most_classes,
-            source="source" in output_kinds,
+            [image.schedule for image in images],
+            min(most_classes, len(self.model.labels)),
+            source=any(image.output_kind == "source" for image in images),
             float_images=float_images,
         )
-        return BatchInFlight(readout, top_k, output_kinds)
+        return BatchInFlight(readout, images)
 
-    def run(
-        self,
-        pixels: npt.NDArray[np.uint8],
-        schedules: Sequence[Schedule],
-        top_k: Sequence[int],
-        output_kinds: Sequence[OutputKind] | None = None,
-        float_images: FloatImages | None = None,
-    ) -> list[ImageOutput]:
-        """Run one forward pass and wait for its results. Arguments are those of `launch`."""
-        in_flight = self.launch(pixels, schedules, top_k, output_kinds, float_images)
-        return in_flight.collect()
+    def run(self, images: Sequence[ImageInput]) -> list[ImageOutput]:
+        """Run one forward pass and wait for its results."""
+        return self.launch(images).collect()
+
+    def _gather(
+        self, images: Sequence[ImageInput]
+    ) -> tuple[npt.NDArray[np.uint8], FloatImages | None]:
+        """Return uint8 pixels ``(B, C, H, W)``, and the images that are normalised already.
+
+        The device reads from the array of pixels, so they need no further copy.
+        """
+        shape = (len(images), *self.model.transform.size)
+        pixels = self._forward.pixel_buffer(shape)
+        float_rows = []
+        for row, image in enumerate(images):
+            if image.pixels.dtype == np.uint8:
+                pixels[row] = image.pixels
+            else:
+                float_rows.append(row)
+        if not float_rows:
+            return pixels, None
+        values = np.stack([images[row].pixels for row in float_rows]).astype(np.float32, copy=False)
+        return pixels, FloatImages(float_rows, values)
 
     def seconds(self, schedules: Sequence[Schedule]) -> float:
         """Time one batch of blank images under ``schedules``, from pixels to predictions."""
-        images = len(schedules)
-        pixels = self.pixel_buffer(images)
-        pixels.fill(0)
+        blank = np.zeros(self.model.transform.size, np.uint8)
+        images = [ImageInput(blank, schedule, top_k=1) for schedule in schedules]
         started = time.perf_counter()
-        self.run(pixels, schedules, top_k=[1] * images)
+        self.run(images)
         return time.perf_counter() - started
 
     def tokens(self, schedule: Schedule) -> tuple[int, ...]:

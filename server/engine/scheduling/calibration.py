@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from server.engine.scheduling.options import Option
 from server.engine.scheduling.slowdown import slowdown
 from server.latency.cost import (
     NO_GRAPHS,
@@ -77,8 +78,7 @@ class Calibration:
 
     Attributes:
         cost_model: the latest one.
-        image_cost, relative_flops: of a schedule, as the methods of `Geometry`; cached, since every
-            job that arrives needs them.
+        option: returns the option of a schedule; cached, since every job that arrives needs it.
     """
 
     def __init__(
@@ -89,8 +89,7 @@ class Calibration:
     ) -> None:
         self.geometry = geometry
         self._recorded = recorded
-        self.image_cost = lru_cache(maxsize=_CACHED_SCHEDULES)(geometry.image_cost)
-        self.relative_flops = lru_cache(maxsize=_CACHED_SCHEDULES)(geometry.relative_flops)
+        self.option = lru_cache(maxsize=_CACHED_SCHEDULES)(self._make_option)
         self._r0_features = lru_cache(maxsize=_CACHED_SCHEDULES)(self._compute_r0_features)
         self._recent: deque[tuple[float, float]] = deque(maxlen=_SLOWDOWN_BATCHES)
         self._errors: deque[float] = deque(maxlen=_ERROR_BATCHES)
@@ -110,7 +109,8 @@ class Calibration:
 
     def features(self, schedules: Sequence[Schedule]) -> CostFeatures:
         """Return the features of a batch whose images have these schedules."""
-        return batch_features([self.image_cost(schedule) for schedule in schedules], self._recorded)
+        image_costs = [self.option(schedule).image_cost for schedule in schedules]
+        return batch_features(image_costs, self._recorded)
 
     def predict(self, schedules: Sequence[Schedule]) -> float:
         """Return the seconds that a batch of these schedules takes now."""
@@ -150,6 +150,9 @@ class Calibration:
         if self._batches % _REFIT_INTERVAL == 0:
             coefficients = self._fit()
         self._update(coefficients, contention, delay)
+
+    def _make_option(self, schedule: Schedule) -> Option:
+        return Option(schedule, self.geometry.image_cost(schedule))
 
     def _compute_r0_features(self, images: int) -> CostFeatures:
         return self.features([Schedule.constant(0)] * images)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from server.engine.scheduling.adaptive_r import useful_options
-from server.engine.scheduling.batch_builder import Option
 from server.ipc.messages import Job
 from server.latency.cost import CostModel, ImageCost
 from tome_core.schedule import Schedule
 
 _MAX_ENTRIES = 1024  # clients can send arbitrary choices
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One schedule that a job may get, and the computation of one image under it."""
+
+    schedule: Schedule
+    image_cost: ImageCost
 
 
 class ModelCosts(Protocol):
@@ -22,31 +29,59 @@ class ModelCosts(Protocol):
     def cost_model(self) -> CostModel:
         """How long batches take now."""
 
-    def image_cost(self, schedule: Schedule) -> ImageCost:
-        """Return what one image under ``schedule`` adds to its batch."""
+    @property
+    def option(self) -> Callable[[Schedule], Option]:
+        """Returns the option of a schedule, the same object for the same schedule."""
 
-    def relative_flops(self, schedule: Schedule) -> float:
-        """Return the FLOPs of one image as a share of those at r=0."""
+
+def useful_options(
+    options: Iterable[Option],
+    cost_model: CostModel,
+    images: int,
+) -> tuple[Option, ...]:
+    """Sort ``options`` from least to most merging, without those that save no time.
+
+    Merging costs time too, so fewer FLOPs do not always mean less time. An option that merges more
+    and is no faster only costs accuracy.
+
+    Args:
+        images: size of the batch in which options are compared.
+    """
+    useful: list[Option] = []
+    least_seconds = math.inf
+    for option in sorted(options, key=_least_merging_first):
+        seconds = cost_model.uniform_batch_seconds(option.image_cost, images)
+        if seconds < least_seconds:
+            useful.append(option)
+            least_seconds = seconds
+    return tuple(useful)
+
+
+def _least_merging_first(option: Option) -> float:
+    return -option.image_cost.relative_flops
 
 
 class _Entry(NamedTuple):
     """The options of all jobs that have the same ``choices``.
 
     Attributes:
-        all_options: one for each choice.
         useful: those that save time in batches of ``images``, by ``cost_model``.
     """
 
     choices: tuple[Schedule, ...]
-    all_options: tuple[Option, ...]
     useful: tuple[Option, ...]
     cost_model: CostModel
     images: int
 
+    def is_current(self, choices: tuple[Schedule, ...], cost_model: CostModel, images: int) -> bool:
+        """Return whether the entry holds for these very objects."""
+        same_objects = self.choices is choices and self.cost_model is cost_model
+        return same_objects and self.images == images
+
 
 @dataclass
 class OptionsCache:
-    """Remembers the options of jobs, by their model and choices.
+    """Remembers the options of jobs with several choices, by their model and choices.
 
     Most jobs share one tuple of choices, so the key is the identity of the tuple: hashing schedules
     for every job would take too long.
@@ -65,26 +100,10 @@ class OptionsCache:
         cost_model = costs.cost_model
         key = (job.model, id(choices))
         entry = self._entries.get(key)
-        if entry is None or entry.choices is not choices:
-            all_options = _all_options(choices, costs)
-        elif entry.cost_model is cost_model and entry.images == images:
+        if entry is not None and entry.is_current(choices, cost_model, images):
             return entry.useful
-        else:
-            all_options = entry.all_options
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
-        useful = useful_options(all_options, cost_model, images)
-        self._entries[key] = _Entry(choices, all_options, useful, cost_model, images)
+        useful = useful_options(map(costs.option, choices), cost_model, images)
+        self._entries[key] = _Entry(choices, useful, cost_model, images)
         return useful
-
-
-def _all_options(
-    choices: Sequence[Schedule],
-    costs: ModelCosts,
-) -> tuple[Option, ...]:
-    options = []
-    for schedule in choices:
-        relative_flops = costs.relative_flops(schedule)
-        image_cost = costs.image_cost(schedule)
-        options.append(Option(schedule, relative_flops, image_cost))
-    return tuple(options)

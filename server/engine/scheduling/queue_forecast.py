@@ -1,79 +1,74 @@
-"""Predicts the batches of a whole queue, as if nothing else arrived. Pure: no torch, no clock.
+"""Which jobs of a queue will be late, for any work limit. Pure: no torch, no clock.
 
-`QueueForecast` applies the rules of `server.engine.scheduling.batch_builder` to the queue, batch
-after batch, and adds up the predicted times. Adaptive r asks it for many work limits per batch, so
-it must be fast:
-
-1. Neighbours in the queue that get the same option are counted together, as a segment.
-2. Most batches end because they are full. Such a batch is found by counting, segment by segment.
-3. Only where a deadline may end the batch earlier, or where models alternate, a `BatchBuilder`
-   fills it job by job.
+`QueueForecast` asks the queue model (`server.latency.queue_model`) for the batches of the whole
+queue, as if nothing else arrived. Adaptive r needs it for several work limits per batch.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate, groupby
-from operator import attrgetter, gt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
-from server.engine.scheduling.batch_builder import (
-    BatchBuilder,
-    Bounds,
-    CostModels,
-    Option,
-    QueuedJob,
-)
-from server.latency.cost import CostModel
+from server.engine.scheduling.options import Option
+from server.ipc.messages import Job
+from server.latency.cost import CostModel, ImageCost
+from server.latency.queue_model import Bounds, ModelQueue
 
-_ROUNDING = 1e-9  # in images at r=0; the sum of FLOPs must not lose an image to rounding
-
-# Neighbours in the queue that have the same work limit: the position after the last, and the limit.
-LimitSegment = tuple[int, float]
-
-# Neighbours in the queue that get the same option: the position after the last, and the option.
-OptionSegment = tuple[int, Option]
+# Returns the latest cost model of a network, by the name of its model.
+CostModels = Callable[[str], CostModel]
 
 
-def to_segments(work_limits: Sequence[float]) -> list[LimitSegment]:
-    """Merge equal neighbours among ``work_limits``, one for each job, into segments."""
-    segments = []
-    stop = 0
-    for work_limit, neighbours in groupby(work_limits):
-        stop += len(list(neighbours))
-        segments.append((stop, work_limit))
-    return segments
+@dataclass(slots=True, eq=False)
+class QueuedJob:
+    """One job in the queue.
 
-
-def next_batch(
-    queue: Sequence[QueuedJob],
-    work_limits: Sequence[float],
-    now: float,
-    bounds: Bounds,
-    cost_models: CostModels,
-) -> list[Option]:
-    """Return the options of the jobs in the next batch, which are the first ones of ``queue``.
-
-    Args:
-        queue: earliest due first, all of one model.
-        work_limits: one for each job.
-        now: when the batch begins.
+    Attributes:
+        options: from least to most merging, each faster in full batches than those before it.
+            There is one where the request names a schedule.
+        due: time of its deadline; without a deadline, the time of its arrival plus a target.
+        binding_due: ``due`` if that may end a batch or lower the work limit, as it may with a
+            deadline, and for a job that leaves its schedule to the engine; else infinity.
     """
-    options = [
-        queued.option_within(work_limit)
-        for queued, work_limit in zip(queue, work_limits, strict=True)
-    ]
-    if queue[0].due_is_binding:
-        forecast = QueueForecast(queue, now, bounds, cost_models)
-        return options[: forecast.first_batch_size(to_segments(work_limits))]
-    # No deadline can end the batch, so only the bounds count.
-    r0_images = list(accumulate([option.relative_flops for option in options[: bounds.images]]))
-    size = bisect_right(r0_images, bounds.max_r0_images)
-    return options[: max(size, 1)]
+
+    job: Job
+    options: tuple[Option, ...]
+    due: float
+    binding_due: float
+
+    def option_within(self, work_limit: float) -> Option:
+        """Return the option that merges least within ``work_limit``, or the last where none is."""
+        for option in self.options:
+            if option.image_cost.relative_flops <= work_limit:
+                return option
+        return self.options[-1]
+
+
+@dataclass
+class _ModelJobs:
+    """The jobs of one model in the queue.
+
+    Attributes:
+        positions: in the whole queue.
+        due: when each may be late.
+        neighbours: how many jobs in turn have the same options, and one of them.
+    """
+
+    positions: list[int] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)
+    neighbours: list[tuple[int, QueuedJob]] = field(default_factory=list)
+
+    def image_costs(self, work_limit: float) -> list[ImageCost]:
+        """Return the computation of each job's image within ``work_limit``."""
+        image_costs = []
+        for count, queued in self.neighbours:
+            image_costs += [queued.option_within(work_limit).image_cost] * count
+        return image_costs
 
 
 class QueueForecast:
-    """When the jobs of a queue finish if nothing else arrives, for any work limits.
+    """Which jobs of a queue will be late if nothing else arrives, for any work limit.
 
     Args:
         queue: earliest due first.
@@ -90,184 +85,57 @@ class QueueForecast:
         cost_models: CostModels,
         reserve: float = 0.0,
     ) -> None:
-        self._queue = queue
         self._now = now
         self._bounds = bounds
         self._cost_models = cost_models
         self._reserve = reserve
-        self._due = [queued.due for queued in queue]
-        # Neighbours that have the same options: the position after the last, and the first job.
-        self._neighbours: list[tuple[int, QueuedJob]] = []
-        stop = 0
+        self._models: dict[str, _ModelJobs] = {}
+        position = 0
         for _, same_options in groupby(queue, key=attrgetter("options")):
-            jobs = list(same_options)
-            stop += len(jobs)
-            self._neighbours.append((stop, jobs[0]))
-        self._models = {queued.job.model for _, queued in self._neighbours}
-        self._mixed_seconds: dict[Option, float] = {}  # of one image in a mixed batch
+            neighbours = list(same_options)
+            stop = position + len(neighbours)
+            jobs = self._models.setdefault(neighbours[0].job.model, _ModelJobs())
+            jobs.positions += range(position, stop)
+            jobs.due += [queued.binding_due for queued in neighbours]
+            jobs.neighbours.append((len(neighbours), neighbours[0]))
+            position = stop
 
-    def finish_times(self, limits: Sequence[LimitSegment]) -> list[float]:
-        """Return when each job finishes under ``limits``."""
-        finish_times: list[float] = []
-        segments = self._option_segments(limits)
-        index = 0
+    def is_late(self, work_limit: float) -> bool:
+        """Return whether any job finishes after it is due, under ``work_limit``."""
+        return any(end > min(due_times) for end, _, due_times in self._batches(work_limit))
+
+    def late_positions(self, work_limit: float) -> list[int]:
+        """Return the positions of the jobs that finish after they are due, under ``work_limit``."""
+        late = []
+        for end, positions, due_times in self._batches(work_limit):
+            for position, due in zip(positions, due_times, strict=True):
+                if end > due:
+                    late.append(position)
+        return late
+
+    def _batches(self, work_limit: float) -> Iterator[tuple[float, list[int], list[float]]]:
+        """Yield of each batch when it ends, and of its jobs the positions and when they are due."""
+        waiting = {model: self._model_queue(model, work_limit) for model in self._models}
+
+        def next_position(model: str) -> int:
+            taken = waiting[model].taken
+            return self._models[model].positions[taken]
+
         start = self._now
         stretch = 1.0
-        while len(finish_times) < len(self._queue):
-            begin = len(finish_times)
-            stop, seconds = self._batch_at(begin, start, segments, index)
-            start += seconds * stretch
+        while waiting:
+            model = min(waiting, key=next_position)
+            queue = waiting[model]
+            begin = queue.taken
+            start += queue.take_batch(start) * stretch
             stretch = 1.0 + self._reserve
-            finish_times += [start] * (stop - begin)
-            while index < len(segments) and segments[index][0] <= stop:
-                index += 1
-        return finish_times
+            jobs = self._models[model]
+            yield start, jobs.positions[begin : queue.taken], jobs.due[begin : queue.taken]
+            if not queue:
+                del waiting[model]
 
-    def late_positions(self, finish_times: Sequence[float]) -> list[int]:
-        """Return the positions of the jobs that finish after they are due."""
-        if not any(map(gt, finish_times, self._due)):
-            return []
-        is_late = map(gt, finish_times, self._due)
-        return [position for position, late in enumerate(is_late) if late]
-
-    def first_batch_size(self, limits: Sequence[LimitSegment]) -> int:
-        """Return how many jobs the next batch has under ``limits``."""
-        stop, _ = self._batch_at(0, self._now, self._option_segments(limits), 0)
-        return stop
-
-    def _option_segments(self, limits: Sequence[LimitSegment]) -> list[OptionSegment]:
-        """Cross the segments of equal limits with those of equal options."""
-        if len(limits) == 1:
-            work_limit = limits[0][1]
-            return [(stop, queued.option_within(work_limit)) for stop, queued in self._neighbours]
-        segments = []
-        index = 0
-        for stop, queued in self._neighbours:
-            while limits[index][0] < stop:
-                limit_stop, work_limit = limits[index]
-                segments.append((limit_stop, queued.option_within(work_limit)))
-                index += 1
-            _, work_limit = limits[index]
-            segments.append((stop, queued.option_within(work_limit)))
-        return segments
-
-    def _batch_at(
-        self,
-        begin: int,
-        start: float,
-        segments: Sequence[OptionSegment],
-        index: int,
-    ) -> tuple[int, float]:
-        """Return where the batch ends that begins with the job at ``begin``, and its seconds.
-
-        Args:
-            start: when the batch begins.
-            index: of the segment that ``begin`` is in.
-        """
-        if len(self._models) > 1:
-            return self._build_batch(begin, start, segments, index)
-        first = self._queue[begin]
-        cost_model = self._cost_models(first.job.model)
-        stop, seconds, longest = self._full_batch(begin, segments, index, cost_model)
-        margin = 1 + cost_model.margin
-        if first.due_is_binding and start + longest * margin > first.due:
-            # The deadline ends the batch earlier, unless the first job misses it even alone.
-            alone = cost_model.uniform_batch_seconds(segments[index][1].image_cost, 1)
-            if start + alone * margin <= first.due:
-                return self._build_batch(begin, start, segments, index)
-        return stop, seconds * margin
-
-    def _full_batch(
-        self,
-        begin: int,
-        segments: Sequence[OptionSegment],
-        index: int,
-        cost_model: CostModel,
-    ) -> tuple[int, float, float]:
-        """Find by counting the batch that begins at ``begin``, if no deadline ends it.
-
-        Returns:
-            The position after its last job; its predicted seconds, without a margin; and the
-            largest prediction while it grows, since a batch of alike images that a CUDA graph runs
-            may take longer than the mixed one that it becomes.
-        """
-        counted_options = self._count_full_batch(begin, segments, index)
-        first_count, first_option = counted_options[0]
-        first_image_cost = first_option.image_cost
-        if len(counted_options) == 1:
-            seconds = cost_model.uniform_batch_seconds(first_image_cost, first_count)
-            return begin + first_count, seconds, seconds
-        images = 0
-        alike_images = 0  # at the front, with the cost of the first one
-        total_image_seconds = 0.0
-        merging_blocks = 0
-        for count, option in counted_options:
-            image_cost = option.image_cost
-            if alike_images == images and image_cost == first_image_cost:
-                alike_images += count
-            images += count
-            total_image_seconds += count * self._mixed_image_seconds(option, cost_model)
-            merging_blocks = max(merging_blocks, image_cost.merging_blocks)
-        stop = begin + images
-        alike_seconds = cost_model.uniform_batch_seconds(first_image_cost, alike_images)
-        if alike_images == images:
-            return stop, alike_seconds, alike_seconds
-        seconds = cost_model.unpadded_batch_seconds(images, merging_blocks, total_image_seconds)
-        return stop, seconds, max(alike_seconds, seconds)
-
-    def _count_full_batch(
-        self,
-        begin: int,
-        segments: Sequence[OptionSegment],
-        index: int,
-    ) -> list[tuple[int, Option]]:
-        """Return the options of the batch that begins at ``begin``, each with its number of jobs.
-
-        Only the bounds end this batch. It has at least one job.
-        """
-        max_r0_images = self._bounds.max_r0_images
-        end = min(begin + self._bounds.images, len(self._queue))
-        counted_options = []
-        position = begin
-        r0_images = 0.0
-        while position < end:
-            segment_stop, option = segments[index]
-            stop = min(segment_stop, end)
-            if r0_images + (stop - position) * option.relative_flops > max_r0_images:
-                fitting = int((max_r0_images - r0_images + _ROUNDING) / option.relative_flops)
-                stop = max(position + fitting, begin + 1)
-                end = stop
-            count = stop - position
-            if count > 0:
-                counted_options.append((count, option))
-            r0_images += count * option.relative_flops
-            position = stop
-            index += 1
-        return counted_options
-
-    def _mixed_image_seconds(self, option: Option, cost_model: CostModel) -> float:
-        """Return the seconds that one image under ``option`` adds to a mixed batch."""
-        seconds = self._mixed_seconds.get(option)
-        if seconds is None:
-            seconds = cost_model.image_seconds(option.image_cost, mixed=True)
-            self._mixed_seconds[option] = seconds
-        return seconds
-
-    def _build_batch(
-        self,
-        begin: int,
-        start: float,
-        segments: Sequence[OptionSegment],
-        index: int,
-    ) -> tuple[int, float]:
-        """Fill the batch job by job. Arguments and result are those of `_batch_at`."""
-        builder = BatchBuilder(self._bounds, start)
-        position = begin
-        for stop, option in segments[index:]:
-            cost_model = self._cost_models(self._queue[position].job.model)
-            while position < stop:
-                if not builder.try_add(self._queue[position], option, cost_model):
-                    return position, builder.seconds
-                position += 1
-                position += builder.fill_padding(option, stop - position)
-        return position, builder.seconds
+    def _model_queue(self, model: str, work_limit: float) -> ModelQueue:
+        jobs = self._models[model]
+        image_costs = jobs.image_costs(work_limit)
+        cost_model = self._cost_models(model)
+        return ModelQueue(image_costs, jobs.due, self._bounds, cost_model)

@@ -8,39 +8,46 @@ busy. A job that leaves its schedule to the engine gets it at the same time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from server.engine.scheduling.adaptive_r import AdaptiveR
-from server.engine.scheduling.batch_builder import Bounds, CostModels, QueuedJob
 from server.engine.scheduling.options import ModelCosts, OptionsCache
-from server.engine.scheduling.queue_forecast import QueueForecast, next_batch
+from server.engine.scheduling.queue_forecast import CostModels, QueuedJob, QueueForecast
 from server.ipc.messages import Job
-from server.latency.cost import CostModel
+from server.latency.cost import CostModel, ImageCost
+from server.latency.queue_model import Bounds, ModelQueue
 from tome_core.schedule import Schedule
 
 
 class Policy(Protocol):
-    """Sets the work limit of each job; see `server.engine.scheduling.adaptive_r`."""
+    """Limits the FLOPs of images; see `server.engine.scheduling.adaptive_r`."""
 
-    def work_limits(
+    def work_limit(
         self,
         queue: Sequence[QueuedJob],
         now: float,
         bounds: Bounds,
         cost_models: CostModels,
-    ) -> Sequence[float]:
-        """Return the limit of each job of ``queue``, earliest due first."""
+    ) -> float:
+        """Return the share of the FLOPs at r=0 that an image may take.
+
+        Args:
+            queue: earliest due first. One job at least leaves its schedule to the engine.
+            now: when the next batch begins.
+        """
 
 
 class ScheduledJob(NamedTuple):
-    """A job, and the schedule that it runs under."""
+    """A job, the schedule that it runs under, and what it adds to the cost of its batch."""
 
     job: Job
     schedule: Schedule
+    image_cost: ImageCost
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,15 @@ class Scheduler:
     time, newer jobs cannot overtake it forever.
 
     Attributes:
-        bounds: of one batch. The first job of a batch alone may exceed the FLOPs.
+        bounds: of one batch.
         target_seconds: target of a job without a deadline.
-        model_costs: returns the costs of a model, by name.
-        policy: sets the work limits of jobs that leave their schedule to the engine.
+        model_costs: the costs of each model, by name.
+        policy: limits the FLOPs of jobs that leave their schedule to the engine.
     """
 
     bounds: Bounds
     target_seconds: float
-    model_costs: Callable[[str], ModelCosts]
+    model_costs: Mapping[str, ModelCosts]
     policy: Policy = field(default_factory=AdaptiveR)
     _queued: dict[int, QueuedJob] = field(default_factory=dict)
     _options: OptionsCache = field(default_factory=OptionsCache)
@@ -84,14 +91,20 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Add a job that has arrived to the queue."""
+        costs = self.model_costs[job.model]
+        leaves_schedule_open = len(job.choices) > 1
+        if leaves_schedule_open:
+            options = self._options.get(job, costs, self.bounds.images)
+        else:
+            options = (costs.option(job.choices[0]),)
         if job.deadline is None:
             due = job.submitted + self.target_seconds
         else:
             due = job.deadline
-        due_is_binding = job.deadline is not None or len(job.choices) > 1
-        costs = self.model_costs(job.model)
-        options = self._options.get(job, costs, self.bounds.images)
-        self._queued[job.id] = QueuedJob(job, options, due, due_is_binding)
+        binding_due = math.inf
+        if job.deadline is not None or leaves_schedule_open:
+            binding_due = due
+        self._queued[job.id] = QueuedJob(job, options, due, binding_due)
 
     def cancel(self, job_id: int) -> bool:
         """Remove a job from the queue. Returns False if it is not queued (any more)."""
@@ -125,35 +138,40 @@ class Scheduler:
         now: float,
     ) -> tuple[ScheduledJob, ...]:
         """Return the next batch: the first jobs of the first one's model that fit."""
-        # The policy is called for an empty queue too: it keeps time.
-        work_limits = self.policy.work_limits(queue, now, self.bounds, self._cost_model)
         if not queue:
             return ()
-        jobs, job_limits = self._same_model(queue, work_limits)
-        options = next_batch(jobs, job_limits, now, self.bounds, self._cost_model)
+        jobs = self._same_model(queue)
+        work_limit = self._work_limit(queue, now)
+        options = []
+        for queued in jobs:
+            option = queued.options[0]
+            if len(queued.options) > 1:
+                option = queued.option_within(work_limit)
+            options.append(option)
+        image_costs = [option.image_cost for option in options]
+        due = [queued.binding_due for queued in jobs]
+        cost_model = self._cost_model(jobs[0].job.model)
+        model_queue = ModelQueue(image_costs, due, self.bounds, cost_model)
+        model_queue.take_batch(now)
         return tuple(
             [
-                ScheduledJob(queued.job, option.schedule)
-                for queued, option in zip(jobs, options, strict=False)
+                ScheduledJob(queued.job, option.schedule, option.image_cost)
+                for queued, option in zip(jobs[: model_queue.taken], options, strict=False)
             ]
         )
 
-    def _same_model(
-        self,
-        queue: Sequence[QueuedJob],
-        work_limits: Sequence[float],
-    ) -> tuple[list[QueuedJob], list[float]]:
+    def _same_model(self, queue: Sequence[QueuedJob]) -> list[QueuedJob]:
         """Return the first jobs of the first one's model, as many as a batch may have."""
         model = queue[0].job.model
-        jobs = []
-        job_limits = []
-        for queued, limit in zip(queue, work_limits, strict=True):
-            if queued.job.model == model:
-                jobs.append(queued)
-                job_limits.append(limit)
-                if len(jobs) == self.bounds.images:
-                    break
-        return jobs, job_limits
+        of_model = (queued for queued in queue if queued.job.model == model)
+        return list(islice(of_model, self.bounds.images))
+
+    def _work_limit(self, queue: Sequence[QueuedJob], now: float) -> float:
+        """Return the limit of the policy; infinity if no job leaves its schedule to the engine."""
+        for queued in queue:
+            if len(queued.options) > 1:
+                return self.policy.work_limit(queue, now, self.bounds, self._cost_model)
+        return math.inf
 
     def _find_refused(
         self,
@@ -193,8 +211,7 @@ class Scheduler:
         if len(queue) < self.bounds.images:
             work_limits.append(math.inf)
         for work_limit in work_limits:
-            finish_times = forecast.finish_times([(len(queue), work_limit)])
-            late.intersection_update(forecast.late_positions(finish_times))
+            late.intersection_update(forecast.late_positions(work_limit))
             if not late:
                 return []
         return [queue[position] for position in sorted(late)]
@@ -219,7 +236,7 @@ class Scheduler:
         return [queued for queued in queue if queued.job.id in self._queued]
 
     def _cost_model(self, model: str) -> CostModel:
-        return self.model_costs(model).cost_model
+        return self.model_costs[model].cost_model
 
 
 def _find_expired(queue: Sequence[QueuedJob], now: float) -> list[QueuedJob]:

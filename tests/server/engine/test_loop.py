@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 import torch
 
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel
 from server.engine.loop import EngineModel, Loop
-from server.engine.scheduling.batch_builder import Bounds
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import model_info
 from server.ipc.channel import Channel, pack
 from server.ipc.heartbeat import HeartbeatPage
-from server.ipc.messages import BatchDone, Job, Stop
+from server.ipc.messages import BatchDone, Failure, Job, Stop
 from server.ipc.shared_memory import Slots, create_memory
+from server.latency.queue_model import Bounds
 from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
@@ -64,8 +65,8 @@ class HoldingRunner(Runner):
         self.batches: list[HeldBatch] = []
         self.held = held
 
-    def launch(self, pixels: np.ndarray, *arguments: Any) -> Any:
-        batch = HeldBatch(super().launch(pixels, *arguments), len(pixels))
+    def launch(self, images: Sequence[ImageInput]) -> Any:
+        batch = HeldBatch(super().launch(images), len(images))
         if len(self.batches) >= self.held:
             batch.released.set()
         self.batches.append(batch)
@@ -110,7 +111,7 @@ def running(tiny: LoadedModel, held: int) -> Iterator[Engine]:
     calibration = Calibration(
         geometry, [Sample((FOUR,) * count, 1e-3 * count) for count in (1, 2, 4)]
     )
-    scheduler = Scheduler(Bounds(4, 4), 1.0, lambda model: calibration)
+    scheduler = Scheduler(Bounds(4, 4), 1.0, {"tiny": calibration})
     page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
     loop = Loop(
         Channel(engine_socket), scheduler, {"tiny": EngineModel(runner, calibration)}, slots, page
@@ -170,7 +171,7 @@ def test_the_next_batch_is_launched_before_the_batch_in_flight_is_collected(
 
 def test_outcomes_are_those_of_a_runner_alone(tiny: LoadedModel) -> None:
     expected = Runner(tiny, torch.device("cpu")).run(
-        np.stack([np.full(SIZE, slot, np.uint8) for slot in range(4)]), [FOUR] * 4, [3] * 4
+        [ImageInput(np.full(SIZE, slot, np.uint8), FOUR, top_k=3) for slot in range(4)]
     )
     with running(tiny, held=1) as engine:
         engine.launch(0)
@@ -206,20 +207,20 @@ def test_an_image_that_fails_at_launch_fails_alone(
 ) -> None:
     launch = Runner.launch
 
-    def raising(self: Runner, pixels: np.ndarray, *arguments: Any) -> BatchInFlight:
-        if (pixels[:, 0, 0, 0] == 2).any():
+    def raising(self: Runner, images: Sequence[ImageInput]) -> BatchInFlight:
+        if any(image.pixels[0, 0, 0] == 2 for image in images):
             raise RuntimeError("injected")
-        return launch(self, pixels, *arguments)
+        return launch(self, images)
 
     monkeypatch.setattr(Runner, "launch", raising)
     with running(tiny, held=1) as engine:
         engine.launch(0)
         engine.submit(1, 2, 3)
         engine.runner.batches[0].released.set()
-        found: dict[int, str] = {}
+        found: dict[int, Failure | None] = {}
         while len(found) < 4:
             found |= {outcome.id: outcome.failure for outcome in engine.next_reply().outcomes}
-    assert found == {0: "", 1: "", 2: "failed", 3: ""}
+    assert found == {0: None, 1: None, 2: Failure.FAILED, 3: None}
 
 
 def test_the_heartbeat_page_shows_the_batch_that_the_device_works_on(tiny: LoadedModel) -> None:
@@ -244,11 +245,11 @@ def test_a_batch_that_ends_during_the_next_launch_does_not_shorten_the_time_of_t
     with running(tiny, held=1) as engine:
         launch = engine.runner.launch
 
-        def launch_slowly(pixels: np.ndarray, *arguments: Any) -> Any:
+        def launch_slowly(images: Sequence[ImageInput]) -> Any:
             if engine.runner.batches:  # during the second launch the device ends the first batch
                 engine.runner.batches[0].released.set()
                 time.sleep(0.2)
-            return launch(pixels, *arguments)
+            return launch(images)
 
         engine.runner.launch = launch_slowly  # type: ignore[method-assign]
         engine.launch(0)

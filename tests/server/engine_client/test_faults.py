@@ -78,7 +78,7 @@ async def ask_in_one_batch(pool: EnginePool, faults: list[int]) -> list[Result |
 
 def failures(results: list[Result | BaseException]) -> list[str]:
     return [
-        result.outcome.failure if isinstance(result, Result) else type(result).__name__
+        (result.outcome.failure or "") if isinstance(result, Result) else type(result).__name__
         for result in results
     ]
 

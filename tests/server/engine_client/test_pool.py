@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine_client.pool import EnginePool, block_tokens
 from server.errors import EngineStartError, Overloaded
@@ -44,10 +45,10 @@ def test_each_answer_belongs_to_its_image(pool: Shared, runner: Runner) -> None:
     kinds: list[OutputKind] = ["classes", "classes", "features", "source"]
     kinds += ["classes", "source", "features", "classes"]
     cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], kinds, strict=True))
-    expected = [
-        runner.run(image[None], [Schedule.constant(r)], [3 if kind == "classes" else 0], [kind])[0]
-        for image, r, kind in cases
-    ]
+    expected = []
+    for image, r, kind in cases:
+        top_k = 3 if kind == "classes" else 0
+        expected += runner.run([ImageInput(image, Schedule.constant(r), top_k, kind)])
     batches.clear()
 
     async def main() -> None:
@@ -108,7 +109,7 @@ def test_slots_bound_the_jobs_and_become_free_again(pool: Shared) -> None:
             task.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
         await until(lambda: engines.used_slots == 0)  # the engine has dropped or run the jobs
-        assert (await classify(engines, BLANK, 0)).outcome.failure == ""
+        assert (await classify(engines, BLANK, 0)).outcome.failure is None
 
     loop.run(main())
 

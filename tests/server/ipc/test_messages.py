@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.ipc.channel import Channel, pack
-from server.ipc.messages import BatchDone, Job, Outcome
+from server.ipc.messages import BatchDone, Failure, Job, Outcome
 from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
 
@@ -33,11 +33,12 @@ JOBS = st.builds(
     deadline=st.none() | SECONDS,
     output_kind=st.sampled_from(["classes", "features", "source"]),
     normalised=st.booleans(),
+    request_id=st.text(),
 )
 OUTCOMES = st.builds(
     Outcome,
     id=NUMBERS,
-    failure=st.sampled_from(["", "expired", "failed"]),
+    failure=st.none() | st.sampled_from(Failure),
     schedule=st.none() | SCHEDULES,
     scores=st.lists(st.floats(0, 1), max_size=5).map(tuple),
     classes=st.lists(st.integers(0, 999), max_size=5).map(tuple),

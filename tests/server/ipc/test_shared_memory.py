@@ -14,22 +14,8 @@ def test_an_image_written_in_one_mapping_is_read_in_the_other() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 20, 20), np.uint8)
     for slot, image in enumerate(images):
         np.copyto(writer.view(slot, (3, 20, 20), np.uint8), image)
-    assert (reader.gather([2, 0], (3, 20, 20), np.uint8) == images[[2, 0]]).all()
-    out = np.zeros((2, 3, 20, 20), np.uint8)
-    reader.gather_into([2, 0], out)
-    assert (out == images[[2, 0]]).all()
-    os.close(memory)
-
-
-def test_gathered_images_are_copies() -> None:
-    """The slot may hold another image before the batch is run."""
-    memory = create_memory()
-    slots = Slots(memory, count=1, slot_bytes=12, create=True)
-    slot = slots.view(0, (3, 2, 2), np.uint8)
-    slot[:] = 7
-    gathered = slots.gather([0], (3, 2, 2), np.uint8)
-    slot[:] = 0
-    assert (gathered == 7).all()
+    for slot, image in enumerate(images):
+        assert (reader.view(slot, (3, 20, 20), np.uint8) == image).all()
     os.close(memory)
 
 
@@ -38,9 +24,8 @@ def test_a_slot_can_hold_float32() -> None:
     slots = Slots(memory, count=3, slot_bytes=4 * 3 * 20 * 20, create=True)
     values = np.random.default_rng(0).standard_normal((3, 20, 20)).astype(np.float32)
     np.copyto(slots.view(1, values.shape, np.float32), values)
-    np.testing.assert_array_equal(
-        slots.gather([1, 0], values.shape, np.float32), np.stack([values, 0 * values])
-    )
+    np.testing.assert_array_equal(slots.view(1, values.shape, np.float32), values)
+    assert not slots.view(0, values.shape, np.float32).any()
     os.close(memory)
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.scheduling.adaptive_r import useful_options
-from server.engine.scheduling.batch_builder import BatchBuilder, Bounds, Option, QueuedJob
 from server.engine.scheduling.calibration import Calibration, Sample
+from server.engine.scheduling.options import Option, useful_options
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_calibration_batches
 from server.ipc.messages import Job
 from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
+from server.latency.queue_model import Bounds
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
 
@@ -148,24 +148,6 @@ def test_the_host_determines_the_time_of_one_image_and_the_device_that_of_a_full
     assert EXACT.seconds(full) == pytest.approx(device.dot(TRUE))
 
 
-@given(BATCHES)
-def test_a_batch_that_grows_image_by_image_costs_what_it_costs_whole(
-    schedules: list[Schedule],
-) -> None:
-    for cost_model in (EXACT, ALL_EXACT, ON_A_CPU):
-        builder = BatchBuilder(Bounds(200), 0.0)
-        for number, schedule in enumerate(schedules):
-            option = Option(schedule, 1.0, GEOMETRY.image_cost(schedule))
-            job = Job(number, number, "m", (schedule,), 1, 0.0)
-            assert builder.try_add(
-                QueuedJob(job, (option,), 0.0, due_is_binding=False), option, cost_model
-            )
-        image_costs = [GEOMETRY.image_cost(schedule) for schedule in schedules]
-        assert builder.seconds == pytest.approx(
-            cost_model.seconds(batch_features(image_costs, cost_model.recorded))
-        )
-
-
 @given(ANY, st.integers(1, 200))
 def test_the_time_of_equal_images_is_that_of_their_batch(schedule: Schedule, images: int) -> None:
     image_cost = GEOMETRY.image_cost(schedule)
@@ -215,16 +197,13 @@ def test_every_option_is_faster_than_all_options_that_merge_less(
     choices: list[Schedule], images: int, coefficients: CostFeatures
 ) -> None:
     cost_model = CostModel(coefficients, recorded=RECORDED)
-    options = [
-        Option(one, GEOMETRY.relative_flops(one), GEOMETRY.image_cost(one)) for one in choices
-    ]
+    options = [Option(one, GEOMETRY.image_cost(one)) for one in choices]
     kept = useful_options(options, cost_model, images)
-    assert kept[0].relative_flops == max(option.relative_flops for option in options)
+    shares = [option.image_cost.relative_flops for option in kept]
+    assert shares[0] == max(option.image_cost.relative_flops for option in options)
     times = [cost_model.uniform_batch_seconds(option.image_cost, images) for option in kept]
     assert all(later < earlier for earlier, later in pairwise(times))
-    assert [option.relative_flops for option in kept] == sorted(
-        (option.relative_flops for option in kept), reverse=True
-    )
+    assert shares == sorted(shares, reverse=True)
     for option in set(options) - set(kept):
         assert any(
             cost_model.uniform_batch_seconds(one.image_cost, images)
@@ -236,7 +215,7 @@ def test_every_option_is_faster_than_all_options_that_merge_less(
 def scheduler_with_jobs(
     *deadlines: float, choices: list[Schedule] = LEVELS, images: int = 128
 ) -> Scheduler:
-    scheduler = Scheduler(Bounds(images), 1.0, lambda model: CALIBRATED)
+    scheduler = Scheduler(Bounds(images), 1.0, {"m": CALIBRATED})
     for number, deadline in enumerate(deadlines):
         scheduler.add(Job(number, number, "m", tuple(choices), 1, 0.0, deadline))
     return scheduler

@@ -22,24 +22,19 @@ SMALL = WorkEstimate("small", ImageCost(2.0, 1.0, 1.0), 0.0)
 LARGE = WorkEstimate("large", ImageCost(1.0, 1.0, 1.0), 0.0)
 
 
-def test_draining_a_queue_takes_the_time_of_its_images_and_of_its_batches() -> None:
+def test_draining_a_queue_takes_the_time_of_its_images_and_of_its_batches_with_margins() -> None:
     assert queue_seconds([], ESTIMATES, 4) == 0
-    assert queue_seconds([SMALL], ESTIMATES, 4) == pytest.approx(2 * (0.6 + 2.0))
-    assert queue_seconds([SMALL] * 5, ESTIMATES, 4) == pytest.approx(2 * (2 * 0.6 + 5 * 2.0))
+    assert queue_seconds([SMALL], ESTIMATES, 4) == pytest.approx(1.5 * 2 * (0.6 + 2.0))
+    assert queue_seconds([SMALL] * 5, ESTIMATES, 4) == pytest.approx(1.5 * 2 * (2 * 0.6 + 5 * 2.0))
     both = queue_seconds([SMALL, LARGE, LARGE], ESTIMATES, 4)
-    assert both == pytest.approx(2 * 2.6 + 1.0 + 2 * 3.0)
+    assert both == pytest.approx(1.5 * 2 * 2.6 + 1.1 * (1.0 + 2 * 3.0))
 
 
-def test_an_answer_waits_for_the_work_ahead_with_a_margin() -> None:
+def test_an_answer_waits_for_the_work_ahead() -> None:
     whole = queue_seconds([LARGE, SMALL], ESTIMATES, 4)
-    assert completion_seconds(SMALL, [LARGE], 0.0, ESTIMATES, 4) == pytest.approx(1.5 * whole)
-    assert completion_seconds(SMALL, [LARGE], 1.0, ESTIMATES, 4) == pytest.approx(1.5 * (whole - 1))
+    assert completion_seconds(SMALL, [LARGE], 0.0, ESTIMATES, 4) == pytest.approx(whole)
+    assert completion_seconds(SMALL, [LARGE], 1.0, ESTIMATES, 4) == pytest.approx(whole - 1)
     assert completion_seconds(SMALL, [LARGE], 100.0, ESTIMATES, 4) == 0
-
-
-def test_the_margin_falls_with_the_number_of_batches() -> None:
-    whole = queue_seconds([SMALL] * 16, ESTIMATES, 4)
-    assert completion_seconds(SMALL, [SMALL] * 15, 0.0, ESTIMATES, 4) == pytest.approx(1.25 * whole)
 
 
 def test_with_nothing_ahead_an_answer_takes_the_time_on_a_quiet_machine() -> None:
@@ -51,6 +46,7 @@ OTHER = ImageCost(2.0, 1.0, 1.0, 2.0, 1)
 GRAPHS = {
     "m": CostModel(
         CostFeatures(host=10.0, host_merging_blocks=1.0, device=1.0, tokens=2.0, mixed=0.5),
+        margin=0.0,
         recorded=RecordedGraphs(frozenset({RECORDED}), (1, 4)),
     )
 }
@@ -66,10 +62,13 @@ def test_a_batch_that_a_graph_runs_takes_the_time_of_its_bucket() -> None:
 def test_an_image_without_a_graph_makes_its_batch_a_mixed_one() -> None:
     same = WorkEstimate("m", RECORDED, 0.0)
     other = WorkEstimate("m", OTHER, 0.0)
-    # Two batches of a graph, and a mixed one, in which the three other images take 2.5 s each and
-    # this one 5 s.
-    seconds = queue_seconds([*[same] * 8, other], GRAPHS, 4)
-    assert seconds == pytest.approx(9 + 3 + 3 * 2.5 + 5 + 1)
+    # Two batches of a graph, and a mixed one in which the other image takes 5 s and the host 11 s.
+    seconds = queue_seconds([*[same] * 9, other], GRAPHS, 4)
+    assert seconds == pytest.approx(2 * 9 + 11)
+    later = WorkEstimate("m", RECORDED, 1.0)
+    assert queue_seconds([later, *[same] * 7, other], GRAPHS, 4) == pytest.approx(
+        9 + (1 + 3 * 2.5 + 5) + 3
+    )
     assert queue_seconds([other, same], GRAPHS, 4) == pytest.approx(11)
     assert queue_seconds([other] * 3, GRAPHS, 4) == pytest.approx(1 + 3 * 4)
 

@@ -35,7 +35,7 @@ from server.errors import (
     UnsupportedFormat,
 )
 from server.imaging.decode import decode
-from server.ipc.messages import BatchDone, ModelInfo, Outcome
+from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
 from server.metrics import Metrics
 from tests.server.api.pipeline.fakes import MODEL, FakePool, request_of
 from tests.server.wire import SNEAKER
@@ -51,7 +51,7 @@ PARAMS = Params(
 FORM = {"content-type": "multipart/form-data; boundary=XX"}
 
 
-def result_of(failure: str = "", class_index: int = 0) -> Result:
+def result_of(failure: Failure | None = None, class_index: int = 0) -> Result:
     if failure:
         outcome = Outcome(1, failure)
     else:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from server.engine.device.errors import classify_error, is_lost
+from server.ipc.messages import Failure
 
 GPU = torch.device("cuda")
 
@@ -20,7 +21,7 @@ GPU = torch.device("cuda")
     ids=repr,
 )
 def test_out_of_memory(error: Exception) -> None:
-    assert classify_error(error) == "out-of-memory"
+    assert classify_error(error) == Failure.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_out_of_memory(error: Exception) -> None:
     ids=repr,
 )
 def test_other_errors(error: Exception) -> None:
-    assert classify_error(error) == "error"
+    assert classify_error(error) == Failure.FAILED
 
 
 def simulate(

@@ -7,7 +7,8 @@ from server.engine.execution.isolation import IsolationResult
 from server.engine.execution.outcomes import failure_labels, outcomes, token_counts
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.scheduler import ScheduledJob
-from server.ipc.messages import Job, Outcome
+from server.ipc.messages import Failure, Job, Outcome
+from server.latency.cost import ImageCost
 from tome_core.schedule import Schedule
 
 EXACT = Schedule.constant(0)
@@ -17,7 +18,8 @@ WITH_NAN = ImageOutput((float("nan"),), (0,), finite=False)
 
 
 def scheduled(number: int, schedule: Schedule) -> ScheduledJob:
-    return ScheduledJob(Job(number, number, "tiny", (schedule,), 2, submitted=1.0), schedule)
+    job = Job(number, number, "tiny", (schedule,), 2, submitted=1.0)
+    return ScheduledJob(job, schedule, ImageCost(1.0, 1.0, 1.0))
 
 
 def test_token_counts_are_by_schedule_object(runner: Runner) -> None:
@@ -42,18 +44,20 @@ def test_a_prediction_becomes_an_outcome_with_its_schedule_and_queueing_delay() 
 def test_failures_carry_no_prediction() -> None:
     counts = {id(EXACT): (17, 17)}
     batch = [scheduled(number, EXACT) for number in range(4)]
-    found = outcomes(batch, ["error", "out-of-memory", WITH_NAN, GOOD], counts, started=1.0)
+    found = outcomes(
+        batch, [Failure.FAILED, Failure.OUT_OF_MEMORY, WITH_NAN, GOOD], counts, started=1.0
+    )
     assert found[:3] == (
-        Outcome(0, "failed"),
-        Outcome(1, "out-of-memory"),
-        Outcome(2, "failed"),
+        Outcome(0, Failure.FAILED),
+        Outcome(1, Failure.OUT_OF_MEMORY),
+        Outcome(2, Failure.FAILED),
     )
     assert not found[3].failure
 
 
 def test_failure_labels_include_cured_failures_and_nan() -> None:
     assert failure_labels(IsolationResult([GOOD], 1)) == ()
-    cured = IsolationResult([GOOD, GOOD], 1, frozenset({"out-of-memory", "error"}))
+    cured = IsolationResult([GOOD, GOOD], 1, frozenset({Failure.OUT_OF_MEMORY, Failure.FAILED}))
     assert failure_labels(cured) == ("error", "out-of-memory")
-    with_nan = IsolationResult([WITH_NAN, WITH_NAN], 2, frozenset({"error"}))
+    with_nan = IsolationResult([WITH_NAN, WITH_NAN], 2, frozenset({Failure.FAILED}))
     assert failure_labels(with_nan) == ("error", "nan")

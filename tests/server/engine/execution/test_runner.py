@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from server.catalog.entries import read_catalog
 from server.commands.classify import classify
-from server.engine.device.forward import FloatImages
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
 from server.errors import ConfigError
@@ -28,6 +29,13 @@ EXAMPLES = Path(__file__).parents[4] / "examples"
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
 SCHEDULES = [Schedule.constant(r) for r in (0, 4, 4, 2, 0)]
 OUTPUT_KINDS: list[OutputKind] = ["classes", "features", "source", "classes", "features"]
+
+
+def inputs(
+    top_k: Sequence[int] = (3,) * 5,
+    output_kinds: Sequence[OutputKind] = ("classes",) * 5,
+) -> list[ImageInput]:
+    return list(map(ImageInput, PIXELS, SCHEDULES, top_k, output_kinds))
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
@@ -46,7 +54,7 @@ def test_one_forward_pass_gives_each_image_the_output_it_requests(
         return outputs(*args, **more)
 
     monkeypatch.setattr(network, "outputs", record)
-    mixed = runner.run(PIXELS, SCHEDULES, [3, 0, 0, 2, 0], OUTPUT_KINDS)
+    mixed = runner.run(inputs(top_k=[3, 0, 0, 2, 0], output_kinds=OUTPUT_KINDS))
     assert [each["source"] for each in passes] == [True]
     with torch.inference_mode():
         features = network.embed(normalised(PIXELS), SCHEDULES)
@@ -82,22 +90,18 @@ def test_source_maps_are_computed_only_if_an_image_requests_them(
         return outputs(*args, **more)
 
     monkeypatch.setattr(network, "outputs", record)
-    runner.run(PIXELS[:2], SCHEDULES[:2], [1, 0], ["classes", "features"])
+    runner.run(inputs(top_k=[1, 0, 0, 1, 0], output_kinds=OUTPUT_KINDS)[:2])
     assert requested == [False]
 
 
 def test_normalised_images_and_bytes_share_a_batch(runner: Runner) -> None:
-    """A normalised image replaces the bytes in its row, and gives the same prediction."""
-    expected = runner.run(PIXELS, SCHEDULES, [3] * 5)
-    overwritten = PIXELS.copy()
-    overwritten[[1, 3, 4]] = 255
-    float_images = FloatImages([1, 3, 4], normalised(PIXELS[[1, 3, 4]]).numpy())
-    predictions = runner.run(overwritten, SCHEDULES, [3] * 5, float_images=float_images)
-    for prediction, same in zip(predictions, expected, strict=True):
+    expected = runner.run(inputs())
+    images = inputs()
+    for row in (1, 3, 4):
+        images[row] = images[row]._replace(pixels=normalised(PIXELS[row]).numpy())
+    for prediction, same in zip(runner.run(images), expected, strict=True):
         assert prediction.classes == same.classes
         assert prediction.scores == pytest.approx(same.scores, abs=1e-6)
-    without_floats = runner.run(overwritten, SCHEDULES, [3] * 5)
-    assert without_floats[1].scores != pytest.approx(expected[1].scores, abs=1e-3)
 
 
 def test_scores_follow_from_the_activation_of_the_model(tiny: LoadedModel) -> None:
@@ -108,9 +112,7 @@ def test_scores_follow_from_the_activation_of_the_model(tiny: LoadedModel) -> No
         ("none", logits),
     ):
         model = replace(tiny, spec=tiny.spec.model_copy(update={"activation": activation}))
-        for row, prediction in zip(
-            expected, Runner(model, CPU).run(PIXELS, SCHEDULES, [3] * 5), strict=True
-        ):
+        for row, prediction in zip(expected, Runner(model, CPU).run(inputs()), strict=True):
             best = row.sort(descending=True)
             assert prediction.classes == tuple(best.indices.tolist())
             assert prediction.scores == pytest.approx(best.values.tolist(), abs=1e-5)
@@ -132,7 +134,7 @@ def test_a_model_without_a_classifier_gives_features_only(
     )
     assert runner.model.labels == ()
     assert runner.seconds([Schedule.constant(4)] * 2) > 0
-    predictions = runner.run(PIXELS, [Schedule.constant(0)] * 5, [0] * 5, ["features"] * 5)
+    predictions = runner.run([ImageInput(pixels, SCHEDULES[0], 0, "features") for pixels in PIXELS])
     found = np.stack([np.frombuffer(prediction.features, "<f4") for prediction in predictions])
     with torch.inference_mode():
         np.testing.assert_allclose(found, vit(normalised(PIXELS)).numpy(), rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server.catalog.entries import ModelSpec, read_catalog
+from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.data_config import expand_to_channels
 from server.engine.loading.model_loader import (
@@ -249,8 +250,8 @@ def test_a_file_that_is_no_profile_is_refused(tiny_folder: Path, tmp_path: Path)
 
 def test_a_result_that_is_not_a_number_is_reported(tiny: LoadedModel) -> None:
     model = replace(tiny, mean=(float("nan"),) * 3)
-    pixels = np.zeros((1, 3, 32, 32), np.uint8)
-    (prediction,) = Runner(model, CPU).run(pixels, [Schedule.constant(0)], [1])
+    image = ImageInput(np.zeros((3, 32, 32), np.uint8), Schedule.constant(0), top_k=1)
+    (prediction,) = Runner(model, CPU).run([image])
     assert not prediction.finite
 
 

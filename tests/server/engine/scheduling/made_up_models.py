@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.engine.scheduling.batch_builder import Bounds
+from server.engine.scheduling.options import Option
 from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.ipc.messages import Job
 from server.latency.cost import CostFeatures, CostModel, ImageCost
+from server.latency.queue_model import Bounds
 from tome_core.schedule import Schedule
 
 LEVELS = tuple(Schedule.constant(r) for r in (0, 4, 8, 16))
@@ -24,11 +25,13 @@ class MadeUpModel:
         coefficients = CostFeatures(host=overhead, tokens=1.0)
         self.cost_model = CostModel(coefficients, margin=margin)
 
-    def image_cost(self, schedule: Schedule) -> ImageCost:
-        return ImageCost(tokens=self.relative_flops(schedule) / 10, linear=0.0, pairs=0.0)
+    def option(self, schedule: Schedule) -> Option:
+        share = relative_flops(schedule)
+        return Option(schedule, ImageCost(share / 10, 0.0, 0.0, relative_flops=share))
 
-    def relative_flops(self, schedule: Schedule) -> float:
-        return 1 - 0.05 * schedule.counts[0]
+
+def relative_flops(schedule: Schedule) -> float:
+    return 1 - 0.05 * schedule.counts[0]
 
 
 def make_job(
@@ -57,7 +60,8 @@ def make_scheduler(
     model: MadeUpModel | None = None,
 ) -> Scheduler:
     model = model or MadeUpModel()
-    scheduler = Scheduler(Bounds(max_batch, max_r0_images), target, lambda name: model)
+    models = dict.fromkeys("abm", model)
+    scheduler = Scheduler(Bounds(max_batch, max_r0_images), target, models)
     for job in jobs:
         scheduler.add(job)
     return scheduler

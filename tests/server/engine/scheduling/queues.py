@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-from server.engine.scheduling.batch_builder import Option, QueuedJob
+from server.engine.scheduling.options import Option
+from server.engine.scheduling.queue_forecast import QueuedJob
 from server.ipc.messages import Job
 from server.latency.cost import NO_GRAPHS, CostFeatures, CostModel, Geometry, RecordedGraphs
 from tome_core.cost import BlockCost, Cost
@@ -54,7 +56,7 @@ def options_of(model: str, choices: tuple[Schedule, ...]) -> tuple[Option, ...]:
 
 
 def option_of(schedule: Schedule) -> Option:
-    return Option(schedule, GEOMETRY.relative_flops(schedule), GEOMETRY.image_cost(schedule))
+    return Option(schedule, GEOMETRY.image_cost(schedule))
 
 
 def make_queued(
@@ -65,7 +67,8 @@ def make_queued(
     due_is_binding: bool = True,
 ) -> QueuedJob:
     job = Job(number, 0, model, choices, 1, 0.0)
-    return QueuedJob(job, options_of(model, choices), due, due_is_binding)
+    binding_due = due if due_is_binding else math.inf
+    return QueuedJob(job, options_of(model, choices), due, binding_due)
 
 
 # Choices, model, due, whether that is binding.

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from server.engine.scheduling.adaptive_r import AdaptiveR, candidate_limits, useful_options
-from server.engine.scheduling.batch_builder import Option, QueuedJob
+from server.engine.scheduling.adaptive_r import AdaptiveR, candidate_limits
+from server.engine.scheduling.options import Option, useful_options
+from server.engine.scheduling.queue_forecast import QueuedJob
 from server.engine.scheduling.scheduler import Scheduler
 from server.latency.cost import CostFeatures, CostModel, ImageCost
 from tests.server.engine.scheduling.made_up_models import (
@@ -129,7 +130,8 @@ def test_r_falls_slowly_after_it_was_needed() -> None:
 
 
 def make_option(r: int, relative_flops: float, tokens: float) -> Option:
-    return Option(Schedule.constant(r), relative_flops, ImageCost(tokens, 0.0, 0.0))
+    image_cost = ImageCost(tokens, 0.0, 0.0, relative_flops=relative_flops)
+    return Option(Schedule.constant(r), image_cost)
 
 
 def test_options_that_save_no_time_are_left_out() -> None:
@@ -146,7 +148,7 @@ def test_candidate_limits_are_those_of_jobs_that_leave_r_open() -> None:
     fast = make_option(16, relative_flops=0.4, tokens=5.0)
 
     def queued(*options: Option) -> QueuedJob:
-        return QueuedJob(make_job(1), options, due=1.0, due_is_binding=True)
+        return QueuedJob(make_job(1), options, due=1.0, binding_due=1.0)
 
     assert candidate_limits([queued(middle)]) == []
     assert candidate_limits([queued(exact, fast), queued(middle), queued(exact)]) == [1.0, 0.4]

@@ -1,0 +1,27 @@
+"""One image of a batch, and the output that it requests."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from server.ipc.messages import OutputKind
+from tome_core.schedule import Schedule
+
+
+class ImageInput(NamedTuple):
+    """One image to run.
+
+    Attributes:
+        pixels: ``(C, H, W)``: uint8, or float32 if they are normalised.
+        schedule: under which the image runs.
+        top_k: number of classes to return; 0 for other outputs.
+        output_kind: the output to return.
+    """
+
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    schedule: Schedule
+    top_k: int
+    output_kind: OutputKind = "classes"

@@ -111,11 +111,8 @@ class KernelEncoder:
         self.dim, self.heads, self.hidden = blocks[0].shape
         self._weights = (BlockWeights * len(blocks))(*[block.weights for block in blocks])
 
-    def __deepcopy__(self, memo: dict[int, object]) -> KernelEncoder:
-        return self  # immutable
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return KernelEncoder, (self._blocks,)  # addresses are not valid in another process
+        return KernelEncoder, (self._blocks,)  # a copy has its weights at other addresses
 
     def supports(self, merging: Merging, packed: Packed) -> bool:
         """Return whether the encoder can run ``packed`` as ``merging`` says.
@@ -168,7 +165,7 @@ class KernelEncoder:
         # Merging reads one buffer and writes another.
         other_tokens = WORKSPACE.empty(rows, self.dim, self.dtype)
         normed = WORKSPACE.empty(rows, self.dim, self.dtype)
-        wide = WORKSPACE.empty(rows, max(3 * self.dim, self.hidden), self.dtype)
+        qkv = WORKSPACE.empty(rows, 3 * self.dim, self.dtype)
         sizes = tokens.new_empty(rows, dtype=torch.float32)
         other_sizes = torch.empty_like(sizes)
         bias = torch.empty_like(sizes)
@@ -188,7 +185,7 @@ class KernelEncoder:
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),
             normed=normed.data_ptr(),
-            wide=wide.data_ptr(),
+            qkv=qkv.data_ptr(),
             sizes=sizes.data_ptr(),
             other_sizes=other_sizes.data_ptr(),
             bias=bias.data_ptr(),

@@ -21,8 +21,7 @@ struct BlockWeights {
     const float* fc2_bias;
 };
 
-// What tome_encode works on. For each token, tokens, other_tokens and normed have room for dim values, wide for
-// max(3 * dim, hidden) values, sizes, other_sizes and bias for one float, and merged for one byte.
+// What tome_encode works on. For each token, tokens, other_tokens and normed have room for dim values, qkv for 3 * dim.
 struct EncodeArguments {
     const BlockWeights* blocks;
     int64_t depth;
@@ -37,7 +36,7 @@ struct EncodeArguments {
     Activation* tokens;
     Activation* other_tokens;
     Activation* normed;
-    Activation* wide;
+    Activation* qkv;
     float* sizes;
     float* other_sizes;
     float* bias;
@@ -49,8 +48,7 @@ struct EncodeArguments {
 #pragma GCC visibility push(default)
 extern "C" {
 extern const int64_t tome_block_bytes, tome_encode_bytes;  // of the structures, for encoder.py to compare with its own
-void tome_prepare();      // must run once, before all others but tome_supported and tome_has_amx
-int64_t tome_mlp_rows();  // with fewer rows, two linear layers balance the threads better and are faster than an MLP
+void tome_prepare();  // must run once, before all others but tome_supported and tome_has_amx
 void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
                  int64_t outputs, bool gelu, const Activation* residual, Activation* out);
 void tome_mlp(const Activation* x, const Activation* weight1, const float* bias1, const Activation* weight2,

@@ -141,8 +141,8 @@ def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
 def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
     """Apply `linear` with GELU by ``first``, then by ``second``: ``(T, in)`` -> ``(T, out)``.
 
-    The result equals that of two calls of `linear` bit for bit. For large batches the hidden values
-    are computed block by block, so the whole hidden tensor never exists.
+    The result equals that of two calls of `linear` bit for bit, but the whole hidden tensor of a
+    large batch never exists.
 
     Raises:
         ValueError: as `linear`, or if ``second`` has other inputs than ``first`` has outputs.
@@ -153,11 +153,8 @@ def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
             f"the second layer has {second.in_features} inputs in {second.panels.dtype},"
             f" the first has {first.out_features} outputs in {first.panels.dtype}"
         )
-    rows = len(x)
-    if rows < call("mlp_rows", x.dtype):
-        hidden = linear(x, first, gelu=True)
-        return linear(hidden, second)
     x = x.contiguous()
+    rows = len(x)
     out = empty_rows(rows, second.out_features, x.dtype)
     residual = None
     call(

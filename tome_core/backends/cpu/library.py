@@ -33,47 +33,14 @@ _BOOL = ctypes.c_bool
 _FLOAT = ctypes.c_float
 # The parameters of each kernel, as kernels.h declares them.
 _SIGNATURES: dict[str, list[Any]] = {
-    "attention": [
-        *[_POINTER] * 3,
-        *[_INT64] * 3,
-        *[_POINTER] * 2,
-        *[_INT64] * 3,
-        _FLOAT,
-        _POINTER,
-    ],
-    "merge": [
-        *[_POINTER] * 2,
-        _INT64,
-        *[_POINTER] * 3,
-        *[_INT64] * 5,
-        *[_POINTER] * 4,
-    ],
-    "layer_norm": [
-        *[_POINTER] * 3,
-        *[_INT64] * 2,
-        _FLOAT,
-        _POINTER,
-    ],
-    "linear": [
-        *[_POINTER] * 3,
-        *[_INT64] * 3,
-        _BOOL,
-        *[_POINTER] * 2,
-    ],
-    "mlp": [
-        *[_POINTER] * 5,
-        *[_INT64] * 4,
-        *[_POINTER] * 2,
-    ],
+    "linear": [*[_POINTER] * 3, *[_INT64] * 3, _BOOL, *[_POINTER] * 2],
+    "mlp": [*[_POINTER] * 5, *[_INT64] * 4, *[_POINTER] * 2],
+    "attention": [*[_POINTER] * 3, *[_INT64] * 3, *[_POINTER] * 2, *[_INT64] * 3, _FLOAT, _POINTER],
+    "merge": [*[_POINTER] * 2, _INT64, *[_POINTER] * 3, *[_INT64] * 5, *[_POINTER] * 4],
+    "layer_norm": [*[_POINTER] * 3, *[_INT64] * 2, _FLOAT, _POINTER],
+    "normalise": [*[_POINTER] * 3, *[_INT64] * 3, _POINTER],
     "encode": [ctypes.POINTER(EncodeArguments)],
-    "mlp_rows": [],
-    "normalise": [
-        *[_POINTER] * 3,
-        *[_INT64] * 3,
-        _POINTER,
-    ],
 }
-_RESULT_TYPES: dict[str, Any] = {"encode": _BOOL, "mlp_rows": _INT64}
 # The constants of the library that hold the sizes of its structures.
 _SIZES = {"tome_block_bytes": BlockWeights, "tome_encode_bytes": EncodeArguments}
 
@@ -162,7 +129,8 @@ def _open(path: Path) -> ctypes.CDLL:
     for name, parameter_types in _SIGNATURES.items():
         function = getattr(library, f"tome_{name}")
         function.argtypes = parameter_types
-        function.restype = _RESULT_TYPES.get(name)
+        function.restype = None
+    library.tome_encode.restype = _BOOL
     for name, structure in _SIZES.items():
         size = _INT64.in_dll(library, name).value
         if size != ctypes.sizeof(structure):

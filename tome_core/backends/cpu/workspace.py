@@ -63,9 +63,7 @@ def _take(free: list[mmap.mmap], size: int) -> mmap.mmap:
     for block in sorted(free, key=len):
         if len(block) >= size and _remove(free, block):
             return block
-    # Batches have become larger: release the blocks, which are all too small now.
-    for block in list(free):
-        _remove(free, block)
+    free.clear()  # batches have become larger, and all blocks are too small now
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:

@@ -232,6 +232,9 @@ def test_input_that_does_not_match_the_weight_is_rejected(x: Tensor, message: st
     for call in (lambda: kernels.linear(x, packed), lambda: kernels.mlp(x, packed, packed)):
         with pytest.raises(ValueError, match=message):
             call()
+    other = kernels.pack_linear(torch.ones(4, 6), None)
+    with pytest.raises(ValueError, match="the second layer has 6 inputs"):
+        kernels.mlp(torch.ones(2, 4), packed, other)
     with pytest.raises(ValueError, match="3 inputs are not a multiple of 2"):
         kernels.pack_linear(torch.ones(128, 3).bfloat16(), None)
 

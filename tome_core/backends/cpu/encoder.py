@@ -17,7 +17,7 @@ from torch import Tensor
 from tome_core.backends.cpu.kernels import LANES
 from tome_core.backends.cpu.layers import KernelLayerNorm
 from tome_core.backends.cpu.library import call
-from tome_core.backends.cpu.linears import KernelLinear, KernelMlp
+from tome_core.backends.cpu.linears import KernelLinear
 from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
 from tome_core.backends.cpu.workspace import WORKSPACE
@@ -34,13 +34,14 @@ class BlockLayers:
     qkv: KernelLinear
     proj: KernelLinear
     norm2: KernelLayerNorm
-    mlp: KernelMlp
+    fc1: KernelLinear
+    fc2: KernelLinear
     heads: int
 
     @property
     def linears(self) -> tuple[KernelLinear, ...]:
         """The linear layers in the order in which they run."""
-        return self.qkv, self.proj, self.mlp.fc1, self.mlp.fc2
+        return self.qkv, self.proj, self.fc1, self.fc2
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,7 +51,7 @@ class BlockLayers:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The width of a token, the number of heads and the width of the MLP."""
-        return self.qkv.in_features, self.heads, self.mlp.fc1.out_features
+        return self.qkv.in_features, self.heads, self.fc1.out_features
 
     @property
     def is_supported(self) -> bool:
@@ -165,7 +166,7 @@ class KernelEncoder:
         # Merging reads one buffer and writes another.
         other_tokens = WORKSPACE.empty(rows, self.dim, self.dtype)
         normed = WORKSPACE.empty(rows, self.dim, self.dtype)
-        qkv = WORKSPACE.empty(rows, 3 * self.dim, self.dtype)
+        wide = WORKSPACE.empty(rows, max(3 * self.dim, self.hidden), self.dtype)
         sizes = tokens.new_empty(rows, dtype=torch.float32)
         other_sizes = torch.empty_like(sizes)
         bias = torch.empty_like(sizes)
@@ -185,7 +186,7 @@ class KernelEncoder:
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),
             normed=normed.data_ptr(),
-            qkv=qkv.data_ptr(),
+            wide=wide.data_ptr(),
             sizes=sizes.data_ptr(),
             other_sizes=other_sizes.data_ptr(),
             bias=bias.data_ptr(),

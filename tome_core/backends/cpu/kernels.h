@@ -21,7 +21,8 @@ struct BlockWeights {
     const float* fc2_bias;
 };
 
-// What tome_encode works on. For each token, tokens, other_tokens and normed have room for dim values, qkv for 3 * dim.
+// What tome_encode works on. For each token, tokens, other_tokens and normed have room for dim values, wide for
+// max(3 * dim, hidden).
 struct EncodeArguments {
     const BlockWeights* blocks;
     int64_t depth;
@@ -36,7 +37,7 @@ struct EncodeArguments {
     Activation* tokens;
     Activation* other_tokens;
     Activation* normed;
-    Activation* qkv;
+    Activation* wide;  // queries, keys and values; later the hidden values of the MLP
     float* sizes;
     float* other_sizes;
     float* bias;
@@ -51,9 +52,6 @@ extern const int64_t tome_block_bytes, tome_encode_bytes;  // of the structures,
 void tome_prepare();  // must run once, before all others but tome_supported and tome_has_amx
 void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
                  int64_t outputs, bool gelu, const Activation* residual, Activation* out);
-void tome_mlp(const Activation* x, const Activation* weight1, const float* bias1, const Activation* weight2,
-              const float* bias2, int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs,
-              const Activation* residual, Activation* out);
 void tome_attention(const Activation* q, const Activation* k, const Activation* v, int64_t q_stride, int64_t k_stride,
                     int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
                     int64_t head_dim, float scale, Activation* out);

@@ -34,9 +34,21 @@ _FLOAT = ctypes.c_float
 # The parameters of each kernel, as kernels.h declares them.
 _SIGNATURES: dict[str, list[Any]] = {
     "linear": [*[_POINTER] * 3, *[_INT64] * 3, _BOOL, *[_POINTER] * 2],
-    "mlp": [*[_POINTER] * 5, *[_INT64] * 4, *[_POINTER] * 2],
-    "attention": [*[_POINTER] * 3, *[_INT64] * 3, *[_POINTER] * 2, *[_INT64] * 3, _FLOAT, _POINTER],
-    "merge": [*[_POINTER] * 2, _INT64, *[_POINTER] * 3, *[_INT64] * 5, *[_POINTER] * 4],
+    "attention": [
+        *[_POINTER] * 3,
+        *[_INT64] * 3,
+        *[_POINTER] * 2,
+        *[_INT64] * 3,
+        _FLOAT,
+        _POINTER,
+    ],
+    "merge": [
+        *[_POINTER] * 2,
+        _INT64,
+        *[_POINTER] * 3,
+        *[_INT64] * 5,
+        *[_POINTER] * 4,
+    ],
     "layer_norm": [*[_POINTER] * 3, *[_INT64] * 2, _FLOAT, _POINTER],
     "normalise": [*[_POINTER] * 3, *[_INT64] * 3, _POINTER],
     "encode": [ctypes.POINTER(EncodeArguments)],

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers, for kRows rows
 constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels are read
-constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay in it
 static_assert(kPanel == 64, "_PANEL of kernels.py");
 constexpr int64_t kTasks = 8;                  // for each thread, at least, so that the others do not wait for a slow one
 
@@ -79,8 +78,6 @@ void tiles(int64_t rows, const Activation* x, const Activation* panel, const flo
         if (rows) tiles<R - 1>(rows, x, panel, bias, inputs, columns, to);
 }
 
-thread_local Scratch<Activation> hidden_values;
-
 }  // namespace
 
 void tome_prepare() { prepare(); }
@@ -103,30 +100,4 @@ void tome_linear(const Activation* x, const Activation* weight, const float* bia
                       std::min(kPanel, outputs - column), to.at(row, column));
             }
         }
-}
-
-// Two linear layers with GELU between them. The hidden values of a block stay in the cache of the thread that uses them;
-// with few rows, two linear layers balance the threads better and are faster.
-void tome_mlp(const Activation* x, const Activation* weight1, const float* bias1, const Activation* weight2,
-              const float* bias2, int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs,
-              const Activation* residual, Activation* out) {
-    if (rows < kTasks * kMlpBlock * omp_get_max_threads()) {
-        Activation* between = hidden_values.reserve(rows * hidden);
-        tome_linear(x, weight1, bias1, rows, inputs, hidden, true, nullptr, between);
-        tome_linear(between, weight2, bias2, rows, hidden, outputs, false, residual, out);
-        return;
-    }
-    const int64_t blocks = (rows + kMlpBlock - 1) / kMlpBlock, height = round_up((rows + blocks - 1) / blocks, kRows);
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t row = 0; row < rows; row += height) {
-        Activation* between = hidden_values.reserve(height * hidden);
-        const int64_t n = std::min(height, rows - row);
-        const Target middle{between, nullptr, hidden, true}, to{out, residual, outputs, false};
-        for (int64_t column = 0; column < hidden; column += kPanel)
-            tiles(n, x + row * inputs, weight1 + column * inputs, bias1 + column, inputs,
-                  std::min(kPanel, hidden - column), middle.at(0, column));
-        for (int64_t column = 0; column < outputs; column += kPanel)
-            tiles(n, between, weight2 + column * hidden, bias2 + column, hidden,
-                  std::min(kPanel, outputs - column), to.at(row, column));
-    }
 }

@@ -62,21 +62,6 @@ class KernelLinear(PackedLinear):
         return kernels.linear(rows, self.packed, self.gelu)
 
 
-class KernelMlp(nn.Module):
-    """Two linear layers with GELU between them, by `kernels.mlp`."""
-
-    def __init__(self, fc1: KernelLinear, fc2: KernelLinear) -> None:
-        super().__init__()
-        self.fc1 = fc1
-        self.fc2 = fc2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` -> ``(..., out)``."""
-        rows = x.flatten(0, -2)
-        out = kernels.mlp(rows, self.fc1.packed, self.fc2.packed)
-        return out.unflatten(0, x.shape[:-1])
-
-
 class OneDnnLinear(PackedLinear):
     """A linear layer by private operators of torch, on weights in oneDNN's own layout."""
 

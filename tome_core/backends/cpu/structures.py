@@ -43,7 +43,7 @@ class EncodeArguments(Structure):
         ("tokens", c_void_p),
         ("other_tokens", c_void_p),
         ("normed", c_void_p),
-        ("qkv", c_void_p),
+        ("wide", c_void_p),
         ("sizes", c_void_p),
         ("other_sizes", c_void_p),
         ("bias", c_void_p),

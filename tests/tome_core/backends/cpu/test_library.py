@@ -95,13 +95,16 @@ def test_a_library_can_be_asked_on_a_processor_without_its_instructions(isa: str
 
 @needs_avx512
 def test_functions_and_structures_are_those_of_the_header() -> None:
-    header = (SOURCES / "kernels.h").read_text()
+    header = re.sub("//.*", "", (SOURCES / "kernels.h").read_text())
+    types_of_values = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "bool": ctypes.c_bool}
 
     def declarations(text: str, end: str) -> list[tuple[str, Any]]:
         """Names and types of parameters or fields."""
-        values = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "bool": ctypes.c_bool}
         found = re.findall(rf"([\w ]+)(\*?) (\w+)(?:{end}|$)", text)
-        return [(name, ctypes.c_void_p if star else values[c.strip()]) for c, star, name in found]
+        return [
+            (name, ctypes.c_void_p if star else types_of_values[kind.strip()])
+            for kind, star, name in found
+        ]
 
     for structure in (BlockWeights, EncodeArguments):
         (fields,) = re.findall(rf"struct {structure.__name__} {{(.*?)}};", header, re.DOTALL)

@@ -30,14 +30,12 @@ const int64_t tome_block_bytes = sizeof(BlockWeights), tome_encode_bytes = sizeo
 bool tome_encode(const EncodeArguments& args) {
     const int64_t depth = args.depth, images = args.images, dim = args.dim, heads = args.heads, hidden = args.hidden;
     const int64_t head_dim = dim / heads, stride = 3 * dim;
-    Activation *tokens = args.tokens, *other_tokens = args.other_tokens;
-    Activation *const normed = args.normed, *const wide = args.wide;
+    Activation *tokens = args.tokens, *normed = args.other_tokens, *const wide = args.wide;
     float *sizes = args.sizes, *other_sizes = args.other_sizes;
     const float scale = static_cast<float>(std::pow(static_cast<double>(head_dim), -0.5) * M_LOG2E);
     // Merging writes to the other buffers, which are then exchanged with these. Before the first merge all sizes are 1
     // and the buffer of sizes is undefined.
     bool has_sizes = false;
-    bool result_is_in_other = false;
     for (int64_t i = 0; i < depth; i++) {
         const BlockWeights& block = args.blocks[i];
         const int64_t* before = args.offsets + i * (images + 1);
@@ -59,16 +57,15 @@ bool tome_encode(const EncodeArguments& args) {
         tome_linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!only_leading && after[images] < n) {
             tome_merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
-                       head_dim, args.prefix, other_tokens, other_sizes, args.dest + i * args.dest_stride, args.merged);
-            std::swap(tokens, other_tokens);
+                       head_dim, args.prefix, normed, other_sizes, args.dest + i * args.dest_stride, args.merged);
+            std::swap(tokens, normed);
             std::swap(sizes, other_sizes);
             has_sizes = true;
-            result_is_in_other = !result_is_in_other;
             n = after[images];
         }
         tome_layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, block.norm2_eps, normed);
         tome_linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
         tome_linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);
     }
-    return result_is_in_other;
+    return tokens == args.other_tokens;
 }

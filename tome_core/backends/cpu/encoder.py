@@ -165,7 +165,6 @@ class KernelEncoder:
         is_traced = packed.sources is not None
         # Merging reads one buffer and writes another.
         other_tokens = WORKSPACE.empty(rows, self.dim, self.dtype)
-        normed = WORKSPACE.empty(rows, self.dim, self.dtype)
         wide = WORKSPACE.empty(rows, max(3 * self.dim, self.hidden), self.dtype)
         sizes = tokens.new_empty(rows, dtype=torch.float32)
         other_sizes = torch.empty_like(sizes)
@@ -185,7 +184,6 @@ class KernelEncoder:
             offsets=offsets.data_ptr(),
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),
-            normed=normed.data_ptr(),
             wide=wide.data_ptr(),
             sizes=sizes.data_ptr(),
             other_sizes=other_sizes.data_ptr(),

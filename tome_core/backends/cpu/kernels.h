@@ -21,7 +21,7 @@ struct BlockWeights {
     const float* fc2_bias;
 };
 
-// What tome_encode works on. For each token, tokens, other_tokens and normed have room for dim values, wide for
+// What tome_encode works on. For each token, tokens and other_tokens have room for dim values, wide for
 // max(3 * dim, hidden).
 struct EncodeArguments {
     const BlockWeights* blocks;
@@ -35,8 +35,7 @@ struct EncodeArguments {
     bool proportional;
     const int64_t* offsets;  // (depth + 1, images + 1)
     Activation* tokens;
-    Activation* other_tokens;
-    Activation* normed;
+    Activation* other_tokens;  // also for what norms and attention give
     Activation* wide;  // queries, keys and values; later the hidden values of the MLP
     float* sizes;
     float* other_sizes;

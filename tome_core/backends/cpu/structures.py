@@ -42,7 +42,6 @@ class EncodeArguments(Structure):
         ("offsets", c_void_p),
         ("tokens", c_void_p),
         ("other_tokens", c_void_p),
-        ("normed", c_void_p),
         ("wide", c_void_p),
         ("sizes", c_void_p),
         ("other_sizes", c_void_p),

@@ -16,7 +16,7 @@ from tome_core.adapters.vit import ViTBlock
 from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.encoder import BlockLayers, KernelEncoder, are_supported
 from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
-from tome_core.backends.cpu.linears import KernelLinear, KernelMlp, PackedLinear, pack_linear
+from tome_core.backends.cpu.linears import KernelLinear, PackedLinear, pack_linear
 from tome_core.backends.patch_embedding import MatrixPatches
 
 _MLPS = (Mlp, GluMlp, SwiGLU)
@@ -81,12 +81,6 @@ def replace_layers(network: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, faster)
         if type(parent) is Mlp:
             _fuse_gelu(parent)
-    for parent in list(network.modules()):
-        for name, mlp in list(parent.named_children()):
-            if _is_kernel_mlp(mlp):
-                fc1 = cast(KernelLinear, mlp.fc1)
-                fc2 = cast(KernelLinear, mlp.fc2)
-                setattr(parent, name, KernelMlp(fc1, fc2))
 
 
 def _faster_layer(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
@@ -136,7 +130,8 @@ def join_blocks(adapter: Any) -> KernelEncoder | None:
                 qkv=block.attn.qkv,
                 proj=block.attn.proj,
                 norm2=block.norm2,
-                mlp=block.mlp,
+                fc1=block.mlp.fc1,
+                fc2=block.mlp.fc2,
                 heads=block.attn.num_heads,
             )
         )
@@ -148,14 +143,13 @@ def join_blocks(adapter: Any) -> KernelEncoder | None:
 def _is_kernel_block(block: Any) -> bool:
     """Return whether ``block`` consists of kernel layers and nothing else."""
     attn = block.attn
-    if getattr(attn, "gate", None) is not None:
+    if getattr(attn, "gate", None) is not None or not _is_kernel_mlp(block.mlp):
         return False
     if not are_identities(block.ls1, block.ls2, attn.q_norm, attn.k_norm, attn.norm):
         return False
     kernel_types = [
         (block.norm1, KernelLayerNorm),
         (block.norm2, KernelLayerNorm),
-        (block.mlp, KernelMlp),
         (attn.qkv, KernelLinear),
         (attn.proj, KernelLinear),
     ]

@@ -12,10 +12,18 @@ namespace {
 
 constexpr int64_t kBlock = 2 * kRows;  // query rows whose logits fit together into the first-level cache
 
-// Softmax to the base 2 of logits * scale + bias over n columns, before the division. Writes the weights as T, with zeros
-// from n to columns. Returns their sum.
-template <class T>
-float softmax(float* logits, const float* bias, float scale, int64_t n, int64_t columns, T* weights) {
+struct Buffers {
+    Scratch<Activation> keys;
+    Scratch<Activation> values;
+    Scratch<float> logits;
+    Scratch<Activation> weights;
+    Scratch<float> sums;
+};
+thread_local Buffers buffers;
+
+// Softmax to the base 2 of logits * scale + bias over n columns, before the division. Writes the weights, with zeros from
+// n to columns. Returns their sum.
+float softmax(float* logits, const float* bias, float scale, int64_t n, int64_t columns, Activation* weights) {
     const __m512 scales = _mm512_set1_ps(scale);
     __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     for (int64_t j = 0; j < n; j += kLanes) {
@@ -28,7 +36,7 @@ float softmax(float* logits, const float* bias, float scale, int64_t n, int64_t 
     __m512 sum = _mm512_setzero_ps();
     for (int64_t j = 0; j < columns; j += kLanes) {
         const __mmask16 m = first_lanes_mask(n > j ? n - j : 0);
-        const __m512 e = _mm512_maskz_mov_ps(m, exp2<T>(_mm512_sub_ps(load(logits + j), top)));
+        const __m512 e = _mm512_maskz_mov_ps(m, exp2(_mm512_sub_ps(load(logits + j), top)));
         sum = _mm512_add_ps(sum, e);
         store(weights + j, e);
     }
@@ -53,29 +61,29 @@ void pack_values(const T* v, int64_t stride, int64_t n, int64_t head_dim, T* pac
 }
 
 // Attention of one head of one image. q, k, v and out point to its first token.
-template <class T>
-void attend(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T* v, int64_t v_stride,
-            const float* bias, int64_t n, int64_t head_dim, float scale, T* out, int64_t out_stride) {
-    constexpr int width = Step<T>::width;
+void attend(const Activation* q, int64_t q_stride, const Activation* k, int64_t k_stride, const Activation* v,
+            int64_t v_stride, const float* bias, int64_t n, int64_t head_dim, float scale, Activation* out,
+            int64_t out_stride) {
+    constexpr int width = Step<Activation>::width;
     const int64_t columns = round_up(n, kLanes);
-    T* keys = scratch<0, T>(columns * head_dim);
-    T* values = scratch<1, T>(columns * head_dim);
-    float* logits = scratch<2, float>(kBlock * columns);
-    T* weights = scratch<3, T>(kBlock * columns);
-    float* sums = scratch<4, float>(kBlock * head_dim);
+    Activation* keys = buffers.keys.reserve(columns * head_dim);
+    Activation* values = buffers.values.reserve(columns * head_dim);
+    float* logits = buffers.logits.reserve(kBlock * columns);
+    Activation* weights = buffers.weights.reserve(kBlock * columns);
+    float* sums = buffers.sums.reserve(kBlock * head_dim);
     pack_transposed(k, k_stride, n, head_dim, keys, columns);
     pack_values(v, v_stride, n, head_dim, values);
     for (int64_t start = 0; start < n; start += kBlock) {
         const int64_t rows = std::min(kBlock, n - start);
         float total[kBlock];
         for (int64_t i = 0; i < rows; i += kRows)
-            products<T>(std::min<int64_t>(kRows, rows - i), columns, q + (start + i) * q_stride, q_stride, keys,
-                        columns * width, head_dim / width, logits + i * columns, columns);
+            products<Activation>(std::min<int64_t>(kRows, rows - i), columns, q + (start + i) * q_stride, q_stride, keys,
+                                 columns * width, head_dim / width, logits + i * columns, columns);
         for (int64_t i = 0; i < rows; i++)
             total[i] = softmax(logits + i * columns, bias, scale, n, columns, weights + i * columns);
         for (int64_t i = 0; i < rows; i += kRows)
-            products<T>(std::min<int64_t>(kRows, rows - i), head_dim, weights + i * columns, columns, values,
-                        head_dim * width, (n + width - 1) / width, sums + i * head_dim, head_dim);
+            products<Activation>(std::min<int64_t>(kRows, rows - i), head_dim, weights + i * columns, columns, values,
+                                 head_dim * width, (n + width - 1) / width, sums + i * head_dim, head_dim);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < head_dim; c += kLanes) {
                 const __m512 mean = _mm512_mul_ps(load(sums + i * head_dim + c), _mm512_set1_ps(1 / total[i]));
@@ -84,11 +92,12 @@ void attend(const T* q, int64_t q_stride, const T* k, int64_t k_stride, const T*
     }
 }
 
+}  // namespace
+
 // q, k and v are (tokens, heads, head_dim), each with its own stride between tokens; out is contiguous.
-template <class T>
-void attention(const T* q, const T* k, const T* v, int64_t q_stride, int64_t k_stride, int64_t v_stride,
-               const float* bias, const int64_t* offsets, int64_t images, int64_t heads, int64_t head_dim, float scale,
-               T* out) {
+void tome_attention(const Activation* q, const Activation* k, const Activation* v, int64_t q_stride, int64_t k_stride,
+                    int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
+                    int64_t head_dim, float scale, Activation* out) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t task = 0; task < images * heads; task++) {
         const int64_t image = task / heads, column = task % heads * head_dim, at = offsets[image];
@@ -97,15 +106,3 @@ void attention(const T* q, const T* k, const T* v, int64_t q_stride, int64_t k_s
                out + at * heads * head_dim + column, heads * head_dim);
     }
 }
-
-}  // namespace
-
-#pragma GCC visibility push(default)
-extern "C" {
-void tome_attention(const Activation* q, const Activation* k, const Activation* v, int64_t q_stride, int64_t k_stride,
-                    int64_t v_stride, const float* bias, const int64_t* offsets, int64_t images, int64_t heads,
-                    int64_t head_dim, float scale, Activation* out) {
-    attention(q, k, v, q_stride, k_stride, v_stride, bias, offsets, images, heads, head_dim, scale, out);
-}
-}
-#pragma GCC visibility pop

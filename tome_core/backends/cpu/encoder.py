@@ -7,8 +7,8 @@ This saves what one Python call for each layer costs. `tome_core.block.run_block
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ctypes import addressof
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor
 from tome_core.backends.cpu.kernels import LANES
 from tome_core.backends.cpu.layers import KernelLayerNorm
 from tome_core.backends.cpu.library import call
-from tome_core.backends.cpu.linears import KernelLinear, KernelMlp
+from tome_core.backends.cpu.linears import KernelLinear
 from tome_core.backends.cpu.strategy import KernelStrategy
+from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
 from tome_core.backends.cpu.workspace import WORKSPACE
 from tome_core.merge import compose
 from tome_core.ragged.packed import Merging, Packed
@@ -33,13 +34,14 @@ class BlockLayers:
     qkv: KernelLinear
     proj: KernelLinear
     norm2: KernelLayerNorm
-    mlp: KernelMlp
+    fc1: KernelLinear
+    fc2: KernelLinear
     heads: int
 
     @property
     def linears(self) -> tuple[KernelLinear, ...]:
         """The linear layers in the order in which they run."""
-        return self.qkv, self.proj, self.mlp.fc1, self.mlp.fc2
+        return self.qkv, self.proj, self.fc1, self.fc2
 
     @property
     def dtype(self) -> torch.dtype:
@@ -49,7 +51,7 @@ class BlockLayers:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The width of a token, the number of heads and the width of the MLP."""
-        return self.qkv.in_features, self.heads, self.mlp.fc1.out_features
+        return self.qkv.in_features, self.heads, self.fc1.out_features
 
     @property
     def is_supported(self) -> bool:
@@ -66,23 +68,25 @@ class BlockLayers:
         return len(dtypes) == 1 and all(norm.weight.shape == (dim,) for norm in norms)
 
     @property
-    def weights(self) -> list[Tensor]:
-        """All weights, in the order of the fields of Block in encoder.cpp."""
+    def weights(self) -> BlockWeights:
+        """The addresses of all weights, valid as long as the layers are."""
         qkv, proj, fc1, fc2 = (linear.packed for linear in self.linears)
-        return [
-            self.norm1.weight,
-            self.norm1.bias,
-            qkv.panels,
-            qkv.bias,
-            proj.panels,
-            proj.bias,
-            self.norm2.weight,
-            self.norm2.bias,
-            fc1.panels,
-            fc1.bias,
-            fc2.panels,
-            fc2.bias,
-        ]
+        return BlockWeights(
+            norm1_weight=self.norm1.weight.data_ptr(),
+            norm1_bias=self.norm1.bias.data_ptr(),
+            norm1_eps=self.norm1.eps,
+            qkv_weight=qkv.panels.data_ptr(),
+            qkv_bias=qkv.bias.data_ptr(),
+            proj_weight=proj.panels.data_ptr(),
+            proj_bias=proj.bias.data_ptr(),
+            norm2_weight=self.norm2.weight.data_ptr(),
+            norm2_bias=self.norm2.bias.data_ptr(),
+            norm2_eps=self.norm2.eps,
+            fc1_weight=fc1.panels.data_ptr(),
+            fc1_bias=fc1.bias.data_ptr(),
+            fc2_weight=fc2.panels.data_ptr(),
+            fc2_bias=fc2.bias.data_ptr(),
+        )
 
 
 def are_supported(blocks: Sequence[BlockLayers]) -> bool:
@@ -103,20 +107,13 @@ class KernelEncoder:
     def __init__(self, blocks: Sequence[BlockLayers]) -> None:
         if not are_supported(blocks):
             raise ValueError("the blocks are not all of one shape and dtype that the kernels know")
-        self._blocks = tuple(blocks)
+        self._blocks = tuple(blocks)  # keeps the weights alive: the kernels read them by address
         self.dtype = blocks[0].dtype
         self.dim, self.heads, self.hidden = blocks[0].shape
-        # Keeps the weights alive: the kernels read them by address.
-        self._weights = [block.weights for block in blocks]
-        self._addresses = _pack_fields(list(chain.from_iterable(self._weights)))
-        eps_of_blocks = [[block.norm1.eps, block.norm2.eps] for block in blocks]
-        self._eps = torch.tensor(eps_of_blocks, dtype=torch.float32, device="cpu")
-
-    def __deepcopy__(self, memo: dict[int, object]) -> KernelEncoder:
-        return self  # immutable
+        self._weights = (BlockWeights * len(blocks))(*[block.weights for block in blocks])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return KernelEncoder, (self._blocks,)  # addresses are not valid in another process
+        return KernelEncoder, (self._blocks,)  # a copy has its weights at other addresses
 
     def supports(self, merging: Merging, packed: Packed) -> bool:
         """Return whether the encoder can run ``packed`` as ``merging`` says.
@@ -137,13 +134,7 @@ class KernelEncoder:
         For ``leading`` see `tome_core.block.run_block`.
         """
         depth = len(self._blocks)
-        buffers = self._allocate(packed)
-        result_is_in_other = self._run(merging, plan, buffers, leading)
-        tokens = buffers.tokens
-        sizes = buffers.sizes
-        if result_is_in_other:
-            tokens = buffers.other_tokens
-            sizes = buffers.other_sizes
+        tokens, sizes, dest = self._run(merging, plan, packed, leading)
         rows = len(plan.order) * leading if leading else plan.length(depth)
         packed = replace(packed, tokens=tokens[:rows])
         nothing_merged = not any(plan.merges(index) for index in range(depth))
@@ -152,94 +143,59 @@ class KernelEncoder:
         return replace(
             packed,
             sizes=tuple(view for _, view in plan.views(sizes, depth)),
-            sources=_compose_sources(plan, packed, buffers.dest),
+            sources=_compose_sources(plan, packed, dest),
         )
 
-    def _allocate(self, packed: Packed) -> _Buffers:
+    def _run(
+        self,
+        merging: Merging,
+        plan: Plan,
+        packed: Packed,
+        leading: int | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the kernel.
+
+        Returns:
+            Tokens, sizes, and int64 ``dest (depth, T)``, the destinations of tokens in each block;
+            if sources are not traced, ``dest`` has one row, which each block overwrites.
+        """
         tokens = packed.tokens.contiguous()
         rows = len(tokens)
-        wide = max(3 * self.dim, self.hidden)
+        offsets = plan.offsets(tokens)
         is_traced = packed.sources is not None
-        dest_rows = len(self._blocks) if is_traced else 1
-        return _Buffers(
-            tokens=tokens,
-            other_tokens=WORKSPACE.empty(rows, self.dim, self.dtype),
-            normed=WORKSPACE.empty(rows, self.dim, self.dtype),
-            wide=WORKSPACE.empty(rows, wide, self.dtype),
-            sizes=tokens.new_empty(rows, dtype=torch.float32),
-            other_sizes=tokens.new_empty(rows, dtype=torch.float32),
-            bias=tokens.new_empty(rows, dtype=torch.float32),
-            dest=tokens.new_empty(dest_rows, rows, dtype=torch.int64),
-            merged=tokens.new_empty(rows, dtype=torch.bool),
+        # Merging reads one buffer and writes another.
+        other_tokens = WORKSPACE.empty(rows, self.dim, self.dtype)
+        wide = WORKSPACE.empty(rows, max(3 * self.dim, self.hidden), self.dtype)
+        sizes = tokens.new_empty(rows, dtype=torch.float32)
+        other_sizes = torch.empty_like(sizes)
+        bias = torch.empty_like(sizes)
+        dest = tokens.new_empty(len(self._blocks) if is_traced else 1, rows, dtype=torch.int64)
+        merged = tokens.new_empty(rows, dtype=torch.bool)
+        arguments = EncodeArguments(
+            blocks=addressof(self._weights),
+            depth=len(self._blocks),
+            images=offsets.shape[1] - 1,
+            dim=self.dim,
+            heads=self.heads,
+            hidden=self.hidden,
+            prefix=merging.prefix,
+            leading=leading or 0,
+            proportional=merging.prop_attn,
+            offsets=offsets.data_ptr(),
+            tokens=tokens.data_ptr(),
+            other_tokens=other_tokens.data_ptr(),
+            wide=wide.data_ptr(),
+            sizes=sizes.data_ptr(),
+            other_sizes=other_sizes.data_ptr(),
+            bias=bias.data_ptr(),
+            dest=dest.data_ptr(),
             dest_stride=rows if is_traced else 0,
+            merged=merged.data_ptr(),
         )
-
-    def _run(self, merging: Merging, plan: Plan, buffers: _Buffers, leading: int | None) -> bool:
-        """Run the kernel; return whether the result is in the "other" buffers."""
-        offsets = plan.offsets(buffers.tokens)
-        images = offsets.shape[1] - 1
-        # In the order of the fields of Pass in encoder.cpp.
-        fields: list[Tensor | int] = [
-            len(self._blocks),
-            images,
-            self.dim,
-            self.heads,
-            self.hidden,
-            merging.prefix,
-            leading or 0,
-            merging.prop_attn,
-            buffers.dest_stride,
-            self._addresses,
-            self._eps,
-            offsets,
-            buffers.tokens,
-            buffers.other_tokens,
-            buffers.normed,
-            buffers.wide,
-            buffers.sizes,
-            buffers.other_sizes,
-            buffers.bias,
-            buffers.dest,
-            buffers.merged,
-        ]
-        return bool(call("encode", self.dtype, _pack_fields(fields)))
-
-
-@dataclass(frozen=True)
-class _Buffers:
-    """The memory that one call of the kernel uses; merging reads one buffer and writes another.
-
-    Attributes:
-        tokens, other_tokens, normed: ``(T, D)``.
-        wide: ``(T, max(3 * D, hidden))``: queries, keys and values; later the hidden values.
-        sizes, other_sizes, bias: float32 ``(T,)``; the bias is log2 of the sizes.
-        dest: int64 ``(depth, T)`` if sources are traced; else ``(1, T)``, and each block overwrites
-            it.
-        merged: bool ``(T,)``.
-        dest_stride: the distance between the rows of ``dest`` of two blocks.
-    """
-
-    tokens: Tensor
-    other_tokens: Tensor
-    normed: Tensor
-    wide: Tensor
-    sizes: Tensor
-    other_sizes: Tensor
-    bias: Tensor
-    dest: Tensor
-    merged: Tensor
-    dest_stride: int
-
-
-def _pack_fields(values: Sequence[Tensor | int]) -> Tensor:
-    """A C structure of 8-byte fields: numbers, and the addresses of tensors' data."""
-    fields = []
-    for value in values:
-        if isinstance(value, Tensor):
-            fields.append(value.data_ptr())
-        else:
-            fields.append(int(value))
-    return torch.tensor(fields, dtype=torch.int64, device="cpu")
+        result_is_in_other = call("encode", self.dtype, arguments)
+        if result_is_in_other:
+            return other_tokens, other_sizes, dest
+        return tokens, sizes, dest
 
 
 def _compose_sources(plan: Plan, packed: Packed, dest: Tensor) -> tuple[Tensor, ...] | None:

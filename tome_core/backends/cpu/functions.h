@@ -7,10 +7,8 @@
 
 #include "simd.h"
 
-template <class T>
-constexpr int kPowerDegree = std::is_same_v<T, float> ? 5 : 3;
-template <class T>
-constexpr int kTailDegree = std::is_same_v<T, float> ? 5 : 4;
+constexpr int kPowerDegree = std::is_same_v<Activation, float> ? 5 : 3;
+constexpr int kTailDegree = std::is_same_v<Activation, float> ? 5 : 4;
 
 // Coefficients, lowest degree first, of the polynomial that equals f at the Chebyshev nodes between -1/2 and 1/2.
 template <int Degree, class F>
@@ -31,18 +29,14 @@ std::array<float, Degree + 1> interpolate(F f) {
     return coefficients;
 }
 
-template <int Degree>
-std::array<float, Degree + 1> kPower;  // of 2^u
+inline std::array<float, kPowerDegree + 1> kPower;  // of 2^u
 
-// 2^x to the precision of T. The result underflows to 0; NaN stays NaN.
-template <class T>
+// 2^x to the precision of Activation. The result underflows to 0; NaN stays NaN.
 inline __m512 exp2(__m512 x) {
     const __m512 n = _mm512_roundscale_ps(x, 8), u = _mm512_sub_ps(x, n);
-    constexpr int degree = kPowerDegree<T>;
-    const auto& c = kPower<degree>;
-    __m512 sum = _mm512_set1_ps(c[degree]);
+    __m512 sum = _mm512_set1_ps(kPower[kPowerDegree]);
 #pragma GCC unroll 8
-    for (int i = degree - 1; i >= 0; i--) sum = _mm512_fmadd_ps(sum, u, _mm512_set1_ps(c[i]));
+    for (int i = kPowerDegree - 1; i >= 0; i--) sum = _mm512_fmadd_ps(sum, u, _mm512_set1_ps(kPower[i]));
     return _mm512_scalef_ps(sum, n);
 }
 
@@ -50,35 +44,30 @@ inline __m512 exp2(__m512 x) {
 // The coefficients of one degree, for all pieces, fill one register.
 constexpr double kStep = 0.4;
 
-template <int Degree>
-alignas(64) float kTail[Degree + 1][kLanes];
+alignas(64) inline float kTail[kTailDegree + 1][kLanes];
 
 // Fills the tables. Must run before any other function of this file.
-template <class T>
-void prepare() {
-    kPower<kPowerDegree<T>> = interpolate<kPowerDegree<T>>([](double u) { return std::exp2(u); });
-    constexpr int degree = kTailDegree<T>;
+inline void prepare() {
+    kPower = interpolate<kPowerDegree>([](double u) { return std::exp2(u); });
     for (int k = 0; k < kLanes; k++) {
-        const auto piece = interpolate<degree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
-        for (int i = 0; i <= degree; i++) kTail<degree>[i][k] = piece[i];
+        const auto piece = interpolate<kTailDegree>([k](double u) { return std::erfc((k + u) * kStep * M_SQRT1_2) / 2; });
+        for (int i = 0; i <= kTailDegree; i++) kTail[i][k] = piece[i];
     }
 }
 
-// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), to the precision of T: max(x, 0) - |x| * Phi(-|x|). For
-// |x| above 6 the second term is that of 6, which is 6e-9. NaN stays NaN.
-template <class T>
+// x * Phi(x), the Gaussian error linear unit (arXiv 1606.08415), to the precision of Activation: max(x, 0) - |x| *
+// Phi(-|x|). For |x| above 6 the second term is that of 6, which is 6e-9. NaN stays NaN.
 inline __m512 gelu(__m512 x) {
-    constexpr int degree = kTailDegree<T>;
     const __m512 s = _mm512_min_ps(_mm512_set1_ps(15 * kStep), _mm512_abs_ps(x));
     // Floats near 1.5 * 2^23 are whole numbers: adding it rounds to one, which is then in the lowest bits.
     const __m512 scale = _mm512_set1_ps(1 / kStep), whole = _mm512_set1_ps(0x1.8p23f);
     const __m512 shifted = _mm512_fmadd_ps(s, scale, whole);  // its lowest bits are the number of the piece
     const __m512 u = _mm512_fmsub_ps(s, scale, _mm512_sub_ps(shifted, whole));
     const auto piece = [&](int i) {
-        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail<degree>[i]));
+        return _mm512_permutexvar_ps(_mm512_castps_si512(shifted), _mm512_load_ps(kTail[i]));
     };
-    __m512 tail = piece(degree);
+    __m512 tail = piece(kTailDegree);
 #pragma GCC unroll 8
-    for (int i = degree - 1; i >= 0; i--) tail = _mm512_fmadd_ps(tail, u, piece(i));
+    for (int i = kTailDegree - 1; i >= 0; i--) tail = _mm512_fmadd_ps(tail, u, piece(i));
     return _mm512_fnmadd_ps(s, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
 }

@@ -138,46 +138,6 @@ def linear(x: Tensor, weight: PackedWeight, gelu: bool = False) -> Tensor:
     return out
 
 
-def mlp(x: Tensor, first: PackedWeight, second: PackedWeight) -> Tensor:
-    """Apply `linear` with GELU by ``first``, then by ``second``: ``(T, in)`` -> ``(T, out)``.
-
-    The result equals that of two calls of `linear` bit for bit. For large batches the hidden values
-    are computed block by block, so the whole hidden tensor never exists.
-
-    Raises:
-        ValueError: as `linear`, or if ``second`` has other inputs than ``first`` has outputs.
-    """
-    first.check_input(x)
-    if first.out_features != second.in_features or first.panels.dtype != second.panels.dtype:
-        raise ValueError(
-            f"the second layer has {second.in_features} inputs in {second.panels.dtype},"
-            f" the first has {first.out_features} outputs in {first.panels.dtype}"
-        )
-    rows = len(x)
-    if rows < call("mlp_rows", x.dtype):
-        hidden = linear(x, first, gelu=True)
-        return linear(hidden, second)
-    x = x.contiguous()
-    out = empty_rows(rows, second.out_features, x.dtype)
-    residual = None
-    call(
-        "mlp",
-        x.dtype,
-        x,
-        first.panels,
-        first.bias,
-        second.panels,
-        second.bias,
-        rows,
-        first.in_features,
-        first.out_features,
-        second.out_features,
-        residual,
-        out,
-    )
-    return out
-
-
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise each row of ``x (..., D)`` (layer norm, arXiv 1607.06450).
 

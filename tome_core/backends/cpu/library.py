@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
+
 # The dtypes of activations, with the instruction set that their kernels need, lowest first.
 DTYPES = {torch.float32: "avx512", torch.bfloat16: "avx512_bf16"}
 AUTO = "auto"
@@ -27,10 +29,11 @@ ISAS = (*DTYPES.values(), NONE, AUTO)
 _log = logging.getLogger(__name__)
 _POINTER = ctypes.c_void_p
 _INT64 = ctypes.c_int64
-_INT = ctypes.c_int
+_BOOL = ctypes.c_bool
 _FLOAT = ctypes.c_float
-# The parameters of each kernel, as its C++ file declares them.
+# The parameters of each kernel, as kernels.h declares them.
 _SIGNATURES: dict[str, list[Any]] = {
+    "linear": [*[_POINTER] * 3, *[_INT64] * 3, _BOOL, *[_POINTER] * 2],
     "attention": [
         *[_POINTER] * 3,
         *[_INT64] * 3,
@@ -46,33 +49,12 @@ _SIGNATURES: dict[str, list[Any]] = {
         *[_INT64] * 5,
         *[_POINTER] * 4,
     ],
-    "layer_norm": [
-        *[_POINTER] * 3,
-        *[_INT64] * 2,
-        _FLOAT,
-        _POINTER,
-    ],
-    "linear": [
-        *[_POINTER] * 3,
-        *[_INT64] * 3,
-        _INT,
-        *[_POINTER] * 2,
-    ],
-    "mlp": [
-        *[_POINTER] * 5,
-        *[_INT64] * 4,
-        *[_POINTER] * 2,
-    ],
-    "encode": [_POINTER],
-    "mlp_rows": [],
-    "normalise": [
-        *[_POINTER] * 3,
-        *[_INT64] * 3,
-        _POINTER,
-    ],
+    "layer_norm": [*[_POINTER] * 3, *[_INT64] * 2, _FLOAT, _POINTER],
+    "normalise": [*[_POINTER] * 3, *[_INT64] * 3, _POINTER],
+    "encode": [ctypes.POINTER(EncodeArguments)],
 }
-_RESULT_TYPES: dict[str, Any] = {"encode": _INT, "mlp_rows": _INT64}
-
+# The constants of the library that hold the sizes of its structures.
+_SIZES = {"tome_block_bytes": BlockWeights, "tome_encode_bytes": EncodeArguments}
 
 _limit: str | None = None  # set by `limit_isa`
 
@@ -135,7 +117,7 @@ def _load(isa: str) -> ctypes.CDLL | None:
         return None
     try:
         library = _open(paths[0])
-    except (OSError, AttributeError) as error:  # missing symbols: compiled from other sources
+    except (OSError, AttributeError, ValueError) as error:
         _log.warning(
             "the CPU kernels for %s cannot be loaded, PyTorch's are used instead: %s", isa, error
         )
@@ -152,17 +134,27 @@ def _open(path: Path) -> ctypes.CDLL:
 
     Raises:
         OSError: it cannot be opened.
-        AttributeError: a function is missing.
+        AttributeError, ValueError: a function or constant is missing, or a structure has another
+            size: it is compiled from other sources.
     """
     library = ctypes.CDLL(str(path))  # its OpenMP symbols resolve to those that torch has loaded
     for name, parameter_types in _SIGNATURES.items():
         function = getattr(library, f"tome_{name}")
         function.argtypes = parameter_types
-        function.restype = _RESULT_TYPES.get(name)
+        function.restype = None
+    library.tome_encode.restype = _BOOL
+    for name, structure in _SIZES.items():
+        size = _INT64.in_dll(library, name).value
+        if size != ctypes.sizeof(structure):
+            raise ValueError(f"{name} is {size}, not {ctypes.sizeof(structure)}")
     return library
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | float | None) -> Any:
+def call(
+    name: str,
+    dtype: torch.dtype,
+    *arguments: Tensor | float | ctypes.Structure | None,
+) -> Any:
     """Run the kernel ``name`` for ``dtype``; tensors must be dense."""
     library = _load(DTYPES[dtype])
     assert library is not None, "check supports() first"

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int64_t kPanel = kColumns * kLanes;  // columns whose sums stay in registers, for kRows rows
 constexpr int64_t kBlock = 16 * kRows;         // rows that stay in the second-level cache while all panels are read
-constexpr int64_t kMlpBlock = 8 * kRows;       // rows whose hidden values stay in it
 static_assert(kPanel == 64, "_PANEL of kernels.py");
 constexpr int64_t kTasks = 8;                  // for each thread, at least, so that the others do not wait for a slow one
 
@@ -34,10 +33,9 @@ inline void store_panel(bf16* out, const __m512* sums, int64_t columns) {
 #endif
 
 // Where a tile writes: `out` with `stride` columns in each row, after GELU or plus `residual`, which has the shape of `out`.
-template <class T>
 struct Target {
-    T* out;
-    const T* residual;
+    Activation* out;
+    const Activation* residual;
     int64_t stride;
     bool with_gelu;
 
@@ -49,19 +47,20 @@ struct Target {
 
 // One tile of R rows and one panel. Each sum runs over the inputs in order, for any R, so the result for a row does not
 // depend on the other rows.
-template <class T, int R>
-void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, Target<T> to) {
+template <int R>
+void tile(const Activation* x, const Activation* panel, const float* bias, int64_t inputs, int64_t columns, Target to) {
+    constexpr int width = Step<Activation>::width;
     __m512 acc[R][kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < kColumns; j++) acc[i][j] = load(bias + j * kLanes);
-    accumulate(acc, x, inputs, panel, kPanel * Step<T>::width, inputs / Step<T>::width);
+    accumulate(acc, x, inputs, panel, kPanel * width, inputs / width);
 #pragma GCC unroll 8
     for (int i = 0; i < R; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < kColumns; j++) {
-            if (to.with_gelu) acc[i][j] = gelu<T>(acc[i][j]);
+            if (to.with_gelu) acc[i][j] = gelu(acc[i][j]);
             if (to.residual) {
                 const __mmask16 m = first_lanes_mask(std::max<int64_t>(columns - j * kLanes, 0));
                 acc[i][j] = _mm512_add_ps(acc[i][j], load(to.residual + i * to.stride + j * kLanes, m));
@@ -71,18 +70,22 @@ void tile(const T* x, const T* panel, const float* bias, int64_t inputs, int64_t
     }
 }
 
-template <class T, int R = kRows>
-void tiles(int64_t rows, const T* x, const T* panel, const float* bias, int64_t inputs, int64_t columns, Target<T> to) {
-    for (; rows >= R; rows -= R, x += R * inputs, to = to.at(R, 0)) tile<T, R>(x, panel, bias, inputs, columns, to);
+template <int R = kRows>
+void tiles(int64_t rows, const Activation* x, const Activation* panel, const float* bias, int64_t inputs, int64_t columns,
+           Target to) {
+    for (; rows >= R; rows -= R, x += R * inputs, to = to.at(R, 0)) tile<R>(x, panel, bias, inputs, columns, to);
     if constexpr (R > 1)
-        if (rows) tiles<T, R - 1>(rows, x, panel, bias, inputs, columns, to);
+        if (rows) tiles<R - 1>(rows, x, panel, bias, inputs, columns, to);
 }
 
-template <class T>
-void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_t inputs, int64_t outputs,
-            bool with_gelu, const T* residual, T* out) {
+}  // namespace
+
+void tome_prepare() { prepare(); }
+
+void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
+                 int64_t outputs, bool gelu, const Activation* residual, Activation* out) {
     if (!rows) return;
-    const Target<T> to{out, residual, outputs, with_gelu};
+    const Target to{out, residual, outputs, gelu};
     const int64_t panels = (outputs + kPanel - 1) / kPanel, blocks = (rows + kBlock - 1) / kBlock;
     const int64_t height = round_up((rows + blocks - 1) / blocks, kRows);
     const int64_t width = std::max<int64_t>(1, panels * blocks / (kTasks * omp_get_max_threads()));  // in panels
@@ -93,48 +96,8 @@ void linear(const T* x, const T* weight, const float* bias, int64_t rows, int64_
             const int64_t row = block * height, end = std::min(rows, row + height);
             for (int64_t panel = chunk * width; panel < std::min(panels, (chunk + 1) * width); panel++) {
                 const int64_t column = panel * kPanel;
-                tiles<T>(end - row, x + row * inputs, weight + column * inputs, bias + column, inputs,
-                         std::min(kPanel, outputs - column), to.at(row, column));
+                tiles(end - row, x + row * inputs, weight + column * inputs, bias + column, inputs,
+                      std::min(kPanel, outputs - column), to.at(row, column));
             }
         }
 }
-
-// Two linear layers with GELU between them. The hidden values of a block stay in the cache of the thread that uses them.
-template <class T>
-void mlp(const T* x, const T* weight1, const float* bias1, const T* weight2, const float* bias2, int64_t rows,
-         int64_t inputs, int64_t hidden, int64_t outputs, const T* residual, T* out) {
-    if (!rows) return;
-    const int64_t blocks = (rows + kMlpBlock - 1) / kMlpBlock, height = round_up((rows + blocks - 1) / blocks, kRows);
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t row = 0; row < rows; row += height) {
-        T* between = scratch<5, T>(height * hidden);
-        const int64_t n = std::min(height, rows - row);
-        const Target<T> middle{between, nullptr, hidden, true}, to{out, residual, outputs, false};
-        for (int64_t column = 0; column < hidden; column += kPanel)
-            tiles<T>(n, x + row * inputs, weight1 + column * inputs, bias1 + column, inputs,
-                     std::min(kPanel, hidden - column), middle.at(0, column));
-        for (int64_t column = 0; column < outputs; column += kPanel)
-            tiles<T>(n, between, weight2 + column * hidden, bias2 + column, hidden, std::min(kPanel, outputs - column),
-                     to.at(row, column));
-    }
-}
-
-}  // namespace
-
-#pragma GCC visibility push(default)
-extern "C" {
-void tome_prepare() { prepare<Activation>(); }
-
-int64_t tome_mlp_rows() { return kTasks * kMlpBlock * omp_get_max_threads(); }
-
-void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
-                 int64_t outputs, int gelu, const Activation* residual, Activation* out) {
-    linear(x, weight, bias, rows, inputs, outputs, gelu, residual, out);
-}
-void tome_mlp(const Activation* x, const Activation* weight1, const float* bias1, const Activation* weight2,
-              const float* bias2, int64_t rows, int64_t inputs, int64_t hidden, int64_t outputs,
-              const Activation* residual, Activation* out) {
-    mlp(x, weight1, bias1, weight2, bias2, rows, inputs, hidden, outputs, residual, out);
-}
-}
-#pragma GCC visibility pop

@@ -62,25 +62,6 @@ class KernelLinear(PackedLinear):
         return kernels.linear(rows, self.packed, self.gelu)
 
 
-class KernelMlp(nn.Module):
-    """Two linear layers with GELU between them, by `kernels.mlp`."""
-
-    def __init__(self, fc1: KernelLinear, fc2: KernelLinear) -> None:
-        super().__init__()
-        if fc2.in_features != fc1.out_features:
-            raise ValueError(
-                f"fc2 has {fc2.in_features} inputs, but fc1 has {fc1.out_features} outputs"
-            )
-        self.fc1 = fc1
-        self.fc2 = fc2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` -> ``(..., out)``."""
-        rows = x.flatten(0, -2)
-        out = kernels.mlp(rows, self.fc1.packed, self.fc2.packed)
-        return out.unflatten(0, x.shape[:-1])
-
-
 class OneDnnLinear(PackedLinear):
     """A linear layer by private operators of torch, on weights in oneDNN's own layout."""
 
@@ -120,8 +101,8 @@ def onednn_works(dtype: torch.dtype) -> bool:
     """
     if dtype not in kernels.DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    linear = _make_test_layer(dtype)
-    x = torch.linspace(-1, 1, 3 * linear.in_features).view(3, linear.in_features).to(dtype)
+    linear = nn.Linear(32, 16).to(dtype).requires_grad_(False)
+    x = torch.linspace(-1, 1, 96).view(3, 32).to(dtype)
     try:
         result = OneDnnLinear(linear, gelu=True)(x)
     except (RuntimeError, AttributeError) as error:
@@ -132,12 +113,3 @@ def onednn_works(dtype: torch.dtype) -> bool:
         return True
     _log.warning("oneDNN's packed linear layers are wrong here in %s; PyTorch's are used", dtype)
     return False
-
-
-def _make_test_layer(dtype: torch.dtype) -> nn.Linear:
-    """A small linear layer with fixed weights."""
-    linear = nn.Linear(32, 16).requires_grad_(False)
-    weights = torch.linspace(-1, 1, linear.weight.numel())
-    linear.weight.copy_(weights.view_as(linear.weight))
-    linear.bias.copy_(torch.linspace(1, -1, linear.out_features))
-    return linear.to(dtype)

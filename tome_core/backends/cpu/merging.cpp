@@ -12,13 +12,26 @@ namespace {
 
 constexpr float kEps = 1e-12f;  // that of torch.nn.functional.normalize, which `Bipartite` uses
 
+struct Buffers {
+    Scratch<float> unit_a;  // the metric of the tokens of A, as unit vectors
+    Scratch<float> unit_b;
+    Scratch<float> transposed_b;
+    Scratch<float> similarities;
+    Scratch<float> best;       // for each token of A: the largest similarity
+    Scratch<int32_t> partner;  // and the token of B that has it
+    Scratch<int32_t> order;
+    Scratch<int32_t> next_merging;   // for each token: the next with the same destination, or -1
+    Scratch<int32_t> first_merging;  // for each destination: the first token that merges into it, or -1
+};
+thread_local Buffers buffers;
+
 // The metric of the tokens begin, begin + 2, ...: the mean of their keys over the heads, as unit vectors
 // unit[count][head_dim].
-template <class T>
-void unit_keys(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t begin, int64_t count, float* unit) {
+void unit_keys(const Activation* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t begin, int64_t count,
+               float* unit) {
     const __m512 share = _mm512_set1_ps(1.0f / heads);
     for (int64_t i = 0; i < count; i++) {
-        const T* row = k + (begin + 2 * i) * stride;
+        const Activation* row = k + (begin + 2 * i) * stride;
         float* out = unit + i * head_dim;
         __m512 squares = _mm512_setzero_ps();
         for (int64_t c = 0; c < head_dim; c += kLanes) {
@@ -53,22 +66,21 @@ inline std::pair<float, int32_t> largest(const float* values, int64_t n) {
 }
 
 // Matches one image: dest[n] is old position -> new position, merged[n] whether the token merges into another.
-template <class T>
-void match(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t n, int64_t prefix, int64_t r,
-           int64_t* dest, uint8_t* merged) {
+void match(const Activation* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t n, int64_t prefix, int64_t r,
+           int64_t* dest, bool* merged) {
     // Sets A and B alternate; prefix tokens are counted, but stay out of both.
     const int64_t first_a = prefix + prefix % 2;
     const int64_t first_b = prefix + 1 - prefix % 2;
     const int64_t count_a = (n - first_a + 1) / 2;
     const int64_t count_b = (n - first_b + 1) / 2;
     const int64_t columns = round_up(count_b, kLanes);
-    float* unit_a = scratch<0, float>(count_a * head_dim);
-    float* unit_b = scratch<1, float>(count_b * head_dim);
-    float* transposed_b = scratch<2, float>(columns * head_dim);
-    float* similarities = scratch<3, float>(kRows * columns);
-    float* best = scratch<4, float>(count_a);
-    int32_t* partner = scratch<5, int32_t>(count_a);
-    int32_t* order = scratch<6, int32_t>(count_a);
+    float* unit_a = buffers.unit_a.reserve(count_a * head_dim);
+    float* unit_b = buffers.unit_b.reserve(count_b * head_dim);
+    float* transposed_b = buffers.transposed_b.reserve(columns * head_dim);
+    float* similarities = buffers.similarities.reserve(kRows * columns);
+    float* best = buffers.best.reserve(count_a);
+    int32_t* partner = buffers.partner.reserve(count_a);
+    int32_t* order = buffers.order.reserve(count_a);
     unit_keys(k, stride, heads, head_dim, first_a, count_a, unit_a);
     unit_keys(k, stride, heads, head_dim, first_b, count_b, unit_b);
     pack_transposed(unit_b, head_dim, count_b, head_dim, transposed_b, columns);
@@ -85,10 +97,10 @@ void match(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t 
     std::nth_element(order, order + r, order + count_a,
                      [&](int32_t i, int32_t j) { return best[i] > best[j] || (best[i] == best[j] && i < j); });
     for (int64_t i = 0; i < n; i++) {
-        merged[i] = 0;
+        merged[i] = false;
         dest[i] = i;
     }
-    for (int64_t i = 0; i < r; i++) merged[first_a + 2 * order[i]] = 1;
+    for (int64_t i = 0; i < r; i++) merged[first_a + 2 * order[i]] = true;
     // New positions: prefix tokens, unmerged tokens of A, tokens of B. A merging token gets that of its partner.
     const int64_t first_destination = prefix + count_a - r;
     int64_t next_unmerged = prefix;
@@ -100,12 +112,11 @@ void match(const T* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t 
 }
 
 // Averages the tokens that share a destination, weighted by size. A token that nothing merges into is copied.
-template <class T>
-void apply(const T* x, const float* sizes, int64_t dim, int64_t n, const int64_t* dest, const uint8_t* merged, T* out,
-           float* out_sizes) {
+void apply(const Activation* x, const float* sizes, int64_t dim, int64_t n, const int64_t* dest, const bool* merged,
+           Activation* out, float* out_sizes) {
     // A linked list of the merging tokens of each destination, in order of position.
-    int32_t* next_merging = scratch<7, int32_t>(n);   // the next token with the same destination, or -1
-    int32_t* first_merging = scratch<8, int32_t>(n);  // by destination: the first token that merges into it, or -1
+    int32_t* next_merging = buffers.next_merging.reserve(n);
+    int32_t* first_merging = buffers.first_merging.reserve(n);
     std::fill(first_merging, first_merging + n, -1);
     for (int64_t token = n - 1; token >= 0; token--) {
         if (!merged[token]) continue;
@@ -116,11 +127,11 @@ void apply(const T* x, const float* sizes, int64_t dim, int64_t n, const int64_t
         if (merged[staying]) continue;
         const int64_t destination = dest[staying];
         const int32_t head = first_merging[destination];
-        T* to = out + destination * dim;
+        Activation* to = out + destination * dim;
         const float own_size = sizes ? sizes[staying] : 1;
         // Nothing merges into this token.
         if (head < 0) {
-            std::memcpy(to, x + staying * dim, dim * sizeof(T));
+            std::memcpy(to, x + staying * dim, dim * sizeof(Activation));
             out_sizes[destination] = own_size;
             continue;
         }
@@ -140,10 +151,11 @@ void apply(const T* x, const float* sizes, int64_t dim, int64_t n, const int64_t
     }
 }
 
-template <class T>
-void merge(const T* x, const T* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-           const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim, int64_t prefix,
-           T* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
+}  // namespace
+
+void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
+                const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
+                int64_t prefix, Activation* out, float* out_sizes, int64_t* dest, bool* merged) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t image = 0; image < images; image++) {
         const int64_t at = offsets[image], to = out_offsets[image], n = offsets[image + 1] - at;
@@ -154,20 +166,11 @@ void merge(const T* x, const T* k, int64_t k_stride, const float* sizes, const i
             apply(x + at * dim, own, dim, n, dest + at, merged + at, out + to * dim, out_sizes + to);
             continue;
         }
-        std::memcpy(out + to * dim, x + at * dim, n * dim * sizeof(T));
-        for (int64_t i = 0; i < n; i++) out_sizes[to + i] = own ? own[i] : 1, dest[at + i] = i, merged[at + i] = 0;
+        std::memcpy(out + to * dim, x + at * dim, n * dim * sizeof(Activation));
+        for (int64_t i = 0; i < n; i++) {
+            out_sizes[to + i] = own ? own[i] : 1;
+            dest[at + i] = i;
+            merged[at + i] = false;
+        }
     }
 }
-
-}  // namespace
-
-#pragma GCC visibility push(default)
-extern "C" {
-void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
-                const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
-                int64_t prefix, Activation* out, float* out_sizes, int64_t* dest, uint8_t* merged) {
-    merge(x, k, k_stride, sizes, offsets, out_offsets, images, dim, heads, head_dim, prefix, out, out_sizes,
-          dest, merged);
-}
-}
-#pragma GCC visibility pop

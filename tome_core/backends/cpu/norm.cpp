@@ -8,11 +8,13 @@ namespace {
 constexpr int64_t kRowsAtOnce = 32;        // a thread that other processes slow down takes fewer
 constexpr int64_t kWorthWaking = 1 << 18;  // values; fewer are computed faster than another thread wakes up
 
-template <class T>
-void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps, T* out) {
+}  // namespace
+
+void tome_layer_norm(const Activation* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
+                     Activation* out) {
 #pragma omp parallel for schedule(dynamic, kRowsAtOnce) if (rows * dim > kWorthWaking)
     for (int64_t row = 0; row < rows; row++) {
-        const T* in = x + row * dim;
+        const Activation* in = x + row * dim;
         __m512 sum = _mm512_setzero_ps();
         for (int64_t c = 0; c < dim; c += kLanes) sum = _mm512_add_ps(sum, load(in + c, first_lanes_mask(dim - c)));
         const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / dim);
@@ -33,31 +35,17 @@ void layer_norm(const T* x, const float* weight, const float* bias, int64_t rows
 }
 
 // Multiplies pixels of 0 to 255 by the scale of their channel and adds its shift, plane by plane.
-template <class T>
-void normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
-               int64_t size, T* out) {
+void tome_normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
+                    int64_t size, Activation* out) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t plane = 0; plane < planes; plane++) {
-        const __m512 times = _mm512_set1_ps(scale[plane % channels]), plus = _mm512_set1_ps(shift[plane % channels]);
+        const __m512 times = _mm512_set1_ps(scale[plane % channels]);
+        const __m512 plus = _mm512_set1_ps(shift[plane % channels]);
+        const uint8_t* in = pixels + plane * size;
         for (int64_t i = 0; i < size; i += kLanes) {
             const __mmask16 m = first_lanes_mask(size - i);
-            const __m512i x = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, pixels + plane * size + i));
-            store(out + plane * size + i, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), times, plus), m);
+            const __m512i values = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(m, in + i));
+            store(out + plane * size + i, _mm512_fmadd_ps(_mm512_cvtepi32_ps(values), times, plus), m);
         }
     }
 }
-
-}  // namespace
-
-#pragma GCC visibility push(default)
-extern "C" {
-void tome_layer_norm(const Activation* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
-                     Activation* out) {
-    layer_norm(x, weight, bias, rows, dim, eps, out);
-}
-void tome_normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,
-                    int64_t size, Activation* out) {
-    normalise(pixels, scale, shift, planes, channels, size, out);
-}
-}
-#pragma GCC visibility pop

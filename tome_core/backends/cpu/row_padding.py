@@ -2,8 +2,8 @@
 
 oneDNN compiles its kernels for each number of rows, which can take as long as the product itself.
 Batches of many schedules seldom have the same number of tokens twice, so a server would compile for
-every batch and cache every result. A few rows of padding cost little, and a buffer that has room
-for them needs no copy.
+every batch and cache every result: a ViT-S takes 1.4 times as long for single images with any r. A
+few rows of padding cost little, and a buffer that has room for them needs no copy.
 """
 
 from __future__ import annotations

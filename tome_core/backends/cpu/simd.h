@@ -33,16 +33,17 @@ inline void store(bf16* p, __m512 x, __mmask16 m = 0xffff) {
 }
 #endif
 
-// Scratch memory of one thread, 64-byte aligned, reused from call to call. A thread runs one kernel at a time, so
-// kernels may share a tag. Within a kernel each buffer needs a tag of its own. The tags:
-//   attention.cpp: 0 keys, 1 values, 2 logits, 3 weights, 4 sums
-//   linear.cpp:    5 hidden values of an MLP
-//   merging.cpp:   0 metric of A, 1 metric of B, 2 metric of B transposed, 3 similarities, 4 best similarity,
-//                  5 partner, 6 order by similarity, 7 next merging token, 8 first merging token
-template <int Tag, class T>
-T* scratch(int64_t count) {
-    static thread_local std::vector<char> memory;
-    const size_t bytes = count * sizeof(T) + 64;
-    if (memory.size() < bytes) memory.resize(bytes);
-    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
-}
+// Memory for temporary values of type T, 64-byte aligned, which is kept from call to call. Each thread needs its own.
+template <class T>
+class Scratch {
+   public:
+    // Room for `count` values, whose content is undefined. Valid until the next call.
+    T* reserve(int64_t count) {
+        const size_t bytes = count * sizeof(T) + 64;
+        if (memory.size() < bytes) memory.resize(bytes);
+        return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t{63});
+    }
+
+   private:
+    std::vector<char> memory;
+};

@@ -229,37 +229,10 @@ def test_linear_equals_pytorch_and_rows_are_independent(
 )
 def test_input_that_does_not_match_the_weight_is_rejected(x: Tensor, message: str) -> None:
     packed = kernels.pack_linear(torch.ones(4, 4), None)
-    for call in (lambda: kernels.linear(x, packed), lambda: kernels.mlp(x, packed, packed)):
-        with pytest.raises(ValueError, match=message):
-            call()
+    with pytest.raises(ValueError, match=message):
+        kernels.linear(x, packed)
     with pytest.raises(ValueError, match="3 inputs are not a multiple of 2"):
         kernels.pack_linear(torch.ones(128, 3).bfloat16(), None)
-
-
-@given(
-    st.integers(1, 2000),
-    st.integers(1, 20),
-    st.integers(1, 70),
-    st.integers(1, 90),
-    dtypes,
-    st.integers(0, 99),
-)
-def test_mlp_equals_two_linear_layers_bit_for_bit(
-    rows: int,
-    inputs: int,
-    hidden: int,
-    outputs: int,
-    dtype: torch.dtype,
-    seed: int,
-) -> None:
-    x, *weights = (
-        random(*shape, seed=seed, dtype=dtype)
-        for shape in ((rows, 2 * inputs), (2 * hidden, 2 * inputs), (outputs, 2 * hidden))
-    )
-    first, second = (kernels.pack_linear(weight, weight[:, 0]) for weight in weights)
-    expected = kernels.linear(kernels.linear(x, first, gelu=True), second)
-    with one_thread():
-        assert torch.equal(kernels.mlp(x, first, second), expected)
 
 
 @given(st.floats(-30, 30, width=32) | st.floats(-(2.0**99), 2.0**99, width=32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +28,12 @@ from tests.tome_core.backends.cpu.helpers import (
     random,
 )
 from tome_core.backends.cpu import kernels, library
-from tome_core.backends.cpu.library import DTYPES, call, limit_isa, load_library
+from tome_core.backends.cpu.library import DTYPES, limit_isa, load_library
 from tome_core.backends.cpu.strategy import KernelStrategy
+from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
 
 ROOT = Path(tome_core.__file__).parents[1]
+SOURCES = Path(library.__file__).parent
 NETWORK = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 3, "num_heads": 2}
 MIXED_R = [0, 4, 9, 4]
 
@@ -53,7 +57,7 @@ def isa_is_reset() -> Iterator[None]:
 
 def compiled(isa: str) -> Path:
     """The library of ``isa`` in the package."""
-    (path,) = Path(library.__file__).parent.glob(f"_kernels_{isa}.*so")
+    (path,) = SOURCES.glob(f"_kernels_{isa}.*so")
     return path
 
 
@@ -87,6 +91,45 @@ def test_a_library_can_be_asked_on_a_processor_without_its_instructions(isa: str
     names = instructions(compiled(isa), "tome_supported")
     assert names & {"ret", "retq"}  # older versions of objdump print the second
     assert not {name for name in names if name.startswith("v")}
+
+
+@needs_avx512
+def test_functions_and_structures_are_those_of_the_header() -> None:
+    header = re.sub("//.*", "", (SOURCES / "kernels.h").read_text())
+    types_of_values = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "bool": ctypes.c_bool}
+
+    def declarations(text: str, end: str) -> list[tuple[str, Any]]:
+        """Names and types of parameters or fields."""
+        found = re.findall(rf"([\w ]+)(\*?) (\w+)(?:{end}|$)", text)
+        return [
+            (name, ctypes.c_void_p if star else types_of_values[kind.strip()])
+            for kind, star, name in found
+        ]
+
+    for structure in (BlockWeights, EncodeArguments):
+        (fields,) = re.findall(rf"struct {structure.__name__} {{(.*?)}};", header, re.DOTALL)
+        assert declarations(fields, ";") == [*structure._fields_]
+    for name, types in library._SIGNATURES.items():
+        (parameters,) = re.findall(rf"tome_{name}\((.*?)\);", header, re.DOTALL)
+        if name != "encode":
+            assert [kind for _, kind in declarations(parameters, ",")] == types
+
+
+@needs_avx512
+def test_a_library_compiled_with_other_structures_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(library._SIZES, "tome_encode_bytes", BlockWeights)
+    with pytest.raises(ValueError, match="tome_encode_bytes is 152, not 112"):
+        library._open(compiled("avx512"))
+
+
+@needs_avx512
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_the_compiler_has_nothing_to_warn_of() -> None:
+    warnings = ["-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    target = ["-march=cooperlake", "-std=c++17", "-fopenmp", "-DTOME_BF16"]
+    subprocess.run(["g++", *warnings, *target, *SOURCES.glob("*.cpp")], check=True)
 
 
 def logits(dtype: torch.dtype) -> Tensor:
@@ -216,15 +259,15 @@ with torch.no_grad():
 @needs_avx512
 def test_set_num_threads_applies_in_every_thread() -> None:
     packed = kernels.pack_linear(random(8, 4, seed=1, dtype=torch.float32), None)
-    mlp_rows = []
+    threads = []
 
     def run_kernel() -> None:
         x = random(1, 4, seed=2, dtype=torch.float32)
         kernels.linear(x, packed)
-        mlp_rows.append(call("mlp_rows", torch.float32))  # proportional to the threads of OpenMP
+        threads.append(ctypes.CDLL(None).omp_get_max_threads())
 
     with one_thread():
         thread = threading.Thread(target=run_kernel)
         thread.start()
         thread.join()
-        assert mlp_rows == [call("mlp_rows", torch.float32)]
+    assert threads == [1]

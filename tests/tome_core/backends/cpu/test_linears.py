@@ -20,7 +20,6 @@ from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.library import load_library
 from tome_core.backends.cpu.linears import (
     KernelLinear,
-    KernelMlp,
     OneDnnLinear,
     PackedLinear,
     onednn_works,
@@ -52,13 +51,6 @@ def test_a_copy_shares_the_packed_weights() -> None:
     assert copied.bias is not layer.bias
     x = random(3, 40, seed=0, dtype=torch.float32)
     assert torch.equal(copied(x), layer(x))
-
-
-def test_an_mlp_of_layers_that_do_not_fit_is_rejected() -> None:
-    fc1 = KernelLinear(torch.nn.Linear(40, 24))
-    fc2 = KernelLinear(torch.nn.Linear(40, 24))
-    with pytest.raises(ValueError, match="fc2 has 40 inputs, but fc1 has 24 outputs"):
-        KernelMlp(fc1, fc2)
 
 
 @needs_bfloat16

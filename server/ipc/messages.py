@@ -40,17 +40,6 @@ class Failure(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
 
 
-
-class Failure(StrEnum):
-    """Why a job has no output."""
-
-    EXPIRED = "expired"
-    REFUSED = "refused"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-    OUT_OF_MEMORY = "out-of-memory"
-
-
 # Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
 _JOB_CODE = 0xF0
 _BATCH_DONE_CODE = 0xF1

@@ -9,11 +9,11 @@ from server.ipc.messages import Failure
 _OUT_OF_MEMORY_RETRY_SECONDS = 5
 
 
-def error_of(failure: str, retry_after: float) -> RequestError:
+def error_of(failure: Failure | None, retry_after: float) -> RequestError:
     """Return the error of the request that ``failure`` of its image is.
 
     Args:
-        failure: a `Failure`.
+        failure: None if there is no output and no reason.
         retry_after: seconds until the queue is shorter.
     """
     match failure:

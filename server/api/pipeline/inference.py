@@ -27,9 +27,9 @@ from server.api.pipeline.cancellation import cancel_at, cancel_on_disconnect
 from server.api.pipeline.decode_pool import DecodePool
 from server.api.pipeline.inputs import BufferedInput, ParsedRequest, RequestImages
 from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
-from server.engine_client.lease import Lease
-from server.engine_client.pool import EnginePool
 from server.engine_client.process import Result
+from server.engine_client.routing import Router
+from server.engine_client.slots import Lease
 from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestError
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
@@ -48,12 +48,12 @@ class InferencePipeline:
 
     def __init__(
         self,
-        engine_pool: EnginePool,
+        router: Router,
         admission: Admission,
         decode_pool: DecodePool,
         metrics: Metrics,
     ) -> None:
-        self._engine_pool = engine_pool
+        self._router = router
         self._admission = admission
         self._decode_pool = decode_pool
         self._metrics = metrics
@@ -186,7 +186,7 @@ class InferencePipeline:
             try:
                 if lease is not None:
                     return await self._process(image, lease, params, context, response_kind)
-                with self._engine_pool.lease(self._estimate_work(params)) as own_lease:
+                with self._router.lease(self._estimate_work(params)) as own_lease:
                     return await self._process(image, own_lease, params, context, response_kind)
             except RequestError as error:
                 self._metrics.observe_error(error)
@@ -227,7 +227,7 @@ class InferencePipeline:
         with contextlib.ExitStack() as stack:
             leases = [first_lease]
             for _ in images[1:]:
-                lease = self._engine_pool.lease(self._estimate_work(params))
+                lease = self._router.lease(self._estimate_work(params))
                 leases.append(stack.enter_context(lease))
             tasks = []
             try:
@@ -264,7 +264,12 @@ class InferencePipeline:
 
         submitted = time.monotonic()
         result = await lease.run(
-            model.name, params.choices, params.top_k, params.deadline, params.output_kind
+            model.name,
+            params.choices,
+            params.top_k,
+            params.deadline,
+            params.output_kind,
+            request_id=context.id,
         )
         schedule = self._require_success(result)
         context.r = str(schedule)
@@ -303,7 +308,7 @@ class InferencePipeline:
         if outcome.failure == "refused":
             raise Overloaded(
                 "the response would not be ready before the deadline",
-                retry_after=self._engine_pool.retry_after(),
+                retry_after=self._router.retry_after(),
                 reason="deadline",
             )
         if outcome.failure == "out-of-memory":
@@ -337,7 +342,7 @@ class InferencePipeline:
     # What several steps need.
 
     def _estimate_work(self, params: Params) -> WorkEstimate:
-        return self._engine_pool.estimate_work(params.model.name, params.choices, params.deadline)
+        return self._router.estimate_work(params.model.name, params.choices, params.deadline)
 
     def _end_body_stage(self, context: RequestContext) -> None:
         self._end_stage(context, "body", context.started, next_stage="decode")

@@ -33,6 +33,7 @@ JOBS = st.builds(
     deadline=st.none() | SECONDS,
     output_kind=st.sampled_from(["classes", "features", "source"]),
     normalised=st.booleans(),
+    request_id=st.text(),
 )
 OUTCOMES = st.builds(
     Outcome,

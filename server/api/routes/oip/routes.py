@@ -96,7 +96,7 @@ async def server_metadata() -> dict[str, Any]:
 @router.get("/health/live", responses=document_errors(503))
 async def live(request: Request, components: ComponentsDependency) -> Any:
     """As `/healthz`."""
-    if components.engine_pool.given_up:
+    if components.engines.given_up:
         return error_response(request, EngineLost("the models cannot be loaded any more"))
     return {"live": True}
 

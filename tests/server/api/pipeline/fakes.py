@@ -47,7 +47,7 @@ class FakeLease:
 
 @dataclass
 class FakePool:
-    """Stands in for `server.engine_client.pool.EnginePool`."""
+    """Stands in for `server.engine_client.routing.Router`."""
 
     slots: int = 4
     ready: bool = True

@@ -40,7 +40,7 @@ class FakeLease:
     def write(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    async def run(self, *arguments: Any) -> Any:
+    async def run(self, *arguments: Any, **options: Any) -> Any:
         await asyncio.sleep(0)
         return self.results.pop(0)
 

@@ -24,10 +24,9 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
-from server.api.lifecycle import END_SECONDS, wait_for_first
+from server.api.lifecycle import wait_for_first
 from server.api.routes.prometheus import create_metrics_app
 from server.api.transport.addresses import listen
-from server.api.transport.backlog import ACCEPT_SECONDS
 from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
 from server.asgi import create_server
@@ -102,7 +101,7 @@ class Replica:
         The replica rejects requests during this time. Ray replaces the replica after three failed
         checks in a row, so an engine has time to restart before that.
         """
-        if not self.app.state.components.engine_pool.ready:
+        if not self.app.state.components.engines.ready:
             raise RuntimeError("no engine is ready")
 
 
@@ -131,7 +130,7 @@ def app(arguments: dict[str, Any]) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         # Sum of the timeouts of the shutdown: Ray drains requests, the lifespan ends, and the
         # metrics server stops.
-        graceful_shutdown_timeout_s=2 * settings.drain_timeout + END_SECONDS + LAST_SCRAPE_SECONDS,
+        graceful_shutdown_timeout_s=settings.stop_plan.total + LAST_SCRAPE_SECONDS,
     )
     return deployment.bind()
 
@@ -175,6 +174,6 @@ async def serve_metrics(
         yield
     finally:
         server.should_exit = True
-        await wait_for_first(serve_task, timeout=ACCEPT_SECONDS + LAST_SCRAPE_SECONDS)
+        await wait_for_first(serve_task, timeout=settings.stop_plan.accept + LAST_SCRAPE_SECONDS)
         await server.abort_connections()
         await serve_task

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from server.api.app import create_app
-from server.api.lifecycle import ENGINE_STOP_SECONDS, SPAN_EXPORT_SECONDS, wait_for_first
+from server.api.lifecycle import wait_for_first
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.service import AppComponents
 from server.api_keys import Secrets, read_server_keys
 from server.catalog.entries import read_catalog
-from server.engine_client.launch import create_pool
+from server.engine_client.launch import create_engines
 from server.metrics import Metrics
 from server.settings import Settings
+from server.system.stop_plan import StopPlan
 
 if TYPE_CHECKING:
     from server.api.middleware.spans import Tracing
@@ -35,8 +36,8 @@ def create_server(settings: Settings) -> FastAPI:
 
     API keys come from the environment, as for ``python -m server``. The lifespan begins when the
     models are ready. It ends when all admitted requests are answered and the engines have stopped.
-    Always run it: nothing else stops the engines. ``app.state.components`` has the `EnginePool` and
-    the `Admission`, ``app.state.metrics`` the metrics.
+    Always run it: nothing else stops the engines. ``app.state.components`` has the `EngineGroup`
+    and the `Admission`, ``app.state.metrics`` the metrics.
 
     Raises:
         ConfigError: the configuration of the models or the keys is invalid.
@@ -45,11 +46,11 @@ def create_server(settings: Settings) -> FastAPI:
     read_catalog(settings.config, settings.models)
     keys = ApiKeys(read_server_keys(Secrets()))
     metrics = Metrics(settings.levels)
-    engine_pool = create_pool(settings, metrics)
-    app = create_app(settings, keys, engine_pool, metrics)
+    engines = create_engines(settings, metrics)
+    app = create_app(settings, keys, engines, metrics)
 
     def lifespan(app: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
-        return _run_engines(app.state.components, app.state.tracing, settings.drain_timeout)
+        return _run_engines(app.state.components, app.state.tracing, settings.stop_plan)
 
     app.router.lifespan_context = lifespan
     return app
@@ -59,36 +60,38 @@ def create_server(settings: Settings) -> FastAPI:
 async def _run_engines(
     components: AppComponents,
     tracing: Tracing | None,
-    drain_timeout: float,
+    plan: StopPlan,
 ) -> AsyncIterator[None]:
     """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
         EngineStartError: no engine could be started.
     """
-    engine_pool = components.engine_pool
+    engines = components.engines
     admission = components.admission
-    supervision = asyncio.create_task(engine_pool.run())
+    supervision = asyncio.create_task(engines.run())
     try:
-        ready = asyncio.create_task(engine_pool.wait_ready())
+        ready = asyncio.create_task(engines.wait_ready())
         await wait_for_first(supervision, ready)
         ready.cancel()
         if supervision.done():
             supervision.result()  # raises
-        # Nothing awaits a supervision that ends later. The pool reports `given_up`, which a health
+        # Nothing awaits a supervision that ends later. The group reports `given_up`, which a health
         # check reads.
         supervision.add_done_callback(_log_failure)
         yield
-        admission.stop_admitting(body_seconds=drain_timeout / 2)
-        all_answered = await admission.wait_until_drained(drain_timeout)
-        await engine_pool.stop(ENGINE_STOP_SECONDS if all_answered else 0)
+        admission.stop_admitting(plan.bodies)
+        all_answered = await admission.wait_until_drained(plan.drain)
+        stopping = asyncio.create_task(engines.stop())
+        await wait_for_first(stopping, timeout=plan.engines if all_answered else 0)
+        stopping.cancel()
     finally:
-        engine_pool.kill()
-        await wait_for_first(supervision, timeout=ENGINE_STOP_SECONDS)
+        engines.kill(plan.kill)
+        await wait_for_first(supervision, timeout=plan.abort)
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
         if tracing is not None:
-            tracing.shutdown(SPAN_EXPORT_SECONDS)
+            tracing.shutdown(plan.spans)
 
 
 def _log_failure(supervision: asyncio.Task[None]) -> None:

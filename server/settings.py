@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hardware import has_gpu, usable_cores
+from server.system.stop_plan import StopPlan
 from tome_core.schedule import Schedule
 
 VERSION = "0.1.0"  # as in pyproject.toml
@@ -209,7 +210,7 @@ class Settings(ModelSettings):
         description="Threads that decode images; default on a GPU: cores minus 4, from 2 to 8.",
     )
     drain_timeout: float = Field(
-        30.0,
+        StopPlan.drain,
         gt=0,
         description="Seconds in which requests in flight may finish after SIGTERM.",
     )
@@ -229,6 +230,11 @@ class Settings(ModelSettings):
     def hosts(self) -> tuple[str, ...]:
         """The addresses to listen on."""
         return tuple(_split(self.host))
+
+    @property
+    def stop_plan(self) -> StopPlan:
+        """The times of a stop."""
+        return StopPlan(self.drain_timeout)
 
     @property
     def devices(self) -> tuple[str, ...]:

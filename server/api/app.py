@@ -16,7 +16,8 @@ from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
-from server.engine_client.pool import EnginePool
+from server.engine_client.group import EngineGroup
+from server.engine_client.routing import Router
 from server.imaging.decode import decode
 from server.metrics import Metrics
 from server.settings import VERSION, Settings
@@ -31,9 +32,9 @@ Errors are `application/problem+json` (RFC 9457)."""
 
 
 def create_app(
-    settings: Settings, keys: ApiKeys, engine_pool: EnginePool, metrics: Metrics
+    settings: Settings, keys: ApiKeys, engines: EngineGroup, metrics: Metrics
 ) -> FastAPI:
-    """Return the ASGI application in front of ``engine_pool``.
+    """Return the ASGI application in front of ``engines``.
 
     ``app.state.components`` holds what the routes work with, among it the `Admission`, and
     ``app.state.tracing`` what records spans, if they are configured.
@@ -47,29 +48,28 @@ def create_app(
         telemetry={"tracing": False},  # `RequestMiddleware` makes the spans
     )
     app.router.redirect_slashes = False
-    admission = _create_admission(settings, engine_pool)
+    router = Router(engines, settings.target_ms / 1000)
+    admission = _create_admission(settings, router)
     inference = InferencePipeline(
-        engine_pool,
+        router,
         admission,
         metrics,
         decode=partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side),
         threads=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
     )
-    app.state.components = service.AppComponents(
-        engine_pool, admission, inference, settings.default_r
-    )
+    app.state.components = service.AppComponents(engines, admission, inference, settings.default_r)
     app.state.metrics = metrics
     app.state.tracing = create_tracing()
     _add_routes(app, settings)
     problem_details.add_exception_handlers(app, metrics)
     _add_middleware(app, settings, keys, admission, metrics)
-    _observe_engines(engine_pool, metrics)
+    _observe_engines(engines, metrics)
     return app
 
 
-def _create_admission(settings: Settings, engine_pool: EnginePool) -> Admission:
+def _create_admission(settings: Settings, router: Router) -> Admission:
     limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
-    return Admission(engine_pool, limits)
+    return Admission(router, limits)
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
@@ -107,10 +107,10 @@ def _image_routes() -> list[APIRoute]:
     ]
 
 
-def _observe_engines(engine_pool: EnginePool, metrics: Metrics) -> None:
+def _observe_engines(engines: EngineGroup, metrics: Metrics) -> None:
     def queued_jobs() -> int:
-        return engine_pool.queued
+        return engines.queued
 
     metrics.queue_jobs.set_function(queued_jobs)
-    for supervisor in engine_pool.supervisors:
+    for supervisor in engines.supervisors:
         metrics.observe_engine(supervisor.name, supervisor.heartbeat, supervisor.is_ready)

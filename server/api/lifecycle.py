@@ -16,17 +16,15 @@ from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
 from server.api.transport.addresses import UnixListener, listen, url
-from server.api.transport.backlog import ACCEPT_SECONDS
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.listener import (
-    ABORT_SECONDS,
     MAX_METRICS_CONNECTIONS,
     HttpServer,
     allow_connections,
     http_config,
 )
 from server.api.transport.protocol import ConnectionRegistry
-from server.engine_client.pool import EnginePool
+from server.engine_client.group import EngineGroup
 from server.errors import EngineStartError
 from server.metrics import Metrics
 from server.settings import Settings
@@ -34,20 +32,8 @@ from server.system.unix_http import socket_path
 
 log = logging.getLogger("tome.server")
 
-ENGINE_STOP_SECONDS = 10.0
-# Time for the HTTP servers to close when requests are left: their connections are aborted next.
-FORCED_CLOSE_SECONDS = 1.0
-SPAN_EXPORT_SECONDS = 1.5  # for the spans that are not exported when the server stops
-# Upper bound of a shutdown after twice the drain timeout: the pending connections, the engines, the
-# connections that are aborted, and the spans that are left. The process does not enforce it. Those
-# who stop the process wait for that long before they kill it: deploy/ray_serve.py uses it, and
-# tests/deploy compares the grace periods of the containers with it.
-END_SECONDS = ACCEPT_SECONDS + ENGINE_STOP_SECONDS + 2 * ABORT_SECONDS + SPAN_EXPORT_SECONDS
 
-
-def run(
-    settings: Settings, keys: tuple[str, ...], engine_pool: EnginePool, metrics: Metrics
-) -> int:
+def run(settings: Settings, keys: tuple[str, ...], engines: EngineGroup, metrics: Metrics) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code.
 
     0: every admitted request has a response. 1: no engine could be kept alive, or requests were
@@ -57,7 +43,7 @@ def run(
     Args:
         settings: of the server.
         keys: the API keys; without any, every request passes.
-        engine_pool: its processes have been started.
+        engines: its processes have been started.
         metrics: of the server.
 
     Raises:
@@ -74,12 +60,12 @@ def run(
         else:
             listeners = listen(settings.hosts, settings.port)
         lifecycle = Lifecycle(
-            settings, ApiKeys(keys), engine_pool, metrics, listeners, metrics_listeners, unix
+            settings, ApiKeys(keys), engines, metrics, listeners, metrics_listeners, unix
         )
         with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
             return runner.run(lifecycle.run())
     finally:
-        engine_pool.kill()
+        engines.kill(settings.stop_plan.kill)
         if unix is not None:
             unix.remove_file()
 
@@ -97,17 +83,17 @@ class Lifecycle:
         self,
         settings: Settings,
         keys: ApiKeys,
-        engine_pool: EnginePool,
+        engines: EngineGroup,
         metrics: Metrics,
         listeners: list[socket.socket],
         metrics_listeners: list[socket.socket],
         unix: UnixListener | None = None,
     ) -> None:
-        self._settings = settings
-        self._engine_pool = engine_pool
+        self._plan = settings.stop_plan
+        self._engines = engines
         self._unix = unix
         self._urls = [url(listener) for listener in listeners]
-        app = create_app(settings, keys, engine_pool, metrics)
+        app = create_app(settings, keys, engines, metrics)
         self._admission = app.state.components.admission
         self._tracing = app.state.tracing
         max_connections = allow_connections(settings.max_connections)
@@ -119,6 +105,7 @@ class Lifecycle:
                 settings.send_timeout,
                 metrics.observe_error,
                 linger_limits(settings),
+                settings.stop_plan,
             )
 
         config = http_config(app, create_registry(max_connections), settings.forwarded_allow_ips)
@@ -138,10 +125,9 @@ class Lifecycle:
         # The servers listen before the models are loaded: a health check sees a live server that is
         # not ready, not a refused connection.
         serving = asyncio.create_task(self._serve())
-        supervision = asyncio.create_task(self._engine_pool.run())
+        supervision = asyncio.create_task(self._engines.run())
         engines_alive = await self._wait_for_stop(supervision)
-        # Half of the drain timeout is for bodies to arrive, half for their responses.
-        self._admission.stop_admitting(body_seconds=self._settings.drain_timeout / 2)
+        self._admission.stop_admitting(self._plan.bodies)
         all_answered = await self._wait_for_requests()
         forced_stop = asyncio.create_task(self._stop_forced.wait())
         await self._stop_servers(serving, forced_stop, all_answered)
@@ -150,7 +136,7 @@ class Lifecycle:
         await asyncio.gather(supervision, return_exceptions=True)
         await self._abort_connections()
         if self._tracing is not None:
-            self._tracing.shutdown(SPAN_EXPORT_SECONDS)
+            self._tracing.shutdown(self._plan.spans)
         return 0 if engines_alive and all_answered else 1
 
     async def _serve(self) -> None:
@@ -160,7 +146,7 @@ class Lifecycle:
     async def _wait_for_stop(self, supervision: asyncio.Task[None]) -> bool:
         """Serve until a signal (True), or until no engine can be kept alive (False)."""
         stop_requested = asyncio.create_task(self._stop_requested.wait())
-        ready = asyncio.create_task(self._engine_pool.wait_ready())
+        ready = asyncio.create_task(self._engines.wait_ready())
         await wait_for_first(stop_requested, supervision, ready)
         if ready.done():
             freeze_live_objects()
@@ -179,9 +165,7 @@ class Lifecycle:
     async def _wait_for_requests(self) -> bool:
         """Wait until every admitted request has a response. Return whether all of them have."""
         log.info("stopping; %d requests are in flight", self._admission.admitted)
-        return await self._admission.wait_until_drained(
-            self._settings.drain_timeout, self._stop_forced
-        )
+        return await self._admission.wait_until_drained(self._plan.drain, self._stop_forced)
 
     async def _stop_servers(
         self, serving: asyncio.Task[None], forced_stop: asyncio.Task[Any], all_answered: bool
@@ -192,19 +176,19 @@ class Lifecycle:
         for server in self._servers:
             server.should_exit = True
             server.force_exit = not all_answered
-        timeout = FORCED_CLOSE_SECONDS
+        timeout = self._plan.forced_send
         if all_answered:
-            timeout = self._settings.drain_timeout + ACCEPT_SECONDS
+            timeout = self._plan.accept + self._plan.send
         await wait_for_first(serving, forced_stop, timeout=timeout)
 
     async def _stop_engines(self, forced_stop: asyncio.Task[Any], all_answered: bool) -> None:
-        """Stop the engines; kill them once ``forced_stop`` is done."""
-        timeout = ENGINE_STOP_SECONDS if all_answered else 0
-        stopping = asyncio.create_task(self._engine_pool.stop(timeout))
-        await wait_for_first(stopping, forced_stop)
-        if not stopping.done():
-            self._engine_pool.kill()
-        await stopping
+        """Let the engines end; kill those that have not when the time is over, or by force."""
+        stopping = asyncio.create_task(self._engines.stop())
+        timeout = self._plan.engines if all_answered else 0
+        await wait_for_first(stopping, forced_stop, timeout=timeout)
+        self._engines.kill()
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
 
     async def _abort_connections(self) -> None:
         counts = await asyncio.gather(*(server.abort_connections() for server in self._servers))

@@ -93,7 +93,7 @@ def _serve(flags: list[str]) -> int:
     log.info("tome-serve %s starts on Python %s", VERSION, platform.python_version())
     from server.api_keys import Secrets, read_server_keys
     from server.catalog.entries import read_catalog
-    from server.engine_client.launch import create_pool
+    from server.engine_client.launch import create_engines
     from server.metrics import Metrics
 
     # Until the server installs its own handler no request is accepted, so a stop is a clean exit.
@@ -102,11 +102,11 @@ def _serve(flags: list[str]) -> int:
     read_catalog(settings.config, settings.models)
     keys = read_server_keys(Secrets())
     metrics = Metrics(settings.levels)
-    engine_pool = create_pool(settings, metrics)
+    engines = create_engines(settings, metrics)
     with logs.log_step(log, "importing the HTTP server"):
         from server.api.lifecycle import run
 
-    return run(settings, keys, engine_pool, metrics)
+    return run(settings, keys, engines, metrics)
 
 
 def _exit_cleanly(signal_number: int, frame: FrameType | None) -> None:

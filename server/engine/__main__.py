@@ -17,7 +17,7 @@ from typing import NoReturn
 from server import logs
 from server.engine.heartbeat import start_heartbeat
 from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
-from server.ipc.channel import Channel, ChannelClosed
+from server.ipc.channel import Channel, ChannelClosed, check_type
 from server.ipc.engine_config import EngineConfig
 from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import ModelInfo, Ready, SlotsReady, StartFailed
@@ -43,7 +43,7 @@ def main(socket_descriptor: int, memory: int, page_descriptor: int) -> int:
     page = HeartbeatPage(page_descriptor)
     start_heartbeat(page)
     try:
-        config: EngineConfig = channel.receive()
+        config = check_type(channel.receive(), EngineConfig)
         logs.configure(config.log_level)
         return serve(channel, config, memory, page)
     except ChannelClosed:
@@ -76,8 +76,7 @@ def serve(
     cost_models = {name: calibrated.cost_model for name, calibrated in calibrations.items()}
     slot_bytes = largest_input_bytes(model_infos)
     channel.send(Ready(model_infos, slot_bytes=slot_bytes, cost_models=cost_models))
-    slots_ready = channel.receive()
-    assert isinstance(slots_ready, SlotsReady)
+    slots_ready = check_type(channel.receive(), SlotsReady)
     slots = Slots(memory, config.slots, slots_ready.slot_bytes)
     bounds = Bounds(config.max_batch, config.max_batch_work or config.max_batch)
     scheduler = Scheduler(bounds, config.target_seconds, calibrations)

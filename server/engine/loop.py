@@ -28,7 +28,7 @@ from server.engine.scheduling.batch_limit import BatchLimit
 from server.engine.scheduling.calibration import Calibration
 from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
-from server.ipc.channel import Channel
+from server.ipc.channel import BadMessage, Channel
 from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Cancel, Failure, Job, Outcome, Stop
 from server.ipc.shared_memory import Slots
@@ -142,6 +142,8 @@ class Loop:
                         cancelled.append(Outcome(job_id, Failure.CANCELLED))
                 case Stop():
                     self._stopping = True
+                case _:
+                    raise BadMessage(f"the loop received {type(message).__name__}")
         if cancelled:
             self._reply_without_running(cancelled)
 

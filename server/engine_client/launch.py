@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from server.engine_client.group import EngineGroup
 from server.engine_client.health import HealthPolicy
-from server.engine_client.pool import EnginePool
 from server.ipc.engine_config import EngineConfig
 from server.metrics import Metrics
 from server.settings import Settings
 
 
-def create_pool(settings: Settings, metrics: Metrics) -> EnginePool:
+def create_engines(settings: Settings, metrics: Metrics) -> EngineGroup:
     """Start one engine process per device, without waiting until its models are loaded.
 
-    The caller ends the processes with `EnginePool.stop` or `EnginePool.kill`.
+    The caller ends the processes with `EngineGroup.stop` or `EngineGroup.kill`.
     """
     configs = [_engine_config(settings, device) for device in settings.devices]
     policy = HealthPolicy(
         start_timeout=settings.start_timeout,
         heartbeat_timeout=settings.heartbeat_timeout,
     )
-    return EnginePool(
+    return EngineGroup(
         configs,
         policy,
         on_batch=metrics.observe_batch,

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from server.errors import EngineLost, EngineStartError
-from server.ipc.channel import AsyncChannel, ChannelClosed
+from server.ipc.channel import AsyncChannel, BadMessage, ChannelClosed, check_type
 from server.ipc.engine_config import EngineConfig
 from server.ipc.heartbeat import Heartbeat, HeartbeatPage
 from server.ipc.messages import (
@@ -34,8 +34,8 @@ from server.latency.cost import CostModel
 from server.latency.queueing import WorkEstimate
 
 MODULE = "server.engine"
-# The kernel may need seconds to release the memory of a killed process and its GPU. A process that
-# is still there after this time hangs in a driver.
+# Before a restart, the kernel may need seconds to release the memory of a killed process and its
+# GPU. A process that is still there after this time hangs in a driver.
 _KILL_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _EXIT_SECONDS = 1.0
@@ -51,15 +51,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Pending:
-    """A job that is submitted and not answered.
-
-    Attributes:
-        tokens: its part of `EngineProcess.outstanding_tokens`.
-    """
+    """A job that is submitted and not answered."""
 
     job: Job
     work: WorkEstimate
-    tokens: int
     future: asyncio.Future[Result]
 
 
@@ -77,7 +72,6 @@ class EngineProcess:
 
     Attributes:
         ready: whether it accepts jobs.
-        outstanding_tokens: work of all jobs that are not answered, as given to `submit`.
         cost_models: the latest cost model of each model, by name.
     """
 
@@ -95,7 +89,6 @@ class EngineProcess:
         self._pending: dict[int, Pending] = {}  # by job
         self._channel: AsyncChannel | None = None
         self.ready = False
-        self.outstanding_tokens = 0
         self.cost_models: dict[str, CostModel] = {}
         with contextlib.ExitStack() as after_start, contextlib.ExitStack() as after_failure:
             self._connection, engine_connection = socket.socketpair()
@@ -167,6 +160,8 @@ class EngineProcess:
         self._channel.send(self._config)
         try:
             message = await asyncio.wait_for(self._channel.receive(), timeout)
+            if not isinstance(message, StartFailed):
+                message = check_type(message, Ready)
         except ChannelClosed:
             code = await self.exit_code()
             text = f"the engine process ended while starting (exit code {code})"
@@ -174,13 +169,14 @@ class EngineProcess:
         except TimeoutError:
             text = f"the engine was not ready within {timeout:g} s (TOME_START_TIMEOUT)"
             raise EngineStartError(text) from None
+        except BadMessage as error:
+            raise EngineStartError(str(error)) from error
         if isinstance(message, StartFailed):
             raise EngineStartError(
                 message.reason,
                 explained=message.safer is None,
                 safer=message.safer,
             )
-        assert isinstance(message, Ready)
         self.cost_models = dict(message.cost_models)
         return message
 
@@ -191,32 +187,33 @@ class EngineProcess:
         self.ready = True
 
     async def receive_batches(self) -> None:
-        """Deliver the outcomes of all batches, until the engine closes its end of the channel."""
+        """Deliver the outcomes of all batches, until the engine closes its end of the channel.
+
+        Raises:
+            BadMessage: the engine sent something else.
+        """
         assert self._channel is not None
         with contextlib.suppress(ChannelClosed):
             while True:
-                batch = await self._channel.receive()
-                assert isinstance(batch, BatchDone)
+                batch = check_type(await self._channel.receive(), BatchDone)
                 self._on_batch(batch)
                 for outcome in batch.outcomes:
                     self._deliver(outcome, batch)
                 if batch.cost_model is not None:
                     self.cost_models[batch.model] = batch.cost_model
 
-    def submit(self, job: Job, work: WorkEstimate, tokens: int) -> asyncio.Future[Result]:
+    def submit(self, job: Job, work: WorkEstimate) -> asyncio.Future[Result]:
         """Send a job to the engine. Cancelling the future cancels the job.
 
         The job keeps its slot until the engine has answered or ended.
 
         Args:
             work: the work of the job, for predictions.
-            tokens: the work of the job, as a part of `outstanding_tokens`.
         """
         assert self.ready and self._channel is not None
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         future.add_done_callback(partial(self._cancel_job, job.id))
-        self._pending[job.id] = Pending(job, work, tokens, future)
-        self.outstanding_tokens += tokens
+        self._pending[job.id] = Pending(job, work, future)
         self._channel.send(job)
         return future
 
@@ -248,22 +245,18 @@ class EngineProcess:
         for pending in self._pending.values():
             self._on_free(pending.job.slot)
         self._pending.clear()
-        self.outstanding_tokens = 0
         if self._channel is not None:
             self._channel.close()
         else:
             self._connection.close()
 
-    async def stop(self, timeout: float) -> None:
-        """Let the engine complete its jobs and end; kill the process after ``timeout`` seconds."""
+    async def stop(self) -> None:
+        """Let the engine complete its jobs, and wait until its process has ended."""
         if self.ready and self._channel is not None:
             self._channel.send(Stop())
         else:
             self._process.kill()  # it reads no message before its models are loaded
-        limit = time.monotonic() + timeout
         while self.alive:
-            if time.monotonic() > limit:
-                self._process.kill()
             await asyncio.sleep(_POLL_SECONDS)
 
     def kill(self) -> None:
@@ -293,8 +286,9 @@ class EngineProcess:
 
     def _deliver(self, outcome: Outcome, batch: BatchDone) -> None:
         """Free the slot of an answered job, and set the result of its future."""
+        if outcome.id not in self._pending:
+            raise BadMessage(f"the engine answered job {outcome.id}, which it does not have")
         pending = self._pending.pop(outcome.id)
-        self.outstanding_tokens -= pending.tokens
         self._on_free(pending.job.slot)
         if not pending.future.done():
             pending.future.set_result(Result(outcome, batch))

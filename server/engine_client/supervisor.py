@@ -19,6 +19,7 @@ from server.engine_client.health import (
 )
 from server.engine_client.process import EngineProcess
 from server.errors import EngineStartError
+from server.ipc.channel import BadMessage
 from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import Accelerations, ModelInfo, Ready
 
@@ -170,13 +171,10 @@ class Supervisor:
         self._accelerations = before.intersection(error.safer)
         return self._accelerations != before
 
-    async def stop(self, timeout: float) -> None:
-        """Let the engine complete its jobs and end; kill it after ``timeout`` seconds.
-
-        Do not restart it.
-        """
+    async def stop(self) -> None:
+        """Let the engine complete its jobs, and wait until it has ended. Do not restart it."""
         self._stopping = True
-        await self.process.stop(timeout)
+        await self.process.stop()
 
     def kill(self) -> None:
         """Kill the process at once. Do not restart it."""
@@ -215,7 +213,9 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             error = None if task.cancelled() else task.exception()
-            if error is not None:
+            if isinstance(error, BadMessage):
+                log.error("engine %s: %s", self.name, error)
+            elif error is not None:
                 log.error("engine %s: the supervision failed", self.name, exc_info=error)
 
     async def _watch(self) -> None:

@@ -1,37 +1,104 @@
-"""Messages over a socket pair between API process and engine process.
+"""Messages over a socket pair between API process and engine process, and how they are packed.
 
 A message is a length, 4 bytes in network byte order, and the pickle of a class of
 `server.ipc.messages`. Pickle is safe here: the engine process inherits its socket from the API
 process, and the pair has no name, so that no other process can connect to it.
+
+Every image needs a `Job` and an `Outcome`, thousands per second on a GPU. So both are pickled as
+plain tuples, and `copyreg` replaces the name of the function that rebuilds them by a number.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import pickle
 import select
 import socket
 import struct
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from server.ipc.engine_config import EngineConfig
-from server.ipc.messages import FromEngine, ToEngine
+from server.ipc.messages import BatchDone, Job, Outcome, ToEngine
+from tome_core.schedule import Schedule
+
+Message = TypeVar("Message")
 
 _LENGTH = struct.Struct("!I")
 _CHUNK_BYTES = 1 << 20  # most bytes of one receive call
 # poll() waits for whole milliseconds. A loop with a batch on a GPU waits for less.
 _POLL_RESOLUTION = 0.001
 
+# Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
+_JOB_CODE = 0xF0
+_BATCH_DONE_CODE = 0xF1
+
 
 class ChannelClosed(Exception):
     """The other process has closed its end of the socket pair, or has ended."""
+
+
+class BadMessage(Exception):
+    """The other process has sent something that is no message, or none that is expected."""
+
+
+def check_type(message: object, expected: type[Message]) -> Message:
+    """Return ``message``. Raises `BadMessage` unless it is an ``expected`` one."""
+    if not isinstance(message, expected):
+        raise BadMessage(f"{type(message).__name__} was received, not {expected.__name__}")
+    return message
 
 
 def pack(message: Any) -> bytes:
     """Return a message as bytes: its length and its pickle."""
     body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
+
+
+def unpack(body: bytes | memoryview) -> object:
+    """Return the message whose pickle is ``body``. Raises `BadMessage`."""
+    try:
+        return pickle.loads(body)
+    except Exception as error:  # whatever its content makes pickle or a constructor raise
+        raise BadMessage(f"a message of {len(body)} bytes cannot be read: {error}") from error
+
+
+def _reduce_job(job: Job) -> tuple[Callable[..., Job], tuple[Any, ...]]:
+    texts = " ".join(map(str, job.choices))
+    return restore_job, (job.id, job.slot, job.model, texts, *job[4:])
+
+
+def restore_job(number: int, slot: int, model: str, choices: str, *others: Any) -> Job:
+    """Return a job from its pickled fields, with the schedules as text.
+
+    Jobs with the same text share one tuple of schedules.
+    """
+    return Job(number, slot, model, _parse_schedules(choices), *others)
+
+
+@lru_cache(maxsize=1024)
+def _parse_schedules(texts: str) -> tuple[Schedule, ...]:
+    return tuple(map(Schedule.parse, texts.split(" ")))
+
+
+def _reduce_batch_done(batch: BatchDone) -> tuple[Callable[..., BatchDone], tuple[Any, ...]]:
+    model, outcomes, *others = [getattr(batch, field.name) for field in fields(batch)]
+    return restore_batch_done, (model, list(map(tuple, outcomes)), *others)
+
+
+def restore_batch_done(model: str, outcomes: list[tuple[Any, ...]], *others: Any) -> BatchDone:
+    """Return a batch from its pickled fields, with the outcomes as plain tuples."""
+    return BatchDone(model, tuple(map(Outcome._make, outcomes)), *others)
+
+
+copyreg.pickle(Job, _reduce_job)
+copyreg.pickle(BatchDone, _reduce_batch_done)
+copyreg.add_extension(__name__, restore_job.__name__, _JOB_CODE)
+copyreg.add_extension(__name__, restore_batch_done.__name__, _BATCH_DONE_CODE)
 
 
 class Channel:
@@ -57,10 +124,11 @@ class Channel:
             raise ChannelClosed from error
 
     def receive(self) -> Any:
-        """Wait for the next message and return it.
+        """Wait for the next message and return it, whatever it is.
 
         Raises:
             ChannelClosed: the other end is closed, and no message is left.
+            BadMessage: something else has arrived.
         """
         if not self._received:
             self._received = self.receive_all(timeout=None)
@@ -74,6 +142,7 @@ class Channel:
 
         Raises:
             ChannelClosed: the other end is closed, and no message is left.
+            BadMessage: something else has arrived.
         """
         messages = self._received + self._unpack()
         self._received = []
@@ -115,8 +184,7 @@ class Channel:
                 end = body + size
                 if end > available:
                     break
-                message = pickle.loads(view[body:end])
-                messages.append(message)
+                messages.append(unpack(view[body:end]))
                 start = end
         del self._buffer[:start]
         return messages
@@ -143,11 +211,12 @@ class AsyncChannel:
         if not self._writer.transport.is_closing():
             self._writer.write(pack(message))
 
-    async def receive(self) -> FromEngine:
-        """Wait for the next message and return it.
+    async def receive(self) -> object:
+        """Wait for the next message and return it, whatever it is.
 
         Raises:
             ChannelClosed: the engine has closed its end, or has ended.
+            BadMessage: something else has arrived.
         """
         try:
             length = await self._reader.readexactly(_LENGTH.size)
@@ -155,8 +224,7 @@ class AsyncChannel:
             body = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise ChannelClosed from error
-        message: FromEngine = pickle.loads(body)
-        return message
+        return unpack(body)
 
     def close(self) -> None:
         """Close this end; the engine process then ends."""

@@ -5,20 +5,13 @@ the end `Stop`. Engine to API: `Ready` or `StartFailed`; then one `BatchDone` pe
 and one without a batch for jobs that end without running (cancelled, expired or refused).
 
 Times are ``time.monotonic()`` seconds, which all processes of a machine share.
-
-Every image needs a `Job` and an `Outcome`, thousands per second on a GPU. So both are named tuples,
-which are pickled as plain tuples, and `copyreg` replaces the name of the function that rebuilds
-them by a number.
 """
 
 from __future__ import annotations
 
-import copyreg
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from server.imaging.transform import Transform
 from server.latency.cost import CostModel, Geometry
@@ -38,11 +31,6 @@ class Failure(StrEnum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     OUT_OF_MEMORY = "out-of-memory"
-
-
-# Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
-_JOB_CODE = 0xF0
-_BATCH_DONE_CODE = 0xF1
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ class Job(NamedTuple):
         deadline: time after which the job is not run; None for the default target.
         output_kind: the output to return.
         normalised: whether the pixels are normalised, float32; else they are uint8.
-        request_id: that of the request, for the engine's log.
+        request_id: of the request that the image belongs to, for the engine's log.
     """
 
     id: int
@@ -133,32 +121,6 @@ class Job(NamedTuple):
     output_kind: OutputKind = "classes"
     normalised: bool = False
     request_id: str = ""
-
-    def __reduce__(self) -> tuple[Callable[..., Job], tuple[Any, ...]]:
-        texts = " ".join(map(str, self.choices))
-        return unpickle_job, (self.id, self.slot, self.model, texts, *self[4:])
-
-
-def unpickle_job(
-    number: int,
-    slot: int,
-    model: str,
-    choices: str,
-    *others: Any,
-) -> Job:
-    """Return a job from its pickled fields, with the schedules as text.
-
-    Jobs with the same text share one tuple of schedules.
-    """
-    return Job(number, slot, model, _parse_schedules(choices), *others)
-
-
-@lru_cache(maxsize=1024)
-def _parse_schedules(texts: str) -> tuple[Schedule, ...]:
-    return tuple(map(Schedule.parse, texts.split(" ")))
-
-
-copyreg.add_extension(__name__, unpickle_job.__name__, _JOB_CODE)
 
 
 @dataclass(frozen=True)
@@ -285,25 +247,5 @@ class BatchDone:
     failures: tuple[str, ...] = ()
     cost_model: CostModel | None = None
 
-    def __reduce__(self) -> tuple[Callable[..., BatchDone], tuple[Any, ...]]:
-        values = [getattr(self, attribute.name) for attribute in fields(self)]
-        model, outcomes, *others = values
-        plain_outcomes = list(map(tuple, outcomes))
-        return unpickle_batch_done, (model, plain_outcomes, *others)
-
-
-def unpickle_batch_done(
-    model: str,
-    plain_outcomes: list[tuple[Any, ...]],
-    *others: Any,
-) -> BatchDone:
-    """Return a batch from its pickled fields, with the outcomes as plain tuples."""
-    outcomes = tuple(map(Outcome._make, plain_outcomes))
-    return BatchDone(model, outcomes, *others)
-
-
-copyreg.add_extension(__name__, unpickle_batch_done.__name__, _BATCH_DONE_CODE)
-
 
 ToEngine = SlotsReady | Job | Cancel | Stop
-FromEngine = Ready | StartFailed | BatchDone

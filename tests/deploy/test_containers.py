@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from server.api.lifecycle import END_SECONDS
 from server.api_keys import Secrets
 from server.settings import Settings
+from server.system.stop_plan import StopPlan
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {f"TOME_{name.upper()}" for name in (*Settings.model_fields, *Secrets.model_fields)}
@@ -142,12 +142,10 @@ def test_compose_repeats_no_default_wrongly() -> None:
 
 def test_grace_period_covers_the_drain() -> None:
     grace = seconds(default(server()["stop_grace_period"]))
-    # The drain, what may then still be sent within as long again, and the end.
-    assert grace > 2 * Settings.model_fields["drain_timeout"].default + END_SECONDS
-    assert f"plus {END_SECONDS:g} s" in (ROOT / "deploy" / "README.md").read_text("utf-8")
-    assert f"twice that and {END_SECONDS:g} s" in (ROOT / "docs" / "operations.md").read_text(
-        "utf-8"
-    )
+    assert grace > StopPlan().total
+    rest = StopPlan(drain=0).total
+    assert f"plus {rest:g} s" in (ROOT / "deploy" / "README.md").read_text("utf-8")
+    assert f"twice that and {rest:g} s" in (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("service", ["server", "prometheus", "grafana"])

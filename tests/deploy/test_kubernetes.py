@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from server.api.lifecycle import END_SECONDS
 from server.settings import Settings
+from server.system.stop_plan import StopPlan
 from tests.server.conftest import ROOT
 
 FOLDER = ROOT / "deploy/kubernetes"
@@ -76,8 +76,7 @@ def test_probes():
 
 def test_there_is_time_to_drain_and_to_start():
     pause = SERVER["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = 2 * Settings.model_fields["drain_timeout"].default
-    assert POD["terminationGracePeriodSeconds"] > pause + drain + END_SECONDS
+    assert POD["terminationGracePeriodSeconds"] > pause + StopPlan().total
     assert (
         DEPLOYMENT["spec"]["progressDeadlineSeconds"]
         > Settings.model_fields["start_timeout"].default

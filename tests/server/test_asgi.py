@@ -52,9 +52,7 @@ def test_it_answers_within_its_lifespan_and_drains_at_its_end():
             assert refusal.json()["reason"] == "draining"
 
     asyncio.run(run())
-    assert [supervisor.process.alive for supervisor in components.engine_pool.supervisors] == [
-        False
-    ]
+    assert [supervisor.process.alive for supervisor in components.engines.supervisors] == [False]
 
 
 def test_an_engine_that_cannot_start_fails_the_lifespan(tmp_path):
@@ -71,7 +69,7 @@ def test_an_engine_that_cannot_start_fails_the_lifespan(tmp_path):
 
     with pytest.raises(EngineStartError, match=r"bad\.safetensors"):
         asyncio.run(run())
-    assert not app.state.components.engine_pool.supervisors[0].process.alive
+    assert not app.state.components.engines.supervisors[0].process.alive
 
 
 def test_a_mistake_in_the_catalog_is_reported_before_an_engine_starts(tmp_path):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from server.engine_client.lease import Lease
-from server.engine_client.pool import EnginePool
+from server.engine_client.routing import Router
+from server.engine_client.slots import Lease
 from server.errors import Overloaded, Refusal, SlowBody, TooLarge
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 
@@ -87,8 +87,8 @@ class Admission:
         bytes_held: how many bytes of their bodies are in memory.
     """
 
-    def __init__(self, engine_pool: EnginePool, limits: BodyLimits) -> None:
-        self._engine_pool = engine_pool
+    def __init__(self, router: Router, limits: BodyLimits) -> None:
+        self._router = router
         self.limits = limits
         self.draining = False
         self.admitted = 0
@@ -97,7 +97,7 @@ class Admission:
 
     def retry_after(self) -> int:
         """Return the seconds after which a request that is refused now may be admitted."""
-        return self._engine_pool.retry_after()
+        return self._router.retry_after()
 
     def stop_admitting(self, body_seconds: float) -> None:
         """Admit no more requests, and give arriving bodies at most ``body_seconds`` more."""
@@ -133,17 +133,17 @@ class Admission:
                 retry_after=_DRAINING_RETRY_SECONDS,
                 reason=Refusal.DRAINING,
             )
-        if not self._engine_pool.ready:
+        if not self._router.ready:
             raise Overloaded(
                 "the models are not loaded",
-                retry_after=self._engine_pool.retry_after(),
+                retry_after=self._router.retry_after(),
                 reason=Refusal.NOT_READY,
             )
 
     def check_room(self) -> None:
         """Raise `Overloaded` if a request would not be admitted now."""
         self.check_open()
-        self._engine_pool.check_room()
+        self._router.check_room()
 
     @contextlib.contextmanager
     def admit(
@@ -166,7 +166,7 @@ class Admission:
         if estimate is not None:
             self.check_deadline(estimate, deadline)
         self._check_content_length(request)
-        with self._engine_pool.lease(estimate) as lease:
+        with self._router.lease(estimate) as lease:
             self.admitted += 1
             try:
                 yield lease
@@ -178,7 +178,7 @@ class Admission:
         if deadline is None:
             return
         now = time.monotonic()
-        needed = self._engine_pool.seconds_to_complete(estimate)
+        needed = self._router.seconds_to_complete(estimate)
         # A deadline that has already passed says nothing about the load of the server.
         if now < deadline < now + needed:
             raise Overloaded(

@@ -30,9 +30,9 @@ from server.api.pipeline.body import (
 )
 from server.api.pipeline.json_images import parse_json_images
 from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
-from server.engine_client.lease import Lease
-from server.engine_client.pool import EnginePool
 from server.engine_client.process import Result
+from server.engine_client.routing import Router
+from server.engine_client.slots import Lease
 from server.errors import BadImage, DeadlineExceeded, RequestError
 from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
@@ -71,13 +71,13 @@ class InferencePipeline:
 
     def __init__(
         self,
-        engine_pool: EnginePool,
+        router: Router,
         admission: Admission,
         metrics: Metrics,
         decode: Callable[[bytes, Transform], npt.NDArray[np.uint8]],
         threads: Executor,
     ) -> None:
-        self._engine_pool = engine_pool
+        self._router = router
         self._admission = admission
         self._metrics = metrics
         self._decode_image = decode
@@ -85,9 +85,9 @@ class InferencePipeline:
 
     def models(self) -> Mapping[str, ModelInfo]:
         """Return the served models by name. Raises `Overloaded` until they are loaded."""
-        if not self._engine_pool.models:
+        if not self._router.engines.models:
             self._admission.check_open()
-        return self._engine_pool.models
+        return self._router.engines.models
 
     async def infer(
         self, http_request: Request, request: InferenceRequest[T]
@@ -251,11 +251,16 @@ class InferencePipeline:
 
         submitted = time.monotonic()
         result = await lease.run(
-            params.model.name, params.choices, params.top_k, params.deadline, kind.output
+            params.model.name,
+            params.choices,
+            params.top_k,
+            params.deadline,
+            kind.output,
+            request_id=context.id,
         )
         outcome = result.outcome
         if outcome.failure or outcome.schedule is None:
-            raise error_of(outcome.failure, self._engine_pool.retry_after())
+            raise error_of(outcome.failure, self._router.retry_after())
         context.r = str(outcome.schedule)
         record_run(context, submitted, result)
         timing = Timing(
@@ -291,10 +296,10 @@ class InferencePipeline:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
-        return self._engine_pool.lease(self._estimate_work(request.params))
+        return self._router.lease(self._estimate_work(request.params))
 
     def _estimate_work(self, params: Params) -> WorkEstimate:
-        return self._engine_pool.estimate_work(params.model.name, params.choices, params.deadline)
+        return self._router.estimate_work(params.model.name, params.choices, params.deadline)
 
     def _end_stage(
         self,

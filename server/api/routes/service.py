@@ -13,7 +13,7 @@ from server.api.contract.schemas import Health, LevelDescription, ModelDescripti
 from server.api.pipeline.admission import Admission
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes.pages import STATIC_FOLDER, Page, load_assets
-from server.engine_client.pool import EnginePool
+from server.engine_client.group import EngineGroup
 from server.errors import EngineLost, NotFound, Overloaded
 from server.ipc.messages import ModelInfo
 
@@ -29,7 +29,7 @@ _ASSETS = load_assets(STATIC_FOLDER / "page")
 class AppComponents:
     """What the routes share; ``app.state.components``."""
 
-    engine_pool: EnginePool
+    engines: EngineGroup
     admission: Admission
     inference: InferencePipeline
     default_r: str
@@ -66,7 +66,7 @@ def model_description(model: ModelInfo) -> ModelDescription:
 @router.get("/healthz", response_model=Health, responses=error_responses(503))
 async def healthz(request: Request) -> Any:
     """Liveness: 200 while the process answers; 503 once it has given up all engines and ends."""
-    if request.app.state.components.engine_pool.given_up:
+    if request.app.state.components.engines.given_up:
         return problem_response(
             EngineLost("the models cannot be loaded any more"), request.state.context.id
         )

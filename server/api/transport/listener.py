@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 from collections.abc import Generator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.transport.backlog import accept_pending
 from server.api.transport.protocol import (
     UNIX_CLIENT,
     ConnectionRegistry,
@@ -25,9 +25,6 @@ log = logging.getLogger("tome.server")
 # Longer than the 60 s for which common proxies keep idle connections to a server: the proxy closes
 # them first, and never sends a request on a connection that is being closed here.
 KEEP_ALIVE_SECONDS = 75
-# Requests that failed with their engines need a moment to write their responses; requests of
-# clients that do not read never end.
-ABORT_SECONDS = 0.5
 # Prometheus and a few viewers; they must not use up the files of those who send images.
 MAX_METRICS_CONNECTIONS = 32
 # Open files besides the connections: standard streams, listening sockets, the event loop, the
@@ -44,6 +41,8 @@ class HttpServer(uvicorn.Server):
     signal's exit code.
     """
 
+    config: HttpConfig
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Install no signal handlers."""
@@ -52,15 +51,14 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept and answer pending connections, then close the sockets."""
         if not self.force_exit:
-            await accept_pending(sockets or ())
+            await accept_pending(sockets or (), self.config.registry.stop_plan.accept)
         await super().shutdown(sockets)
 
     async def abort_connections(self) -> int:
         """Abort all open connections. Return how many of them had an incomplete response.
 
         A request whose client does not read neither ends by itself nor can be cancelled: uvicorn
-        catches the cancellation and sends that client another response. Takes up to twice
-        `ABORT_SECONDS`.
+        catches the cancellation and sends that client another response.
         """
         await self._settle()  # requests that failed with the engines are being answered
         connections = [
@@ -75,9 +73,25 @@ class HttpServer(uvicorn.Server):
         return incomplete
 
     async def _settle(self) -> None:
-        """Wait until no request is in flight, for `ABORT_SECONDS` at most."""
+        """Wait until no request is in flight, for half of the time for aborting at most."""
         if self.server_state.tasks:
-            await asyncio.wait(list(self.server_state.tasks), timeout=ABORT_SECONDS)
+            seconds = self.config.registry.stop_plan.abort / 2
+            await asyncio.wait(list(self.server_state.tasks), timeout=seconds)
+
+
+async def accept_pending(listeners: Sequence[socket.socket], seconds: float) -> None:
+    """Wait until the event loop has accepted all established connections, ``seconds`` at most.
+
+    Closing a listening socket resets the connections that wait in the kernel, with their requests
+    sent; under load there are some.
+    """
+    pending = select.poll()
+    for listener in listeners:
+        pending.register(listener, select.POLLIN)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while pending.poll(0):
+                await asyncio.sleep(0)
 
 
 def allow_connections(wanted: int) -> int:

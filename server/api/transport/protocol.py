@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -21,12 +22,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from server.api.contract.asgi_extensions import LINGERING_CLOSE
 from server.api.contract.problem_details import problem_response
-from server.api.transport.lingering import (
-    STOP_SECONDS,
-    LingeringTransport,
-    LingerLimits,
-)
-from server.api.transport.parser import BodyEvents, RequestParser, framing
+from server.api.transport.lingering import LingeringClose, LingerLimits
+from server.api.transport.upgrade_offer import body_parser, framing
 from server.errors import (
     HeaderTooLarge,
     Malformed,
@@ -35,11 +32,10 @@ from server.errors import (
     RequestError,
     SlowHeader,
 )
+from server.system.stop_plan import StopPlan
 
 MAX_HEADER_BYTES = 65536
 MAX_PIPELINED = 32  # requests that wait behind the one in flight
-# A request that is being sent when the server stops has this long to arrive.
-SHUTDOWN_GRACE_SECONDS = 0.5
 RETRY_SECONDS = 1.0  # of a refused connection
 UNIX_CLIENT = "unix"  # in place of the address of a client
 MAX_REFUSED = 16  # refused connections that linger, beyond the limit on connections
@@ -56,6 +52,7 @@ class ConnectionRegistry:
         send_timeout: seconds after which a client must read on once the send buffer is full.
         on_refusal: called with the error of each refusal by the protocol.
         linger: limits of what is read from a connection that closes.
+        stop_plan: the times of a stop.
         lingering: connections with a complete response that discard input, oldest first.
         unused: connections without a request so far, oldest first.
         idle: kept-alive connections between two requests, longest idle first.
@@ -67,6 +64,7 @@ class ConnectionRegistry:
     send_timeout: float
     on_refusal: Callable[[RequestError], None]
     linger: LingerLimits = field(default_factory=LingerLimits)
+    stop_plan: StopPlan = field(default_factory=StopPlan)
     lingering: dict[LimitedProtocol, None] = field(default_factory=dict)
     unused: dict[LimitedProtocol, None] = field(default_factory=dict)
     idle: dict[LimitedProtocol, None] = field(default_factory=dict)
@@ -113,14 +111,14 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection with limits."""
 
     config: HttpConfig
-    transport: LingeringTransport
 
     def __init__(self, config: HttpConfig, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
-        self.parser = RequestParser(self, self._on_protocol_offer)
         self._registry = config.registry
         self._header_timer: asyncio.TimerHandle | None = None  # runs until a header is complete
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not read
+        self._lingering: LingeringClose | None = None  # the connection closes, and discards input
+        self._stopping = False
         self._in_header = False
         self._in_message = False  # part of a request has arrived
         self._header_began = False  # in the data that is being parsed
@@ -137,12 +135,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def _all_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or lingers before."""
+        return self._lingering is not None or self.transport.is_closing()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; at the limit close an idle one, or refuse this one if none is."""
-        lingering = LingeringTransport(
-            transport, self._registry.linger, self._expects_input, self._on_linger
-        )
-        super().connection_made(lingering)
+        super().connection_made(transport)
         self._set_addresses()
         if len(self.connections) > self._registry.max_connections:
             replaceable = self._registry.replaceable()
@@ -171,15 +171,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._registry.forget(self)
         # The transport reports the end later. Until then the closed connection must not count.
         self.connections.discard(self)
-        if self.transport.lingering:
+        if self._lingering:
             return self.transport.abort()
         self._registry.on_refusal(Overloaded("idle", reason=Refusal.IDLE_CONNECTION))
-        self.transport.close()
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection."""
         self._registry.forget(self)
-        self.transport.connection_lost()
+        if self._lingering:
+            self._lingering.cancel()
         for timer in (self._header_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
@@ -192,12 +193,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes, and count those of the header."""
-        if self.transport.lingering:
-            return self.transport.discard(data)
+        if self._lingering:
+            return self._lingering.discard(data)
         if self._all_answered:
             self._start_header_timer()
-        super().data_received(data)
-        if not self._in_header or self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        self._parse(data)
+        if not self._in_header or self.is_closing:
             return
         # Data in which a header begins is not counted: it may begin with an earlier request.
         if not self._header_began:
@@ -205,6 +207,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_began = False
         if self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(HeaderTooLarge(f"the header has more than {MAX_HEADER_BYTES} bytes"))
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(Malformed("this is not an HTTP/1.1 request"))
+        except httptools.HttpParserUpgrade as offer:
+            (header_end,) = offer.args
+            self.parser = body_parser(self)
+            self._parse(framing(self.headers) + data[header_end:])
 
     def on_message_begin(self) -> None:
         """Start to count a header."""
@@ -223,6 +235,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.pipeline) == MAX_PIPELINED:
             return self.transport.abort()
         super().on_headers_complete()
+        self.cycle.transport = ResponseTransport(self)
         if not self.pipeline:
             self._active_cycle = self.cycle
 
@@ -232,7 +245,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return  # the header alone is complete
         super().on_message_complete()
         self._in_message = False
-        if self.cycle.response_complete and not self.transport.is_closing():
+        if self.cycle.response_complete and not self.is_closing:
             self._stop_header_timer()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -241,22 +254,50 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next pipelined request, or mark the connection idle."""
+        if self.is_closing:
+            return
         if self.pipeline:
             next_cycle, _ = self.pipeline[-1]
             self._active_cycle = next_cycle
         super().on_response_complete()
-        if self._all_answered and not self.transport.is_closing():
+        if self._all_answered:
             self._registry.idle[self] = None
             if self._in_header:
                 self._start_header_timer()
 
     def shutdown(self) -> None:
         """Close the connection after its response, or after the request that may be arriving."""
-        self.transport.limit_seconds(STOP_SECONDS)
-        if self._all_answered:
-            self.loop.call_later(SHUTDOWN_GRACE_SECONDS, super().shutdown)
+        self._stopping = True
+        if self._lingering:
+            self._lingering.limit_seconds(self._registry.stop_plan.linger)
+        elif self._all_answered:
+            self.loop.call_later(self._registry.stop_plan.arrival, self._close_after_response)
         else:
-            super().shutdown()
+            self.cycle.keep_alive = False
+
+    def _close_after_response(self) -> None:
+        if self._all_answered:
+            self.close()
+        else:
+            self.cycle.keep_alive = False
+
+    def close(self) -> None:
+        """Send what was written, then close; linger first if more input is expected."""
+        if self.is_closing:
+            return
+        if not self._expects_input():
+            return self.transport.close()
+        self._stop_header_timer()
+        self._registry.mark_busy(self)
+        if self in self.connections:
+            self._registry.lingering[self] = None
+        self._lingering = LingeringClose(self.transport, self._registry.linger)
+        if self._stopping:
+            self._lingering.limit_seconds(self._registry.stop_plan.linger)
+
+    def _expects_input(self) -> bool:
+        """Return whether the client has not sent the whole of its last request, or sends more."""
+        return self._in_message or bool(self.pipeline)
 
     def timeout_keep_alive_handler(self) -> None:
         """Abort an idle connection, even if the client has not read its last response."""
@@ -272,29 +313,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._send_timer is not None:
             self._send_timer.cancel()
         super().resume_writing()
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer data that is not HTTP with a problem."""
-        self._refuse(Malformed("this is not an HTTP/1.1 request"))
-
-    def _on_protocol_offer(self, rest: bytes) -> None:
-        """Go on with HTTP/1.1 after a header that offers another protocol.
-
-        Args:
-            rest: data that follows the header.
-        """
-        self.parser = RequestParser(BodyEvents(self), self._on_protocol_offer)
-        self.parser.feed_data(framing(self.headers) + rest)
-
-    def _expects_input(self) -> bool:
-        """Return whether the client has not sent the whole of its last request, or sends more."""
-        return self._in_message or bool(self.pipeline)
-
-    def _on_linger(self) -> None:
-        self._stop_header_timer()
-        self._registry.mark_busy(self)
-        if self in self.connections:
-            self._registry.lingering[self] = None
 
     def _start_header_timer(self) -> None:
         if self._header_timer is None:
@@ -333,7 +351,30 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(
             b"".join([STATUS_LINE[error.status], *header_lines, b"\r\n", response.body])
         )
-        self.transport.close()
+        self.close()
+
+
+class ResponseTransport(asyncio.Transport):
+    """What uvicorn writes a response to: the transport of ``connection``, with its lingering close.
+
+    These are all methods that uvicorn calls.
+    """
+
+    def __init__(self, connection: LimitedProtocol) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def write(self, data: Any) -> None:
+        """Send ``data``."""
+        self._connection.transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed, or lingers before."""
+        return self._connection.is_closing
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self._connection.close()
 
 
 def without_mapping(address: str) -> str:

@@ -8,12 +8,12 @@ import sys
 from dataclasses import replace
 
 from server.commands.cli import main
-from server.engine_client import pool
+from server.engine_client import group
 
 HUNG_SECONDS = 8.0
 
 
-class FaultyPool(pool.EnginePool):
+class FaultyGroup(group.EngineGroup):
     """Engines run the faulty module, and a batch counts as hung after `HUNG_SECONDS`."""
 
     def __init__(self, configs, patience, **callbacks):
@@ -24,5 +24,5 @@ class FaultyPool(pool.EnginePool):
 
 
 if __name__ == "__main__":
-    pool.EnginePool = FaultyPool  # type: ignore[misc, assignment]  # in place of a class
+    group.EngineGroup = FaultyGroup  # type: ignore[misc, assignment]  # in place of a class
     sys.exit(main())

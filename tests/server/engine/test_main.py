@@ -20,7 +20,7 @@ from server.ipc.channel import Channel
 from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import Accelerations, StartFailed
 from server.ipc.shared_memory import create_memory
-from tests.server.engine_client.pools import configuration
+from tests.server.engine_client.engines import configuration
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from server.engine_client.health import HealthPolicy
-from server.engine_client.pool import EnginePool
 from server.engine_client.process import Result
+from server.engine_client.routing import Router
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.ipc.messages import BatchDone
-from tests.server.engine import faulty
-from tests.server.engine_client.pools import (
+from tests.server.engine import faulty, garbled
+from tests.server.engine_client.engines import (
     POLICY,
     SIZE,
     classify,
@@ -28,7 +28,8 @@ from tests.server.engine_client.pools import (
 )
 from tome_core.schedule import Schedule
 
-Shared = tuple[asyncio.Runner, EnginePool, list[BatchDone], list[str]]
+Shared = tuple[asyncio.Runner, Router, list[BatchDone], list[str]]
+GARBLED = "tests.server.engine.garbled"
 SHORT_BATCHES = HealthPolicy(start_timeout=60, heartbeat_timeout=8, batch_timeout=6.0)
 
 
@@ -43,8 +44,8 @@ def faulty_engine(tiny_folder: Path) -> Iterator[Shared]:
         on_restart=restarts.append,
         module="tests.server.engine.faulty",
         policy=SHORT_BATCHES,
-    ) as (loop, pool):
-        yield loop, pool, batches, restarts
+    ) as (loop, router):
+        yield loop, router, batches, restarts
 
 
 @pytest.fixture(autouse=True)
@@ -60,19 +61,19 @@ def image(fault: int = 0) -> np.ndarray:
     return pixels
 
 
-async def ask(pool: EnginePool, faults: list[int]) -> list[Result | BaseException]:
+async def ask(router: Router, faults: list[int]) -> list[Result | BaseException]:
     """Classify one image per fault, all at once."""
     return await asyncio.gather(
-        *(classify(pool, image(fault), 4) for fault in faults), return_exceptions=True
+        *(classify(router, image(fault), 4) for fault in faults), return_exceptions=True
     )
 
 
-async def ask_in_one_batch(pool: EnginePool, faults: list[int]) -> list[Result | BaseException]:
+async def ask_in_one_batch(router: Router, faults: list[int]) -> list[Result | BaseException]:
     """The same, while the only engine is stopped, so that it finds all jobs in its queue."""
-    kill(pool, signal.SIGSTOP)
-    asking = asyncio.ensure_future(ask(pool, faults))
-    await until(lambda: pool.queued == len(faults))
-    kill(pool, signal.SIGCONT)
+    kill(router, signal.SIGSTOP)
+    asking = asyncio.ensure_future(ask(router, faults))
+    await until(lambda: router.engines.queued == len(faults))
+    kill(router, signal.SIGCONT)
     return await asking
 
 
@@ -83,8 +84,8 @@ def failures(results: list[Result | BaseException]) -> list[str]:
     ]
 
 
-def kill(pool: EnginePool, number: signal.Signals, engine: int = 0) -> None:
-    os.kill(pool.supervisors[engine].process.pid, number)
+def kill(router: Router, number: signal.Signals, engine: int = 0) -> None:
+    os.kill(router.engines.supervisors[engine].process.pid, number)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +99,11 @@ def kill(pool: EnginePool, number: signal.Signals, engine: int = 0) -> None:
 def test_a_fault_anywhere_in_a_batch_fails_its_own_image_only(
     faulty_engine: Shared, fault: int, outcome: str, metric: str
 ) -> None:
-    loop, pool, batches, _ = faulty_engine
-    (expected,) = loop.run(ask(pool, [0]))
+    loop, router, batches, _ = faulty_engine
+    (expected,) = loop.run(ask(router, [0]))
     for position in range(4):
         faults = [fault if index == position else 0 for index in range(4)]
-        results = loop.run(ask_in_one_batch(pool, faults))
+        results = loop.run(ask_in_one_batch(router, faults))
         assert failures(results) == [outcome if one == fault else "" for one in faults]
         healthy = [scores(result) for one, result in zip(faults, results, strict=True) if one == 0]
         np.testing.assert_allclose(healthy, [scores(expected)] * 3, atol=1e-5)
@@ -111,69 +112,71 @@ def test_a_fault_anywhere_in_a_batch_fails_its_own_image_only(
 
 
 def test_a_batch_that_exceeds_the_device_memory_is_run_in_halves(faulty_engine: Shared) -> None:
-    loop, pool, batches, _ = faulty_engine
-    results = loop.run(ask_in_one_batch(pool, [faulty.MEMORY, 0, 0, faulty.MEMORY]))
+    loop, router, batches, _ = faulty_engine
+    results = loop.run(ask_in_one_batch(router, [faulty.MEMORY, 0, 0, faulty.MEMORY]))
     assert failures(results) == [""] * 4
     assert [batch.failures for batch in batches if batch.images == 4] == [("out-of-memory",)]
     assert [batch.r0_seconds > 0 for batch in batches] == [not batch.failures for batch in batches]
 
     async def restart() -> None:
         """Start a new process, whose batches are not limited by what happened here."""
-        lost = pool.supervisors[0].process
-        kill(pool, signal.SIGKILL)
-        await until(lambda: pool.supervisors[0].process is not lost)
-        await until(lambda: pool.ready)
+        lost = router.engines.supervisors[0].process
+        kill(router, signal.SIGKILL)
+        await until(lambda: router.engines.supervisors[0].process is not lost)
+        await until(lambda: router.ready)
 
     loop.run(restart())
 
 
 def test_the_predicted_delay_includes_the_work_that_is_due_earlier(faulty_engine: Shared) -> None:
-    loop, pool, _, _ = faulty_engine
+    loop, router, _, _ = faulty_engine
 
     async def main() -> None:
         for _ in range(8):
-            await ask(pool, [faulty.SLOW])
+            await ask(router, [faulty.SLOW])
         now = time.monotonic()
         last, first = (
-            pool.estimate_work("tiny", [Schedule.constant(4)], now + sign * 60) for sign in (1, -1)
+            router.estimate_work("tiny", [Schedule.constant(4)], now + sign * 60)
+            for sign in (1, -1)
         )
-        alone = pool.seconds_to_complete(last)
+        alone = router.seconds_to_complete(last)
         # Nothing is ahead, and there were no slow images during warm-up.
         assert 0 < alone < faulty.SLOW_SECONDS
-        kill(pool, signal.SIGSTOP)
-        asking = asyncio.ensure_future(ask(pool, [faulty.SLOW] * 7))
-        await until(lambda: pool.queued == 7)
+        kill(router, signal.SIGSTOP)
+        asking = asyncio.ensure_future(ask(router, [faulty.SLOW] * 7))
+        await until(lambda: router.engines.queued == 7)
         # Two batches are ahead, and the cost model has learnt from slow ones.
-        assert pool.seconds_to_complete(last) > 2 * faulty.SLOW_SECONDS
-        assert pool.seconds_to_complete(first) == alone  # such a job would overtake the whole queue
-        with pool.lease(first):
+        assert router.seconds_to_complete(last) > 2 * faulty.SLOW_SECONDS
+        # Such a job would overtake the whole queue.
+        assert router.seconds_to_complete(first) == alone
+        with router.lease(first):
             assert (
-                pool.seconds_to_complete(first) > alone
+                router.seconds_to_complete(first) > alone
             )  # an image is counted while it is decoded
-        assert pool.seconds_to_complete(first) == alone
-        assert pool.retry_after() >= 1
-        kill(pool, signal.SIGCONT)
+        assert router.seconds_to_complete(first) == alone
+        assert router.retry_after() >= 1
+        kill(router, signal.SIGCONT)
         assert failures(await asking) == [""] * 7
 
     loop.run(main())
 
 
 def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
-    loop, pool, _, restarts = faulty_engine
+    loop, router, _, restarts = faulty_engine
 
     async def main() -> None:
-        stopped = pool.supervisors[0].process
+        stopped = router.engines.supervisors[0].process
         started = time.monotonic()
-        kill(pool, signal.SIGSTOP)
-        assert failures(await ask(pool, [0] * 8)) == ["EngineLost"] * 8
+        kill(router, signal.SIGSTOP)
+        assert failures(await ask(router, [0] * 8)) == ["EngineLost"] * 8
         assert time.monotonic() - started < 2.5 * SHORT_BATCHES.heartbeat_timeout
-        assert not pool.ready
-        with pytest.raises(Overloaded) as caught, pool.lease():
+        assert not router.ready
+        with pytest.raises(Overloaded) as caught, router.lease():
             pass
         assert caught.value.retry_after
-        await until(lambda: pool.used_slots == 0)
+        await until(lambda: router.engines.slots.used == 0)
         assert not stopped.alive  # the slots are free because the process cannot read them any more
-        await all_ready_again(pool)
+        await all_ready_again(router)
 
     loop.run(main())
     assert restarts == ["0"]
@@ -182,35 +185,64 @@ def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
 def test_a_killed_process_is_replaced_and_requests_without_a_job_keep_their_slots(
     faulty_engine: Shared,
 ) -> None:
-    loop, pool, _, restarts = faulty_engine
+    loop, router, _, restarts = faulty_engine
 
     async def main() -> None:
-        with pool.lease() as lease:  # of a request whose image is still being decoded
-            asking = asyncio.ensure_future(ask(pool, [faulty.HANG] + [0] * 6))
+        with router.lease() as lease:  # of a request whose image is still being decoded
+            asking = asyncio.ensure_future(ask(router, [faulty.HANG] + [0] * 6))
             await until(
-                lambda: pool.queued == 7 and pool.supervisors[0].heartbeat().batch_started > 0
+                lambda: (
+                    router.engines.queued == 7
+                    and router.engines.supervisors[0].heartbeat().batch_started > 0
+                )
             )
-            kill(pool, signal.SIGKILL)
+            kill(router, signal.SIGKILL)
             assert failures(await asking) == ["EngineLost"] * 7
-            await until(lambda: pool.used_slots == 1)
+            await until(lambda: router.engines.slots.used == 1)
             with pytest.raises(EngineLost):
                 await lease.run("tiny", [Schedule.constant(0)], 1)
-        assert pool.used_slots == 0
-        await all_ready_again(pool)
+        assert router.engines.slots.used == 0
+        await all_ready_again(router)
 
     loop.run(main())
     assert restarts == ["0"]
+
+
+@pytest.mark.parametrize("fault", list(garbled.ERRORS))
+def test_an_engine_that_sends_what_is_no_answer_is_replaced(
+    tiny_folder: Path, fault: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with running([configuration(tiny_folder)], module=GARBLED) as router:
+            with pytest.raises(EngineLost):
+                await classify(router, image(), fault)
+            await until(lambda: router.ready)
+
+    asyncio.run(main())
+    assert garbled.ERRORS[fault] in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_an_engine_that_sends_no_report_cannot_start(tiny_folder: Path) -> None:
+    async def main() -> None:
+        config = configuration(tiny_folder, models=(garbled.EARLY,))
+        policy = replace(POLICY, failed_starts=1)
+        with pytest.raises(EngineStartError, match="Stop was received, not Ready"):
+            async with running([config], module=GARBLED, policy=policy):
+                pass
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("fault", [faulty.HANG, faulty.STICKY], ids=["hung batch", "lost device"])
 def test_a_fault_that_a_retry_cannot_repair_ends_the_process(
     faulty_engine: Shared, fault: int
 ) -> None:
-    loop, pool, _, restarts = faulty_engine
+    loop, router, _, restarts = faulty_engine
 
     async def main() -> None:
-        assert failures(await ask(pool, [fault, 0, 0])) == ["EngineLost"] * 3
-        await all_ready_again(pool)
+        assert failures(await ask(router, [fault, 0, 0])) == ["EngineLost"] * 3
+        await all_ready_again(router)
 
     loop.run(main())
     assert restarts == ["0"]
@@ -222,27 +254,28 @@ def test_one_of_two_engines_continues_when_the_other_is_lost(tiny_folder: Path) 
 
     async def main() -> None:
         policy = replace(POLICY, failed_starts=1)
-        async with running([configuration(tiny_folder)] * 2, policy=policy) as pool:
-            assert pool.models["tiny"].device == "cpu,cpu"
+        async with running([configuration(tiny_folder)] * 2, policy=policy) as router:
+            assert router.engines.models["tiny"].device == "cpu,cpu"
             for engine in (0, 1):
-                kill(pool, signal.SIGSTOP, engine)
-            asking = asyncio.ensure_future(ask(pool, [0] * 8))
-            await until(lambda: pool.queued == 8)
-            # Each job goes to the engine with less outstanding work.
-            assert [engine.process.queued for engine in pool.supervisors] == [4, 4]
-            kill(pool, signal.SIGKILL, 0)
-            kill(pool, signal.SIGCONT, 1)
-            assert sorted(failures(await asking)) == [""] * 4 + ["EngineLost"] * 4
-            assert pool.ready
-            await until(lambda: pool.used_slots == 0)
-            assert failures(await ask(pool, [0] * 8)) == [""] * 8
-            await all_ready_again(pool)
+                kill(router, signal.SIGSTOP, engine)
+            asking = asyncio.ensure_future(ask(router, [0] * 8))
+            await until(lambda: router.engines.queued == 8)
+            first, second = (engine.process.queued for engine in router.engines.supervisors)
+            assert first
+            assert second
+            kill(router, signal.SIGKILL, 0)
+            kill(router, signal.SIGCONT, 1)
+            assert sorted(failures(await asking)) == [""] * second + ["EngineLost"] * first
+            assert router.ready
+            await until(lambda: router.engines.slots.used == 0)
+            assert failures(await ask(router, [0] * 8)) == [""] * 8
+            await all_ready_again(router)
             labels.write_text("too few\n")  # so that it cannot be started again
-            kill(pool, signal.SIGKILL, 0)
-            await until(lambda: pool.models["tiny"].device == "cpu")
-            assert pool.supervisors[0].given_up
-            assert (pool.ready, pool.given_up) == (True, False)
-            assert failures(await ask(pool, [0] * 8)) == [""] * 8
+            kill(router, signal.SIGKILL, 0)
+            await until(lambda: router.engines.models["tiny"].device == "cpu")
+            assert router.engines.supervisors[0].given_up
+            assert (router.ready, router.engines.given_up) == (True, False)
+            assert failures(await ask(router, [0] * 8)) == [""] * 8
 
     try:
         asyncio.run(main())
@@ -265,11 +298,11 @@ def test_an_engine_that_never_gets_ready_is_given_up_after_three_starts(tiny_fol
     assert restarts == ["0", "0"]
 
 
-async def all_ready_again(pool: EnginePool) -> None:
+async def all_ready_again(router: Router) -> None:
     """Wait until all engines are ready again, and check that every slot is usable."""
-    await until(lambda: all(engine.is_ready() for engine in pool.supervisors))
-    assert failures(await ask(pool, [0] * 8)) == [""] * 8
-    assert pool.used_slots == 0
+    await until(lambda: all(engine.is_ready() for engine in router.engines.supervisors))
+    assert failures(await ask(router, [0] * 8)) == [""] * 8
+    assert router.engines.slots.used == 0
 
 
 def scores(result: Result | BaseException) -> tuple[float, ...]:
@@ -288,9 +321,9 @@ def test_an_engine_restarts_without_the_accelerations_that_its_device_cannot_run
     async def main() -> None:
         async with running(
             [configuration(tiny_folder)], module="tests.server.engine.unsafe", policy=policy
-        ) as pool:
-            assert pool.models["tiny"].acceleration == "reference"
-            assert failures(await ask(pool, [0] * 4)) == [""] * 4
+        ) as router:
+            assert router.engines.models["tiny"].acceleration == "reference"
+            assert failures(await ask(router, [0] * 4)) == [""] * 4
 
     asyncio.run(main())
     lines = [record.getMessage() for record in caplog.records]

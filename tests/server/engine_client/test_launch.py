@@ -14,17 +14,17 @@ from server.settings import Settings
 def test_timeouts_reach_the_health_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[HealthPolicy] = []
     monkeypatch.setattr(
-        launch, "EnginePool", lambda configs, policy, **callbacks: given.append(policy)
+        launch, "EngineGroup", lambda configs, policy, **callbacks: given.append(policy)
     )
-    launch.create_pool(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
+    launch.create_engines(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
     assert given == [HealthPolicy(start_timeout=7, heartbeat_timeout=3)]
 
 
 def test_each_engine_gets_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[EngineConfig] = []
     monkeypatch.setattr(
-        launch, "EnginePool", lambda configs, policy, **callbacks: given.extend(configs)
+        launch, "EngineGroup", lambda configs, policy, **callbacks: given.extend(configs)
     )
-    launch.create_pool(Settings(device="cpu", cpu_isa="none"), Metrics(levels=()))
+    launch.create_engines(Settings(device="cpu", cpu_isa="none"), Metrics(levels=()))
     (config,) = given
     assert config.cpu_isa == "none"

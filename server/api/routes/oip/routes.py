@@ -89,7 +89,7 @@ async def server_metadata() -> dict[str, Any]:
 @router.get("/health/live", responses=document_errors(503))
 async def live(request: Request) -> Any:
     """As `/healthz`."""
-    if request.app.state.components.engine_pool.given_up:
+    if request.app.state.components.engines.given_up:
         return error_response(request, EngineLost("the models cannot be loaded any more"))
     return {"live": True}
 

@@ -40,14 +40,14 @@ class FakeLease:
     def write(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    async def run(self, *arguments: Any) -> Any:
+    async def run(self, *arguments: Any, **options: Any) -> Any:
         await asyncio.sleep(0)
         return self.results.pop(0)
 
 
 @dataclass
 class FakePool:
-    """Stands in for `server.engine_client.pool.EnginePool`."""
+    """Stands in for `server.engine_client.routing.Router`."""
 
     slots: int = 4
     ready: bool = True

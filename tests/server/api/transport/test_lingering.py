@@ -9,9 +9,10 @@ import pytest
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from server.api.transport import lingering, protocol
+from server.api.transport import lingering
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.protocol import MAX_REFUSED
+from server.system.stop_plan import StopPlan
 from tests.server.api.transport.in_loop import Listening, listening, run, until
 from tests.server.wire import read_response
 
@@ -133,10 +134,10 @@ def test_a_client_that_sends_nothing_more_is_not_waited_for(monkeypatch):
 
 def test_a_stop_waits_for_it_only_shortly(monkeypatch):
     monkeypatch.setattr(lingering, "IDLE_SECONDS", 600)
-    monkeypatch.setattr(protocol, "STOP_SECONDS", 0.1)
 
     async def test() -> None:
         async with listening(answer, LingerLimits(seconds=600)) as server:
+            server.registry.stop_plan = StopPlan(linger=0.1)
             await begin_lingering(server)
             (connection,) = server.http.server_state.connections
             connection.shutdown()

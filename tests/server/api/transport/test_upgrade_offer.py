@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
-import httptools
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from server.api.transport.parser import BodyEvents, RequestParser, framing
+from server.api.transport.lingering import LingerLimits
+from tests.server.api.transport.in_loop import listening, run, until
 from tests.server.wire import SNEAKER, read_response
 
 OFFER = (
     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
 )
 LENGTH = f"Content-Length: {len(SNEAKER)}\r\n"
+END = b"<end>"
 HEAD = "POST /classify?top_k=1 HTTP/1.1\r\nHost: x\r\n"
 
 
@@ -45,55 +48,42 @@ def test_an_early_answer_arrives_whole_before_the_connection_closes(server):
         assert connection.recv(1) == b""
 
 
-class Recorder:
-    """What a connection does with the events of its parser."""
-
-    def __init__(self) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.urls: list[bytes] = []
-        self.bodies: list[bytes] = []
-        self.parser = RequestParser(self, self.on_offer)
-
-    def on_offer(self, rest: bytes) -> None:
-        self.parser = RequestParser(BodyEvents(self), self.on_offer)
-        self.parser.feed_data(framing(self.headers) + rest)
-
-    def on_message_begin(self) -> None:
-        self.headers = []
-
-    def on_url(self, url: bytes) -> None:
-        self.urls.append(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.bodies.append(b"")
-
-    def on_body(self, body: bytes) -> None:
-        self.bodies[-1] += body
-
-    def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            self.bodies[-1] += b"<end>"
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the target and the body of the request."""
+    content = scope["raw_path"]
+    more = True
+    while more:
+        message = await receive()
+        content += message["body"]
+        more = message["more_body"]
+    headers = [(b"content-length", str(len(content) + len(END)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content + END})
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_bodies_of_any_framing_are_parsed_however_the_data_is_split(step):
+def test_bodies_of_any_framing_are_parsed_however_the_data_is_split(step: int) -> None:
     chunked = f"{HEAD}{OFFER}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
     counted = f"{HEAD}{OFFER}Content-Length: 4\r\n\r\nfghi"
     without = f"GET /models HTTP/1.1\r\nHost: x\r\n{OFFER}\r\n"
     data = (chunked + counted + without + counted).encode()
-    recorder = Recorder()
-    for start in range(0, len(data), step):
-        recorder.parser.feed_data(data[start : start + step])
-    assert recorder.bodies == [b"abcde<end>", b"fghi<end>", b"<end>", b"fghi<end>"]
-    assert b"".join(recorder.urls) == 2 * b"/classify?top_k=1" + b"/models/classify?top_k=1"
+
+    async def test() -> None:
+        async with listening(echo, LingerLimits()) as server:
+            reader, _ = await server.connect()
+            await until(lambda: server.http.server_state.connections)
+            (connection,) = server.http.server_state.connections
+            for start in range(0, len(data), step):
+                connection.data_received(data[start : start + step])
+            for content in (b"/classifyabcde", b"/classifyfghi", b"/models", b"/classifyfghi"):
+                answer = await reader.readuntil(END)
+                assert answer.endswith(b"\r\n\r\n" + content + END)
+
+    run(asyncio.new_event_loop, test())
 
 
-def test_a_body_that_breaks_its_framing_is_an_error():
-    recorder = Recorder()
-    with pytest.raises(httptools.HttpParserError):
-        recorder.parser.feed_data(
-            f"{HEAD}{OFFER}Transfer-Encoding: chunked\r\n\r\nno size\r\n".encode()
-        )
+def test_a_body_that_breaks_its_framing_is_an_error(server):
+    with server.connect() as connection:
+        head = f"{HEAD}{OFFER}Transfer-Encoding: chunked\r\n\r\nno size\r\n"
+        connection.sendall(head.encode())
+        assert read_response(connection).status_code == 400

@@ -1,4 +1,4 @@
-"""Pools of real engine processes with a tiny model."""
+"""Real engine processes with a tiny model, behind a router."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from server.engine_client.group import EngineGroup
 from server.engine_client.health import HealthPolicy
-from server.engine_client.pool import EnginePool
 from server.engine_client.process import MODULE, Result
+from server.engine_client.routing import Router
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, OutputKind
 from tome_core.schedule import Schedule
@@ -46,35 +47,34 @@ async def running(
     on_restart: Callable[[str], None] = lambda name: None,
     module: str = MODULE,
     policy: HealthPolicy = POLICY,
-) -> AsyncIterator[EnginePool]:
-    """A pool whose engines are all ready; on leaving, all slots are free and no process is left."""
-    pool = EnginePool(configs, policy, on_batch, lambda models: None, on_restart, module)
-    supervision = asyncio.create_task(pool.run())
+) -> AsyncIterator[Router]:
+    """A router to engines that are all ready; in the end slots are free, and no process is left."""
+    engines = EngineGroup(configs, policy, on_batch, lambda models: None, on_restart, module)
+    supervision = asyncio.create_task(engines.run())
     try:
         await until(
-            lambda: supervision.done() or all(engine.is_ready() for engine in pool.supervisors)
+            lambda: supervision.done() or all(engine.is_ready() for engine in engines.supervisors)
         )
         if supervision.done():
             await supervision
-        yield pool
-        assert (pool.used_slots, pool.queued) == (0, 0)
-        assert {engine.process.outstanding_tokens for engine in pool.supervisors} == {0}
-        await pool.stop(10)
+        yield Router(engines, configs[0].target_seconds)
+        assert (engines.slots.used, engines.queued) == (0, 0)
+        await asyncio.wait_for(engines.stop(), 10)
         await asyncio.wait_for(supervision, 10)
     finally:
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
-        for engine in pool.supervisors:
+        for engine in engines.supervisors:
             await engine.process.close()
 
 
 @contextlib.contextmanager
-def shared(*configs: EngineConfig, **options: Any) -> Iterator[tuple[asyncio.Runner, EnginePool]]:
+def shared(*configs: EngineConfig, **options: Any) -> Iterator[tuple[asyncio.Runner, Router]]:
     """`running` for several tests, which all use the event loop of the same ``runner``."""
     with asyncio.Runner() as runner:
-        pools = running(configs, **options)
-        yield runner, runner.run(pools.__aenter__())
-        runner.run(pools.__aexit__(None, None, None))
+        context = running(configs, **options)
+        yield runner, runner.run(context.__aenter__())
+        runner.run(context.__aexit__(None, None, None))
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -84,14 +84,14 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 async def classify(
-    pool: EnginePool,
+    router: Router,
     pixels: np.ndarray,
     r: int,
     deadline: float | None = None,
     output_kind: OutputKind = "classes",
     model: str = "tiny",
 ) -> Result:
-    with pool.lease() as lease:
+    with router.lease() as lease:
         lease.write(pixels)
         top_k = 3 if output_kind == "classes" else 0
         return await lease.run(model, [Schedule.constant(r)], top_k, deadline, output_kind)

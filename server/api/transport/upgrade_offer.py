@@ -1,39 +1,30 @@
-"""The parser of requests, which stays with HTTP/1.1 where a client offers another protocol.
+"""Requests that offer another protocol: the connection stays with HTTP/1.1.
 
 A client may offer HTTP/2 with every request, as Java's does (``Upgrade: h2c``). A server may ignore
 that (RFC 9110, section 7.8). httptools takes what follows the header for data of the other
-protocol, so that a request would lose its body.
+protocol, so that a request would lose its body. So a new parser goes on after the header.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httptools
 
 
-class RequestParser(httptools.HttpRequestParser):
-    """httptools' parser, which reports an offer of another protocol to its owner.
+def body_parser(events: Any) -> httptools.HttpRequestParser:
+    """Return a parser for a request whose header was parsed before, and for all later requests.
+
+    It takes the `framing` of that request first.
 
     Args:
-        events: takes the events of the requests.
-        on_offer: called with the data after a header with an offer. This parser is of no use then.
+        events: takes the events of the body, and those of later requests.
     """
-
-    def __init__(self, events: Any, on_offer: Callable[[bytes], None]) -> None:
-        super().__init__(events)
-        self._on_offer = on_offer
-        # Like uvicorn: data after the last request of a connection is no error.
-        self.set_dangerous_leniencies(lenient_data_after_close=True)
-
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
-        """Parse data. Raises `httptools.HttpParserError`."""
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            (header_end,) = offer.args
-            self._on_offer(data[header_end:])
+    parser = httptools.HttpRequestParser(BodyEvents(events))
+    # Like uvicorn: data after the last request of a connection is no error.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 class BodyEvents:

@@ -1,0 +1,175 @@
+"""Routing: which engine gets an image, and when that engine would complete it.
+
+Both follow from the predicted seconds of each engine, by its own cost model: admission prices an
+image on the engine that would complete it first, and that engine gets it. `server.latency.queueing`
+is the prediction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+
+from server.engine_client.group import EngineGroup
+from server.engine_client.process import Result
+from server.engine_client.slots import Lease
+from server.engine_client.supervisor import Supervisor
+from server.errors import EngineLost, Overloaded, Refusal
+from server.ipc.messages import Job
+from server.latency.cost import ImageCost
+from server.latency.queueing import WorkEstimate, whole_retry_seconds
+from tome_core.schedule import Schedule
+
+_RETRY_VALID_SECONDS = 0.1  # time for which a computed `Retry-After`, in whole seconds, is reused
+
+
+class Router:
+    """Gives slots to images, and images to engines.
+
+    Args:
+        target_seconds: time in which an image without a deadline is due.
+    """
+
+    def __init__(self, engines: EngineGroup, target_seconds: float) -> None:
+        self.engines = engines
+        self._slots = engines.slots
+        self._target_seconds = target_seconds
+        # By slot: images that are admitted but not submitted yet, each with the engine that would
+        # complete it first at its admission.
+        self._expected: dict[int, tuple[Supervisor, WorkEstimate]] = {}
+        # Clients choose schedules, and most choose the same few.
+        self._image_cost = lru_cache(maxsize=1024)(self._compute_image_cost)
+        self._retry_seconds = 0
+        self._retry_valid_until = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one engine accepts jobs."""
+        return bool(self._ready_engines())
+
+    def retry_after(self) -> int:
+        """Return the seconds until the shortest queue is empty, or until an engine is ready."""
+        engines = self._ready_engines()
+        if not engines:
+            return whole_retry_seconds(min(engine.ready_in for engine in self.engines.supervisors))
+        now = time.monotonic()
+        if now > self._retry_valid_until:
+            # Every refused request needs this number, and to compute it takes a pass over the
+            # whole queue.
+            self._retry_valid_until = now + _RETRY_VALID_SECONDS
+            shortest = min(
+                engine.process.queue_seconds(self._queue(engine, due=float("inf")))
+                for engine in engines
+            )
+            self._retry_seconds = whole_retry_seconds(shortest)
+        return self._retry_seconds
+
+    def estimate_work(
+        self,
+        model: str,
+        choices: Sequence[Schedule],
+        deadline: float | None,
+    ) -> WorkEstimate:
+        """Return the work of an image under the last of ``choices``, the one that merges most.
+
+        Admission must not refuse an image that could be in time, so it counts the least work.
+        """
+        due = deadline
+        if due is None:
+            due = time.monotonic() + self._target_seconds
+        return WorkEstimate(model, self._image_cost(model, choices[-1]), due)
+
+    def seconds_to_complete(self, work: WorkEstimate) -> float:
+        """Return the seconds until the first engine would complete one more image.
+
+        Ahead of it is all work that is due earlier, including images that are not submitted yet,
+        each under the schedule that merges most.
+        """
+        seconds = [self._completion_seconds(work, engine) for engine in self._ready_engines()]
+        return min(seconds, default=0.0)
+
+    def check_room(self) -> None:
+        """Check that an image can be admitted.
+
+        Raises:
+            Overloaded: no slot is free, or no engine is ready.
+        """
+        if not self.ready:
+            raise Overloaded(
+                "the models are not loaded",
+                retry_after=self.retry_after(),
+                reason=Refusal.NOT_READY,
+            )
+        if not self._slots.free:
+            raise Overloaded(
+                f"{self._slots.count} images are waiting already",
+                retry_after=self.retry_after(),
+                reason=Refusal.QUEUE_FULL,
+            )
+
+    @contextlib.contextmanager
+    def lease(self, work: WorkEstimate | None = None) -> Iterator[Lease]:
+        """Hold one slot.
+
+        The slot is free again on leaving; or, if its job was submitted, when the engine has
+        answered or ended.
+
+        Args:
+            work: the work of the image, which counts as queued from now on.
+
+        Raises:
+            Overloaded: no slot is free, or no engine is ready.
+        """
+        self.check_room()
+        slot = self._slots.free.pop()
+        if work is not None:
+            self._expected[slot] = (self._first_to_complete(work), work)
+        lease = Lease(self._slots.memory, slot, self.submit)
+        try:
+            yield lease
+        finally:
+            if not lease.submitted:
+                self._expected.pop(slot, None)
+                self._slots.free.append(slot)
+
+    def submit(self, job: Job) -> asyncio.Future[Result]:
+        """Send a job to the engine that would complete it first.
+
+        Cancelling the future cancels the job.
+
+        Raises:
+            EngineLost: no engine is ready; the slot still belongs to the caller.
+        """
+        if not self.ready:
+            raise EngineLost(
+                "the model process was lost; please retry",
+                retry_after=self.retry_after(),
+            )
+        _, work = self._expected.pop(job.slot, (None, None))
+        if work is None:
+            work = self.estimate_work(job.model, job.choices, job.deadline)
+        return self._first_to_complete(work).process.submit(job, work)
+
+    def _compute_image_cost(self, model: str, schedule: Schedule) -> ImageCost:
+        return self.engines.models[model].geometry.image_cost(schedule)
+
+    def _ready_engines(self) -> list[Supervisor]:
+        return [engine for engine in self.engines.supervisors if engine.process.ready]
+
+    def _first_to_complete(self, work: WorkEstimate) -> Supervisor:
+        engines = self._ready_engines()
+        if len(engines) == 1:
+            return engines[0]  # without a prediction, which takes a pass over the queue
+        return min(engines, key=partial(self._completion_seconds, work))
+
+    def _completion_seconds(self, work: WorkEstimate, engine: Supervisor) -> float:
+        return engine.process.completion_seconds(work, self._queue(engine, work.due))
+
+    def _queue(self, engine: Supervisor, due: float) -> list[WorkEstimate]:
+        """Return the work that ``engine`` runs before a job that is due at ``due``."""
+        expected = [work for other, work in self._expected.values() if other is engine]
+        queued = [*engine.process.queued_work(), *expected]
+        return [work for work in queued if work.due <= due]

@@ -1,0 +1,62 @@
+"""An engine process without a model that sends what is no answer; tests run it in place of one."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from server.engine.heartbeat import start_heartbeat
+from server.imaging.transform import Transform
+from server.ipc.channel import Channel, pack
+from server.ipc.engine_config import EngineConfig
+from server.ipc.heartbeat import HeartbeatPage
+from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
+from server.latency.cost import CostFeatures, CostModel
+
+EARLY = "early"  # the name of a model with which not even the start succeeds
+OTHER_TYPE, NO_PICKLE, OTHER_JOB = range(3)
+# What the log says, by the r of the job.
+ERRORS = {
+    OTHER_TYPE: "engine 0: Cancel was received, not BatchDone",
+    NO_PICKLE: "engine 0: a message of 3 bytes cannot be read",
+    OTHER_JOB: "engine 0: the engine answered job -1",
+}
+MODEL = ModelInfo(
+    name="tiny",
+    architecture="vit",
+    transform=Transform((3, 32, 32), "bilinear", 1.0, "center"),
+    labels=(),
+    tokens=17,
+    prefix=1,
+    depth=0,
+    device="cpu",
+    dtype="float32",
+    levels=(),
+    grid=(4, 4),
+)
+
+
+def main(connection: socket.socket, page: int) -> None:
+    """Start, and answer one job."""
+    start_heartbeat(HeartbeatPage(page))
+    channel = Channel(connection)
+    config: EngineConfig = channel.receive()
+    if EARLY in config.models:
+        return channel.send(Stop())
+    channel.send(Ready((MODEL,), 3 * 32 * 32, {"tiny": CostModel(CostFeatures())}))
+    channel.receive()  # the slots
+    job = channel.receive()
+    if not isinstance(job, Job):
+        return None
+    answers = {
+        OTHER_TYPE: pack(Cancel(job.id)),
+        NO_PICKLE: b"\0\0\0\3abc",
+        OTHER_JOB: pack(BatchDone("tiny", (Outcome(-1),))),
+    }
+    connection.sendall(answers[int(str(job.choices[0]))])
+    channel.receive()  # until the API process ends this one
+    return None
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[3]))

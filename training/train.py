@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 import tome_core
 from server.allocator import keep_freed_memory
 from tome_core.attention import explicit_attention
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
@@ -147,7 +149,7 @@ class Run:
             network.load_state_dict(refine(self.weights(stage.start), stage.patch_size))
         model = tome_core.patch(network.bfloat16())
         # Explicit attention is faster than fused attention in bfloat16 on a CPU.
-        model.merging = replace(model.merging, dense_attention=explicit_attention)
+        model.execution = Execution(ReferenceStrategy(explicit_attention))
         return model
 
     def teacher(self) -> nn.Module:

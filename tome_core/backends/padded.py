@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tome_core.backends.reference import ReferenceStrategy
-from tome_core.matching import Bipartite
+from tome_core.matching import Bipartite, from_edges
 from tome_core.merge import accumulation_dtype, weighted_mean
 from tome_core.metric import BlockTensors
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.padding import PaddedLayout, padded_layouts
 from tome_core.ragged.plan import Plan
+from tome_core.split import split
 
 
 @dataclass(frozen=True)
@@ -125,28 +126,15 @@ def match(
         meaning past the end of an image. An image that merges nothing keeps its order.
     """
     unit = before.pad(F.normalize(metric, dim=-1))  # (images, longest, d)
-    # Sets A and B alternate, prefix tokens counted; prefix tokens themselves stay out of both.
-    first_a = prefix + prefix % 2
-    first_b = prefix + 1 - prefix % 2
-    in_a = slice(first_a, None, 2)
-    in_b = slice(first_b, None, 2)
+    in_a, in_b = split(prefix)
     similarity, partner = _most_similar(unit, before.inside, in_a, in_b)  # (images, |A|)
     r = before.counts - after.counts  # (images, 1)
     old_position = torch.arange(before.longest, device=metric.device)
     merged_of_a = _rank(similarity, old_position[: similarity.shape[1]]) < r
-    # New order: prefix tokens, unmerged tokens of A, tokens of B.
     count_of_a = before.inside[:, in_a].sum(dim=1, keepdim=True)
     first_destination = prefix + count_of_a - r
-    merged_position = first_destination + partner
-    unmerged_position = (~merged_of_a).cumsum(dim=-1) + (prefix - 1)
-    position_of_a = torch.where(merged_of_a, merged_position, unmerged_position)
-    dest = old_position.repeat(len(unit), 1)
-    dest[:, in_a] = position_of_a
-    dest_of_b = dest[:, in_b]
-    dest[:, in_b] = first_destination + old_position[: dest_of_b.shape[1]]
-    merged = torch.zeros_like(before.inside)
-    merged[:, in_a] = merged_of_a
-    return torch.where(r > 0, dest, old_position), merged
+    matching = from_edges(merged_of_a, partner, first_destination, before.longest, prefix)
+    return torch.where(r > 0, matching.dest, old_position), matching.merged
 
 
 def _most_similar(unit: Tensor, inside: Tensor, in_a: slice, in_b: slice) -> tuple[Tensor, Tensor]:

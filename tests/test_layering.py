@@ -22,13 +22,15 @@ MAX_LOOSE_MODULES = 8  # of the server, outside its folders
 # from layers below its own; those of one layer do not know each other.
 LAYERS = (
     # The core: plain operations, then the packed buffer, then how both are executed, then models.
-    ("tome_core.errors", "tome_core.schedule", "tome_core.cost", "tome_core.attention"),
+    ("tome_core.errors", "tome_core.split", "tome_core.attention"),
+    ("tome_core.schedule", "tome_core.cost"),
     ("tome_core.pooling", "tome_core.positional", "tome_core.rotary", "tome_core.relative"),
     ("tome_core.outputs", "tome_core.pixels", "tome_core.matching"),
     ("tome_core.merge",),
     ("tome_core.metric", "tome_core.trace"),
+    ("tome_core.merging",),
     ("tome_core.ragged",),
-    ("tome_core.dense", "tome_core.backends"),
+    ("tome_core.dense", "tome_core.execution", "tome_core.backends"),
     ("tome_core.backends.cpu", "tome_core.backends.cuda"),
     ("tome_core.block",),
     ("tome_core.model",),
@@ -61,7 +63,7 @@ LAYERS = (
 )
 
 # Of the core, the API process needs what is pure Python, to parse and to price a request.
-PURE_CORE = ("tome_core.schedule", "tome_core.cost")
+PURE_CORE = ("tome_core.split", "tome_core.schedule", "tome_core.cost")
 API_PROCESS = (
     "server.metrics",
     "server.engine_client",
@@ -94,7 +96,7 @@ RULES = [
     # timm and Triton are not there on every machine, and torch takes seconds to import.
     Rule("tome_core", never=("timm",), exempt=("tome_core.adapters",)),
     Rule("tome_core", never=("triton",), exempt=("tome_core.backends.cuda",)),
-    *(Rule(module, never=("torch", "numpy", "tome_core")) for module in PURE_CORE),
+    *(Rule(module, ("torch", "numpy", "tome_core"), PURE_CORE) for module in PURE_CORE),
     Rule("tome_core", never=("server", *WEB)),
     # The two processes know each other's messages, and no more.
     *(Rule(folder, never=("torch", "timm", "server.engine")) for folder in API_PROCESS),
@@ -228,10 +230,10 @@ def test_only_patch_imports_adapters_and_only_when_called() -> None:
     assert not [found for found in early if below(found.target, ("tome_core.adapters", "timm"))]
 
 
-def test_the_schedule_needs_the_standard_library_only() -> None:
-    assert {
-        found.target.split(".")[0] for found in imports("tome_core.schedule")
-    } <= sys.stdlib_module_names
+@pytest.mark.parametrize("module", PURE_CORE)
+def test_the_pure_core_needs_the_standard_library_only(module: str) -> None:
+    packages = {found.target.split(".")[0] for found in imports(module)}
+    assert packages - {"tome_core"} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -8,9 +8,11 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
+from tome_core.execution import Execution
+from tome_core.merging import Merging
 from tome_core.metric import BlockTensors
-from tome_core.positional import Positional
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan, join
 
 
@@ -77,84 +79,71 @@ class Encoder(Protocol):
 
 def run_block(
     block: Block,
-    merging: Merging,
-    plan: Plan,
-    index: int,
-    packed: Packed,
-    positional: Positional | None,
+    execution: Execution,
+    context: BlockContext,
     leading: int | None = None,
 ) -> Packed:
     """Run attention, merging and MLP (paper, section 3: "merge between attention and MLP").
 
     Args:
         block: the block.
-        merging: how the model merges.
-        plan: the groups of the batch.
-        index: index of the block.
-        packed: the tokens that enter the block.
-        positional: positions that attention reads, if any.
+        execution: how it attends and merges.
+        context: the tokens that enter the block, and how they merge.
         leading: for the last block, outside training: return only this many tokens at the front of
             each image, ``(B * leading, D)``. They must be prefix tokens, so nothing merges into
             them, and merging is skipped. The result's ``sizes``, ``sources`` and ``positions`` are
             still those of the tokens before the block and do not match its ``tokens``.
     """
-    packed = _attend_and_merge(block, merging, plan, index, packed, positional, leading)
+    packed = _attend_and_merge(block, execution, context, leading)
     branch = block.mlp(packed.tokens)  # (T, D)
-    branch = _drop_path(block.drop_path2, branch, plan, index + 1)
-    tokens = _add(merging, branch, packed.tokens)
+    branch = _drop_path(block.drop_path2, branch, context.plan, context.index + 1)
+    tokens = _add(execution, branch, packed.tokens)
     return replace(packed, tokens=tokens)
 
 
 def _attend_and_merge(
     block: Block,
-    merging: Merging,
-    plan: Plan,
-    index: int,
-    packed: Packed,
-    positional: Positional | None,
+    execution: Execution,
+    context: BlockContext,
     leading: int | None,
 ) -> Packed:
     """Run the attention branch and merge.
 
     As a function of its own it frees its tensors before the MLP, which needs the most memory.
     """
-    x = packed.tokens  # (T, D)
+    plan = context.plan
+    index = context.index
+    x = context.packed.tokens  # (T, D)
     h = block.attention_input(x)  # (T, D)
     q, k, v = block.qkv(h)  # (T, H, d) each
-    if positional is not None and packed.positions is not None:
-        positions = join([positions.flatten() for positions in packed.positions])  # (T,)
-        q = positional.rotate(q, index, positions)
-        k = positional.rotate(k, index, positions)
-    attended = merging.strategy.attend(
-        merging,
-        plan,
-        index,
-        packed,
-        (q, k, v),
-        positional,
-        block.attention_dropout,
-    )  # (T, H * d)
+    positions = context.positions()  # (T,)
+    if context.positional is not None and positions is not None:
+        q = context.positional.rotate(q, index, positions)
+        k = context.positional.rotate(k, index, positions)
+    strategy = execution.strategy
+    attended = strategy.attend(context, (q, k, v), block.attention_dropout)  # (T, H * d)
     if leading is not None:
         attended = plan.leading(attended, index, leading)
         h = plan.leading(h, index, leading)
         x = plan.leading(x, index, leading)
     branch = block.attention_output(attended, h)  # (T, D)
     branch = _drop_path(block.drop_path1, branch, plan, index)
-    packed = replace(packed, tokens=_add(merging, branch, x))
+    after_attention = context.with_tokens(_add(execution, branch, x))
+    packed = after_attention.packed
     if leading is not None:
         # Nothing reads the sizes of leading tokens, so they are not selected.
         return packed
     features = BlockTensors(before=x, after=packed.tokens, q=q, k=k, v=v)
-    return merging.strategy.merge(merging, plan, index, packed, features)
+    return strategy.merge(after_attention, features)
 
 
 def _add(
-    merging: Merging,
+    execution: Execution,
     branch: Tensor,
     tokens: Tensor,
 ) -> Tensor:
     """Return the sum of two ``(T, D)``, in the memory of ``branch`` if that is allowed."""
-    if merging.in_place and branch.dtype == tokens.dtype:
+    if execution.in_place and branch.dtype == tokens.dtype:
         return branch.add_(tokens)
     return tokens + branch
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tome_core.split import set_sizes
+
 
 @dataclass(frozen=True)
 class BlockCost:
@@ -50,9 +52,7 @@ class Cost:
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * before * block.pair
             if after < before:
-                mergeable = before - self.prefix
-                tokens_of_a = mergeable // 2
-                tokens_of_b = mergeable - tokens_of_a
+                tokens_of_a, tokens_of_b = set_sizes(before, self.prefix)
                 total += tokens_of_a * tokens_of_b * block.match
         return total
 

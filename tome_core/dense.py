@@ -6,15 +6,14 @@ vector to each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from tome_core.merge import unmerge
-from tome_core.ragged.packed import Packed
-from tome_core.ragged.plan import Plan
+from tome_core.ragged.context import BlockContext
 
 Format = Literal["NLC", "NCHW"]
 
@@ -48,51 +47,21 @@ def resolve_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
     return sorted({layer % depth for layer in layers})
 
 
-def dense_features(
-    states: Iterable[tuple[Plan, Packed]],
-    layers: Sequence[int],
-    norm: Callable[[Tensor], Tensor] | None,
-) -> list[Tensor]:
-    """Return the dense features ``(B, N0, D)`` after each of ``layers``.
+def dense_features(context: BlockContext, norm: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Return the current vector of every input token, ``(B, N0, D)``, in the order of the batch.
 
     Args:
-        states: the tokens before the first block, then those after each block. No block after the
-            last of ``layers`` runs.
-        layers: block indices in order.
+        context: the tokens before a block, with their sources.
         norm: a norm for the merged tokens ``(T, D)``; cheaper before unmerging than after it.
     """
-    features = []
-    for blocks_run, (plan, packed) in enumerate(states):
-        last_block = blocks_run - 1
-        if last_block in layers:
-            tokens = packed.tokens  # (T, D)
-            if norm is not None:
-                tokens = norm(tokens)
-            features.append(unmerge_batch(plan, tokens, packed.sources or (), blocks_run))
-        if blocks_run > layers[-1]:
-            break
-    return features
-
-
-def unmerge_batch(
-    plan: Plan,
-    tokens: Tensor,
-    sources: Sequence[Tensor],
-    blocks_run: int,
-) -> Tensor:
-    """Return the vector of every input token, ``(B, N0, D)``, in the order of the batch.
-
-    Args:
-        plan: the groups of the batch.
-        tokens: the packed tokens ``(T, D)`` after some blocks.
-        sources: for each group, the current position of each input token, ``(images, N0)``.
-        blocks_run: the number of these blocks.
-    """
+    tokens = context.packed.tokens  # (T, D)
+    if norm is not None:
+        tokens = norm(tokens)
+    sources = context.packed.sources or ()
     unmerged = []
-    views = plan.views(tokens, blocks_run)
-    for (_, group_tokens), source in zip(views, sources, strict=True):
+    for (_, group_tokens), source in zip(context.views(tokens), sources, strict=True):
         unmerged.append(unmerge(group_tokens, source))  # (images, N0, D)
-    return plan.restore(torch.cat(unmerged))
+    return context.plan.restore(torch.cat(unmerged))
 
 
 def check_format(output_fmt: str) -> None:

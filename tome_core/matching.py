@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable, split, tokens_left
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Bipartite:
         prefix: int,
     ) -> int:
         """Return ``tokens - r``, where r is at most half of the mergeable tokens."""
-        return tokens - min(r, most_mergeable(tokens, prefix))
+        return tokens_left(tokens, r, prefix)
 
     @torch.no_grad()
     def __call__(
@@ -100,7 +100,7 @@ class Bipartite:
         """See `Matcher`."""
         tokens = metric.shape[1]
         r = min(r, most_mergeable(tokens, prefix))
-        in_a, in_b = _alternating_sets(prefix)
+        in_a, in_b = split(prefix)
 
         # Cosine similarity of every token of A and every token of B.
         unit = F.normalize(metric, dim=-1)  # (B, N, d)
@@ -115,25 +115,14 @@ class Bipartite:
         order = similarity.argsort(dim=-1, descending=True, stable=True)  # (B, |A|)
         merged = torch.zeros_like(similarity, dtype=torch.bool)
         merged.scatter_(1, order[:, :r], True)
-        return _from_edges(merged, partner, r, tokens, prefix)
+        first_destination = prefix + similarity.shape[1] - r
+        return from_edges(merged, partner, first_destination, tokens, prefix)
 
 
-def _alternating_sets(prefix: int) -> tuple[slice, slice]:
-    """Return the positions of sets A and B without prefix tokens.
-
-    Prefix tokens never merge, so the similarity matrix leaves them out. They count in the
-    alternation: A has the even positions of the whole sequence.
-    """
-    is_odd = prefix % 2
-    in_a = slice(prefix + is_odd, None, 2)
-    in_b = slice(prefix + 1 - is_odd, None, 2)
-    return in_a, in_b
-
-
-def _from_edges(
+def from_edges(
     merged: Tensor,
     partner: Tensor,
-    r: int,
+    first_destination: int | Tensor,
     tokens: int,
     prefix: int,
 ) -> Matching:
@@ -142,22 +131,20 @@ def _from_edges(
     Args:
         merged: which tokens of A merge, bool ``(B, |A|)``.
         partner: index in B of the token at the other end of each edge, int64 ``(B, |A|)``.
-        r: how many tokens of each image merge.
+        first_destination: the new position of the first token of B, of all images or ``(B, 1)``.
         tokens: N.
         prefix: number of prefix tokens.
     """
-    batch, in_a_count = merged.shape
-    device = merged.device
-    in_a, in_b = _alternating_sets(prefix)
-    dest = torch.arange(tokens, device=device).repeat(batch, 1)  # (B, N)
+    in_a, in_b = split(prefix)
+    old_position = torch.arange(tokens, device=merged.device)  # (N,)
+    dest = old_position.repeat(len(merged), 1)  # (B, N)
 
     # New order: prefix tokens, the tokens of A that stay, then all of B.
-    first_destination = prefix + in_a_count - r
     unmerged_position = (~merged).cumsum(dim=-1) + (prefix - 1)  # (B, |A|)
     merged_position = first_destination + partner  # (B, |A|)
     dest[:, in_a] = torch.where(merged, merged_position, unmerged_position)
     dest_of_b = dest[:, in_b]  # (B, |B|), a view
-    dest_of_b.copy_(first_destination + torch.arange(dest_of_b.shape[1], device=device))
+    dest_of_b.copy_(first_destination + old_position[: dest_of_b.shape[1]])
 
     merged_tokens = torch.zeros_like(dest, dtype=torch.bool)  # (B, N)
     merged_tokens[:, in_a] = merged
@@ -235,7 +222,7 @@ class Random:
         prefix: int,
     ) -> int:
         """Return the same as `Bipartite.remaining`."""
-        return tokens - min(r, most_mergeable(tokens, prefix))
+        return tokens_left(tokens, r, prefix)
 
     @torch.no_grad()
     def __call__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, SupportsIndex
 
@@ -13,11 +13,14 @@ from torch.utils.checkpoint import checkpoint
 from tome_core.block import Block, Encoder, run_block
 from tome_core.cost import Cost
 from tome_core.dense import Format, check_format, dense_features, resolve_layers, to_format
+from tome_core.execution import Execution
 from tome_core.merge import accumulation_dtype
+from tome_core.merging import Merging
 from tome_core.outputs import Outputs
 from tome_core.pixels import Images, check_images, normalised
 from tome_core.positional import Positional
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.schedule import Schedule
 from tome_core.trace import Trace
@@ -93,7 +96,12 @@ class MergedViT(nn.Module):
     In every call, ``images`` are normalised floats ``(B, C, H, W)``, or `Pixels`.
     """
 
-    def __init__(self, adapter: Adapter, merging: Merging) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        merging: Merging,
+        execution: Execution,
+    ) -> None:
         super().__init__()
         network = adapter.network
         self.training = network.training
@@ -103,6 +111,7 @@ class MergedViT(nn.Module):
             object.__setattr__(self, name, getattr(network, name))
         self.adapter = adapter
         self.merging = merging
+        self.execution = execution
         self.embedding: Embedding | None = None
         self.encoder: Encoder | None = None
 
@@ -207,12 +216,15 @@ class MergedViT(nn.Module):
         """
         indices = resolve_layers(len(self.adapter.blocks), layers)
         check_format(output_fmt)
-        states = self._states(images, r, trace=True)
-        dense = dense_features(states, indices, self.adapter.norm if norm else None)
+        context = self._first_context(images, r, trace=True)
         grid = self.patch_grid(images)
         prefix = self.merging.prefix
         features: list[Any] = []
-        for x in dense:  # (B, N0, D)
+        for index in range(indices[-1] + 1):
+            context = self._run_block(context)
+            if index not in indices:
+                continue
+            x = dense_features(context, self.adapter.norm if norm else None)  # (B, N0, D)
             patches = to_format(x[:, prefix:], grid, output_fmt)
             if return_prefix_tokens:
                 features.append((patches, x[:, :prefix]))
@@ -239,7 +251,7 @@ class MergedViT(nn.Module):
         call must use the encoder and read nothing but the leading tokens.
         """
         reads_starts = self.encoder is not None and self.encoder.reads_starts
-        pools_leading_tokens = self.merging.prune and self.adapter.leading is not None
+        pools_leading_tokens = self.execution.prune and self.adapter.leading is not None
         return reads_starts and pools_leading_tokens and not self.training
 
     def input_tokens(self, images: Images) -> int:
@@ -276,59 +288,33 @@ class MergedViT(nn.Module):
         leading: int | None = None,
     ) -> tuple[Plan, Packed]:
         """Run the embedding, the blocks and the final norm; for ``leading`` see `run_block`."""
-        plan, packed, positional = self._first_state(images, r, trace)
+        context = self._first_context(images, r, trace)
+        plan = context.plan
         encoder = None if self.training else self.encoder
-        if encoder is not None and encoder.supports(self.merging, packed):
-            packed = encoder(self.merging, plan, packed, leading)
+        if encoder is not None and encoder.supports(self.merging, context.packed):
+            packed = encoder(self.merging, plan, context.packed, leading)
         else:
-            for after_block in self._after_blocks(plan, packed, positional, leading):
-                packed = after_block
+            depth = len(self.adapter.blocks)
+            for index in range(depth):
+                is_last = index == depth - 1
+                context = self._run_block(context, leading if is_last else None)
+            packed = context.packed
         normed = self.adapter.norm(packed.tokens)  # (T, D)
         return plan, replace(packed, tokens=normed)
 
-    def _states(self, images: Images, r: R, trace: bool) -> Iterator[tuple[Plan, Packed]]:
-        """Yield the tokens before the first block, then those after each block."""
-        plan, packed, positional = self._first_state(images, r, trace)
-        yield plan, packed
-        after_blocks = self._after_blocks(plan, packed, positional, leading=None)
-        for packed in after_blocks:  # frees the tokens of the block before
-            yield plan, packed
+    def _run_block(self, context: BlockContext, leading: int | None = None) -> BlockContext:
+        """Run the block of ``context`` as `run_block` does; return the context of the next one."""
+        block = self.adapter.blocks[context.index]
+        arguments = (block, self.execution, context, leading)
+        checkpointing = getattr(self.adapter.network, "grad_checkpointing", False)
+        if checkpointing and torch.is_grad_enabled():
+            packed = checkpoint(run_block, *arguments, use_reentrant=False)
+        else:
+            packed = run_block(*arguments)
+        return context.following(packed)
 
-    def _after_blocks(
-        self,
-        plan: Plan,
-        packed: Packed,
-        positional: Positional | None,
-        leading: int | None,
-    ) -> Iterator[Packed]:
-        """Run block by block; yield the tokens after each one. For ``leading`` see `run_block`."""
-        adapter = self.adapter
-        checkpointing = getattr(adapter.network, "grad_checkpointing", False)
-        recompute = checkpointing and torch.is_grad_enabled()
-        last = len(adapter.blocks) - 1
-        for index, block in enumerate(adapter.blocks):
-            arguments = (
-                block,
-                self.merging,
-                plan,
-                index,
-                packed,
-                positional,
-                leading if index == last else None,
-            )
-            if recompute:
-                packed = checkpoint(run_block, *arguments, use_reentrant=False)
-            else:
-                packed = run_block(*arguments)
-            yield packed
-
-    def _first_state(
-        self,
-        images: Images,
-        r: R,
-        trace: bool,
-    ) -> tuple[Plan, Packed, Positional | None]:
-        """Embed the images, and sort their tokens as the plan does."""
+    def _first_context(self, images: Images, r: R, trace: bool) -> BlockContext:
+        """Embed the images, sort their tokens as the plan does, and return the first context."""
         check_images(images)
         plan: Plan
         if isinstance(r, BoundedPlan):
@@ -354,7 +340,7 @@ class MergedViT(nn.Module):
             sources=input_positions if trace else None,
             positions=input_positions if positional is not None else None,
         )
-        return plan, packed, positional
+        return BlockContext(self.merging, plan, 0, packed, positional)
 
     def _embed(self, images: Images) -> tuple[Tensor, Positional | None]:
         embedding = None if self.training else self.embedding
@@ -365,7 +351,7 @@ class MergedViT(nn.Module):
 
     def _pooled(self, images: Images, r: R) -> Tensor:
         """Return the result of `Adapter.pool`, for callers that need nothing else."""
-        prune = self.merging.prune and not self.training and len(self.adapter.blocks) > 0
+        prune = self.execution.prune and not self.training and len(self.adapter.blocks) > 0
         leading = self.adapter.leading if prune else None
         plan, packed = self._encode(images, r, trace=False, leading=leading)
         if leading is None:

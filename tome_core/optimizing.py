@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -12,9 +11,10 @@ from tome_core.attention import explicit_attention
 from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.padded import PaddedStrategy
+from tome_core.backends.reference import ReferenceStrategy
 from tome_core.block import Encoder
+from tome_core.execution import Execution, Strategy
 from tome_core.model import Embedding, MergedViT
-from tome_core.ragged.packed import Merging, Strategy
 
 # The Triton kernels need an NVIDIA GPU of at least this compute capability: Ampere, the first
 # generation with tensor cores for bfloat16.
@@ -67,7 +67,7 @@ def optimize(
         _replace_modules_on_cpu(fast, parameter.dtype)
     elif device.type == "cuda":
         _replace_modules_on_gpu(fast, use_triton)
-    fast.merging = merging_for(fast.merging, device.type, parameter.dtype, use_triton)
+    fast.execution = execution_for(device.type, parameter.dtype, use_triton)
     return fast
 
 
@@ -121,34 +121,26 @@ def triton_strategy() -> Strategy:
     return TritonStrategy()
 
 
-def merging_for(
-    merging: Merging,
+def execution_for(
     device: str,
     dtype: torch.dtype,
     use_triton: bool = False,
-) -> Merging:
-    """Return ``merging`` with the fastest attention and strategy of a device; it merges the same.
+) -> Execution:
+    """Return the fastest execution on a device.
 
     Args:
-        merging: how the model merges.
         device: type of the device.
         dtype: dtype of the activations.
         use_triton: on a GPU, use the kernels of `tome_core.backends.cuda`.
     """
     if device == "cpu" and kernels.supports(dtype):
-        return replace(
-            merging,
-            dense_attention=explicit_attention,
-            strategy=KernelStrategy(),
-            in_place=True,
-            prune=True,
-        )
+        return Execution(KernelStrategy(explicit_attention), in_place=True, prune=True)
     if device == "cpu":
-        return replace(merging, dense_attention=explicit_attention)
+        return Execution(ReferenceStrategy(explicit_attention))
     if device == "cuda":
         strategy = triton_strategy() if use_triton else PaddedStrategy()
-        return replace(merging, strategy=strategy, prune=True)
-    return merging
+        return Execution(strategy, prune=True)
+    return Execution(ReferenceStrategy())
 
 
 def has_triton(device: torch.device) -> bool:

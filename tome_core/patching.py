@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 from tome_core.matching import Bipartite, Matcher
+from tome_core.merging import Merging
 from tome_core.model import MergedViT
-from tome_core.ragged.packed import Merging
 
 
 def patch(
@@ -47,6 +48,5 @@ def patch(
         matcher=matcher or Bipartite(),
         prop_attn=prop_attn,
         prefix=adapter.prefix,
-        strategy=ReferenceStrategy(),
     )
-    return MergedViT(adapter, merging)
+    return MergedViT(adapter, merging, Execution(ReferenceStrategy()))

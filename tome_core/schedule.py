@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import SupportsIndex
 
+from tome_core.split import tokens_left
+
 # More digits are no token count.
 _MOST_DIGITS = 6
 _DECIMAL = re.compile(
@@ -166,11 +168,6 @@ class Schedule:
         return _tokens(self.wanted(depth), tokens, prefix)
 
 
-def most_mergeable(tokens: int, prefix: int) -> int:
-    """Return how many tokens a block can merge: half of the non-prefix ones (paper, section 3)."""
-    return (tokens - prefix) // 2
-
-
 @lru_cache(maxsize=_CACHED_COUNTS)
 def _tokens(
     r_of_blocks: tuple[int, ...],
@@ -179,9 +176,7 @@ def _tokens(
 ) -> tuple[int, ...]:
     counts = [tokens]
     for r in r_of_blocks:
-        before = counts[-1]
-        merged = min(r, most_mergeable(before, prefix))
-        counts.append(before - merged)
+        counts.append(tokens_left(counts[-1], r, prefix))
     return tuple(counts)
 
 

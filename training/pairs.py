@@ -16,7 +16,7 @@ import tome_core
 from tome_core.matching import Bipartite, Matching
 from tome_core.merge import accumulation_dtype, merge, weighted_mean
 from tome_core.metric import BlockTensors, mean_key
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable
 
 
 def all_keys(features: BlockTensors) -> Tensor:

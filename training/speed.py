@@ -21,6 +21,8 @@ from torch import Tensor, nn
 import tome_core
 from server.allocator import keep_freed_memory
 from tome_core.attention import explicit_attention, fused_attention
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 from training.masters import MasterAdamW
 from training.models import Teacher, vit
 
@@ -63,9 +65,8 @@ def make_step(variant: Variant) -> Callable[[], None]:
     """Return a function that runs one training step on random images."""
     torch.manual_seed(0)
     model: Any = tome_core.patch(vit(variant.patch_size).to(variant.dtype)).train()
-    model.merging = replace(
-        model.merging, dense_attention=explicit_attention if variant.explicit else fused_attention
-    )
+    attention = explicit_attention if variant.explicit else fused_attention
+    model.execution = Execution(ReferenceStrategy(attention))
     if variant.compiled:  # Compile the plain timm model: the merging model does not compile.
         for block in model.adapter.network.blocks:
             block.compile()

@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import tome_core
 from server.allocator import keep_freed_memory
 from tome_core import MergedViT
 from tome_core.attention import explicit_attention
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
@@ -192,7 +194,7 @@ class Run:
         model = tome_core.patch(network.to(self.device, torch.bfloat16))
         if self.device.type == "cpu":
             # Explicit attention is faster than fused attention in bfloat16 on a CPU.
-            model.merging = replace(model.merging, dense_attention=explicit_attention)
+            model.execution = Execution(ReferenceStrategy(explicit_attention))
         return model
 
     def teacher(self) -> nn.Module:

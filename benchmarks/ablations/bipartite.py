@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.ablations.limit import AtMostHalf
 from tome_core.matching import Matching
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable, split
 
 # Tokens (B, |A|, d) and (B, |B|, d) -> how alike each pair is, (B, |A|, |B|).
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -36,8 +36,9 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def alternating(batch: int, tokens: int, prefix: int) -> tuple[Tensor, Tensor]:
     """The paper's choice: even positions and odd ones, prefix tokens counted but left out."""
-    patches = torch.arange(prefix, tokens)
-    return patches[patches % 2 == 0].repeat(batch, 1), patches[patches % 2 == 1].repeat(batch, 1)
+    positions = torch.arange(tokens)
+    in_a, in_b = split(prefix)
+    return positions[in_a].repeat(batch, 1), positions[in_b].repeat(batch, 1)
 
 
 def sequential(batch: int, tokens: int, prefix: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tome_core.schedule import most_mergeable
+from tome_core.split import tokens_left
 
 
 class AtMostHalf:
@@ -10,4 +10,4 @@ class AtMostHalf:
 
     def remaining(self, tokens: int, r: int, prefix: int) -> int:
         """``tokens - r``, but never more than half of the mergeable tokens go."""
-        return tokens - min(r, most_mergeable(tokens, prefix))
+        return tokens_left(tokens, r, prefix)

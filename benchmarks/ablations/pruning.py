@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.ablations.limit import AtMostHalf
 from tome_core.matching import Matching
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable
 
 # What the metric says of all tokens (B, N, ...) and prefix -> a score of each other token (B, N -
 # prefix).

@@ -9,7 +9,7 @@ import torch
 
 import tome_core
 from server.errors import ConfigError
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable
 
 
 def check_model(name: str) -> int:

@@ -9,7 +9,8 @@ from itertools import count
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.calibration import Sample
 from server.ipc.messages import Level, ModelInfo
-from tome_core.schedule import Schedule, most_mergeable
+from tome_core.schedule import Schedule
+from tome_core.split import most_mergeable
 
 ROUNDS = 3  # in which each batch is timed, after one that fills caches
 

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 from server.imaging.transform import Transform
 from server.latency.cost import CostModel, Geometry
 from tome_core.cost import Cost
-from tome_core.schedule import Schedule, most_mergeable
+from tome_core.schedule import Schedule
+from tome_core.split import most_mergeable
 
 # The output of a job: the best classes, the pooled features, or for every input token the position
 # of the token that it was merged into.

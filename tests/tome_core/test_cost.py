@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, make_images, make_vit
 from tome_core import Kth, Schedule, patch
 from tome_core.attention import explicit_attention
+from tome_core.backends.reference import ReferenceStrategy
 from tome_core.cost import BlockCost, Cost
+from tome_core.execution import Execution
 
 R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
 
@@ -41,7 +42,7 @@ def test_macs_equal_the_flops_that_pytorch_counts(variant: str) -> None:
         vit.attn_pool.fused_attn = False
     model = patch(vit.requires_grad_(False))
     # PyTorch counts explicit products on every device, and its fused kernel on some.
-    model.merging = replace(model.merging, dense_attention=explicit_attention)
+    model.execution = Execution(ReferenceStrategy(explicit_attention))
     images = make_images(1, dtype=torch.float32)
     counted = {}
     predicted = {}

@@ -7,7 +7,7 @@ checks them on its own GPU (self check).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,10 +22,11 @@ from tests.tome_core.models import CLASSES, make_vit
 from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
 from tome_core.backends.padded import PaddedStrategy
+from tome_core.execution import Execution
 from tome_core.metric import BlockTensors
-from tome_core.optimizing import merging_for
-from tome_core.ragged.packed import Merging, Packed
-from tome_core.ragged.plan import Plan
+from tome_core.optimizing import execution_for
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 
 pytestmark = needs_fake_cuda
 
@@ -47,8 +48,8 @@ def for_cuda(model: MergedViT, dtype: torch.dtype) -> MergedViT:
     """What `optimize` makes of ``model`` on a GPU, but for the device of its weights."""
     fold_scales(model.adapter.network)
     replace_convolutions(model.adapter.network)
-    merging = merging_for(model.merging, "cuda", dtype)
-    return MergedViT(model.adapter, merging).eval().requires_grad_(False)
+    execution = execution_for("cuda", dtype)
+    return MergedViT(model.adapter, model.merging, execution).eval().requires_grad_(False)
 
 
 def run(model: MergedViT, dtype: torch.dtype, r: Any, **options: Any) -> Any:
@@ -82,7 +83,7 @@ class Both(torch.nn.Module):
 @pytest.mark.parametrize("variant", MODELS)
 def test_every_r_and_mixed_batches_run_on_the_gpu(variant: str, dtype: torch.dtype) -> None:
     model = for_cuda(patch(make_vit(dtype=torch.float32, **MODELS[variant])), dtype)
-    assert model.merging.strategy == PaddedStrategy()
+    assert model.execution.strategy == PaddedStrategy()
     for r in [*range(9), *MIXED]:
         outputs, trace = run(model, dtype, r)
         for tensor, shape in ((outputs.logits, (4, CLASSES)), (trace.logits, (4, CLASSES))):
@@ -113,15 +114,13 @@ def test_rotary_and_relative_positions_run_on_the_gpu(kind: str, dtype: torch.dt
 class Waits(PaddedStrategy):
     """Reads one number back in each merge."""
 
-    def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
-    ) -> Packed:
+    def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
         assert features.k.isfinite().all().item()
-        return super().merge(merging, plan, index, packed, features)
+        return super().merge(context, features)
 
 
 def test_a_wait_of_the_host_is_detected() -> None:
     model = for_cuda(patch(make_vit(dtype=torch.float32)), torch.float32)
-    model.merging = replace(model.merging, strategy=Waits())
+    model.execution = Execution(Waits())
     with pytest.raises(DataDependentOutputException):
         run(model, torch.float32, 3)

@@ -146,7 +146,7 @@ def test_layers_are_replaced_where_the_processor_allows_it() -> None:
     ) * 2
     has_plain_norms = any(issubclass(kind, nn.LayerNorm) for kind in kinds)
     assert has_plain_norms == (not kernels.available())
-    assert isinstance(fast.merging.strategy, KernelStrategy) == kernels.available()
+    assert isinstance(fast.execution.strategy, KernelStrategy) == kernels.available()
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ destination.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,8 @@ from tests.tome_core.oracle import Spec
 from tests.tome_core.oracle_layers import Bias, Vector, array, linear, sigmoid
 from tome_core import UnsupportedModelError, optimize, patch
 from tome_core.attention import explicit_attention
+from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 
 BEITS: dict[str, dict[str, Any]] = {
     "beit": {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.3},
@@ -241,7 +242,7 @@ def test_macs_equal_the_flops_that_pytorch_counts(name: str) -> None:
     model = patch(make(name).float())
     images = make_images(1, (16, 12), dtype=torch.float32)
     # PyTorch counts explicit products on every device, and its fused kernel on some.
-    model.merging = replace(model.merging, dense_attention=explicit_attention)
+    model.execution = Execution(ReferenceStrategy(explicit_attention))
     for r in (0, 3):
         with FlopCounterMode(display=False) as counter:
             model(images, r=r)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tome_core import oracle
-from tome_core.schedule import Schedule, most_mergeable
+from tome_core.schedule import Schedule
 
 NUMBERS = st.integers(0, 999_999)
 SCHEDULES = st.one_of(
@@ -159,10 +159,6 @@ def test_each_block_merges_r_tokens_up_to_half(
     assert tokens[0] == patches + prefix
     for before, after, r in zip(tokens, tokens[1:], schedule.wanted(40), strict=False):
         assert after == before - min(r, (before - prefix) // 2)
-
-
-def test_half_of_the_mergeable_tokens_may_merge() -> None:
-    assert [most_mergeable(tokens, 1) for tokens in range(1, 7)] == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("inflection", [-1.0001, 1.5, float("nan"), float("inf")])

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tome_core.backends.reference import ReferenceStrategy
-from tome_core.matching import Bipartite
+from tome_core.matching import Bipartite, from_edges
 from tome_core.merge import accumulation_dtype, weighted_mean
 from tome_core.metric import BlockTensors
-from tome_core.positional import Positional
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.padding import PaddedLayout, padded_layouts
 from tome_core.ragged.plan import Plan
+from tome_core.split import split
 
 
 @dataclass(frozen=True)
@@ -33,54 +34,50 @@ class PaddedStrategy(ReferenceStrategy):
 
     def attend(
         self,
-        merging: Merging,
-        plan: Plan,
-        index: int,
-        packed: Packed,
+        context: BlockContext,
         qkv: tuple[Tensor, Tensor, Tensor],
-        positional: Positional | None,
         dropout: float,
     ) -> Tensor:
         """Three of ``(T, H, d)`` -> ``(T, H * d)``."""
-        if len(plan.groups) == 1 or dropout:
-            return super().attend(merging, plan, index, packed, qkv, positional, dropout)
+        if len(context.plan.groups) == 1 or dropout:
+            return super().attend(context, qkv, dropout)
         q, k, v = qkv
-        places = padded_layouts(plan, q)[index]
-        sizes = packed.flat_sizes(plan, index) if merging.prop_attn else None
-        bias = _padded_bias(plan, index, packed, positional, places)
-        return padded_attention(q, k, v, sizes, places, bias)
+        places = padded_layouts(context.plan, q)[context.index]
+        bias = _padded_bias(context, places)
+        return padded_attention(q, k, v, context.key_sizes(), places, bias)
 
-    def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
-    ) -> Packed:
+    def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
         """Match and merge all images at once, if matcher and combination are the paper's.
 
         The metric may be any, since it describes each token by itself.
         """
-        if not plan.merges(index):
+        packed = context.packed
+        if not context.merges:
             return packed
+        merging = context.merging
+        plan = context.plan
+        following = context.index + 1
         matches_as_paper = merging.matcher == Bipartite()
         matches_and_combines_as_paper = matches_as_paper and merging.combine is weighted_mean
         if len(plan.groups) == 1 or not matches_and_combines_as_paper:
-            return super().merge(merging, plan, index, packed, features)
+            return super().merge(context, features)
         x = packed.tokens
         places = padded_layouts(plan, x)
-        before = places[index]
-        after = places[index + 1]
+        before = places[context.index]
+        after = places[following]
         # Autocast would compare tokens in its low precision.
         with torch.autocast(x.device.type, enabled=False):
             metric = merging.metric(features)
             dest, merged = match(metric, before, after, merging.prefix)  # (images, longest)
         new_starts = after.starts[:-1, None]
         new_rows = before.unpad(dest + new_starts)  # (T,), in the buffer after merging
-        sizes = packed.flat_sizes(plan, index)
-        tokens, new_sizes = _weighted_mean(x, sizes, new_rows, plan.length(index + 1))
+        tokens, new_sizes = _weighted_mean(x, context.sizes(), new_rows, plan.length(following))
         return replace(
             packed,
             tokens=tokens,
-            sizes=tuple(view for _, view in plan.views(new_sizes, index + 1)),
+            sizes=tuple(view for _, view in plan.views(new_sizes, following)),
             sources=_move_sources(packed, plan, dest),
-            positions=_keep_positions(packed, plan, index, new_rows, before, merged),
+            positions=_keep_positions(context, new_rows, before.unpad(merged)),
         )
 
 
@@ -129,28 +126,15 @@ def match(
         meaning past the end of an image. An image that merges nothing keeps its order.
     """
     unit = before.pad(F.normalize(metric, dim=-1))  # (images, longest, d)
-    # Sets A and B alternate, prefix tokens counted; prefix tokens themselves stay out of both.
-    first_a = prefix + prefix % 2
-    first_b = prefix + 1 - prefix % 2
-    in_a = slice(first_a, None, 2)
-    in_b = slice(first_b, None, 2)
+    in_a, in_b = split(prefix)
     similarity, partner = _most_similar(unit, before.inside, in_a, in_b)  # (images, |A|)
     r = before.counts - after.counts  # (images, 1)
     old_position = torch.arange(before.longest, device=metric.device)
     merged_of_a = _rank(similarity, old_position[: similarity.shape[1]]) < r
-    # New order: prefix tokens, unmerged tokens of A, tokens of B.
     count_of_a = before.inside[:, in_a].sum(dim=1, keepdim=True)
     first_destination = prefix + count_of_a - r
-    merged_position = first_destination + partner
-    unmerged_position = (~merged_of_a).cumsum(dim=-1) + (prefix - 1)
-    position_of_a = torch.where(merged_of_a, merged_position, unmerged_position)
-    dest = old_position.repeat(len(unit), 1)
-    dest[:, in_a] = position_of_a
-    dest_of_b = dest[:, in_b]
-    dest[:, in_b] = first_destination + old_position[: dest_of_b.shape[1]]
-    merged = torch.zeros_like(before.inside)
-    merged[:, in_a] = merged_of_a
-    return torch.where(r > 0, dest, old_position), merged
+    matching = from_edges(merged_of_a, partner, first_destination, before.longest, prefix)
+    return torch.where(r > 0, matching.dest, old_position), matching.merged
 
 
 def _most_similar(unit: Tensor, inside: Tensor, in_a: slice, in_b: slice) -> tuple[Tensor, Tensor]:
@@ -217,48 +201,36 @@ def _move_sources(packed: Packed, plan: Plan, dest: Tensor) -> tuple[Tensor, ...
 
 
 def _keep_positions(
-    packed: Packed,
-    plan: Plan,
-    index: int,
+    context: BlockContext,
     new_rows: Tensor,
-    layout: PaddedLayout,
     merged: Tensor,
 ) -> tuple[Tensor, ...] | None:
-    """The input positions of the tokens that stay in block ``index``, for each group.
+    """The input positions of the tokens that stay, for each group.
 
     Args:
         new_rows: the destination of each token, ``(T,)``.
-        layout: of the tokens before merging.
-        merged: whether each of them merges into another token, ``(images, longest)``.
+        merged: whether each token merges into another one, ``(T,)``.
     """
-    if not packed.positions:
-        return packed.positions
-    length = plan.length(index + 1)
-    positions = torch.cat([part.flatten() for part in packed.positions])
+    positions = context.positions()
+    if positions is None:
+        return None
+    plan = context.plan
+    following = context.index + 1
+    length = plan.length(following)
     # Merged tokens write to one extra place at the end, which is then cut off.
-    rows = torch.where(layout.unpad(merged), length, new_rows)
+    rows = torch.where(merged, length, new_rows)
     kept = positions.new_zeros(length + 1)
     kept.scatter_(0, rows, positions)
-    return tuple(view for _, view in plan.views(kept[:length], index + 1))
+    return tuple(view for _, view in plan.views(kept[:length], following))
 
 
-def _padded_bias(
-    plan: Plan,
-    index: int,
-    packed: Packed,
-    positional: Positional | None,
-    places: PaddedLayout,
-) -> Tensor | None:
+def _padded_bias(context: BlockContext, places: PaddedLayout) -> Tensor | None:
     """What relative positions add to the logits, ``(images or 1, H, longest, longest)``."""
-    if positional is None or not positional.has_bias or packed.positions is None:
+    positional = context.positional
+    if positional is None or not positional.has_bias:
         return None
-    padded_positions = None
-    if _has_merged(plan, index):
-        flat_positions = torch.cat([part.flatten() for part in packed.positions])
-        padded_positions = places.pad(flat_positions)
-    return positional.bias(index, padded_positions)
-
-
-def _has_merged(plan: Plan, index: int) -> bool:
-    """Whether any image has lost tokens before block ``index``."""
-    return any(group.tokens[index] < group.tokens[0] for group in plan.groups)
+    index = context.index
+    positions = None
+    if any(group.tokens[index] < group.tokens[0] for group in context.plan.groups):
+        positions = context.positions()
+    return positional.bias(index, None if positions is None else places.pad(positions))

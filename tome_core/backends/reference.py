@@ -3,81 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from tome_core.attention import Attend, fused_attention
 from tome_core.matching import Matching
 from tome_core.merge import accumulation_dtype, compose, staying_tokens
+from tome_core.merging import Merging
 from tome_core.metric import BlockTensors
-from tome_core.positional import Positional
-from tome_core.ragged.packed import Merging, Packed
-from tome_core.ragged.plan import Group, Plan, join
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
+from tome_core.ragged.plan import join
 
 
 @dataclass(frozen=True)
 class ReferenceStrategy:
     """Attention and merging with the plain functions of the core, one group at a time.
 
-    Implements `tome_core.ragged.packed.Strategy`.
+    Implements `tome_core.execution.Strategy`.
+
+    Attributes:
+        dense_attention: attention over images of one length.
     """
+
+    dense_attention: Attend = field(default=fused_attention)
 
     def attend(
         self,
-        merging: Merging,
-        plan: Plan,
-        index: int,
-        packed: Packed,
+        context: BlockContext,
         qkv: tuple[Tensor, Tensor, Tensor],
-        positional: Positional | None,
         dropout: float,
     ) -> Tensor:
         """Three of ``(T, H, d)`` -> ``(T, H * d)``."""
-        queries, keys, values = (_heads_of_groups(x, plan, index) for x in qkv)
-        biases = self._biases(plan, index, packed, positional)
+        queries, keys, values = (_heads_of_groups(context, x) for x in qkv)
+        sizes_of_groups = context.packed.sizes
+        biases = _biases(context)
         attended = []
-        for q, k, v, sizes, bias in zip(queries, keys, values, packed.sizes, biases, strict=True):
-            sizes_of_keys = sizes if merging.prop_attn else None
-            out = merging.dense_attention(q, k, v, sizes_of_keys, dropout, bias)  # (B, N, H * d)
+        for q, k, v, sizes, bias in zip(
+            queries, keys, values, sizes_of_groups, biases, strict=True
+        ):
+            key_sizes = sizes if context.merging.prop_attn else None
+            out = self.dense_attention(q, k, v, key_sizes, dropout, bias)  # (B, N, H * d)
             attended.append(out.flatten(0, 1))
         return join(attended)
 
-    def _biases(
-        self,
-        plan: Plan,
-        index: int,
-        packed: Packed,
-        positional: Positional | None,
-    ) -> Sequence[Tensor | None]:
-        """Return what relative positions add to the logits of each group; None if nothing."""
-        if positional is None or packed.positions is None:
-            return [None] * len(plan.groups)
-        biases = []
-        for group, positions in zip(plan.groups, packed.positions, strict=True):
-            has_merged = group.tokens[index] < group.tokens[0]
-            bias = positional.bias(index, positions if has_merged else None)
-            biases.append(bias)
-        return biases
-
-    def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
-    ) -> Packed:
-        """Match by ``merging.metric``, then combine the tokens that share a destination."""
-        if not plan.merges(index):
+    def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
+        """Match by the metric, then combine the tokens that share a destination."""
+        packed = context.packed
+        if not context.merges:
             return packed
-        tokens_of_groups = [view for _, view in plan.views(packed.tokens, index)]
-        metric = merging.metric(features)
-        metrics = [view for _, view in plan.views(metric, index)]
+        merging = context.merging
+        index = context.index
+        metrics = [view for _, view in context.views(merging.metric(features))]
         merged_tokens = []
         sizes = list(packed.sizes)
         sources = list(packed.sources or ())
         positions = list(packed.positions or ())
-        for number, group in enumerate(plan.groups):
-            x = tokens_of_groups[number]  # (B, N, D)
+        for number, (group, x) in enumerate(context.views(packed.tokens)):  # x: (B, N, D)
             length = group.tokens[index + 1]
             if length < group.tokens[index]:
-                matching = _match(merging, group, index, metrics[number])
+                matching = _match(merging, metrics[number], group.wanted[index])
                 x, sizes[number] = _combine(merging, x, sizes[number], matching, length)
                 if sources:
                     sources[number] = compose(sources[number], matching.dest)
@@ -94,16 +81,31 @@ class ReferenceStrategy:
         )
 
 
-def _heads_of_groups(x: Tensor, plan: Plan, index: int) -> list[Tensor]:
+def _heads_of_groups(context: BlockContext, x: Tensor) -> list[Tensor]:
     """``(T, H, d)`` as ``(B, H, N, d)`` for each group."""
-    return [view.transpose(1, 2) for _, view in plan.views(x, index)]
+    return [view.transpose(1, 2) for _, view in context.views(x)]
 
 
-def _match(merging: Merging, group: Group, index: int, metric: Tensor) -> Matching:
-    """Match the tokens of ``group`` by ``metric (B, N, d)``."""
+def _biases(context: BlockContext) -> Sequence[Tensor | None]:
+    """Return what relative positions add to the logits of each group; None if nothing."""
+    groups = context.plan.groups
+    index = context.index
+    positional = context.positional
+    if positional is None or context.packed.positions is None:
+        return [None] * len(groups)
+    biases = []
+    for group, positions in zip(groups, context.packed.positions, strict=True):
+        has_merged = group.tokens[index] < group.tokens[0]
+        bias = positional.bias(index, positions if has_merged else None)
+        biases.append(bias)
+    return biases
+
+
+def _match(merging: Merging, metric: Tensor, r: int) -> Matching:
+    """Match tokens by ``metric (B, N, d)``."""
     # Autocast would compare tokens in its low precision.
     with torch.autocast(metric.device.type, enabled=False):
-        return merging.matcher(metric, group.wanted[index], merging.prefix)
+        return merging.matcher(metric, r, merging.prefix)
 
 
 def _combine(

@@ -23,6 +23,7 @@ from tome_core.merge import merge
 from tome_core.ragged.padding import padded_layouts
 from tome_core.ragged.plan import make_plan
 from tome_core.schedule import Schedule
+from tome_core.split import set_sizes
 
 PREFIX = 1
 EPS = 1e-6
@@ -168,7 +169,7 @@ def place_of(block: Block, shape: str) -> Workload:
     partner = torch.randint(0, block.longest // 2 - 1, (block.tokens,), device=device).int()
     order, dest = (torch.empty_like(partner) for _ in range(2))
     segment_starts = torch.empty(block.left + 1, dtype=torch.int32, device=device)
-    most = (block.longest - PREFIX + 1) // 2
+    most = max(set_sizes(block.longest, PREFIX))
 
     def place() -> Tensor:
         launch_place(

@@ -30,7 +30,7 @@ from server.errors import UnsafeAcceleration
 from server.ipc.messages import Accelerations
 from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.padded import PaddedStrategy
-from tome_core.optimizing import merging_for
+from tome_core.optimizing import execution_for
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
@@ -156,12 +156,12 @@ def accelerate(
 def uses_triton(network: tome_core.MergedViT) -> bool:
     """Return whether an optimised ``network`` runs any kernel of `tome_core.backends.cuda`."""
     on_gpu = next(network.parameters()).device.type == "cuda"
-    merges_by_operators = type(network.merging.strategy) is PaddedStrategy
+    merges_by_operators = type(network.execution.strategy) is PaddedStrategy
     return on_gpu and (network.embedding is not None or not merges_by_operators)
 
 
 def _name_acceleration(network: tome_core.MergedViT) -> str:
-    runs_cpu_kernels = isinstance(network.merging.strategy, KernelStrategy)
+    runs_cpu_kernels = isinstance(network.execution.strategy, KernelStrategy)
     if uses_triton(network) or runs_cpu_kernels:
         return KERNELS
     return OPERATORS
@@ -204,7 +204,7 @@ def _disable_triton(
     )
     candidate.encoder = None
     candidate.embedding = None
-    candidate.merging = merging_for(candidate.merging, weight.device.type, weight.dtype)
+    candidate.execution = execution_for(weight.device.type, weight.dtype)
 
 
 def _fall_back(

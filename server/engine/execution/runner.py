@@ -18,7 +18,8 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loading.model_loader import LoadedModel
 from server.logs import log_step
-from tome_core.schedule import Schedule, most_mergeable
+from tome_core.schedule import Schedule
+from tome_core.split import most_mergeable
 
 log = logging.getLogger("tome.engine")
 

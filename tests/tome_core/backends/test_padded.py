@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, MergedViT, Schedule, patch
 from tome_core.backends.padded import PaddedStrategy, match, padded_attention
 from tome_core.backends.reference import ReferenceStrategy
+from tome_core.execution import Execution
 from tome_core.ragged.padding import padded_layouts
 from tome_core.ragged.plan import Plan, make_plan
 
@@ -32,8 +32,8 @@ batches = st.lists(specs(), min_size=1, max_size=6)
 
 def reference_and_padded(model: MergedViT) -> tuple[MergedViT, MergedViT]:
     """The model with the reference strategy, and with the padded one."""
-    assert isinstance(model.merging.strategy, ReferenceStrategy)
-    other = MergedViT(model.adapter, replace(model.merging, strategy=PaddedStrategy())).eval()
+    assert isinstance(model.execution.strategy, ReferenceStrategy)
+    other = MergedViT(model.adapter, model.merging, Execution(PaddedStrategy())).eval()
     return model, other
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -13,6 +12,7 @@ from tests.tome_core.models import as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
 from tome_core import Bipartite, Kth, Random, Schedule, patch
 from tome_core.backends.padded import PaddedStrategy
+from tome_core.execution import Execution
 from tome_core.ragged.plan import make_plan, shared_cache, token_counts
 
 SPECS = st.lists(specs(depth=4), min_size=1, max_size=8)
@@ -119,8 +119,8 @@ def test_a_batch_of_one_schedule_caches_nothing() -> None:
     model = patch(make_vit(reg_tokens=4))
     shared_cache.cache_clear()
     with torch.no_grad():
-        for strategy in (model.merging.strategy, PaddedStrategy()):
-            model.merging = replace(model.merging, prune=True, strategy=strategy)
+        for strategy in (model.execution.strategy, PaddedStrategy()):
+            model.execution = Execution(strategy, prune=True)
             model(images, r=2)
     matcher = model.merging.matcher
     tokens = model.input_tokens(images)

@@ -18,11 +18,11 @@ from tome_core.backends.cpu.kernels import LANES
 from tome_core.backends.cpu.layers import KernelLayerNorm
 from tome_core.backends.cpu.library import call
 from tome_core.backends.cpu.linears import KernelLinear
-from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
 from tome_core.backends.cpu.workspace import WORKSPACE
 from tome_core.merge import compose
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.merging import Merging
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
 
 
@@ -122,9 +122,7 @@ class KernelEncoder:
         encoder, and its models compute none.
         """
         tokens = packed.tokens
-        if not merging.follows_paper or type(merging.strategy) is not KernelStrategy:
-            return False
-        if packed.positions is not None:
+        if not merging.follows_paper or packed.positions is not None:
             return False
         return tokens.device.type == "cpu" and tokens.dtype == self.dtype
 

@@ -22,7 +22,8 @@ from tome_core.backends.cuda.gelu import gelu_, launch_gelu_
 from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge_norm, merge_norm
 from tome_core.backends.cuda.norms import add_norm, launch_add_norm
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.merging import Merging
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
 
 

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tome_core.backends.cuda.placing import launch_place
+from tome_core.split import set_sizes
 
 STAGES = 1  # the keys of all heads, of several tiles at a time, would not fit into shared memory
 _MAX_NARROW_WIDTH = 64  # the most channels of a head whose keys leave registers for `NARROW`
@@ -252,7 +253,7 @@ def launch_match(
     dest = before.new_empty(tokens)
     partner = before.new_empty(tokens)
     similarity = before.new_empty(tokens, dtype=torch.float32)
-    largest_set = max((longest - prefix + 1) // 2, 1)  # the tokens of A, or of B, at most
+    largest_set = max(*set_sizes(longest, prefix), 1)
     if separate_metric is None:
         separate_metric = largest_set > LARGEST_FUSED_SET
     if separate_metric:

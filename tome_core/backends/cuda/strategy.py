@@ -24,8 +24,8 @@ from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge, merge
 from tome_core.backends.padded import PaddedStrategy
 from tome_core.metric import BlockTensors
-from tome_core.positional import Positional
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
 
 WIDTHS = range(16, 129)  # of heads for which tiles were chosen
@@ -60,56 +60,50 @@ class TritonStrategy(PaddedStrategy):
 
     def attend(
         self,
-        merging: Merging,
-        plan: Plan,
-        index: int,
-        packed: Packed,
+        context: BlockContext,
         qkv: tuple[Tensor, Tensor, Tensor],
-        positional: Positional | None,
         dropout: float,
     ) -> Tensor:
         """Three of ``(T, H, d)`` -> ``(T, H * d)``."""
-        has_bias = positional is not None and positional.has_bias
-        if has_bias or dropout or not _can_attend(*qkv):
-            return super().attend(merging, plan, index, packed, qkv, positional, dropout)
+        if context.has_bias or dropout or not _can_attend(*qkv):
+            return super().attend(context, qkv, dropout)
         q, k, v = (_make_heads_dense(x) for x in qkv)
-        extents = self._extents(plan, q)
-        sizes = packed.flat_sizes(plan, index) if merging.prop_attn else None
-        attended: Tensor = _kernels_for(q).attention(
-            q, k, v, sizes, extents.starts[index], extents.longest[index]
-        )
+        extents = self._extents(context.plan, q)
+        starts = extents.starts[context.index]
+        longest = extents.longest[context.index]
+        attended: Tensor = _kernels_for(q).attention(q, k, v, context.key_sizes(), starts, longest)
         return attended
 
-    def merge(
-        self, merging: Merging, plan: Plan, index: int, packed: Packed, features: BlockTensors
-    ) -> Packed:
-        """Match and merge all images at once, if ``merging`` is the paper's."""
-        if not plan.merges(index):
+    def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
+        """Match and merge all images at once, if the merging is the paper's."""
+        packed = context.packed
+        if not context.merges:
             return packed
         x = packed.tokens
         keys = features.k
+        merging = context.merging
         if not merging.follows_paper or not _can_merge(x, keys):
-            return super().merge(merging, plan, index, packed, features)
-        extents = self._extents(plan, x)
+            return super().merge(context, features)
+        following = context.index + 1
+        extents = self._extents(context.plan, x)
         kernels = _kernels_for(x)
         matched = kernels.match(
             _make_heads_dense(keys),
-            extents.starts[index],
-            extents.starts[index + 1],
+            extents.starts[context.index],
+            extents.starts[following],
             extents.longest[0],
-            extents.lengths[index + 1],
+            extents.lengths[following],
             merging.prefix,
         )
-        sizes = packed.flat_sizes(plan, index)
         tokens, new_sizes = kernels.merge(
-            x.contiguous(), sizes, matched.order, matched.segment_starts
+            x.contiguous(), context.sizes(), matched.order, matched.segment_starts
         )
         return replace(
             packed,
             tokens=tokens,
-            sizes=tuple(view for _, view in plan.views(new_sizes, index + 1)),
-            sources=_move_sources(packed, plan, index, extents, matched),
-            positions=_keep_positions(packed, plan, index, matched),
+            sizes=tuple(view for _, view in context.plan.views(new_sizes, following)),
+            sources=_move_sources(context, extents, matched),
+            positions=_keep_positions(context, matched),
         )
 
     def _extents(self, plan: Plan, like: Tensor) -> Extents:
@@ -130,37 +124,34 @@ def _kernels_for(like: Tensor) -> _Kernels:
 
 
 def _move_sources(
-    packed: Packed,
-    plan: Plan,
-    index: int,
+    context: BlockContext,
     extents: Extents,
     matched: PackedMatching,
 ) -> tuple[Tensor, ...] | None:
-    """The position of each input token of each group after block ``index``, ``(images, N0)``."""
-    if not packed.sources:
-        return packed.sources
-    starts = extents.starts[index][:-1, None]
-    new_starts = extents.starts[index + 1][:-1, None]
-    in_buffer = torch.cat(packed.sources) + starts
+    """The position of each input token of each group after merging, ``(images, N0)``."""
+    sources = context.packed.sources
+    if not sources:
+        return sources
+    starts = extents.starts[context.index][:-1, None]
+    new_starts = extents.starts[context.index + 1][:-1, None]
+    in_buffer = torch.cat(sources) + starts
     moved = matched.dest[in_buffer] - new_starts
-    images_of_groups = [group.images for group in plan.groups]
+    images_of_groups = [group.images for group in context.plan.groups]
     return moved.long().split(images_of_groups)
 
 
 def _keep_positions(
-    packed: Packed,
-    plan: Plan,
-    index: int,
+    context: BlockContext,
     matched: PackedMatching,
 ) -> tuple[Tensor, ...] | None:
-    """The input positions of the tokens that stay in block ``index``, for each group."""
-    if not packed.positions:
-        return packed.positions
+    """The input positions of the tokens that stay, for each group."""
+    positions = context.positions()
+    if positions is None:
+        return None
     # The first token of each segment stays.
     kept_index = matched.order.index_select(0, matched.segment_starts[:-1])
-    flat_positions = torch.cat([part.flatten() for part in packed.positions])
-    kept = flat_positions.index_select(0, kept_index)
-    return tuple(view for _, view in plan.views(kept, index + 1))
+    kept = positions.index_select(0, kept_index)
+    return tuple(view for _, view in context.plan.views(kept, context.index + 1))
 
 
 def _can_attend(q: Tensor, k: Tensor, v: Tensor) -> bool:

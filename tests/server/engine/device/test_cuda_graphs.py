@@ -26,7 +26,7 @@ from tests.fake_cuda import needs_fake_cuda
 from tests.server.engine.device.fake_graphs import CPU, IMAGE_SHAPE, FakeRecorder, random_pixels
 from tests.server.engine.device.plain_network import load_plain
 from tome_core import MergedViT, Pixels
-from tome_core.optimizing import merging_for
+from tome_core.optimizing import execution_for
 from tome_core.pixels import Images
 from tome_core.schedule import Schedule
 
@@ -216,7 +216,7 @@ def test_what_a_graph_records_never_waits_for_the_device(
 ) -> None:
     """Fake CUDA tensors have no values: reading one back on the host would raise."""
     network = load_plain(tiny_folder)
-    network.merging = merging_for(network.merging, "cuda", dtype)
+    network.execution = execution_for("cuda", dtype)
     recorded_pass = RecordedPass(network)
     with FakeTensorMode(), torch.inference_mode():
         weights = fake_weights(recorded_pass, dtype)

@@ -25,7 +25,9 @@ from server.engine.loading.model_loader import LoadedModel
 from tests.server.engine.device.fake_graphs import CPU, IMAGE_SHAPE, FakeRecorder, random_pixels
 from tome_core import MergedViT
 from tome_core.block import run_block
-from tome_core.ragged.packed import Merging, Packed
+from tome_core.merging import Merging
+from tome_core.ragged.context import BlockContext
+from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import BoundedPlan, Group, Plan
 from tome_core.schedule import Schedule
 
@@ -166,6 +168,7 @@ class ReferenceEncoder:
 
     def __init__(self, network: MergedViT) -> None:
         self.blocks = network.adapter.blocks
+        self.execution = network.execution
         self.plans: list[Plan] = []
 
     def supports(self, merging: Merging, packed: Packed) -> bool:
@@ -225,14 +228,15 @@ class ReferenceEncoder:
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             kept = leading if index == last else None
-            packed = run_block(block, merging, plan, index, packed, None, kept)
+            context = BlockContext(merging, plan, index, packed)
+            packed = run_block(block, self.execution, context, kept)
         return packed
 
 
 @pytest.fixture
 def bounded(tiny: LoadedModel) -> Forward:
     network = copy.deepcopy(tiny.network)
-    network.merging = replace(network.merging, prune=True)
+    network.execution = replace(network.execution, prune=True)
     network.encoder = ReferenceEncoder(network)
     assert network.takes_bounds
     return Forward(network, tiny.mean, tiny.std, CPU)

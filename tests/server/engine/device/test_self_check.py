@@ -23,6 +23,7 @@ from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations
 from tests.server.engine.device.plain_network import load_plain
 from tests.server.engine_client.engines import configuration
+from tome_core.execution import Execution
 from tome_core.ragged.packed import Packed
 from tome_core.schedule import Schedule
 
@@ -82,7 +83,8 @@ class WithoutSizes(tome_core.MergedViT):
     """A subtle mistake: attention counts each merged token as one patch."""
 
     def __init__(self, model: tome_core.MergedViT) -> None:
-        super().__init__(model.adapter, replace(model.merging, prop_attn=False))
+        merging = replace(model.merging, prop_attn=False)
+        super().__init__(model.adapter, merging, model.execution)
 
 
 class RaisingStrategy:
@@ -109,7 +111,7 @@ def optimize_to_raise(
 ) -> tome_core.MergedViT:
     candidate = copy.deepcopy(model).to(dtype)
     strategy = RaisingStrategy()
-    candidate.merging = replace(candidate.merging, strategy=strategy)  # type: ignore[arg-type]
+    candidate.execution = Execution(strategy)  # type: ignore[arg-type]
     return candidate
 
 

@@ -137,7 +137,7 @@ def logits(dtype: torch.dtype) -> Tensor:
     torch.manual_seed(0)
     vit = VisionTransformer(**NETWORK).eval()
     model = tome_core.optimize(tome_core.patch(vit), dtype)
-    uses_kernels = isinstance(model.merging.strategy, KernelStrategy)
+    uses_kernels = isinstance(model.execution.strategy, KernelStrategy)
     assert uses_kernels == (model.encoder is not None) == kernels.supports(dtype)
     images = random(len(MIXED_R), 3, 32, 32, seed=1, dtype=torch.float32)
     with torch.no_grad():

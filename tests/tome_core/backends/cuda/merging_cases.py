@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.tome_core.backends.cuda.compiler import Case
 from tests.tome_core.backends.cuda.device import DEVICE
 from tome_core.backends.cuda import matching, merging, placing
-from tome_core.schedule import most_mergeable
+from tome_core.split import most_mergeable
 
 
 def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:

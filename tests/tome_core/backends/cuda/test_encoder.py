@@ -60,7 +60,8 @@ def make_with_encoder(
     weights = plain_weights(model.adapter)
     assert weights is not None
     model.encoder = TritonEncoder(weights)
-    model.merging = replace(model.merging, prune=prune, prop_attn=prop_attn)
+    model.merging = replace(model.merging, prop_attn=prop_attn)
+    model.execution = replace(model.execution, prune=prune)
     return model
 
 

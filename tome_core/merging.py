@@ -1,0 +1,37 @@
+"""What merging is, whatever executes it: which tokens merge, compared by what, and into what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tome_core.matching import Bipartite, Matcher
+from tome_core.merge import Combine, weighted_mean
+from tome_core.metric import Metric, mean_key
+
+
+@dataclass(frozen=True)
+class Merging:
+    """How a model merges: fixed when it is patched, and the same for all its blocks.
+
+    Attributes:
+        matcher: chooses which tokens merge.
+        prop_attn: whether attention counts a token once for each of its patches.
+        prefix: number of prefix tokens, which never merge.
+        metric: describes the tokens to ``matcher``.
+        combine: makes one token of all tokens with the same destination.
+    """
+
+    matcher: Matcher
+    prop_attn: bool
+    prefix: int
+    metric: Metric = mean_key
+    combine: Combine = weighted_mean
+
+    @property
+    def follows_paper(self) -> bool:
+        """Whether matching and merging are those of the paper, which all kernels implement."""
+        return (
+            self.metric is mean_key
+            and self.combine is weighted_mean
+            and self.matcher == Bipartite()
+        )

@@ -15,8 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from server.load.connection import Connection, NoAnswer
-from server.load.connections import Connections
+from tome_load.connection import Connection, NoAnswer
+from tome_load.connections import Connections
 
 
 async def load(

@@ -182,13 +182,13 @@ def _evaluate(flags: list[str]) -> int:
 
 
 def _load(flags: list[str]) -> int:
-    from server.load.command import LoadCommand, load
+    from tome_load.command import LoadCommand, load
 
     joined = join_repeated("--r", flags)
     return load(read_flags(LoadCommand, "load", joined))
 
 
 def _top(flags: list[str]) -> int:
-    from server.top.command import TopCommand, top
+    from tome_top.command import TopCommand, top
 
     return top(read_flags(TopCommand, "top", flags))

@@ -12,7 +12,7 @@ from server.commands.flags import (
     read_flags,
 )
 from server.errors import ConfigError
-from server.load.command import LoadCommand
+from tome_load.command import LoadCommand
 
 
 @pytest.mark.parametrize("flag", [["--r", "8"], ["--r=8"], ["-r", "8"]])

@@ -7,9 +7,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from server.errors import ConfigError
-from server.load.arrivals import Arrivals
-from server.load.pictures import Picture
 from server.system.unix_http import socket_path
+from tome_load.arrivals import Arrivals
+from tome_load.pictures import Picture
 
 Endpoint = Literal["classify", "embed"]
 

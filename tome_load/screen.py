@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from server.load.latency import Latency
-from server.load.record import Record
-from server.load.report import LoadReport
-from server.load.spec import LoadSpec
+from tome_load.latency import Latency
+from tome_load.record import Record
+from tome_load.report import LoadReport
+from tome_load.spec import LoadSpec
 
 # To draw takes milliseconds, on cores that the server may need.
 _DRAW_SECONDS = 0.5

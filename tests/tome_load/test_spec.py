@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from server.errors import ConfigError
-from server.load.pictures import Picture
-from server.load.spec import LoadSpec
+from tome_load.pictures import Picture
+from tome_load.spec import LoadSpec
 
 PICTURES = (Picture("a", b"x"),)
 CLOSED_LOOP: dict[str, Any] = {

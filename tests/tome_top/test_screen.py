@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from server.top.frame import Frame
-from server.top.screen import draw, sparkline
+from tome_top.frame import Frame
+from tome_top.screen import draw, sparkline
 
 URL = "http://x"
 

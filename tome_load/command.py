@@ -16,12 +16,12 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from server.api_keys import ClientSecrets, read_client_key
 from server.errors import ConfigError
-from server.load.arrivals import Arrivals
-from server.load.pictures import read_pictures
-from server.load.report import LoadReport
-from server.load.run import run_load
-from server.load.screen import Bar, print_report
-from server.load.spec import Endpoint, LoadSpec
+from tome_load.arrivals import Arrivals
+from tome_load.pictures import read_pictures
+from tome_load.report import LoadReport
+from tome_load.run import run_load
+from tome_load.screen import Bar, print_report
+from tome_load.spec import Endpoint, LoadSpec
 
 DEFAULT_CONNECTIONS = 8
 DEFAULT_SECONDS = 10.0

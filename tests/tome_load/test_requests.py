@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import islice
 
-from server.load.pictures import Picture
-from server.load.requests import Requests, draws
-from server.load.spec import LoadSpec
+from tome_load.pictures import Picture
+from tome_load.requests import Requests, draws
+from tome_load.spec import LoadSpec
 
 PICTURES = (Picture("a", b"xyz"), Picture("b", b"xy" * 40_000))
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from server.errors import ConfigError
-from server.load.pictures import Picture
-from server.load.report import LoadReport
-from server.load.run import run_load
-from server.load.spec import LoadSpec
 from tests.server.conftest import free_port
-from tests.server.load.fake_server import OK, Answer, always_ok, fake_server
+from tests.tome_load.fake_server import OK, Answer, always_ok, fake_server
+from tome_load.pictures import Picture
+from tome_load.report import LoadReport
+from tome_load.run import run_load
+from tome_load.spec import LoadSpec
 
 PICTURES = (Picture("a", b"xyz"), Picture("b", b"xy" * 40_000))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.top.scrape import NoMetrics, Scrape, scrape
 from tests.server.conftest import free_port
+from tome_top.scrape import NoMetrics, Scrape, scrape
 
 TEXT = """
 # TYPE tome_images_total counter

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from server.load.pictures import Picture
-from server.load.record import Record
-from server.load.report import LoadReport
-from server.load.screen import print_report, summarize
-from server.load.spec import LoadSpec
+from tome_load.pictures import Picture
+from tome_load.record import Record
+from tome_load.report import LoadReport
+from tome_load.screen import print_report, summarize
+from tome_load.spec import LoadSpec
 
 
 def spec(**options: Any) -> LoadSpec:

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from server.load.connection import NoAnswer
-from server.load.connections import Connections
 from tests.server.conftest import free_port
-from tests.server.load.fake_server import OK, always_ok, fake_server
+from tests.tome_load.fake_server import OK, always_ok, fake_server
+from tome_load.connection import NoAnswer
+from tome_load.connections import Connections
 
 REQUEST = (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n", b"x")
 

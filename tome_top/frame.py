@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from server.top.scrape import Scrape
+from tome_top.scrape import Scrape
 
 DURATION = "tome_request_duration_seconds"
 PERCENTILES = (50, 95, 99)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from random import Random
 from urllib.parse import urlencode, urlsplit
 
-from server.load.spec import LoadSpec
 from server.system.unix_http import socket_path
+from tome_load.spec import LoadSpec
 
 
 class Requests:

@@ -6,8 +6,8 @@ import asyncio
 import os
 from urllib.parse import urlsplit
 
-from server.load.connection import Connection, NoAnswer
 from server.system.unix_http import socket_path
+from tome_load.connection import Connection, NoAnswer
 
 
 class Connections:

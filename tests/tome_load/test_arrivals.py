@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from server.load.arrivals import Arrivals, arrivals
+from tome_load.arrivals import Arrivals, arrivals
 
 
 def gaps(process: Arrivals, rate: float, count: int = 40_000) -> list[float]:

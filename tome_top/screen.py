@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from server.top.frame import Frame
+from tome_top.frame import Frame
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _BAR = "█"

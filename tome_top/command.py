@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.live import Live
 
 from server.errors import ConfigError
-from server.top.frame import Frame, compare
-from server.top.scrape import NoMetrics, Scrape, scrape
-from server.top.screen import draw
+from tome_top.frame import Frame, compare
+from tome_top.scrape import NoMetrics, Scrape, scrape
+from tome_top.screen import draw
 
 _HISTORY = 60  # intervals
 _WIDTH = 120  # columns, where the output is not a terminal

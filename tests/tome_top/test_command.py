@@ -10,28 +10,29 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from server.commands.cli import main
-from server.load.pictures import read_pictures
-from server.load.run import run_load
-from server.load.spec import LoadSpec
-from server.top.command import TopCommand, frames
-from server.top.scrape import scrape
-from server.top.screen import draw
-from tests.server.conftest import ROOT, RunningServer, eventually
+from tests.server.conftest import ROOT, RunningServer, eventually, run_server
+from tome_load.pictures import read_pictures
+from tome_load.run import run_load
+from tome_load.spec import LoadSpec
+from tome_top.command import TopCommand, frames
+from tome_top.scrape import scrape
+from tome_top.screen import draw
 
 
 def test_one_frame_shows_the_work_of_a_server(
-    server: RunningServer, capfd: pytest.CaptureFixture[str]
+    default_server: RunningServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with under_load(server):
+    with under_load(default_server):
         for _ in range(5):  # on a busy machine an interval may have no image of one r
-            assert main(["top", "--once", "--interval", "0.8", "--url", server.url]) == 0
+            assert main(["top", "--once", "--interval", "0.8", "--url", default_server.url]) == 0
             printed = capfd.readouterr().out
             bars = [line.split()[0] for line in printed.splitlines() if "█" in line]
             if bars == ["0", "16"]:
@@ -61,9 +62,9 @@ def under_load(server: RunningServer) -> Iterator[None]:
             load.result()
 
 
-def test_a_server_may_stop_and_come_back(start_server: Callable) -> None:
-    settings = {"levels": "0", "max_batch": 1}
-    with start_server(**settings) as server:
+def test_a_server_may_stop_and_come_back() -> None:
+    settings: dict[str, Any] = {"levels": "0", "max_batch": 1}
+    with run_server(**settings) as server:
         port = server.port
         readings = frames(TopCommand(url=server.url, interval=0.1), scrape(server.url))
         assert next(readings)[0] is not None
@@ -73,17 +74,17 @@ def test_a_server_may_stop_and_come_back(start_server: Callable) -> None:
     with console.capture() as captured:
         console.print(draw(server.url, None, error=error))
     assert captured.get() == f"{server.url}  no answer: Connection refused\n"
-    with start_server(**settings, port=port):
+    with run_server(**settings, port=port):
         frame, error = next(readings)
     assert frame is not None and not error
 
 
-def test_ctrl_c_restores_the_terminal(server: RunningServer) -> None:
+def test_ctrl_c_restores_the_terminal(default_server: RunningServer) -> None:
     """In a terminal of its own, frames use the alternate screen and leave it at the end."""
     terminal, program_side = pty.openpty()
     size = {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "top", "--url", server.url, "--interval", "0.2"],
+        [sys.executable, "-m", "server", "top", "--url", default_server.url, "--interval", "0.2"],
         cwd=ROOT,
         stdout=program_side,
         stderr=program_side,

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from server.errors import DeadlineExceeded, Overloaded
 from server.ipc.messages import BatchDone
 from server.metrics import Metrics
-from server.top.frame import compare, increase, quantile
-from server.top.scrape import Scrape
 from tome_core.schedule import Schedule
+from tome_top.frame import compare, increase, quantile
+from tome_top.scrape import Scrape
 
 
 @pytest.mark.parametrize(

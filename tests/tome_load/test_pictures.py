@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from server.errors import ConfigError
-from server.load import pictures
-from server.load.pictures import generate_jpeg, read_pictures
+from tome_load import pictures
+from tome_load.pictures import generate_jpeg, read_pictures
 
 
 def test_files_folders_and_examples_are_read(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.load.latency import Latency, percentile
+from tome_load.latency import Latency, percentile
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.001, 100))

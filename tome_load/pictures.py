@@ -12,7 +12,7 @@ from random import Random
 from server.errors import ConfigError
 from server.imaging.image_files import image_files
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Size in pixels of the shapes in the generated image, and their weight when blended.
 _SHAPES = ((64, 0.6), (16, 0.25), (4, 0.1), (1, 0.05))

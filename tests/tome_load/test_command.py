@@ -8,34 +8,43 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from server.commands.cli import main
-from server.load.pictures import read_pictures
-from server.load.record import Record, digest
-from server.load.report import LoadReport
-from server.load.run import run_load
-from server.load.spec import LoadSpec
-from tests.server.conftest import ROOT, RunningServer, eventually
+from tests.server.conftest import ROOT, RunningServer, eventually, run_server
+from tome_load.pictures import read_pictures
+from tome_load.record import Record, digest
+from tome_load.report import LoadReport
+from tome_load.run import run_load
+from tome_load.spec import LoadSpec
 
 
 def test_the_report_agrees_with_the_metrics_of_the_server(
-    server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    default_server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
-    eventually(lambda: server.metric("tome_queue_jobs") == 0)
-    batches = server.metric("tome_batch_images_sum")
-    load = ["--url", server.url, "--r", "0", "--r=16", "--requests", "40", "--connections", "4"]
-    options = ["--seed", "3", "--deadline-ms", "20000", "--json", str(file), "--expect", "1"]
-    assert main(["load", *load, *options]) == 0
+    eventually(lambda: default_server.metric("tome_queue_jobs") == 0)
+    batches = default_server.metric("tome_batch_images_sum")
+    load = [
+        "--url",
+        default_server.url,
+        "--r",
+        "0",
+        "--r=16",
+        "--requests",
+        "40",
+        "--connections",
+        "4",
+    ]
+    options = ["--connections=4", "--seed=3", "--deadline-ms", "20000", "--json", str(file)]
+    assert main(["load", *load, *options, "--expect", "1"]) == 0
     printed = capfd.readouterr().out
     report = json.loads(file.read_text())
     probes = 2  # one for each r
-    assert server.metric("tome_batch_images_sum") == batches + 40 + probes
+    assert default_server.metric("tome_batch_images_sum") == batches + 40 + probes
     assert "closed loop of 4, 40 requests" in printed
     assert "answered within 20000 ms" in printed
     assert "ms of CPU time per request" in printed
@@ -44,12 +53,12 @@ def test_the_report_agrees_with_the_metrics_of_the_server(
     assert report["r_mean"] == pytest.approx(16 * report["r_used"]["16"] / 40)
     assert report["batch_mean"] >= 1 and 11 < report["tokens_mean"] < 197
     assert report["service"]["p50"] <= report["service"]["p99"] <= report["service"]["max"]
-    assert report["spec"]["url"] == server.url and report["spec"]["r"] == ["0", "16"]
+    assert report["spec"]["url"] == default_server.url and report["spec"]["r"] == ["0", "16"]
 
 
 @pytest.mark.parametrize("endpoint", ["classify", "embed"])
 def test_each_answer_is_that_of_its_image_and_r(
-    server: RunningServer, endpoint: Literal["classify", "embed"]
+    default_server: RunningServer, endpoint: Literal["classify", "embed"]
 ) -> None:
     """In an open loop with mixed r, answers to the same image and r have the same result."""
     answers: dict[tuple[int, str], list[dict]] = defaultdict(list)
@@ -61,7 +70,7 @@ def test_each_answer_is_that_of_its_image_and_r(
         answers[record.picture, record.r].append(json.loads(record.body))
 
     spec = LoadSpec(
-        server.url,
+        default_server.url,
         read_pictures([]),
         rate=100,
         requests=80,
@@ -81,38 +90,48 @@ def test_each_answer_is_that_of_its_image_and_r(
 
 
 def test_a_mistake_that_the_server_finds_stops_the_run(
-    server: RunningServer, capfd: pytest.CaptureFixture[str]
+    default_server: RunningServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["load", "--url", server.url, "--r", "500"]) == 1
+    assert main(["load", "--url", default_server.url, "--r", "500"]) == 1
     assert (
         "refuses r=500: 422, r=500 is too large for fashion-mnist; allowed are 0 to 98"
         in capfd.readouterr().err
     )
-    assert main(["load", "README.md", "--url", server.url]) == 1
+    assert main(["load", "README.md", "--url", default_server.url]) == 1
     assert "415" in capfd.readouterr().err
 
 
 def test_too_little_goodput_is_a_failure(
-    server: RunningServer, capfd: pytest.CaptureFixture[str]
+    default_server: RunningServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--url", server.url, "--requests", "5", "--deadline-ms", "0.01", "--json=-"]
+    arguments = [
+        "--url",
+        default_server.url,
+        "--requests",
+        "5",
+        "--deadline-ms",
+        "0.01",
+        "--json=-",
+    ]
     assert main(["load", *arguments]) == 1
     captured = capfd.readouterr()
     report = json.loads(captured.out)  # the tables are on stderr
     assert (report["good"], report["requests"]) == (0, 5)
     assert "no request was answered" in captured.err
-    assert main(["load", "--url", server.url, "--requests=5", "--timeout=30", "--expect=1"]) == 0
+    assert (
+        main(["load", "--url", default_server.url, "--requests=5", "--timeout=30", "--expect=1"])
+        == 0
+    )
 
 
 def test_a_key_comes_from_a_file_or_the_environment(
-    start_server: Callable,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "key"
     file.write_text("first-secret\n")
-    with start_server(api_keys="first-secret", levels="0", max_batch=1) as guarded:
+    with run_server(api_keys="first-secret", levels="0", max_batch=1) as guarded:
         arguments = ["load", "--url", guarded.url, "--requests", "3"]
         assert main(arguments) == 1
         assert "401, this server asks for an API key" in capfd.readouterr().err
@@ -123,10 +142,10 @@ def test_a_key_comes_from_a_file_or_the_environment(
 
 
 def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
-    server: RunningServer, eventually: Callable[..., None]
+    default_server: RunningServer,
 ) -> None:
-    before = server.metric("tome_batch_images_sum")
-    load = ["load", "--url", server.url, "--rate", "30", "--duration", "600"]
+    before = default_server.metric("tome_batch_images_sum")
+    load = ["load", "--url", default_server.url, "--rate", "30", "--duration", "600"]
     process = subprocess.Popen(
         [sys.executable, "-m", "server", *load],
         cwd=ROOT,
@@ -134,7 +153,7 @@ def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
         stderr=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: server.metric("tome_batch_images_sum") > before + 5, 30)
+    eventually(lambda: default_server.metric("tome_batch_images_sum") > before + 5, 30)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "")
@@ -142,12 +161,12 @@ def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
     assert "response, from when it was to be sent" in printed
 
 
-def test_refusals_are_counted_apart_from_answers(start_server: Callable) -> None:
+def test_refusals_are_counted_apart_from_answers() -> None:
     async def overload(url: str) -> LoadReport:
         spec = LoadSpec(url, read_pictures([]), connections=16, requests=120, probe=False)
         return await run_load(spec)
 
-    with start_server(levels="0", max_batch=1, queue_limit=2) as small:
+    with run_server(levels="0", max_batch=1, queue_limit=2) as small:
         report = asyncio.run(overload(small.url))
     assert report.reasons == {"queue-full": report.outcomes["503"]}
     assert report.refused is not None and report.refused.count == report.outcomes["503"]
@@ -155,7 +174,7 @@ def test_refusals_are_counted_apart_from_answers(start_server: Callable) -> None
 
 
 def test_the_clients_import_no_large_library() -> None:
-    code = "import server.load.command, server.top.command, sys; print(*sys.modules)"
+    code = "import tome_load.command, tome_top.command, sys; print(*sys.modules)"
     names = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout

@@ -10,14 +10,14 @@ from itertools import count
 from random import Random
 
 from server.errors import ConfigError
-from server.load.arrivals import arrivals
-from server.load.connection import NoAnswer
-from server.load.connections import Connections
-from server.load.record import Observer, Record
-from server.load.report import LoadReport
-from server.load.requests import Requests, draws
-from server.load.spec import LoadSpec
 from server.system.file_limit import raise_file_limit
+from tome_load.arrivals import arrivals
+from tome_load.connection import NoAnswer
+from tome_load.connections import Connections
+from tome_load.record import Observer, Record
+from tome_load.report import LoadReport
+from tome_load.requests import Requests, draws
+from tome_load.spec import LoadSpec
 
 # Longest sleep, so that a stop takes effect soon.
 _MAX_SLEEP_SECONDS = 0.25

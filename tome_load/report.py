@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from server.load.latency import Latency
-from server.load.record import Record
-from server.load.spec import LoadSpec
 from tome_core.schedule import Schedule
+from tome_load.latency import Latency
+from tome_load.record import Record
+from tome_load.spec import LoadSpec
 
 WINDOW_SECONDS = 5.0
 # Statuses with which a server sheds load immediately. A 504 is an answer that came too late.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.load.record import Record, digest
+from tome_load.record import Record, digest
 
 
 def record(**fields: Any) -> Record:

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import tome_core
-from benchmarks.ablations.__main__ import main
-from benchmarks.ablations.report import Verdict, judge, render
-from benchmarks.ablations.results import Result, difference, read_results, write_results
-from benchmarks.ablations.tables import TABLES, Claim
-from benchmarks.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving
+from research.ablations.__main__ import main
+from research.ablations.report import Verdict, judge, render
+from research.ablations.results import Result, difference, read_results, write_results
+from research.ablations.tables import TABLES, Claim
+from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving
 from server.errors import ConfigError
 from tests.server.commands.test_datasets import idx
 from tests.tome_core.models import make_images, make_vit

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 import tome_core
-from benchmarks.ablations import combining, metrics
-from benchmarks.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
-from benchmarks.ablations.clustering import Greedy, KMeans
-from benchmarks.ablations.pruning import Prune, class_attention, random_score
+from research.ablations import combining, metrics
+from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
+from research.ablations.clustering import Greedy, KMeans
+from research.ablations.pruning import Prune, class_attention, random_score
 from tome_core.matching import Bipartite, Kth, Matcher, Random
 from tome_core.merge import Combine, weighted_mean
 from tome_core.metric import Metric, mean_key

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
-from benchmarks.ablations.clustering import Greedy, KMeans
-from benchmarks.ablations.combining import drop, keep_one, maximum, plain_mean
-from benchmarks.ablations.pruning import Prune, class_attention, random_score
+from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
+from research.ablations.clustering import Greedy, KMeans
+from research.ablations.combining import drop, keep_one, maximum, plain_mean
+from research.ablations.pruning import Prune, class_attention, random_score
 from tests.tome_core import oracle
 from tests.tome_core.oracle_layers import Vector
 from tome_core import Bipartite, Matcher

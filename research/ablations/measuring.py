@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import tome_core
-from benchmarks.ablations.results import Result
-from benchmarks.ablations.variants import Shape, Variant
+from research.ablations.results import Result
+from research.ablations.variants import Shape, Variant
 from server.commands.datasets import open_dataset
 from server.commands.evaluate import batches, class_indices
 from server.commands.offline import pick_model

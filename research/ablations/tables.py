@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.ablations.variants import DEFAULT, VARIANTS
+from research.ablations.variants import DEFAULT, VARIANTS
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.ablations.measuring import Bench, describe, load_bench, measure
-from benchmarks.ablations.report import render
-from benchmarks.ablations.results import About, Result, read_results, write_results
-from benchmarks.ablations.variants import VARIANTS
+from research.ablations.measuring import Bench, describe, load_bench, measure
+from research.ablations.report import render
+from research.ablations.results import About, Result, read_results, write_results
+from research.ablations.variants import VARIANTS
 from server.errors import ConfigError
 from server.settings import ModelSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablations", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m research.ablations", description=__doc__)
     parser.add_argument(
         "--data",
         type=Path,

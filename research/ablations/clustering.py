@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.ablations.limit import AtMostHalf
+from research.ablations.limit import AtMostHalf
 from tome_core.matching import Matching
 from tome_core.schedule import most_mergeable
 

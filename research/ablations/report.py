@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum
 
-from benchmarks.ablations.results import About, Result, difference
-from benchmarks.ablations.tables import FEATURES, TABLES, Claim, Table
-from benchmarks.ablations.variants import DEFAULT, UNMERGED
+from research.ablations.results import About, Result, difference
+from research.ablations.tables import FEATURES, TABLES, Claim, Table
+from research.ablations.variants import DEFAULT, UNMERGED
 
 Results = Mapping[str, Result]
 

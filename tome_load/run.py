@@ -12,11 +12,10 @@ from random import Random
 from server.errors import ConfigError
 from server.system.file_limit import raise_file_limit
 from tome_load.arrivals import arrivals
-from tome_load.connection import NoAnswer
-from tome_load.connections import Connections
+from tome_load.client import Client, NoAnswer
 from tome_load.record import Observer, Record
 from tome_load.report import LoadReport
-from tome_load.requests import Requests, draws
+from tome_load.requests import draws, request_url
 from tome_load.spec import LoadSpec
 
 # Longest sleep, so that a stop takes effect soon.
@@ -44,11 +43,11 @@ async def run_load(
             await run.probe()
         return await run.run()
     finally:
-        run.connections.close()
+        await run.client.close()
 
 
 class _Run:
-    """One run: its connections, its plan, and the records of requests that have ended."""
+    """One run: its client, its plan, and the records of requests that have ended."""
 
     def __init__(self, spec: LoadSpec, observe: Observer | None, stop: asyncio.Event) -> None:
         self.spec = spec
@@ -56,8 +55,8 @@ class _Run:
         self.stop = stop
         limit = spec.connections or spec.max_connections
         raise_file_limit(limit + _OTHER_FILES)
-        self.connections = Connections(spec.url, limit, spec.timeout)
-        self.requests = Requests(spec)
+        self.client = Client(spec, limit)
+        self.urls = {r: request_url(spec, r) for r in spec.r}
         self.draws = draws(spec)
         self.numbers = count()
         self.records: list[Record] = []
@@ -83,6 +82,7 @@ class _Run:
         cpu_start = time.process_time()
         started = time.time() + self.spec.warmup
         self.start = time.monotonic() + self.spec.warmup
+        self.client.start = self.start
         async with asyncio.TaskGroup() as group:
             if self.spec.rate is not None:
                 await self._send_as_planned(group, self.spec.rate)
@@ -97,7 +97,7 @@ class _Run:
             measured,
             started,
             cpu_seconds=cpu_seconds / max(1, len(self.records)),
-            connections=self.connections.opened,
+            connections=self.client.opened,
         )
 
     async def _send_as_planned(self, group: asyncio.TaskGroup, rate: float) -> None:
@@ -160,16 +160,8 @@ class _Run:
         return record
 
     async def _exchange(self, record: Record) -> None:
-        connection = await self.connections.acquire()
-        try:
-            record.sent = time.monotonic() - self.start
-            request = self.requests.bytes_of(record.r, record.picture)
-            record.status, record.body, ended = await connection.exchange(
-                request, self.spec.timeout
-            )
-        finally:
-            self.connections.release(connection)
-        record.ended = ended - self.start
+        body = self.spec.pictures[record.picture].content
+        await self.client.post(self.urls[record.r], body, record)
         record.read_answer()
 
 

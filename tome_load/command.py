@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.api_keys import ClientSecrets, read_client_key
 from server.errors import ConfigError
@@ -38,12 +38,10 @@ class LoadCommand(BaseSettings):
         env_prefix="TOME_",
         frozen=True,
         extra="ignore",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
         env_ignore_empty=True,
     )
 
-    images: CliPositionalArg[list[Path]] = Field(
+    images: list[Path] = Field(
         [],
         description="Image files, or folders of them; default: the examples, or a generated JPEG.",
     )
@@ -92,7 +90,7 @@ class LoadCommand(BaseSettings):
     )
     json_file: Path | None = Field(
         None,
-        description="Write the report to this JSON file, also --json; - is standard output.",
+        description="Write the report to this JSON file; - is standard output.",
     )
     expect: float | None = Field(
         None,

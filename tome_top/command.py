@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.live import Live
 
@@ -28,7 +28,6 @@ class TopCommand(BaseSettings):
         env_prefix="TOME_",
         frozen=True,
         extra="ignore",
-        cli_kebab_case=True,
         env_ignore_empty=True,
     )
 
@@ -40,7 +39,7 @@ class TopCommand(BaseSettings):
         ),
     )
     interval: float = Field(1.0, ge=0.1, le=3600, description="Seconds between two scrapes.")
-    once: CliImplicitFlag[bool] = Field(False, description="Print one interval and exit.")
+    once: bool = Field(False, description="Print one interval and exit.")
 
 
 def top(command: TopCommand) -> int:

@@ -94,4 +94,4 @@ bench-ray: .venv/ray  ## images/s under Ray Serve, of one replica and of two; AR
 	$(BIN)/python -m benchmarks.ray_serve $(ARGS)
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
-	$(BIN)/python -m benchmarks.ablations $(ARGS)
+	$(BIN)/python -m research.ablations $(ARGS)

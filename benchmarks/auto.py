@@ -1,6 +1,6 @@
 """`make bench-auto`: r=auto on a real server under open-loop Poisson load, and its predictions.
 
-Our server with random weights of a fixed seed takes images from `server.load` on the same machine.
+Our server with random weights of a fixed seed takes images from `tome_load` on the same machine.
 First its capacity at r=16 and at r=0 (closed loop); all rates and the deadline, ten times what a
 full batch at r=16 takes, follow from these. Then, in turn: r=auto, r=0 and r=16 at a rate that r=0
 cannot bear; r=auto at half of what r=0 can bear; mixed r for the errors of the predictions; r=16
@@ -35,12 +35,12 @@ from server.catalog.profiles import read_profile
 from server.commands.offline import load_runner, pick_model
 from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
-from server.load.pictures import Picture, generate_jpeg
-from server.load.report import LoadReport
-from server.load.run import run_load
-from server.load.spec import LoadSpec
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
+from tome_load.pictures import Picture, generate_jpeg
+from tome_load.report import LoadReport
+from tome_load.run import run_load
+from tome_load.spec import LoadSpec
 
 PORT = 8127
 BATCH = 32

@@ -33,8 +33,8 @@ from benchmarks.results import about
 from benchmarks.wrk import Body, FailedRequests, Load, bare, drive, form
 from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
-from server.load.pictures import generate_jpeg
-from server.top.scrape import NoMetrics, Scrape, scrape
+from tome_load.pictures import generate_jpeg
+from tome_top.scrape import NoMetrics, Scrape, scrape
 
 LEVELS = (0, 4, 8, 12, 16)
 ALONE = (0, 16)

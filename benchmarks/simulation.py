@@ -33,9 +33,9 @@ from server.ipc.messages import Job
 from server.latency.cost import CostFeatures, CostModel, Geometry, batch_features
 from server.latency.queue_model import Bounds
 from server.latency.queueing import WorkEstimate, completion_seconds
-from server.load.arrivals import Arrivals, arrivals
 from tome_core.cost import BlockCost, Cost
 from tome_core.schedule import Schedule
+from tome_load.arrivals import Arrivals, arrivals
 
 MODEL = "vit-s"
 LEVELS = (0, 4, 8, 11, 13, 16)

@@ -43,8 +43,6 @@ class ModelSettings(BaseSettings):
         env_prefix="TOME_",
         frozen=True,
         extra="ignore",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
         env_ignore_empty=True,
     )
 
@@ -99,7 +97,7 @@ class ModelSettings(BaseSettings):
 
 
 class Settings(ModelSettings):
-    """Settings of the server."""
+    """Start the HTTP server."""
 
     device: str = Field(
         "auto",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tome_core", "server", "tome_client")
+PACKAGES = ("tome_core", "server", "tome_client", "tome_load", "tome_top")
 MAX_LINES = 400
 MAX_LOOSE_MODULES = 8  # of the server, outside its folders
 
@@ -40,7 +40,7 @@ LAYERS = (
     # The server: what both processes share,
     ("server.errors", "server.hardware", "server.logs", "server.allocator", "server.system"),
     ("server.api_keys", "server.latency", "server.imaging"),
-    ("server.settings", "server.catalog", "server.load", "server.top"),
+    ("server.settings", "server.catalog"),
     ("server.ipc",),
     # the engine process,
     ("server.engine.scheduling", "server.engine.device"),
@@ -55,8 +55,8 @@ LAYERS = (
     ("server.api.routes",),
     ("server.api.routes.oip",),
     ("server.api",),
-    # and what starts them.
-    ("server.asgi",),
+    # and what starts them, or sends requests to them.
+    ("server.asgi", "tome_load", "tome_top"),
     ("server.commands",),
     ("server", "server.__main__"),
     ("tome_client",),
@@ -75,6 +75,8 @@ API_PROCESS = (
     "server.catalog",
     "server.settings",
 )
+# Of the server, its clients need what knows nothing else of it.
+LEAVES = ("server.errors", "server.api_keys", "server.system", "server.imaging.image_files")
 WEB = ("fastapi", "starlette", "uvicorn")
 CLOCK = ("time", "asyncio", "subprocess")
 
@@ -106,12 +108,16 @@ RULES = [
     Rule("server.engine.scheduling", never=("torch", "timm", *CLOCK)),
     Rule("server.latency", never=("torch", *CLOCK)),
     Rule("server.engine_client.health", never=CLOCK),
-    Rule("server.load.arrivals", never=CLOCK),
-    Rule("server.top.frame", never=("rich", "http", *CLOCK)),
+    Rule("tome_load.arrivals", never=CLOCK),
+    Rule("tome_top.frame", never=("rich", "http", *CLOCK)),
     # Clients share the machine with the server that they measure, and none of its heavy parts.
     *(
-        Rule(client, never=("torch", "timm", "numpy", "tome_core", *WEB), allowed=PURE_CORE)
-        for client in ("server.load", "server.top")
+        Rule(
+            client,
+            never=("torch", "timm", "numpy", "tome_core", "server", *WEB),
+            allowed=(*PURE_CORE, *LEAVES),
+        )
+        for client in ("tome_load", "tome_top")
     ),
     Rule("tome_client", never=("server", "tome_core", "torch", "timm", "pydantic", *WEB)),
 ]

@@ -15,65 +15,51 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from server.load.connection import Connection, NoAnswer
-from server.load.connections import Connections
+import aiohttp
 
 
 async def load(
-    url: str, requests: list[tuple[bytes, bytes]], connections: int, begin: float, end: float
+    url: str,
+    requests: list[tuple[str, bytes, dict[str, str]]],
+    connections: int,
+    begin: float,
+    end: float,
 ) -> dict:
     """Load from now on; what counts is what was answered from ``begin`` to ``end`` (`time.time`).
 
     Args:
-        requests: head and body, sent in turns.
+        requests: path, body and headers, sent in turns.
     """
-    pool = Connections(url, connections, 10)
     latencies: list[float] = []
     failures: Counter[str] = Counter()
     turns = itertools.cycle(requests)
-    offset = time.time() - time.monotonic()
 
-    async def client() -> None:
-        connection: Connection | None = None
+    async def client(session: aiohttp.ClientSession) -> None:
         while time.time() < end:
+            path, body, headers = next(turns)
+            sent = time.monotonic()
             try:
-                connection = (
-                    connection if connection and connection.usable else await pool.acquire()
-                )
-                sent = time.monotonic()
-                status, _, done = await connection.exchange(next(turns), 20)
-            except NoAnswer as error:
-                if connection:
-                    pool.release(connection)
-                failures[error.kind] += 1
-                connection = None
+                async with session.post(url + path, data=body, headers=headers) as answer:
+                    await answer.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failures[type(error).__name__] += 1
                 await asyncio.sleep(0.05)
                 continue
-            if begin <= done + offset <= end:
-                if status == 200:
-                    latencies.append(round(1000 * (done - sent), 2))
+            if begin <= time.time() <= end:
+                if answer.status == 200:
+                    latencies.append(round(1000 * (time.monotonic() - sent), 2))
                 else:
-                    failures[str(status)] += 1
-            if status != 200:
+                    failures[str(answer.status)] += 1
+            if answer.status != 200:
                 await asyncio.sleep(0.01)
 
-    await asyncio.gather(*(client() for _ in range(connections)))
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections),
+        timeout=aiohttp.ClientTimeout(total=20),
+    ) as session:
+        await asyncio.gather(*(client(session) for _ in range(connections)))
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {"latencies_ms": latencies, "failures": failures, "cpu_s": used.ru_utime + used.ru_stime}
-
-
-def head(url: str, path: str, length: int, headers: list[str]) -> bytes:
-    """The head of a POST of ``length`` bytes."""
-    host = url.split("//")[1]
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}",
-        f"Content-Length: {length}",
-        *headers,
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode("latin-1")
 
 
 def main() -> None:
@@ -89,8 +75,8 @@ def main() -> None:
     args = parser.parse_args()
     requests = []
     for path, file, *headers in args.request:
-        body = Path(file).read_bytes()
-        requests.append((head(args.url, path, len(body), headers), body))
+        fields = dict(header.split(": ", 1) for header in headers)
+        requests.append((path, Path(file).read_bytes(), fields))
     try:
         import uvloop
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_day.processes import GpuBusy, children, cpu_seconds, resident_mb
-from server.load.pictures import generate_jpeg
-from server.top.scrape import Scrape, scrape
+from tome_load.pictures import generate_jpeg
+from tome_top.scrape import Scrape, scrape
 
 ROOT = Path(__file__).parents[2]
 MIXED = (0, 4, 8, 12, 16)

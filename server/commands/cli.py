@@ -13,42 +13,22 @@ import signal
 import sys
 from types import FrameType
 
+import click
+
 from server import logs
 from server.commands.flags import (
     ClassifyCommand,
     EvaluateCommand,
     ModelsCommand,
     VisualizeCommand,
-    join_repeated,
-    read_flags,
+    settings_command,
 )
 from server.errors import ConfigError, EngineStartError, RequestError
 from server.settings import VERSION, ModelSettings, Settings
 
 log = logging.getLogger("tome.server")
 
-USAGE = """\
-usage: tome-serve COMMAND [flags]
-
-Token-merged Vision Transformers over HTTP. Every request chooses r, the number of tokens merged
-away in each block.
-
-commands:
-  serve             start the HTTP server
-  models            list the models that would be served, with the cost of each level of r;
-                    --check NAME says whether merging supports a model of timm
-  classify IMAGE... classify images here, without a server; - is standard input
-  visualize IMAGE   draw which patches of an image are merged
-  evaluate [DATA]   measure accuracy and images/s for each r, over a folder of labelled images or
-                    the Fashion-MNIST files
-  load [IMAGE]      send requests to a server; report latency, goodput and the r that was used
-  top               watch a server: throughput by r, latency, speed-up, queue, refusals
-
-`tome-serve COMMAND --help` lists the flags of a command, `tome-serve --version` prints the version.
-Every flag is also an environment variable: --max-batch is TOME_MAX_BATCH."""
-
 _EXIT_FAILURE = 1
-_EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
@@ -59,36 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if arguments is None:
         arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if arguments[0] in ("-V", "--version"):
-        print(f"tome-serve {VERSION}")
-        return 0
-    name, *flags = arguments
-    commands = {
-        "serve": _serve,
-        "models": _models,
-        "classify": _classify,
-        "visualize": _visualize,
-        "evaluate": _evaluate,
-        "load": _load,
-        "top": _top,
-    }
-    if name not in commands:
-        print(f"tome-serve: there is no command {name!r}\n\n{USAGE}", file=sys.stderr)
-        return _EXIT_USAGE
     try:
-        return commands[name](flags)
+        code: int = tome_serve.main(arguments or ["--help"], "tome-serve", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
     except (ConfigError, EngineStartError, RequestError) as error:
         print(f"tome-serve: {error}", file=sys.stderr)
         return _EXIT_FAILURE
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         return _EXIT_INTERRUPTED
+    return code
 
 
-def _serve(flags: list[str]) -> int:
-    settings = read_flags(Settings, "serve", flags)
+def _serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     log.info("tome-serve %s starts on Python %s", VERSION, platform.python_version())
     from server.api_keys import Secrets, read_server_keys
@@ -120,8 +84,7 @@ def _import_pytorch(command: ModelSettings) -> None:
         importlib.import_module("server.commands.offline")
 
 
-def _models(flags: list[str]) -> int:
-    command = read_flags(ModelsCommand, "models", flags)
+def _models(command: ModelsCommand) -> int:
     _import_pytorch(command)
     if command.check is not None:
         from server.commands.check_model import check_model
@@ -132,8 +95,7 @@ def _models(flags: list[str]) -> int:
     return print_models(command)
 
 
-def _classify(flags: list[str]) -> int:
-    command = read_flags(ClassifyCommand, "classify", flags)
+def _classify(command: ClassifyCommand) -> int:
     _import_pytorch(command)
     from server.commands.classify import classify
 
@@ -147,16 +109,14 @@ def _classify(flags: list[str]) -> int:
     )
 
 
-def _visualize(flags: list[str]) -> int:
-    command = read_flags(VisualizeCommand, "visualize", flags)
+def _visualize(command: VisualizeCommand) -> int:
     _import_pytorch(command)
     from server.commands.offline import visualize
 
     return visualize(command, command.image, command.r, command.model, command.output)
 
 
-def _evaluate(flags: list[str]) -> int:
-    command = read_flags(EvaluateCommand, "evaluate", flags)
+def _evaluate(command: EvaluateCommand) -> int:
     _import_pytorch(command)
     from server.catalog.profiles import profiled_model, read_profile, write_profile
     from server.commands.datasets import open_dataset
@@ -181,14 +141,40 @@ def _evaluate(flags: list[str]) -> int:
     return 0
 
 
-def _load(flags: list[str]) -> int:
-    from server.load.command import LoadCommand, load
+class _Commands(click.Group):
+    """The commands in the order of their help; the clients are imported when they are used."""
 
-    joined = join_repeated("--r", flags)
-    return load(read_flags(LoadCommand, "load", joined))
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, "load", "top"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "load":
+            from tome_load.command import LoadCommand, load
+
+            return settings_command(cmd_name, LoadCommand, load)
+        if cmd_name == "top":
+            from tome_top.command import TopCommand, top
+
+            return settings_command(cmd_name, TopCommand, top)
+        return super().get_command(ctx, cmd_name)
 
 
-def _top(flags: list[str]) -> int:
-    from server.top.command import TopCommand, top
+@click.group(
+    "tome-serve",
+    cls=_Commands,
+    commands=[
+        settings_command("serve", Settings, _serve),
+        settings_command("models", ModelsCommand, _models),
+        settings_command("classify", ClassifyCommand, _classify),
+        settings_command("visualize", VisualizeCommand, _visualize),
+        settings_command("evaluate", EvaluateCommand, _evaluate),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(VERSION, "-V", "--version", message="%(prog)s %(version)s")
+def tome_serve() -> None:
+    """Token-merged Vision Transformers over HTTP.
 
-    return top(read_flags(TopCommand, "top", flags))
+    Every request chooses r, the number of tokens merged away in each block. Every flag is also an
+    environment variable: --max-batch is TOME_MAX_BATCH.
+    """

@@ -1,23 +1,25 @@
-"""Flags of the commands that run a model in this process, and how all flags are read."""
+"""Flags of the commands that run a model in this process, and how settings become flags."""
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import click
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg
+from pydantic_settings import BaseSettings
 
 from server.errors import ConfigError
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
-# pydantic-settings gives a field of one letter a single dash, and knows each flag by one name. A
-# field cannot be called json, which is a method of every model.
-_ALIASES = {"--r": "-r", "-o": "--output"}
-_JSON_FIELDS = ("json_file", "json_lines")
+# The fields that are arguments, not flags.
+_ARGUMENTS = ("images", "image", "data")
+# Further names of a flag. A field cannot be called json, which is a method of every model.
+_OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": "--json"}
+_METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
 Command = TypeVar("Command", bound=BaseSettings)
 
@@ -34,7 +36,7 @@ class ModelsCommand(ModelSettings):
 class ClassifyCommand(ModelSettings):
     """Classify images here, without a server."""
 
-    images: CliPositionalArg[list[Path]] = Field(
+    images: list[Path] = Field(
         [],
         description="Image files; - is standard input.",
         validate_default=True,
@@ -42,9 +44,9 @@ class ClassifyCommand(ModelSettings):
     r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     top_k: int = Field(5, ge=1, description="Number of classes to print.")
-    json_lines: CliImplicitFlag[bool] = Field(
+    json_lines: bool = Field(
         False,
-        description="Print one JSON object per image and line, also --json.",
+        description="Print one JSON object per image and line.",
     )
 
     @field_validator("images")
@@ -58,19 +60,19 @@ class ClassifyCommand(ModelSettings):
 class VisualizeCommand(ModelSettings):
     """Draw which patches of an image are merged: each region in its mean colour, outlined."""
 
-    image: CliPositionalArg[Path] = Field(description="Image file.")
+    image: Path = Field(description="Image file.")
     r: str = Field("16", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     output: Path = Field(
         Path("merged.png"),
-        description="File to write, also -o; its suffix selects the format.",
+        description="File to write; its suffix selects the format.",
     )
 
 
 class EvaluateCommand(ModelSettings):
     """Measure accuracy and images/s for each r, over labelled images or Fashion-MNIST files."""
 
-    data: CliPositionalArg[Path | None] = Field(
+    data: Path | None = Field(
         None,
         description=(
             "Folder with one sub-folder of images per class, or with the Fashion-MNIST test files."
@@ -103,22 +105,33 @@ class EvaluateCommand(ModelSettings):
         return " ".join(str(schedule) for schedule in schedules)
 
 
-def read_flags(command: type[Command], name: str, arguments: list[str]) -> Command:
-    """Read ``command`` from flags and environment.
+def settings_command(
+    name: str,
+    settings: type[Command],
+    run: Callable[[Command], int],
+) -> click.Command:
+    """Return the command that calls ``run`` with ``settings``, which all have a flag."""
+
+    def callback(**given: Any) -> int:
+        return run(read_settings(settings, given))
+
+    fields = settings.model_fields.items()
+    parameters = [_parameter(field_name, field) for field_name, field in fields]
+    return click.Command(name, params=parameters, callback=callback, help=settings.__doc__)
+
+
+def read_settings(settings: type[Command], given: dict[str, Any]) -> Command:
+    """Read ``settings`` from what flags have ``given``, else from the environment.
 
     Raises:
         ConfigError: a value is not allowed. The message has one line for each.
     """
-    fields = command.model_fields
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    flags = [_replace_alias(argument, fields) for argument in arguments[:end]] + arguments[end:]
-    values: dict[str, Any] = {}
-    for field_name, field in fields.items():
-        if get_origin(field.annotation) is list:
-            flags, files = _split_files(flags, fields)
-            values = {field_name: files} if files else {}
+    values = {name: value for name, value in given.items() if value not in (None, ())}
+    if "r" in values:
+        # The values of a repeated flag. click leaves the sign of -r=8.
+        values["r"] = " ".join(value.removeprefix("=") for value in values["r"])
     try:
-        return command(_cli_parse_args=flags, _cli_prog_name=f"tome-serve {name}", **values)
+        return settings(**values)
     except ValidationError as error:
         lines = ["the settings are wrong:"]
         for mistake in error.errors():
@@ -127,61 +140,47 @@ def read_flags(command: type[Command], name: str, arguments: list[str]) -> Comma
         raise ConfigError("\n".join(lines)) from None
 
 
-def _flag(field_name: str) -> str:
-    return "--" + field_name.replace("_", "-")
+def _parameter(name: str, field: FieldInfo) -> click.Parameter:
+    """Return the argument or the flag of a field; its value stays text, for pydantic to read."""
+    is_list = get_origin(field.annotation) is list
+    if name in _ARGUMENTS:
+        return click.Argument(
+            [name],
+            nargs=-1 if is_list else 1,
+            required=False,
+            metavar=f"[{name.upper()}]{'...' if is_list else ''}",
+        )
+    flag = "--" + name.replace("_", "-")
+    is_switch = field.annotation is bool
+    names = [f"{flag}/--no-{flag[2:]}" if is_switch else flag, name]
+    if name in _OTHER_NAMES:
+        names.insert(0, _OTHER_NAMES[name])
+    return click.Option(
+        names,
+        is_flag=is_switch,
+        default=None,
+        multiple=name == "r",
+        metavar=None if is_switch else _metavar(field.annotation),
+        help=f"{field.description}{_default(field)}",
+    )
 
 
-def _replace_alias(argument: str, fields: dict[str, FieldInfo]) -> str:
-    name, equals, value = argument.partition("=")
-    if name == "--json":
-        names = [_flag(field) for field in _JSON_FIELDS if field in fields]
-        name = names[0] if names else name
-    return _ALIASES.get(name, name) + equals + value
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return f"[{'|'.join(get_args(annotation))}]"
+    for kind in (annotation, *get_args(annotation)):
+        if kind in _METAVARS and get_origin(annotation) is not tuple:
+            return _METAVARS[kind]
+    return "LIST"
 
 
-def _split_files(
-    arguments: list[str],
-    fields: dict[str, FieldInfo],
-) -> tuple[list[str], list[str]]:
-    """Return the flags with their values, and all other arguments: files.
-
-    pydantic-settings would split the name of a file at a comma, and read ``[1].png`` as a list;
-    argparse would refuse files both before and after a flag.
-    """
-    switches = {"-h", "--help"}
-    for name, field in fields.items():
-        if field.annotation is bool:
-            switches |= {_flag(name), _flag(f"no_{name}")}
-    flags: list[str] = []
-    files: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == "--":
-            files += remaining
-        elif argument == "-" or not argument.startswith("-"):
-            files.append(argument)
-        else:
-            flags.append(argument)
-            if "=" not in argument and argument not in switches:
-                flags += islice(remaining, 1)  # its value
-    return flags, files
-
-
-def join_repeated(flag: str, arguments: list[str]) -> list[str]:
-    """Join all values of ``flag`` into one, separated by spaces: a schedule may have commas."""
-    others = []
-    values = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        name, equals, value = argument.partition("=")
-        if name not in (flag, flag[1:]):
-            others.append(argument)
-            continue
-        if not equals:
-            value = next(remaining, "")
-            if not value:
-                return arguments  # the parser reports the missing value
-        values.append(value)
-    if not values:
-        return others
-    return [*others, f"{flag}={' '.join(values)}"]
+def _default(field: FieldInfo) -> str:
+    """Return what is said of the default; nothing if it is empty, for then the text says it."""
+    default = field.get_default()
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    if isinstance(default, float):
+        default = f"{default:g}"
+    if default in (None, "") or isinstance(default, bool):
+        return ""
+    return f"  [default: {default}]"

@@ -17,8 +17,8 @@ from benchmarks.gpu_day.loads import Reading, between
 from benchmarks.gpu_day.profile import Kernel, covered, kind_of
 from benchmarks.gpu_day.steps import STEPS, Step
 from benchmarks.gpu_day.summary import LIMIT, of, share_out, summarise
-from server.top.scrape import Scrape
 from tests.server.conftest import command, eventually
+from tome_top.scrape import Scrape
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ from benchmarks.results import command_line
 from benchmarks.wrk import Body, FailedRequests, Load, bare, form, read
 from server.api.pipeline.multipart import FileParts
 from server.catalog.entries import BUNDLED
-from server.load.pictures import generate_jpeg
-from server.top.scrape import Scrape
+from tome_load.pictures import generate_jpeg
+from tome_top.scrape import Scrape
 
 LEVELS = (0, 16)
 PARTS = Parts(decode=0.002, images=32, batch={0: 0.64, 16: 0.32}, single={0: 0.030, 16: 0.020})

@@ -23,11 +23,11 @@ from benchmarks.simulation import (
 )
 from server.catalog.entries import BUNDLED
 from server.catalog.profiles import read_profile
-from server.load.arrivals import arrivals
-from server.load.pictures import Picture
-from server.load.record import Record
-from server.load.report import LoadReport
-from server.load.spec import LoadSpec
+from tome_load.arrivals import arrivals
+from tome_load.pictures import Picture
+from tome_load.record import Record
+from tome_load.report import LoadReport
+from tome_load.spec import LoadSpec
 
 EXACT, FAST, _, AUTO = CONTENDERS
 DEADLINE = 10 * BOUNDS.images / capacity(16)

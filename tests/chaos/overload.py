@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.checkpoints import write_random_model
-from server.load.pictures import generate_jpeg
 from tests.chaos.client import Lost, Reply, ask, encode
 from tests.chaos.harness import Arena, Series, Stopwatch, resident_mib, scrape, settle, total
 from tests.chaos.results import Check, Found
 from tests.server.conftest import RunningServer, run_server
+from tome_load.pictures import generate_jpeg
 
 SCRIPT = Path(__file__).with_name("overload.lua")
 MODEL = "vit_base_patch16_224"

@@ -18,7 +18,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_flags_come_before_environment_before_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_PORT", "9001")
     monkeypatch.setenv("TOME_MAX_BATCH", "3")
-    settings = Settings(_cli_parse_args=["--port", "9002"])
+    settings = Settings(port="9002")
     assert (settings.port, settings.max_batch, settings.queue_limit) == (9002, 3, 256)
 
 
@@ -34,14 +34,14 @@ def test_defaults_on_a_cpu_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("TOME_DEVICE")
     monkeypatch.setattr(module, "has_gpu", lambda: True)
     assert sizes(Settings()) == (128, 1024, 8)
-    assert sizes(Settings(_cli_parse_args=["--device", "cpu"])) == (32, 256, 2)
+    assert sizes(Settings(device="cpu")) == (32, 256, 2)
 
 
 def test_settings_override_the_defaults_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_DEVICE", "cuda")
     monkeypatch.setenv("TOME_QUEUE_LIMIT", "256")
     monkeypatch.setenv("TOME_MAX_BATCH", "")  # counts as not set
-    assert sizes(Settings(_cli_parse_args=["--decode-threads", "3"])) == (128, 256, 3)
+    assert sizes(Settings(decode_threads="3")) == (128, 256, 3)
     assert sizes(Settings(max_batch=32)) == (32, 256, 8)
 
 
@@ -71,9 +71,9 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_LEVELS", "16,4")
     settings = Settings()
     assert settings.models == ("vit_a", "vit_b")
-    assert Settings(_cli_parse_args=["--default-r", "auto"]).default_r == "auto"
+    assert Settings(default_r="auto").default_r == "auto"
     assert settings.levels == (0, 4, 16)  # r=0 is the baseline of speed-ups
-    assert Settings(_cli_parse_args=["--levels", "8"]).levels == (0, 8)
+    assert Settings(levels="8").levels == (0, 8)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 from server.commands.health import is_healthy
-from server.load.pictures import read_pictures
-from server.load.run import run_load
-from server.load.spec import LoadSpec
-from server.top.scrape import NoMetrics, scrape
 from tests.server.api.transport.nginx import nginx, run_nginx
 from tests.server.api.transport.test_addresses import has_ipv6, needs_ipv6
 from tests.server.conftest import ROOT, RunningServer, free_port
 from tests.server.wire import SNEAKER, assert_problem
+from tome_load.pictures import read_pictures
+from tome_load.run import run_load
+from tome_load.spec import LoadSpec
+from tome_top.scrape import NoMetrics, scrape
 
 
 @dataclass

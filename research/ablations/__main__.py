@@ -1,0 +1,134 @@
+"""`make ablations`: the paper's ablation tables beside ours, as docs/ablations.md and JSON.
+
+Rows are kept as soon as they are measured, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from research.ablations.measuring import Bench, describe, load_bench, measure
+from research.ablations.report import render
+from research.ablations.results import About, Result, read_results, write_results
+from research.ablations.variants import VARIANTS
+from server.errors import ConfigError
+from server.settings import ModelSettings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m research.ablations", description=__doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of the test images; default: where Debian has Fashion-MNIST",
+    )
+    parser.add_argument("--images", type=_positive, help="only the first so many of them")
+    parser.add_argument(
+        "--only", metavar="TEXT", default="", help="measure only rows with this in their name"
+    )
+    parser.add_argument("--r", type=_positive, default=16, help="of all variants (default 16)")
+    parser.add_argument("--batch", type=_positive, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/ablations.md"),
+        help="the report; results go beside it",
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there already")
+    args = parser.parse_args(arguments)
+    names = [name for name in VARIANTS if args.only in name]
+    if not names:
+        parser.error(f"no row has {args.only!r} in its name; there are {', '.join(VARIANTS)}")
+    file = args.out.with_suffix(".json")
+    try:
+        if not args.out.parent.is_dir():
+            raise ConfigError(f"there is no folder {args.out.parent} for the report")
+        # Always the bundled model, whatever the environment would have a server serve.
+        settings = ModelSettings(
+            config=None, models=(), device=args.device, dtype=args.dtype, threads=args.threads
+        )
+        bench = load_bench(settings, args.data, args.images)
+        about = describe(bench, args.r, args.batch, args.seed)
+        results = read_results(file, about, args.fresh)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    try:
+        run(
+            bench,
+            about,
+            [name for name in names if args.fresh or name not in results],
+            results,
+            file,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"stopped; {file} keeps the rows that are done, and the same command goes on from"
+            " there",
+            file=sys.stderr,
+        )
+        return 130
+    args.out.write_text(render(about, results), "utf-8")
+    Console(stderr=True).print(f"{args.out} and {file} are written")
+    return 0
+
+
+def run(
+    bench: Bench, about: About, names: list[str], results: dict[str, Result], file: Path
+) -> None:
+    """Measure ``names`` into ``results`` and ``file``, and say how far it is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=600
+    ) as progress:
+        images = len(bench.pixels)
+        task = progress.add_task("images", total=len(names) * images)
+        spent = 0.0
+        for number, name in enumerate(names, 1):
+            progress.update(task, description=name)
+            result = results[name] = measure(
+                bench,
+                VARIANTS[name],
+                about["r"],
+                about["batch"],
+                about["seed"],
+                lambda n: progress.advance(task, n),
+            )
+            write_results(
+                file, about, {name: results[name] for name in VARIANTS if name in results}
+            )
+            spent += result.seconds
+            left = spent / number * (len(names) - number) / 60
+            progress.console.print(
+                f"{name:21s} {result.accuracy:6.2f} ± {result.error:.2f} %, {result.seconds:4.0f}"
+                f" s; {number} of {len(names)} rows, about {left:.0f} min left",
+                highlight=False,
+            )
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Matching by what bipartite matching was chosen over for its speed: k-means, and greedy pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from research.ablations.limit import AtMostHalf
+from tome_core.matching import Matching
+from tome_core.split import most_mergeable
+
+
+@dataclass(frozen=True)
+class KMeans(AtMostHalf):
+    """Lloyd's k-means over normalised metrics, with as many clusters as tokens shall be left.
+
+    The first centres are drawn from the tokens (torch's generator). Of each cluster the token
+    nearest to the centre stays. Where clusters have run empty, as many of the tokens farthest from
+    their centres stay by themselves, so that the number of tokens follows from shapes alone.
+    """
+
+    iterations: int
+
+    @torch.no_grad()
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+        """See `tome_core.Matcher`."""
+        unit = F.normalize(metric[:, prefix:], dim=-1)
+        batch, patches, width = unit.shape
+        clusters = self.remaining(metric.shape[1], r, prefix) - prefix
+        first = torch.rand(batch, patches, device=metric.device).argsort(dim=-1)[:, :clusters]
+        centres = unit.gather(1, first.unsqueeze(-1).expand(-1, -1, width))
+        for _ in range(self.iterations):
+            cluster = torch.cdist(unit, centres).argmin(dim=-1)
+            sums = torch.zeros_like(centres).scatter_add(
+                1, cluster.unsqueeze(-1).expand(-1, -1, width), unit
+            )
+            members = unit.new_zeros(batch, clusters).scatter_add(
+                1, cluster, torch.ones_like(unit[..., 0])
+            )
+            members = members.unsqueeze(-1)
+            centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
+        distance, cluster = torch.cdist(unit, centres).min(dim=-1)
+        partner = _nearest_of_cluster(distance, cluster, clusters)
+        still = torch.arange(prefix, device=metric.device).repeat(batch, 1)
+        return Matching.into(torch.cat([still, prefix + partner], dim=1))
+
+
+def _nearest_of_cluster(distance: Tensor, cluster: Tensor, length: int) -> Tensor:
+    """For each token the one that it merges into, ``(B, M)``, such that exactly ``length`` stay."""
+    by_distance = distance.argsort(dim=-1, stable=True)
+    rank = by_distance.argsort(dim=-1)
+    last = rank.shape[1] - 1
+    first_rank = torch.full_like(rank[:, :length], last).scatter_reduce(1, cluster, rank, "amin")
+    nearest = by_distance.gather(1, first_rank).gather(1, cluster)
+    itself = torch.arange(rank.shape[1], device=rank.device)
+    # Those that are nearest stay first, then the farthest.
+    order = torch.where(nearest == itself, torch.inf, distance).argsort(
+        dim=-1, descending=True, stable=True
+    )
+    stays = torch.zeros_like(cluster, dtype=torch.bool).scatter_(1, order[:, :length], True)
+    return torch.where(stays, itself, nearest)
+
+
+@dataclass(frozen=True)
+class Greedy(AtMostHalf):
+    """Merge the most similar pair of tokens (cosine), ``r`` times, each token at most once.
+
+    Without replacement: a token takes part in one pair at most. The first of a pair stays.
+    """
+
+    @torch.no_grad()
+    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
+        """See `tome_core.Matcher`."""
+        batch, tokens, _ = metric.shape
+        patches = tokens - prefix
+        unit = F.normalize(metric[:, prefix:], dim=-1)
+        earlier = torch.ones(patches, patches, dtype=torch.bool, device=metric.device).tril()
+        similarity = (unit @ unit.transpose(1, 2)).masked_fill_(earlier, -torch.inf)
+        partner = torch.arange(tokens, device=metric.device).repeat(batch, 1)
+        image = torch.arange(batch, device=metric.device)
+        for _ in range(min(r, most_mergeable(tokens, prefix))):
+            best = similarity.flatten(1).argmax(dim=-1)
+            first = best // patches
+            second = best % patches
+            partner[image, prefix + second] = prefix + first
+            for token in (first, second):
+                similarity[image, token] = -torch.inf
+                similarity[image, :, token] = -torch.inf
+        return Matching.into(partner)

@@ -41,9 +41,8 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_calibration_batches
 from server.ipc.channel import Channel, pack
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Job
-from server.ipc.shared_memory import create_memory
+from server.ipc.shared_memory import HeartbeatPage, create_memory
 from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
 from server.latency.queue_model import Bounds
 from tome_core import Outputs

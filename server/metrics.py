@@ -16,8 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.errors import DeadlineExceeded, Refusal, RequestError
-from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import BatchDone, ModelInfo
+from server.ipc.shared_memory import Heartbeat
 from tome_core.schedule import Schedule
 
 SPEEDUP_WINDOW = 60  # seconds

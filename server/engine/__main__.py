@@ -19,8 +19,8 @@ from server.engine.heartbeat import start_heartbeat
 from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
 from server.ipc.channel import Channel, ChannelClosed, check_type
 from server.ipc.engine_config import EngineConfig
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import ModelInfo, Ready, SlotsReady, StartFailed
+from server.ipc.shared_memory import HeartbeatPage
 
 log = logging.getLogger("tome.engine")
 

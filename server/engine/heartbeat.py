@@ -6,7 +6,7 @@ import resource
 import threading
 import time
 
-from server.ipc.heartbeat import BEAT_SECONDS, HeartbeatPage
+from server.ipc.shared_memory import BEAT_SECONDS, HeartbeatPage
 
 _RESIDENT_FIELD = 1  # of /proc/self/statm, in pages
 

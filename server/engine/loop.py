@@ -29,9 +29,8 @@ from server.engine.scheduling.calibration import Calibration
 from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
 from server.ipc.channel import BadMessage, Channel
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Cancel, Failure, Job, Outcome, Stop
-from server.ipc.shared_memory import Slots
+from server.ipc.shared_memory import HeartbeatPage, Slots
 from server.latency.cost import CostFeatures, batch_features
 
 log = logging.getLogger("tome.engine")

@@ -17,7 +17,6 @@ from pathlib import Path
 from server.errors import EngineLost, EngineStartError
 from server.ipc.channel import AsyncChannel, BadMessage, ChannelClosed, check_type
 from server.ipc.engine_config import EngineConfig
-from server.ipc.heartbeat import Heartbeat, HeartbeatPage
 from server.ipc.messages import (
     BatchDone,
     Cancel,
@@ -28,7 +27,7 @@ from server.ipc.messages import (
     StartFailed,
     Stop,
 )
-from server.ipc.shared_memory import create_memory
+from server.ipc.shared_memory import Heartbeat, HeartbeatPage, create_memory
 from server.latency import queueing
 from server.latency.cost import CostModel
 from server.latency.queueing import WorkEstimate

@@ -1,29 +1,35 @@
-"""Routing: which engine gets an image, and when that engine would complete it.
+"""Routing: an image's hold on a slot, which engine gets it, and when that would complete it.
 
-Both follow from the predicted seconds of each engine, by its own cost model: admission prices an
-image on the engine that would complete it first, and that engine gets it. `server.latency.queueing`
-is the prediction.
+Engine and time follow from the predicted seconds of each engine, by its own cost model: admission
+prices an image on the engine that would complete it first, and that engine gets it.
+`server.latency.queueing` is the prediction.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+
+import numpy as np
+import numpy.typing as npt
 
 from server.engine_client.group import EngineGroup
 from server.engine_client.process import Result
-from server.engine_client.slots import Lease
 from server.engine_client.supervisor import Supervisor
 from server.errors import EngineLost, Overloaded, Refusal
-from server.ipc.messages import Job
+from server.ipc.messages import Job, OutputKind
+from server.ipc.shared_memory import Slots
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 from tome_core.schedule import Schedule
 
 _RETRY_VALID_SECONDS = 0.1  # time for which a computed `Retry-After`, in whole seconds, is reused
+
+_job_ids = itertools.count(1)
 
 
 class Router:
@@ -173,3 +179,64 @@ class Router:
         expected = [work for other, work in self._expected.values() if other is engine]
         queued = [*engine.process.queued_work(), *expected]
         return [work for work in queued if work.due <= due]
+
+
+class Lease:
+    """One image's hold on a slot, from `Router.lease`: write the image, then run it.
+
+    Args:
+        submit: `Router.submit`.
+
+    Attributes:
+        submitted: whether an engine has the job; then the engine's answer frees the slot.
+    """
+
+    def __init__(
+        self,
+        memory: Slots,
+        slot: int,
+        submit: Callable[[Job], asyncio.Future[Result]],
+    ) -> None:
+        self._memory = memory
+        self._slot = slot
+        self._submit = submit
+        self._normalised = False
+        self.submitted = False
+
+    def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
+        """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
+        self._normalised = pixels.dtype != np.uint8
+        dtype = np.float32 if self._normalised else np.uint8
+        np.copyto(self._memory.view(self._slot, pixels.shape, dtype), pixels)
+
+    async def run(
+        self,
+        model: str,
+        choices: Sequence[Schedule],
+        top_k: int,
+        deadline: float | None = None,
+        output_kind: OutputKind = "classes",
+        request_id: str = "",
+    ) -> Result:
+        """Submit the image and wait for its result. Cancelling the wait cancels the job.
+
+        The arguments are those of `Job`.
+
+        Raises:
+            EngineLost: no engine is ready, or the engine ended before the image was run.
+        """
+        job = Job(
+            id=next(_job_ids),
+            slot=self._slot,
+            model=model,
+            choices=tuple(choices),
+            top_k=top_k,
+            submitted=time.monotonic(),
+            deadline=deadline,
+            output_kind=output_kind,
+            normalised=self._normalised,
+            request_id=request_id,
+        )
+        future = self._submit(job)
+        self.submitted = True
+        return await future

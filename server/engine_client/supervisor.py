@@ -20,8 +20,8 @@ from server.engine_client.health import (
 from server.engine_client.process import EngineProcess
 from server.errors import EngineStartError
 from server.ipc.channel import BadMessage
-from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import Accelerations, ModelInfo, Ready
+from server.ipc.shared_memory import Heartbeat
 
 log = logging.getLogger("tome.engine")
 

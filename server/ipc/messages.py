@@ -69,6 +69,7 @@ class ModelInfo:
         cost: MACs of its blocks.
         dtype_speedup: speed of the first block in ``dtype``, relative to the other dtype that was
             timed at start; None if none was. Below 1 if the self check rejected the faster one.
+        r_max: the largest valid ``r``: half of the input tokens that can merge.
     """
 
     name: str
@@ -85,16 +86,15 @@ class ModelInfo:
     acceleration: str = "reference"
     cost: Cost = field(default=Cost(0, ()))
     dtype_speedup: float | None = None
+    r_max: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "r_max", most_mergeable(self.tokens, self.prefix))
 
     @property
     def geometry(self) -> Geometry:
         """The sizes that determine the computation of an image."""
         return Geometry(self.tokens, self.prefix, self.depth, self.cost)
-
-    @property
-    def r_max(self) -> int:
-        """The largest valid ``r``: half of the input tokens that can merge."""
-        return most_mergeable(self.tokens, self.prefix)
 
 
 class Job(NamedTuple):

@@ -9,8 +9,8 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
 from server.imaging.transform import Transform
-from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import BatchDone, Failure, Level, ModelInfo, Outcome
+from server.ipc.shared_memory import Heartbeat
 from server.metrics import Metrics, SpeedupWindow
 from tome_core.schedule import Schedule
 

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from starlette.requests import Request
 
-from server.engine_client.routing import Router
-from server.engine_client.slots import Lease
+from server.api.pipeline.base64_image import Base64Image
+from server.engine_client.routing import Lease, Router
 from server.errors import Overloaded, Refusal, SlowBody, TooLarge
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 
@@ -76,6 +78,50 @@ class Reservation:
     def release_all(self) -> None:
         """Stop counting all bytes of this body."""
         self.release(self._held_bytes)
+
+
+# An encoded image, or one in base64; or normalised pixels, which the model takes as they are,
+# float32 (C, H, W).
+ImageContent = bytes | Base64Image | npt.NDArray[np.float32]
+
+
+@dataclass
+class BufferedInput:
+    """One image, or a whole body, in memory; ``size`` bytes of ``reservation`` count for it."""
+
+    content: ImageContent
+    reservation: Reservation
+    size: int
+
+    def encoded_bytes(self) -> bytes:
+        """Return the encoded image or the body; empty bytes once it is cleared.
+
+        Raises:
+            BadImage: the content is to be base64, and is not.
+        """
+        if isinstance(self.content, Base64Image):
+            return self.content.decode()
+        assert isinstance(self.content, bytes)
+        return self.content
+
+    def split(self, images: Sequence[ImageContent]) -> list[BufferedInput]:
+        """Return the ``images`` that were parsed from this body. All its bytes count for them."""
+        sizes = [image.nbytes if isinstance(image, np.ndarray) else len(image) for image in images]
+        total = max(sum(sizes), 1)
+        return [
+            BufferedInput(image, self.reservation, self.size * size // total)
+            for image, size in zip(images, sizes, strict=True)
+        ]
+
+    def clear(self) -> None:
+        """Drop the content. Its bytes still count: parts of it are in memory elsewhere."""
+        self.content = b""
+
+    def release(self) -> None:
+        """Drop the content, and give its bytes back to the reservation."""
+        self.reservation.release(self.size)
+        self.content = b""
+        self.size = 0
 
 
 class Admission:
@@ -196,6 +242,13 @@ class Admission:
             yield reservation
         finally:
             reservation.release_all()
+
+    async def read_whole_body(self, request: Request, reservation: Reservation) -> BufferedInput:
+        """Return the whole body. Raises what `read_body` raises."""
+        chunks: list[bytes] = []
+        await self.read_body(request, reservation, chunks.append)
+        content = b"".join(chunks)
+        return BufferedInput(content, reservation, len(content))
 
     async def read_body(
         self,

@@ -20,19 +20,12 @@ from server.api.contract.params import Params
 from server.api.contract.problem_details import problem_of
 from server.api.contract.schemas import Problem, Timing
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.admission import Admission
-from server.api.pipeline.body import (
-    BufferedInput,
-    ParsedRequest,
-    RequestImages,
-    read_body,
-    read_images,
-)
-from server.api.pipeline.json_images import parse_json_images
+from server.api.pipeline.admission import Admission, BufferedInput, Reservation
+from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
+from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
 from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
 from server.engine_client.process import Result
-from server.engine_client.routing import Router
-from server.engine_client.slots import Lease
+from server.engine_client.routing import Lease, Router
 from server.errors import BadImage, DeadlineExceeded, RequestError
 from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
@@ -134,7 +127,7 @@ class InferencePipeline:
             self._admission.admit(http_request, estimate=None, deadline=None) as lease,
             self._admission.reserve() as reservation,
         ):
-            body = await read_body(http_request, self._admission, reservation)
+            body = await self._admission.read_whole_body(http_request, reservation)
             self._end_stage(context, "body", context.started, next_stage="decode")
             responses = self._parse_and_infer(body, parse, lease, response_kind, context)
             return await cancel_on_disconnect(http_request.receive, responses)
@@ -320,6 +313,25 @@ class InferencePipeline:
         if next_stage is not None:
             context.stage = next_stage
         return record_stage(context, stage, seconds)
+
+
+async def read_images(
+    request: Request, admission: Admission, reservation: Reservation
+) -> RequestImages:
+    """Return the image that is the body, or the images of a multipart body, or a JSON body.
+
+    Raises:
+        RequestError: the body is malformed, or has no image or too many.
+        ClientDisconnect: the client has disconnected.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.lstrip().lower().startswith("multipart/"):
+        return await read_files(request, content_type, admission, reservation)
+    body = await admission.read_whole_body(request, reservation)
+    is_json = OBJECT_START.match(body.encoded_bytes()) is not None
+    if is_json:
+        check_json_type(content_type)
+    return RequestImages([body], as_list=False, is_json=is_json)
 
 
 def record_stage(context: RequestContext, stage: str, seconds: float) -> float:

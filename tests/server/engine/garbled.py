@@ -9,8 +9,8 @@ from server.engine.heartbeat import start_heartbeat
 from server.imaging.transform import Transform
 from server.ipc.channel import Channel, pack
 from server.ipc.engine_config import EngineConfig
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
+from server.ipc.shared_memory import HeartbeatPage
 from server.latency.cost import CostFeatures, CostModel
 
 EARLY = "early"  # the name of a model with which not even the start succeeds

@@ -9,8 +9,7 @@ import pytest
 
 from server.engine import heartbeat
 from server.engine.heartbeat import resident_bytes, start_heartbeat
-from server.ipc.heartbeat import HeartbeatPage
-from server.ipc.shared_memory import create_memory
+from server.ipc.shared_memory import HeartbeatPage, create_memory
 
 
 def test_the_thread_updates_the_page_until_the_process_ends(

@@ -24,9 +24,8 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import model_info
 from server.ipc.channel import Channel, pack
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import BatchDone, Failure, Job, Stop
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.shared_memory import HeartbeatPage, Slots, create_memory
 from server.latency.queue_model import Bounds
 from tome_core.schedule import Schedule
 

@@ -17,9 +17,8 @@ from server.engine.execution.runner import Runner
 from server.engine.warmup import model_info
 from server.errors import ConfigError, UnsafeAcceleration
 from server.ipc.channel import Channel
-from server.ipc.heartbeat import HeartbeatPage
 from server.ipc.messages import Accelerations, StartFailed
-from server.ipc.shared_memory import create_memory
+from server.ipc.shared_memory import HeartbeatPage, create_memory
 from tests.server.engine_client.engines import configuration
 
 

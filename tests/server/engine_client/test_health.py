@@ -15,7 +15,7 @@ from server.engine_client.health import (
     is_without_heartbeat,
     observe,
 )
-from server.ipc.heartbeat import Heartbeat
+from server.ipc.shared_memory import Heartbeat
 
 POLICY = HealthPolicy()
 STEPS = round(3 / WATCH_SECONDS)

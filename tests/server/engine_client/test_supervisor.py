@@ -10,8 +10,8 @@ from server.engine_client.health import HealthPolicy
 from server.engine_client.process import EngineProcess
 from server.engine_client.supervisor import Supervisor
 from server.errors import EngineStartError
-from server.ipc.heartbeat import Heartbeat
 from server.ipc.messages import Accelerations, Ready
+from server.ipc.shared_memory import Heartbeat
 
 NO_GRAPHS = Accelerations(graphs=False)
 READY = Ready((), slot_bytes=1, cost_models={})

@@ -14,7 +14,8 @@ from starlette.datastructures import QueryParams
 
 from server.api.contract.auto_schedules import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
-from server.api.pipeline.body import ImageContent, ParsedRequest
+from server.api.pipeline.admission import ImageContent
+from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
 from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
 from server.api.routes.oip.triton_parameters import replace_triton_parameters

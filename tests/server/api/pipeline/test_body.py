@@ -5,9 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from server.api.pipeline.admission import Admission, BodyLimits, Reservation
+from server.api.pipeline.admission import Admission, BodyLimits, BufferedInput, Reservation
 from server.api.pipeline.base64_image import Base64Image
-from server.api.pipeline.body import BufferedInput, RequestImages, read_images
+from server.api.pipeline.body import RequestImages
+from server.api.pipeline.inference import read_images
 from server.errors import UnsupportedFormat
 from tests.server.api.pipeline.fakes import FakePool, request_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.engine_client.slots import Lease
+from server.engine_client.routing import Lease
 from server.errors import EngineLost
 from server.ipc.messages import Job
 from server.ipc.shared_memory import Slots, create_memory

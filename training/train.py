@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +308,9 @@ def main() -> None:
         help="cpu: hours on 2 cores; gpu: minutes; default: by the device",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--start", metavar="STAGE", help="start from its weights instead of those of the recipe"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
@@ -319,7 +322,7 @@ def main() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     for stage in RECIPES[args.recipe or ("gpu" if on_gpu else "cpu")]:
         if not args.stage or stage.name in args.stage:
-            run.train(stage)
+            run.train(replace(stage, start=args.start or stage.start))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from server.errors import DeadlineExceeded, Refusal, RequestError
-from server.ipc.messages import BatchDone, ModelInfo
+from server.ipc.messages import BatchDone, BatchFailure, ModelInfo
 from server.ipc.shared_memory import Heartbeat
 from tome_core.schedule import Schedule
 
@@ -29,7 +29,6 @@ _TOKENS = tuple(2**power for power in range(7, 18))
 _ERRORS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 
 # Label values that are known in advance, as those of `Refusal` are.
-_BATCH_FAILURES = ("error", "out-of-memory", "nan")
 _CANCELLED_STAGES = ("body", "decode", "queue", "picture")
 
 # Do not export when each counter was created: nobody uses it, and it doubles the series.
@@ -268,7 +267,7 @@ class Metrics:
         """
         for reason in Refusal:
             self.rejected.labels(reason)
-        for kind in _BATCH_FAILURES:
+        for kind in BatchFailure:
             self.batch_failures.labels(kind)
         for stage in _CANCELLED_STAGES:
             self.cancelled.labels(stage)

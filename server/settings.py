@@ -230,6 +230,11 @@ class Settings(ModelSettings):
         return tuple(_split(self.host))
 
     @property
+    def target_seconds(self) -> float:
+        """`target_ms` in seconds."""
+        return self.target_ms / 1000
+
+    @property
     def stop_plan(self) -> StopPlan:
         """The times of a stop."""
         return StopPlan(self.drain_timeout)

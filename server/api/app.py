@@ -48,7 +48,7 @@ def create_app(
         telemetry={"tracing": False},  # `RequestMiddleware` makes the spans
     )
     app.router.redirect_slashes = False
-    router = Router(engines, settings.target_ms / 1000)
+    router = Router(engines, settings.target_seconds)
     admission = _create_admission(settings, router)
     inference = InferencePipeline(
         router,

@@ -22,7 +22,7 @@ from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.execution.isolation import IsolationResult, run_isolated
-from server.engine.execution.outcomes import failure_labels, outcomes, token_counts
+from server.engine.execution.outcomes import batch_failures, outcomes, token_counts
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.batch_limit import BatchLimit
 from server.engine.scheduling.calibration import Calibration
@@ -114,6 +114,7 @@ class Loop:
 
         Raises:
             ChannelClosed: the API process has ended.
+            BadMessage: it sent what is no message to an engine.
             DeviceLost: no batch can run any more; jobs in flight have no outcome.
         """
         while not self._stopping or len(self._scheduler) or self._current:
@@ -270,7 +271,7 @@ class Loop:
             forward_seconds=seconds,
             predicted_seconds=predicted_seconds,
             r0_seconds=r0_seconds,
-            failures=failure_labels(result),
+            failures=batch_failures(result),
             cost_model=launched.model.calibration.cost_model,
         )
 

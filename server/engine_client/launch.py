@@ -40,7 +40,7 @@ def _engine_config(settings: Settings, device: str) -> EngineConfig:
         max_batch=settings.max_batch,
         max_batch_work=settings.max_batch_work,
         slots=settings.queue_limit,
-        target_seconds=settings.target_ms / 1000,
+        target_seconds=settings.target_seconds,
         log_level=settings.log_level,
         engine_count=len(settings.devices),
         cpu_isa=settings.cpu_isa,

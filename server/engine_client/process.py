@@ -126,25 +126,28 @@ class EngineProcess:
     def queue_seconds(self, queue: Sequence[WorkEstimate]) -> float:
         """Return the seconds from now until all of ``queue`` is run, the current batch included."""
         seconds = queueing.queue_seconds(queue, self.cost_models, self._config.max_batch)
-        return max(0.0, seconds - self._elapsed_seconds())
+        elapsed, _ = self._current_batch_seconds()
+        return max(0.0, seconds - elapsed)
 
     def completion_seconds(self, work: WorkEstimate, ahead: Sequence[WorkEstimate]) -> float:
         """Return the seconds until ``work`` is complete, as `server.latency.queueing` says."""
+        elapsed, remaining = self._current_batch_seconds()
         return queueing.completion_seconds(
             work,
             ahead,
-            self._elapsed_seconds(),
+            elapsed,
             self.cost_models,
             self._config.max_batch,
+            remaining,
         )
 
-    def _elapsed_seconds(self) -> float:
-        """Return for how long the current batch has run, at most its prediction; 0 without one."""
+    def _current_batch_seconds(self) -> tuple[float, float]:
+        """Return for how long the current batch has run, and how much of its prediction is left."""
         heartbeat = self.heartbeat
         if not heartbeat.batch_started:
-            return 0.0
-        elapsed = time.monotonic() - heartbeat.batch_started
-        return min(elapsed, heartbeat.predicted_seconds)
+            return 0.0, 0.0
+        elapsed = min(time.monotonic() - heartbeat.batch_started, heartbeat.predicted_seconds)
+        return elapsed, heartbeat.predicted_seconds - elapsed
 
     async def wait_until_loaded(self, timeout: float) -> Ready:
         """Send the configuration, and wait until the models are loaded.

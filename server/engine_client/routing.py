@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,8 @@ class Router:
         self.engines = engines
         self._slots = engines.slots
         self._target_seconds = target_seconds
-        # By slot: images that are admitted but not submitted yet, each with the engine that would
-        # complete it first at its admission.
-        self._expected: dict[int, tuple[Supervisor, WorkEstimate]] = {}
+        # By slot: images that are admitted, but not submitted to an engine yet.
+        self._unsubmitted: dict[int, WorkEstimate] = {}
         # Clients choose schedules, and most choose the same few.
         self._image_cost = lru_cache(maxsize=1024)(self._compute_image_cost)
         self._retry_seconds = 0
@@ -97,18 +96,17 @@ class Router:
         seconds = [self._completion_seconds(work, engine) for engine in self._ready_engines()]
         return min(seconds, default=0.0)
 
-    def check_room(self) -> None:
-        """Check that an image can be admitted.
-
-        Raises:
-            Overloaded: no slot is free, or no engine is ready.
-        """
+    def check_ready(self) -> None:
+        """Raise `Overloaded` while no engine is ready."""
         if not self.ready:
             raise Overloaded(
                 "the models are not loaded",
                 retry_after=self.retry_after(),
                 reason=Refusal.NOT_READY,
             )
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` while no slot is free."""
         if not self._slots.free:
             raise Overloaded(
                 f"{self._slots.count} images are waiting already",
@@ -129,16 +127,17 @@ class Router:
         Raises:
             Overloaded: no slot is free, or no engine is ready.
         """
+        self.check_ready()
         self.check_room()
         slot = self._slots.free.pop()
         if work is not None:
-            self._expected[slot] = (self._first_to_complete(work), work)
+            self._unsubmitted[slot] = work
         lease = Lease(self._slots.memory, slot, self.submit)
         try:
             yield lease
         finally:
             if not lease.submitted:
-                self._expected.pop(slot, None)
+                self._unsubmitted.pop(slot, None)
                 self._slots.free.append(slot)
 
     def submit(self, job: Job) -> asyncio.Future[Result]:
@@ -154,9 +153,9 @@ class Router:
                 "the model process was lost; please retry",
                 retry_after=self.retry_after(),
             )
-        _, work = self._expected.pop(job.slot, (None, None))
-        if work is None:
-            work = self.estimate_work(job.model, job.choices, job.deadline)
+        work = self._unsubmitted.pop(job.slot, None) or self.estimate_work(
+            job.model, job.choices, job.deadline
+        )
         return self._first_to_complete(work).process.submit(job, work)
 
     def _compute_image_cost(self, model: str, schedule: Schedule) -> ImageCost:
@@ -169,15 +168,24 @@ class Router:
         engines = self._ready_engines()
         if len(engines) == 1:
             return engines[0]  # without a prediction, which takes a pass over the queue
-        return min(engines, key=partial(self._completion_seconds, work))
+
+        def seconds_and_length(engine: Supervisor) -> tuple[float, int]:
+            return self._completion_seconds(work, engine), engine.process.queued
+
+        return min(engines, key=seconds_and_length)
 
     def _completion_seconds(self, work: WorkEstimate, engine: Supervisor) -> float:
         return engine.process.completion_seconds(work, self._queue(engine, work.due))
 
     def _queue(self, engine: Supervisor, due: float) -> list[WorkEstimate]:
-        """Return the work that ``engine`` runs before a job that is due at ``due``."""
-        expected = [work for other, work in self._expected.values() if other is engine]
-        queued = [*engine.process.queued_work(), *expected]
+        """Return the work that ``engine`` runs before a job that is due at ``due``.
+
+        Images that are not submitted yet are divided evenly among the engines.
+        """
+        engines = self._ready_engines()
+        part = slice(engines.index(engine), None, len(engines))
+        unsubmitted = list(self._unsubmitted.values())[part]
+        queued = [*engine.process.queued_work(), *unsubmitted]
         return [work for work in queued if work.due <= due]
 
 

@@ -34,6 +34,14 @@ class Failure(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
 
 
+class BatchFailure(StrEnum):
+    """What went wrong in a batch: the label of ``tome_batch_failures_total``."""
+
+    ERROR = "error"
+    OUT_OF_MEMORY = "out-of-memory"
+    NAN = "nan"
+
+
 @dataclass(frozen=True)
 class Level:
     """One value of ``r`` of a model, with its cost and accuracy.
@@ -233,8 +241,7 @@ class BatchDone:
         predicted_seconds: prediction of ``forward_seconds`` at the start of the batch; 0 if this
             batch, or the one ahead of it, failed and ran again in parts.
         r0_seconds: predicted time of the same images at r=0; 0 in the same cases.
-        failures: the failures of the batch: ``error``, ``nan``, and ``out-of-memory``, after which
-            its halves may have succeeded.
+        failures: those of the batch; after a shortage of memory its halves may have succeeded.
         cost_model: the cost model, updated with this batch.
     """
 
@@ -245,7 +252,7 @@ class BatchDone:
     forward_seconds: float = 0.0
     predicted_seconds: float = 0.0
     r0_seconds: float = 0.0
-    failures: tuple[str, ...] = ()
+    failures: tuple[BatchFailure, ...] = ()
     cost_model: CostModel | None = None
 
 

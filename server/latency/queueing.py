@@ -64,6 +64,7 @@ def completion_seconds(
     elapsed: float,
     cost_models: Mapping[str, CostModel],
     max_batch: int,
+    remaining: float = 0.0,
 ) -> float:
     """Return the seconds from now until an engine completes ``work``: `queue_seconds` - elapsed.
 
@@ -76,12 +77,14 @@ def completion_seconds(
         elapsed: seconds of the work ahead that have passed already.
         cost_models: the cost model of each model, by name.
         max_batch: most images in one batch.
+        remaining: seconds that the current batch still takes. It comes first even if all its images
+            are due later, and ``ahead`` has none of them.
     """
     if not ahead:
         undisturbed = cost_models[work.model].undisturbed()
-        return undisturbed.uniform_batch_seconds(work.image_cost, 1)
+        return remaining + undisturbed.uniform_batch_seconds(work.image_cost, 1)
     seconds = queue_seconds([*ahead, work], cost_models, max_batch)
-    return max(0.0, seconds - elapsed)
+    return max(remaining, seconds - elapsed)
 
 
 def whole_retry_seconds(seconds: float) -> int:

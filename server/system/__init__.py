@@ -1,1 +1,1 @@
-"""What the operating system gives: limits of the process, Unix sockets."""
+"""The process and its surroundings: limit on files, Unix sockets, times of a stop."""

@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
 from server.imaging.transform import Transform
-from server.ipc.messages import BatchDone, Failure, Level, ModelInfo, Outcome
+from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
 from server.ipc.shared_memory import Heartbeat
 from server.metrics import Metrics, SpeedupWindow
 from tome_core.schedule import Schedule
@@ -44,7 +44,9 @@ def test_a_batch_is_counted(metrics):
         Outcome(1, scores=(1.0,), classes=(0,), queue_seconds=0.5),
         Outcome(2, failure=Failure.FAILED),
     )
-    metrics.observe_batch(BatchDone("m", outcomes, 2, 394, 0.25, 0.2, 0.75, ("error", "nan")))
+    metrics.observe_batch(
+        BatchDone("m", outcomes, 2, 394, 0.25, 0.2, 0.75, (BatchFailure.ERROR, BatchFailure.NAN))
+    )
     assert value(metrics, "forward_seconds_total", model="m") == 0.25
     assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
     assert value(metrics, "predicted_seconds_total", model="m") == 0.2

@@ -179,12 +179,7 @@ class Admission:
                 retry_after=_DRAINING_RETRY_SECONDS,
                 reason=Refusal.DRAINING,
             )
-        if not self._router.ready:
-            raise Overloaded(
-                "the models are not loaded",
-                retry_after=self._router.retry_after(),
-                reason=Refusal.NOT_READY,
-            )
+        self._router.check_ready()
 
     def check_room(self) -> None:
         """Raise `Overloaded` if a request would not be admitted now."""

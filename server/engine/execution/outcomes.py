@@ -8,10 +8,12 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.isolation import IsolationResult
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.scheduler import ScheduledJob
-from server.ipc.messages import Failure, Outcome
+from server.ipc.messages import BatchFailure, Failure, Outcome
 
-# The label of a batch that failed, in ``tome_batch_failures_total``.
-_METRIC_LABELS = {Failure.FAILED: "error", Failure.OUT_OF_MEMORY: "out-of-memory"}
+_BATCH_FAILURES = {
+    Failure.FAILED: BatchFailure.ERROR,
+    Failure.OUT_OF_MEMORY: BatchFailure.OUT_OF_MEMORY,
+}
 
 
 def token_counts(
@@ -68,10 +70,10 @@ def _outcome(
     )
 
 
-def failure_labels(result: IsolationResult) -> tuple[str, ...]:
-    """Return the kinds of failures in a batch, as the metrics name them."""
-    failures = sorted(_METRIC_LABELS[failure] for failure in result.failures)
+def batch_failures(result: IsolationResult) -> tuple[BatchFailure, ...]:
+    """Return the kinds of failures in a batch."""
+    failures = sorted(_BATCH_FAILURES[failure] for failure in result.failures)
     for answer in result.answers:
         if isinstance(answer, ImageOutput) and not answer.finite:
-            return (*failures, "nan")
+            return (*failures, BatchFailure.NAN)
     return tuple(failures)

@@ -12,6 +12,7 @@ from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
 from server.ipc.shared_memory import HeartbeatPage
 from server.latency.cost import CostFeatures, CostModel
+from tome_core.cost import Cost
 
 EARLY = "early"  # the name of a model with which not even the start succeeds
 OTHER_TYPE, NO_PICKLE, OTHER_JOB = range(3)
@@ -33,6 +34,7 @@ MODEL = ModelInfo(
     dtype="float32",
     levels=(),
     grid=(4, 4),
+    cost=Cost(1, ()),
 )
 
 

@@ -176,3 +176,25 @@ def test_images_that_are_not_submitted_yet_count_where_they_are_expected(tiny_fo
             assert router.seconds_to_complete(work) == alone
 
     asyncio.run(main())
+
+
+def test_an_idle_engine_comes_before_one_whose_images_are_all_due_later(tiny_folder: Path) -> None:
+    async def main() -> None:
+        async with running([configuration(tiny_folder, slots=10)] * 2) as router:
+            first, second = (engine.process for engine in router.engines.supervisors)
+            for process in (first, second):
+                os.kill(process.pid, signal.SIGSTOP)
+            later = [asyncio.ensure_future(classify(router, BLANK, 0)) for _ in range(2)]
+            await until(lambda: first.queued + second.queued == 2)
+            assert (first.queued, second.queued) == (1, 1)
+            soon = time.monotonic() + 0.5
+            earlier = [
+                asyncio.ensure_future(classify(router, BLANK, 0, deadline=soon)) for _ in range(2)
+            ]
+            await until(lambda: first.queued + second.queued == 4)
+            assert (first.queued, second.queued) == (2, 2)
+            for process in (first, second):
+                os.kill(process.pid, signal.SIGCONT)
+            await asyncio.gather(*later, *earlier)
+
+    asyncio.run(main())

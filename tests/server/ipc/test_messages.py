@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.ipc.channel import Channel, pack
-from server.ipc.messages import BatchDone, Failure, Job, Outcome
+from server.ipc.messages import BatchDone, BatchFailure, Failure, Job, Outcome
 from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
 
@@ -77,7 +77,7 @@ def test_received_jobs_with_equal_schedules_share_them(job: Job) -> None:
 def test_a_batch_is_the_same_after_sending(
     outcomes: tuple[Outcome, ...], cost_model: CostModel | None
 ) -> None:
-    batch = BatchDone("m", outcomes, 4, 788, 0.25, 0.2, 0.5, ("nan",), cost_model)
+    batch = BatchDone("m", outcomes, 4, 788, 0.25, 0.2, 0.5, (BatchFailure.NAN,), cost_model)
     received = sent_and_received(batch)
     assert received == batch
     assert all(type(outcome) is Outcome for outcome in received.outcomes)

@@ -78,3 +78,9 @@ def test_retry_after_is_a_whole_number_of_seconds_within_bounds(seconds: float) 
     assert whole_retry_seconds(seconds) in range(1, 61)
     if 1 <= seconds <= 60:
         assert whole_retry_seconds(seconds) == math.ceil(seconds)
+
+
+def test_the_current_batch_comes_first_whatever_is_due_earlier() -> None:
+    alone = completion_seconds(SMALL, [], 0.0, ESTIMATES, 4)
+    assert completion_seconds(SMALL, [], 0.5, ESTIMATES, 4, remaining=3.0) == alone + 3
+    assert completion_seconds(SMALL, [LARGE], 100.0, ESTIMATES, 4, remaining=3.0) == 3

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from server.errors import Overloaded
+from server.errors import Overloaded, Refusal
 from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
 
@@ -57,6 +57,10 @@ class FakePool:
 
     def retry_after(self) -> int:
         return 7
+
+    def check_ready(self) -> None:
+        if not self.ready:
+            raise Overloaded("no engine is ready", retry_after=7, reason=Refusal.NOT_READY)
 
     def check_room(self) -> None:
         if self.slots == 0:

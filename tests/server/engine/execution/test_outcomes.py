@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.isolation import IsolationResult
-from server.engine.execution.outcomes import failure_labels, outcomes, token_counts
+from server.engine.execution.outcomes import batch_failures, outcomes, token_counts
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.scheduler import ScheduledJob
 from server.ipc.messages import Failure, Job, Outcome
@@ -55,9 +55,9 @@ def test_failures_carry_no_prediction() -> None:
     assert not found[3].failure
 
 
-def test_failure_labels_include_cured_failures_and_nan() -> None:
-    assert failure_labels(IsolationResult([GOOD], 1)) == ()
+def test_failures_of_a_batch_include_cured_failures_and_nan() -> None:
+    assert batch_failures(IsolationResult([GOOD], 1)) == ()
     cured = IsolationResult([GOOD, GOOD], 1, frozenset({Failure.OUT_OF_MEMORY, Failure.FAILED}))
-    assert failure_labels(cured) == ("error", "out-of-memory")
+    assert batch_failures(cured) == ("error", "out-of-memory")
     with_nan = IsolationResult([WITH_NAN, WITH_NAN], 2, frozenset({Failure.FAILED}))
-    assert failure_labels(with_nan) == ("error", "nan")
+    assert batch_failures(with_nan) == ("error", "nan")

@@ -47,7 +47,7 @@ def calls_so_far(running: RunningServer, folder: Path) -> Calls:
 
 def entered(calls: Calls, start: float) -> set[str]:
     """The modules of the server from ``start`` until the core is called."""
-    modules = set()
+    modules: set[str] = set()
     for at, module in calls:
         if at < start:
             continue

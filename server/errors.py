@@ -225,11 +225,14 @@ class Overloaded(RequestError):
     slug = "overloaded"
     title = "The server cannot take this request now"
 
+    def __init__(self, detail: str, *, reason: Refusal, retry_after: float | None = None) -> None:
+        super().__init__(detail, retry_after=retry_after, reason=reason)
+        self.reason = reason
+
     @property
     def refused_for(self) -> str:
         """The `Refusal`."""
-        reason: str = self.extensions.get("reason", self.slug)
-        return reason
+        return self.reason
 
 
 class EngineLost(RequestError):

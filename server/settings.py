@@ -97,7 +97,7 @@ class ModelSettings(BaseSettings):
 
 
 class Settings(ModelSettings):
-    """Start the HTTP server."""
+    """Settings of the server."""
 
     device: str = Field(
         "auto",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from yarl import URL
 
 from server.system.unix_http import socket_path
 from tome_load.record import Record
@@ -38,10 +38,8 @@ class Client:
             connector = aiohttp.UnixConnector(path, limit=limit)
         else:
             connector = aiohttp.TCPConnector(limit=limit)
-        # aiohttp's total timeout would count the wait for a connection too.
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=spec.timeout, sock_read=spec.timeout
-        )
+        # aiohttp's total timeout would count the wait for a connection too; see `_on_connection`.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=spec.timeout)
         headers = {"Content-Type": "application/octet-stream", "User-Agent": "tome-serve-load"}
         if spec.key:
             headers["Authorization"] = f"Bearer {spec.key}"
@@ -56,18 +54,21 @@ class Client:
             skip_auto_headers=("Accept", "Accept-Encoding"),
             trace_configs=[trace],
         )
+        self._timeout = spec.timeout
         self._seconds = f"{spec.timeout:g} s"
         self.start = 0.0
         self.opened = 0
 
-    async def post(self, url: URL, body: bytes, record: Record) -> None:
+    async def post(self, url: str, body: bytes, record: Record) -> None:
         """Send ``body``, and set in ``record`` when, and the answer. Raises `NoAnswer`."""
         try:
-            async with self._session.post(
-                url, data=body, allow_redirects=False, trace_request_ctx=record
-            ) as answer:
-                record.body = await answer.read()
-                record.status = answer.status
+            async with asyncio.timeout(None) as time_limit:
+                context = (record, time_limit)
+                async with self._session.post(
+                    url, data=body, allow_redirects=False, trace_request_ctx=context
+                ) as answer:
+                    record.body = await answer.read()
+                    record.status = answer.status
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise NoAnswer("connect", self._reason(error)) from error
         except TimeoutError as error:
@@ -90,8 +91,10 @@ class Client:
     async def _on_connection(
         self, _session: aiohttp.ClientSession, context: SimpleNamespace, _: object
     ) -> None:
-        """Note when a request has its connection: it is sent now."""
-        context.trace_request_ctx.sent = time.monotonic() - self.start
+        """Note when a request has its connection: it is sent now, and its time limit begins."""
+        record, time_limit = context.trace_request_ctx
+        record.sent = time.monotonic() - self.start
+        time_limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
 
     def _reason(self, error: Exception) -> str:
         """Return the system's text for ``error``, which asyncio replaces by one of its own."""

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from random import Random
 from urllib.parse import urlencode, urlsplit
 
-from yarl import URL
-
 from server.system.unix_http import socket_path
 from tome_load.spec import LoadSpec
 
 
-def request_url(spec: LoadSpec, r: str) -> URL:
+def request_url(spec: LoadSpec, r: str) -> str:
     """Return the URL of requests at ``r``, with their parameters, without user and password."""
     base = "http://localhost"  # a Unix socket has no host
     if socket_path(spec.url) is None:
@@ -29,7 +27,7 @@ def request_url(spec: LoadSpec, r: str) -> URL:
     url = f"{base}/{spec.endpoint}"
     if parameters:
         url += "?" + urlencode(parameters, safe=":,")
-    return URL(url, encoded=True)
+    return url
 
 
 def draws(spec: LoadSpec) -> Iterator[tuple[str, int]]:

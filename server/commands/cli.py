@@ -28,6 +28,25 @@ from server.settings import VERSION, ModelSettings, Settings
 
 log = logging.getLogger("tome.server")
 
+# What each command does, in the order of the help: it is shown without an import of the clients.
+_COMMANDS = (
+    ("serve", "start the HTTP server"),
+    (
+        "models",
+        "list the models that would be served, with the cost of each level of r; --check NAME says"
+        " whether merging supports a model of timm",
+    ),
+    ("classify IMAGE...", "classify images here, without a server; - is standard input"),
+    ("visualize IMAGE", "draw which patches of an image are merged"),
+    (
+        "evaluate [DATA]",
+        "measure accuracy and images/s for each r, over a folder of labelled images or the"
+        " Fashion-MNIST files",
+    ),
+    ("load [IMAGE]", "send requests to a server; report latency, goodput and the r that was used"),
+    ("top", "watch a server: throughput by r, latency, speed-up, queue, refusals"),
+)
+
 _EXIT_FAILURE = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
@@ -142,16 +161,20 @@ def _evaluate(command: EvaluateCommand) -> int:
 
 
 class _Commands(click.Group):
-    """The commands in the order of their help; the clients are imported when they are used."""
+    """The commands; the clients are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.commands, "load", "top"]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "load":
             from tome_load.command import LoadCommand, load
 
-            return settings_command(cmd_name, LoadCommand, load)
+            return settings_command(cmd_name, LoadCommand, load, repeated="r")
         if cmd_name == "top":
             from tome_top.command import TopCommand, top
 
@@ -163,11 +186,11 @@ class _Commands(click.Group):
     "tome-serve",
     cls=_Commands,
     commands=[
-        settings_command("serve", Settings, _serve),
+        settings_command("serve", Settings, _serve, help_text="Start the HTTP server."),
         settings_command("models", ModelsCommand, _models),
         settings_command("classify", ClassifyCommand, _classify),
         settings_command("visualize", VisualizeCommand, _visualize),
-        settings_command("evaluate", EvaluateCommand, _evaluate),
+        settings_command("evaluate", EvaluateCommand, _evaluate, repeated="r"),
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -19,6 +19,7 @@ from tome_core.schedule import Schedule
 _ARGUMENTS = ("images", "image", "data")
 # Further names of a flag. A field cannot be called json, which is a method of every model.
 _OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": "--json"}
+_WITH_SHORT_FLAG = frozenset({"r", "output"})
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
 Command = TypeVar("Command", bound=BaseSettings)
@@ -109,27 +110,46 @@ def settings_command(
     name: str,
     settings: type[Command],
     run: Callable[[Command], int],
+    *,
+    help_text: str | None = None,
+    repeated: str = "",
 ) -> click.Command:
-    """Return the command that calls ``run`` with ``settings``, which all have a flag."""
+    """Return a command whose flags and arguments are the fields of ``settings``; it calls ``run``.
+
+    Args:
+        name: of the command.
+        settings: the class of what ``run`` is called with.
+        run: returns the exit code.
+        help_text: says what the command does; default: the docstring of ``settings``.
+        repeated: the field whose flag may be given several times. The last value of others counts.
+    """
 
     def callback(**given: Any) -> int:
         return run(read_settings(settings, given))
 
-    fields = settings.model_fields.items()
-    parameters = [_parameter(field_name, field) for field_name, field in fields]
-    return click.Command(name, params=parameters, callback=callback, help=settings.__doc__)
+    parameters = [
+        _parameter(field_name, field, multiple=field_name == repeated)
+        for field_name, field in settings.model_fields.items()
+    ]
+    help_text = help_text or settings.__doc__
+    return click.Command(name, params=parameters, callback=callback, help=help_text)
 
 
 def read_settings(settings: type[Command], given: dict[str, Any]) -> Command:
     """Read ``settings`` from what flags have ``given``, else from the environment.
 
+    An empty value counts as not given, there and here.
+
     Raises:
         ConfigError: a value is not allowed. The message has one line for each.
     """
-    values = {name: value for name, value in given.items() if value not in (None, ())}
-    if "r" in values:
-        # The values of a repeated flag. click leaves the sign of -r=8.
-        values["r"] = " ".join(value.removeprefix("=") for value in values["r"])
+    values = {name: value for name, value in given.items() if value not in (None, (), "")}
+    for name in _WITH_SHORT_FLAG.intersection(values):
+        texts = values[name]
+        if isinstance(texts, str):
+            texts = [texts]
+        # click leaves the sign of -r=8.
+        values[name] = " ".join(text.removeprefix("=") for text in texts)
     try:
         return settings(**values)
     except ValidationError as error:
@@ -140,15 +160,15 @@ def read_settings(settings: type[Command], given: dict[str, Any]) -> Command:
         raise ConfigError("\n".join(lines)) from None
 
 
-def _parameter(name: str, field: FieldInfo) -> click.Parameter:
+def _parameter(name: str, field: FieldInfo, *, multiple: bool) -> click.Parameter:
     """Return the argument or the flag of a field; its value stays text, for pydantic to read."""
     is_list = get_origin(field.annotation) is list
     if name in _ARGUMENTS:
         return click.Argument(
             [name],
             nargs=-1 if is_list else 1,
-            required=False,
-            metavar=f"[{name.upper()}]{'...' if is_list else ''}",
+            required=field.is_required(),
+            metavar=_argument_metavar(name, field),
         )
     flag = "--" + name.replace("_", "-")
     is_switch = field.annotation is bool
@@ -159,10 +179,19 @@ def _parameter(name: str, field: FieldInfo) -> click.Parameter:
         names,
         is_flag=is_switch,
         default=None,
-        multiple=name == "r",
+        multiple=multiple,
         metavar=None if is_switch else _metavar(field.annotation),
         help=f"{field.description}{_default(field)}",
     )
+
+
+def _argument_metavar(name: str, field: FieldInfo) -> str:
+    metavar = name.upper()
+    if not field.is_required():
+        metavar = f"[{metavar}]"
+    if get_origin(field.annotation) is list:
+        metavar += "..."
+    return metavar
 
 
 def _metavar(annotation: Any) -> str:

@@ -121,6 +121,8 @@ def test_builder_is_sent_nothing_but_what_it_needs() -> None:
         "LICENSE",
         "server",
         "tome_core",
+        "tome_load",
+        "tome_top",
     }
 
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
-from server.errors import Overloaded, RequestError, TooLarge
+from server.errors import Overloaded, Refusal, RequestError, TooLarge
 
 CLASSES = RequestError.__subclasses__()
 
@@ -32,6 +32,6 @@ def test_further_arguments_become_members_of_the_problem() -> None:
 
 
 def test_the_time_to_a_retry_is_no_member() -> None:
-    error = Overloaded("the queue is full", retry_after=1.5, reason="queue-full")
+    error = Overloaded("the queue is full", retry_after=1.5, reason=Refusal.QUEUE_FULL)
     assert error.retry_after == 1.5
     assert error.extensions == {"reason": "queue-full"}

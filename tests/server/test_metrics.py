@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
-from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded
+from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, Refusal
 from server.imaging.transform import Transform
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
 from server.ipc.shared_memory import Heartbeat
@@ -104,13 +104,12 @@ def test_images_are_counted_by_level(metrics):
 def test_errors_are_counted_by_reason(metrics):
     for error in (
         BadImage(""),
-        Overloaded("", reason="queue-full"),
-        Overloaded(""),
+        Overloaded("", reason=Refusal.QUEUE_FULL),
         DeadlineExceeded(""),
         InferenceFailed(""),
     ):
         metrics.observe_error(error)
-    for reason in ("bad-image", "queue-full", "overloaded"):
+    for reason in ("bad-image", "queue-full"):
         assert value(metrics, "rejected_total", reason=reason) == 1
     assert value(metrics, "rejected_total", reason="inference-failed") is None
     assert value(metrics, "deadline_missed_total") == 1

@@ -130,6 +130,29 @@ def test_a_connection_is_not_used_again_after_a_timeout() -> None:
     assert report.connections_opened == 2
 
 
+def test_the_timeout_covers_an_answer_that_arrives_byte_by_byte() -> None:
+    async def drip(number: int, writer: asyncio.StreamWriter) -> None:
+        for byte in OK:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.1)
+
+    report = load(drip, connections=1, requests=2, timeout=0.5)
+    assert report.outcomes == {"timeout": 2}
+    for record in report.records:
+        assert 0.45 < record.service < 2
+
+
+def test_the_timeout_does_not_cover_the_wait_for_a_connection() -> None:
+    async def slow(number: int, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        writer.write(OK)
+
+    report = load(slow, rate=1000, requests=4, max_connections=1, timeout=1)
+    assert report.outcomes == {"200": 4}
+    assert max(record.response for record in report.records) > 1
+
+
 def test_without_a_server_there_is_no_run() -> None:
     spec = LoadSpec(f"http://127.0.0.1:{free_port()}", PICTURES, connections=1, requests=2)
     with pytest.raises(ConfigError, match="gives no answer: Connection refused"):

@@ -7,7 +7,7 @@ import math
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.errors import DeadlineExceeded, Overloaded
+from server.errors import DeadlineExceeded, Overloaded, Refusal
 from server.ipc.messages import BatchDone
 from server.metrics import Metrics
 from tome_core.schedule import Schedule
@@ -57,7 +57,7 @@ def test_a_frame_has_what_happened_between_two_scrapes_of_the_server() -> None:
     before = read(10.0)
     work(8, "m", 16, 0.5, 1.0)
     work(2, "m", 7, 0.5, 0.6)
-    metrics.observe_error(Overloaded("full", reason="queue-full"))
+    metrics.observe_error(Overloaded("full", reason=Refusal.QUEUE_FULL))
     metrics.observe_error(DeadlineExceeded("late"))
     metrics.request_duration.labels("/metrics", "").observe(20)  # not a request for a model
     metrics.queue_jobs.set(3)

@@ -1,4 +1,4 @@
-"""The levels of a model that ``r=auto`` may choose from, and the errors of a parameter's value."""
+"""The levels of a model that ``r=auto`` may choose from."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from server.errors import InvalidParameter
+from server.api.contract.parameter_values import invalid_parameter, is_integer, value_not_allowed
 from server.ipc.messages import Level, ModelInfo
 from tome_core.schedule import Schedule
 
 AUTO = "auto"
-
-# Error details quote this many characters of a client's value.
-QUOTED_CHARACTERS = 40
 
 _MAX_R_DIGITS = 6  # int() of a very long number is slow, and Python refuses it
 _PERCENTAGE = re.compile(r"\d{1,3}(\.\d{0,12})?", re.ASCII)
@@ -101,19 +98,3 @@ def parse_accuracy(text: str | None) -> float | None:
     if _PERCENTAGE.fullmatch(text) and float(text) <= 100:
         return float(text)
     raise value_not_allowed("min_accuracy", text, "allowed is a percentage, 0 to 100")
-
-
-def is_integer(text: str, max_digits: int) -> bool:
-    """Whether ``text`` is a non-negative decimal integer of at most ``max_digits`` ASCII digits."""
-    return text.isascii() and text.isdigit() and len(text) <= max_digits
-
-
-def invalid_parameter(parameter: str, detail: str) -> InvalidParameter:
-    """The error of a ``parameter`` whose value is not allowed."""
-    return InvalidParameter(detail, parameter=parameter)
-
-
-def value_not_allowed(parameter: str, text: str, allowed: str) -> InvalidParameter:
-    """The error of a ``parameter`` whose value is ``text``; ``allowed`` names what is."""
-    quoted = text[:QUOTED_CHARACTERS]
-    return invalid_parameter(parameter, f"{parameter}={quoted!r} is not allowed; {allowed}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from server.errors import DeadlineExceeded, InferenceFailed, Overloaded, Refusal, RequestError
 from server.ipc.messages import Failure
 
@@ -9,12 +11,12 @@ from server.ipc.messages import Failure
 _OUT_OF_MEMORY_RETRY_SECONDS = 5
 
 
-def error_of(failure: Failure | None, retry_after: float) -> RequestError:
-    """Return the error of the request that ``failure`` of its image is.
+def error_of(failure: Failure | None, retry_after: Callable[[], float]) -> RequestError:
+    """Return the error with which a request fails whose image has ``failure``.
 
     Args:
         failure: None if there is no output and no reason.
-        retry_after: seconds until the queue is shorter.
+        retry_after: returns the seconds until the queue is shorter.
     """
     match failure:
         case Failure.EXPIRED:
@@ -22,7 +24,7 @@ def error_of(failure: Failure | None, retry_after: float) -> RequestError:
         case Failure.REFUSED:
             return Overloaded(
                 "the response would not be ready before the deadline",
-                retry_after=retry_after,
+                retry_after=retry_after(),
                 reason=Refusal.DEADLINE,
             )
         case Failure.OUT_OF_MEMORY:
@@ -31,5 +33,5 @@ def error_of(failure: Failure | None, retry_after: float) -> RequestError:
                 retry_after=_OUT_OF_MEMORY_RETRY_SECONDS,
                 reason=Refusal.OUT_OF_MEMORY,
             )
-        case _:
+        case Failure.FAILED | Failure.CANCELLED | None:
             return InferenceFailed("the model gave no valid numbers for this image")

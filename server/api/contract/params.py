@@ -9,12 +9,11 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.auto_schedules import (
-    AUTO,
+from server.api.contract.auto_schedules import AUTO, parse_auto_schedules
+from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
     is_integer,
-    parse_auto_schedules,
     value_not_allowed,
 )
 from server.errors import InvalidParameter, NotFound

@@ -36,7 +36,6 @@ CLIENT_CLOSED_REQUEST = 499
 
 _VALID_ID = re.compile(r"[!-~]{1,128}")  # visible ASCII: safe in a header and in a log line
 
-LINGER_SECONDS = 2.0
 # The rest of the body is useless after these (RFC 9110, sections 15.5.9 and 15.5.14).
 _CLOSING_STATUSES = (408, 413)
 
@@ -77,9 +76,9 @@ class RequestMiddleware:
         self.root_path = root_path
         # Outside of the check of the key: a preflight request has no key, and a page must be able
         # to read that its key is wrong.
-        self.answer: ASGIApp = self._answer
+        self.handle: ASGIApp = self._check_and_route
         if cors_origins:
-            self.answer = CORSMiddleware(self._answer, **cors_options(cors_origins))
+            self.handle = CORSMiddleware(self._check_and_route, **cors_options(cors_origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -92,7 +91,7 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send, context, self.is_draining)
         self.metrics.inflight_requests.inc()
         try:
-            await self.answer(scope, exchange.receive, exchange.send)
+            await self.handle(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = CLIENT_CLOSED_REQUEST
             self.metrics.cancelled.labels(context.stage).inc()
@@ -107,7 +106,7 @@ class RequestMiddleware:
             self.metrics.inflight_requests.dec()
             self._finish(scope, context, exchange.status)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _check_and_route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request without its route, or pass it on."""
         context: RequestContext = scope["state"]["context"]
         try:
@@ -243,6 +242,10 @@ def _asks_to_close(scope: Scope, headers: Headers) -> bool:
     """
     options = headers.get("connection", "").lower().split(",")
     return scope.get("http_version") == "1.0" or "close" in map(str.strip, options)
+
+
+# For how long a client may still send a body that nobody needs.
+LINGER_SECONDS = 2.0
 
 
 async def discard_body(receive: Receive) -> None:

@@ -253,7 +253,7 @@ class InferencePipeline:
         )
         outcome = result.outcome
         if outcome.failure or outcome.schedule is None:
-            raise error_of(outcome.failure, self._router.retry_after())
+            raise error_of(outcome.failure, self._router.retry_after)
         context.r = str(outcome.schedule)
         record_run(context, submitted, result)
         timing = Timing(

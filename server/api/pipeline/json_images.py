@@ -8,7 +8,7 @@ from typing import Any
 
 from python_multipart.multipart import parse_options_header
 
-from server.api.contract.auto_schedules import QUOTED_CHARACTERS
+from server.api.contract.parameter_values import QUOTED_CHARACTERS
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.multipart import MAX_PARTS
 from server.errors import BadRequest, InvalidParameter, TooLarge, UnsupportedFormat

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TypeVar
 
+import click
 import pytest
 from pydantic_settings import BaseSettings
 
@@ -18,7 +19,7 @@ from tome_load.command import LoadCommand
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
-def read(settings: type[Settings], arguments: list[str]) -> Settings:
+def read(settings: type[Settings], arguments: list[str], repeated: str = "") -> Settings:
     """The settings that a command is called with."""
     called: list[Settings] = []
 
@@ -26,7 +27,8 @@ def read(settings: type[Settings], arguments: list[str]) -> Settings:
         called.append(settings)
         return 0
 
-    settings_command("x", settings, run).main(arguments, standalone_mode=False)
+    command = settings_command("x", settings, run, repeated=repeated)
+    command.main(arguments, standalone_mode=False)
     return called[0]
 
 
@@ -35,8 +37,9 @@ def test_r_may_have_one_dash_or_two(flag: list[str]) -> None:
     assert read(ClassifyCommand, ["x.png", *flag]).r == "8"
 
 
-def test_a_short_flag_names_the_output() -> None:
-    command = read(VisualizeCommand, ["x.png", "-o", "y.png"])
+@pytest.mark.parametrize("flag", [["-o", "y.png"], ["-o=y.png"]])
+def test_a_short_flag_names_the_output(flag: list[str]) -> None:
+    command = read(VisualizeCommand, ["x.png", *flag])
     assert command.output == Path("y.png")
 
 
@@ -87,4 +90,19 @@ def test_files_to_send_are_taken_as_they_are() -> None:
     ],
 )
 def test_values_of_a_repeated_flag_are_joined(arguments: list[str], r: str) -> None:
-    assert read(LoadCommand, arguments).r == r
+    assert read(LoadCommand, arguments, repeated="r").r == r
+
+
+def test_of_other_flags_the_last_value_counts() -> None:
+    command = read(ClassifyCommand, ["x.png", "--r", "4", "--top-k=1", "-r=8", "--top-k=2"])
+    assert (command.r, command.top_k) == ("8", 2)
+
+
+def test_an_empty_value_counts_as_not_given() -> None:
+    command = read(VisualizeCommand, ["x.png", "--r=", "--output="])
+    assert (command.r, command.output) == ("16", Path("merged.png"))
+
+
+def test_an_argument_without_a_default_is_required() -> None:
+    with pytest.raises(click.MissingParameter):
+        read(VisualizeCommand, [])

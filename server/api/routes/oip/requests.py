@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.auto_schedules import QUOTED_CHARACTERS, is_integer
+from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
 from server.api.pipeline.admission import ImageContent
 from server.api.pipeline.body import ParsedRequest

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.api.contract.auto_schedules import QUOTED_CHARACTERS
+from server.api.contract.parameter_values import QUOTED_CHARACTERS
 from server.api.contract.params import find_model
 from server.api.contract.problem_details import problem_response
 from server.api.middleware.request_context import RequestContext

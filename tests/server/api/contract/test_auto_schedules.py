@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.contract.auto_schedules import drop_slow_levels, is_integer
+from server.api.contract.auto_schedules import drop_slow_levels
+from server.api.contract.parameter_values import is_integer
 from server.api.contract.params import clamp_schedule, parse_schedules
 from server.ipc.messages import ModelInfo
 from tests.server.api.contract.models import LEVELS, MODELS, level, model

@@ -6,7 +6,7 @@ import pytest
 
 from server import errors
 from server.api.contract.problem_details import error_responses, problem_of, problem_response
-from server.errors import InferenceFailed, Overloaded, RequestError, TooLarge
+from server.errors import InferenceFailed, Overloaded, Refusal, RequestError, TooLarge
 
 ERROR_TYPES = [
     value
@@ -17,7 +17,8 @@ ERROR_TYPES = [
 
 @pytest.mark.parametrize("error_type", ERROR_TYPES, ids=lambda error_type: error_type.__name__)
 def test_every_error_has_all_members_of_a_problem(error_type):
-    response = problem_response(error_type("the reason"), "abc")
+    extensions = {"reason": Refusal.QUEUE_FULL} if error_type is Overloaded else {}
+    response = problem_response(error_type("the reason", **extensions), "abc")
     assert response.headers["content-type"] == "application/problem+json"
     assert response.status_code == error_type.status
     assert json.loads(bytes(response.body)) == {
@@ -26,6 +27,7 @@ def test_every_error_has_all_members_of_a_problem(error_type):
         "status": error_type.status,
         "detail": "the reason",
         "instance": "urn:tome:request:abc",
+        **extensions,
     }
 
 
@@ -34,7 +36,7 @@ def test_no_two_errors_have_the_same_type():
 
 
 def test_a_response_has_the_headers_and_extensions_of_its_error():
-    error = Overloaded("full", retry_after=0.3, reason="queue-full")
+    error = Overloaded("full", retry_after=0.3, reason=Refusal.QUEUE_FULL)
     response = problem_response(error, headers={"Allow": "POST"})
     assert response.headers["retry-after"] == "1"
     assert response.headers["allow"] == "POST"

@@ -1,4 +1,4 @@
-"""An engine pool without processes, for tests of the API process alone."""
+"""A router without engines, for tests of the API process alone."""
 
 from __future__ import annotations
 
@@ -46,14 +46,21 @@ class FakeLease:
 
 
 @dataclass
-class FakePool:
+class FakeEngines:
+    """The models that the engines have reported."""
+
+    models: dict[str, ModelInfo] = field(default_factory=dict)
+
+
+@dataclass
+class FakeRouter:
     """Stands in for `server.engine_client.routing.Router`."""
 
     slots: int = 4
     ready: bool = True
     needed_seconds: float = 0.0
     results: list[Any] = field(default_factory=list)
-    models: dict[str, ModelInfo] = field(default_factory=dict)
+    engines: FakeEngines = field(default_factory=FakeEngines)
 
     def retry_after(self) -> int:
         return 7
@@ -64,7 +71,7 @@ class FakePool:
 
     def check_room(self) -> None:
         if self.slots == 0:
-            raise Overloaded("no slot is free", retry_after=7, reason="queue-full")
+            raise Overloaded("no slot is free", retry_after=7, reason=Refusal.QUEUE_FULL)
 
     def estimate_work(self, model: str, choices: Sequence[Any], deadline: float | None) -> str:
         return f"work of {model}"

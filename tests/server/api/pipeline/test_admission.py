@@ -10,14 +10,14 @@ from server.api.pipeline.admission import Admission, BodyLimits
 from server.errors import Overloaded, SlowBody, TooLarge
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate
-from tests.server.api.pipeline.fakes import FakePool, request_of
+from tests.server.api.pipeline.fakes import FakeRouter, request_of
 
 WORK = WorkEstimate("tiny", ImageCost(1.0, 1.0, 1.0), due=0.0)
 
 
-def admission_of(pool: FakePool | None = None, **limits: float) -> Admission:
+def admission_of(router: FakeRouter | None = None, **limits: float) -> Admission:
     values: dict[str, Any] = {"max_bytes": 100, "max_total_bytes": 150, "timeout_seconds": 30}
-    return Admission(pool or FakePool(), BodyLimits(**(values | limits)))  # type: ignore[arg-type]
+    return Admission(router or FakeRouter(), BodyLimits(**(values | limits)))  # type: ignore[arg-type]
 
 
 class TestReservation:
@@ -59,23 +59,23 @@ class TestReservation:
 
 class TestAdmit:
     def test_it_holds_a_slot_and_counts_the_request(self):
-        pool = FakePool(slots=1)
-        admission = admission_of(pool)
+        router = FakeRouter(slots=1)
+        admission = admission_of(router)
         with admission.admit(request_of([]), None, None):
-            assert (pool.slots, admission.admitted) == (0, 1)
+            assert (router.slots, admission.admitted) == (0, 1)
             with pytest.raises(Overloaded), admission.admit(request_of([]), None, None):
                 pass
             assert admission.admitted == 1
-        assert (pool.slots, admission.admitted) == (1, 0)
+        assert (router.slots, admission.admitted) == (1, 0)
 
     def test_nothing_is_admitted_before_the_models_are_loaded(self):
         with pytest.raises(Overloaded) as caught:
-            admission_of(FakePool(ready=False)).check_open()
+            admission_of(FakeRouter(ready=False)).check_open()
         assert caught.value.extensions == {"reason": "not-ready"}
 
     def test_check_room_refuses_when_no_slot_is_free(self):
         with pytest.raises(Overloaded, match="no slot"):
-            admission_of(FakePool(slots=0)).check_room()
+            admission_of(FakeRouter(slots=0)).check_room()
 
     @pytest.mark.parametrize("content_length", ["100", "nonsense", "²"])
     def test_a_content_length_within_the_limit_or_unreadable_is_admitted(self, content_length):
@@ -96,7 +96,7 @@ class TestAdmit:
 
 class TestDeadline:
     def test_a_deadline_that_cannot_be_met_is_refused(self):
-        admission = admission_of(FakePool(needed_seconds=60))
+        admission = admission_of(FakeRouter(needed_seconds=60))
         with pytest.raises(Overloaded, match="would take 60 s") as caught:
             admission.check_deadline(WORK, time.monotonic() + 10)
         assert caught.value.extensions == {"reason": "deadline"}
@@ -104,13 +104,13 @@ class TestDeadline:
         assert 45 <= caught.value.retry_after <= 60
 
     def test_a_deadline_that_can_be_met_is_accepted(self):
-        admission_of(FakePool(needed_seconds=60)).check_deadline(WORK, time.monotonic() + 90)
+        admission_of(FakeRouter(needed_seconds=60)).check_deadline(WORK, time.monotonic() + 90)
 
     def test_a_deadline_in_the_past_is_left_to_the_caller(self):
-        admission_of(FakePool(needed_seconds=60)).check_deadline(WORK, time.monotonic() - 1)
+        admission_of(FakeRouter(needed_seconds=60)).check_deadline(WORK, time.monotonic() - 1)
 
     def test_no_deadline_is_always_accepted(self):
-        admission_of(FakePool(needed_seconds=60)).check_deadline(WORK, None)
+        admission_of(FakeRouter(needed_seconds=60)).check_deadline(WORK, None)
 
 
 class TestReadBody:

@@ -10,12 +10,12 @@ from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import RequestImages
 from server.api.pipeline.inference import read_images
 from server.errors import UnsupportedFormat
-from tests.server.api.pipeline.fakes import FakePool, request_of
+from tests.server.api.pipeline.fakes import FakeRouter, request_of
 
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(FakePool(), BodyLimits(200, 200, 30))  # type: ignore[arg-type]
+    return Admission(FakeRouter(), BodyLimits(200, 200, 30))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The way of an image through the pipeline, with an engine pool that has no processes."""
+"""The way of an image through the pipeline, with a router that has no engines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from server.errors import (
 from server.imaging.decode import decode
 from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
 from server.metrics import Metrics
-from tests.server.api.pipeline.fakes import MODEL, FakePool, request_of
+from tests.server.api.pipeline.fakes import MODEL, FakeRouter, request_of
 from tests.server.wire import SNEAKER
 from tome_core.schedule import Schedule
 
@@ -69,14 +69,14 @@ class Pipeline:
     """An `InferencePipeline` with the parts that a test looks at."""
 
     def __init__(self, results: list[Result], slots: int = 4) -> None:
-        self.pool = FakePool(slots=slots, results=results)
+        self.router = FakeRouter(slots=slots, results=results)
         self.slots = slots
         limits = BodyLimits(10**6, 10**6, 30)
-        self.admission = Admission(self.pool, limits)  # type: ignore[arg-type]
+        self.admission = Admission(self.router, limits)  # type: ignore[arg-type]
         self.metrics = Metrics((1,))
         self.threads = ThreadPoolExecutor(1)
         self.inference = InferencePipeline(
-            self.pool,  # type: ignore[arg-type]
+            self.router,  # type: ignore[arg-type]
             self.admission,
             self.metrics,
             partial(decode, max_pixels=10**6, max_side=4000),
@@ -90,7 +90,7 @@ class Pipeline:
         try:
             return asyncio.run(work)
         finally:
-            assert self.pool.slots == self.slots
+            assert self.router.slots == self.slots
             assert (self.admission.admitted, self.admission.bytes_held) == (0, 0)
 
     def infer(self, chunks: list[bytes], headers: dict[str, str] | None = None) -> Any:
@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_decoded_never_runs():
     pipeline = Pipeline([result_of()])
     with pytest.raises(UnsupportedFormat):
         pipeline.infer([b"hello"])
-    assert len(pipeline.pool.results) == 1
+    assert len(pipeline.router.results) == 1
 
 
 def test_each_file_of_a_form_gets_its_own_result():
@@ -164,7 +164,7 @@ def test_images_that_fail_together_run_only_if_all_get_a_slot():
     pipeline = Pipeline([result_of()] * 3, slots=2)
     with pytest.raises(Overloaded):
         pipeline.infer_together(form(SNEAKER, SNEAKER, SNEAKER))
-    assert len(pipeline.pool.results) == 3
+    assert len(pipeline.router.results) == 3
 
 
 def test_a_malformed_form_is_refused():
@@ -281,8 +281,8 @@ def test_of_several_images_the_longest_stage_counts():
 
 def models_of(models: dict[str, ModelInfo]) -> Any:
     pipeline = Pipeline([])
-    pipeline.pool.models = models
-    pipeline.pool.ready = False
+    pipeline.router.engines.models = models
+    pipeline.router.ready = False
     return pipeline.inference.models()
 
 

@@ -67,7 +67,7 @@ class FakeRouter:
 
     def check_ready(self) -> None:
         if not self.ready:
-            raise Overloaded("no engine is ready", retry_after=7, reason=Refusal.NOT_READY)
+            raise Overloaded("the models are not loaded", retry_after=7, reason=Refusal.NOT_READY)
 
     def check_room(self) -> None:
         if self.slots == 0:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from tome_core.cost import BlockCost
 from tome_core.execution import Execution
-from tome_core.merging import Merging
 from tome_core.metric import BlockTensors
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
@@ -62,18 +61,17 @@ class Encoder(Protocol):
 
     reads_starts: bool
 
-    def supports(self, merging: Merging, packed: Packed) -> bool:
-        """Return whether it supports ``merging`` and tokens like those of ``packed``."""
+    def supports(self, context: BlockContext) -> bool:
+        """Return whether it supports calls like that of ``context``, of the first block."""
         ...
 
-    def __call__(
-        self,
-        merging: Merging,
-        plan: Plan,
-        packed: Packed,
-        leading: int | None,
-    ) -> Packed:
-        """Return what `run_block` gives after the last block; overwrites ``packed.tokens``."""
+    def __call__(self, context: BlockContext, leading: int | None) -> Packed:
+        """Return what `run_block` gives after the last block; overwrites the tokens.
+
+        Args:
+            context: the tokens that enter the first block, and how they merge.
+            leading: see `run_block`.
+        """
         ...
 
 

@@ -47,6 +47,9 @@ class Strategy(Protocol):
 class Execution:
     """How a model executes its blocks: chosen for a device when it is optimised.
 
+    Where the model has an encoder that supports a call, this runs instead of the strategy. To give
+    an optimised model another execution, set its ``encoder`` to None too.
+
     Attributes:
         strategy: attends and merges in a packed buffer.
         in_place: add tokens to the output of a branch in place. Must be False if hooks may have

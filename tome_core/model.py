@@ -291,8 +291,8 @@ class MergedViT(nn.Module):
         context = self._first_context(images, r, trace)
         plan = context.plan
         encoder = None if self.training else self.encoder
-        if encoder is not None and encoder.supports(self.merging, context.packed):
-            packed = encoder(self.merging, plan, context.packed, leading)
+        if encoder is not None and encoder.supports(context):
+            packed = encoder(context, leading)
         else:
             depth = len(self.adapter.blocks)
             for index in range(depth):

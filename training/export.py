@@ -14,14 +14,24 @@ from safetensors.torch import save_file
 
 from server.catalog.entries import BUNDLED
 from training.models import refine
-from training.train import STAGES, WEIGHTS_FOLDER, Run
+from training.train import (
+    RUNS_FOLDER,
+    STAGES,
+    WEIGHTS_FOLDER,
+    Run,
+    default_device,
+    default_recipe,
+)
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument(
-        "--run", type=Path, default=Path("training/runs/default"), help="folder of the run"
+        "--run",
+        type=Path,
+        default=RUNS_FOLDER / default_recipe(default_device()),
+        help="folder of the run; default: that of the recipe for this machine",
     )
     parser.add_argument("--stage", default="merged", choices=[stage.name for stage in STAGES])
     parser.add_argument(

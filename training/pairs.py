@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import tome_core
-from tome_core.matching import Bipartite, Matching
-from tome_core.merge import accumulation_dtype, merge, weighted_mean
-from tome_core.metric import BlockTensors, mean_key
-from tome_core.split import most_mergeable
+from tome_core.matching import Matching
+from tome_core.merge import accumulation_dtype, merge
+from tome_core.merging import Merging
+from tome_core.metric import BlockTensors
+from tome_core.split import most_mergeable, tokens_left
 
 
 def all_keys(features: BlockTensors) -> Tensor:
@@ -36,7 +36,7 @@ class Pairs:
 
     def remaining(self, tokens: int, r: int, prefix: int) -> int:
         """Return ``tokens - r``, where r is at most half of the mergeable tokens."""
-        return tokens - min(r, most_mergeable(tokens, prefix))
+        return tokens_left(tokens, r, prefix)
 
     @torch.no_grad()
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
@@ -78,13 +78,6 @@ def mean_with_norm(
     return (exact * (wanted / found)).to(tokens.dtype), merged_sizes
 
 
-def merge_pairs(model: tome_core.MergedViT) -> None:
-    """Let ``model`` merge by this rule from now on."""
-    model.merging = replace(model.merging, matcher=Pairs(), metric=all_keys, combine=mean_with_norm)
-
-
-def merge_by_paper(model: tome_core.MergedViT) -> None:
-    """Let ``model`` merge by the paper's rule from now on."""
-    model.merging = replace(
-        model.merging, matcher=Bipartite(), metric=mean_key, combine=weighted_mean
-    )
+def pairs_of(merging: Merging) -> Merging:
+    """Return ``merging`` with this rule instead of its own."""
+    return replace(merging, matcher=Pairs(), metric=all_keys, combine=mean_with_norm)

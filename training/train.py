@@ -11,6 +11,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ from tome_core.execution import Execution
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
-from training.pairs import merge_by_paper, merge_pairs
+from training.pairs import pairs_of
 
+RUNS_FOLDER = Path("training/runs")  # a run's own folder has the name of its recipe
 # Final weights of some stages. A run without its own weights of a stage starts from them.
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 TEMPERATURE = 2.0  # of the distillation
@@ -46,10 +48,12 @@ class Stage:
         patch_size: patch size of the ViT; 0 for the teacher.
         lr: learning rate after warm-up and at the end.
         epochs: number of epochs; 0 if ``seconds`` decides.
-        seconds: how long the stage lasts, in as many epochs as it takes; for rented machines.
+        seconds: how long the stage lasts, in as many epochs as it takes, the last of which may be
+            cut short; for rented machines.
         start: stage whose weights this stage starts from; empty for random weights.
         r: values of ``r``, one of which is drawn at random for every step; empty for no merging.
-        pairs: merge every second step by `training.pairs` instead of the paper's rule.
+        pairs: merge by `training.pairs` instead of the paper's rule in half of the steps, drawn at
+            random.
         width: width of the teacher.
     """
 
@@ -168,7 +172,7 @@ class Run:
 
     def weights(self, stage: str) -> dict[str, Tensor]:
         """Return the float32 weights of ``stage``, from this run or else from the repository."""
-        path = self.folder / f"{stage}.pt"
+        path = self.state_path(stage)
         if path.exists():
             state = torch.load(path, map_location="cpu", weights_only=True)["model"]
         else:
@@ -207,15 +211,9 @@ class Run:
 
     def train(self, stage: Stage) -> None:
         """Train ``stage`` to its end. Resume from its saved state, if any."""
-        path = self.folder / f"{stage.name}.pt"
         model = self.build(stage)
         optimizer = MasterAdamW(model, stage.weight_decay)
-        done = Done()
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            done = Done(epochs=state["epoch"], seconds=state["seconds"])
+        done = self.resume(stage, model, optimizer)
         if done.share_of(stage) >= 1:
             return
         teacher = self.teacher() if stage.patch_size else None
@@ -223,40 +221,47 @@ class Run:
         test = data.load("test", self.device)
         while done.share_of(stage) < 1:
             started = time.perf_counter()
-            loss = self.epoch(stage, done, model, optimizer, teacher, train)
+            loss, images = self.epoch(stage, done, model, optimizer, teacher, train)
             seconds = time.perf_counter() - started
             done = Done(epochs=done.epochs + 1, seconds=done.seconds + seconds)
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
+            self.save(stage, done, model, optimizer)
+            share = done.share_of(stage)
+            record = {
+                "stage": stage.name,
                 "epoch": done.epochs,
-                "seconds": done.seconds,
+                "share": round(share, 3),
+                "loss": round(loss, 4),
+                "images_per_s": round(images / seconds, 1),
             }
-            # Replace the file atomically, so that an interrupted write keeps the previous state.
-            new_path = path.with_suffix(".new")
-            torch.save(state, new_path)
-            new_path.replace(path)
-            # With patch size 2 the full test set would take a fifth of an epoch, so only the last
-            # epoch uses all of it.
-            use_full_test = stage.patch_size != 2 or done.share_of(stage) >= 1
-            test_part = test if use_full_test else (test[0][:2000], test[1][:2000])
-            levels: tuple[dict[str, Any], ...] = ({},)
-            if stage.patch_size == 2:
-                levels = ({"r": 0}, {"r": 13})
-            if isinstance(model, MergedViT):
-                merge_by_paper(model)
-            accuracies = [round(accuracy(model, *test_part, **level), 2) for level in levels]
-            self.log(
-                {
-                    "stage": stage.name,
-                    "epoch": done.epochs,
-                    "share": round(done.share_of(stage), 3),
-                    "loss": round(loss, 4),
-                    "images_per_s": round(len(train[0]) / seconds, 1),
-                    "test_accuracy": accuracies,
-                    "test_images": len(test_part[1]),
-                }
-            )
+            self.log(record | evaluate(stage, model, test, is_last=share >= 1))
+
+    def state_path(self, stage: str) -> Path:
+        """Return the file of the state of ``stage``, which is there after its first epoch."""
+        return self.folder / f"{stage}.pt"
+
+    def resume(self, stage: Stage, model: nn.Module, optimizer: MasterAdamW) -> Done:
+        """Load the saved state of ``stage``, if any, and return how far it is."""
+        path = self.state_path(stage.name)
+        if not path.exists():
+            return Done()
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Done(epochs=state["epoch"], seconds=state.get("seconds", 0.0))
+
+    def save(self, stage: Stage, done: Done, model: nn.Module, optimizer: MasterAdamW) -> None:
+        """Save the state of ``stage``, from which `resume` goes on."""
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": done.epochs,
+            "seconds": done.seconds,
+        }
+        # Replace the file atomically, so that an interrupted write keeps the previous state.
+        path = self.state_path(stage.name)
+        new_path = path.with_suffix(".new")
+        torch.save(state, new_path)
+        new_path.replace(path)
 
     def epoch(
         self,
@@ -266,63 +271,118 @@ class Run:
         optimizer: MasterAdamW,
         teacher: nn.Module | None,
         train: tuple[Tensor, Tensor],
-    ) -> float:
-        """Train for one epoch, or for what is left of the stage's time. Return the mean loss."""
+    ) -> tuple[float, int]:
+        """Train for one epoch, or for what is left of the stage's time.
+
+        Returns:
+            The mean loss of the steps, and the number of their images.
+        """
         model.train()
         seed = self.seed + 1000 * done.epochs
         generator = torch.Generator(self.device).manual_seed(seed)
         choices = random.Random(seed)
+        paper: Any = getattr(model, "merging", None)
         steps = len(train[0]) // stage.batch_size
+        steps_done = 0
+        share = done.share_of(stage)
         total = torch.zeros((), device=self.device)
         batches = data.batches(*train, stage.batch_size, generator)
         started = time.perf_counter()
-        for step, (images, labels) in enumerate(track(batches, stage.name, steps)):
-            seconds = done.seconds + time.perf_counter() - started
-            now = Done(done.epochs, step / steps, seconds)
+        for images, labels in track(batches, stage.name, steps):
             images = images.bfloat16()
             if stage.pairs and isinstance(model, MergedViT):
-                choices.choice((merge_by_paper, merge_pairs))(model)
+                model.merging = choices.choice((paper, pairs_of(paper)))
             logits = model(images, r=choices.choice(stage.r)) if stage.r else model(images)
             loss = distillation_loss(logits, labels, teacher, images)
             loss.backward()
-            optimizer.step(learning_rate(stage, min(now.share_of(stage), 1.0)))
+            optimizer.step(learning_rate(stage, share))
             total += loss.detach()
-        return total.item() / steps
+            steps_done += 1
+            seconds = done.seconds + time.perf_counter() - started
+            share = Done(done.epochs, steps_done / steps, seconds).share_of(stage)
+            if share >= 1:
+                break
+        if isinstance(model, MergedViT):
+            model.merging = paper
+        return total.item() / steps_done, steps_done * stage.batch_size
 
 
-def main() -> None:
-    """Run the command line."""
+def evaluate(
+    stage: Stage,
+    model: nn.Module,
+    test: tuple[Tensor, Tensor],
+    is_last: bool,
+) -> dict[str, Any]:
+    """Return what the log says of the accuracy after an epoch, the last one or another."""
+    images, labels = test
+    levels: tuple[dict[str, Any], ...] = ({},)
+    if stage.patch_size == 2:
+        levels = ({"r": 0}, {"r": 13})
+        # The full test set would take a fifth of an epoch, so only the last epoch uses all of it.
+        if not is_last:
+            images = images[:2000]
+            labels = labels[:2000]
+    accuracies = [round(accuracy(model, images, labels, **level), 2) for level in levels]
+    return {"test_accuracy": accuracies, "test_images": len(labels)}
+
+
+def default_device() -> str:
+    """Return the device to train on unless another one is asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_recipe(device: str) -> str:
+    """Return the recipe for ``device``."""
+    return "gpu" if torch.device(device).type == "cuda" else "cpu"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; ``recipe``, ``run`` and ``stage`` of the result are never None."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument(
-        "--run", type=Path, default=Path("training/runs/default"), help="folder of the run"
-    )
-    parser.add_argument(
-        "--stage",
-        action="append",
-        choices=[s.name for s in STAGES],
-        help="stages to train; default all",
-    )
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
         help="cpu: hours on 2 cores; gpu: minutes; default: by the device",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--run", type=Path, help=f"folder of the run; default {RUNS_FOLDER}/RECIPE")
     parser.add_argument(
-        "--start", metavar="STAGE", help="start from its weights instead of those of the recipe"
+        "--stage", action="append", help="stages of the recipe to train; default all"
+    )
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument(
+        "--start",
+        metavar="STAGE",
+        help="start the one stage that is trained from the weights of this stage",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    args.recipe = args.recipe or default_recipe(args.device)
+    args.run = args.run or RUNS_FOLDER / args.recipe
+    if args.start and len(args.stage or ()) != 1:
+        parser.error("--start needs exactly one --stage")
+    names = [stage.name for stage in RECIPES[args.recipe]]
+    args.stage = args.stage or names
+    for name in args.stage:
+        if name not in names:
+            parser.error(f"recipe {args.recipe} has no stage {name}; it has {', '.join(names)}")
+    return args
+
+
+def main() -> None:
+    """Run the command line."""
+    args = parse_arguments()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    run = Run(args.run, args.seed, args.device)
-    on_gpu = run.device.type == "cuda"
     # cuDNN's attention makes a plan for every length, and merging gives it dozens of lengths.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    for stage in RECIPES[args.recipe or ("gpu" if on_gpu else "cpu")]:
-        if not args.stage or stage.name in args.stage:
-            run.train(replace(stage, start=args.start or stage.start))
+    run = Run(args.run, args.seed, args.device)
+    for stage in RECIPES[args.recipe]:
+        if stage.name not in args.stage:
+            continue
+        if args.start and run.state_path(stage.name).exists():
+            print(f"{stage.name} is resumed from its state, without --start {args.start}")
+        run.train(replace(stage, start=args.start or stage.start))
 
 
 if __name__ == "__main__":

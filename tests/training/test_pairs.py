@@ -6,7 +6,7 @@ from torch import Tensor
 
 import tome_core
 from training.models import vit
-from training.pairs import Pairs, mean_with_norm, merge_by_paper, merge_pairs
+from training.pairs import Pairs, mean_with_norm, pairs_of
 
 
 def slow_pairs(metric: Tensor, r: int, prefix: int) -> list[tuple[int, int]]:
@@ -61,10 +61,11 @@ def test_a_model_merges_by_either_rule() -> None:
     torch.manual_seed(0)
     model = tome_core.patch(vit(4)).eval()
     images = torch.randn(2, 1, 28, 28)
-    paper = model(images, r=4)
-    merge_pairs(model)
-    pairs = model(images, r=4)
-    assert not torch.equal(pairs, paper)
-    pairs.sum().backward()
-    merge_by_paper(model)
-    assert torch.equal(model(images, r=4), paper)
+    paper = model.merging
+    merged_by_paper = model(images, r=4)
+    model.merging = pairs_of(paper)
+    merged_by_pairs = model(images, r=4)
+    assert not torch.equal(merged_by_pairs, merged_by_paper)
+    merged_by_pairs.sum().backward()
+    model.merging = paper
+    assert torch.equal(model(images, r=4), merged_by_paper)

@@ -1,17 +1,21 @@
 """The parts of the recipe whose mistakes would be silent."""
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import tome_core
+from training import data
 from training.data import MEAN, STD, augment
 from training.masters import MasterAdamW
-from training.models import refine, vit
-from training.train import STAGES, Run, Stage, learning_rate
+from training.models import Teacher, refine, vit
+from training.train import GPU_STAGES, STAGES, Run, Stage, learning_rate, parse_arguments
 
 
 def test_masters_step_as_adamw_does_in_float32() -> None:
@@ -103,3 +107,54 @@ def test_stages_build_on_one_another(tmp_path: Path) -> None:
     model = run.build(next(stage for stage in STAGES if stage.name == "merged"))
     assert isinstance(model, tome_core.MergedViT)
     assert model(torch.zeros(2, 1, 28, 28), r=16).shape == (2, 10)
+
+
+def test_a_timed_stage_ends_within_an_epoch_and_resumes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(64, 1, 28, 28)
+    labels = torch.randint(10, (64,))
+
+    def load(split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+    monkeypatch.setattr(data, "load", load)
+    run = Run(tmp_path, seed=0)
+    torch.save({"model": Teacher(2).state_dict()}, run.state_path("teacher"))
+    epoch = Stage("s", 7, epochs=1, lr=(1e-3, 1e-5), r=(2,), pairs=True, batch_size=16)
+    run.train(epoch)
+    state = torch.load(run.state_path("s"))
+    assert state["epoch"] == 1
+    run.train(epoch)  # it is at its end
+    del state["seconds"]  # as a state of before stages had a time
+    torch.save(state, run.state_path("s"))
+    run.train(replace(epoch, epochs=0, seconds=1e-6))
+    first, second = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (first["epoch"], first["share"]) == (1, 1.0)
+    assert second["epoch"] == 2
+    state = torch.load(run.state_path("s"))
+    (optimizer_state, *_) = state["optimizer"]["optimizer"]["state"].values()
+    assert optimizer_state["step"] == 4 + 1  # four of the first epoch, one until the time is over
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--recipe gpu --stage coarse", "recipe gpu has no stage coarse; it has teacher, settled,"),
+        ("--start dense", "--start needs exactly one --stage"),
+        ("--start dense --stage merged --stage twin", "--start needs exactly one --stage"),
+    ],
+)
+def test_wrong_command_lines(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(line.split())
+    assert message in capsys.readouterr().err
+
+
+def test_each_recipe_has_its_own_run() -> None:
+    args = parse_arguments(["--device", "cuda"])
+    assert args.run == Path("training/runs/gpu")
+    assert args.stage == [stage.name for stage in GPU_STAGES]
+    assert parse_arguments(["--recipe", "cpu"]).run == Path("training/runs/cpu")

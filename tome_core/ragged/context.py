@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from tome_core.merge import accumulation_dtype
 from tome_core.merging import Merging
 from tome_core.positional import Positional
 from tome_core.ragged.packed import Packed
@@ -47,7 +49,18 @@ class BlockContext:
 
     def sizes(self) -> Tensor | None:
         """Return the sizes of all tokens before the block merges, ``(T,)``; None if all are 1."""
-        return self.packed.flat_sizes(self.plan, self.index)
+        tokens = self.packed.tokens
+        if all(sizes is None for sizes in self.packed.sizes):
+            return None
+        dtype = accumulation_dtype(tokens.dtype)
+        flat = []
+        for group, sizes in zip(self.plan.groups, self.packed.sizes, strict=True):
+            if sizes is None:
+                total = group.images * group.tokens[self.index]
+                flat.append(torch.ones(total, dtype=dtype, device=tokens.device))
+            else:
+                flat.append(sizes.flatten())
+        return join(flat)
 
     def key_sizes(self) -> Tensor | None:
         """Return how often attention counts each key, ``(T,)``; None if all count once."""

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-from tome_core.merge import accumulation_dtype
-from tome_core.ragged.plan import Plan, join
 
 
 @dataclass(frozen=True)
@@ -29,21 +25,3 @@ class Packed:
     sizes: tuple[Tensor | None, ...]
     sources: tuple[Tensor, ...] | None
     positions: tuple[Tensor, ...] | None = None
-
-    def flat_sizes(self, plan: Plan, index: int) -> Tensor | None:
-        """Return the sizes of all tokens before block ``index`` merges, ``(T,)``.
-
-        None while all sizes are 1.
-        """
-        if all(sizes is None for sizes in self.sizes):
-            return None
-        dtype = accumulation_dtype(self.tokens.dtype)
-        device = self.tokens.device
-        flat = []
-        for group, sizes in zip(plan.groups, self.sizes, strict=True):
-            if sizes is None:
-                total = group.images * group.tokens[index]
-                flat.append(torch.ones(total, dtype=dtype, device=device))
-            else:
-                flat.append(sizes.flatten())
-        return join(flat)

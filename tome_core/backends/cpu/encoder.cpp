@@ -30,7 +30,7 @@ const int64_t tome_block_bytes = sizeof(BlockWeights), tome_encode_bytes = sizeo
 bool tome_encode(const EncodeArguments& args) {
     const int64_t depth = args.depth, images = args.images, dim = args.dim, heads = args.heads, hidden = args.hidden;
     const int64_t head_dim = dim / heads, stride = 3 * dim;
-    Activation *tokens = args.tokens, *normed = args.other_tokens, *const wide = args.wide;
+    Activation *tokens = args.tokens, *other = args.other_tokens, *const wide = args.wide;
     float *sizes = args.sizes, *other_sizes = args.other_sizes;
     const float scale = static_cast<float>(std::pow(static_cast<double>(head_dim), -0.5) * M_LOG2E);
     // Merging writes to the other buffers, which are then exchanged with these. Before the first merge all sizes are 1
@@ -44,27 +44,27 @@ bool tome_encode(const EncodeArguments& args) {
         const bool weighted = has_sizes && args.proportional;
         // The last block goes on with the leading tokens alone after attention, and merges nothing.
         const bool only_leading = args.leading && i == depth - 1;
-        tome_layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, block.norm1_eps, normed);
-        tome_linear(normed, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
+        tome_layer_norm(tokens, block.norm1_weight, block.norm1_bias, n, dim, block.norm1_eps, other);
+        tome_linear(other, block.qkv_weight, block.qkv_bias, n, dim, stride, false, nullptr, wide);
         if (weighted) log2_of(sizes, n, args.bias);
         tome_attention(wide, wide + dim, wide + 2 * dim, stride, stride, stride, weighted ? args.bias : nullptr, before,
-                       images, heads, head_dim, scale, normed);
+                       images, heads, head_dim, scale, other);
         if (only_leading) {
             gather_leading(tokens, dim, before, images, args.leading);
-            gather_leading(normed, dim, before, images, args.leading);
+            gather_leading(other, dim, before, images, args.leading);
             n = images * args.leading;
         }
-        tome_linear(normed, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
+        tome_linear(other, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!only_leading && after[images] < n) {
             tome_merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
-                       head_dim, args.prefix, normed, other_sizes, args.dest + i * args.dest_stride, args.merged);
-            std::swap(tokens, normed);
+                       head_dim, args.prefix, other, other_sizes, args.dest + i * args.dest_stride, args.merged);
+            std::swap(tokens, other);
             std::swap(sizes, other_sizes);
             has_sizes = true;
             n = after[images];
         }
-        tome_layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, block.norm2_eps, normed);
-        tome_linear(normed, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
+        tome_layer_norm(tokens, block.norm2_weight, block.norm2_bias, n, dim, block.norm2_eps, other);
+        tome_linear(other, block.fc1_weight, block.fc1_bias, n, dim, hidden, true, nullptr, wide);
         tome_linear(wide, block.fc2_weight, block.fc2_bias, n, hidden, dim, false, tokens, tokens);
     }
     return tokens == args.other_tokens;

@@ -21,7 +21,7 @@ from tome_core.backends.cpu.linears import KernelLinear
 from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
 from tome_core.backends.cpu.workspace import WORKSPACE
 from tome_core.merge import compose
-from tome_core.merging import Merging
+from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
 
@@ -115,26 +115,27 @@ class KernelEncoder:
     def __reduce__(self) -> tuple[Any, ...]:
         return KernelEncoder, (self._blocks,)  # a copy has its weights at other addresses
 
-    def supports(self, merging: Merging, packed: Packed) -> bool:
-        """Return whether the encoder can run ``packed`` as ``merging`` says.
+    def supports(self, context: BlockContext) -> bool:
+        """Return whether the encoder can run the blocks from ``context`` on.
 
         It tracks sources, but no positions. Gradients need no check: only `optimize` makes this
         encoder, and its models compute none.
         """
-        tokens = packed.tokens
-        if not merging.follows_paper or packed.positions is not None:
+        tokens = context.packed.tokens
+        if not context.merging.follows_paper or context.packed.positions is not None:
             return False
         return tokens.device.type == "cpu" and tokens.dtype == self.dtype
 
-    def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
-        """Run all blocks; ``packed.tokens (T, D)`` are overwritten.
+    def __call__(self, context: BlockContext, leading: int | None) -> Packed:
+        """Run all blocks; the tokens ``(T, D)`` of ``context`` are overwritten.
 
         For ``leading`` see `tome_core.block.run_block`.
         """
         depth = len(self._blocks)
-        tokens, sizes, dest = self._run(merging, plan, packed, leading)
+        plan = context.plan
+        tokens, sizes, dest = self._run(context, leading)
         rows = len(plan.order) * leading if leading else plan.length(depth)
-        packed = replace(packed, tokens=tokens[:rows])
+        packed = replace(context.packed, tokens=tokens[:rows])
         nothing_merged = not any(plan.merges(index) for index in range(depth))
         if leading or nothing_merged:
             return packed
@@ -146,9 +147,7 @@ class KernelEncoder:
 
     def _run(
         self,
-        merging: Merging,
-        plan: Plan,
-        packed: Packed,
+        context: BlockContext,
         leading: int | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run the kernel.
@@ -157,10 +156,10 @@ class KernelEncoder:
             Tokens, sizes, and int64 ``dest (depth, T)``, the destinations of tokens in each block;
             if sources are not traced, ``dest`` has one row, which each block overwrites.
         """
-        tokens = packed.tokens.contiguous()
+        tokens = context.packed.tokens.contiguous()
         rows = len(tokens)
-        offsets = plan.offsets(tokens)
-        is_traced = packed.sources is not None
+        offsets = context.plan.offsets(tokens)
+        is_traced = context.packed.sources is not None
         # Merging reads one buffer and writes another.
         other_tokens = WORKSPACE.empty(rows, self.dim, self.dtype)
         wide = WORKSPACE.empty(rows, max(3 * self.dim, self.hidden), self.dtype)
@@ -176,9 +175,9 @@ class KernelEncoder:
             dim=self.dim,
             heads=self.heads,
             hidden=self.hidden,
-            prefix=merging.prefix,
+            prefix=context.merging.prefix,
             leading=leading or 0,
-            proportional=merging.prop_attn,
+            proportional=context.merging.prop_attn,
             offsets=offsets.data_ptr(),
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),

@@ -1,4 +1,4 @@
-// The kernels: library.py declares the same functions, encoder.py the same structures. The .cpp files document them.
+// The kernels: library.py declares the same functions, structures.py the same structures. The .cpp files document them.
 #pragma once
 
 #include "simd.h"
@@ -21,8 +21,7 @@ struct BlockWeights {
     const float* fc2_bias;
 };
 
-// What tome_encode works on. For each token, tokens and other_tokens have room for dim values, wide for
-// max(3 * dim, hidden).
+// What tome_encode works on. T is the number of tokens that enter the first block.
 struct EncodeArguments {
     const BlockWeights* blocks;
     int64_t depth;
@@ -34,20 +33,20 @@ struct EncodeArguments {
     int64_t leading;  // if not 0, the last block computes only so many prefix tokens of each image
     bool proportional;
     const int64_t* offsets;  // (depth + 1, images + 1)
-    Activation* tokens;
-    Activation* other_tokens;  // also for what norms and attention give
-    Activation* wide;  // queries, keys and values; later the hidden values of the MLP
-    float* sizes;
-    float* other_sizes;
-    float* bias;
-    int64_t* dest;
+    Activation* tokens;  // (T, dim): the tokens of the first block
+    Activation* other_tokens;  // (T, dim): what norms, attention and merging give
+    Activation* wide;  // (T, max(3 * dim, hidden)): queries, keys and values; later the MLP's hidden values
+    float* sizes;  // (T): undefined until a block merges
+    float* other_sizes;  // (T): the sizes that merging gives
+    float* bias;  // (T): log2 of the sizes, for attention
+    int64_t* dest;  // (T) of each block: where its tokens go
     int64_t dest_stride;  // from the dest of one block to that of the next
-    bool* merged;
+    bool* merged;  // (T): which tokens of a block merge
 };
 
 #pragma GCC visibility push(default)
 extern "C" {
-extern const int64_t tome_block_bytes, tome_encode_bytes;  // of the structures, for encoder.py to compare with its own
+extern const int64_t tome_block_bytes, tome_encode_bytes;  // of the structures, for library.py to compare with its own
 void tome_prepare();  // must run once, before all others but tome_supported and tome_has_amx
 void tome_linear(const Activation* x, const Activation* weight, const float* bias, int64_t rows, int64_t inputs,
                  int64_t outputs, bool gelu, const Activation* residual, Activation* out);

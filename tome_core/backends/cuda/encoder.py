@@ -23,6 +23,7 @@ from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge_norm, merge_norm
 from tome_core.backends.cuda.norms import add_norm, launch_add_norm
 from tome_core.merging import Merging
+from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
 
@@ -155,14 +156,15 @@ class TritonEncoder:
     def __reduce__(self) -> tuple[Any, ...]:
         return TritonEncoder, (self.weights,)
 
-    def supports(self, merging: Merging, packed: Packed) -> bool:
-        """Return whether the encoder can run ``packed`` as ``merging`` says.
+    def supports(self, context: BlockContext) -> bool:
+        """Return whether the encoder can run the blocks from ``context`` on.
 
         It computes no gradients, and tracks neither sources nor positions.
         """
+        packed = context.packed
         tokens = packed.tokens
         weight = self.weights[0].qkv.weight
-        if not merging.follows_paper:
+        if not context.merging.follows_paper:
             return False
         if packed.positions is not None or packed.sources is not None:
             return False
@@ -172,17 +174,18 @@ class TritonEncoder:
             return False
         return not torch.is_autocast_enabled(tokens.device.type)
 
-    def __call__(self, merging: Merging, plan: Plan, packed: Packed, leading: int | None) -> Packed:
-        """Run all blocks; ``packed.tokens (T, D)`` are overwritten.
+    def __call__(self, context: BlockContext, leading: int | None) -> Packed:
+        """Run all blocks; the tokens ``(T, D)`` of ``context`` are overwritten.
 
         For ``leading`` see `tome_core.block.run_block`. The same plan must have run once before a
         CUDA graph is recorded: its extents are copied from the host then.
         """
-        run = self._start(merging, plan, packed.tokens)
+        packed = context.packed
+        run = self._start(context)
         kernels = run.kernels
         depth = len(self.weights)
         tokens, normed = kernels.add_norm(packed.tokens.contiguous(), None, *self.weights[0].norm1)
-        state = _State(tokens, normed, packed.flat_sizes(plan, 0))
+        state = _State(tokens, normed, context.sizes())
         for index, block in enumerate(self.weights):
             is_last = index == depth - 1
             run.attend_and_merge(state, block, index, leading if is_last else None)
@@ -194,10 +197,13 @@ class TritonEncoder:
                 state.tokens, state.normed = kernels.add_norm(state.tokens, branch, *next_norm)
         if state.sizes is None or leading is not None:
             return replace(packed, tokens=tokens)
-        views = plan.views(state.sizes, depth)
+        views = context.plan.views(state.sizes, depth)
         return replace(packed, tokens=tokens, sizes=tuple(view for _, view in views))
 
-    def _start(self, merging: Merging, plan: Plan, tokens: Tensor) -> _Run:
+    def _start(self, context: BlockContext) -> _Run:
+        merging = context.merging
+        plan = context.plan
+        tokens = context.packed.tokens
         extents = Extents.of(plan, tokens)
         if type(tokens) is not Tensor:
             # Fake tensors need operators; for others, launchers cost the host less.

@@ -25,7 +25,6 @@ from server.engine.loading.model_loader import LoadedModel
 from tests.server.engine.device.fake_graphs import CPU, IMAGE_SHAPE, FakeRecorder, random_pixels
 from tome_core import MergedViT
 from tome_core.block import run_block
-from tome_core.merging import Merging
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import BoundedPlan, Group, Plan
@@ -171,28 +170,23 @@ class ReferenceEncoder:
         self.execution = network.execution
         self.plans: list[Plan] = []
 
-    def supports(self, merging: Merging, packed: Packed) -> bool:
-        return packed.sources is None
+    def supports(self, context: BlockContext) -> bool:
+        return context.packed.sources is None
 
-    def __call__(
-        self,
-        merging: Merging,
-        plan: Plan,
-        packed: Packed,
-        leading: int | None,
-    ) -> Packed:
+    def __call__(self, context: BlockContext, leading: int | None) -> Packed:
+        plan = context.plan
         self.plans.append(plan)
         if isinstance(plan, BoundedPlan):
-            return self._run_bounded(merging, plan, packed, leading)
-        return self._run(merging, plan, packed, leading)
+            return self._run_bounded(context, plan, leading)
+        return self._run(context, leading)
 
     def _run_bounded(
         self,
-        merging: Merging,
+        context: BlockContext,
         plan: BoundedPlan,
-        packed: Packed,
         leading: int | None,
     ) -> Packed:
+        packed = context.packed
         groups = self._read_groups(plan)
         images = plan.groups[0].images
         width = packed.tokens.shape[1]
@@ -205,7 +199,8 @@ class ReferenceEncoder:
                 tokens=packed.tokens[:valid_tokens],
                 sizes=(None,) * len(groups),
             )
-            result = self._run(merging, exact_plan, valid, leading).tokens
+            exact = replace(context, plan=exact_plan, packed=valid)
+            result = self._run(exact, leading).tokens
             tokens[: len(result)] = result
         return replace(packed, tokens=tokens)
 
@@ -218,19 +213,12 @@ class ReferenceEncoder:
                 groups.append(Group(1, merged, tuple(counts)))
         return tuple(groups)
 
-    def _run(
-        self,
-        merging: Merging,
-        plan: Plan,
-        packed: Packed,
-        leading: int | None,
-    ) -> Packed:
+    def _run(self, context: BlockContext, leading: int | None) -> Packed:
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
             kept = leading if index == last else None
-            context = BlockContext(merging, plan, index, packed)
-            packed = run_block(block, self.execution, context, kept)
-        return packed
+            context = context.following(run_block(block, self.execution, context, kept))
+        return context.packed
 
 
 @pytest.fixture

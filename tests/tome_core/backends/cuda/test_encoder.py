@@ -24,6 +24,7 @@ from tome_core.adapters.inference import fold_scales
 from tome_core.adapters.plain import plain_weights
 from tome_core.backends.cuda.encoder import TritonEncoder
 from tome_core.matching import Bipartite
+from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
 
@@ -142,23 +143,25 @@ def test_which_calls_it_takes() -> None:
     encoder = model.encoder
     assert encoder is not None
     tokens = torch.zeros(8, 32, device=DEVICE)
-    packed = Packed(tokens, (None,), None)
     places = (torch.arange(8, device=DEVICE)[None],)
-    assert encoder.supports(model.merging, packed)
-    assert not encoder.supports(model.merging, Packed(tokens, (None,), places))
-    assert not encoder.supports(model.merging, Packed(tokens, (None,), None, places))
-    assert not encoder.supports(model.merging, Packed(tokens.double(), (None,), None))
-    assert not encoder.supports(
-        model.merging, Packed(tokens.clone().requires_grad_(), (None,), None)
-    )
-    assert not encoder.supports(replace(model.merging, matcher=Kth(2)), packed)
-    assert not encoder.supports(
+    plan = make_plan([Schedule.of(0)], DEPTH, 8, 1, Bipartite())
+    context = BlockContext(model.merging, plan, 0, Packed(tokens, (None,), None))
+    assert encoder.supports(context)
+
+    for packed in (
+        replace(context.packed, sources=places),
+        replace(context.packed, positions=places),
+        replace(context.packed, tokens=tokens.double()),
+        replace(context.packed, tokens=tokens.clone().requires_grad_()),
+    ):
+        assert not encoder.supports(replace(context, packed=packed))
+
+    for merging in (
+        replace(model.merging, matcher=Kth(2)),
         replace(model.merging, combine=lambda tokens, sizes, matching, length: (tokens, sizes)),
-        packed,
-    )
-    assert not encoder.supports(
-        replace(model.merging, metric=lambda features: features.after), packed
-    )
+        replace(model.merging, metric=lambda features: features.after),
+    ):
+        assert not encoder.supports(replace(context, merging=merging))
 
 
 @pytest.mark.parametrize("variant", UNSUPPORTED)
@@ -225,7 +228,7 @@ def test_launches_on_a_fake_gpu(r: Any, dtype: torch.dtype) -> None:
         tokens = torch.empty(3 * 17, 32, dtype=dtype, device="cuda")
         packed = Packed(tokens, (None,) * len(plan.groups), None)
         with Launches() as launches:
-            out = encoder(model.merging, plan, packed, None)
+            out = encoder(BlockContext(model.merging, plan, 0, packed), None)
     assert out.tokens.shape == (plan.length(DEPTH), 32)
     assert (out.tokens.device.type, out.tokens.dtype) == ("cuda", dtype)
     if r:

@@ -83,10 +83,12 @@ async def accept_pending(listeners: Sequence[socket.socket], seconds: float) -> 
     """Wait until the event loop has accepted all established connections, ``seconds`` at most.
 
     Closing a listening socket resets the connections that wait in the kernel, with their requests
-    sent; under load there are some.
+    sent; under load there are some. Meanwhile one new connection may wait at a time: the kernel
+    drops the SYN of others, whose clients retransmit it after a second (RFC 6298, section 2).
     """
     pending = select.poll()
     for listener in listeners:
+        listener.listen(0)  # what waits already stays
         pending.register(listener, select.POLLIN)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):

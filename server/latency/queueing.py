@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from server.latency.cost import CostModel, ImageCost
@@ -39,8 +39,8 @@ def queue_seconds(
 ) -> float:
     """Return the seconds in which an engine runs all of ``queue``, by the queue model.
 
-    Only images bound its batches: the engine decides whether a deadline ends one, and a margin
-    for errors of predictions is included.
+    Only images bound its batches: the engine decides whether a deadline ends one. There is no
+    margin for errors of the predictions.
 
     Args:
         cost_models: the cost model of each model, by name.
@@ -52,7 +52,8 @@ def queue_seconds(
     seconds = 0.0
     for model, costs in image_costs.items():
         due = [math.inf] * len(costs)
-        model_queue = ModelQueue(costs, due, Bounds(max_batch), cost_models[model])
+        cost_model = replace(cost_models[model], margin=0.0)
+        model_queue = ModelQueue(costs, due, Bounds(max_batch), cost_model)
         while model_queue:
             seconds += model_queue.take_batch(0.0)
     return seconds
@@ -66,7 +67,13 @@ def completion_seconds(
     max_batch: int,
     remaining: float = 0.0,
 ) -> float:
-    """Return the seconds from now until an engine completes ``work``: `queue_seconds` - elapsed.
+    """Return the seconds from now until an engine completes ``work``, with a margin for errors.
+
+        (queue_seconds(ahead and work) - elapsed) * (1 + margin / sqrt(batches))
+
+    The errors of several batches are independent and cancel in part: the relative error of the
+    mean of n independent measurements falls with sqrt(n). With the whole margin for each batch,
+    admission would refuse images that are in time.
 
     With nothing ahead it is the time of the image alone on an undisturbed machine: an idle
     engine gets every image that can be in time at all, so that an estimate that is too high is
@@ -80,11 +87,14 @@ def completion_seconds(
         remaining: seconds that the current batch still takes. It comes first even if all its images
             are due later, and ``ahead`` has none of them.
     """
+    cost_model = cost_models[work.model]
     if not ahead:
-        undisturbed = cost_models[work.model].undisturbed()
-        return remaining + undisturbed.uniform_batch_seconds(work.image_cost, 1)
-    seconds = queue_seconds([*ahead, work], cost_models, max_batch)
-    return max(remaining, seconds - elapsed)
+        alone = cost_model.undisturbed().uniform_batch_seconds(work.image_cost, 1)
+        return remaining + alone
+    batches = math.ceil((len(ahead) + 1) / max_batch)
+    margin = cost_model.margin / math.sqrt(batches)
+    seconds = queue_seconds([*ahead, work], cost_models, max_batch) - elapsed
+    return max(remaining, seconds * (1 + margin))
 
 
 def whole_retry_seconds(seconds: float) -> int:

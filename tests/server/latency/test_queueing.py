@@ -22,19 +22,24 @@ SMALL = WorkEstimate("small", ImageCost(2.0, 1.0, 1.0), 0.0)
 LARGE = WorkEstimate("large", ImageCost(1.0, 1.0, 1.0), 0.0)
 
 
-def test_draining_a_queue_takes_the_time_of_its_images_and_of_its_batches_with_margins() -> None:
+def test_draining_a_queue_takes_the_time_of_its_images_and_of_its_batches() -> None:
     assert queue_seconds([], ESTIMATES, 4) == 0
-    assert queue_seconds([SMALL], ESTIMATES, 4) == pytest.approx(1.5 * 2 * (0.6 + 2.0))
-    assert queue_seconds([SMALL] * 5, ESTIMATES, 4) == pytest.approx(1.5 * 2 * (2 * 0.6 + 5 * 2.0))
+    assert queue_seconds([SMALL], ESTIMATES, 4) == pytest.approx(2 * (0.6 + 2.0))
+    assert queue_seconds([SMALL] * 5, ESTIMATES, 4) == pytest.approx(2 * (2 * 0.6 + 5 * 2.0))
     both = queue_seconds([SMALL, LARGE, LARGE], ESTIMATES, 4)
-    assert both == pytest.approx(1.5 * 2 * 2.6 + 1.1 * (1.0 + 2 * 3.0))
+    assert both == pytest.approx(2 * 2.6 + 1.0 + 2 * 3.0)
 
 
-def test_an_answer_waits_for_the_work_ahead() -> None:
+def test_an_answer_waits_for_the_work_ahead_with_a_margin() -> None:
     whole = queue_seconds([LARGE, SMALL], ESTIMATES, 4)
-    assert completion_seconds(SMALL, [LARGE], 0.0, ESTIMATES, 4) == pytest.approx(whole)
-    assert completion_seconds(SMALL, [LARGE], 1.0, ESTIMATES, 4) == pytest.approx(whole - 1)
+    assert completion_seconds(SMALL, [LARGE], 0.0, ESTIMATES, 4) == pytest.approx(1.5 * whole)
+    assert completion_seconds(SMALL, [LARGE], 1.0, ESTIMATES, 4) == pytest.approx(1.5 * (whole - 1))
     assert completion_seconds(SMALL, [LARGE], 100.0, ESTIMATES, 4) == 0
+
+
+def test_the_margin_falls_with_the_number_of_batches() -> None:
+    whole = queue_seconds([SMALL] * 16, ESTIMATES, 4)
+    assert completion_seconds(SMALL, [SMALL] * 15, 0.0, ESTIMATES, 4) == pytest.approx(1.25 * whole)
 
 
 def test_with_nothing_ahead_an_answer_takes_the_time_on_a_quiet_machine() -> None:

@@ -68,25 +68,33 @@ def _nearest_of_cluster(distance: Tensor, cluster: Tensor, length: int) -> Tenso
 class Greedy(AtMostHalf):
     """Merge the most similar pair of tokens (cosine), ``r`` times, each token at most once.
 
-    Without replacement: a token takes part in one pair at most. The first of a pair stays.
+    Prefix tokens never merge. Of equally similar pairs, that with the lowest lower position comes
+    first, then that with the lowest higher position.
+
+    Attributes:
+        lower_stays: whether the token at the lower position stays, or the other one.
     """
+
+    lower_stays: bool = True
 
     @torch.no_grad()
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         """See `tome_core.Matcher`."""
         batch, tokens, _ = metric.shape
-        patches = tokens - prefix
-        unit = F.normalize(metric[:, prefix:], dim=-1)
-        earlier = torch.ones(patches, patches, dtype=torch.bool, device=metric.device).tril()
-        similarity = (unit @ unit.transpose(1, 2)).masked_fill_(earlier, -torch.inf)
-        partner = torch.arange(tokens, device=metric.device).repeat(batch, 1)
-        image = torch.arange(batch, device=metric.device)
+        unit = F.normalize(metric, dim=-1)
+        positions = torch.arange(tokens, device=metric.device)
+        is_pair = (positions[:, None] < positions) & (positions[:, None] >= prefix)
+        similarity = (unit @ unit.transpose(1, 2)).masked_fill_(~is_pair, -torch.inf)  # (B, N, N)
+        partner = positions.repeat(batch, 1)
         for _ in range(min(r, most_mergeable(tokens, prefix))):
-            best = similarity.flatten(1).argmax(dim=-1)
-            first = best // patches
-            second = best % patches
-            partner[image, prefix + second] = prefix + first
-            for token in (first, second):
-                similarity[image, token] = -torch.inf
-                similarity[image, :, token] = -torch.inf
+            best = similarity.flatten(1).argmax(dim=-1, keepdim=True)  # (B, 1)
+            pair = (best // tokens, best % tokens)
+            staying, merging = pair if self.lower_stays else reversed(pair)
+            partner.scatter_(1, merging, staying)
+            for token in pair:
+                # Unlike an indexed assignment of a number, this does not wait for a GPU.
+                row = token.unsqueeze(2).expand(-1, 1, tokens)
+                similarity.scatter_(1, row, -torch.inf)
+                column = token.unsqueeze(1).expand(-1, tokens, 1)
+                similarity.scatter_(2, column, -torch.inf)
         return Matching.into(partner)

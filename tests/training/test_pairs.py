@@ -5,8 +5,11 @@ import torch
 from torch import Tensor
 
 import tome_core
+from research.ablations.clustering import Greedy
 from training.models import vit
-from training.pairs import Pairs, mean_with_norm, pairs_of
+from training.pairs import mean_with_norm, pairs_of
+
+PAIRS = Greedy(lower_stays=False)
 
 
 def slow_pairs(metric: Tensor, r: int, prefix: int) -> list[tuple[int, int]]:
@@ -27,17 +30,17 @@ def slow_pairs(metric: Tensor, r: int, prefix: int) -> list[tuple[int, int]]:
 def test_the_most_similar_free_pairs_merge(r: int, prefix: int) -> None:
     torch.manual_seed(r)
     metric = torch.randn(3, 15, 4, dtype=torch.float64)
-    matching = Pairs()(metric, r, prefix)
+    matching = PAIRS(metric, r, prefix)
     for image in range(3):
         pairs = slow_pairs(metric[image], r, prefix)
         dest = matching.dest[image].tolist()
         assert {low for low, _ in pairs} == set(matching.merged[image].nonzero()[:, 0].tolist())
         assert all(dest[low] == dest[high] for low, high in pairs)
-        assert len(set(dest)) == Pairs().remaining(15, r, prefix) == 15 - len(pairs)
+        assert len(set(dest)) == PAIRS.remaining(15, r, prefix) == 15 - len(pairs)
 
 
 def test_equal_pairs_merge_from_the_front() -> None:
-    matching = Pairs()(torch.ones(1, 6, 2), r=2, prefix=1)
+    matching = PAIRS(torch.ones(1, 6, 2), r=2, prefix=1)
     assert matching.dest[0].tolist() == [0, 1, 1, 2, 2, 3]
 
 
@@ -45,7 +48,7 @@ def test_the_norm_of_a_merged_token_is_the_mean_of_norms() -> None:
     torch.manual_seed(0)
     tokens = torch.randn(2, 9, 5, dtype=torch.float64)
     sizes = torch.randint(1, 4, (2, 9)).double()
-    matching = Pairs()(tokens, r=3, prefix=1)
+    matching = PAIRS(tokens, r=3, prefix=1)
     merged, merged_sizes = mean_with_norm(tokens, sizes, matching, 6)
     assert torch.equal(merged_sizes.sum(1), sizes.sum(1))
     for image in range(2):

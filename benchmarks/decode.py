@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional
 
 from benchmarks.photographs import encode, photograph
 from server.imaging.decode import decode
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 SIDE = 224
 CROP = 0.9
@@ -34,7 +34,7 @@ SIZES = ((500, 375), (1024, 768), (1920, 1080), (4000, 3000))
 
 def contestants(body: bytes) -> dict[str, Callable[[], np.ndarray]]:
     """Ways from ``body`` to ``uint8 (3, 224, 224)``."""
-    transform = Transform((3, SIDE, SIDE), "bicubic", CROP, "center")
+    transform = ImageTransform((3, SIDE, SIDE), "bicubic", CROP, "center")
     reference = timm.data.create_transform(
         transform.size,
         is_training=False,

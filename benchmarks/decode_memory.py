@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.memory import clear_peak, megabytes
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from server.settings import Settings
 
 SIDE = 7071
-TRANSFORM = Transform((3, 224, 224), "bicubic", 0.9, "center")
+TRANSFORM = ImageTransform((3, 224, 224), "bicubic", 0.9, "center")
 
 
 def picture() -> Image.Image:

@@ -122,6 +122,14 @@ class BadImage(RequestError):
     title = "The image cannot be read"
 
 
+class BadMedia(RequestError):
+    """The body is a sound of a supported format that is corrupt, truncated or without samples."""
+
+    status = 400
+    slug = "bad-media"
+    title = "The sound cannot be read"
+
+
 class BadRequest(RequestError):
     """The body is not JSON, or violates the protocol, or a tensor does not fit the model."""
 
@@ -179,7 +187,7 @@ class SlowBody(RequestError):
 
 
 class TooLarge(RequestError):
-    """The body has too many bytes, or the image too many pixels."""
+    """The body has too many bytes, an image too many pixels, or a sound too many samples."""
 
     status = 413
     slug = "too-large"
@@ -187,11 +195,11 @@ class TooLarge(RequestError):
 
 
 class UnsupportedFormat(RequestError):
-    """The body is not an image of a supported format."""
+    """The body has no supported format, or is of another modality than the model takes."""
 
     status = 415
     slug = "unsupported-format"
-    title = "Not a supported image format"
+    title = "Not a supported format"
 
 
 class InvalidParameter(RequestError):

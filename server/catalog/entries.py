@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import ConfigError
+from server.media.modality import Modality
 
 _PACKAGE = Path(str(resources.files("server")))
 BUNDLED = _PACKAGE / "bundled" / "models.toml"
@@ -43,6 +44,9 @@ class ModelSpec(BaseModel):
         description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`, a"
         " folder of timm or transformers."
     )
+    modality: Modality = Field(
+        Modality.IMAGE, description="What it takes: image or audio; the folder of a model decides."
+    )
     checkpoint: Path | None = Field(
         None, description="safetensors or weights-only torch file; default: timm's."
     )
@@ -73,6 +77,11 @@ class ModelSpec(BaseModel):
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."
+    )
+    levels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        description="Values of r to warm up, time and list; default: `TOME_LEVELS` for images,"
+        " shares of its tokens for sound.",
     )
     model_args: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the timm architecture."

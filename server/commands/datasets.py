@@ -20,7 +20,7 @@ import numpy.typing as npt
 from server.errors import ConfigError, RequestError
 from server.imaging.decode import decode, to_pixels
 from server.imaging.image_files import image_files, is_hidden
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -123,7 +123,7 @@ class LabelledImages:
             yield source, int(label)
 
 
-def read_pixels(source: Path | np.ndarray, transform: Transform) -> npt.NDArray[np.uint8]:
+def read_pixels(source: Path | np.ndarray, transform: ImageTransform) -> npt.NDArray[np.uint8]:
     """Return an image of a data set as ``uint8 (C, H, W)``.
 
     A file is decoded as the server does it, but may have any size.

@@ -30,8 +30,8 @@ from server.imaging.orientation import UPRIGHT, apply_orientation, read_orientat
 from server.imaging.png import SIGNATURE as _PNG_SIGNATURE
 from server.imaging.png import strip_png
 from server.imaging.resize import dct_reduction, resize_and_crop, resized_size
-from server.imaging.transform import Transform
 from server.imaging.webp import open_webp
+from server.media.transforms import ImageTransform
 
 log = logging.getLogger("tome.decode")
 
@@ -57,7 +57,7 @@ _MAX_PICTURES = 8
 
 def decode(
     body: bytes,
-    transform: Transform,
+    transform: ImageTransform,
     max_pixels: int,
     max_side: int,
 ) -> npt.NDArray[np.uint8]:
@@ -145,7 +145,7 @@ def sniff(body: bytes) -> str | None:
 def _load_upright(
     opened: ImageFile.ImageFile,
     stripped: StrippedImage,
-    transform: Transform,
+    transform: ImageTransform,
 ) -> Image.Image:
     """Decode the pixels of ``opened`` and rotate them upright."""
     if stripped.format == "JPEG":
@@ -166,13 +166,13 @@ def _load_upright(
 
 def to_pixels(
     image: npt.NDArray[np.uint8],
-    transform: Transform,
+    transform: ImageTransform,
 ) -> npt.NDArray[np.uint8]:
     """Return grey or RGB pixels, ``(H, W)`` or ``(H, W, 3)``, as ``uint8 (C, H, W)``."""
     return _to_pixels(Image.fromarray(image), transform)
 
 
-def _to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
+def _to_pixels(image: Image.Image, transform: ImageTransform) -> npt.NDArray[np.uint8]:
     mode = "L" if transform.size[0] == 1 else "RGB"
     if image.mode != mode or image.has_transparency_data:
         image = convert(image, mode)
@@ -181,7 +181,7 @@ def _to_pixels(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8
 
 def check_size(
     size: tuple[int, int],
-    transform: Transform,
+    transform: ImageTransform,
     max_pixels: int,
     max_side: int,
 ) -> None:

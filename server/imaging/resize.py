@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 Size = tuple[int, int]  # (height, width) as in torchvision; Pillow has (width, height)
 
@@ -24,7 +24,7 @@ MIN_REDUCED_RATIO = 3
 _DCT_REDUCTIONS = (8, 4, 2)  # that libjpeg offers, largest first
 
 
-def resize_and_crop(image: Image.Image, transform: Transform) -> npt.NDArray[np.uint8]:
+def resize_and_crop(image: Image.Image, transform: ImageTransform) -> npt.NDArray[np.uint8]:
     """Resize and crop ``image``, of mode ``RGB`` or ``L``, into ``uint8 (C, H, W)``.
 
     The mode must have as many channels as ``transform``.
@@ -45,7 +45,7 @@ def resize_and_crop(image: Image.Image, transform: Transform) -> npt.NDArray[np.
     return np.ascontiguousarray(channels_first)
 
 
-def border_colour(transform: Transform) -> tuple[int, ...]:
+def border_colour(transform: ImageTransform) -> tuple[int, ...]:
     """Return the colour of the border around an image that is smaller than the crop."""
     channels = transform.size[0]
     if transform.crop_mode == "border":
@@ -84,7 +84,7 @@ def source_interval(side: int, resized: int, cropped: int) -> tuple[float, float
     return first, min(last, side)
 
 
-def dct_reduction(size: tuple[int, int], transform: Transform) -> int:
+def dct_reduction(size: tuple[int, int], transform: ImageTransform) -> int:
     """Return the factor, 1, 2, 4 or 8, by which to reduce a JPEG of ``size`` during decoding.
 
     A reduced decoding drops high frequencies. The factor is the largest that divides both sides, so
@@ -103,7 +103,7 @@ def dct_reduction(size: tuple[int, int], transform: Transform) -> int:
     return 1
 
 
-def _is_large_enough(reduced: Size, transform: Transform) -> bool:
+def _is_large_enough(reduced: Size, transform: ImageTransform) -> bool:
     """Return whether a reduced image has `MIN_REDUCED_RATIO` times the sides it is resized to."""
     for oriented in (reduced, reduced[::-1]):
         resized = resized_size(oriented, transform)
@@ -113,7 +113,7 @@ def _is_large_enough(reduced: Size, transform: Transform) -> bool:
     return True
 
 
-def resized_size(size: Size, transform: Transform) -> Size:
+def resized_size(size: Size, transform: ImageTransform) -> Size:
     """Return the size that an image of ``size`` is resized to before it is cropped."""
     height, width = size
     target_height = math.floor(transform.size[1] / transform.crop_pct)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from server.imaging.transform import Transform
 from server.latency.cost import CostModel, Geometry
+from server.media.modality import Modality
+from server.media.transforms import Transform
 from tome_core.cost import Cost
 from tome_core.schedule import Schedule
 from tome_core.split import most_mergeable
@@ -98,6 +99,11 @@ class ModelInfo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "r_max", most_mergeable(self.tokens, self.prefix))
+
+    @property
+    def modality(self) -> Modality:
+        """What the model takes."""
+        return self.transform.modality
 
     @property
     def geometry(self) -> Geometry:

@@ -11,7 +11,7 @@ import timm.data
 from PIL import Image, ImageOps
 
 from server.imaging.decode import decode
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.pictures.generate import Picture, over_white
 
 Pixels = npt.NDArray[np.uint8]
@@ -20,13 +20,13 @@ MEAN = timm.data.IMAGENET_DEFAULT_MEAN
 MAX_PIXELS = 1_000_000
 MAX_SIDE = 4000
 # Without a crop all values are equal. Where a crop leaves out pixels, docs/images.md allows this.
-SQUASHED = Transform((3, 24, 32), "bicubic", 1.0, "squash")
-GREY = Transform((1, 24, 24), "bilinear", 1.0, "squash")
-CROPPED = Transform((3, 28, 28), "bicubic", 0.875, "center")
+SQUASHED = ImageTransform((3, 24, 32), "bicubic", 1.0, "squash")
+GREY = ImageTransform((1, 24, 24), "bilinear", 1.0, "squash")
+CROPPED = ImageTransform((3, 28, 28), "bicubic", 0.875, "center")
 MAX_CROPPED_DIFFERENCE = 2
 
 
-def timm_pixels(image: Image.Image, transform: Transform) -> Pixels:
+def timm_pixels(image: Image.Image, transform: ImageTransform) -> Pixels:
     """Return what timm's transform makes of ``image``, in grey if ``transform`` is."""
     channels = transform.size[0]
     if channels == 1:

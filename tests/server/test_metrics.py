@@ -8,16 +8,16 @@ from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, Refusal
-from server.imaging.transform import Transform
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
 from server.ipc.shared_memory import Heartbeat
+from server.media.transforms import ImageTransform
 from server.metrics import Metrics, SpeedupWindow
 from tome_core.schedule import Schedule
 
 MODEL = ModelInfo(
     name="m",
     architecture="vit",
-    transform=Transform((3, 32, 32), "bicubic", 1.0, "center"),
+    transform=ImageTransform((3, 32, 32), "bicubic", 1.0, "center"),
     labels=("a",),
     tokens=17,
     prefix=1,

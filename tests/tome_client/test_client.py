@@ -128,7 +128,7 @@ class TestAnswers:
         first, second, *others = client.classify_many(iter(images), r=16)
         assert first.label == "Bag"
         assert isinstance(second, tome_client.UnsupportedFormat)
-        assert (second.status, second.title) == (415, "Not a supported image format")
+        assert (second.status, second.title) == (415, "Not a supported format")
         assert [found.label for found in others] == ["Sneaker"] * 20
         assert client.classify_many([]) == []
 

@@ -27,9 +27,9 @@ from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
 from server.engine_client.process import Result
 from server.engine_client.routing import Lease, Router
 from server.errors import BadImage, DeadlineExceeded, RequestError
-from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
+from server.media.transforms import ImageTransform
 from server.metrics import Metrics
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class InferencePipeline:
         router: Router,
         admission: Admission,
         metrics: Metrics,
-        decode: Callable[[bytes, Transform], npt.NDArray[np.uint8]],
+        decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
         threads: Executor,
     ) -> None:
         self._router = router
@@ -272,7 +272,9 @@ class InferencePipeline:
         # The content is taken when the thread begins. A call that waits in the queue holds none:
         # after a cancellation, which releases the image, it stays there until a thread takes it.
         return await self._run_in_thread(
-            lambda: self._decode_image(image.encoded_bytes(), model.transform)
+            lambda: self._decode_image(
+                image.encoded_bytes(), cast("ImageTransform", model.transform)
+            )
         )
 
     async def _build_response(self, image: FinishedImage, request: InferenceRequest[T]) -> T:

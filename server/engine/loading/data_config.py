@@ -10,7 +10,7 @@ import timm.data
 
 from server.catalog.entries import INTERPOLATIONS, ModelSpec
 from server.errors import ConfigError
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 log = logging.getLogger("tome.engine")
 
@@ -88,11 +88,11 @@ def expand_to_channels(values: Sequence[float], channels: int) -> tuple[float, .
     return tuple(values) * (channels // len(values))
 
 
-def make_transform(data: dict[str, Any]) -> Transform:
+def make_transform(data: dict[str, Any]) -> ImageTransform:
     """Return the transform of timm's data configuration."""
     channels = data["input_size"][0]
     mean = expand_to_channels(data["mean"], channels)
-    return Transform(
+    return ImageTransform(
         size=data["input_size"],
         interpolation=data["interpolation"],
         crop_pct=data["crop_pct"],

@@ -27,9 +27,9 @@ from server.engine.loading.labels import default_labels, read_labels, resolve_la
 from server.engine.loading.transformers_models import load_transformers_model
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
-from server.imaging.transform import Transform
 from server.ipc.messages import Accelerations
 from server.logs import log_step
+from server.media.transforms import ImageTransform
 
 log = logging.getLogger("tome.engine")
 
@@ -51,7 +51,7 @@ class LoadedModel:
 
     spec: ModelSpec
     network: tome_core.MergedViT
-    transform: Transform
+    transform: ImageTransform
     mean: tuple[float, ...]
     std: tuple[float, ...]
     labels: tuple[str, ...]

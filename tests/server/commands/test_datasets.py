@@ -15,12 +15,12 @@ from server.commands.datasets import (
 )
 from server.errors import ConfigError
 from server.imaging.decode import decode
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.hostile.build import encode, picture
 from tests.pictures.orientations import tags
 
-PLAIN = Transform((1, 2, 3), "nearest", 1.0, "squash")
-RGB = Transform((3, 24, 24), "bicubic", 0.9, "center")
+PLAIN = ImageTransform((1, 2, 3), "nearest", 1.0, "squash")
+RGB = ImageTransform((3, 24, 24), "bicubic", 0.9, "center")
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from server.commands.datasets import LabelledImages
 from server.commands.evaluate import batches, class_indices
 from server.errors import ConfigError
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 
 def data(*classes: str, images: int = 0) -> LabelledImages:
@@ -34,7 +34,7 @@ def test_a_class_without_a_label_is_an_error() -> None:
 
 
 def test_images_are_batched_with_the_classes_of_the_model() -> None:
-    transform = Transform((1, 2, 2), "nearest", 1.0, "squash")
+    transform = ImageTransform((1, 2, 2), "nearest", 1.0, "squash")
     runner: Any = SimpleNamespace(model=SimpleNamespace(transform=transform))
     found = list(batches(runner, data("cat", "dog", images=5), targets=[7, 9], size=2))
     assert [pixels.shape for pixels, _ in found] == [(2, 1, 2, 2), (2, 1, 2, 2), (1, 1, 2, 2)]

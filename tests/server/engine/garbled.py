@@ -6,12 +6,12 @@ import socket
 import sys
 
 from server.engine.heartbeat import start_heartbeat
-from server.imaging.transform import Transform
 from server.ipc.channel import Channel, pack
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
 from server.ipc.shared_memory import HeartbeatPage
 from server.latency.cost import CostFeatures, CostModel
+from server.media.transforms import ImageTransform
 from tome_core.cost import Cost
 
 EARLY = "early"  # the name of a model with which not even the start succeeds
@@ -25,7 +25,7 @@ ERRORS = {
 MODEL = ModelInfo(
     name="tiny",
     architecture="vit",
-    transform=Transform((3, 32, 32), "bilinear", 1.0, "center"),
+    transform=ImageTransform((3, 32, 32), "bilinear", 1.0, "center"),
     labels=(),
     tokens=17,
     prefix=1,

@@ -19,6 +19,7 @@ from server.errors import ConfigError, UnsafeAcceleration
 from server.ipc.channel import Channel
 from server.ipc.messages import Accelerations, StartFailed
 from server.ipc.shared_memory import HeartbeatPage, create_memory
+from server.media.transforms import ImageTransform
 from tests.server.engine_client.engines import configuration
 
 
@@ -86,7 +87,8 @@ def test_slots_hold_the_largest_input_of_any_model_as_float32(
     runner: Runner,
 ) -> None:
     small = model_info(runner, levels=())
-    large = replace(small, transform=replace(small.transform, size=(3, 48, 64)))
+    large_transform = ImageTransform((3, 48, 64), "bilinear", 1.0, "center")
+    large = replace(small, transform=large_transform)
     assert engine.largest_input_bytes([small]) == 3 * 32 * 32 * 4
     assert engine.largest_input_bytes([small, large]) == 3 * 48 * 64 * 4
 

@@ -1,10 +1,10 @@
 """Models that several engines serve."""
 
 from server.engine_client.served_models import combine, device_independent
-from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
+from server.media.transforms import ImageTransform
 
-TRANSFORM = Transform((3, 32, 32), "bilinear", 1.0, "center")
+TRANSFORM = ImageTransform((3, 32, 32), "bilinear", 1.0, "center")
 
 
 def model(name: str, device: str, dtype: str = "float32") -> ModelInfo:

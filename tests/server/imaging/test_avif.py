@@ -16,7 +16,7 @@ from server.imaging.colours import convert
 from server.imaging.container import PartCollector
 from server.imaging.decode import FORMATS, decode
 from server.imaging.resize import resize_and_crop
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.hostile.attacks import avif_that_declares
 from tests.hostile.build import (
     ORIENTATION,
@@ -32,7 +32,7 @@ from tests.pictures.orientations import tags
 
 pytestmark = pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow has no AVIF")
 
-RGB = Transform((3, 28, 28), "bicubic", 0.9, "center")
+RGB = ImageTransform((3, 28, 28), "bicubic", 0.9, "center")
 XMP = b'<x:xmpmeta tiff:Orientation="6"/>'
 
 

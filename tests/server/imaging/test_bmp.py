@@ -9,13 +9,13 @@ from PIL import Image
 from server.errors import UnsupportedFormat
 from server.imaging.bmp import is_bmp, open_bmp
 from server.imaging.decode import decode
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.hostile.build import bmp
 from tests.pictures.bmp import BGRA, Bmp, write_bmp
 
 BLACK_AND_WHITE = np.array([[0] * 3, [255] * 3], np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 2, (5, 7)).astype(np.uint32)
-SAME_SIZE = Transform((3, 5, 7), "nearest", 1.0, "squash")
+SAME_SIZE = ImageTransform((3, 5, 7), "nearest", 1.0, "squash")
 
 
 def shown(body: bytes) -> np.ndarray:

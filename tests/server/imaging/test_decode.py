@@ -15,10 +15,10 @@ from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from server.imaging.colours import to_8_bits
 from server.imaging.decode import FORMATS, decode
 from server.imaging.resize import dct_reduction, resize_and_crop
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
-RGB = Transform((3, 8, 8), "nearest", 1.0, "squash")
-GREY = Transform((1, 8, 8), "nearest", 1.0, "squash")
+RGB = ImageTransform((3, 8, 8), "nearest", 1.0, "squash")
+GREY = ImageTransform((1, 8, 8), "nearest", 1.0, "squash")
 
 
 def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
@@ -28,7 +28,7 @@ def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
 
 
 def pixels(
-    body: bytes, transform: Transform = RGB, max_pixels: int = 1_000_000, max_side: int = 5000
+    body: bytes, transform: ImageTransform = RGB, max_pixels: int = 1_000_000, max_side: int = 5000
 ) -> np.ndarray:
     return decode(body, transform, max_pixels, max_side)
 
@@ -39,7 +39,7 @@ def noise(size=(40, 30), mode="RGB") -> Image.Image:
     return Image.fromarray(values[..., 0] if channels == 1 else values, mode=None)
 
 
-def color(body: bytes, transform: Transform = RGB) -> tuple[int, ...]:
+def color(body: bytes, transform: ImageTransform = RGB) -> tuple[int, ...]:
     """The one colour that the whole image has."""
     result = pixels(body, transform)
     assert (result == result[:, :1, :1]).all()
@@ -125,7 +125,7 @@ def test_limits_hold_before_a_pixel_is_decoded():
 
 
 def test_an_image_that_resizing_would_make_too_large_is_refused():
-    center = Transform((3, 224, 224), "bicubic", 0.9, "center")
+    center = ImageTransform((3, 224, 224), "bicubic", 0.9, "center")
     with pytest.raises(TooLarge, match="too narrow"):
         pixels(encode(Image.new("RGB", (1, 5000))), center)
 
@@ -191,7 +191,7 @@ def test_16_bits_are_scaled_and_rounded_in_every_strip():
 
 
 def test_an_image_too_narrow_once_it_is_upright_is_refused():
-    transform = Transform((3, 128, 1024), "bicubic", 1.0, "center")
+    transform = ImageTransform((3, 128, 1024), "bicubic", 1.0, "center")
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -203,7 +203,7 @@ def test_an_image_too_narrow_once_it_is_upright_is_refused():
 @pytest.mark.parametrize(("side", "reduction"), [(432, 2), (864, 4), (1728, 8)])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}])
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(side, reduction, options):
-    transform = Transform((3, 64, 64), "bicubic", 0.9, "center")
+    transform = ImageTransform((3, 64, 64), "bicubic", 0.9, "center")
     assert dct_reduction((side + 160, side), transform) == reduction
     body = encode(photograph(side + 160, side), "JPEG", quality=90, **options)
     with Image.open(io.BytesIO(body)) as whole:

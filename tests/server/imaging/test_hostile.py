@@ -19,12 +19,12 @@ from server.errors import RequestError
 from server.imaging.colours import convert
 from server.imaging.decode import decode
 from server.imaging.resize import resize_and_crop
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.hostile.files import FILES, MAX_PIXELS, MAX_SIDE, SEEDS, SLUGS
 from tests.server.conftest import ROOT
 from tests.server.wire import LEAKS, SNEAKER, assert_problem, read_response
 
-RGB = Transform((3, 28, 28), "bicubic", 0.9, "center")
+RGB = ImageTransform((3, 28, 28), "bicubic", 0.9, "center")
 GOOD = {name: body for name, body, status in FILES if status == 200}
 NAMES = [name for name, _, _ in FILES]
 # Allowed memory growth; an image within MAX_PIXELS takes at most 16 bytes a pixel.

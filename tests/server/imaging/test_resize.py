@@ -13,7 +13,7 @@ from server.imaging.resize import (
     resize_and_crop,
     resized_size,
 )
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 from tests.pictures.compare import MEAN, timm_pixels
 
 SIDES = st.integers(1, 160)
@@ -45,7 +45,7 @@ def test_pixels_equal_those_of_timm(
     width, height, channels, target, interpolation, crop_pct, crop_mode
 ):
     fill = tuple(round(255 * value) for value in MEAN)
-    transform = Transform((channels, *target), interpolation, crop_pct, crop_mode, fill)
+    transform = ImageTransform((channels, *target), interpolation, crop_pct, crop_mode, fill)
     # With little contrast nothing is clipped at 0 or 255 between rows and columns, so that their
     # order hardly matters.
     image = noise(width, height, channels, contrast=127)
@@ -76,7 +76,7 @@ def differences(pixels: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def test_a_crop_equals_resizing_the_whole_image_rows_first(
     width, height, target, interpolation, crop_pct
 ):
-    transform = Transform((3, target, target), interpolation, crop_pct, "center")
+    transform = ImageTransform((3, target, target), interpolation, crop_pct, "center")
     image = noise(width, height, 3)
     resample = Image.Resampling[interpolation.upper()]
     resized = resized_size((height, width), transform)
@@ -87,7 +87,7 @@ def test_a_crop_equals_resizing_the_whole_image_rows_first(
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224), (1000, 300)])
 def test_pixels_equal_those_of_timm_at_the_usual_size(size):
-    transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
+    transform = ImageTransform((3, 224, 224), "bicubic", 0.9, "center")
     width, height = size
     image = noise(width, height, 3)
     difference = differences(resize_and_crop(image, transform), timm_pixels(image, transform))
@@ -96,7 +96,7 @@ def test_pixels_equal_those_of_timm_at_the_usual_size(size):
 
 
 def test_a_reduced_jpeg_keeps_enough_pixels_and_moves_none():
-    transform = Transform((3, 224, 224), "bicubic", 0.9, "center")
+    transform = ImageTransform((3, 224, 224), "bicubic", 0.9, "center")
     for size, expected in [
         ((500, 375), 1),
         ((1488, 1488), 2),
@@ -115,7 +115,7 @@ def test_a_reduced_jpeg_keeps_enough_pixels_and_moves_none():
         # A reduced image is resized to the same size.
         reduced = (size[0] // reduction, size[1] // reduction)
         assert resized_size(reduced, transform) == resized_size(size, transform)
-    nearest = Transform((3, 224, 224), "nearest", 0.9, "center")
+    nearest = ImageTransform((3, 224, 224), "nearest", 0.9, "center")
     assert dct_reduction((8000, 6000), nearest) == 1
-    tall = Transform((3, 256, 32), "bicubic", 1.0, "squash")
+    tall = ImageTransform((3, 256, 32), "bicubic", 1.0, "squash")
     assert dct_reduction((1600, 1600), tall) == dct_reduction((1600, 800), tall) * 2 == 2

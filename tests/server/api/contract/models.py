@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from server.imaging.transform import Transform
 from server.ipc.messages import Level, ModelInfo
+from server.media.transforms import ImageTransform
 
 
 def level(r: int, speedup: float | None = None, accuracy: float | None = None) -> Level:
@@ -29,7 +29,7 @@ def model(
     return ModelInfo(
         name=name,
         architecture="vit",
-        transform=Transform((3, 224, 224), "bicubic", 0.9, "center"),
+        transform=ImageTransform((3, 224, 224), "bicubic", 0.9, "center"),
         labels=tuple(f"class {index}" for index in range(classes)),
         tokens=tokens,
         prefix=1,

@@ -12,13 +12,13 @@ import numpy as np
 from starlette.requests import Request
 
 from server.errors import Overloaded, Refusal
-from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
+from server.media.transforms import ImageTransform
 
 MODEL = ModelInfo(
     name="tiny",
     architecture="vit",
-    transform=Transform((3, 8, 8), "bicubic", 1.0, "center"),
+    transform=ImageTransform((3, 8, 8), "bicubic", 1.0, "center"),
     labels=("cat", "dog", "fish"),
     tokens=5,
     prefix=1,

@@ -16,7 +16,7 @@ from server.engine.loading.data_config import expand_to_channels
 from server.engine.loading.preprocessor import read_preprocessor
 from server.errors import ConfigError
 from server.imaging.decode import to_pixels
-from server.imaging.transform import Transform
+from server.media.transforms import ImageTransform
 
 hf = pytest.importorskip("transformers")
 
@@ -35,7 +35,7 @@ def picture(width: int, height: int) -> Image.Image:
 def prepare(folder: Path, name: str, image: Image.Image) -> npt.NDArray[np.float64]:
     """Return the normalised pixels that the server gives to the model."""
     data = read_preprocessor(folder, name, IMAGE_SIZE)
-    transform = Transform(
+    transform = ImageTransform(
         size=(3, *data["input_size"]),
         interpolation=data["interpolation"],
         crop_pct=data["crop_pct"],

@@ -16,13 +16,13 @@ from server.api.routes.oip.requests import (
     parse_infer_request,
 )
 from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
-from server.imaging.transform import Transform
 from server.ipc.messages import ModelInfo
+from server.media.transforms import ImageTransform
 
 MODEL = ModelInfo(
     name="tiny",
     architecture="vit",
-    transform=Transform((3, 2, 2), "bicubic", 1.0, "center"),
+    transform=ImageTransform((3, 2, 2), "bicubic", 1.0, "center"),
     labels=("cat", "dog", "fish"),
     tokens=17,
     prefix=1,

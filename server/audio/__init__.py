@@ -1,0 +1,1 @@
+"""Sound: containers, decoding, log-mel spectrograms, windows, and their picture. No torch."""

@@ -1,0 +1,1 @@
+"""What images and sound share: modalities, transforms, limits, and decoded media. No torch."""

@@ -11,7 +11,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS requirements
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-RUN ["python", "-c", "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\\n', file=open('requirements.txt', 'w'))"]
+RUN ["python", "-c", "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['audio'], sep='\\n', file=open('requirements.txt', 'w'))"]
 # Their layer is kept by the files' modes too, which follow the umask of whoever checked them out.
 RUN chmod 0644 requirements.txt constraints.txt
 

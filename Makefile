@@ -33,7 +33,7 @@ test-docker: install  ## build the image and bring the containers up, on a machi
 .venv-oldest/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet uv
-	.venv-oldest/bin/uv pip install --python .venv-oldest --resolution lowest-direct --requirements pyproject.toml
+	.venv-oldest/bin/uv pip install --python .venv-oldest --resolution lowest-direct --extra audio --requirements pyproject.toml
 	.venv-oldest/bin/uv pip install --python .venv-oldest --constraint constraints.txt pytest hypothesis httpx
 	touch $@
 

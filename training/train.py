@@ -95,12 +95,13 @@ GPU_STAGES = (
         "merged",
         2,
         seconds=180,
-        lr=(1e-3, 1e-5),
+        lr=(1.5e-3, 1e-5),
         start="settled",
         r=(0, 8, 13, 16, 20, 25),
         pairs=True,
+        batch_size=512,
     ),
-    Stage("twin", 2, seconds=180, lr=(1e-3, 1e-5), start="settled"),
+    Stage("twin", 2, seconds=180, lr=(1.5e-3, 1e-5), start="settled", batch_size=512),
 )
 RECIPES = {"cpu": STAGES, "gpu": GPU_STAGES}
 

@@ -152,8 +152,9 @@ def unpack_reply(message: bytes, task: Task | None) -> Reply:
     try:
         fields = json.loads(message)
         return _read_reply(fields, task)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        # The worker chose the text of the exception. Its type says enough.
+    except BadReply:
+        raise
+    except Exception as error:  # whatever the values of a hostile worker lead to
         raise BadReply(f"a reply cannot be read: {type(error).__name__}") from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from server.decoding.idle import IdleWorkers
@@ -31,6 +32,9 @@ log = logging.getLogger("tome.decoding")
 
 DECODER = "server.audio.front_end:prepare"
 
+_REMEDY = (
+    "Sound needs pip install 'tome-serve[audio]', and a process for each of TOME_DECODE_WORKERS"
+)
 _START_SECONDS = 30.0  # a start takes 0.4 s; a busy machine may take many times as long
 _FAILED_STARTS = 3  # in a row, after which nobody waits for the next one
 _FIRST_BACKOFF = 0.1
@@ -101,7 +105,7 @@ class DecodePool:
             processes = await asyncio.gather(*starts)
         except (OSError, WorkerStartError) as error:
             await self.stop()
-            raise ConfigError(f"a process that decodes sound cannot start: {error}") from error
+            raise ConfigError(f"no decode worker can start: {error}. {_REMEDY}") from error
         self._keepers = [
             asyncio.create_task(self._keep(number, process))
             for number, process in enumerate(processes)
@@ -145,8 +149,9 @@ class DecodePool:
         self._stopping = True
         for process in self._processes:
             process.kill()
+        limit = time.monotonic() + _KILL_SECONDS
         for process in self._processes:
-            process.wait(_KILL_SECONDS)
+            process.wait(max(0.0, limit - time.monotonic()))
 
     async def _take(self) -> DecodeProcess:
         """Wait for a worker."""
@@ -216,8 +221,8 @@ class DecodePool:
                 process = await self._start_process()
             except (OSError, WorkerStartError) as error:
                 failures += 1
-                text = "no decode worker can be started: %s; next attempt in %g s"
-                log.error(text, error, backoff(failures))
+                text = "no decode worker can start: %s; next attempt in %g s. %s"
+                log.error(text, error, backoff(failures), _REMEDY)
                 if failures >= _FAILED_STARTS:
                     self._give_up_waiting(number)
             else:

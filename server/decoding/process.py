@@ -117,7 +117,8 @@ class DecodeProcess:
         except BadReply as error:
             raise WorkerStartError(str(error)) from error
         if isinstance(reply, Failed):
-            raise WorkerStartError(reply.text)
+            log.error("decode worker %d: %s", self.pid, reply.text)
+            raise WorkerStartError(reply.text.strip().rpartition("\n")[2])
         assert isinstance(reply, Ready)
         return reply
 

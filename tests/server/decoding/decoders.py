@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -89,6 +90,11 @@ def _send(argument: str) -> None:
     os.write(_socket(), argument.encode())
 
 
+def _send_later(argument: str) -> None:
+    """Send something after the reply."""
+    threading.Timer(0.2, os.write, (_socket(), b"late")).start()
+
+
 def _flood(argument: str) -> None:
     with contextlib.suppress(OSError):
         os.write(_socket(), b"x" * 100_000)
@@ -116,6 +122,7 @@ ACTIONS: dict[str, Callable[[str], None]] = {
     "refuse": _refuse,
     "inject": _inject,
     "send": _send,
+    "later": _send_later,
     "flood": _flood,
     "close": _close,
     "attempt": _attempt,

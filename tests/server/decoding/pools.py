@@ -44,6 +44,12 @@ async def value(pool: DecodePool, body: bytes | str) -> float:
     return found
 
 
+async def tasks_have_started() -> None:
+    """Let new tasks run until they wait: for the reply of a worker, or for a worker."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition`` holds."""
     limit = time.monotonic() + PATIENCE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from server.decoding.messages import Refused, Task
 from server.decoding.process import (
     DecodeProcess,
     Loss,
-    TaskNotSent,
+    TaskNotBegun,
     WorkerLost,
     WorkerStartError,
 )
@@ -81,6 +82,7 @@ class DecodePool:
         self._decoder = decoder
         self._address_space = address_space
         self._max_tasks = max_tasks
+        self._numbers = itertools.count()
         self._idle = IdleWorkers()
         self._processes: set[DecodeProcess] = set()  # that have not ended
         self._keepers: list[asyncio.Task[None]] = []
@@ -115,18 +117,25 @@ class DecodePool:
         """Return the windows of a sound. Cancelling kills its worker, if it has one.
 
         Raises:
-            RequestError: the body is refused (400, 413, 415), costs its worker (400, 413), or no
-                worker can be started (503).
+            RequestError: the body is refused (400, 413, 415), costs its worker (400, 413), or there
+                is no worker or no memory for it (503).
         """
-        task = Task(transform, self._limits, cpu_seconds=self._timeout)
+        task = Task(next(self._numbers), transform, self._limits, cpu_seconds=self._timeout)
         while True:
             worker = await self._take()
             try:
                 return await self._decode_by(worker, task, body)
-            except TaskNotSent:
-                continue  # it ended while it was idle
+            except TaskNotBegun:
+                continue
             except WorkerLost as lost:
                 raise self._explain(lost.loss) from lost
+            except OSError as error:
+                log.error("no memory for a sound: %s", error)
+                raise Overloaded(
+                    "no memory for this sound",
+                    reason=Refusal.MEMORY_FULL,
+                    retry_after=_RETRY_SECONDS,
+                ) from error
             finally:
                 if worker.tasks >= self._max_tasks:
                     worker.retire()
@@ -164,7 +173,8 @@ class DecodePool:
 
         Raises:
             RequestError: the worker refuses it.
-            TaskNotSent, WorkerLost: see `DecodeProcess.run`.
+            TaskNotBegun, WorkerLost: see `DecodeProcess.run`.
+            OSError: the system has no memory or open files.
         """
         with (
             anonymous_memory("tome-body", len(body)) as body_memory,

@@ -21,6 +21,7 @@ from server.decoding.messages import (
     Failed,
     Ready,
     Refused,
+    StaleReply,
     Task,
     unpack_reply,
 )
@@ -53,8 +54,8 @@ class WorkerLost(Exception):
         self.loss = loss
 
 
-class TaskNotSent(Exception):
-    """The worker had ended before it could be given the task."""
+class TaskNotBegun(Exception):
+    """The worker was lost before it had begun the task, which another one can do."""
 
 
 class WorkerStartError(Exception):
@@ -130,7 +131,7 @@ class DecodeProcess:
             timeout: seconds after which it is killed.
 
         Raises:
-            TaskNotSent: it had ended before.
+            TaskNotBegun: it was lost before, or because of an earlier task.
             WorkerLost: it is killed or has ended.
         """
         self._send(task.pack(), [body, result])
@@ -144,6 +145,9 @@ class DecodeProcess:
             self.lose(Loss.TIMEOUT)
         except EOFError:
             self.lose(await self._find_loss())
+        except StaleReply:
+            self.lose(Loss.PROTOCOL)
+            raise TaskNotBegun from None
         except BadReply as error:
             log.error("decode worker %d: %s", self.pid, error)
             self.lose(Loss.PROTOCOL)
@@ -194,13 +198,15 @@ class DecodeProcess:
 
     def _send(self, message: bytes, descriptors: list[int]) -> None:
         """Send a task. It fits into the socket's buffer, as there is one at a time."""
+        if not self.gone.is_set():
+            self._receive()  # what has come by now is no reply to this task
         if self.gone.is_set():
-            raise TaskNotSent
+            raise TaskNotBegun
         try:
             socket.send_fds(self._socket, [message], descriptors)
         except OSError:
             self.gone.set()
-            raise TaskNotSent from None
+            raise TaskNotBegun from None
         self.tasks += 1
 
     async def _wait(self, timeout: float) -> bytes:

@@ -83,6 +83,16 @@ def test_a_refusal_keeps_its_worker(shared: SharedPool) -> None:
     assert shared.lost == []
 
 
+def test_a_second_reply_is_not_that_of_the_next_upload(shared: SharedPool) -> None:
+    async def main() -> None:
+        values = [value(shared.pool, body) for body in ("forge", "5", "6")]
+        assert await asyncio.gather(*values) == [0.0, 5.0, 6.0]
+        await until(lambda: bool(shared.lost))
+
+    shared.runner.run(main())
+    assert shared.lost == ["protocol"]
+
+
 def test_a_cancelled_upload_ends_its_worker_alone() -> None:
     lost: list[str] = []
 

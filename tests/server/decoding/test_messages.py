@@ -18,16 +18,18 @@ from server.media.decoded import Decoded, MediaInfo, Window
 from server.media.limits import AudioLimits
 from tests.server.decoding.pools import TRANSFORM
 
-TASK = Task(TRANSFORM, AudioLimits(max_windows=3), cpu_seconds=5.0)
+TASK = Task(7, TRANSFORM, AudioLimits(max_windows=3), cpu_seconds=5.0)
 INFO = MediaInfo(seconds=2.5, sample_rate=44_100, channels=2)
 DONE: dict[str, Any] = {
     "kind": "done",
+    "task": 7,
     "shape": [1, 1, 4, 8],
     "windows": [[0.0, 0.5]],
     "media": {"seconds": 0.5, "sample_rate": 16_000, "channels": 1},
 }
 REFUSED: dict[str, Any] = {
     "kind": "refused",
+    "task": 7,
     "error": "BadMedia",
     "detail": "it is empty",
     "extensions": {},
@@ -41,13 +43,13 @@ def test_tasks_survive() -> None:
 def test_a_result_survives() -> None:
     windows = (Window(0.0, 1.5), Window(1.0, 2.5))
     decoded = Decoded(np.zeros((2, 1, 4, 8), np.float32), windows, INFO)
-    reply = unpack_reply(messages.pack_done(decoded), TASK)
+    reply = unpack_reply(messages.pack_done(7, decoded), TASK)
     assert reply == Done((2, 1, 4, 8), windows, INFO)
 
 
 @pytest.mark.parametrize("error_type", [BadMedia, TooLarge, UnsupportedFormat])
 def test_a_refusal_survives(error_type: type[RequestError]) -> None:
-    message = messages.pack_refused(error_type("why", allowed=["WAV"]))
+    message = messages.pack_refused(7, error_type("why", allowed=["WAV"]))
     reply = unpack_reply(message, TASK)
     assert isinstance(reply, Refused)
     assert type(reply.error) is error_type
@@ -75,6 +77,10 @@ def media(**changes: Any) -> dict[str, Any]:
         {"kind": "ready"},
         {"kind": "something"},
         {"kind": []},
+        {"task": 6},
+        {"task": 8},
+        {"task": -1},
+        {"task": None},
         {"shape": [4, 1, 4, 8], "windows": [[0.0, 0.5]] * 4},
         {"shape": [0, 1, 4, 8], "windows": []},
         {"shape": [-1, 1, 4, 8]},

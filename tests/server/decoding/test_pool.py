@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -223,6 +224,22 @@ def test_the_api_process_imports_no_decoder() -> None:
         " 'server.audio.front_end'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_shortage_of_files_refuses_the_upload_alone() -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            try:
+                with pytest.raises(Overloaded) as refused:
+                    await value(pool, "1")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert refused.value.reason is Refusal.MEMORY_FULL
+            assert await value(pool, "1") == 1.0
+
+    asyncio.run(main())
 
 
 def test_attempts_to_start_slow_down() -> None:

@@ -13,13 +13,13 @@ import pytest
 from server.decoding.idle import IdleWorkers
 from server.decoding.memory import anonymous_memory, write_sealed
 from server.decoding.messages import Done, Refused, Task
-from server.decoding.process import DecodeProcess, Loss, TaskNotSent, WorkerLost
+from server.decoding.process import DecodeProcess, Loss, TaskNotBegun, WorkerLost
 from server.decoding.sandbox import ADDRESS_SPACE_BYTES
 from tests.server.decoding.pools import DECODER, LIMITS, PATIENCE, TRANSFORM, running_pool
 
 
 async def run(process: DecodeProcess, body: bytes, cpu_seconds: float) -> Done | Refused:
-    task = Task(TRANSFORM, LIMITS, cpu_seconds)
+    task = Task(process.tasks, TRANSFORM, LIMITS, cpu_seconds)
     with (
         anonymous_memory("test-body", len(body)) as body_memory,
         anonymous_memory("test-inputs", task.result_bytes) as result_memory,
@@ -54,7 +54,7 @@ def test_the_kernel_ends_a_task_that_takes_too_much_cpu_time() -> None:
 def test_a_worker_that_is_gone_gets_no_task() -> None:
     async def use(process: DecodeProcess) -> None:
         process.retire()
-        with pytest.raises(TaskNotSent):
+        with pytest.raises(TaskNotBegun):
             await run(process, b"1", cpu_seconds=1.0)
         await process.close()
         assert process.loss is None

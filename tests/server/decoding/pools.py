@@ -26,9 +26,10 @@ PATIENCE = 60.0  # seconds, on a busy machine
 async def running_pool(
     workers: int = 1,
     timeout: float = PATIENCE,
+    limits: AudioLimits = LIMITS,
     **options: Any,
 ) -> AsyncIterator[DecodePool]:
-    pool = DecodePool(workers, LIMITS, timeout, **({"decoder": DECODER} | options))
+    pool = DecodePool(workers, limits, timeout, **({"decoder": DECODER} | options))
     await pool.start()
     try:
         yield pool

@@ -1,0 +1,35 @@
+"""The Audio Spectrogram Transformer, whose head reads the mean of its two prefix tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tome_core.adapters.checks import require_known, require_type
+from tome_core.adapters.heads import PooledHead
+from tome_core.adapters.vit import ATTRIBUTES, CHILDREN, adapt_blocks, embed
+from tome_core.networks.spectrogram_vit import SpectrogramViT
+
+
+class SpectrogramAdapter(PooledHead):
+    """The adapter of a `SpectrogramViT` (see `tome_core.model.Adapter`)."""
+
+    def __init__(self, network: Any) -> None:
+        require_type(network, (SpectrogramViT,), "the model")
+        require_known(network, CHILDREN, ATTRIBUTES, "the model")
+        self.blocks = adapt_blocks(network.blocks)
+        super().__init__(network, [block.cost for block in self.blocks])
+
+    def embed(self, images: Tensor) -> tuple[Tensor, None]:
+        """``(B, C, H, W)`` -> ``(B, N0, D)``, positions included; attention reads none."""
+        return embed(self.network, images), None
+
+    @property
+    def leading(self) -> int:
+        """The head reads two tokens."""
+        return 2
+
+    def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
+        """``(B, N, D)`` -> ``(B, D)``; the two tokens never merge, so that sizes do not matter."""
+        return self.network.pool(tokens)

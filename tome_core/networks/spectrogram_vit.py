@@ -1,0 +1,50 @@
+"""The Audio Spectrogram Transformer (AST, Gong et al., Interspeech 2021, arXiv 2104.01778)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from tome_core.networks.overlapping_patches import OverlapPatchEmbed
+
+# Its last norm has another epsilon than the others in the authors' models.
+HEAD_NORM_EPS = 1e-5
+
+
+class SpectrogramViT(VisionTransformer):  # type: ignore[misc]
+    """timm's ViT over overlapping patches of a spectrogram ``(B, 1, mel bins, frames)``.
+
+    It has a class token and a distillation token. The mean of the two, after the final norm, goes
+    through a norm of its own (``fc_norm``) and the classifier. The distillation token is timm's
+    ``reg_token``.
+
+    Args:
+        stride: rows and columns from one patch to the next.
+        head_norm_eps: epsilon of ``fc_norm``.
+        arguments: of timm's ViT.
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int | tuple[int, int] = 10,
+        head_norm_eps: float = HEAD_NORM_EPS,
+        in_chans: int = 1,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            **arguments,
+            in_chans=in_chans,
+            global_pool="token",
+            class_token=True,
+            reg_tokens=1,
+            embed_layer=partial(OverlapPatchEmbed, stride=stride),
+        )
+        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=head_norm_eps)
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Pool ``(B, N, D)`` -> ``(B, D)``, the mean of the first two tokens."""
+        return x[:, :2].mean(dim=1)

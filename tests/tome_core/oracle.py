@@ -190,7 +190,7 @@ def embed(vit: Any, image: Vector) -> list[Token]:
 
 def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
     """Global pooling, in which the average counts patches, not tokens."""
-    if type(vit).__name__ == "SpectrogramViT":
+    if type(vit).__name__ == "SpectrogramViT" and vit.global_pool == "token":
         return (values[0] + values[1]) / 2
     if vit.global_pool == "token":
         return values[0]

@@ -1,4 +1,4 @@
-"""The Audio Spectrogram Transformer, whose head reads the mean of its two prefix tokens."""
+"""The Audio Spectrogram Transformer: its head reads the mean of two tokens, or of the patches."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ class SpectrogramAdapter(PooledHead):
         return embed(self.network, images), None
 
     @property
-    def leading(self) -> int:
-        """The head reads two tokens."""
-        return 2
+    def leading(self) -> int | None:
+        """The prefix tokens; None if the head reads the mean of the patches."""
+        return self.prefix if self.network.global_pool == "token" else None
 
     def pool(self, tokens: Tensor, sizes: Tensor | None) -> Tensor:
-        """``(B, N, D)`` -> ``(B, D)``; the two tokens never merge, so that sizes do not matter."""
-        return self.network.pool(tokens)
+        """``(B, N, D)`` -> ``(B, D)``; prefix tokens never merge, so that they have no sizes."""
+        if self.network.global_pool == "token":
+            return tokens[:, : self.prefix].mean(dim=1)
+        return super().pool(tokens, sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ HEAD_NORM_EPS = 1e-5
 class SpectrogramViT(VisionTransformer):  # type: ignore[misc]
     """timm's ViT over overlapping patches of a spectrogram ``(B, 1, mel bins, frames)``.
 
-    It has a class token and a distillation token. The mean of the two, after the final norm, goes
-    through a norm of its own (``fc_norm``) and the classifier. The distillation token is timm's
-    ``reg_token``.
+    It has a class token and a distillation token, which is timm's ``reg_token``. The mean of the
+    two, after the final norm, goes through a norm of its own (``fc_norm``) and the classifier.
 
     Args:
+        global_pool: ``token`` for the mean of these two tokens; ``avg`` for the mean of the
+            patches, as models that SSAST pre-trained are fine-tuned.
         stride: rows and columns from one patch to the next.
         head_norm_eps: epsilon of ``fc_norm``.
         arguments: of timm's ViT.
@@ -30,6 +31,7 @@ class SpectrogramViT(VisionTransformer):  # type: ignore[misc]
     def __init__(
         self,
         *,
+        global_pool: Literal["token", "avg"] = "token",
         stride: int | tuple[int, int] = 10,
         head_norm_eps: float = HEAD_NORM_EPS,
         in_chans: int = 1,
@@ -38,13 +40,16 @@ class SpectrogramViT(VisionTransformer):  # type: ignore[misc]
         super().__init__(
             **arguments,
             in_chans=in_chans,
-            global_pool="token",
+            global_pool=global_pool,
+            fc_norm=False,
             class_token=True,
             reg_tokens=1,
             embed_layer=partial(OverlapPatchEmbed, stride=stride),
         )
-        self.fc_norm = nn.LayerNorm(self.embed_dim, eps=head_norm_eps)
+        self.fc_norm: nn.Module = nn.LayerNorm(self.embed_dim, eps=head_norm_eps)
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """Pool ``(B, N, D)`` -> ``(B, D)``, the mean of the first two tokens."""
-        return x[:, :2].mean(dim=1)
+        """Pool ``(B, N, D)`` -> ``(B, D)``."""
+        if self.global_pool == "token":
+            return x[:, : self.num_prefix_tokens].mean(dim=1)
+        return super().pool(x, pool_type)

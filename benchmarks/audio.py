@@ -39,7 +39,7 @@ from tome_core.networks.architectures import AST_ARCHITECTURES, AUDIOSET_CLASSES
 from tome_core.schedule import Schedule
 
 TABLE_WIDTH = 120  # columns, where the output is not a terminal
-BATCH = 4
+DEFAULT_BATCH = 4
 TOP = 5
 PLAN = Plan(rounds=9, turn_seconds=0.5, budget_seconds=240)
 QUICK = Plan(rounds=3, turn_seconds=0.0, budget_seconds=30)
@@ -110,6 +110,7 @@ def measure(
     device: torch.device,
     dtype_setting: str,
     plan: Plan,
+    batch: int = DEFAULT_BATCH,
     depth: int | None = None,
 ) -> Row:
     """Time ``model`` at r=0 and at its r, in turns.
@@ -130,10 +131,10 @@ def measure(
     fast = tome_core.optimize(plain.to(device), dtype)
     forward = Forward(fast, (), (), device, "sigmoid", torch.float32)
     if device.type == "cuda":
-        wrong = forward.record((0, model.r), BATCH, model.size)
+        wrong = forward.record((0, model.r), batch, model.size)
         if wrong:
             raise RuntimeError(f"{model.name}: CUDA graphs {wrong}")
-    times = alternate(_runs(forward, model), plan, partial(_synchronize, device))
+    times = alternate(_runs(forward, model, batch), plan, partial(_synchronize, device))
     tokens = fast.input_tokens(torch.zeros(1, *model.size, device=device))
     counts = fast.token_counts(model.r, tokens)
     ratios = [slow / quick for slow, quick in zip(*times, strict=True)]
@@ -147,13 +148,13 @@ def measure(
     )
 
 
-def _runs(forward: Forward, model: Model) -> list[Callable[[], object]]:
+def _runs(forward: Forward, model: Model, batch: int) -> list[Callable[[], object]]:
     """Return the passes of one batch of noise at r=0 and at the model's r, after a first run."""
     rng = np.random.default_rng(0)
-    windows = 0.5 * rng.standard_normal((BATCH, *model.size), np.float32)
+    windows = 0.5 * rng.standard_normal((batch, *model.size), np.float32)
     runs: list[Callable[[], object]] = []
     for r in (0, model.r):
-        run = partial(forward.run, windows, [Schedule.constant(r)] * BATCH, TOP)
+        run = partial(forward.run, windows, [Schedule.constant(r)] * batch, TOP)
         run()
         runs.append(run)
     return runs
@@ -190,6 +191,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: one per core")
+    parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, help="windows in a batch")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -204,10 +206,10 @@ def main() -> int:
         console.print(f"{name}: {value}", highlight=False)
     rows = []
     for model in MODELS:
-        console.print(f"measuring {model.name} in batches of {BATCH}")
+        console.print(f"measuring {model.name} in batches of {arguments.batch}")
         plan = QUICK if arguments.quick else PLAN
         depth = QUICK_DEPTH if arguments.quick else None
-        rows.append(measure(model, device, arguments.dtype, plan, depth))
+        rows.append(measure(model, device, arguments.dtype, plan, arguments.batch, depth))
     console.print(table(rows))
     return 0 if arguments.quick or all(row.passes for row in rows) else 1
 

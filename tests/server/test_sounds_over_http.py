@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server.conftest import RunningServer
+from tests.server.conftest import RunningServer, eventually
 from tests.server.tiny_ear import LABELS, WINDOW_SECONDS, sound, write_models
-from tests.server.wire import EXAMPLES, SNEAKER, assert_problem
+from tests.server.wire import EXAMPLES, SNEAKER, assert_problem, read_response
 
 pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
@@ -258,23 +258,25 @@ def lost(server: RunningServer, reason: str) -> float:
     return server.metric(f'tome_decode_workers_lost_total{{reason="{reason}"}}')
 
 
+def head(path: str, body: bytes) -> bytes:
+    """The header of a request."""
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+
 def stop_decoders(server: RunningServer) -> None:
     """Stop the decode workers, so that whoever sends a sound waits."""
     for worker in server.decoders():
         os.kill(worker, signal.SIGSTOP)
 
 
-def test_a_client_that_disconnects_while_its_sound_is_decoded_costs_a_worker(
-    ears, client, eventually
-):
+def test_a_client_that_disconnects_while_its_sound_is_decoded_costs_a_worker(ears, client):
     before = lost(ears, "cancelled")
     cancelled = 'tome_cancelled_total{stage="decode"}'
     cancelled_before = ears.metric(cancelled)
     stop_decoders(ears)
     body = sound(1)
     with ears.connect() as connection:
-        head = f"POST {EAR} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
+        connection.sendall(head(EAR, body) + body)
         eventually(lambda: ears.metric("tome_inflight_requests") >= 2)  # and the scrape itself
     eventually(lambda: lost(ears, "cancelled") > before)
     eventually(lambda: ears.metric(cancelled) > cancelled_before)
@@ -304,7 +306,7 @@ def serves(worker: int) -> bool:
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_under_load_cost_their_own_sounds_alone(ears, client, eventually):
+def test_workers_that_are_killed_under_load_cost_their_own_sounds_alone(ears, client):
     kills = 20
     before = lost(ears, "crash")
     body = sound(6.4)
@@ -345,7 +347,7 @@ def test_workers_that_are_killed_under_load_cost_their_own_sounds_alone(ears, cl
 
 
 @pytest.mark.slow
-def test_a_drain_answers_sounds_in_flight_and_leaves_no_process(start_server, tmp_path, eventually):
+def test_a_drain_answers_sounds_in_flight_and_leaves_no_process(start_server, tmp_path):
     settings = {"config": write_models(tmp_path), "queue_limit": 4, "media_decode_timeout": 30}
     with start_server(**settings) as server:
         workers = server.decoders()
@@ -366,3 +368,23 @@ def test_a_drain_answers_sounds_in_flight_and_leaves_no_process(start_server, tm
         assert [answer.status_code for answer in answers] == [200] * 3
         assert server.process.wait(30) == 0
     eventually(lambda: not any(os.path.exists(f"/proc/{worker}") for worker in workers))
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_lost_between_rounds_leaves_all_slots_free(start_server, tmp_path):
+    settings = {"config": write_models(tmp_path), "queue_limit": SLOTS}
+    with start_server(**settings) as server, ThreadPoolExecutor(1) as pool:
+        server.signal_engine(signal.SIGSTOP)
+        sending = pool.submit(httpx.post, f"{server.url}{EAR}", content=sound(6.4), timeout=60)
+        eventually(lambda: server.metric("tome_queue_jobs") == SLOTS)
+        server.signal_engine(signal.SIGKILL)
+        assert_problem(sending.result(), 503, "engine-lost")
+        eventually(server.ready, 120)
+        # One slot is held by a request whose body has not ended, so that the other is needed.
+        with server.connect() as connection:
+            connection.sendall(head("/classify?model=tiny", SNEAKER) + SNEAKER[:100])
+            eventually(lambda: server.metric("tome_inflight_requests") >= 2)
+            response = httpx.post(f"{server.url}{EAR}", content=sound(6.4), timeout=60)
+            assert response.status_code == 200
+            connection.sendall(SNEAKER[100:])
+            assert read_response(connection).status_code == 200

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,9 @@ class SoundPath:
         try:
             decoded = await self._decode(sound, params.model)
             if params.windows is Windows.FIRST:
-                decoded = Decoded(decoded.inputs[:1], decoded.windows[:1], decoded.media)
+                # A copy, so that the other inputs are freed.
+                first = decoded.inputs[:1].copy()
+                decoded = Decoded(first, decoded.windows[:1], decoded.media)
             sound.replace_by(decoded.inputs.nbytes)
             decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
             windows = decoded.windows
@@ -97,25 +99,32 @@ class SoundPath:
             results = await self._run_windows(waiting, sound, lease, request)
         finally:
             sound.release()
-        batches = {id(result.batch): result.batch for result in results}.values()
+        timing = self._timing(request, decode_ms, results)
         outcomes = tuple(result.outcome for result in results)
-        context.r = str(most_merged(outcomes).schedule)
-        queue_seconds = max(outcome.queue_seconds for outcome in outcomes)
-        forward_seconds = sum(batch.forward_seconds for batch in batches)
-        timing = Timing(
-            decode=decode_ms,
-            queue=record_stage(context, "queue", queue_seconds),
-            forward=record_stage(context, "forward", forward_seconds),
-        )
-        batch_size = max(batch.images for batch in batches)
+        batch_size = max(result.batch.images for result in results)
         finished = FinishedSound(
             params, media, windows, outcomes, timing, batch_size, picture_inputs
         )
+        context.r = str(most_merged(outcomes).schedule)
         response = await self._build_response(finished, request)
         for outcome in outcomes:
             assert outcome.schedule is not None
             self._metrics.observe_image(params.model.name, outcome.schedule)
         return response
+
+    def _timing(
+        self, request: InferenceRequest[Any], decode_ms: float, results: Sequence[Result]
+    ) -> Timing:
+        """Record the longest wait of a window, and the time of all their batches."""
+        context = request.context
+        batches = {id(result.batch): result.batch for result in results}.values()
+        queue_seconds = max(result.outcome.queue_seconds for result in results)
+        forward_seconds = sum(batch.forward_seconds for batch in batches)
+        return Timing(
+            decode=decode_ms,
+            queue=record_stage(context, "queue", queue_seconds),
+            forward=record_stage(context, "forward", forward_seconds),
+        )
 
     async def _decode(self, sound: BufferedInput, model: ModelInfo) -> Decoded:
         body = await self._encoded_bytes(sound)
@@ -143,7 +152,7 @@ class SoundPath:
         waiting: deque[npt.NDArray[np.float32]],
         sound: BufferedInput,
         lease: Lease,
-        request: InferenceRequest[T],
+        request: InferenceRequest[Any],
     ) -> list[Result]:
         """Run the inputs ``waiting``, in rounds of as many as get a slot, and return their results.
 
@@ -179,7 +188,7 @@ class SoundPath:
         return results
 
     async def _run_window(
-        self, lease: Lease, request: InferenceRequest[T], top_k: int, *, keep_slot: bool
+        self, lease: Lease, request: InferenceRequest[Any], top_k: int, *, keep_slot: bool
     ) -> Result:
         params = request.params
         submitted = time.monotonic()
@@ -211,15 +220,15 @@ class SoundPath:
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
-    def _check_deadline(self, request: InferenceRequest[T], windows: int) -> None:
+    def _check_deadline(self, request: InferenceRequest[Any], windows: int) -> None:
         """Raise `Overloaded` if ``windows`` would miss the deadline; one of them is admitted."""
         if windows > 1:
             estimate = self._estimate_work(request)
             self._admission.check_deadline(estimate, request.params.deadline, windows - 1)
 
-    def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
+    def _lease(self, request: InferenceRequest[Any]) -> contextlib.AbstractContextManager[Lease]:
         return self._router.lease(self._estimate_work(request))
 
-    def _estimate_work(self, request: InferenceRequest[T]) -> WorkEstimate:
+    def _estimate_work(self, request: InferenceRequest[Any]) -> WorkEstimate:
         params = request.params
         return self._router.estimate_work(params.model.name, params.choices, params.deadline)

@@ -15,11 +15,11 @@ import pytest
 
 from server.commands.cli import main
 from tests.server.conftest import ROOT, RunningServer, eventually, run_server
-from tome_load.pictures import read_pictures
 from tome_load.record import Record, digest
 from tome_load.report import LoadReport
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import read_uploads
 
 
 def test_the_report_agrees_with_the_metrics_of_the_server(
@@ -67,11 +67,11 @@ def test_each_answer_is_that_of_its_image_and_r(
         assert record.status == 200, record
         assert record.used == record.r
         assert len(digest(record.body)) == 32
-        answers[record.picture, record.r].append(json.loads(record.body))
+        answers[record.upload, record.r].append(json.loads(record.body))
 
     spec = LoadSpec(
         default_server.url,
-        read_pictures([]),
+        read_uploads([]),
         rate=100,
         requests=80,
         r=("0", "16", "16:-1"),
@@ -163,7 +163,7 @@ def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
 
 def test_refusals_are_counted_apart_from_answers() -> None:
     async def overload(url: str) -> LoadReport:
-        spec = LoadSpec(url, read_pictures([]), connections=16, requests=120, probe=False)
+        spec = LoadSpec(url, read_uploads([]), connections=16, requests=120, probe=False)
         return await run_load(spec)
 
     with run_server(levels="0", max_batch=1, queue_limit=2) as small:

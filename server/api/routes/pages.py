@@ -18,6 +18,7 @@ _MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".wav": "audio/wav",
 }
 _EXTERNAL_SCRIPT = r"<script\b[^>]* src="
 _EXTERNAL_STYLE = r"<link\b[^>]* rel=\"?stylesheet"
@@ -83,8 +84,8 @@ def load_assets(folder: Path) -> dict[str, Asset]:
 def content_security_policy(html: str) -> str:
     """Return the Content-Security-Policy of ``html`` (W3C CSP Level 3).
 
-    It allows the inline scripts and styles of the page, files of this server, and pictures that
-    the page itself makes.
+    It allows the inline scripts and styles of the page, files of this server, and pictures and
+    sounds that the page itself makes.
     """
     directives = [
         "default-src 'none'",
@@ -92,6 +93,7 @@ def content_security_policy(html: str) -> str:
         f"style-src {allowed_sources(html, 'style', _EXTERNAL_STYLE)}",
         "connect-src 'self'",
         "img-src 'self' blob: data:",
+        "media-src blob:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

@@ -23,7 +23,8 @@ from server.commands.labelled_batches import batches
 from server.commands.offline import pick_model
 from server.engine.device.placement import pick_device, pick_dtype, set_threads
 from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import LoadedModel, create_timm_model, load_model
+from server.engine.loading.model_loader import LoadedModel, load_model
+from server.engine.loading.timm_models import create_timm_model
 from server.engine.loading.weights import load_weights
 from server.settings import ModelSettings
 

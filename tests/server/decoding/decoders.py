@@ -1,0 +1,122 @@
+"""A decoder for workers under test: a body is the name of what happens to it, and an argument."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from server.errors import BadMedia, TooLarge
+from server.media.decoded import Decoded, MediaInfo, Window
+from server.media.limits import AudioLimits
+from server.media.transforms import AudioTransform
+from tests.server.decoding import attempts
+
+CHUNK = 10_000_000  # bytes
+
+
+def decode(body: bytes, transform: AudioTransform, limits: AudioLimits) -> Decoded:
+    """A number becomes one window of it, the sound of the warm-up becomes one of zeros."""
+    word, _, argument = body.partition(b" ")
+    action = ACTIONS.get(word.decode("latin-1"))
+    if action is not None:
+        action(argument.decode())
+    count = int(argument) if word == b"windows" else 1
+    value = float(word) if word.isdigit() else 0.0
+    if word == b"length":
+        value = float(len(body))
+    return windows_of(value, count, transform)
+
+
+def windows_of(value: float, count: int, transform: AudioTransform) -> Decoded:
+    inputs = np.full((count, *transform.size), value, np.float32)
+    windows = tuple(Window(float(index), index + 0.5) for index in range(count))
+    return Decoded(inputs, windows, MediaInfo(1.5, 44_100, 2))
+
+
+def _socket() -> int:
+    return int(sys.argv[1])
+
+
+def _hang(argument: str) -> None:
+    while True:
+        time.sleep(1)
+
+
+def _burn(argument: str) -> None:
+    while True:
+        pass
+
+
+def _allocate(argument: str) -> None:
+    blocks = []
+    while True:
+        blocks.append(np.ones(CHUNK, np.uint8))
+
+
+def _sleep(argument: str) -> None:
+    time.sleep(float(argument))
+
+
+def _crash(argument: str) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _exit(argument: str) -> None:
+    os._exit(int(argument))
+
+
+def _raise(argument: str) -> None:
+    raise ValueError("a mistake in the decoder")
+
+
+def _refuse(argument: str) -> None:
+    raise TooLarge("a sound may take 120 s", allowed=120)
+
+
+def _inject(argument: str) -> None:
+    raise BadMedia("a header of the response", **json.loads(argument))
+
+
+def _send(argument: str) -> None:
+    """Send something else before the reply."""
+    os.write(_socket(), argument.encode())
+
+
+def _flood(argument: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(_socket(), b"x" * 100_000)
+
+
+def _close(argument: str) -> None:
+    """Close the socket, and live on."""
+    os.close(_socket())
+    _hang("")
+
+
+def _attempt(argument: str) -> None:
+    """Tell what came of something that is forbidden."""
+    raise BadMedia(attempts.outcome(argument))
+
+
+ACTIONS: dict[str, Callable[[str], None]] = {
+    "hang": _hang,
+    "burn": _burn,
+    "allocate": _allocate,
+    "sleep": _sleep,
+    "crash": _crash,
+    "exit": _exit,
+    "raise": _raise,
+    "refuse": _refuse,
+    "inject": _inject,
+    "send": _send,
+    "flood": _flood,
+    "close": _close,
+    "attempt": _attempt,
+}

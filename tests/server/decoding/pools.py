@@ -1,0 +1,63 @@
+"""Pools of real workers with the decoder of the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from server.decoding.pool import DecodePool
+from server.media.limits import AudioLimits
+from server.media.transforms import AudioTransform
+
+DECODER = "tests.server.decoding.decoders:decode"
+TRANSFORM = AudioTransform(
+    frames=8, mean=0.0, std=0.5, time_last=True, subtract_mean=False, mel_bins=4
+)
+LIMITS = AudioLimits(max_windows=3)
+PATIENCE = 60.0  # seconds, on a busy machine
+
+
+@contextlib.asynccontextmanager
+async def running_pool(
+    workers: int = 1,
+    timeout: float = PATIENCE,
+    **options: Any,
+) -> AsyncIterator[DecodePool]:
+    pool = DecodePool(workers, LIMITS, timeout, **({"decoder": DECODER} | options))
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.stop()
+
+
+async def value(pool: DecodePool, body: bytes | str) -> float:
+    """The value of all inputs that ``body`` becomes."""
+    encoded = body if isinstance(body, bytes) else body.encode()
+    decoded = await pool.decode(encoded, TRANSFORM)
+    (found,) = set(decoded.inputs.ravel().tolist())
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until ``condition`` holds."""
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit
+        await asyncio.sleep(0.01)
+
+
+def children() -> set[int]:
+    """The processes that this one has started and not waited for, zombies included."""
+    tasks = Path("/proc/self/task").iterdir()
+    texts = [(task / "children").read_text() for task in tasks]
+    return {int(number) for text in texts for number in text.split()}
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))

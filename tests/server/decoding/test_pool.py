@@ -1,0 +1,216 @@
+"""Sounds through real workers: right results, in order, one upload without the others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from server.decoding.pool import DecodePool, backoff
+from server.errors import ConfigError, Overloaded, Refusal
+from server.media.decoded import MediaInfo, Window
+from tests.server.decoding.pools import (
+    DECODER,
+    LIMITS,
+    TRANSFORM,
+    children,
+    open_files,
+    running_pool,
+    until,
+    value,
+)
+
+
+def test_windows_and_media_come_back() -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            decoded = await pool.decode(b"windows 3", TRANSFORM)
+            assert decoded.inputs.shape == (3, 1, 4, 8)
+            assert decoded.inputs.dtype == np.float32
+            assert decoded.windows == (Window(0.0, 0.5), Window(1.0, 1.5), Window(2.0, 2.5))
+            assert decoded.media == MediaInfo(1.5, 44_100, 2)
+
+    asyncio.run(main())
+
+
+def test_each_of_many_uploads_gets_its_own_result() -> None:
+    async def main() -> None:
+        async with running_pool(workers=2) as pool:
+            values = await asyncio.gather(*(value(pool, str(n)) for n in range(300)))
+            assert values == [float(n) for n in range(300)]
+
+    asyncio.run(main())
+
+
+def test_a_body_of_many_megabytes_arrives_whole() -> None:
+    body = b"length ".ljust(5_000_001, b"x")
+
+    async def main() -> None:
+        async with running_pool() as pool:
+            assert await value(pool, body) == len(body)
+            assert await value(pool, b"") == 0.0
+
+    asyncio.run(main())
+
+
+def test_uploads_that_wait_are_served_in_their_order() -> None:
+    finished: list[int] = []
+
+    async def one(pool: DecodePool, number: int) -> None:
+        await value(pool, str(number))
+        finished.append(number)
+
+    async def main() -> None:
+        async with running_pool() as pool:
+            await asyncio.gather(*(one(pool, number) for number in range(20)))
+
+    asyncio.run(main())
+    assert finished == list(range(20))
+
+
+def test_time_in_the_queue_is_no_decode_time() -> None:
+    async def main() -> None:
+        async with running_pool(timeout=3.0) as pool:
+            # Together they take longer than the timeout.
+            await asyncio.gather(*(value(pool, "sleep 0.7") for _ in range(5)))
+
+    asyncio.run(main())
+
+
+def test_works_in_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with running_pool(workers=2) as pool:
+            values = await asyncio.gather(*(value(pool, str(n)) for n in range(20)))
+            assert values == [float(n) for n in range(20)]
+            task = asyncio.create_task(value(pool, "hang"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await value(pool, "7") == 7.0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def test_a_worker_is_replaced_after_its_last_task() -> None:
+    lost: list[str] = []
+
+    async def main() -> None:
+        async with running_pool(max_tasks=2, on_worker_lost=lost.append) as pool:
+            before = children()
+            assert [await value(pool, str(n)) for n in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+            assert not before & children()
+        assert lost == []
+
+    asyncio.run(main())
+
+
+def test_a_signal_to_stop_ends_no_worker() -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            before = children()
+            task = asyncio.create_task(value(pool, "sleep 0.3"))
+            await asyncio.sleep(0.1)
+            for worker in before:
+                os.kill(worker, signal.SIGTERM)
+                os.kill(worker, signal.SIGINT)
+            await task
+            assert await value(pool, "1") == 1.0
+            assert children() == before
+
+    asyncio.run(main())
+
+
+def test_a_stop_ends_everything() -> None:
+    async def main() -> None:
+        pool = DecodePool(1, LIMITS, 60.0, decoder=DECODER)
+        assert not pool.ready
+        await pool.start()
+        assert pool.ready
+        decoding = asyncio.create_task(value(pool, "hang"))
+        waiting = asyncio.create_task(value(pool, "1"))
+        await asyncio.sleep(0.05)
+        await pool.stop()
+        assert not pool.ready
+        for task in (decoding, waiting):
+            with pytest.raises(Overloaded) as refused:
+                await task
+            assert refused.value.reason is Refusal.DRAINING
+        with pytest.raises(Overloaded):
+            await value(pool, "2")
+
+    files, before = open_files(), children()
+    asyncio.run(main())
+    assert children() == before
+    assert open_files() == files
+
+
+def test_kill_needs_no_event_loop() -> None:
+    before = children()
+
+    async def main() -> DecodePool:
+        pool = DecodePool(2, LIMITS, 60.0, decoder=DECODER)
+        await pool.start()
+        return pool
+
+    with asyncio.Runner() as runner:
+        pool = runner.run(main())
+        assert len(children() - before) == 2
+        pool.kill()
+        assert children() == before
+        runner.run(pool.stop())
+    pool.kill()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "text"),
+    [
+        ("tests.server.decoding.missing:decode", "No module named"),
+        ("tests.server.decoding.decoders:missing", "missing"),
+        ("os:_exit", "ended while starting|TypeError"),
+    ],
+)
+def test_a_decoder_that_cannot_be_loaded_is_a_mistake_in_the_configuration(
+    decoder: str, text: str
+) -> None:
+    files, before = open_files(), children()
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match=text):
+            async with running_pool(workers=2, decoder=decoder):
+                pass
+
+    asyncio.run(main())
+    assert children() == before
+    assert open_files() == files
+
+
+def test_who_waits_is_refused_when_no_worker_can_be_started(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            pool._decoder = "tests.server.decoding.missing:decode"  # as if it had been removed
+            with pytest.raises(Exception, match="made its decoder fail"):
+                await value(pool, "exit 1")
+            with pytest.raises(Overloaded) as refused:
+                await value(pool, "1")
+            assert refused.value.reason is Refusal.NOT_READY
+            assert not pool.ready
+            pool._decoder = DECODER
+            await until(lambda: pool.ready)
+            assert await value(pool, "1") == 1.0
+
+    asyncio.run(main())
+    assert "No module named" in caplog.text
+
+
+def test_attempts_to_start_slow_down() -> None:
+    assert [backoff(failures) for failures in range(4)] == [0.0, 0.1, 0.2, 0.4]
+    assert backoff(1_000) == 30.0

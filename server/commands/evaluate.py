@@ -164,7 +164,7 @@ def _measure_batch(
         measurement.seconds_per_input.append(seconds / count)
     scores = logits
     if runner.model.transform.modality is Modality.AUDIO:
-        scores = ACTIVATIONS[runner.model.spec.activation](logits)
+        scores = ACTIVATIONS[runner.model.activation](logits)
     measurement.means.add(part.items, part.labels, scores.numpy())
 
 

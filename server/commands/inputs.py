@@ -88,7 +88,9 @@ def _read_image(body: bytes, transform: ImageTransform, limits: InputLimits) -> 
         sound = sniff(body)
         if sound is None:
             raise
-        raise UnsupportedFormat(f"it is a {sound} sound, and the model takes images") from error
+        raise UnsupportedFormat(
+            f"the body is a {sound} sound, and the model takes images"
+        ) from error
     return FileInputs((pixels,))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,7 @@ from tome_core.backends.cpu.library import limit_isa
 from tome_core.schedule import Schedule
 
 STANDARD_INPUT = Path("-")
+DEFAULT_LEVELS: Sequence[int] = Settings.model_fields["levels"].default
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
@@ -54,8 +57,15 @@ def pick_model(settings: ModelSettings, name: str) -> ModelSpec:
     raise ConfigError(f"there is no model {name!r}; there are {names}")
 
 
-def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
+def load_runner(
+    settings: ModelSettings,
+    spec: ModelSpec,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+) -> Runner:
     """Load ``spec`` on the device and in the dtype of the settings.
+
+    Args:
+        levels: of models of images whose entry has none.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -67,7 +77,7 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     configure_pytorch(device)
     map_large_blocks()
     dtype = pick_dtype(settings.dtype, device)
-    loaded = load_model(spec, device, dtype)
+    loaded = load_model(spec, device, dtype, levels)
     if loaded.acceleration != KERNELS:
         keep_freed_memory()
     return Runner(loaded, device)
@@ -171,26 +181,43 @@ def tokens_left(runner: Runner, schedule: Schedule) -> str:
 
 
 def print_models(settings: ModelSettings) -> int:
-    """Print the models of the catalog, with the tokens and FLOPs of each default level of r."""
-    levels = Settings.model_fields["levels"].default
-    level_names = [f"r={level}" for level in levels]
-    table = Table(
-        "model",
-        "architecture",
-        "input",
-        "classes",
-        *level_names,
-        caption="tokens, FLOPs",
-    )
-    for spec in read_catalog(settings.config, settings.models):
-        runner = load_runner(settings, spec)
-        size = "x".join(map(str, runner.model.transform.size))
-        classes = str(len(runner.model.labels))
-        costs = [_level_cost(runner, level) for level in levels]
-        table.add_row(spec.name, spec.timm, size, classes, *costs)
+    """Print the models of the catalog, with the tokens and FLOPs of each of their levels of r.
+
+    Models that follow one another and have the same levels share a table.
+    """
     width = None if Console().is_terminal else _TABLE_WIDTH
-    Console(width=width).print(table)
+    console = Console(width=width)
+    runners = (
+        load_runner(settings, spec) for spec in read_catalog(settings.config, settings.models)
+    )
+    for levels, group in itertools.groupby(runners, key=_levels):
+        level_names = [f"r={level}" for level in levels]
+        table = Table(
+            "model",
+            "architecture",
+            "takes",
+            "input",
+            "classes",
+            *level_names,
+            caption="tokens, FLOPs",
+        )
+        for runner in group:
+            table.add_row(*_model_row(runner))
+        console.print(table)
     return 0
+
+
+def _levels(runner: Runner) -> tuple[int, ...]:
+    return runner.model.levels
+
+
+def _model_row(runner: Runner) -> list[str]:
+    """Return the name of a model, what it is, and the cost of each of its levels."""
+    model = runner.model
+    size = "x".join(map(str, model.transform.size))
+    costs = [_level_cost(runner, level) for level in model.levels]
+    takes = str(model.transform.modality)
+    return [model.spec.name, model.spec.timm, takes, size, str(len(model.labels)), *costs]
 
 
 def _level_cost(runner: Runner, level: int) -> str:

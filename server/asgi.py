@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from server.api.app import create_app
+from server.api.decoders import Decoders
 from server.api.lifecycle import wait_for_first
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.service import AppComponents
 from server.api_keys import Secrets, read_server_keys
 from server.catalog.entries import read_catalog
+from server.engine_client.group import EngineGroup
 from server.engine_client.launch import create_engines
 from server.metrics import Metrics
 from server.settings import Settings
@@ -45,28 +47,27 @@ def create_server(settings: Settings) -> FastAPI:
     # Report a mistake in the catalog now, not after the engine has imported torch.
     read_catalog(settings.config, settings.models)
     keys = ApiKeys(read_server_keys(Secrets()))
-    metrics = Metrics(settings.levels)
+    metrics = Metrics()
     engines = create_engines(settings, metrics)
     app = create_app(settings, keys, engines, metrics)
 
     def lifespan(app: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
-        return _run_engines(app.state.components, app.state.tracing, settings.stop_plan)
+        return _run_engines(app, settings.stop_plan)
 
     app.router.lifespan_context = lifespan
     return app
 
 
 @contextlib.asynccontextmanager
-async def _run_engines(
-    components: AppComponents,
-    tracing: Tracing | None,
-    plan: StopPlan,
-) -> AsyncIterator[None]:
+async def _run_engines(app: FastAPI, plan: StopPlan) -> AsyncIterator[None]:
     """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
         EngineStartError: no engine could be started.
     """
+    components: AppComponents = app.state.components
+    decoders: Decoders = app.state.decoders
+    tracing: Tracing | None = app.state.tracing
     engines = components.engines
     admission = components.admission
     supervision = asyncio.create_task(engines.run())
@@ -82,16 +83,21 @@ async def _run_engines(
         yield
         admission.stop_admitting(plan.bodies)
         all_answered = await admission.wait_until_drained(plan.drain)
-        stopping = asyncio.create_task(engines.stop())
+        stopping = asyncio.create_task(_stop(engines, decoders))
         await wait_for_first(stopping, timeout=plan.engines if all_answered else 0)
         stopping.cancel()
     finally:
+        decoders.kill()
         engines.kill(plan.kill)
         await wait_for_first(supervision, timeout=plan.abort)
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
         if tracing is not None:
             tracing.shutdown(plan.spans)
+
+
+async def _stop(engines: EngineGroup, decoders: Decoders) -> None:
+    await asyncio.gather(engines.stop(), decoders.stop())
 
 
 def _log_failure(supervision: asyncio.Task[None]) -> None:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from server.decoding.process import Loss
 from server.errors import DeadlineExceeded, Refusal, RequestError
 from server.ipc.messages import BatchDone, BatchFailure, ModelInfo
 from server.ipc.shared_memory import Heartbeat
@@ -28,7 +29,7 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = tuple(2**power for power in range(7, 18))
 _ERRORS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0, 2.0)
 
-# Label values that are known in advance, as those of `Refusal` are.
+# Label values that are known in advance, as those of `Refusal` and `Loss` are.
 _CANCELLED_STAGES = ("body", "decode", "queue", "picture")
 
 # Do not export when each counter was created: nobody uses it, and it doubles the series.
@@ -109,20 +110,18 @@ class _Factory:
 
 
 class Metrics:
-    """All metrics of the server, in a registry of their own.
+    """All metrics of the server, in a registry of their own."""
 
-    Args:
-        levels: values of ``r`` with a label of their own; all others are ``other``.
-    """
-
-    def __init__(self, levels: tuple[int, ...], registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._levels = {str(Schedule.constant(level)) for level in levels}
+        # By model: values of ``r`` with a label of their own; all others are ``other``.
+        self._levels: dict[str, set[str]] = {}
         factory = _Factory(self.registry)
         self._create_request_metrics(factory)
         self._create_duration_metrics(factory)
         self._create_batch_metrics(factory)
         self._create_engine_metrics(factory)
+        self._create_decoder_metrics(factory)
         self._create_model_metrics(factory)
         self._create_known_series()
         self._speedup = SpeedupWindow()
@@ -138,7 +137,7 @@ class Metrics:
         )
         self.images = factory.counter(
             "images_total",
-            "Images answered, by configured level of r.",
+            "Images answered, by level of r of the model; each window of a sound counts as one.",
             "model",
             "r",
         )
@@ -168,7 +167,7 @@ class Metrics:
         )
         self.stage_duration = factory.histogram(
             "stage_duration_seconds",
-            "Time of each stage of an image: body, decode, queue, forward, picture.",
+            "Time of each stage of an image or a sound: body, decode, queue, forward, picture.",
             _SECONDS,
             "stage",
         )
@@ -230,6 +229,13 @@ class Metrics:
             "engine",
         )
 
+    def _create_decoder_metrics(self, factory: _Factory) -> None:
+        self.decode_workers_lost = factory.counter(
+            "decode_workers_lost_total",
+            "Processes decoding sounds that were killed or ended, by reason; each is replaced.",
+            "reason",
+        )
+
     def _create_model_metrics(self, factory: _Factory) -> None:
         self.model_info = factory.gauge(
             "model_info",
@@ -271,6 +277,8 @@ class Metrics:
             self.batch_failures.labels(kind)
         for stage in _CANCELLED_STAGES:
             self.cancelled.labels(stage)
+        for loss in Loss:
+            self.decode_workers_lost.labels(loss)
 
     def observe_batch(self, batch: BatchDone) -> None:
         """Count a batch that the engine reports; jobs that never ran belong to no batch."""
@@ -298,9 +306,9 @@ class Metrics:
         self._speedup.add(model, batch.forward_seconds, batch.r0_seconds)
 
     def observe_image(self, model: str, schedule: Schedule) -> None:
-        """Count one image that was answered."""
+        """Count one image, or one window of a sound, that was answered."""
         level = str(schedule)
-        if level not in self._levels:
+        if level not in self._levels.get(model, ()):
             level = "other"
         self.images.labels(model, level).inc()
 
@@ -342,6 +350,10 @@ class Metrics:
         """Count a restart of the process of ``engine``."""
         self.engine_restarts.labels(engine).inc()
 
+    def observe_lost_worker(self, reason: str) -> None:
+        """Count a process that decodes sounds and was lost."""
+        self.decode_workers_lost.labels(reason).inc()
+
     def observe_models(self, models: tuple[ModelInfo, ...]) -> None:
         """Export these models, and no others, as served."""
         self.model_info.clear()
@@ -354,6 +366,7 @@ class Metrics:
             self.acceleration_info.labels(model.name, model.acceleration).set(1)
             if model.dtype_speedup is not None:
                 self.dtype_speedup.labels(model.name, model.dtype).set(model.dtype_speedup)
+            self._levels[model.name] = {level.r for level in model.levels}
             for level in model.levels:
                 if level.accuracy is not None:
                     self.level_accuracy.labels(model.name, level.r).set(level.accuracy / 100)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hardware import has_gpu, usable_cores
+from server.media.limits import AudioLimits
 from server.system.stop_plan import StopPlan
 from tome_core.schedule import Schedule
 
@@ -181,6 +182,18 @@ class Settings(ModelSettings):
         ge=1,
         description="Request bodies held in memory at once, in bytes.",
     )
+    max_audio_bytes: int = Field(
+        32_000_000,
+        ge=1,
+        description="Largest request body for a model of sound, in bytes.",
+    )
+    max_audio_seconds: float = Field(120.0, gt=0, description="Longest sound, in seconds.")
+    max_audio_channels: int = Field(8, ge=1, description="Most channels of a sound.")
+    max_windows: int = Field(
+        12,
+        ge=1,
+        description="Most windows of the model's length in a sound; each is one image of a batch.",
+    )
     header_timeout: float = Field(
         10.0,
         gt=0,
@@ -190,6 +203,11 @@ class Settings(ModelSettings):
         10.0,
         gt=0,
         description="Seconds within which the body of a request must arrive.",
+    )
+    audio_body_timeout: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds within which the body of a request must arrive for a model of sound.",
     )
     send_timeout: float = Field(
         60.0,
@@ -206,6 +224,17 @@ class Settings(ModelSettings):
         ge=1,
         le=64,
         description="Threads that decode images; default on a GPU: cores minus 4, from 2 to 8.",
+    )
+    decode_workers: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Processes that decode sounds; they start with the first model of sound.",
+    )
+    media_decode_timeout: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds within which a sound must be decoded.",
     )
     drain_timeout: float = Field(
         StopPlan.drain,
@@ -233,6 +262,20 @@ class Settings(ModelSettings):
     def target_seconds(self) -> float:
         """`target_ms` in seconds."""
         return self.target_ms / 1000
+
+    @property
+    def audio_body_bytes(self) -> int:
+        """`max_audio_bytes`, but no more than all bodies may have together."""
+        return min(self.max_audio_bytes, self.max_inflight_bytes)
+
+    @property
+    def audio_limits(self) -> AudioLimits:
+        """The limits on one sound."""
+        return AudioLimits(
+            max_seconds=self.max_audio_seconds,
+            max_channels=self.max_audio_channels,
+            max_windows=self.max_windows,
+        )
 
     @property
     def stop_plan(self) -> StopPlan:
@@ -312,11 +355,15 @@ class Settings(ModelSettings):
 
     @model_validator(mode="after")
     def _check_body_limits(self) -> Self:
-        if self.max_inflight_bytes < self.max_body_bytes:
-            raise ValueError(
-                "max_inflight_bytes must not be smaller than max_body_bytes, the largest single"
-                " body"
-            )
+        names = ["max_body_bytes"]
+        # Its default is cut to `max_inflight_bytes`, which a server of images may have set lower.
+        if "max_audio_bytes" in self.model_fields_set:
+            names.append("max_audio_bytes")
+        for name in names:
+            if self.max_inflight_bytes < getattr(self, name):
+                raise ValueError(
+                    f"max_inflight_bytes must not be smaller than {name}, the largest single body"
+                )
         return self
 
 

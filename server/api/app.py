@@ -9,22 +9,26 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from server.api.contract import problem_details
+from server.api.decoders import Decoders
 from server.api.middleware.auth import ApiKeys
 from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.inference import InferencePipeline
+from server.api.pipeline.sounds import SoundPath
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
+from server.decoding.pool import DecodePool
 from server.engine_client.group import EngineGroup
 from server.engine_client.routing import Router
 from server.imaging.decode import decode
+from server.media.modality import Modality
 from server.metrics import Metrics
 from server.settings import VERSION, Settings
 
 _DESCRIPTION = """\
-Vision Transformers accelerated by Token Merging. Every request chooses `r`, the tokens merged away
-in each block: large `r` is fast, `r=0` is the exact original model.
+Vision Transformers for images and sound, accelerated by Token Merging. Every request chooses `r`,
+the tokens merged away in each block: large `r` is fast, `r=0` is the exact original model.
 
     curl --data-binary @image.jpg 'http://HOST:PORT/classify?r=16'
 
@@ -36,7 +40,8 @@ def create_app(
 ) -> FastAPI:
     """Return the ASGI application in front of ``engines``.
 
-    ``app.state.components`` holds what the routes work with, among it the `Admission`, and
+    ``app.state.components`` holds what the routes work with, among it the `Admission`;
+    ``app.state.decoders`` the processes that decode sounds, which ``engines`` will start; and
     ``app.state.tracing`` what records spans, if they are configured.
     """
     app = FastAPI(
@@ -50,14 +55,21 @@ def create_app(
     app.router.redirect_slashes = False
     router = Router(engines, settings.target_seconds)
     admission = _create_admission(settings, router)
+    threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    pool = _create_pool(settings, metrics)
     inference = InferencePipeline(
         router,
         admission,
         metrics,
         decode=partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side),
-        threads=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode"),
+        threads=threads,
+        infer_sound=SoundPath(router, admission, metrics, pool, threads).infer,
     )
-    app.state.components = service.AppComponents(engines, admission, inference, settings.default_r)
+    app.state.components = service.AppComponents(
+        engines, admission, inference, settings.default_r, settings.audio_limits
+    )
+    app.state.decoders = Decoders(pool)
+    engines.before_jobs = app.state.decoders.start_for
     app.state.metrics = metrics
     app.state.tracing = create_tracing()
     _add_routes(app, settings)
@@ -68,8 +80,20 @@ def create_app(
 
 
 def _create_admission(settings: Settings, router: Router) -> Admission:
-    limits = BodyLimits(settings.max_body_bytes, settings.max_inflight_bytes, settings.body_timeout)
-    return Admission(router, limits)
+    limits = {
+        Modality.IMAGE: BodyLimits(settings.max_body_bytes, settings.body_timeout),
+        Modality.AUDIO: BodyLimits(settings.audio_body_bytes, settings.audio_body_timeout),
+    }
+    return Admission(router, limits, settings.max_inflight_bytes)
+
+
+def _create_pool(settings: Settings, metrics: Metrics) -> DecodePool:
+    return DecodePool(
+        settings.decode_workers,
+        settings.audio_limits,
+        settings.media_decode_timeout,
+        on_worker_lost=metrics.observe_lost_worker,
+    )
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:

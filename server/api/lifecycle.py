@@ -62,8 +62,11 @@ def run(settings: Settings, keys: tuple[str, ...], engines: EngineGroup, metrics
         lifecycle = Lifecycle(
             settings, ApiKeys(keys), engines, metrics, listeners, metrics_listeners, unix
         )
-        with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
-            return runner.run(lifecycle.run())
+        try:
+            with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
+                return runner.run(lifecycle.run())
+        finally:
+            lifecycle.kill()
     finally:
         engines.kill(settings.stop_plan.kill)
         if unix is not None:
@@ -95,6 +98,7 @@ class Lifecycle:
         self._urls = [url(listener) for listener in listeners]
         app = create_app(settings, keys, engines, metrics)
         self._admission = app.state.components.admission
+        self._decoders = app.state.decoders
         self._tracing = app.state.tracing
         max_connections = allow_connections(settings.max_connections)
 
@@ -182,13 +186,22 @@ class Lifecycle:
         await wait_for_first(serving, forced_stop, timeout=timeout)
 
     async def _stop_engines(self, forced_stop: asyncio.Task[Any], all_answered: bool) -> None:
-        """Let the engines end; kill those that have not when the time is over, or by force."""
-        stopping = asyncio.create_task(self._engines.stop())
+        """Let engines and decoders end; kill what has not when the time is over, or by force."""
+
+        async def stop_all() -> None:
+            await asyncio.gather(self._engines.stop(), self._decoders.stop())
+
+        stopping = asyncio.create_task(stop_all())
         timeout = self._plan.engines if all_answered else 0
         await wait_for_first(stopping, forced_stop, timeout=timeout)
-        self._engines.kill()
+        self.kill()
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Kill all engines and decoders at once."""
+        self._engines.kill()
+        self._decoders.kill()
 
     async def _abort_connections(self) -> None:
         counts = await asyncio.gather(*(server.abort_connections() for server in self._servers))
@@ -221,7 +234,7 @@ def linger_limits(settings: Settings) -> LingerLimits:
 
     A client may well send all of its body before it reads.
     """
-    size = max(settings.max_body_bytes, LingerLimits.size)
+    size = max(settings.max_body_bytes, settings.audio_body_bytes, LingerLimits.size)
     return LingerLimits(settings.body_timeout, size)
 
 

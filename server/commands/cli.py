@@ -87,7 +87,7 @@ def _serve(settings: Settings) -> int:
     # Report a mistake in the catalog now, not after the engine process has imported torch.
     read_catalog(settings.config, settings.models)
     keys = read_server_keys(Secrets())
-    metrics = Metrics(settings.levels)
+    metrics = Metrics()
     engines = create_engines(settings, metrics)
     with logs.log_step(log, "importing the HTTP server"):
         from server.api.lifecycle import run

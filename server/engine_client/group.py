@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -37,6 +37,8 @@ class EngineGroup:
         supervisors: one per engine.
         slots: usable when the first engine is ready.
         models: the served models, by name; they stay while engines restart.
+        before_jobs: awaited with the models of an engine before its first job, while no engine is
+            ready yet or others serve.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class EngineGroup:
         self._was_ready = asyncio.Event()
         self.slots = SlotAllocator(configs[0].slots)
         self.models: dict[str, ModelInfo] = {}
+        self.before_jobs: Callable[[Iterable[ModelInfo]], Awaitable[None]] | None = None
         self.supervisors = [
             Supervisor(
                 name=str(index),
@@ -125,7 +128,7 @@ class EngineGroup:
             replace(config, accelerations=accelerations),
             memory=self.slots.descriptor,
             on_batch=self._on_batch,
-            on_free=self.slots.free.append,
+            on_free=self.slots.release,
             module=self._module,
         )
 
@@ -142,8 +145,10 @@ class EngineGroup:
         )
         self._update_models()
 
-    def _on_ready(self, supervisor: Supervisor, ready: Ready) -> int:
+    async def _on_ready(self, supervisor: Supervisor, ready: Ready) -> int:
         """Register the models of an engine that has become ready; return the bytes of a slot."""
+        if self.before_jobs is not None:
+            await self.before_jobs(ready.models)
         if not self.models:
             self._slot_bytes = ready.slot_bytes
             self.slots.map(ready.slot_bytes)

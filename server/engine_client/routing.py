@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from server.engine_client.group import EngineGroup
 from server.engine_client.process import Result
+from server.engine_client.slots import SlotAllocator
 from server.engine_client.supervisor import Supervisor
 from server.errors import EngineLost, Overloaded, Refusal
 from server.ipc.messages import Job, OutputKind
-from server.ipc.shared_memory import Slots
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 from tome_core.schedule import Schedule
@@ -87,13 +87,20 @@ class Router:
             due = time.monotonic() + self._target_seconds
         return WorkEstimate(model, self._image_cost(model, choices[-1]), due)
 
-    def seconds_to_complete(self, work: WorkEstimate) -> float:
-        """Return the seconds until the first engine would complete one more image.
+    @property
+    def free_slots(self) -> int:
+        """How many images could be leased a slot now."""
+        return len(self._slots.free)
 
-        Ahead of it is all work that is due earlier, including images that are not submitted yet,
+    def seconds_to_complete(self, work: WorkEstimate, images: int = 1) -> float:
+        """Return the seconds until the first engine would complete ``images`` more of ``work``.
+
+        Ahead of them is all work that is due earlier, including images that are not submitted yet,
         each under the schedule that merges most.
         """
-        seconds = [self._completion_seconds(work, engine) for engine in self._ready_engines()]
+        seconds = [
+            self._completion_seconds(work, engine, images) for engine in self._ready_engines()
+        ]
         return min(seconds, default=0.0)
 
     def check_ready(self) -> None:
@@ -132,13 +139,13 @@ class Router:
         slot = self._slots.free.pop()
         if work is not None:
             self._unsubmitted[slot] = work
-        lease = Lease(self._slots.memory, slot, self.submit)
+        lease = Lease(self._slots, slot, self.submit)
         try:
             yield lease
         finally:
             if not lease.submitted:
                 self._unsubmitted.pop(slot, None)
-                self._slots.free.append(slot)
+                self._slots.release(slot)
 
     def submit(self, job: Job) -> asyncio.Future[Result]:
         """Send a job to the engine that would complete it first.
@@ -174,8 +181,9 @@ class Router:
 
         return min(engines, key=seconds_and_length)
 
-    def _completion_seconds(self, work: WorkEstimate, engine: Supervisor) -> float:
-        return engine.process.completion_seconds(work, self._queue(engine, work.due))
+    def _completion_seconds(self, work: WorkEstimate, engine: Supervisor, images: int = 1) -> float:
+        ahead = self._queue(engine, work.due) + [work] * (images - 1)
+        return engine.process.completion_seconds(work, ahead)
 
     def _queue(self, engine: Supervisor, due: float) -> list[WorkEstimate]:
         """Return the work that ``engine`` runs before a job that is due at ``due``.
@@ -192,20 +200,24 @@ class Router:
 class Lease:
     """One image's hold on a slot, from `Router.lease`: write the image, then run it.
 
+    A sound may write and run several of its windows, one after the other.
+
     Args:
+        slots: among them ``slot``.
         submit: `Router.submit`.
 
     Attributes:
-        submitted: whether an engine has the job; then the engine's answer frees the slot.
+        submitted: whether an engine has the job, and the slot is not kept; then the engine's answer
+            frees the slot.
     """
 
     def __init__(
         self,
-        memory: Slots,
+        slots: SlotAllocator,
         slot: int,
         submit: Callable[[Job], asyncio.Future[Result]],
     ) -> None:
-        self._memory = memory
+        self._slots = slots
         self._slot = slot
         self._submit = submit
         self._normalised = False
@@ -215,7 +227,7 @@ class Lease:
         """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
         self._normalised = pixels.dtype != np.uint8
         dtype = np.float32 if self._normalised else np.uint8
-        np.copyto(self._memory.view(self._slot, pixels.shape, dtype), pixels)
+        np.copyto(self._slots.memory.view(self._slot, pixels.shape, dtype), pixels)
 
     async def run(
         self,
@@ -225,10 +237,15 @@ class Lease:
         deadline: float | None = None,
         output_kind: OutputKind = "classes",
         request_id: str = "",
+        keep_slot: bool = False,
     ) -> Result:
         """Submit the image and wait for its result. Cancelling the wait cancels the job.
 
-        The arguments are those of `Job`.
+        The other arguments are those of `Job`.
+
+        Args:
+            keep_slot: whether the lease holds the slot beyond the answer, so that another input can
+                be written and run.
 
         Raises:
             EngineLost: no engine is ready, or the engine ended before the image was run.
@@ -246,5 +263,8 @@ class Lease:
             request_id=request_id,
         )
         future = self._submit(job)
-        self.submitted = True
+        if keep_slot:
+            self._slots.keep(self._slot)
+        else:
+            self.submitted = True
         return await future

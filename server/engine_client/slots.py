@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from server.ipc.shared_memory import Slots, create_memory
+
+log = logging.getLogger("tome.engine")
 
 
 class SlotAllocator:
@@ -18,6 +22,7 @@ class SlotAllocator:
     def __init__(self, count: int) -> None:
         self.count = count
         self.free = list(range(count))
+        self._kept: set[int] = set()
         self.descriptor = create_memory()
         self.memory: Slots
 
@@ -29,3 +34,17 @@ class SlotAllocator:
     def map(self, slot_bytes: int) -> None:
         """Give the slots their size, and map them."""
         self.memory = Slots(self.descriptor, self.count, slot_bytes, create=True)
+        size = self.memory.array.shape[1]
+        megabytes = round(self.count * size / 1e6)
+        log.info("slots: %d of %s bytes, %d MB", self.count, f"{size:,}", megabytes)
+
+    def keep(self, slot: int) -> None:
+        """Let an engine and the lease of ``slot`` both hold it: it is free when both are done."""
+        self._kept.add(slot)
+
+    def release(self, slot: int) -> None:
+        """Note that an engine, or a lease, does not use ``slot`` any more."""
+        if slot in self._kept:
+            self._kept.remove(slot)
+        else:
+            self.free.append(slot)

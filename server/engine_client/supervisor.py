@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from server.engine_client.health import (
     WATCH_SECONDS,
@@ -37,7 +37,8 @@ class Supervisor:
     Args:
         name: name of the engine, in logs and metrics.
         launch: starts a process that may use the given accelerations; returns at once.
-        on_ready: called when the models of a process are loaded; returns the bytes of a slot.
+        on_ready: awaited when the models of a process are loaded, before its first job; returns the
+            bytes of a slot.
         on_restart: called with the engine's name whenever it gets a new process.
 
     Attributes:
@@ -50,7 +51,7 @@ class Supervisor:
         self,
         name: str,
         launch: Callable[[Accelerations], EngineProcess],
-        on_ready: Callable[[Supervisor, Ready], int],
+        on_ready: Callable[[Supervisor, Ready], Awaitable[int]],
         on_restart: Callable[[str], None],
         policy: HealthPolicy,
     ) -> None:
@@ -188,7 +189,7 @@ class Supervisor:
     async def _start(self) -> None:
         """Wait until the current process is ready, and let it accept jobs."""
         ready = await self.process.wait_until_loaded(self._policy.start_timeout)
-        slot_bytes = self._on_ready(self, ready)
+        slot_bytes = await self._on_ready(self, ready)
         self._load_seconds = time.monotonic() - self._launched
         log.info(
             "engine %s is ready, %.1f s after the start of its process",

@@ -38,7 +38,7 @@ log = logging.getLogger("tome.decode")
 # Pillow has AVIF only where it was built with libavif.
 _HAS_AVIF = bool(features.check("avif"))
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", *(["AVIF"] if _HAS_AVIF else []))
-_SUPPORTED = f"allowed are JPEG, PNG, WebP, GIF{', BMP and AVIF' if _HAS_AVIF else ' and BMP'}"
+SUPPORTED = f"allowed are JPEG, PNG, WebP, GIF{', BMP and AVIF' if _HAS_AVIF else ' and BMP'}"
 
 # `check_size` enforces the limits of the settings, so Pillow's own limit is off. Pillow's warnings
 # are meant for developers.
@@ -122,7 +122,7 @@ def open_container(body: bytes) -> StrippedImage:
         raise BadImage("the image is corrupt or truncated") from None
     name = name_format(body)
     found = f"{name}, which is not supported" if name else "not an image of a supported format"
-    raise UnsupportedFormat(f"the body is {found}; {_SUPPORTED}")
+    raise UnsupportedFormat(f"the body is {found}; {SUPPORTED}")
 
 
 def sniff(body: bytes) -> str | None:

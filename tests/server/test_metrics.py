@@ -32,7 +32,7 @@ MODEL = ModelInfo(
 
 @pytest.fixture
 def metrics():
-    return Metrics((0, 8, 16))
+    return Metrics()
 
 
 def value(metrics, name, **labels):
@@ -94,11 +94,20 @@ def test_the_state_of_each_engine_is_exported(metrics):
     assert value(metrics, "engine_restarts_total", engine="0") == 1
 
 
-def test_images_are_counted_by_level(metrics):
-    for r in ("16", "16", "8:1", "3", "16,"):
+def test_images_are_counted_by_level_of_their_model(metrics):
+    other = replace(MODEL, name="n", levels=(Level("7", 10, 0.5),))
+    metrics.observe_models((MODEL, other))
+    for r in ("4", "4", "8:1", "7", "4,"):
         metrics.observe_image("m", Schedule.parse(r))
-    assert value(metrics, "images_total", model="m", r="16") == 2
+    metrics.observe_image("n", Schedule.parse("7"))
+    assert value(metrics, "images_total", model="m", r="4") == 2
     assert value(metrics, "images_total", model="m", r="other") == 3
+    assert value(metrics, "images_total", model="n", r="7") == 1
+
+
+def test_lost_workers_are_counted_by_reason(metrics):
+    metrics.observe_lost_worker("timeout")
+    assert value(metrics, "decode_workers_lost_total", reason="timeout") == 1
 
 
 def test_errors_are_counted_by_reason(metrics):

@@ -8,11 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from server.errors import DeadlineExceeded, Overloaded, Refusal
-from server.ipc.messages import BatchDone
+from server.ipc.messages import BatchDone, Level
 from server.metrics import Metrics
+from tests.server.api.contract.models import model
 from tome_core.schedule import Schedule
 from tome_top.frame import compare, increase, quantile
 from tome_top.scrape import Scrape
+
+SERVED = model("m", levels=(Level("0", 197, 1.0), Level("16", 11, 0.5)))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,8 @@ def test_a_counter_that_was_reset_increases_by_its_value() -> None:
 
 
 def test_a_frame_has_what_happened_between_two_scrapes_of_the_server() -> None:
-    metrics = Metrics((0, 16), CollectorRegistry())
+    metrics = Metrics(CollectorRegistry())
+    metrics.observe_models((SERVED,))
 
     def read(at: float) -> Scrape:
         return Scrape.parse(generate_latest(metrics.registry).decode(), at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
 
@@ -16,8 +16,10 @@ from server.api.contract.parameter_values import (
     is_integer,
     value_not_allowed,
 )
+from server.api.contract.windows import Windows, openapi_windows, parse_windows
 from server.errors import InvalidParameter, NotFound
 from server.ipc.messages import ModelInfo, OutputKind
+from server.media.modality import Modality
 from tome_core.schedule import Schedule
 
 DEFAULT_TOP_K = 5
@@ -84,9 +86,20 @@ _PARAMETERS: list[dict[str, Any]] = [
 
 def openapi_parameters(output_kind: OutputKind) -> list[dict[str, Any]]:
     """Return the OpenAPI parameters of an endpoint whose output is ``output_kind``."""
-    if output_kind == "classes":
-        return list(_PARAMETERS)
-    return [parameter for parameter in _PARAMETERS if parameter["name"] != "top_k"]
+    return list(_PARAMETERS_OF[output_kind])
+
+
+def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
+    parameters = [
+        parameter
+        for parameter in _PARAMETERS
+        if output_kind == "classes" or parameter["name"] != "top_k"
+    ]
+    return [*parameters, openapi_windows(output_kind)]
+
+
+_OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+_PARAMETERS_OF = {kind: _parameters_of(kind) for kind in _OUTPUT_KINDS}
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ class Params:
         requested_r: the text of ``r`` as the client sent it, or the default.
         top_k: how many classes to return; 0 for an output other than classes.
         deadline: ``time.monotonic()`` seconds, or None.
+        windows: which windows of a sound count; of no meaning for an image.
     """
 
     model: ModelInfo
@@ -106,6 +120,7 @@ class Params:
     requested_r: str
     top_k: int
     deadline: float | None
+    windows: Windows = Windows.MEAN
 
     @property
     def text(self) -> str:
@@ -145,12 +160,16 @@ def parse_params(
     top_k = 0
     if output_kind == "classes":
         top_k = parse_top_k(query.get("top_k"), len(model.labels))
+    windows = Windows.MEAN
+    if "windows" in query or model.transform.modality is Modality.AUDIO:
+        windows = parse_windows(query.get("windows") or None, model, output_kind)
     return Params(
         model=model,
         choices=choices,
         requested_r=query.get("r", default_r),
         top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
+        windows=windows,
     )
 
 

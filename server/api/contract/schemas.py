@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -54,6 +56,64 @@ class Embedding(BaseModel):
     batch_size: int = Field(description="How many images shared the forward pass.")
 
 
+class Media(BaseModel):
+    """What a sound is, as it was decoded."""
+
+    seconds: float = Field(description="Of the whole sound.")
+    sample_rate: int = Field(description="Of the file, in Hz.")
+    channels: int = Field(description="Of the file.")
+
+
+class WindowAnswer(BaseModel):
+    """The classes of one window of a sound."""
+
+    start: float = Field(description="In seconds.")
+    end: float = Field(description="In seconds; at most the end of the sound.")
+    r: str = Field(description="The schedule that was used.")
+    predictions: list[Prediction] = Field(description="Best first.")
+    tokens: Tokens
+
+
+class WindowEmbedding(BaseModel):
+    """The pooled features of one window of a sound."""
+
+    start: float = Field(description="In seconds.")
+    end: float = Field(description="In seconds; at most the end of the sound.")
+    r: str = Field(description="The schedule that was used.")
+    embedding: list[float] = Field(description="float32, not normalised.")
+    tokens: Tokens
+
+
+class SoundAnswer(Answer):
+    """The classes of one sound: its scores are means over its windows.
+
+    `r` and `tokens` are those of the window that merged most. `queue` is the longest wait of a
+    window, `forward` the time of all its batches, `batch_size` that of the largest.
+    """
+
+    modality: Literal["audio"] = "audio"
+    media: Media
+
+
+class SoundAnswerByWindow(SoundAnswer):
+    """The classes of one sound, and of each window of it: `windows=each`."""
+
+    windows: list[WindowAnswer] = Field(description="In order of time.")
+
+
+class SoundEmbedding(Embedding):
+    """The pooled features of one sound: the mean over its windows. Else as `SoundAnswer`."""
+
+    modality: Literal["audio"] = "audio"
+    media: Media
+
+
+class SoundEmbeddingByWindow(SoundEmbedding):
+    """The pooled features of one sound, and of each window of it: `windows=each`."""
+
+    windows: list[WindowEmbedding] = Field(description="In order of time.")
+
+
 class Problem(BaseModel):
     """Why a request failed (RFC 9457). Extension members add details, such as `parameter`."""
 
@@ -73,13 +133,14 @@ class Problem(BaseModel):
 class Answers(BaseModel):
     """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
-    results: list[Answer | Problem]
+    # The types with more fields first: an item is written as the first type that it is one of.
+    results: list[SoundAnswerByWindow | SoundAnswer | Answer | Problem]
 
 
 class Embeddings(BaseModel):
     """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
-    results: list[Embedding | Problem]
+    results: list[SoundEmbeddingByWindow | SoundEmbedding | Embedding | Problem]
 
 
 class LevelDescription(BaseModel):
@@ -97,6 +158,7 @@ class ModelDescription(BaseModel):
 
     name: str
     architecture: str
+    modality: Literal["image", "audio"] = Field(description="What it takes.")
     input_size: list[int] = Field(description="Channels, height, width.")
     classes: int = Field(
         description="0 for a model without a classifier, which does not serve /classify."
@@ -122,10 +184,19 @@ class ModelDescription(BaseModel):
     levels: list[LevelDescription]
 
 
+class SoundModelDescription(ModelDescription):
+    """One served model of sound, and the limits on a sound."""
+
+    window_seconds: float = Field(description="Of one window, which is one input of the model.")
+    max_seconds: float = Field(description="Of a sound, also by its windows.")
+    max_channels: int
+    max_windows: int
+
+
 class Models(BaseModel):
     """All served models; the first is the default."""
 
-    models: list[ModelDescription]
+    models: list[SoundModelDescription | ModelDescription]
 
 
 class Health(BaseModel):

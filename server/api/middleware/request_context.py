@@ -9,6 +9,7 @@ from server.api.middleware.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from server.api.middleware.spans import RequestSpans
+    from server.engine_client.process import Result
 
 
 @dataclass
@@ -38,3 +39,19 @@ class RequestContext:
     stages: dict[str, float] = field(default_factory=dict)
     trace: TraceContext | None = None
     spans: RequestSpans | None = None
+
+    def record_run(self, submitted: float, result: Result) -> None:
+        """Record the spans of an image in the engine: its wait since ``submitted``, and its run."""
+        if self.spans is None:
+            return
+        batch = result.batch
+        queue_seconds = result.outcome.queue_seconds
+        self.spans.record("queue", submitted, queue_seconds, model=self.model)
+        self.spans.record(
+            "forward",
+            submitted + queue_seconds,
+            batch.forward_seconds,
+            model=self.model,
+            r=str(result.outcome.schedule),
+            batch_size=batch.images,
+        )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from server.api.pipeline.base64_image import Base64Image
 from server.engine_client.routing import Lease, Router
 from server.errors import Overloaded, Refusal, SlowBody, TooLarge
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
+from server.media.modality import Modality
 
 log = logging.getLogger("tome.server")
 
@@ -31,36 +32,41 @@ _DRAINING_RETRY_SECONDS = 5
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Limits on request bodies.
+    """Limits on one request body, by what its model takes.
 
     Attributes:
-        max_bytes: of one body.
-        max_total_bytes: of all bodies that are in memory at the same time.
-        timeout_seconds: for one body to arrive.
+        max_bytes: of the body.
+        timeout_seconds: for the body to arrive.
     """
 
     max_bytes: int
-    max_total_bytes: int
     timeout_seconds: float
 
 
 class Reservation:
-    """The bytes of one request's body that count against the limits; see `Admission.reserve`."""
+    """The bytes of one request that count against the limits; see `Admission.reserve`.
 
-    def __init__(self, admission: Admission) -> None:
+    Attributes:
+        limits: of its body.
+    """
+
+    def __init__(self, admission: Admission, limits: BodyLimits) -> None:
         self._admission = admission
+        self.limits = limits
         self._received_bytes = 0
         self._held_bytes = 0
 
     def add(self, size: int) -> None:
         """Count ``size`` more bytes that have arrived. Raises `TooLarge` or `Overloaded`."""
-        limits = self._admission.limits
+        max_bytes = self.limits.max_bytes
         self._received_bytes += size
-        if self._received_bytes > limits.max_bytes:
-            raise TooLarge(
-                f"the body has more than {limits.max_bytes} bytes", limit=limits.max_bytes
-            )
-        if self._admission.bytes_held + size > limits.max_total_bytes:
+        if self._received_bytes > max_bytes:
+            raise TooLarge(f"the body has more than {max_bytes} bytes", limit=max_bytes)
+        self.hold(size)
+
+    def hold(self, size: int) -> None:
+        """Count ``size`` more bytes that are in memory. Raises `Overloaded`."""
+        if self._admission.bytes_held + size > self._admission.max_total_bytes:
             raise Overloaded(
                 "too many bytes of other requests are held",
                 retry_after=self._admission.retry_after(),
@@ -80,21 +86,21 @@ class Reservation:
         self.release(self._held_bytes)
 
 
-# An encoded image, or one in base64; or normalised pixels, which the model takes as they are,
-# float32 (C, H, W).
+# An encoded image or sound, or one in base64; or normalised pixels, which the model takes as they
+# are, float32 (C, H, W).
 ImageContent = bytes | Base64Image | npt.NDArray[np.float32]
 
 
 @dataclass
 class BufferedInput:
-    """One image, or a whole body, in memory; ``size`` bytes of ``reservation`` count for it."""
+    """One image or sound, or a whole body, in memory; ``size`` bytes of ``reservation`` count."""
 
     content: ImageContent
     reservation: Reservation
     size: int
 
     def encoded_bytes(self) -> bytes:
-        """Return the encoded image or the body; empty bytes once it is cleared.
+        """Return the encoded image or sound, or the body; empty bytes once it is cleared.
 
         Raises:
             BadImage: the content is to be base64, and is not.
@@ -123,9 +129,20 @@ class BufferedInput:
         self.content = b""
         self.size = 0
 
+    def replace_by(self, size: int) -> None:
+        """Drop the content: what was decoded from it has ``size`` bytes. Raises `Overloaded`."""
+        self.release()
+        self.reservation.hold(size)
+        self.size = size
+
 
 class Admission:
     """Admits requests, and counts the requests and bytes in flight.
+
+    Args:
+        limits: on one body, by what its model takes.
+        max_total_bytes: of all bodies that are in memory at the same time, and of the windows of
+            sounds that wait for a slot.
 
     Attributes:
         draining: whether the server stops, so that no more requests are admitted.
@@ -133,9 +150,15 @@ class Admission:
         bytes_held: how many bytes of their bodies are in memory.
     """
 
-    def __init__(self, router: Router, limits: BodyLimits) -> None:
+    def __init__(
+        self,
+        router: Router,
+        limits: Mapping[Modality, BodyLimits],
+        max_total_bytes: int,
+    ) -> None:
         self._router = router
         self.limits = limits
+        self.max_total_bytes = max_total_bytes
         self.draining = False
         self.admitted = 0
         self.bytes_held = 0
@@ -190,12 +213,14 @@ class Admission:
     def admit(
         self,
         request: Request,
+        modality: Modality,
         estimate: WorkEstimate | None,
         deadline: float | None,
     ) -> Iterator[Lease]:
         """Admit ``request`` before its body is read, and hold a slot for its first image.
 
         Args:
+            modality: what its model takes.
             estimate: the work of its image, where that is known before the body is read.
 
         Raises:
@@ -206,7 +231,7 @@ class Admission:
         self.check_open()
         if estimate is not None:
             self.check_deadline(estimate, deadline)
-        self._check_content_length(request)
+        _check_content_length(request, self.limits[modality].max_bytes)
         with self._router.lease(estimate) as lease:
             self.admitted += 1
             try:
@@ -214,12 +239,14 @@ class Admission:
             finally:
                 self.admitted -= 1
 
-    def check_deadline(self, estimate: WorkEstimate, deadline: float | None) -> None:
-        """Raise `Overloaded` if the work of ``estimate`` would not be done by ``deadline``."""
+    def check_deadline(
+        self, estimate: WorkEstimate, deadline: float | None, images: int = 1
+    ) -> None:
+        """Raise `Overloaded` if ``images`` of ``estimate`` would not be done by ``deadline``."""
         if deadline is None:
             return
         now = time.monotonic()
-        needed = self._router.seconds_to_complete(estimate)
+        needed = self._router.seconds_to_complete(estimate, images)
         # A deadline that has already passed says nothing about the load of the server.
         if now < deadline < now + needed:
             raise Overloaded(
@@ -230,9 +257,13 @@ class Admission:
             )
 
     @contextlib.contextmanager
-    def reserve(self) -> Iterator[Reservation]:
-        """Count the bytes of one body against the limits, until the block is left at the latest."""
-        reservation = Reservation(self)
+    def reserve(self, modality: Modality) -> Iterator[Reservation]:
+        """Count the bytes of one body against the limits, until the block is left at the latest.
+
+        Args:
+            modality: what the model of the request takes.
+        """
+        reservation = Reservation(self, self.limits[modality])
         try:
             yield reservation
         finally:
@@ -258,27 +289,28 @@ class Admission:
             SlowBody: the body did not arrive in time.
             ClientDisconnect: the client has disconnected.
         """
+        seconds = reservation.limits.timeout_seconds
         try:
-            async with asyncio.timeout(self.limits.timeout_seconds) as timeout:
+            async with asyncio.timeout(seconds) as timeout:
                 self._body_timeouts.add(timeout)
                 async for chunk in request.stream():
                     reservation.add(len(chunk))
                     on_chunk(chunk)
         except TimeoutError:
-            raise self._slow_body() from None
+            raise self._slow_body(seconds) from None
         finally:
             self._body_timeouts.discard(timeout)
 
-    def _check_content_length(self, request: Request) -> None:
-        content_length = request.headers.get("content-length", "")
-        max_bytes = self.limits.max_bytes
-        if content_length.isdecimal() and int(content_length) > max_bytes:
-            raise TooLarge(
-                f"the body has {content_length} bytes; allowed are {max_bytes}",
-                limit=max_bytes,
-            )
-
-    def _slow_body(self) -> SlowBody:
+    def _slow_body(self, seconds: float) -> SlowBody:
         if self.draining:
             return SlowBody("the body did not arrive before the server stopped")
-        return SlowBody(f"the body did not arrive within {self.limits.timeout_seconds:g} s")
+        return SlowBody(f"the body did not arrive within {seconds:g} s")
+
+
+def _check_content_length(request: Request, max_bytes: int) -> None:
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal() and int(content_length) > max_bytes:
+        raise TooLarge(
+            f"the body has {content_length} bytes; allowed are {max_bytes}",
+            limit=max_bytes,
+        )

@@ -1,4 +1,7 @@
-"""The path of one image through the API process: admission, body, decode, submit, response."""
+"""The path of one image through the API process: admission, body, decode, submit, response.
+
+A sound leaves it after its body: `server.api.pipeline.sounds`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,17 @@ from server.api.contract.schemas import Problem, Timing
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
+from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
-from server.api.pipeline.response_kinds import FinishedImage, ResponseKind
-from server.engine_client.process import Result
+from server.api.pipeline.modalities import name_modality
+from server.api.pipeline.response_kinds import ResponseKind
+from server.api.pipeline.together import run_together
 from server.engine_client.routing import Lease, Router
-from server.errors import BadImage, DeadlineExceeded, RequestError
+from server.errors import BadImage, DeadlineExceeded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
+from server.media.modality import Modality
 from server.media.transforms import ImageTransform
 from server.metrics import Metrics
 
@@ -36,19 +42,12 @@ T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)
 
 
-@dataclass(frozen=True)
-class InferenceRequest(Generic[T]):
-    """What a client asks for, whatever images it sends.
+class InferSound(Protocol):
+    """Decodes one sound, runs its windows, and builds its response, as for one image."""
 
-    Attributes:
-        fail_together: whether the error of one image is that of the request; else the result of an
-            image that fails is its problem.
-    """
-
-    params: Params
-    response_kind: ResponseKind[T]
-    context: RequestContext
-    fail_together: bool = False
+    async def __call__(self, sound: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """As `server.api.pipeline.sounds.SoundPath.infer`."""
+        ...
 
 
 class InferencePipeline:
@@ -60,6 +59,7 @@ class InferencePipeline:
         threads: for work that would block the event loop: decoding, parsing and drawing. They take
             calls first come, first served. Each call belongs to a slot, so the number of slots
             bounds their queue.
+        infer_sound: takes the path of a sound for a model of sound.
     """
 
     def __init__(
@@ -69,12 +69,14 @@ class InferencePipeline:
         metrics: Metrics,
         decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
         threads: Executor,
+        infer_sound: InferSound,
     ) -> None:
         self._router = router
         self._admission = admission
         self._metrics = metrics
         self._decode_image = decode
         self._threads = threads
+        self._infer_sound = infer_sound
 
     def models(self) -> Mapping[str, ModelInfo]:
         """Return the served models by name. Raises `Overloaded` until they are loaded."""
@@ -95,11 +97,12 @@ class InferencePipeline:
             ClientDisconnect: the client has disconnected; the work for it is cancelled.
         """
         params = request.params
+        modality = params.model.transform.modality
         with (
             self._admission.admit(
-                http_request, self._estimate_work(params), params.deadline
+                http_request, modality, self._estimate_work(params), params.deadline
             ) as lease,
-            self._admission.reserve() as reservation,
+            self._admission.reserve(modality) as reservation,
         ):
             async with cancel_at(params.deadline):
                 received = await read_images(http_request, self._admission, reservation)
@@ -109,6 +112,7 @@ class InferencePipeline:
     async def infer_parsed(
         self,
         http_request: Request,
+        model: ModelInfo,
         parse: Callable[[bytes], Parsed],
         response_kind: ResponseKind[T],
         context: RequestContext,
@@ -118,17 +122,19 @@ class InferencePipeline:
         The error of one image is the error of the request.
 
         Args:
+            model: which the path names.
             parse: parses the body, in a thread.
 
         Raises:
             As `infer`.
         """
+        modality = model.transform.modality
         with (
-            self._admission.admit(http_request, estimate=None, deadline=None) as lease,
-            self._admission.reserve() as reservation,
+            self._admission.admit(http_request, modality, None, None) as lease,
+            self._admission.reserve(modality) as reservation,
         ):
             body = await self._admission.read_whole_body(http_request, reservation)
-            self._end_stage(context, "body", context.started, next_stage="decode")
+            end_stage(self._metrics, context, "body", context.started, next_stage="decode")
             responses = self._parse_and_infer(body, parse, lease, response_kind, context)
             return await cancel_on_disconnect(http_request.receive, responses)
 
@@ -142,7 +148,7 @@ class InferencePipeline:
             contents, as_list = await self._parse(body, parse_json_images)
             images = body.split(contents)
         context = request.context
-        self._end_stage(context, "body", context.started, next_stage="decode")
+        end_stage(self._metrics, context, "body", context.started, next_stage="decode")
         if as_list and not request.response_kind.is_picture:
             return await self._infer_images(images, first_lease, request)
         if len(images) > 1:
@@ -209,24 +215,18 @@ class InferencePipeline:
             if request.fail_together:
                 for index in range(1, len(images)):
                     leases[index] = stack.enter_context(self._lease(request))
-            try:
-                # A group waits for all of its tasks whatever happens. No task may still run once
-                # the request's slots are given back.
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(infer(index, image, leases[index]))
-                        for index, image in enumerate(images)
-                    ]
-            except BaseExceptionGroup as group_error:
-                # The first error comes first; it made the group cancel all other tasks.
-                raise group_error.exceptions[0] from None
-        return [task.result() for task in tasks]
+            return await run_together(
+                infer(index, image, leases[index]) for index, image in enumerate(images)
+            )
 
     async def _infer_image(
         self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]
     ) -> T:
         """Decode one image into its slot, run it, and build its response."""
         params = request.params
+        is_sound = params.model.transform.modality is Modality.AUDIO
+        if is_sound and not isinstance(image.content, np.ndarray):
+            return await self._infer_sound(image, lease, request)
         context = request.context
         kind = request.response_kind
         started = time.monotonic()
@@ -237,7 +237,7 @@ class InferencePipeline:
             lease.write(pixels)
         finally:
             image.release()
-        decode_ms = self._end_stage(context, "decode", started, next_stage="queue")
+        decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
         # Only a picture needs the pixels again; other pixels are freed while their image waits.
         picture_pixels = pixels if kind.is_picture else None
         del pixels
@@ -255,7 +255,7 @@ class InferencePipeline:
         if outcome.failure or outcome.schedule is None:
             raise error_of(outcome.failure, self._router.retry_after)
         context.r = str(outcome.schedule)
-        record_run(context, submitted, result)
+        context.record_run(submitted, result)
         timing = Timing(
             decode=decode_ms,
             queue=record_stage(context, "queue", outcome.queue_seconds),
@@ -269,13 +269,17 @@ class InferencePipeline:
     async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
         if isinstance(image.content, np.ndarray):
             return image.content
+
         # The content is taken when the thread begins. A call that waits in the queue holds none:
         # after a cancellation, which releases the image, it stays there until a thread takes it.
-        return await self._run_in_thread(
-            lambda: self._decode_image(
-                image.encoded_bytes(), cast("ImageTransform", model.transform)
-            )
-        )
+        def decode() -> npt.NDArray[np.uint8]:
+            body = image.encoded_bytes()
+            try:
+                return self._decode_image(body, cast("ImageTransform", model.transform))
+            except UnsupportedFormat as error:
+                raise name_modality(error, body, model) from None
+
+        return await self._run_in_thread(decode)
 
     async def _build_response(self, image: FinishedImage, request: InferenceRequest[T]) -> T:
         build = request.response_kind.build
@@ -284,7 +288,7 @@ class InferencePipeline:
         request.context.stage = "picture"
         started = time.monotonic()
         response = await self._run_in_thread(lambda: build(image))
-        self._end_stage(request.context, "picture", started)
+        end_stage(self._metrics, request.context, "picture", started)
         return response
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
@@ -295,26 +299,6 @@ class InferencePipeline:
 
     def _estimate_work(self, params: Params) -> WorkEstimate:
         return self._router.estimate_work(params.model.name, params.choices, params.deadline)
-
-    def _end_stage(
-        self,
-        context: RequestContext,
-        stage: str,
-        started: float,
-        next_stage: str | None = None,
-    ) -> float:
-        """Record the time of a stage that began at ``started``, and return its milliseconds.
-
-        Args:
-            next_stage: the stage that begins now; None after the last one.
-        """
-        seconds = time.monotonic() - started
-        self._metrics.stage_duration.labels(stage).observe(seconds)
-        if context.spans is not None:
-            context.spans.record(stage, started, seconds)
-        if next_stage is not None:
-            context.stage = next_stage
-        return record_stage(context, stage, seconds)
 
 
 async def read_images(
@@ -336,30 +320,32 @@ async def read_images(
     return RequestImages([body], as_list=False, is_json=is_json)
 
 
+def end_stage(
+    metrics: Metrics,
+    context: RequestContext,
+    stage: str,
+    started: float,
+    next_stage: str | None = None,
+) -> float:
+    """Record the time of a stage that began at ``started``, and return its milliseconds.
+
+    Args:
+        next_stage: the stage that begins now; None after the last one.
+    """
+    seconds = time.monotonic() - started
+    metrics.stage_duration.labels(stage).observe(seconds)
+    if context.spans is not None:
+        context.spans.record(stage, started, seconds)
+    if next_stage is not None:
+        context.stage = next_stage
+    return record_stage(context, stage, seconds)
+
+
 def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
     """Record the time of a finished stage. Return it in milliseconds, rounded for display."""
     milliseconds = round(seconds * 1000, 3)
     context.stages[stage] = max(milliseconds, context.stages.get(stage, 0.0))
     return milliseconds
-
-
-def record_run(context: RequestContext, submitted: float, result: Result) -> None:
-    """Record the spans of an image in the engine: its wait since ``submitted``, and its run."""
-    spans = context.spans
-    if spans is None:
-        return
-    model = context.model
-    batch = result.batch
-    queue_seconds = result.outcome.queue_seconds
-    spans.record("queue", submitted, queue_seconds, model=model)
-    spans.record(
-        "forward",
-        submitted + queue_seconds,
-        batch.forward_seconds,
-        model=model,
-        r=context.r,
-        batch_size=batch.images,
-    )
 
 
 @contextlib.asynccontextmanager

@@ -1,4 +1,7 @@
-"""JSON bodies that hold images: ``{"image": "BASE64"}`` or ``{"images": ["BASE64", ...]}``."""
+"""JSON bodies that hold images: ``{"image": "BASE64"}`` or ``{"images": ["BASE64", ...]}``.
+
+Sounds are held in the same way, as ``audio`` or ``audios``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
 # No image begins like an object. Before it may stand a byte order mark, and white space.
 OBJECT_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,1000}\{")
-_EXPECTED = 'send {"image": "BASE64"} or {"images": ["BASE64", ...]}'
+_EXPECTED = 'send {"image": "BASE64"} or {"images": ["BASE64", ...]}, or audio or audios'
+_ONE = ("image", "audio")
+_SEVERAL = ("images", "audios")
 # The parser holds the GIL for a second on 20 MB of empty lists, and for 20 ms on 20 MB of base64.
 # `MAX_IMAGES` data URLs have two commas each.
 _MAX_MARKS = 1000
@@ -43,7 +48,7 @@ def parse_json_images(body: bytes) -> tuple[list[Base64Image], bool]:
     """
     members = _parse_object(body)
     for name in members:
-        if name not in ("image", "images"):
+        if name not in _ONE + _SEVERAL:
             quoted = name[:QUOTED_CHARACTERS]
             raise InvalidParameter(
                 f"the JSON has an unknown member {quoted!r}; {_EXPECTED}; parameters stand in the"
@@ -52,9 +57,10 @@ def parse_json_images(body: bytes) -> tuple[list[Base64Image], bool]:
             )
     if len(members) != 1:
         raise InvalidParameter(f"the JSON must have one member; {_EXPECTED}")
-    if "image" in members:
-        return [_base64_image(members["image"], "image")], False
-    return _base64_images(members["images"]), True
+    ((name, value),) = members.items()
+    if name in _ONE:
+        return [_base64_image(value, name)], False
+    return _base64_images(value, name), True
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
@@ -78,21 +84,21 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _base64_images(texts: Any) -> list[Base64Image]:
+def _base64_images(texts: Any, member: str) -> list[Base64Image]:
     if not isinstance(texts, list) or not texts:
         raise InvalidParameter(
-            "images must be a list of base64 strings, at least one", parameter="images"
+            f"{member} must be a list of base64 strings, at least one", parameter=member
         )
     if len(texts) > MAX_IMAGES:
         raise TooLarge(
             f"there are {len(texts)} images; a request may have {MAX_IMAGES}", limit=MAX_IMAGES
         )
-    return [_base64_image(text, "images") for text in texts]
+    return [_base64_image(text, member) for text in texts]
 
 
 def _base64_image(text: Any, member: str) -> Base64Image:
     if not isinstance(text, str):
-        what = "a base64 string" if member == "image" else "a list of base64 strings"
+        what = "a base64 string" if member in _ONE else "a list of base64 strings"
         raise InvalidParameter(f"{member} must be {what}", parameter=member)
     # A character that is not ASCII becomes "?", which is not base64 either: its image fails alone.
     return Base64Image(text.encode("ascii", "replace"))

@@ -4,96 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Embedding, Prediction, Timing, Tokens
-from server.imaging.visualization import draw_regions, encode_png
-from server.ipc.messages import Outcome, OutputKind
+from server.api.pipeline import image_responses as images
+from server.api.pipeline import sound_responses as sounds
+from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.sound_responses import FinishedSound
+from server.ipc.messages import OutputKind
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class FinishedImage:
-    """One image that has run: everything that its response is built from.
-
-    Attributes:
-        batch_size: how many images shared its forward pass.
-        pixels: the decoded image, ``uint8 (C, H, W)``; only where the response is a picture.
-    """
-
-    params: Params
-    outcome: Outcome
-    timing: Timing
-    batch_size: int
-    pixels: npt.NDArray[np.uint8] | None = None
-
-
-@dataclass(frozen=True)
 class ResponseKind(Generic[T]):
-    """What a route returns for an image that has run.
+    """What a route returns for an image or a sound that has run.
 
     Attributes:
         output: what the engine computes.
-        build: makes the response.
-        is_picture: ``build`` needs the pixels and takes milliseconds, so it runs in a thread; a
-            request has one picture.
+        build: makes the response for an image.
+        build_sound: makes the response for a sound.
+        is_picture: they need the pixels and take milliseconds, so they run in a thread; a request
+            has one picture.
     """
 
     output: OutputKind
     build: Callable[[FinishedImage], T]
+    build_sound: Callable[[FinishedSound], T]
     is_picture: bool = False
 
 
-def build_classes(image: FinishedImage) -> Answer:
-    """Return the best classes with their labels."""
-    labels = image.params.model.labels
-    outcome = image.outcome
-    predictions = [
-        Prediction(label=labels[index], index=index, score=score)
-        for index, score in zip(outcome.classes, outcome.scores, strict=True)
-    ]
-    return Answer(predictions=predictions, **common_fields(image))
-
-
-def build_embedding(image: FinishedImage) -> Embedding:
-    """Return the pooled features as numbers."""
-    features = np.frombuffer(image.outcome.features, "<f4")
-    return Embedding(embedding=features.tolist(), **common_fields(image))
-
-
-def build_raw_features(image: FinishedImage) -> bytes:
-    """Return the pooled features as little-endian float32."""
-    return image.outcome.features
-
-
-def build_picture(image: FinishedImage) -> bytes:
-    """Return a picture of the merged regions as a PNG file."""
-    assert image.pixels is not None
-    model = image.params.model
-    source = np.frombuffer(image.outcome.source, "<i4")
-    return encode_png(draw_regions(image.pixels, source, model.prefix, model.grid))
-
-
-def common_fields(image: FinishedImage) -> dict[str, Any]:
-    """Return the fields that all JSON responses share."""
-    params = image.params
-    model = params.model
-    return {
-        "model": model.name,
-        "r": str(image.outcome.schedule),
-        "r_requested": params.requested_r,
-        "tokens": Tokens(input=model.tokens, output=image.outcome.tokens_out),
-        "timing_ms": image.timing,
-        "batch_size": image.batch_size,
-    }
-
-
-CLASSES = ResponseKind("classes", build_classes)
-FEATURES = ResponseKind("features", build_embedding)
-RAW_FEATURES = ResponseKind("features", build_raw_features)
-PICTURE = ResponseKind("source", build_picture, is_picture=True)
+CLASSES = ResponseKind("classes", images.build_classes, sounds.build_classes)
+FEATURES = ResponseKind("features", images.build_embedding, sounds.build_embedding)
+RAW_FEATURES = ResponseKind("features", images.build_raw_features, sounds.build_raw_features)
+PICTURE = ResponseKind("source", images.build_picture, sounds.build_picture, is_picture=True)

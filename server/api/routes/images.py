@@ -1,4 +1,4 @@
-"""The routes that take images: their parameters, their responses, and their OpenAPI description."""
+"""The routes that take images and sounds: parameters, responses, and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from fastapi import APIRouter, Request, Response
 from server.api.contract.content_negotiation import prefers
 from server.api.contract.params import openapi_parameters, parse_params
 from server.api.contract.problem_details import error_responses
-from server.api.contract.schemas import Answer, Answers, Embedding, Embeddings, Problem
+from server.api.contract.schemas import (
+    Answer,
+    Answers,
+    Embedding,
+    Embeddings,
+    Problem,
+    SoundAnswer,
+    SoundAnswerByWindow,
+    SoundEmbedding,
+    SoundEmbeddingByWindow,
+)
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.inference import InferenceRequest
+from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.pipeline.response_kinds import (
     CLASSES,
@@ -33,28 +43,32 @@ _RAW_TYPE = "application/octet-stream"
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 _BASE64_SCHEMA = {
     "type": "string",
-    "description": "An encoded image in base64, or a data URL.",
+    "description": "An encoded image or sound in base64, or a data URL.",
     "examples": ["data:image/png;base64,iVBORw0KGgo..."],
+}
+_LIST_SCHEMA = {
+    "type": "array",
+    "items": _BASE64_SCHEMA,
+    "minItems": 1,
+    "maxItems": MAX_IMAGES,
 }
 _JSON_SCHEMA = {
     "type": "object",
-    "description": "`image`, or `images` for a list of results.",
+    "description": "`image` or `audio`; or `images` or `audios`, for a list of results.",
     "properties": {
         "image": _BASE64_SCHEMA,
-        "images": {
-            "type": "array",
-            "items": _BASE64_SCHEMA,
-            "minItems": 1,
-            "maxItems": MAX_IMAGES,
-        },
+        "images": _LIST_SCHEMA,
+        "audio": _BASE64_SCHEMA,
+        "audios": _LIST_SCHEMA,
     },
     "minProperties": 1,
     "maxProperties": 1,
     "additionalProperties": False,
 }
 _BODY_DESCRIPTION = (
-    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), whatever the content type says; or JSON"
-    " with base64; or multipart with one "
+    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), or for a model of sound one sound (WAV,"
+    " FLAC, OGG with Vorbis or Opus, MP3), whatever the content type says; or JSON with base64; or"
+    " multipart with one "
 )
 _PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
@@ -72,6 +86,7 @@ def openapi_operation(output: OutputKind, multipart_files: str) -> dict[str, Any
         "description": _BODY_DESCRIPTION + multipart_files,
         "content": {
             "image/*": {"schema": _BINARY_SCHEMA},
+            "audio/*": {"schema": _BINARY_SCHEMA},
             "multipart/form-data": {"schema": form},
             _JSON_TYPE: {"schema": _JSON_SCHEMA},
         },
@@ -122,12 +137,15 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
 
 @router.post(
     "/classify",
-    response_model=Answer | Answers,
+    response_model=Answer | SoundAnswer | SoundAnswerByWindow | Answers,
     responses=_PROBLEMS,
     openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
 async def classify(request: Request) -> Any:
-    """Classify one image, or several in multipart or JSON, with `r` tokens merged per block."""
+    """Classify one image or sound, or several in multipart or JSON.
+
+    In each block `r` tokens are merged. The scores of a sound are means over its windows.
+    """
     result = await infer(request, CLASSES)
     body = Answers(results=result) if isinstance(result, list) else result
     return timed_response(body.model_dump_json(), _JSON_TYPE, request.state.context)
@@ -135,16 +153,16 @@ async def classify(request: Request) -> Any:
 
 @router.post(
     "/embed",
-    response_model=Embedding | Embeddings,
+    response_model=Embedding | SoundEmbedding | SoundEmbeddingByWindow | Embeddings,
     responses={**_PROBLEMS, **openapi_success(_RAW_TYPE)},
     openapi_extra=openapi_operation(FEATURES.output, "or more files."),
 )
 async def embed(request: Request) -> Any:
-    """Return the pooled features of one image, or of several in multipart or JSON.
+    """Return the pooled features of one image or sound, or of several in multipart or JSON.
 
     With `Accept: application/octet-stream` the body is little-endian float32 only, one image after
-    the other. It has no room for problems, so the problem of one image, with its `index`, is that
-    of the request.
+    the other; of a sound the mean over its windows, with `windows=each` one row for each. It has no
+    room for problems, so the problem of one image, with its `index`, is that of the request.
     """
     context: RequestContext = request.state.context
     if prefers(request.headers.get("accept"), _RAW_TYPE, _JSON_TYPE):
@@ -163,7 +181,10 @@ async def embed(request: Request) -> Any:
     openapi_extra=openapi_operation(PICTURE.output, "file."),
 )
 async def visualize(request: Request) -> Response:
-    """Draw each region of patches that became one token, in its mean colour and with an outline."""
+    """Draw each region of patches that became one token, in its mean colour and with an outline.
+
+    Of a sound the picture is its spectrogram: low frequencies below, time to the right.
+    """
     picture = await infer(request, PICTURE)
     assert isinstance(picture, bytes)
     return timed_response(picture, _PNG_TYPE, request.state.context)

@@ -9,17 +9,26 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from server.api.contract.problem_details import error_responses, problem_response
-from server.api.contract.schemas import Health, LevelDescription, ModelDescription, Models
+from server.api.contract.schemas import (
+    Health,
+    LevelDescription,
+    ModelDescription,
+    Models,
+    SoundModelDescription,
+)
 from server.api.pipeline.admission import Admission
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes.pages import STATIC_FOLDER, Page, load_assets
 from server.engine_client.group import EngineGroup
 from server.errors import EngineLost, NotFound, Overloaded
 from server.ipc.messages import ModelInfo
+from server.media.limits import AudioLimits
+from server.media.transforms import AudioTransform
 
 router = APIRouter()
 
 NAME = "tome-serve"
+_FRAME_SECONDS = 0.01  # from one frame of a spectrogram to the next
 _DOCS_PAGE = Page("docs.html")
 _FRONT_PAGE = Page("page/index.html")
 _ASSETS = load_assets(STATIC_FOLDER / "page")
@@ -33,23 +42,44 @@ class AppComponents:
     admission: Admission
     inference: InferencePipeline
     default_r: str
+    audio_limits: AudioLimits
 
 
 @router.get("/models", responses=error_responses(401, 503))
 async def models(request: Request) -> Models:
     """All models, with the cost and the accuracy of each configured level of `r`."""
-    served = request.app.state.components.inference.models()
-    return Models(models=[model_description(model) for model in served.values()])
+    components: AppComponents = request.app.state.components
+    served = components.inference.models()
+    return Models(
+        models=[model_description(model, components.audio_limits) for model in served.values()]
+    )
 
 
-def model_description(model: ModelInfo) -> ModelDescription:
+def model_description(model: ModelInfo, limits: AudioLimits) -> ModelDescription:
     """Return the entry of ``model`` in ``GET /models``."""
+    description = _describe(model)
+    transform = model.transform
+    if not isinstance(transform, AudioTransform):
+        return description
+    window_seconds = transform.frames * _FRAME_SECONDS
+    return SoundModelDescription(
+        **description.model_dump(),
+        window_seconds=round(window_seconds, 2),
+        max_seconds=round(min(limits.max_seconds, limits.max_windows * window_seconds), 2),
+        max_channels=limits.max_channels,
+        max_windows=limits.max_windows,
+    )
+
+
+def _describe(model: ModelInfo) -> ModelDescription:
+    """Return what an entry has for a model of any modality."""
     levels = [
         LevelDescription.model_validate(level, from_attributes=True) for level in model.levels
     ]
     return ModelDescription(
         name=model.name,
         architecture=model.architecture,
+        modality=model.modality.value,
         input_size=list(model.transform.size),
         classes=len(model.labels),
         tokens=model.tokens,

@@ -16,7 +16,7 @@ def test_timeouts_reach_the_health_policy(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         launch, "EngineGroup", lambda configs, policy, **callbacks: given.append(policy)
     )
-    launch.create_engines(Settings(start_timeout=7, heartbeat_timeout=3), Metrics(levels=()))
+    launch.create_engines(Settings(start_timeout=7, heartbeat_timeout=3), Metrics())
     assert given == [HealthPolicy(start_timeout=7, heartbeat_timeout=3)]
 
 
@@ -25,6 +25,6 @@ def test_each_engine_gets_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         launch, "EngineGroup", lambda configs, policy, **callbacks: given.extend(configs)
     )
-    launch.create_engines(Settings(device="cpu", cpu_isa="none"), Metrics(levels=()))
+    launch.create_engines(Settings(device="cpu", cpu_isa="none"), Metrics())
     (config,) = given
     assert config.cpu_isa == "none"

@@ -66,10 +66,13 @@ class Engine:
         self.supervisor = Supervisor(
             name="0",
             launch=self.launch,
-            on_ready=lambda supervisor, ready: ready.slot_bytes,
+            on_ready=self.accept,
             on_restart=self.stop_after_the_last,
             policy=HealthPolicy(failed_starts=failed_starts),
         )
+
+    async def accept(self, supervisor: Supervisor, ready: Ready) -> int:
+        return ready.slot_bytes
 
     def launch(self, accelerations: Accelerations) -> EngineProcess:
         self.launched.append(accelerations)

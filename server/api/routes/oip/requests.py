@@ -14,6 +14,7 @@ from starlette.datastructures import QueryParams
 
 from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer
 from server.api.contract.params import Params, parse_params
+from server.api.contract.windows import Windows
 from server.api.pipeline.admission import ImageContent
 from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
@@ -21,6 +22,7 @@ from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import BadRequest, InvalidParameter, TooLarge
 from server.ipc.messages import ModelInfo
+from server.media.modality import Modality
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 # The parser holds the GIL for tens of milliseconds on JSON of this size. Binary data has no such
@@ -28,7 +30,11 @@ JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_JSON_BYTES = 8_000_000
 MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
-INPUT_DATATYPES = {"image": "BYTES", "pixel_values": "FP32"}
+# A request has one of the inputs of its model: an encoded file, or the model's own input.
+INPUT_DATATYPES = {
+    Modality.IMAGE: {"image": "BYTES", "pixel_values": "FP32"},
+    Modality.AUDIO: {"audio": "BYTES", "pixel_values": "FP32"},
+}
 OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
 
 _MAX_LENGTH_DIGITS = 12  # no body is that long; int() fails on thousands of digits
@@ -81,7 +87,7 @@ def parse_infer_request(
 
     inputs = required_member(message, "inputs", list)
     if len(inputs) != 1:
-        raise BadRequest("there must be one input: image (BYTES) or pixel_values (FP32)")
+        raise BadRequest(f"there must be one input: {_describe_inputs(model, 'or')}")
     images = parse_input(inputs[0], binary_data, model)
 
     request_id = optional_member(message, "id", str, None)
@@ -201,7 +207,13 @@ def parse_parameters(
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
         texts[name] = parameter_text(name[:QUOTED_CHARACTERS], value)
-    return parse_params(QueryParams(texts), {model.name: model}, default_r, arrival)
+    params = parse_params(QueryParams(texts), {model.name: model}, default_r, arrival)
+    if params.windows is Windows.EACH:
+        raise InvalidParameter(
+            "the outputs have one row for each sound; allowed are first and mean",
+            parameter="windows",
+        )
+    return params
 
 
 def parameter_text(name: str, value: Any) -> str:
@@ -217,12 +229,13 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     """Return the images of the input tensor. Raises `BadRequest` or `TooLarge`."""
     name = required_member(tensor, "name", str)
     datatype = required_member(tensor, "datatype", str)
-    if name not in INPUT_DATATYPES:
+    datatypes = INPUT_DATATYPES[model.modality]
+    if name not in datatypes:
         raise BadRequest(
             f"there is no input {name[:QUOTED_CHARACTERS]!r};"
-            " there are image (BYTES) and pixel_values (FP32)"
+            f" there are {_describe_inputs(model, 'and')}"
         )
-    expected = INPUT_DATATYPES[name]
+    expected = datatypes[name]
     if datatype != expected:
         raise BadRequest(f"{name} must be {expected}, not {datatype[:QUOTED_CHARACTERS]}")
 
@@ -239,6 +252,11 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     if datatype == "BYTES":
         return list(parse_bytes_tensor(shape, data))
     return list(parse_float_tensor(shape, data))
+
+
+def _describe_inputs(model: ModelInfo, conjunction: str) -> str:
+    datatypes = INPUT_DATATYPES[model.modality]
+    return f" {conjunction} ".join(f"{name} ({datatypes[name]})" for name in datatypes)
 
 
 def parse_shape(

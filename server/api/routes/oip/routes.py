@@ -53,10 +53,11 @@ _OPENAPI_INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": (
-            "One input: `image` (BYTES, [n], encoded images; base64 in JSON) or `pixel_values`"
-            " (FP32, [n, C, H, W], normalised). Parameters: `r`, `top_k`, `deadline_ms`, `r_max`,"
-            " `min_accuracy`, `binary_data_output`, and Triton's `timeout`. Triton's `priority`,"
-            " sequences and classification extension are not supported."
+            "One input: `image` (BYTES, [n], encoded images; base64 in JSON), for a model of sound"
+            " `audio`; or `pixel_values` (FP32, [n, C, H, W], normalised). Parameters: `r`,"
+            " `top_k`, `deadline_ms`, `r_max`, `min_accuracy`, for sounds `windows`,"
+            " `binary_data_output`, and Triton's `timeout`. Triton's `priority`, sequences and"
+            " classification extension are not supported."
         ),
         "content": {
             _JSON_TYPE: {"schema": {"type": "object"}},
@@ -104,13 +105,10 @@ async def ready(request: Request) -> Any:
 @router.get(_VERSION_PATH, include_in_schema=False)
 async def model_metadata(model: ModelDependency) -> dict[str, Any]:
     """The inputs and outputs of a model. A request has one of the inputs."""
-    input_shapes = {
-        "image": [_ANY_SIZE],
-        "pixel_values": [_ANY_SIZE, *model.transform.size],
-    }
+    shapes = {"BYTES": [_ANY_SIZE], "FP32": [_ANY_SIZE, *model.transform.size]}
     inputs = [
-        {"name": name, "datatype": INPUT_DATATYPES[name], "shape": shape}
-        for name, shape in input_shapes.items()
+        {"name": name, "datatype": datatype, "shape": shapes[datatype]}
+        for name, datatype in INPUT_DATATYPES[model.modality].items()
     ]
     output_datatypes = OUTPUT_DATATYPES if model.labels else {}
     outputs = [
@@ -159,7 +157,7 @@ async def infer(request: Request, model: ModelDependency) -> Response:
         return parse_infer_request(body, json_length, model, components.default_r, context.started)
 
     infer_request, answers = await components.inference.infer_parsed(
-        request, parse, CLASSES, context
+        request, model, parse, CLASSES, context
     )
     body, json_bytes = build_infer_response(infer_request, answers)
     if json_bytes is None:

@@ -36,7 +36,7 @@ def admit() -> None:
 
 def send_request(check_room, method="POST", path="/classify"):
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
-    app = RequestMiddleware(answer(200), Metrics((0,)), image_routes=routes, check_room=check_room)
+    app = RequestMiddleware(answer(200), Metrics(), image_routes=routes, check_room=check_room)
     scope = http_scope(method, path)
     exchange = run(app, scope)
     return exchange, context_of(scope)

@@ -32,7 +32,7 @@ def access_line(caplog) -> logging.LogRecord:
 
 def id_of(client_id: str) -> str:
     scope = http_scope(headers={"x-request-id": client_id})
-    exchange = run(RequestMiddleware(answer(200), Metrics((0,))), scope)
+    exchange = run(RequestMiddleware(answer(200), Metrics()), scope)
     assert exchange.headers["x-request-id"] == context_of(scope).id
     return context_of(scope).id
 
@@ -64,7 +64,7 @@ def test_the_path_has_no_prefix_of_a_proxy(path, root_path, expected):
         await answer(200)(scope, receive, send)
 
     scope = http_scope(path=path)
-    run(RequestMiddleware(app, Metrics((0,)), root_path=root_path), scope)
+    run(RequestMiddleware(app, Metrics(), root_path=root_path), scope)
     assert context_of(scope).path == expected
     # The router finds its path below the prefix.
     assert seen["path"] == root_path + expected
@@ -72,7 +72,7 @@ def test_the_path_has_no_prefix_of_a_proxy(path, root_path, expected):
 
 
 def test_an_unexpected_error_gets_a_problem_without_its_text():
-    app = RequestMiddleware(failing(ValueError("secret")), Metrics((0,)))
+    app = RequestMiddleware(failing(ValueError("secret")), Metrics())
     exchange = run(app, http_scope())
     assert exchange.status == 500
     problem = json.loads(exchange.sent[1]["body"])
@@ -81,7 +81,7 @@ def test_an_unexpected_error_gets_a_problem_without_its_text():
 
 
 def test_an_error_after_the_response_has_begun_is_raised():
-    app = RequestMiddleware(failing(ValueError(), after_start=True), Metrics((0,)))
+    app = RequestMiddleware(failing(ValueError(), after_start=True), Metrics())
     exchange = Exchange()
     with pytest.raises(ValueError):
         asyncio.run(app(http_scope(), exchange.receive, exchange.send))
@@ -89,7 +89,7 @@ def test_an_error_after_the_response_has_begun_is_raised():
 
 
 def test_a_client_that_disconnects_is_counted_with_its_stage(caplog):
-    metrics = Metrics((0,))
+    metrics = Metrics()
     with caplog.at_level(logging.INFO, "tome.access"):
         exchange = run(RequestMiddleware(failing(ClientDisconnect()), metrics), http_scope())
     assert exchange.sent == []
@@ -112,5 +112,5 @@ def test_only_successful_health_checks_are_quiet(caplog, path, status, level):
         await answer(status)(scope, receive, send)
 
     with caplog.at_level(logging.DEBUG, "tome.access"):
-        run(RequestMiddleware(app, Metrics((0,))), http_scope(path=path))
+        run(RequestMiddleware(app, Metrics()), http_scope(path=path))
     assert access_line(caplog).levelno == level

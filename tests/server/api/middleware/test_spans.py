@@ -38,7 +38,7 @@ class Recorder:
         return {span.name: span for span in self.exporter.get_finished_spans()}
 
     def run(self, app: Any, **scope: Any) -> Exchange:
-        middleware = RequestMiddleware(app, Metrics((0,)), tracing=self.tracing)
+        middleware = RequestMiddleware(app, Metrics(), tracing=self.tracing)
         return run(middleware, http_scope(**scope))
 
 
@@ -180,7 +180,7 @@ def test_a_request_that_is_cancelled_ends_its_span() -> None:
         await asyncio.Future()
 
     async def cancelled() -> None:
-        middleware = RequestMiddleware(app, Metrics((0,)), tracing=recorder.tracing)
+        middleware = RequestMiddleware(app, Metrics(), tracing=recorder.tracing)
         exchange = Exchange()
         task = asyncio.ensure_future(middleware(http_scope(), exchange.receive, exchange.send))
         await asyncio.sleep(0)

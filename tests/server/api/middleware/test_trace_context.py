@@ -136,7 +136,7 @@ def test_the_answer_and_the_log_name_the_trace_and_an_operation_of_their_own(
 ) -> None:
     scope = http_scope(headers={"traceparent": VALID, "tracestate": "foo=1"})
     with caplog.at_level(logging.INFO, "tome.access"):
-        exchange = run(RequestMiddleware(answer(200), Metrics((0,))), scope)
+        exchange = run(RequestMiddleware(answer(200), Metrics()), scope)
     own = read_trace_context(exchange.headers)
     assert own is not None
     assert (own.trace_id, own.sampled, own.state) == (TRACE, True, "foo=1")
@@ -148,5 +148,5 @@ def test_the_answer_and_the_log_name_the_trace_and_an_operation_of_their_own(
 
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "00-x", "tracestate": "foo=1"}])
 def test_outside_a_trace_the_answer_names_none(headers: dict[str, str]) -> None:
-    exchange = run(RequestMiddleware(answer(200), Metrics((0,))), http_scope(headers=headers))
+    exchange = run(RequestMiddleware(answer(200), Metrics()), http_scope(headers=headers))
     assert not {"traceparent", "tracestate"} & set(exchange.headers)

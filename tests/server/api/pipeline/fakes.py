@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from server.errors import Overloaded, Refusal
 from server.ipc.messages import ModelInfo
-from server.media.transforms import ImageTransform
+from server.media.transforms import AudioTransform, ImageTransform
 
 MODEL = ModelInfo(
     name="tiny",
@@ -30,17 +30,45 @@ MODEL = ModelInfo(
 )
 
 
+AUDIO_MODEL = replace(
+    MODEL,
+    name="ear",
+    transform=AudioTransform(
+        16, mean=-4.0, std=2.0, time_last=True, subtract_mean=False, mel_bins=8
+    ),
+    tokens=10,
+    prefix=2,
+    grid=(2, 4),
+)
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    """What was submitted: in which slot, the first value of its input, and what was asked for."""
+
+    slot: int
+    value: float
+    top_k: int
+    keep_slot: bool
+
+
 @dataclass
 class FakeLease:
     """A slot whose job gets the next prepared result, in the order of submission."""
 
     results: list[Any]
+    runs: list[FakeRun]
+    slot: int
     pixels: np.ndarray | None = None
 
     def write(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
     async def run(self, *arguments: Any, **options: Any) -> Any:
+        assert self.pixels is not None
+        top_k = arguments[2]
+        keep_slot = options.get("keep_slot", False)
+        self.runs.append(FakeRun(self.slot, float(self.pixels.flat[0]), top_k, keep_slot))
         await asyncio.sleep(0)
         return self.results.pop(0)
 
@@ -61,6 +89,7 @@ class FakeRouter:
     needed_seconds: float = 0.0
     results: list[Any] = field(default_factory=list)
     engines: FakeEngines = field(default_factory=FakeEngines)
+    runs: list[FakeRun] = field(default_factory=list)
 
     def retry_after(self) -> int:
         return 7
@@ -76,15 +105,19 @@ class FakeRouter:
     def estimate_work(self, model: str, choices: Sequence[Any], deadline: float | None) -> str:
         return f"work of {model}"
 
-    def seconds_to_complete(self, estimate: Any) -> float:
-        return self.needed_seconds
+    @property
+    def free_slots(self) -> int:
+        return self.slots
+
+    def seconds_to_complete(self, estimate: Any, images: int = 1) -> float:
+        return self.needed_seconds * images
 
     @contextlib.contextmanager
     def lease(self, estimate: Any = None) -> Iterator[FakeLease]:
         self.check_room()
         self.slots -= 1
         try:
-            yield FakeLease(self.results)
+            yield FakeLease(self.results, self.runs, self.slots)
         finally:
             self.slots += 1
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,26 +11,35 @@ from server.api.pipeline.admission import Admission, BodyLimits
 from server.errors import Overloaded, SlowBody, TooLarge
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate
+from server.media.modality import Modality
 from tests.server.api.pipeline.fakes import FakeRouter, request_of
 
+IMAGE = Modality.IMAGE
 WORK = WorkEstimate("tiny", ImageCost(1.0, 1.0, 1.0), due=0.0)
 
 
 def admission_of(router: FakeRouter | None = None, **limits: float) -> Admission:
-    values: dict[str, Any] = {"max_bytes": 100, "max_total_bytes": 150, "timeout_seconds": 30}
-    return Admission(router or FakeRouter(), BodyLimits(**(values | limits)))  # type: ignore[arg-type]
+    """One whose limits are those of images; a sound may be twice as large."""
+    values: dict[str, Any] = {"max_bytes": 100, "timeout_seconds": 30}
+    of_images = BodyLimits(**(values | limits))
+    of_sounds = replace(of_images, max_bytes=2 * of_images.max_bytes)
+    return Admission(
+        router or FakeRouter(),  # type: ignore[arg-type]
+        {Modality.IMAGE: of_images, Modality.AUDIO: of_sounds},
+        max_total_bytes=150,
+    )
 
 
 class TestReservation:
     def test_a_body_over_its_limit_is_refused(self):
-        with admission_of().reserve() as reservation:
+        with admission_of().reserve(IMAGE) as reservation:
             reservation.add(100)
             with pytest.raises(TooLarge, match="more than 100 bytes") as caught:
                 reservation.add(1)
         assert caught.value.extensions == {"limit": 100}
 
     def test_released_bytes_still_count_against_the_limit_of_the_body(self):
-        with admission_of().reserve() as reservation:
+        with admission_of().reserve(IMAGE) as reservation:
             reservation.add(100)
             reservation.release(100)
             with pytest.raises(TooLarge):
@@ -37,7 +47,7 @@ class TestReservation:
 
     def test_bodies_over_their_common_limit_are_refused_until_bytes_are_released(self):
         admission = admission_of()
-        with admission.reserve() as first, admission.reserve() as second:
+        with admission.reserve(IMAGE) as first, admission.reserve(IMAGE) as second:
             first.add(100)
             with pytest.raises(Overloaded) as caught:
                 second.add(60)
@@ -50,7 +60,7 @@ class TestReservation:
 
     def test_all_bytes_are_released_when_the_block_is_left_by_an_error(self):
         admission = admission_of()
-        with pytest.raises(ZeroDivisionError), admission.reserve() as reservation:
+        with pytest.raises(ZeroDivisionError), admission.reserve(IMAGE) as reservation:
             reservation.add(80)
             reservation.release(30)
             raise ZeroDivisionError
@@ -61,9 +71,9 @@ class TestAdmit:
     def test_it_holds_a_slot_and_counts_the_request(self):
         router = FakeRouter(slots=1)
         admission = admission_of(router)
-        with admission.admit(request_of([]), None, None):
+        with admission.admit(request_of([]), IMAGE, None, None):
             assert (router.slots, admission.admitted) == (0, 1)
-            with pytest.raises(Overloaded), admission.admit(request_of([]), None, None):
+            with pytest.raises(Overloaded), admission.admit(request_of([]), IMAGE, None, None):
                 pass
             assert admission.admitted == 1
         assert (router.slots, admission.admitted) == (1, 0)
@@ -82,14 +92,14 @@ class TestAdmit:
         admission = admission_of()
         request = request_of([])
         request.scope["headers"] = [(b"content-length", content_length.encode("latin-1"))]
-        with admission.admit(request, None, None):
+        with admission.admit(request, IMAGE, None, None):
             assert admission.admitted == 1
 
     def test_a_content_length_over_the_limit_is_refused(self):
         request = request_of([], {"content-length": "101"})
         with (
             pytest.raises(TooLarge, match="101 bytes; allowed are 100"),
-            admission_of().admit(request, None, None),
+            admission_of().admit(request, IMAGE, None, None),
         ):
             pass
 
@@ -119,7 +129,7 @@ class TestReadBody:
         chunks: list[bytes] = []
 
         async def main() -> None:
-            with admission.reserve() as reservation:
+            with admission.reserve(IMAGE) as reservation:
                 request = request_of([b"abc", b"de"])
                 await admission.read_body(request, reservation, chunks.append)
                 assert admission.bytes_held == 5
@@ -147,7 +157,7 @@ class TestReadBody:
 
 async def read(admission: Admission) -> None:
     """Read a body that never arrives in full."""
-    with admission.reserve() as reservation:
+    with admission.reserve(IMAGE) as reservation:
         await admission.read_body(request_of([b"abc"], complete=False), reservation, len)
 
 
@@ -167,7 +177,7 @@ class TestDrain:
         admission = admission_of()
 
         async def main() -> bool:
-            with admission.admit(request_of([]), None, None):
+            with admission.admit(request_of([]), IMAGE, None, None):
                 waiting = asyncio.create_task(admission.wait_until_drained(30))
                 await asyncio.sleep(0.05)
                 assert not waiting.done()
@@ -179,7 +189,7 @@ class TestDrain:
         admission = admission_of()
 
         async def main() -> bool:
-            with admission.admit(request_of([]), None, None):
+            with admission.admit(request_of([]), IMAGE, None, None):
                 return await admission.wait_until_drained(0.05)
 
         assert not asyncio.run(main())
@@ -191,7 +201,7 @@ class TestDrain:
         async def main() -> bool:
             forced = asyncio.Event()
             forced.set()
-            with admission.admit(request_of([]), None, None):
+            with admission.admit(request_of([]), IMAGE, None, None):
                 return await asyncio.wait_for(admission.wait_until_drained(60, forced), 10)
 
         assert not asyncio.run(main())

@@ -9,18 +9,20 @@ from server.api.pipeline.admission import Admission, BodyLimits, BufferedInput, 
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import RequestImages
 from server.api.pipeline.inference import read_images
-from server.errors import UnsupportedFormat
+from server.errors import Overloaded, UnsupportedFormat
+from server.media.modality import Modality
 from tests.server.api.pipeline.fakes import FakeRouter, request_of
 
 
 @pytest.fixture
 def admission() -> Admission:
-    return Admission(FakeRouter(), BodyLimits(200, 200, 30))  # type: ignore[arg-type]
+    limits = dict.fromkeys(Modality, BodyLimits(200, 30))
+    return Admission(FakeRouter(), limits, 200)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def reservation(admission) -> Reservation:
-    return Reservation(admission)
+    return Reservation(admission, admission.limits[Modality.IMAGE])
 
 
 def buffered(content: bytes, reservation: Reservation) -> BufferedInput:
@@ -52,6 +54,16 @@ def test_a_cleared_body_still_counts(admission, reservation):
     assert admission.bytes_held == 5
 
 
+def test_what_is_decoded_counts_in_place_of_a_sound(admission, reservation):
+    sound = buffered(b"12345", reservation)
+    sound.replace_by(150)
+    assert (sound.encoded_bytes(), admission.bytes_held) == (b"", 150)
+    with pytest.raises(Overloaded, match="too many bytes"):
+        sound.replace_by(201)
+    assert admission.bytes_held == 0
+    sound.release()
+
+
 def test_images_of_a_parsed_body_count_for_it_in_proportion_to_their_bytes(admission, reservation):
     body = buffered(b"x" * 101, reservation)
     images = body.split([b"1", Base64Image(b"MTIz"), np.zeros(5, np.float32), b""])
@@ -74,7 +86,8 @@ def test_base64_is_decoded_when_the_content_is_taken(admission, reservation):
 
 def read(body: bytes, content_type: str | None, admission: Admission) -> RequestImages:
     headers = {} if content_type is None else {"content-type": content_type}
-    return asyncio.run(read_images(request_of([body], headers), admission, Reservation(admission)))
+    reservation = Reservation(admission, admission.limits[Modality.IMAGE])
+    return asyncio.run(read_images(request_of([body], headers), admission, reservation))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from server.api.contract.schemas import Answer, Problem
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.body import ParsedRequest
-from server.api.pipeline.inference import InferencePipeline, InferenceRequest, record_stage
+from server.api.pipeline.inference import InferencePipeline, record_stage
+from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.response_kinds import CLASSES
 from server.engine_client.process import Result
 from server.errors import (
@@ -36,6 +37,7 @@ from server.errors import (
 )
 from server.imaging.decode import decode
 from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
+from server.media.modality import Modality
 from server.metrics import Metrics
 from tests.server.api.pipeline.fakes import MODEL, FakeRouter, request_of
 from tests.server.wire import SNEAKER
@@ -71,9 +73,9 @@ class Pipeline:
     def __init__(self, results: list[Result], slots: int = 4) -> None:
         self.router = FakeRouter(slots=slots, results=results)
         self.slots = slots
-        limits = BodyLimits(10**6, 10**6, 30)
-        self.admission = Admission(self.router, limits)  # type: ignore[arg-type]
-        self.metrics = Metrics((1,))
+        limits = dict.fromkeys(Modality, BodyLimits(10**6, 30))
+        self.admission = Admission(self.router, limits, 10**6)  # type: ignore[arg-type]
+        self.metrics = Metrics()
         self.threads = ThreadPoolExecutor(1)
         self.inference = InferencePipeline(
             self.router,  # type: ignore[arg-type]
@@ -81,9 +83,13 @@ class Pipeline:
             self.metrics,
             partial(decode, max_pixels=10**6, max_side=4000),
             self.threads,
+            self.infer_sound,
         )
         self.context = RequestContext("id", path="/classify", started=0.0)
         self.request = InferenceRequest(PARAMS, CLASSES, self.context)
+
+    async def infer_sound(self, sound: Any, lease: Any, request: Any) -> Any:
+        raise AssertionError("an image is no sound")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Return what ``work`` returns. Whatever happens, it leaves nothing behind."""
@@ -242,7 +248,7 @@ def test_infer_parsed_takes_parameters_and_images_from_the_body():
         return ParsedRequest(PARAMS, [SNEAKER, SNEAKER])
 
     request = request_of([b"two ", b"sneakers"])
-    work = pipeline.inference.infer_parsed(request, parse, CLASSES, pipeline.context)
+    work = pipeline.inference.infer_parsed(request, MODEL, parse, CLASSES, pipeline.context)
     parsed, answers = pipeline.run(work)
     assert parsed.params is PARAMS
     assert len(answers) == 2
@@ -255,7 +261,9 @@ def test_an_error_of_the_parser_is_the_error_of_the_request():
     def parse(body: bytes) -> ParsedRequest:
         raise RequestError("the body is wrong")
 
-    work = pipeline.inference.infer_parsed(request_of([b"x"]), parse, CLASSES, pipeline.context)
+    work = pipeline.inference.infer_parsed(
+        request_of([b"x"]), MODEL, parse, CLASSES, pipeline.context
+    )
     with pytest.raises(RequestError, match="the body is wrong"):
         pipeline.run(work)
 
@@ -293,3 +301,12 @@ def test_models_are_unknown_until_they_are_loaded():
 
 def test_models_stay_known_while_an_engine_restarts():
     assert models_of({"tiny": MODEL}) == {"tiny": MODEL}
+
+
+def test_a_sound_is_named_and_what_the_model_takes():
+    riff = b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"
+    with pytest.raises(UnsupportedFormat) as caught:
+        Pipeline([]).infer([riff])
+    found, _, wanted = caught.value.detail.partition("; ")
+    assert found == "the body is a WAV sound"
+    assert wanted.startswith("tiny takes images: allowed are JPEG, PNG")

@@ -9,13 +9,8 @@ from PIL import Image
 
 from server.api.contract.params import Params
 from server.api.contract.schemas import Timing
-from server.api.pipeline.response_kinds import (
-    CLASSES,
-    FEATURES,
-    PICTURE,
-    RAW_FEATURES,
-    FinishedImage,
-)
+from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
 from tome_core.schedule import Schedule

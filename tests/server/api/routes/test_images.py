@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.inference import InferenceRequest
+from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.response_kinds import CLASSES
 from server.api.routes.images import infer, openapi_operation, timed_response
 from server.errors import InvalidParameter
@@ -79,6 +79,6 @@ def test_the_description_of_a_route_says_how_many_files_it_takes():
     operation = openapi_operation("source", "file.")
     assert operation["requestBody"]["description"].endswith("or multipart with one file.")
     assert set(operation["requestBody"]["content"]) == {
-        "image/*", "multipart/form-data", "application/json",
+        "image/*", "audio/*", "multipart/form-data", "application/json",
     }  # fmt: skip
     assert "top_k" not in [parameter["name"] for parameter in operation["parameters"]]

@@ -6,7 +6,7 @@ from server.metrics import Metrics
 
 
 def test_the_application_of_the_metrics_port_serves_metrics_and_nothing_else():
-    metrics = Metrics((0,))
+    metrics = Metrics()
     metrics.observe_error(UnsupportedFormat("not an image"))
     client = TestClient(create_metrics_app(metrics))
     response = client.get("/metrics")
@@ -17,7 +17,7 @@ def test_the_application_of_the_metrics_port_serves_metrics_and_nothing_else():
 
 
 def test_the_metrics_port_answers_head_as_get():
-    client = TestClient(create_metrics_app(Metrics((0,))))
+    client = TestClient(create_metrics_app(Metrics()))
     head = client.head("/metrics")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-type"] == client.get("/metrics").headers["content-type"]

@@ -1,0 +1,81 @@
+"""The response for one image: labelled classes, features, or a picture of the merged regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.api.contract.params import Params
+from server.api.contract.schemas import Answer, Embedding, Prediction, Timing, Tokens
+from server.imaging.visualization import draw_regions, encode_png
+from server.ipc.messages import Outcome
+
+
+@dataclass(frozen=True)
+class FinishedImage:
+    """One image that has run: everything that its response is built from.
+
+    Attributes:
+        batch_size: how many images shared its forward pass.
+        pixels: the decoded image, ``uint8 (C, H, W)``; only where the response is a picture.
+    """
+
+    params: Params
+    outcome: Outcome
+    timing: Timing
+    batch_size: int
+    pixels: npt.NDArray[np.uint8] | None = None
+
+
+def build_classes(image: FinishedImage) -> Answer:
+    """Return the best classes with their labels."""
+    outcome = image.outcome
+    predictions = predictions_of(image.params.model.labels, outcome.classes, outcome.scores)
+    return Answer(predictions=predictions, **common_fields(image))
+
+
+def build_embedding(image: FinishedImage) -> Embedding:
+    """Return the pooled features as numbers."""
+    features = np.frombuffer(image.outcome.features, "<f4")
+    return Embedding(embedding=features.tolist(), **common_fields(image))
+
+
+def build_raw_features(image: FinishedImage) -> bytes:
+    """Return the pooled features as little-endian float32."""
+    return image.outcome.features
+
+
+def build_picture(image: FinishedImage) -> bytes:
+    """Return a picture of the merged regions as a PNG file."""
+    assert image.pixels is not None
+    model = image.params.model
+    source = np.frombuffer(image.outcome.source, "<i4")
+    return encode_png(draw_regions(image.pixels, source, model.prefix, model.grid))
+
+
+def predictions_of(
+    labels: Sequence[str], classes: Sequence[int], scores: Sequence[float]
+) -> list[Prediction]:
+    """Return ``classes`` with their labels and ``scores``."""
+    return [
+        Prediction(label=labels[index], index=index, score=score)
+        for index, score in zip(classes, scores, strict=True)
+    ]
+
+
+def common_fields(image: FinishedImage) -> dict[str, Any]:
+    """Return the fields that all JSON responses share."""
+    params = image.params
+    model = params.model
+    return {
+        "model": model.name,
+        "r": str(image.outcome.schedule),
+        "r_requested": params.requested_r,
+        "tokens": Tokens(input=model.tokens, output=image.outcome.tokens_out),
+        "timing_ms": image.timing,
+        "batch_size": image.batch_size,
+    }

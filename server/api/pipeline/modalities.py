@@ -1,0 +1,29 @@
+"""What a client is told that sends a sound to a model of images, or an image to one of sound."""
+
+from __future__ import annotations
+
+from server.audio import formats
+from server.errors import UnsupportedFormat
+from server.imaging import decode
+from server.ipc.messages import ModelInfo
+from server.media.modality import Modality
+
+
+def name_modality(error: UnsupportedFormat, body: bytes, model: ModelInfo) -> UnsupportedFormat:
+    """Return the error of a ``body`` that ``model`` does not take: it is of another modality.
+
+    Args:
+        error: returned as it is where the body is of no modality that is known here.
+    """
+    if model.modality is Modality.AUDIO:
+        found = decode.sniff(body)
+        wanted = f"sounds: {formats.SUPPORTED}"
+        kind = "image"
+    else:
+        found = formats.sniff(body)
+        wanted = f"images: {decode.SUPPORTED}"
+        kind = "sound"
+    if found is None:
+        return error
+    article = "an" if found[0] in "AEFHILMNORSX" else "a"  # as the name is spoken: an MP3
+    return UnsupportedFormat(f"the body is {article} {found} {kind}; {model.name} takes {wanted}")

@@ -1,0 +1,225 @@
+"""The path of one sound: decode it in a worker process, run its windows, and answer once.
+
+Each window is one job in one slot, as an image is. A request holds one slot from its admission to
+the end. For a sound of more windows it takes further slots only as far as they are free, without
+waiting, and runs the windows in rounds. So every admitted sound proceeds, however many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from server.api.contract.failures import error_of
+from server.api.contract.schemas import Timing
+from server.api.contract.windows import Windows
+from server.api.pipeline.admission import Admission, BufferedInput
+from server.api.pipeline.base64_image import Base64Image
+from server.api.pipeline.inference import end_stage, record_stage
+from server.api.pipeline.inference_request import InferenceRequest
+from server.api.pipeline.modalities import name_modality
+from server.api.pipeline.sound_responses import FinishedSound, most_merged
+from server.api.pipeline.together import run_together
+from server.engine_client.process import Result
+from server.engine_client.routing import Lease, Router
+from server.errors import BadImage, BadMedia, UnsupportedFormat
+from server.ipc.messages import ModelInfo
+from server.latency.queueing import WorkEstimate
+from server.media.decoded import Decoded
+from server.media.transforms import AudioTransform
+from server.metrics import Metrics
+
+T = TypeVar("T")
+
+
+class SoundDecoder(Protocol):
+    """Decodes sounds beside the event loop; `server.decoding.pool.DecodePool` is one."""
+
+    async def decode(self, body: bytes, transform: AudioTransform) -> Decoded:
+        """Return the windows of a sound. Raises `RequestError`. A cancellation ends the work."""
+        ...
+
+
+class SoundPath:
+    """Takes a sound from its encoded bytes to its response.
+
+    Args:
+        threads: for work that would block the event loop: base64 and drawing.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        admission: Admission,
+        metrics: Metrics,
+        decoder: SoundDecoder,
+        threads: Executor,
+    ) -> None:
+        self._router = router
+        self._admission = admission
+        self._metrics = metrics
+        self._decoder = decoder
+        self._threads = threads
+
+    async def infer(self, sound: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """Decode one sound, run its windows, and build its response.
+
+        Args:
+            lease: the slot that the sound holds.
+
+        Raises:
+            RequestError: the sound cannot be decoded, or one of its windows fails.
+        """
+        params = request.params
+        context = request.context
+        started = time.monotonic()
+        try:
+            decoded = await self._decode(sound, params.model)
+            if params.windows is Windows.FIRST:
+                decoded = Decoded(decoded.inputs[:1], decoded.windows[:1], decoded.media)
+            sound.replace_by(decoded.inputs.nbytes)
+            decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
+            windows = decoded.windows
+            media = decoded.media
+            picture_inputs = decoded.inputs if request.response_kind.is_picture else None
+            waiting = deque(decoded.inputs)
+            # Only a picture needs the inputs again; others are freed once they are in their slots.
+            del decoded
+            self._check_deadline(request, len(waiting))
+            results = await self._run_windows(waiting, sound, lease, request)
+        finally:
+            sound.release()
+        batches = {id(result.batch): result.batch for result in results}.values()
+        outcomes = tuple(result.outcome for result in results)
+        context.r = str(most_merged(outcomes).schedule)
+        queue_seconds = max(outcome.queue_seconds for outcome in outcomes)
+        forward_seconds = sum(batch.forward_seconds for batch in batches)
+        timing = Timing(
+            decode=decode_ms,
+            queue=record_stage(context, "queue", queue_seconds),
+            forward=record_stage(context, "forward", forward_seconds),
+        )
+        batch_size = max(batch.images for batch in batches)
+        finished = FinishedSound(
+            params, media, windows, outcomes, timing, batch_size, picture_inputs
+        )
+        response = await self._build_response(finished, request)
+        for outcome in outcomes:
+            assert outcome.schedule is not None
+            self._metrics.observe_image(params.model.name, outcome.schedule)
+        return response
+
+    async def _decode(self, sound: BufferedInput, model: ModelInfo) -> Decoded:
+        body = await self._encoded_bytes(sound)
+        if not body:
+            raise BadMedia("the body is empty; send an encoded sound")
+        assert isinstance(model.transform, AudioTransform)
+        try:
+            return await self._decoder.decode(body, model.transform)
+        except UnsupportedFormat as error:
+            raise name_modality(error, body, model) from None
+
+    async def _encoded_bytes(self, sound: BufferedInput) -> bytes:
+        if not isinstance(sound.content, Base64Image):
+            return sound.encoded_bytes()
+        try:
+            return await self._run_in_thread(sound.encoded_bytes)
+        except BadImage:
+            raise BadMedia(
+                "the sound is not base64, nor a data URL with base64; the server fetches no other"
+                " URL"
+            ) from None
+
+    async def _run_windows(
+        self,
+        waiting: deque[npt.NDArray[np.float32]],
+        sound: BufferedInput,
+        lease: Lease,
+        request: InferenceRequest[T],
+    ) -> list[Result]:
+        """Run the inputs ``waiting``, in rounds of as many as get a slot, and return their results.
+
+        Args:
+            waiting: becomes empty.
+            sound: gives its bytes back when all its inputs are in slots.
+            lease: the slot that the sound holds.
+        """
+        # To average, all classes are needed.
+        top_k = request.params.top_k
+        if len(waiting) > 1 and top_k:
+            top_k = len(request.params.model.labels)
+        results: list[Result] = []
+        while waiting:
+            with contextlib.ExitStack() as further_slots:
+                leases = [lease]
+                for _ in range(min(len(waiting) - 1, self._router.free_slots)):
+                    leases.append(further_slots.enter_context(self._lease(request)))
+                for own_lease in leases:
+                    own_lease.write(waiting.popleft())
+                is_last_round = not waiting
+                if is_last_round:
+                    sound.release()
+                results += await run_together(
+                    self._run_window(
+                        own_lease,
+                        request,
+                        top_k,
+                        keep_slot=own_lease is lease and not is_last_round,
+                    )
+                    for own_lease in leases
+                )
+        return results
+
+    async def _run_window(
+        self, lease: Lease, request: InferenceRequest[T], top_k: int, *, keep_slot: bool
+    ) -> Result:
+        params = request.params
+        submitted = time.monotonic()
+        result = await lease.run(
+            params.model.name,
+            params.choices,
+            top_k,
+            params.deadline,
+            request.response_kind.output,
+            request_id=request.context.id,
+            keep_slot=keep_slot,
+        )
+        outcome = result.outcome
+        if outcome.failure or outcome.schedule is None:
+            raise error_of(outcome.failure, self._router.retry_after)
+        request.context.record_run(submitted, result)
+        return result
+
+    async def _build_response(self, sound: FinishedSound, request: InferenceRequest[T]) -> T:
+        build = request.response_kind.build_sound
+        if not request.response_kind.is_picture:
+            return build(sound)
+        request.context.stage = "picture"
+        started = time.monotonic()
+        response = await self._run_in_thread(lambda: build(sound))
+        end_stage(self._metrics, request.context, "picture", started)
+        return response
+
+    async def _run_in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    def _check_deadline(self, request: InferenceRequest[T], windows: int) -> None:
+        """Raise `Overloaded` if ``windows`` would miss the deadline; one of them is admitted."""
+        if windows > 1:
+            estimate = self._estimate_work(request)
+            self._admission.check_deadline(estimate, request.params.deadline, windows - 1)
+
+    def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
+        return self._router.lease(self._estimate_work(request))
+
+    def _estimate_work(self, request: InferenceRequest[T]) -> WorkEstimate:
+        params = request.params
+        return self._router.estimate_work(params.model.name, params.choices, params.deadline)

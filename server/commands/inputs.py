@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from server.audio.formats import sniff
 from server.errors import UnsupportedFormat
-from server.imaging.decode import decode
+from server.imaging.decode import SUPPORTED, decode
 from server.media.decoded import MediaInfo, Window
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform, ImageTransform, Transform
@@ -89,7 +89,7 @@ def _read_image(body: bytes, transform: ImageTransform, limits: InputLimits) -> 
         if sound is None:
             raise
         raise UnsupportedFormat(
-            f"the body is a {sound} sound, and the model takes images"
+            f"the body is a sound ({sound}); the model takes images: {SUPPORTED}"
         ) from error
     return FileInputs((pixels,))
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import tome_client
+from tests.server.tiny_ear import sound
+from tests.server.wire import SNEAKER
 from tests.tome_client.test_client import ONCE, QUICK, Blocking
 from tome_client import Client, Media, Prediction, Tokens, Window
 
@@ -150,3 +152,33 @@ def test_a_sound_that_cannot_be_read(make):
     ):
         client.visualize(SOUND, windows="first")
     assert [query for query, _, _ in received] == [{"windows": ["first"]}]  # not sent again
+
+
+def test_against_a_real_server(make, ear_server):
+    clip = sound(3)
+    with make(ear_server.url) as client:
+        images, ear = client.models()
+        assert (images.modality, images.window_seconds) == ("image", None)
+        assert (ear.modality, ear.window_seconds) == ("audio", pytest.approx(1.28, abs=0.02))
+        found = client.classify(clip, r=2, windows="each", model="ear")
+        assert (found.modality, found.r, len(found.windows)) == ("audio", "2", 3)
+        assert found.media == Media(3, 16_000, 1)
+        mean = np.mean([window.predictions[0].score for window in found.windows])
+        assert 0 < mean <= 1
+        rows = client.embed(clip, r=2, windows="each", model="ear")
+        assert rows.shape == (3, 32)
+        np.testing.assert_allclose(
+            client.embed(clip, r=2, model="ear"),
+            rows.mean(axis=0),
+            atol=0.02 * np.abs(rows).max(),
+        )
+        short, long = client.embed_many([sound(1), clip], windows="each", model="ear")
+        assert (short.shape, long.shape) == ((1, 32), (3, 32))
+        assert client.visualize(clip, r=2, model="ear").startswith(b"\x89PNG")
+        several = client.classify_many([clip, SNEAKER, b"RIFF"], model="ear")
+        assert several[0].media == found.media
+        assert isinstance(several[1], tome_client.UnsupportedFormat)
+        with pytest.raises(tome_client.BadMedia):
+            client.classify(clip[:30], model="ear")
+        with pytest.raises(tome_client.InvalidParameter):
+            client.classify(SNEAKER, windows="first", model="tiny")

@@ -15,6 +15,7 @@ import pytest
 
 from server.commands.cli import main
 from tests.server.conftest import ROOT, RunningServer, eventually, run_server
+from tests.server.tiny_ear import sound
 from tome_load.record import Record, digest
 from tome_load.report import LoadReport
 from tome_load.run import run_load
@@ -87,6 +88,24 @@ def test_each_answer_is_that_of_its_image_and_r(
         else:
             first, *rest = (answer["embedding"] for answer in several)
             assert all(one == pytest.approx(first, abs=0.1) for one in rest)
+
+
+def test_sounds_are_sent_to_a_model_of_sound(
+    ear_server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(sound(2, seed=ord(name[0])))
+    (tmp_path / "c.png").write_bytes(b"no sound")
+    load = ["load", "--url", ear_server.url, "--r", "0 2", "--requests=12", "--expect=1"]
+    for files in ([], [str(tmp_path)], [str(tmp_path / "a.wav")]):
+        assert main([*load, *files, "--model", "ear", "--json=-"]) == 0, capfd.readouterr().err
+        report = json.loads(capfd.readouterr().out)
+        assert report["outcomes"] == {"200": 12}
+        uploads = report["spec"]["uploads"]
+        assert all(name.endswith(".wav") for name in uploads), uploads
+    assert main([*load, "--model", "tiny"]) == 0
+    assert main([*load, str(tmp_path / "a.wav"), "--model", "tiny"]) == 1
+    assert "takes images" in capfd.readouterr().err
 
 
 def test_a_mistake_that_the_server_finds_stops_the_run(

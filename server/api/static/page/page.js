@@ -13,6 +13,7 @@ const PAUSE = 0.08; // seconds: a slider that moves on within them asks for noth
 // with more tokens than a picture has with most models, fewer are as much work.
 const [TURNS, COPIES, TOKENS, MOST_BYTES, MOST_SECONDS] = [6, 64, 197, 8e6, 10];
 const PASSES = 5; // at each r, before times are compared
+const WIDE = 2.5; // seconds of a spectrogram that is too wide to stand beside another
 const PLAIN = "0";
 const AUTO = "auto";
 
@@ -208,6 +209,7 @@ function chooseModel(name) {
   uploads.show(model.modality, chooseExample);
   recording.abandon();
   if (model.modality === uploads.AUDIO) recording.limitTo(model.max_seconds);
+  at("regions").classList.toggle("wide", model.window_seconds > WIDE);
   // Few merge more than this for long: 1.5 times what would leave nothing, were blocks not limited to half.
   const most = Math.min(model.r_max, Math.max(16, Math.ceil((1.5 * model.tokens) / model.blocks)));
   at("r").max = most;

@@ -17,9 +17,9 @@ export function listen(taken) {
   }
 }
 
-/** Recordings end after so many seconds. */
+/** Recordings end after so many seconds, at most. */
 export function limitTo(seconds) {
-  limit = seconds;
+  limit = Math.floor(seconds) || seconds; // whole ones, which are easier to read
   if (!recorder) at("record-time").textContent = `up to ${limit} s`;
 }
 

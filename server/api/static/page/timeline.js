@@ -5,7 +5,7 @@ const at = id => document.getElementById(id);
 /** Show the windows of an answer; none of an image, nor of a sound that is one window. */
 export function show(windows = []) {
   const several = windows.length > 1 && Boolean(windows[0].predictions);
-  at("timeline").hidden = at("timeline-title").hidden = !several;
+  at("windows").hidden = !several;
   at("timeline").replaceChildren(...(several ? windows.map(item) : []));
 }
 

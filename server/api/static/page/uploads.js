@@ -37,7 +37,6 @@ export function choose(modality, blob) {
 /** Let the user choose among uploads of a modality; `chooseExample` is called with the name of one. */
 export function show(modality, chooseExample) {
   shown = modality;
-  document.body.dataset.modality = modality;
   at("upload-title").textContent = TITLES[modality];
   at("result-title").textContent = HEADINGS[modality];
   at("file").accept = ACCEPTED[modality];

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from server.decoding.pool import DecodePool
 from server.errors import ConfigError, EngineStartError
 from server.ipc.messages import ModelInfo
+from server.logs import log_step
 from server.media.modality import Modality
+
+log = logging.getLogger("tome.server")
 
 
 class Decoders:
@@ -35,7 +39,8 @@ class Decoders:
             if self._started:
                 return
             try:
-                await self._pool.start()
+                with log_step(log, "starting the processes that decode sounds"):
+                    await self._pool.start()
             except ConfigError as error:
                 raise EngineStartError(str(error), explained=True) from error
             self._started = True

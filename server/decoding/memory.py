@@ -28,6 +28,9 @@ def anonymous_memory(name: str, size: int) -> Iterator[int]:
 
     Returns:
         The descriptor.
+
+    Raises:
+        OSError: the system has no memory or open files.
     """
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -42,10 +45,14 @@ async def write_sealed(descriptor: int, body: bytes) -> None:
     """Copy ``body`` into memory of its size, which nobody can change from then on.
 
     Other tasks of the event loop run in between.
+
+    Raises:
+        OSError: the system has no memory.
     """
+    start = 0
     with memoryview(body) as view:
-        for start in range(0, len(body), _CHUNK_BYTES):
-            os.pwrite(descriptor, view[start : start + _CHUNK_BYTES], start)
+        while start < len(body):
+            start += os.pwrite(descriptor, view[start : start + _CHUNK_BYTES], start)
             await asyncio.sleep(0)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
 

@@ -31,14 +31,20 @@ class BadReply(Exception):
     """The worker has sent something that is no reply to its task."""
 
 
+class StaleReply(BadReply):
+    """The worker has sent one more reply to an earlier task."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a worker is to do with the body that comes with it.
 
     Attributes:
+        number: by which its reply names it.
         cpu_seconds: after which the kernel ends the worker.
     """
 
+    number: int
     transform: AudioTransform
     limits: AudioLimits
     cpu_seconds: float
@@ -57,6 +63,7 @@ class Task:
         """Return the task that ``message`` is."""
         fields = json.loads(message)
         return cls(
+            fields["number"],
             AudioTransform(**fields["transform"]),
             AudioLimits(**fields["limits"]),
             fields["cpu_seconds"],
@@ -115,20 +122,26 @@ def pack_ready(missing: list[str]) -> bytes:
     return _pack("ready", missing=missing)
 
 
-def pack_done(decoded: Decoded) -> bytes:
-    """Return a `Done` as a message."""
+def pack_done(number: int, decoded: Decoded) -> bytes:
+    """Return a `Done` to the task ``number`` as a message."""
     return _pack(
         "done",
+        task=number,
         shape=list(decoded.inputs.shape),
         windows=[[window.start, window.end] for window in decoded.windows],
         media=asdict(decoded.media),
     )
 
 
-def pack_refused(error: RequestError) -> bytes:
-    """Return a `Refused` as a message."""
-    name = type(error).__name__
-    return _pack("refused", error=name, detail=error.detail, extensions=error.extensions)
+def pack_refused(number: int, error: RequestError) -> bytes:
+    """Return a `Refused` to the task ``number`` as a message."""
+    return _pack(
+        "refused",
+        task=number,
+        error=type(error).__name__,
+        detail=error.detail,
+        extensions=error.extensions,
+    )
 
 
 def pack_failed(text: str, *, out_of_memory: bool) -> bytes:
@@ -148,12 +161,14 @@ def unpack_reply(message: bytes, task: Task | None) -> Reply:
 
     Raises:
         BadReply: it is none, or breaks a limit of the task.
+        StaleReply: it is one to an earlier task.
     """
     try:
         fields = json.loads(message)
         return _read_reply(fields, task)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        # The worker chose the text of the exception. Its type says enough.
+    except BadReply:
+        raise
+    except Exception as error:  # whatever the values of a hostile worker lead to
         raise BadReply(f"a reply cannot be read: {type(error).__name__}") from error
 
 
@@ -163,11 +178,13 @@ def _read_reply(fields: Mapping[str, Any], task: Task | None) -> Reply:
         return Failed(_text(fields["text"]), bool(fields["out_of_memory"]))
     if kind == "ready" and task is None:
         return Ready(tuple(map(_text, fields["missing"])))
-    if kind == "refused" and task is not None:
+    if kind not in ("done", "refused") or task is None:
+        raise BadReply("a reply of a kind that is not expected")
+    if _whole(fields["task"], 0, task.number) < task.number:
+        raise StaleReply("a second reply to one task")
+    if kind == "refused":
         return Refused(_read_error(fields))
-    if kind == "done" and task is not None:
-        return _read_done(fields, task)
-    raise BadReply("a reply of a kind that is not expected")
+    return _read_done(fields, task)
 
 
 def _read_error(fields: Mapping[str, Any]) -> RequestError:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import time
 from collections.abc import Callable
 
 from server.decoding.idle import IdleWorkers
@@ -17,7 +19,7 @@ from server.decoding.messages import Refused, Task
 from server.decoding.process import (
     DecodeProcess,
     Loss,
-    TaskNotSent,
+    TaskNotBegun,
     WorkerLost,
     WorkerStartError,
 )
@@ -31,6 +33,9 @@ log = logging.getLogger("tome.decoding")
 
 DECODER = "server.audio.front_end:prepare"
 
+_REMEDY = (
+    "Sound needs pip install 'tome-serve[audio]', and a process for each of TOME_DECODE_WORKERS"
+)
 _START_SECONDS = 30.0  # a start takes 0.4 s; a busy machine may take many times as long
 _FAILED_STARTS = 3  # in a row, after which nobody waits for the next one
 _FIRST_BACKOFF = 0.1
@@ -77,6 +82,7 @@ class DecodePool:
         self._decoder = decoder
         self._address_space = address_space
         self._max_tasks = max_tasks
+        self._numbers = itertools.count()
         self._idle = IdleWorkers()
         self._processes: set[DecodeProcess] = set()  # that have not ended
         self._keepers: list[asyncio.Task[None]] = []
@@ -101,7 +107,7 @@ class DecodePool:
             processes = await asyncio.gather(*starts)
         except (OSError, WorkerStartError) as error:
             await self.stop()
-            raise ConfigError(f"a process that decodes sound cannot start: {error}") from error
+            raise ConfigError(f"no decode worker can start: {error}. {_REMEDY}") from error
         self._keepers = [
             asyncio.create_task(self._keep(number, process))
             for number, process in enumerate(processes)
@@ -111,18 +117,25 @@ class DecodePool:
         """Return the windows of a sound. Cancelling kills its worker, if it has one.
 
         Raises:
-            RequestError: the body is refused (400, 413, 415), costs its worker (400, 413), or no
-                worker can be started (503).
+            RequestError: the body is refused (400, 413, 415), costs its worker (400, 413), or there
+                is no worker or no memory for it (503).
         """
-        task = Task(transform, self._limits, cpu_seconds=self._timeout)
+        task = Task(next(self._numbers), transform, self._limits, cpu_seconds=self._timeout)
         while True:
             worker = await self._take()
             try:
                 return await self._decode_by(worker, task, body)
-            except TaskNotSent:
-                continue  # it ended while it was idle
+            except TaskNotBegun:
+                continue
             except WorkerLost as lost:
                 raise self._explain(lost.loss) from lost
+            except OSError as error:
+                log.error("no memory for a sound: %s", error)
+                raise Overloaded(
+                    "no memory for this sound",
+                    reason=Refusal.MEMORY_FULL,
+                    retry_after=_RETRY_SECONDS,
+                ) from error
             finally:
                 if worker.tasks >= self._max_tasks:
                     worker.retire()
@@ -145,8 +158,9 @@ class DecodePool:
         self._stopping = True
         for process in self._processes:
             process.kill()
+        limit = time.monotonic() + _KILL_SECONDS
         for process in self._processes:
-            process.wait(_KILL_SECONDS)
+            process.wait(max(0.0, limit - time.monotonic()))
 
     async def _take(self) -> DecodeProcess:
         """Wait for a worker."""
@@ -159,7 +173,8 @@ class DecodePool:
 
         Raises:
             RequestError: the worker refuses it.
-            TaskNotSent, WorkerLost: see `DecodeProcess.run`.
+            TaskNotBegun, WorkerLost: see `DecodeProcess.run`.
+            OSError: the system has no memory or open files.
         """
         with (
             anonymous_memory("tome-body", len(body)) as body_memory,
@@ -216,8 +231,8 @@ class DecodePool:
                 process = await self._start_process()
             except (OSError, WorkerStartError) as error:
                 failures += 1
-                text = "no decode worker can be started: %s; next attempt in %g s"
-                log.error(text, error, backoff(failures))
+                text = "no decode worker can start: %s; next attempt in %g s. %s"
+                log.error(text, error, backoff(failures), _REMEDY)
                 if failures >= _FAILED_STARTS:
                     self._give_up_waiting(number)
             else:

@@ -21,6 +21,7 @@ from server.decoding.messages import (
     Failed,
     Ready,
     Refused,
+    StaleReply,
     Task,
     unpack_reply,
 )
@@ -30,6 +31,7 @@ log = logging.getLogger("tome.decoding")
 _MODULE = "server.decoding"
 _POLL_SECONDS = 0.01
 _EXIT_SECONDS = 1.0
+_KEPT_BYTES = 64 << 20
 # Of the API process, a worker needs how to find Python and its libraries, and no secret.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL")
 
@@ -53,8 +55,8 @@ class WorkerLost(Exception):
         self.loss = loss
 
 
-class TaskNotSent(Exception):
-    """The worker had ended before it could be given the task."""
+class TaskNotBegun(Exception):
+    """The worker was lost before it had begun the task, which another one can do."""
 
 
 class WorkerStartError(Exception):
@@ -117,7 +119,8 @@ class DecodeProcess:
         except BadReply as error:
             raise WorkerStartError(str(error)) from error
         if isinstance(reply, Failed):
-            raise WorkerStartError(reply.text)
+            log.error("decode worker %d: %s", self.pid, reply.text)
+            raise WorkerStartError(reply.text.strip().rpartition("\n")[2])
         assert isinstance(reply, Ready)
         return reply
 
@@ -129,7 +132,7 @@ class DecodeProcess:
             timeout: seconds after which it is killed.
 
         Raises:
-            TaskNotSent: it had ended before.
+            TaskNotBegun: it was lost before, or because of an earlier task.
             WorkerLost: it is killed or has ended.
         """
         self._send(task.pack(), [body, result])
@@ -143,6 +146,9 @@ class DecodeProcess:
             self.lose(Loss.TIMEOUT)
         except EOFError:
             self.lose(await self._find_loss())
+        except StaleReply:
+            self.lose(Loss.PROTOCOL)
+            raise TaskNotBegun from None
         except BadReply as error:
             log.error("decode worker %d: %s", self.pid, error)
             self.lose(Loss.PROTOCOL)
@@ -193,13 +199,15 @@ class DecodeProcess:
 
     def _send(self, message: bytes, descriptors: list[int]) -> None:
         """Send a task. It fits into the socket's buffer, as there is one at a time."""
+        if not self.gone.is_set():
+            self._receive()  # what has come by now is no reply to this task
         if self.gone.is_set():
-            raise TaskNotSent
+            raise TaskNotBegun
         try:
             socket.send_fds(self._socket, [message], descriptors)
         except OSError:
             self.gone.set()
-            raise TaskNotSent from None
+            raise TaskNotBegun from None
         self.tasks += 1
 
     async def _wait(self, timeout: float) -> bytes:
@@ -302,4 +310,7 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        # glibc keeps what one sound took for the next: to map it anew costs a third of its time.
+        "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES // 2),
+        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
     }

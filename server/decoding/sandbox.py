@@ -14,6 +14,7 @@ from pathlib import Path
 
 from server.decoding import kernel, landlock, seccomp
 
+# The longest sound that the defaults allow takes 200 MB, of which the libraries map half.
 ADDRESS_SPACE_BYTES = 600_000_000
 _OPEN_FILES = 16  # the standard streams, the socket, and what one task brings or maps
 _MOST_LIKELY_KILLED = "1000"

@@ -72,9 +72,9 @@ def _do(task: Task, body: int, result: int, decode: Decode) -> bytes:
     try:
         decoded = decode(memory.read_body(body), task.transform, task.limits)
     except RequestError as error:
-        return messages.pack_refused(error)
+        return messages.pack_refused(task.number, error)
     memory.write_inputs(result, decoded.inputs)
-    return messages.pack_done(decoded)
+    return messages.pack_done(task.number, decoded)
 
 
 def _send_failure(connection: socket.socket, error: Exception) -> None:

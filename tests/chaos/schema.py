@@ -57,6 +57,7 @@ async def run(arena: Arena) -> Found:
 def explore(url: str, arena: Arena) -> tuple[int, list[str]]:
     """How many requests were sent, and what was wrong with their answers."""
     schemathesis.openapi.media_type("image/*", _BODIES)
+    schemathesis.openapi.media_type("audio/*", _BODIES)
     schemathesis.openapi.media_type("application/octet-stream", _BODIES)
     schema = schemathesis.openapi.from_url(url)
     sent = 0

@@ -1,4 +1,4 @@
-"""The networks of these tests: small ones with random weights, and a ViT-S."""
+"""The networks of these tests: small ones with random weights, one of sound, and a ViT-S."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 
 from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import make_vit
+from tests.tome_core.spectrograms import make_ast
 from tome_core import MergedViT, patch
 
 # 65 to 69 tokens, so that each of the first blocks can merge 16 of them.
-SIZES = {
+SIZES: dict[str, Any] = {
     "img_size": 32,
     "embed_dim": 128,
     "num_heads": 2,
@@ -34,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 POSITIONS = ("rotary", "relative", "beit")
+SOUND = ("spectrogram",)
+SPECTROGRAM = (32, 98)  # mel bins, frames: 80 overlapping patches
 LEVELS = (0, 8, 16)
 MIXED = (0, 4, 8, 12, 16, 8, 0)
 
@@ -42,6 +45,9 @@ MIXED = (0, 4, 8, 12, 16, 8, 0)
 def _make(name: str) -> MergedViT:
     if name in POSITIONS:
         return with_positions(name)
+    if name in SOUND:
+        sizes = {**SIZES, "img_size": SPECTROGRAM}
+        return patch(make_ast(patch_size=8, stride=6, **sizes))
     if name == "vit-s":
         torch.manual_seed(0)
         vit = timm.create_model("vit_small_patch16_224")
@@ -62,6 +68,8 @@ def network(
 
 def image_shape(name: str) -> tuple[int, int, int]:
     """``(C, H, W)``."""
+    if name in SOUND:
+        return (1, *SPECTROGRAM)
     side = 32
     if name == "vit-s":
         side = 224

@@ -12,7 +12,7 @@ import torch
 import tome_core
 from server.engine.device import self_check
 from server.engine.device.forward import Forward
-from tests.cuda.networks import LEVELS, POSITIONS, SMALL, image_shape, network
+from tests.cuda.networks import LEVELS, POSITIONS, SMALL, SOUND, image_shape, network
 from tome_core.schedule import Schedule
 
 pytestmark = pytest.mark.cuda
@@ -32,6 +32,8 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 def random_pixels(name: str, count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
+    if name in SOUND:
+        return rng.standard_normal((count, *image_shape(name)), np.float32)
     return rng.integers(0, 256, (count, *image_shape(name)), np.uint8)
 
 
@@ -42,9 +44,10 @@ def with_and_without_graphs(
 ) -> tuple[Forward, Forward]:
     """Return two forward passes of the same network."""
     fast = tome_core.optimize(network(name, gpu, torch.float32), dtype)
-    with_graphs = Forward(fast, MEAN, STD, gpu)
+    input_dtype = torch.float32 if name in SOUND else torch.uint8
+    with_graphs = Forward(fast, MEAN, STD, gpu, input_dtype=input_dtype)
     assert with_graphs.record(LEVELS, MAX_BATCH, image_shape(name)) == ""
-    without_graphs = Forward(fast, MEAN, STD, gpu)
+    without_graphs = Forward(fast, MEAN, STD, gpu, input_dtype=input_dtype)
     return with_graphs, without_graphs
 
 
@@ -75,7 +78,9 @@ def assert_replays_match(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["class-token", "distilled", "like-dinov2", "no-prefix", "vit-s"])
+@pytest.mark.parametrize(
+    "name", ["class-token", "distilled", "like-dinov2", "no-prefix", "spectrogram", "vit-s"]
+)
 def test_a_replay_of_one_level_matches_the_operators(
     name: str,
     dtype: torch.dtype,
@@ -86,7 +91,7 @@ def test_a_replay_of_one_level_matches_the_operators(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", ["class-token", "distilled", "vit-s"])
+@pytest.mark.parametrize("name", ["class-token", "distilled", "spectrogram", "vit-s"])
 def test_a_replay_of_mixed_schedules_matches_the_operators(
     name: str,
     dtype: torch.dtype,
@@ -121,7 +126,7 @@ def test_a_network_that_pools_all_tokens_has_no_graphs_for_mixed_batches(
     assert not with_graphs.recorded.any_mix
 
 
-@pytest.mark.parametrize("name", [*SMALL, *POSITIONS])
+@pytest.mark.parametrize("name", [*SMALL, *POSITIONS, *SOUND])
 def test_every_network_can_be_recorded(
     name: str,
     gpu: torch.device,

@@ -11,7 +11,16 @@ import torch
 
 import tome_core
 from server.engine.device import self_check
-from tests.cuda.networks import LEVELS, MIXED, POSITIONS, SMALL, image_shape, images, network
+from tests.cuda.networks import (
+    LEVELS,
+    MIXED,
+    POSITIONS,
+    SMALL,
+    SOUND,
+    image_shape,
+    images,
+    network,
+)
 
 pytestmark = pytest.mark.cuda
 
@@ -85,7 +94,7 @@ def reference_logits(
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    in_dtypes([*SMALL, *POSITIONS, "vit-s"], ("class-token", "rotary", "relative")),
+    in_dtypes([*SMALL, *POSITIONS, *SOUND, "vit-s"], ("class-token", "rotary", "relative")),
     ids=str,
 )
 def test_errors_are_those_of_the_dtype(

@@ -244,8 +244,8 @@ class TestOtherEndpoints:
         (model,) = client.get("/models").json()["models"]
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
-            "name", "architecture", "input_size", "classes", "tokens", "blocks", "r_max",
-            "device", "dtype", "dtype_speedup", "acceleration", "levels",
+            "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
+            "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10
         assert model["tokens"] == 197

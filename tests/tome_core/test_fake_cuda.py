@@ -19,9 +19,11 @@ from torch.func import functional_call
 from tests.fake_cuda import needs_fake_cuda
 from tests.tome_core.backends.test_padded import with_positions
 from tests.tome_core.models import CLASSES, make_vit
+from tests.tome_core.spectrograms import FRAMES, MEL_BINS, make_ast
 from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
 from tome_core.backends.padded import PaddedStrategy
+from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.execution import Execution
 from tome_core.metric import BlockTensors
 from tome_core.optimizing import execution_for
@@ -52,7 +54,12 @@ def for_cuda(model: MergedViT, dtype: torch.dtype) -> MergedViT:
     return MergedViT(model.adapter, model.merging, execution).eval().requires_grad_(False)
 
 
-def run(model: MergedViT, dtype: torch.dtype, r: Any, **options: Any) -> Any:
+def run(
+    model: MergedViT,
+    dtype: torch.dtype,
+    r: Any,
+    image_shape: tuple[int, int, int] = (3, 16, 16),
+) -> Any:
     """``model`` on four fake images, with weights of ``dtype`` on a fake GPU."""
     with FakeTensorMode(), torch.inference_mode():
         weights = {
@@ -63,7 +70,7 @@ def run(model: MergedViT, dtype: torch.dtype, r: Any, **options: Any) -> Any:
             )
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
         }
-        images = torch.empty(4, 3, 16, 16, device="cuda")
+        images = torch.empty(4, *image_shape, device="cuda")
         return functional_call(
             Both(model), {f"model.{name}": tensor for name, tensor in weights.items()}, (images, r)
         )
@@ -99,6 +106,17 @@ def test_every_r_and_mixed_batches_run_on_the_gpu(variant: str, dtype: torch.dty
             assert source is not None
             assert (source.device.type, source.dtype) == ("cuda", torch.int64)
             assert source.shape == (4, 16 + model.merging.prefix)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_spectrograms_run_on_the_gpu(dtype: torch.dtype) -> None:
+    model = for_cuda(patch(make_ast(dtype=torch.float32)), dtype)
+    embedding: Any = model.adapter.network.patch_embed
+    assert isinstance(embedding.proj, MatrixPatches)
+    for r in (0, 4, [0, 3, 1, 3]):
+        outputs, _ = run(model, dtype, r, (1, MEL_BINS, FRAMES))
+        logits = outputs.logits
+        assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", dtype, (4, CLASSES))
 
 
 @pytest.mark.parametrize("kind", ["rotary", "relative"])

@@ -17,13 +17,12 @@ def name_modality(error: UnsupportedFormat, body: bytes, model: ModelInfo) -> Un
     """
     if model.modality is Modality.AUDIO:
         found = decode.sniff(body)
+        kind = "an image"
         wanted = f"sounds: {formats.SUPPORTED}"
-        kind = "image"
     else:
         found = formats.sniff(body)
+        kind = "a sound"
         wanted = f"images: {decode.SUPPORTED}"
-        kind = "sound"
     if found is None:
         return error
-    article = "an" if found[0] in "AEFHILMNORSX" else "a"  # as the name is spoken: an MP3
-    return UnsupportedFormat(f"the body is {article} {found} {kind}; {model.name} takes {wanted}")
+    return UnsupportedFormat(f"the body is {kind} ({found}); {model.name} takes {wanted}")

@@ -26,9 +26,10 @@ PATIENCE = 60.0  # seconds, on a busy machine
 async def running_pool(
     workers: int = 1,
     timeout: float = PATIENCE,
+    limits: AudioLimits = LIMITS,
     **options: Any,
 ) -> AsyncIterator[DecodePool]:
-    pool = DecodePool(workers, LIMITS, timeout, **({"decoder": DECODER} | options))
+    pool = DecodePool(workers, limits, timeout, **({"decoder": DECODER} | options))
     await pool.start()
     try:
         yield pool
@@ -42,6 +43,12 @@ async def value(pool: DecodePool, body: bytes | str) -> float:
     decoded = await pool.decode(encoded, TRANSFORM)
     (found,) = set(decoded.inputs.ravel().tolist())
     return found
+
+
+async def tasks_have_started() -> None:
+    """Let new tasks run until they wait: for the reply of a worker, or for a worker."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

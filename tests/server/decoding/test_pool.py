@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +23,12 @@ from tests.server.decoding.pools import (
     children,
     open_files,
     running_pool,
+    tasks_have_started,
     until,
     value,
 )
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_windows_and_media_come_back() -> None:
@@ -88,7 +95,7 @@ def test_works_in_uvloop() -> None:
             values = await asyncio.gather(*(value(pool, str(n)) for n in range(20)))
             assert values == [float(n) for n in range(20)]
             task = asyncio.create_task(value(pool, "hang"))
-            await asyncio.sleep(0.05)
+            await tasks_have_started()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -116,7 +123,7 @@ def test_a_signal_to_stop_ends_no_worker() -> None:
         async with running_pool() as pool:
             before = children()
             task = asyncio.create_task(value(pool, "sleep 0.3"))
-            await asyncio.sleep(0.1)
+            await tasks_have_started()
             for worker in before:
                 os.kill(worker, signal.SIGTERM)
                 os.kill(worker, signal.SIGINT)
@@ -135,7 +142,7 @@ def test_a_stop_ends_everything() -> None:
         assert pool.ready
         decoding = asyncio.create_task(value(pool, "hang"))
         waiting = asyncio.create_task(value(pool, "1"))
-        await asyncio.sleep(0.05)
+        await tasks_have_started()
         await pool.stop()
         assert not pool.ready
         for task in (decoding, waiting):
@@ -209,6 +216,30 @@ def test_who_waits_is_refused_when_no_worker_can_be_started(
 
     asyncio.run(main())
     assert "No module named" in caplog.text
+
+
+def test_the_api_process_imports_no_decoder() -> None:
+    code = (
+        "import server.decoding.pool, sys; sys.exit(bool({'soundfile', 'soxr', 'torch',"
+        " 'server.audio.front_end'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_shortage_of_files_refuses_the_upload_alone() -> None:
+    async def main() -> None:
+        async with running_pool() as pool:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+            try:
+                with pytest.raises(Overloaded) as refused:
+                    await value(pool, "1")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert refused.value.reason is Refusal.MEMORY_FULL
+            assert await value(pool, "1") == 1.0
+
+    asyncio.run(main())
 
 
 def test_attempts_to_start_slow_down() -> None:

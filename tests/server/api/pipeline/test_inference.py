@@ -308,5 +308,5 @@ def test_a_sound_is_named_and_what_the_model_takes():
     with pytest.raises(UnsupportedFormat) as caught:
         Pipeline([]).infer([riff])
     found, _, wanted = caught.value.detail.partition("; ")
-    assert found == "the body is a WAV sound"
+    assert found == "the body is a sound (WAV)"
     assert wanted.startswith("tiny takes images: allowed are JPEG, PNG")

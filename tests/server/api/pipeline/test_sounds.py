@@ -250,8 +250,8 @@ def test_an_image_is_named_and_what_the_model_takes():
     with pytest.raises(UnsupportedFormat) as caught:
         Pipeline().infer(SNEAKER)
     assert caught.value.detail == (
-        "the body is a JPEG image; ear takes sounds: allowed are WAV, FLAC, OGG (Vorbis, Opus) and"
-        " MP3"
+        "the body is an image (JPEG); ear takes sounds: allowed are WAV, FLAC, OGG (Vorbis, Opus)"
+        " and MP3"
     )
 
 

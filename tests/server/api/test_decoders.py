@@ -1,0 +1,44 @@
+"""Decode workers run only where a model takes sound."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("soundfile")
+pytest.importorskip("soxr")
+
+from server.api.decoders import Decoders
+from server.decoding.pool import DecodePool
+from server.errors import EngineStartError
+from server.media.limits import AudioLimits
+from tests.server.api.pipeline.fakes import AUDIO_MODEL, MODEL
+
+
+def test_workers_start_once_and_with_the_first_model_of_sound() -> None:
+    async def main() -> None:
+        pool = DecodePool(1, AudioLimits(), timeout=30)
+        decoders = Decoders(pool)
+        try:
+            await decoders.start_for([MODEL])
+            assert not pool.ready
+            # As engines of two devices do.
+            models = [MODEL, AUDIO_MODEL]
+            await asyncio.gather(decoders.start_for(models), decoders.start_for(models))
+            assert pool.ready
+        finally:
+            await decoders.stop()
+        assert not pool.ready
+
+    asyncio.run(main())
+
+
+def test_a_server_whose_workers_cannot_start_is_told_why() -> None:
+    async def main() -> None:
+        decoders = Decoders(DecodePool(1, AudioLimits(), 30, decoder="no.such:decoder"))
+        await decoders.start_for([AUDIO_MODEL])
+
+    with pytest.raises(EngineStartError, match="TOME_DECODE_WORKERS") as caught:
+        asyncio.run(main())
+    assert caught.value.explained

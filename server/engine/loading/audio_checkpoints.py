@@ -16,6 +16,7 @@ from server.engine.loading.modality import is_ast, timm_config
 from server.engine.loading.spectrogram_geometry import Geometry, as_pair, find_geometry
 from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.timm_models import create_timm_model
+from server.engine.loading.transformers_names import is_transformers
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
 from tome_core.networks.architectures import AST_ARCHITECTURES
@@ -42,6 +43,11 @@ def load_audio_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
         ConfigError: the file cannot be served; the message says why.
     """
     state_dict = read_checkpoint(path, spec.prefix)
+    if is_transformers(state_dict):
+        raise ConfigError(
+            f"{path} is of transformers, whose config.json and preprocessor_config.json say what"
+            ' the file does not; serve their folder with timm = "local-dir:FOLDER"'
+        )
     tensors = to_timm(state_dict)
     spec = spec.model_copy(update={"model_args": _model_args(spec)})
     _check_kind(spec, path, tensors)

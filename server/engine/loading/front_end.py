@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -105,7 +106,7 @@ def _require(
 
 def _number(path: Path, settings: Mapping[str, Any], name: str, default: float) -> float:
     value = settings.get(name, default)
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{path}: {name} = {value!r} is no number")
     return float(value)
 
@@ -124,6 +125,11 @@ def check_spectrogram(spec: ModelSpec, vit: Any) -> None:
         raise ConfigError(
             f"model {spec.name}: its input is {(vit.in_chans, height, width)}, that of a model of"
             f" sound is {layout}; set img_size"
+        )
+    if vit.patch_embed.num_patches < 1:
+        raise ConfigError(
+            f"model {spec.name}: no patch of {vit.patch_embed.patch_size} fits into its input of"
+            f" {(height, width)}; set a longer img_size"
         )
 
 

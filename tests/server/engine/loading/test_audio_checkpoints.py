@@ -190,13 +190,14 @@ def test_sound_without_a_checkpoint_is_refused() -> None:
         ({"timm": "vit_tiny_patch16_224", "modality": "audio"}, "as AST does: name its arch"),
         ({"model_args": {**SMALL, "stride": 9}}, "do not fit the 13 patches of 16x16"),
         ({"img_size": [64, 64]}, r"its input is \(1, 64, 64\), that of a model of sound is"),
+        ({"img_size": [128, 8]}, r"no patch of \(16, 16\) fits into its input of \(128, 8\)"),
         ({"mean": [0.5, 0.5]}, "mean has 2 values; a spectrogram has one channel"),
         ({"crop_pct": 0.9}, "takes sound: crop_pct is a field of images"),
         ({"levels": [0, 31]}, "levels: r = 31 is more than 30"),
         ({"modality": "image"}, 'set modality = "audio", or leave it out'),
         ({"num_classes": 5}, "set num_classes = 3"),
     ],
-    ids=["vit", "stride", "mel", "mean", "crop", "levels", "image", "classes"],
+    ids=["vit", "stride", "mel", "short", "mean", "crop", "levels", "image", "classes"],
 )
 def test_a_mistake_in_the_entry_is_named(
     tmp_path: Path, fields: dict[str, Any], sentence: str

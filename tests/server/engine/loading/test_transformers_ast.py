@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def test_without_its_preprocessor_the_defaults_hold(
     assert "as ASTFeatureExtractor does by default" in caplog.text
 
 
+def test_a_file_without_its_folder_is_refused(tmp_path: Path) -> None:
+    folder = save_folder(transformers_ast(), tmp_path)
+    with pytest.raises(ConfigError, match='serve their folder with timm = "local-dir:FOLDER"'):
+        load(timm="ast_tiny_patch16", checkpoint=folder / "model.safetensors")
+
+
 def test_a_longer_window_loads(tmp_path: Path) -> None:
     folder = save_folder(transformers_ast(), tmp_path)
     loaded = load(timm=f"local-dir:{folder}", img_size=[128, 104])
@@ -111,6 +118,7 @@ def test_a_longer_window_loads(tmp_path: Path) -> None:
         ),
         ("preprocessor_config.json", {"std": 0}, r"std = 0\.0 must be greater than 0"),
         ("preprocessor_config.json", {"mean": "x"}, "mean = 'x' is no number"),
+        ("preprocessor_config.json", {"mean": math.nan}, "mean = nan is no number"),
         (
             "preprocessor_config.json",
             {"feature_extractor_type": "MAESTFeatureExtractor"},
@@ -119,7 +127,7 @@ def test_a_longer_window_loads(tmp_path: Path) -> None:
         ("config.json", {"num_mel_bins": 96}, "num_mel_bins = 96 is not 128"),
         ("config.json", {"hidden_act": "mish"}, "hidden_act = 'mish' is not supported"),
     ],
-    ids=["rate", "mel", "length", "std", "mean", "maest", "config-mel", "activation"],
+    ids=["rate", "mel", "length", "std", "mean", "nan", "maest", "config-mel", "activation"],
 )
 def test_other_front_ends_are_refused_by_name(
     tmp_path: Path, file: str, changes: dict[str, Any], sentence: str

@@ -82,7 +82,7 @@ class BadImage(ProblemError):
 
 
 class BadMedia(ProblemError):
-    """The sound is corrupt or truncated, or has no samples."""
+    """The sound is empty, corrupt or truncated."""
 
     slug = "bad-media"
 

@@ -14,8 +14,10 @@ STATIC_FOLDER = Path(__file__).parents[1] / "static"
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
+    ".flac": "audio/flac",
     ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
+    ".ogg": "audio/ogg",
     ".png": "image/png",
     ".svg": "image/svg+xml",
     ".wav": "audio/wav",

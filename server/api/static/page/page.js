@@ -220,6 +220,7 @@ function chooseModel(name) {
   current.abort();
   result.clear(chosen().r);
   result.stale(false);
+  at("problem").hidden = true;
   const [example] = uploads.examples(model.modality);
   if (example) chooseExample(example);
 }

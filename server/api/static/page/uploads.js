@@ -23,9 +23,10 @@ export const chosen = (modality = shown) => latest[modality];
 /** The names of the examples of a modality. */
 export const examples = modality => EXAMPLES[modality];
 
-/** What a file is, by the type that the browser gives it. */
+/** What a file is, by the type that the browser gives it; with another type, what is chosen now. */
 export function modalityOf(blob) {
-  return blob.type.startsWith("audio/") ? AUDIO : IMAGE;
+  const kind = blob.type.split("/")[0];
+  return kind in EXAMPLES ? kind : shown;
 }
 
 /** From now on this is the upload of its modality. */

@@ -137,3 +137,16 @@ def test_an_invalid_proxy_or_origin_is_refused(
     monkeypatch.setenv(f"TOME_{name}", value)
     with pytest.raises(ValidationError, match=message):
         Settings()
+
+
+def test_bodies_of_sounds_are_no_larger_than_all_bodies_together():
+    settings = Settings(max_inflight_bytes=25_000_000)
+    assert (settings.max_audio_bytes, settings.audio_body_bytes) == (32_000_000, 25_000_000)
+    assert Settings().audio_body_bytes == 32_000_000
+    with pytest.raises(ValidationError, match="must not be smaller than max_audio_bytes"):
+        Settings(max_inflight_bytes=25_000_000, max_audio_bytes=26_000_000)
+
+
+def test_limits_on_a_sound():
+    limits = Settings(max_audio_seconds=60, max_audio_channels=2, max_windows=3).audio_limits
+    assert (limits.max_seconds, limits.max_channels, limits.max_windows) == (60, 2, 3)

@@ -134,6 +134,33 @@ class TestAnswers:
         assert (ear["window_seconds"], ear["max_windows"], ear["max_channels"]) == (1.28, 100, 8)
         assert ear["max_seconds"] == 120
 
+    @pytest.mark.parametrize(
+        ("path", "schema"),
+        [
+            (EAR, "SoundAnswer"),
+            (f"{EAR}&windows=each", "SoundAnswerByWindow"),
+            ("/embed?model=ear", "SoundEmbedding"),
+            ("/embed?model=ear&windows=each", "SoundEmbeddingByWindow"),
+        ],
+    )
+    def test_answers_are_those_that_are_documented(self, client, path, schema):
+        api = client.get("/openapi.json").json()
+        answer = client.post(path, content=sound(2.5)).json()
+        assert_has_members(answer, schema, api)
+        for window in answer.get("windows", ()):
+            assert_has_members(window, schema[len("Sound") : -len("ByWindow")], api, "Window")
+        success = api["paths"][path.partition("?")[0]]["post"]["responses"]["200"]["content"]
+        allowed = success["application/json"]["schema"]["anyOf"]
+        assert {"$ref": f"#/components/schemas/{schema}"} in allowed
+        (listed,) = client.post(path, files=[("a", ("a", sound(2.5)))]).json()["results"]
+        assert list(listed) == list(answer)
+
+
+def assert_has_members(answer: dict, name: str, api: dict, prefix: str = "") -> None:
+    """``answer`` has the members of a schema, all of which are required, and no others."""
+    schema = api["components"]["schemas"][prefix + name]
+    assert set(answer) == set(schema["properties"]) == set(schema["required"])
+
 
 class TestProtocol:
     PATH = "/v2/models/ear/infer"

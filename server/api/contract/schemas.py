@@ -91,7 +91,7 @@ class SoundAnswer(Answer):
     window, `forward` the time of all its batches, `batch_size` that of the largest.
     """
 
-    modality: Literal["audio"] = "audio"
+    modality: Literal["audio"]
     media: Media
 
 
@@ -104,7 +104,7 @@ class SoundAnswerByWindow(SoundAnswer):
 class SoundEmbedding(Embedding):
     """The pooled features of one sound: the mean over its windows. Else as `SoundAnswer`."""
 
-    modality: Literal["audio"] = "audio"
+    modality: Literal["audio"]
     media: Media
 
 

@@ -28,6 +28,7 @@ from server.audio.picture import oriented_grid, oriented_source, spectrogram
 from server.imaging.visualization import draw_regions, encode_png
 from server.ipc.messages import ModelInfo, Outcome
 from server.media.decoded import MediaInfo, Window
+from server.media.modality import Modality
 from server.media.transforms import AudioTransform
 
 _DECIMALS = 6  # of seconds; a sample of 192 kHz takes 5 microseconds
@@ -190,5 +191,6 @@ def _common_fields(sound: FinishedSound) -> dict[str, Any]:
         "tokens": Tokens(input=model.tokens, output=outcome.tokens_out),
         "timing_ms": sound.timing,
         "batch_size": sound.batch_size,
+        "modality": Modality.AUDIO.value,
         "media": Media(**media),
     }

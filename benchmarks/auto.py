@@ -37,10 +37,11 @@ from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
-from tome_load.pictures import Picture, generate_jpeg
+from tome_load.pictures import generate_jpeg
 from tome_load.report import LoadReport
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
 PORT = 8127
 BATCH = 32
@@ -83,7 +84,7 @@ class Bench:
         self.connections = connections
         self.accuracy = accuracy
         self.console = console
-        self.pictures = (Picture("photograph.jpg", generate_jpeg()),)
+        self.uploads = (Upload("photograph.jpg", generate_jpeg()),)
 
     def capacity(self, r: str, seconds: float) -> float:
         """Images/s of a closed loop at ``r``."""
@@ -153,7 +154,7 @@ class Bench:
         return shown, taken["0"] / taken["16"]
 
     def _run(self, **load: Any) -> LoadReport:
-        return asyncio.run(run_load(LoadSpec(url=self.url, pictures=self.pictures, **load)))
+        return asyncio.run(run_load(LoadSpec(url=self.url, uploads=self.uploads, **load)))
 
     def _series(self) -> dict[str, float]:
         """The samples of /metrics by name (and bucket, for histograms) of the one model."""

@@ -39,3 +39,15 @@ def default_server() -> Iterator[RunningServer]:
 
     with run_server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def ear_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of a tiny model of images and one of sound; see `tests.server.tiny_ear`."""
+    pytest.importorskip("soundfile", reason="needs the extra audio")
+    from tests.server.conftest import run_server
+    from tests.server.tiny_ear import write_models
+
+    config = write_models(tmp_path_factory.mktemp("ear"))
+    with run_server(config=config, levels="0,2") as running:
+        yield running

@@ -87,7 +87,13 @@ API_PROCESS = (
     "server.settings",
 )
 # Of the server, its clients need what knows nothing else of it.
-LEAVES = ("server.errors", "server.api_keys", "server.system", "server.imaging.image_files")
+LEAVES = (
+    "server.errors",
+    "server.api_keys",
+    "server.system",
+    "server.media.files",
+    "server.media.modality",
+)
 WEB = ("fastapi", "starlette", "uvicorn")
 CLOCK = ("time", "asyncio", "subprocess")
 

@@ -12,6 +12,7 @@ from tome_client.asynchronous import AsyncClient
 from tome_client.errors import (
     BadAnswer,
     BadImage,
+    BadMedia,
     BadRequest,
     DeadlineExceeded,
     EngineLost,
@@ -31,7 +32,16 @@ from tome_client.errors import (
     Unreachable,
     UnsupportedFormat,
 )
-from tome_client.results import Classification, Level, Model, Prediction, Timing, Tokens
+from tome_client.results import (
+    Classification,
+    Level,
+    Media,
+    Model,
+    Prediction,
+    Timing,
+    Tokens,
+    Window,
+)
 from tome_client.retrying import Retry
 from tome_client.synchronous import Client
 
@@ -39,6 +49,7 @@ __all__ = [
     "AsyncClient",
     "BadAnswer",
     "BadImage",
+    "BadMedia",
     "BadRequest",
     "Classification",
     "Client",
@@ -49,6 +60,7 @@ __all__ = [
     "InvalidParameter",
     "Level",
     "Malformed",
+    "Media",
     "MethodNotAllowed",
     "Model",
     "NotFound",
@@ -65,4 +77,5 @@ __all__ = [
     "Unauthorized",
     "Unreachable",
     "UnsupportedFormat",
+    "Window",
 ]

@@ -6,7 +6,7 @@ import array
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import httpx
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tome_client.pictures import ImageLike
 
 T = TypeVar("T")
+
+# What becomes of the windows of a long sound.
+Windows = Literal["first", "mean", "each"]
 
 # Limits of a request with several images. A single image may exceed the limit in bytes.
 MAX_IMAGES = 16
@@ -51,7 +54,10 @@ class Calls:
         return results
 
     def embed(self, image: ImageLike, params: dict[str, str]) -> Steps:
-        """Steps that return the features of one image."""
+        """Steps that return the features of one image, or of each window of a sound."""
+        if wants_each_window(params):
+            response = yield from self._post("/embed", params, content=encode(image))
+            return parse_json(response, parse_window_features)
         response = yield from self._post(
             "/embed", params, content=encode(image), headers=RAW_FEATURES
         )
@@ -61,9 +67,12 @@ class Calls:
         """Steps that return a list with the features of each image."""
         rows: list[Any] = []
         for chunk in chunks(map(encode, images)):
-            response = yield from self._post(
-                "/embed", params, files=multipart_form(chunk), headers=RAW_FEATURES
-            )
+            form = multipart_form(chunk)
+            if wants_each_window(params):
+                response = yield from self._post("/embed", params, files=form)
+                rows += parse_json(response, parse_window_results)
+                continue
+            response = yield from self._post("/embed", params, files=form, headers=RAW_FEATURES)
             row_bytes = len(response.content) // len(chunk)
             for index in range(len(chunk)):
                 start = index * row_bytes
@@ -128,6 +137,11 @@ def parameters(**values: object) -> dict[str, str]:
     return texts
 
 
+def wants_each_window(params: dict[str, str]) -> bool:
+    """Return whether the result of every window of a sound is requested."""
+    return params.get("windows") == "each"
+
+
 def chunks(bodies: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Split ``bodies`` into lists of at most `MAX_IMAGES` items and `MAX_BYTES` bytes."""
     chunk: list[bytes] = []
@@ -187,3 +201,21 @@ def parse_features(content: bytes) -> Any:
             values.byteswap()
         return values
     return np.frombuffer(content, "<f4").astype(np.float32)
+
+
+def parse_window_results(body: dict[str, Any]) -> list[Any]:
+    """Parse the features of every window of each sound of a multipart request."""
+    return [parse_window_features(result) for result in body["results"]]
+
+
+def parse_window_features(body: dict[str, Any]) -> Any:
+    """Parse the features ``(windows, D)`` of every window of one sound.
+
+    They become a numpy array, or a list of ``array.array`` if numpy is not installed.
+    """
+    rows = [window["embedding"] for window in body["windows"]]
+    try:
+        import numpy as np
+    except ImportError:
+        return [array.array("f", row) for row in rows]
+    return np.array(rows, np.float32)

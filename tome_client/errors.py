@@ -5,6 +5,7 @@ TomeError
 ├── BadAnswer            the response does not come from tome-serve
 └── ProblemError         the server returned a problem (RFC 9457)
     ├── BadImage             400
+    ├── BadMedia             400
     ├── BadRequest           400
     ├── Unauthorized         401
     ├── NotFound             404
@@ -80,6 +81,12 @@ class BadImage(ProblemError):
     slug = "bad-image"
 
 
+class BadMedia(ProblemError):
+    """The sound is empty, corrupt or truncated."""
+
+    slug = "bad-media"
+
+
 class BadRequest(ProblemError):
     """The server cannot parse the request body."""
 
@@ -129,13 +136,13 @@ class SlowBody(ProblemError):
 
 
 class TooLarge(ProblemError):
-    """The image has too many bytes or pixels."""
+    """The body has too many bytes, the image too many pixels, or the sound too many seconds."""
 
     slug = "too-large"
 
 
 class UnsupportedFormat(ProblemError):
-    """The server does not support the image format."""
+    """The format is not supported, or it is a sound and the model takes images, or reversely."""
 
     slug = "unsupported-format"
 

@@ -34,13 +34,41 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Media:
+    """A sound: its duration, and the sample rate (Hz) and channels of its file."""
+
+    seconds: float
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """The classification of one window of a sound, from ``start`` to ``end`` in seconds."""
+
+    start: float
+    end: float
+    r: str
+    predictions: tuple[Prediction, ...]
+    tokens: Tokens
+
+    @property
+    def label(self) -> str:
+        """Label of the class with the highest score."""
+        return self.predictions[0].label
+
+
+@dataclass(frozen=True)
 class Classification:
-    """The classification of one image.
+    """The classification of one image or sound.
 
     Attributes:
         r, r_requested: the schedule that was used, and the requested one.
-        predictions: classes in descending order of score.
-        batch_size: number of images in the forward pass.
+        predictions: classes in descending order of score; of a sound, the average of its windows.
+        batch_size: number of images or windows in the forward pass.
+        modality: ``image`` or ``audio``: what the model takes.
+        media: the sound; None for an image.
+        windows: in order of time; empty unless each was requested.
     """
 
     model: str
@@ -50,6 +78,9 @@ class Classification:
     tokens: Tokens
     timing_ms: Timing
     batch_size: int
+    modality: str = "image"
+    media: Media | None = None
+    windows: tuple[Window, ...] = ()
 
     @property
     def label(self) -> str:
@@ -63,16 +94,48 @@ class Classification:
             model=answer["model"],
             r=answer["r"],
             r_requested=answer["r_requested"],
-            predictions=tuple(
-                Prediction(prediction["label"], prediction["index"], prediction["score"])
-                for prediction in answer["predictions"]
-            ),
-            tokens=Tokens(answer["tokens"]["input"], answer["tokens"]["output"]),
+            predictions=parse_predictions(answer),
+            tokens=parse_tokens(answer),
             timing_ms=Timing(
                 *(answer["timing_ms"][stage] for stage in ("decode", "queue", "forward"))
             ),
             batch_size=answer["batch_size"],
+            modality=answer.get("modality", "image"),
+            media=parse_media(answer),
+            windows=tuple(map(parse_window, answer.get("windows", ()))),
         )
+
+
+def parse_predictions(answer: Mapping[str, Any]) -> tuple[Prediction, ...]:
+    """Parse the predictions of an answer or of a window."""
+    return tuple(
+        Prediction(prediction["label"], prediction["index"], prediction["score"])
+        for prediction in answer["predictions"]
+    )
+
+
+def parse_tokens(answer: Mapping[str, Any]) -> Tokens:
+    """Parse the tokens of an answer or of a window."""
+    return Tokens(answer["tokens"]["input"], answer["tokens"]["output"])
+
+
+def parse_media(answer: Mapping[str, Any]) -> Media | None:
+    """Parse what an answer says of its sound; None if it is the answer to an image."""
+    media = answer.get("media")
+    if media is None:
+        return None
+    return Media(media["seconds"], media["sample_rate"], media["channels"])
+
+
+def parse_window(window: Mapping[str, Any]) -> Window:
+    """Parse one window of an answer."""
+    return Window(
+        start=window["start"],
+        end=window["end"],
+        r=window["r"],
+        predictions=parse_predictions(window),
+        tokens=parse_tokens(window),
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +157,8 @@ class Model:
         input_size: channels, height, width.
         classes: number of classes; 0 for a model without a classifier.
         r_max: the largest valid ``r``.
+        modality: ``image`` or ``audio``: what the model takes.
+        window_seconds: duration of one window of a sound; None for a model of images.
     """
 
     name: str
@@ -106,6 +171,8 @@ class Model:
     device: str
     dtype: str
     levels: tuple[Level, ...]
+    modality: str = "image"
+    window_seconds: float | None = None
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -119,5 +186,7 @@ class Model:
         return cls(
             input_size=(channels, height, width),
             levels=levels,
+            modality=answer.get("modality", "image"),
+            window_seconds=answer.get("window_seconds"),
             **{name: answer[name] for name in names},
         )

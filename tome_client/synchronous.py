@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
-from tome_client.calls import Calls, parameters
+from tome_client.calls import Calls, Windows, parameters
 from tome_client.results import Classification, Model
 from tome_client.retrying import Pause, Retry, Steps
 
@@ -30,7 +30,10 @@ class Client:
         retry: retry policy for an overloaded or unreachable server.
 
     All methods raise the exceptions in `tome_client.errors`. An image is bytes, a path, an open
-    file, a Pillow image or a numpy array (`tome_client.pictures`). ``r`` is a number, a list of
+    file, a Pillow image or a numpy array (`tome_client.pictures`). A model that takes sound is
+    given a sound instead: bytes, a path or an open file. ``windows`` says what becomes of the
+    windows of a long one: ``"mean"``, their average; ``"first"``, the first alone; or ``"each"``,
+    which gives every window's result as well. ``r`` is a number, a list of
     numbers (one per block), a schedule string (``"16:-1"``) or ``"auto"``. With ``"auto"`` the
     server merges only as many tokens as ``deadline_ms`` requires. It uses no level above ``r_max``
     and no level whose accuracy is below ``min_accuracy`` percent. ``model`` is the name of a model;
@@ -59,6 +62,7 @@ class Client:
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
+        windows: Windows | None = None,
     ) -> Classification:
         """Return the best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds."""
         query = parameters(
@@ -68,6 +72,7 @@ class Client:
             top_k=top_k,
             deadline_ms=deadline_ms,
             model=model,
+            windows=windows,
         )
         result: Classification = self._run(self._calls.classify(image, query))
         return result
@@ -82,6 +87,7 @@ class Client:
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
+        windows: Windows | None = None,
     ) -> list[Classification | ProblemError]:
         """Classify several images, a few per request. Return a result or an error for each."""
         query = parameters(
@@ -91,6 +97,7 @@ class Client:
             top_k=top_k,
             deadline_ms=deadline_ms,
             model=model,
+            windows=windows,
         )
         results: list[Classification | ProblemError] = self._run(
             self._calls.classify_many(images, query)
@@ -106,13 +113,20 @@ class Client:
         min_accuracy: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
+        windows: Windows | None = None,
     ) -> Any:
         """Return the pooled features ``(D,)`` of an image.
 
-        They are a float32 numpy array, or an ``array.array`` if numpy is not installed.
+        They are a float32 numpy array, or an ``array.array`` if numpy is not installed. With
+        ``windows="each"`` there is a row for each window.
         """
         query = parameters(
-            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+            r=r,
+            r_max=r_max,
+            min_accuracy=min_accuracy,
+            deadline_ms=deadline_ms,
+            model=model,
+            windows=windows,
         )
         return self._run(self._calls.embed(image, query))
 
@@ -125,10 +139,16 @@ class Client:
         min_accuracy: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
+        windows: Windows | None = None,
     ) -> list[Any]:
         """Return the features of several images, a few per request. Any failure raises."""
         query = parameters(
-            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+            r=r,
+            r_max=r_max,
+            min_accuracy=min_accuracy,
+            deadline_ms=deadline_ms,
+            model=model,
+            windows=windows,
         )
         features: list[Any] = self._run(self._calls.embed_many(images, query))
         return features
@@ -142,10 +162,16 @@ class Client:
         min_accuracy: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
+        windows: Windows | None = None,
     ) -> bytes:
         """Return a PNG image that shows which tokens were merged."""
         query = parameters(
-            r=r, r_max=r_max, min_accuracy=min_accuracy, deadline_ms=deadline_ms, model=model
+            r=r,
+            r_max=r_max,
+            min_accuracy=min_accuracy,
+            deadline_ms=deadline_ms,
+            model=model,
+            windows=windows,
         )
         png: bytes = self._run(self._calls.visualize(image, query))
         return png

@@ -16,12 +16,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.api_keys import ClientSecrets, read_client_key
 from server.errors import ConfigError
+from server.media.modality import Modality
 from tome_load.arrivals import Arrivals
-from tome_load.pictures import read_pictures
 from tome_load.report import LoadReport
 from tome_load.run import run_load
 from tome_load.screen import Bar, print_report
+from tome_load.served_model import served_modality
 from tome_load.spec import Endpoint, LoadSpec
+from tome_load.uploads import Upload, read_uploads
 
 DEFAULT_CONNECTIONS = 8
 DEFAULT_SECONDS = 10.0
@@ -41,9 +43,12 @@ class LoadCommand(BaseSettings):
         env_ignore_empty=True,
     )
 
-    images: list[Path] = Field(
+    files: list[Path] = Field(
         [],
-        description="Image files, or folders of them; default: the examples, or a generated JPEG.",
+        description=(
+            "Image or sound files, or folders of them, as the model takes; default: the examples,"
+            " or generated ones."
+        ),
     )
     url: str = Field(
         "http://127.0.0.1:8000",
@@ -107,9 +112,10 @@ class LoadCommand(BaseSettings):
         duration = self.duration
         if duration is None and self.requests is None:
             duration = DEFAULT_SECONDS
+        key = read_client_key(ClientSecrets(), self.api_key_file)
         return LoadSpec(
             url=self.url,
-            pictures=read_pictures(self.images),
+            uploads=self._uploads(key),
             rate=self.rate,
             arrivals=self.arrivals,
             connections=connections,
@@ -120,10 +126,17 @@ class LoadCommand(BaseSettings):
             endpoint=self.endpoint,
             model=self.model,
             deadline_ms=self.deadline_ms,
-            key=read_client_key(ClientSecrets(), self.api_key_file),
+            key=key,
             timeout=self.timeout,
             seed=self.seed,
         )
+
+    def _uploads(self, key: str) -> tuple[Upload, ...]:
+        """Return what requests carry. Asks the server what its model takes if files do not say."""
+        modality = Modality.IMAGE
+        if not self.files or any(path.is_dir() for path in self.files):
+            modality = served_modality(self.url, self.model, key, self.timeout)
+        return read_uploads(self.files, modality)
 
 
 def load(command: LoadCommand) -> int:

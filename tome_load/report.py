@@ -18,7 +18,7 @@ REFUSALS = (429, 503)
 
 # Fields left out of the JSON, because they are large, secret or written in another form.
 _OMITTED_FIELDS = ("spec", "records", "windows")
-_OMITTED_SPEC_FIELDS = ("pictures", "key", "probe")
+_OMITTED_SPEC_FIELDS = ("uploads", "key", "probe")
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ class LoadReport:
         return self.good / self.requests if self.requests else 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the single requests, the image contents and the key."""
+        """Return everything but the single requests, their contents and the key."""
         spec = {
             name: value
             for name, value in vars(self.spec).items()
             if name not in _OMITTED_SPEC_FIELDS
         }
-        spec["pictures"] = [picture.name for picture in self.spec.pictures]
+        spec["uploads"] = [upload.name for upload in self.spec.uploads]
         content: dict[str, Any] = {"spec": spec}
         for name, value in vars(self).items():
             if isinstance(value, Latency):

@@ -31,9 +31,9 @@ def request_url(spec: LoadSpec, r: str) -> str:
 
 
 def draws(spec: LoadSpec) -> Iterator[tuple[str, int]]:
-    """Yield a random ``r`` and the index of a random picture for each request."""
+    """Yield a random ``r`` and the index of a random upload for each request."""
     random = Random(f"{spec.seed}/what")
     while True:
         r = random.choice(spec.r)
-        picture = random.randrange(len(spec.pictures))
-        yield r, picture
+        upload = random.randrange(len(spec.uploads))
+        yield r, upload

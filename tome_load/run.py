@@ -146,8 +146,8 @@ class _Run:
 
     async def _send(self, intended: float) -> Record:
         """Send one request and record its outcome."""
-        r, picture = next(self.draws)
-        record = Record(next(self.numbers), picture, r, intended)
+        r, upload = next(self.draws)
+        record = Record(next(self.numbers), upload, r, intended)
         try:
             await self._exchange(record)
         except NoAnswer as error:
@@ -160,7 +160,7 @@ class _Run:
         return record
 
     async def _exchange(self, record: Record) -> None:
-        body = self.spec.pictures[record.picture].content
+        body = self.spec.uploads[record.upload].content
         await self.client.post(self.urls[record.r], body, record)
         record.read_answer()
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from server.errors import ConfigError
 from server.system.unix_http import socket_path
 from tome_load.arrivals import Arrivals
-from tome_load.pictures import Picture
+from tome_load.uploads import Upload
 
 Endpoint = Literal["classify", "embed"]
 
@@ -30,7 +30,7 @@ class LoadSpec:
 
     Attributes:
         url: the server, ``http://host:port``.
-        pictures: each request carries one, drawn uniformly.
+        uploads: each request carries one, drawn uniformly.
         rate: requests a second of an open loop, sent as planned, before earlier ones are answered.
         arrivals: distribution of the gaps in an open loop.
         connections: clients of a closed loop; each sends its next request after an answer.
@@ -50,7 +50,7 @@ class LoadSpec:
     """
 
     url: str
-    pictures: tuple[Picture, ...] = field(repr=False)
+    uploads: tuple[Upload, ...] = field(repr=False)
     rate: float | None = None
     arrivals: Arrivals = "poisson"
     connections: int | None = None
@@ -86,5 +86,5 @@ class LoadSpec:
                 raise ConfigError(f"{name} must be above 0, got {value:g}")
         if self.warmup < 0:
             raise ConfigError(f"warmup must not be negative, got {self.warmup:g}")
-        if not self.pictures or not self.r:
-            raise ConfigError("there must be at least one picture and one r")
+        if not self.uploads or not self.r:
+            raise ConfigError("there must be at least one upload and one r")

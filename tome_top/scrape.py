@@ -6,11 +6,11 @@ import http.client
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.system.unix_http import UnixConnection, socket_path
+from server.system.unix_http import connection_to, socket_path
 
 TIMEOUT_SECONDS = 5.0
 
@@ -89,9 +89,8 @@ def scrape(url: str, timeout: float = TIMEOUT_SECONDS) -> Scrape:
 
 def _get(url: str, timeout: float) -> tuple[int, str]:
     """Return status and body of a GET request."""
-    address = urlsplit(url)
-    connection = _connection(url, address, timeout)
-    path = address.path.rstrip("/") or "/metrics"
+    connection = connection_to(url, timeout)
+    path = urlsplit(url).path.rstrip("/") or "/metrics"
     if socket_path(url) is not None:
         path = "/metrics"
     try:
@@ -101,13 +100,3 @@ def _get(url: str, timeout: float) -> tuple[int, str]:
         return response.status, body.decode("utf-8", "replace")
     finally:
         connection.close()
-
-
-def _connection(url: str, address: SplitResult, timeout: float) -> http.client.HTTPConnection:
-    path = socket_path(url)
-    if path is not None:
-        return UnixConnection(path, timeout)
-    host = address.hostname or ""
-    if address.scheme == "https":
-        return http.client.HTTPSConnection(host, address.port, timeout=timeout)
-    return http.client.HTTPConnection(host, address.port, timeout=timeout)

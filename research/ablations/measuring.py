@@ -18,7 +18,8 @@ import tome_core
 from research.ablations.results import Result
 from research.ablations.variants import Shape, Variant
 from server.commands.datasets import open_dataset
-from server.commands.evaluate import batches, class_indices
+from server.commands.evaluate import class_indices
+from server.commands.labelled_batches import batches
 from server.commands.offline import pick_model
 from server.engine.device.placement import pick_device, pick_dtype, set_threads
 from server.engine.execution.runner import Runner
@@ -69,8 +70,8 @@ def load_bench(settings: ModelSettings, folder: Path | None, images: int | None)
     assert spec.checkpoint is not None
     load_weights(vit, spec.checkpoint)
     targets = class_indices(data, loaded.labels)
-    parts = list(batches(Runner(loaded, device), data, targets, 1000))
-    pixels, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    parts = list(batches(loaded.transform, data, targets, 1000))
+    pixels, labels, _ = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Bench(loaded, vit.eval().to(device), device, dtype, data.name, pixels, labels)
 
 

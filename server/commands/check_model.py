@@ -8,6 +8,7 @@ import timm
 import torch
 
 import tome_core
+import tome_core.networks.architectures  # timm then knows those of sound
 from server.errors import ConfigError
 from tome_core.split import most_mergeable
 
@@ -35,8 +36,8 @@ def check_model(name: str) -> int:
     except tome_core.UnsupportedModelError as error:
         print(f"{name}: not supported: {error}")
         return 1
-    images = torch.empty(1, *network.pretrained_cfg["input_size"], device="meta")
-    tokens = model.input_tokens(images)
+    inputs = torch.empty(1, *network.pretrained_cfg["input_size"], device="meta")
+    tokens = model.input_tokens(inputs)
     largest_r = most_mergeable(tokens, model.merging.prefix)
     print(f"{name}: supported ({family}, {tokens} tokens, r from 0 to {largest_r})")
     return 0

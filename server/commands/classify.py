@@ -1,119 +1,156 @@
-"""``tome-serve classify``: the best classes of image files or of standard input, here."""
+"""``tome-serve classify``: the best classes of files or of standard input, here."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from server.commands.file_prediction import BestClasses, FilePrediction, predict
+from server.commands.flags import Windows
+from server.commands.inputs import FileInputs, read_inputs
 from server.commands.offline import (
     check_readable,
     load_runner,
     parse_schedule,
     pick_model,
     read_file,
-    run_one,
     tokens_left,
 )
-from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.runner import Runner
 from server.errors import ConfigError, RequestError
+from server.media.modality import Modality
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 
 def classify(
     settings: ModelSettings,
-    images: Sequence[Path],
+    files: Sequence[Path],
     r: str,
     model: str,
     top_k: int,
     *,
+    windows: Windows = "mean",
     as_json: bool = False,
 ) -> int:
-    """Print the best classes of each image; return the exit code.
+    """Print the best classes of each image or sound; return the exit code.
 
-    An image that fails is reported on stderr, the others are classified; then the code is 1.
+    A file that fails is reported on stderr, the others are classified; then the code is 1.
 
     Args:
-        images: files; ``-`` is standard input.
+        files: ``-`` is standard input.
+        windows: of a long sound: the first, the mean, or each as well.
         as_json: print one JSON object a line, with the members of the answer over HTTP and
             ``file``; or with ``file`` and ``error``.
 
     Raises:
         ConfigError: the settings are wrong.
     """
-    readable = [image for image in images if _is_readable(image, as_json)]
+    readable = [file for file in files if _is_readable(file, as_json)]
     if not readable:
         return 1  # without the seconds that the model takes
     runner = load_runner(settings, pick_model(settings, model))
     if not runner.model.labels:
         raise ConfigError(f"model {runner.model.spec.name} has no classifier")
+    takes_images = runner.model.transform.modality is Modality.IMAGE
+    if takes_images and windows != "mean":
+        raise ConfigError(f"model {runner.model.spec.name} takes images, which have no windows")
     schedule = parse_schedule(runner, r)
     top_k = min(top_k, len(runner.model.labels))
-    failures = len(images) - len(readable)
-    for image in readable:
+    failures = len(files) - len(readable)
+    for file in readable:
         try:
-            output, _ = run_one(runner, read_file(image), schedule, top_k, "classes")
+            inputs = read_inputs(read_file(file), runner.model.transform)
         except (ConfigError, RequestError) as error:
             failures += 1
-            _report_failure(image, error, as_json)
+            _report_failure(file, error, as_json)
             continue
+        found = predict(runner, inputs, schedule, top_k, windows)
         if as_json:
-            _print_json(_result(image, runner, schedule, output))
+            _print_json(_result(file, runner, schedule, inputs, found))
         else:
-            _print_classes(image if len(images) > 1 else None, runner, output)
+            _print_classes(file if len(files) > 1 else None, runner, inputs, found)
     if not as_json:
         print(tokens_left(runner, schedule))
     return 1 if failures else 0
 
 
-def _print_classes(image: Path | None, runner: Runner, output: ImageOutput) -> None:
-    """Print the classes of one image, below its name if ``image`` is given."""
-    if image is not None:
-        print(_printable(f"{image}:"))
-    for score, index in zip(output.scores, output.classes, strict=True):
+def _print_classes(
+    file: Path | None,
+    runner: Runner,
+    inputs: FileInputs,
+    found: FilePrediction,
+) -> None:
+    """Print the classes of one file, below its name if ``file`` is given."""
+    if file is not None:
+        print(_printable(f"{file}:"))
+    for score, index in zip(found.best.scores, found.best.classes, strict=True):
         print(f"{score:7.4f}  {runner.model.labels[index]}")
+    for window, best in zip(inputs.windows, found.each, strict=False):
+        label = runner.model.labels[best.classes[0]]
+        print(f"{best.scores[0]:7.4f}  {label}  from {window.start:.2f} to {window.end:.2f} s")
 
 
 def _result(
-    image: Path,
+    file: Path,
     runner: Runner,
     schedule: Schedule,
-    output: ImageOutput,
+    inputs: FileInputs,
+    found: FilePrediction,
 ) -> dict[str, Any]:
     labels = runner.model.labels
     tokens = runner.tokens(schedule)
-    return {
-        "file": str(image),
+    result: dict[str, Any] = {
+        "file": str(file),
         "model": runner.model.spec.name,
         "r": str(schedule),
-        "predictions": [
-            {"label": labels[index], "index": index, "score": score}
-            for score, index in zip(output.scores, output.classes, strict=True)
-        ],
+        "predictions": _predictions(labels, found.best),
         "tokens": {"input": tokens[0], "output": tokens[-1]},
     }
+    if inputs.media is not None:
+        result["modality"] = Modality.AUDIO
+        result["media"] = asdict(inputs.media)
+    if found.each:
+        result["windows"] = [
+            {
+                "start": window.start,
+                "end": window.end,
+                "r": str(schedule),
+                "predictions": _predictions(labels, best),
+                "tokens": result["tokens"],
+            }
+            for window, best in zip(inputs.windows, found.each, strict=True)
+        ]
+    return result
 
 
-def _is_readable(image: Path, as_json: bool) -> bool:
+def _predictions(labels: Sequence[str], best: BestClasses) -> list[dict[str, Any]]:
+    return [
+        {"label": labels[index], "index": index, "score": score}
+        for score, index in zip(best.scores, best.classes, strict=True)
+    ]
+
+
+def _is_readable(file: Path, as_json: bool) -> bool:
     """Return whether a file can be opened, and report it if it cannot."""
     try:
-        check_readable(image)
+        check_readable(file)
     except ConfigError as error:
-        _report_failure(image, error, as_json)
+        _report_failure(file, error, as_json)
         return False
     return True
 
 
-def _report_failure(image: Path, error: Exception, as_json: bool) -> None:
+def _report_failure(file: Path, error: Exception, as_json: bool) -> None:
     # A ConfigError names the file. An error of decoding does not, since over HTTP there is none.
-    subject = "" if isinstance(error, ConfigError) else f"{image}: "
+    subject = "" if isinstance(error, ConfigError) else f"{file}: "
     print(_printable(f"tome-serve: {subject}{error}"), file=sys.stderr)
     if as_json:
-        _print_json({"file": str(image), "error": str(error)})
+        _print_json({"file": str(file), "error": str(error)})
 
 
 def _print_json(members: dict[str, Any]) -> None:

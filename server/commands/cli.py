@@ -36,14 +36,17 @@ _COMMANDS = (
         "list the models that would be served, with the cost of each level of r; --check NAME says"
         " whether merging supports a model of timm",
     ),
-    ("classify IMAGE...", "classify images here, without a server; - is standard input"),
-    ("visualize IMAGE", "draw which patches of an image are merged"),
+    (
+        "classify FILE...",
+        "classify images or sounds here, without a server; - is standard input",
+    ),
+    ("visualize FILE", "draw which patches of an image or of a sound's spectrogram are merged"),
     (
         "evaluate [DATA]",
-        "measure accuracy and images/s for each r, over a folder of labelled images or the"
+        "measure accuracy and speed for each r, over a folder of labelled images or sounds, or the"
         " Fashion-MNIST files",
     ),
-    ("load [IMAGE]", "send requests to a server; report latency, goodput and the r that was used"),
+    ("load [FILE]", "send requests to a server; report latency, goodput and the r that was used"),
     ("top", "watch a server: throughput by r, latency, speed-up, queue, refusals"),
 )
 
@@ -120,10 +123,11 @@ def _classify(command: ClassifyCommand) -> int:
 
     return classify(
         command,
-        command.images,
+        command.files,
         command.r,
         command.model,
         command.top_k,
+        windows=command.windows,
         as_json=command.json_lines,
     )
 
@@ -132,13 +136,13 @@ def _visualize(command: VisualizeCommand) -> int:
     _import_pytorch(command)
     from server.commands.offline import visualize
 
-    return visualize(command, command.image, command.r, command.model, command.output)
+    return visualize(command, command.file, command.r, command.model, command.output)
 
 
 def _evaluate(command: EvaluateCommand) -> int:
     _import_pytorch(command)
     from server.catalog.profiles import profiled_model, read_profile, write_profile
-    from server.commands.datasets import open_dataset
+    from server.commands.datasets import check_folder
     from server.commands.evaluate import evaluate
     from server.commands.plotting import plot_profiles
 
@@ -149,9 +153,15 @@ def _evaluate(command: EvaluateCommand) -> int:
     if command.beside is not None:
         other_name = profiled_model(command.beside)
         other_profiles[other_name] = read_profile(command.beside)
-    data = open_dataset(command.data, command.limit)
-    schedules = command.r.split()
-    rows, conditions = evaluate(command, data, schedules, command.model, command.batch)
+    check_folder(command.data)
+    rows, conditions = evaluate(
+        command,
+        command.data,
+        command.limit,
+        command.r.split(),
+        command.model,
+        command.batch,
+    )
     if command.profile is not None:
         write_profile(command.profile, rows, conditions)
     if command.plot is not None:

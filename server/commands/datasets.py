@@ -1,7 +1,7 @@
-"""Labelled images to measure accuracy on: one folder per class, or the Fashion-MNIST files.
+"""Labelled files to measure accuracy on: one folder per class, or the Fashion-MNIST files.
 
-Items are ``(image, class index)``. An image is an encoded file or an array of pixels, so that
-evaluation decodes and transforms it as serving does.
+Items are ``(source, class index)``. A source is an encoded image or sound, or an array of pixels,
+so that evaluation decodes and transforms it as serving does.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from server.commands.inputs import UNLIMITED, FileInputs, read_inputs
 from server.errors import ConfigError, RequestError
-from server.imaging.decode import decode, to_pixels
-from server.imaging.image_files import image_files, is_hidden
-from server.media.transforms import ImageTransform
+from server.imaging.decode import to_pixels
+from server.media.files import is_hidden, media_files
+from server.media.modality import Modality
+from server.media.transforms import ImageTransform, Transform
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_CLASSES = (
@@ -100,12 +100,12 @@ def _find_idx(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabelledData:
     """A data set to evaluate on.
 
     Attributes:
         classes: name of the class of each index that `items` yields.
-        sources: image files, or pixels ``uint8 (M, H, W)``.
+        sources: image or sound files, or pixels ``uint8 (M, H, W)``.
         labels: class index of each source.
     """
 
@@ -123,8 +123,8 @@ class LabelledImages:
             yield source, int(label)
 
 
-def read_pixels(source: Path | np.ndarray, transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Return an image of a data set as ``uint8 (C, H, W)``.
+def read_source(source: Path | np.ndarray, transform: Transform) -> FileInputs:
+    """Return the inputs of a model for a source of a data set.
 
     A file is decoded as the server does it, but may have any size.
 
@@ -132,37 +132,53 @@ def read_pixels(source: Path | np.ndarray, transform: ImageTransform) -> npt.NDA
         ConfigError: the file cannot be read or decoded.
     """
     if not isinstance(source, Path):
-        return to_pixels(source, transform)
+        assert isinstance(transform, ImageTransform)
+        return FileInputs((to_pixels(source, transform),))
     try:
-        return decode(source.read_bytes(), transform, max_pixels=sys.maxsize, max_side=sys.maxsize)
+        return read_inputs(source.read_bytes(), transform, UNLIMITED)
     except OSError as error:
         raise ConfigError(f"cannot read {source}: {error.strerror or error}") from error
     except RequestError as error:
         raise ConfigError(f"{source} cannot be decoded: {error.detail}") from error
 
 
-def open_dataset(folder: Path | None, limit: int | None = None) -> LabelledImages:
-    """Open the Fashion-MNIST test files in ``folder``, or its sub-folders, one per class.
+def check_folder(folder: Path | None) -> None:
+    """Raise `ConfigError` if there is no ``folder``, before a model is loaded for it."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder")
+
+
+def open_dataset(
+    folder: Path | None,
+    limit: int | None = None,
+    modality: Modality = Modality.IMAGE,
+) -> LabelledData:
+    """Open the sub-folders of ``folder``, one per class; or the Fashion-MNIST test files in it.
 
     Args:
         folder: by default where Debian installs Fashion-MNIST.
-        limit: largest number of images.
+        limit: largest number of files.
+        modality: whether images are collected, or sounds.
 
     Raises:
         ConfigError: there is no such folder, or nothing in it to evaluate on.
     """
+    if modality is Modality.AUDIO:
+        if folder is None:
+            raise ConfigError("the model takes sounds: name a folder of sounds, <class>/<sound>")
+        check_folder(folder)
+        return _open_class_folders(folder, limit, modality)
     folder = folder or FASHION_MNIST_DIR
     has_idx_files = any(folder.glob("t10k-images-idx3-ubyte*"))
     if folder == FASHION_MNIST_DIR or has_idx_files:
         return _open_fashion_mnist(folder, limit)
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder")
-    return _open_class_folders(folder, limit)
+    check_folder(folder)
+    return _open_class_folders(folder, limit, modality)
 
 
-def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledImages:
+def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledData:
     images, labels = load_fashion_mnist("test", folder)
-    return LabelledImages(
+    return LabelledData(
         name="fashion-mnist",
         classes=FASHION_MNIST_CLASSES,
         sources=images[:limit],
@@ -170,22 +186,23 @@ def _open_fashion_mnist(folder: Path, limit: int | None) -> LabelledImages:
     )
 
 
-def _open_class_folders(folder: Path, limit: int | None) -> LabelledImages:
+def _open_class_folders(folder: Path, limit: int | None, modality: Modality) -> LabelledData:
     class_folders = [child for child in folder.iterdir() if child.is_dir()]
     classes = sorted(child.name for child in class_folders if not is_hidden(child))
     paths: list[Path] = []
     labels: list[int] = []
     for index, name in enumerate(classes):
-        for path in image_files(folder / name):
+        for path in media_files(folder / name, modality):
             paths.append(path)
             labels.append(index)
     if not paths:
+        kind = "sound" if modality is Modality.AUDIO else "image"
         raise ConfigError(
-            f"{folder} has no sub-folder of images; expected {folder}/<class>/<image>"
+            f"{folder} has no sub-folder of {kind}s; expected {folder}/<class>/<{kind}>"
         )
-    # With a limit, take images at equal distances, so that all classes are represented.
+    # With a limit, take files at equal distances, so that all classes are represented.
     step = 1 if limit is None else math.ceil(len(paths) / limit)
-    return LabelledImages(
+    return LabelledData(
         name=folder.name,
         classes=tuple(classes),
         sources=paths[::step],

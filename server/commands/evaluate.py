@@ -1,30 +1,37 @@
-"""``tome-serve evaluate``: accuracy and speed for each schedule, over labelled images."""
+"""``tome-serve evaluate``: accuracy and speed for each schedule, over labelled images or sounds."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow
-from server.commands.datasets import LabelledImages, read_pixels
+from server.commands.datasets import LabelledData, open_dataset
+from server.commands.labelled_batches import LabelledBatch, batches
 from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.window_means import WindowMeans
+from server.engine.device.readout import ACTIVATIONS
 from server.engine.execution.runner import Runner
 from server.errors import ConfigError
 from server.logs import log_step
+from server.media.modality import Modality
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.server")
+
+# What is counted for the accuracy, and for the speed.
+_FILES = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}
+_INPUTS = {Modality.IMAGE: "images", Modality.AUDIO: "windows"}
 
 
 @dataclass
@@ -32,38 +39,46 @@ class _Measurement:
     """What was measured under one schedule.
 
     Attributes:
-        hits: images whose best class was right.
-        seconds_per_image: one value for each timed batch.
+        means: counts the files whose best class was right.
+        seconds_per_input: of an image or a window; one value for each timed batch.
     """
 
     schedule: Schedule
-    hits: int = 0
-    seconds_per_image: list[float] = field(default_factory=list)
+    means: WindowMeans = field(default_factory=WindowMeans)
+    seconds_per_input: list[float] = field(default_factory=list)
 
 
 def evaluate(
     settings: ModelSettings,
-    data: LabelledImages,
+    folder: Path | None,
+    limit: int | None,
     r: Sequence[str],
     model: str,
     batch: int,
 ) -> tuple[list[ProfileRow], dict[str, object]]:
     """Measure and print the table; return its rows and the conditions of the measurement.
 
+    Args:
+        folder, limit: see `open_dataset`.
+
     Raises:
-        ConfigError: a class of ``data`` is not a label of the model, or a schedule does not fit it.
+        ConfigError: there is no such data, one of its classes is not a label of the model, or a
+            schedule does not fit it.
     """
     runner = load_runner(settings, pick_model(settings, model))
+    modality = runner.model.transform.modality
+    data = open_dataset(folder, limit, modality)
     texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
     schedules = [parse_schedule(runner, text) for text in texts]
     targets = class_indices(data, runner.model.labels)
-    with log_step(log, f"evaluating {len(data):,} images under {len(schedules)} schedules"):
+    files = _FILES[modality]
+    with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):
         rows = measure(runner, schedules, data, targets, batch)
     print_table(runner, data, rows)
     conditions = {
         "model": runner.model.spec.name,
         "data": data.name,
-        "images": len(data),
+        files: len(data),
         "batch": batch,
         "device": str(runner.device),
         "dtype": runner.dtype,
@@ -72,7 +87,7 @@ def evaluate(
     return rows, conditions
 
 
-def class_indices(data: LabelledImages, labels: Sequence[str]) -> list[int]:
+def class_indices(data: LabelledData, labels: Sequence[str]) -> list[int]:
     """Return the index of the model's label for each class of ``data``.
 
     Classes and labels are matched by name, or else by position if there are equally many.
@@ -96,14 +111,14 @@ def class_indices(data: LabelledImages, labels: Sequence[str]) -> list[int]:
 def measure(
     runner: Runner,
     schedules: Sequence[Schedule],
-    data: LabelledImages,
+    data: LabelledData,
     targets: Sequence[int],
     batch: int,
 ) -> list[ProfileRow]:
     """Run every batch under every schedule, one after the other.
 
     A change of the machine's speed then affects all schedules alike. The first schedule is the
-    baseline of the speed-ups.
+    baseline of the speed-ups. The probabilities of a sound's windows are averaged.
 
     Args:
         targets: the model's class for each class of ``data``; see `class_indices`.
@@ -111,19 +126,13 @@ def measure(
     measurements = [_Measurement(schedule) for schedule in schedules]
     for schedule in schedules:
         runner.seconds([schedule] * batch)  # warm up
+    transform = runner.model.transform
     with _progress() as progress:
-        task = progress.add_task("images", total=len(data))
-        for pixels, labels in batches(runner, data, targets, batch):
-            # A last batch that is not full runs at another speed.
-            is_timed = len(pixels) == batch or len(data) < batch
+        task = progress.add_task(_FILES[transform.modality], total=len(data))
+        for part in batches(transform, data, targets, batch):
             for measurement in measurements:
-                started = time.perf_counter()
-                classes = _predict(runner, pixels, measurement.schedule)
-                if is_timed:
-                    seconds = time.perf_counter() - started
-                    measurement.seconds_per_image.append(seconds / len(pixels))
-                measurement.hits += int((classes == labels).sum())
-            progress.advance(task, len(pixels))
+                _measure_batch(runner, part, measurement, batch)
+            progress.update(task, completed=int(part.items[-1]) + 1)
     baseline = measurements[0]
     return [_row(runner, each, baseline, len(data)) for each in measurements]
 
@@ -139,30 +148,40 @@ def _progress() -> Progress:
     )
 
 
-def _predict(
+def _measure_batch(
     runner: Runner,
-    pixels: npt.NDArray[np.uint8],
-    schedule: Schedule,
-) -> npt.NDArray[np.int64]:
-    """Return the best class of each image, ``(B,)``."""
-    logits = runner.logits(pixels, [schedule] * len(pixels))
-    return logits.argmax(dim=-1).cpu().numpy()
+    part: LabelledBatch,
+    measurement: _Measurement,
+    size: int,
+) -> None:
+    """Run one batch under the schedule of ``measurement``, and add its time and its scores."""
+    count = len(part.inputs)
+    started = time.perf_counter()
+    logits = runner.logits(part.inputs, [measurement.schedule] * count).cpu()
+    seconds = time.perf_counter() - started
+    # A last batch that is not full runs at another speed; one that is alone has no other.
+    if count == size or not measurement.seconds_per_input:
+        measurement.seconds_per_input.append(seconds / count)
+    scores = logits
+    if runner.model.transform.modality is Modality.AUDIO:
+        scores = ACTIVATIONS[runner.model.activation](logits)
+    measurement.means.add(part.items, part.labels, scores.numpy())
 
 
 def _row(
     runner: Runner,
     measurement: _Measurement,
     baseline: _Measurement,
-    images: int,
+    files: int,
 ) -> ProfileRow:
     tokens = runner.tokens(measurement.schedule)
     cost = runner.model.network.cost()
-    seconds = measurement.seconds_per_image
-    pairs = zip(baseline.seconds_per_image, seconds, strict=True)
+    seconds = measurement.seconds_per_input
+    pairs = zip(baseline.seconds_per_input, seconds, strict=True)
     speedups = [before / after for before, after in pairs]
     return ProfileRow(
         r=str(measurement.schedule),
-        accuracy=round(100 * measurement.hits / images, 3),
+        accuracy=round(100 * measurement.means.hits() / files, 3),
         tokens=tokens[-1],
         relative_flops=round(cost.relative(tokens), 4),
         images_per_s=round(1 / statistics.median(seconds), 1),
@@ -170,37 +189,13 @@ def _row(
     )
 
 
-def batches(
-    runner: Runner,
-    data: LabelledImages,
-    targets: Sequence[int],
-    size: int,
-) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    """Yield pixels ``uint8 (B, C, H, W)`` and the model's classes ``int64 (B,)``.
-
-    Images pass through the transform that serving uses.
-
-    Raises:
-        ConfigError: an image cannot be read or decoded.
-    """
-    transform = runner.model.transform
-    pixels = []
-    labels = []
-    for source, label in data.items():
-        pixels.append(read_pixels(source, transform))
-        labels.append(targets[label])
-        if len(pixels) == size:
-            yield np.stack(pixels), np.array(labels)
-            pixels = []
-            labels = []
-    if pixels:
-        yield np.stack(pixels), np.array(labels)
-
-
-def print_table(runner: Runner, data: LabelledImages, rows: Sequence[ProfileRow]) -> None:
+def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) -> None:
     """Print the rows as a table."""
-    title = f"{runner.model.spec.name} on {len(data):,} images of {data.name}, {runner.device}"
-    table = Table("r", "accuracy %", "tokens", "FLOPs", "images/s", "speed-up", title=title)
+    modality = runner.model.transform.modality
+    name = runner.model.spec.name
+    title = f"{name} on {len(data):,} {_FILES[modality]} of {data.name}, {runner.device}"
+    speed = f"{_INPUTS[modality]}/s"
+    table = Table("r", "accuracy %", "tokens", "FLOPs", speed, "speed-up", title=title)
     for row in rows:
         table.add_row(
             row.r,

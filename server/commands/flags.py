@@ -16,13 +16,16 @@ from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 # The fields that are arguments, not flags.
-_ARGUMENTS = ("images", "image", "data")
+_ARGUMENTS = ("files", "file", "data")
 # Further names of a flag. A field cannot be called json, which is a method of every model.
 _OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": "--json"}
 _WITH_SHORT_FLAG = frozenset({"r", "output"})
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
 Command = TypeVar("Command", bound=BaseSettings)
+
+# What becomes of the windows of a long sound.
+Windows = Literal["first", "mean", "each"]
 
 
 class ModelsCommand(ModelSettings):
@@ -35,33 +38,43 @@ class ModelsCommand(ModelSettings):
 
 
 class ClassifyCommand(ModelSettings):
-    """Classify images here, without a server."""
+    """Classify images or sounds here, without a server."""
 
-    images: list[Path] = Field(
+    files: list[Path] = Field(
         [],
-        description="Image files; - is standard input.",
+        description="Image files, or sound files, as the model takes; - is standard input.",
         validate_default=True,
     )
     r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     top_k: int = Field(5, ge=1, description="Number of classes to print.")
+    windows: Windows = Field(
+        "mean",
+        description=(
+            "Of a sound that is longer than one window of the model: classify the first window"
+            " alone, average all of them, or print each as well."
+        ),
+    )
     json_lines: bool = Field(
         False,
-        description="Print one JSON object per image and line.",
+        description="Print one JSON object per file and line.",
     )
 
-    @field_validator("images")
+    @field_validator("files")
     @classmethod
-    def _require_images(cls, value: list[Path]) -> list[Path]:
+    def _require_files(cls, value: list[Path]) -> list[Path]:
         if not value:
-            raise ValueError("name an image file, or - for standard input")
+            raise ValueError("name an image or sound file, or - for standard input")
         return value
 
 
 class VisualizeCommand(ModelSettings):
-    """Draw which patches of an image are merged: each region in its mean colour, outlined."""
+    """Draw which patches of an image are merged: each region in its mean colour, outlined.
 
-    image: Path = Field(description="Image file.")
+    Of a sound, the patches of the log-mel spectrogram of its first window.
+    """
+
+    file: Path = Field(description="Image or sound file.")
     r: str = Field("16", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     output: Path = Field(
@@ -71,12 +84,13 @@ class VisualizeCommand(ModelSettings):
 
 
 class EvaluateCommand(ModelSettings):
-    """Measure accuracy and images/s for each r, over labelled images or Fashion-MNIST files."""
+    """Measure accuracy and speed for each r, over labelled files or the Fashion-MNIST files."""
 
     data: Path | None = Field(
         None,
         description=(
-            "Folder with one sub-folder of images per class, or with the Fashion-MNIST test files."
+            "Folder with one sub-folder of images or sounds per class, as the model takes; or with"
+            " the Fashion-MNIST test files."
         ),
     )
     r: str = Field(
@@ -84,8 +98,8 @@ class EvaluateCommand(ModelSettings):
         description="Schedules, separated by spaces.",
     )
     model: str = Field("", description="Name of the model; default: the first.")
-    batch: int = Field(50, ge=1, le=1024, description="Images in one forward pass.")
-    limit: int | None = Field(None, ge=1, description="Largest number of images to evaluate.")
+    batch: int = Field(50, ge=1, le=1024, description="Images or windows in one forward pass.")
+    limit: int | None = Field(None, ge=1, description="Largest number of files to evaluate.")
     profile: Path | None = Field(
         None,
         description="Write the table to this JSON file, for a model's `profile`.",

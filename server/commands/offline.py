@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 from rich.console import Console
 from rich.table import Table
 
 from server.allocator import keep_freed_memory, map_large_blocks
+from server.audio.picture import oriented_grid, oriented_source, spectrogram
 from server.catalog.entries import ModelSpec, read_catalog
+from server.commands.inputs import Row, read_inputs
 from server.engine.device.placement import (
     configure_pytorch,
     pick_device,
@@ -25,14 +30,15 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import load_model
 from server.errors import ConfigError
-from server.imaging.decode import decode
 from server.imaging.visualization import draw_regions
 from server.ipc.messages import OutputKind
+from server.media.transforms import ImageTransform
 from server.settings import ModelSettings, Settings
 from tome_core.backends.cpu.library import limit_isa
 from tome_core.schedule import Schedule
 
 STANDARD_INPUT = Path("-")
+DEFAULT_LEVELS: Sequence[int] = Settings.model_fields["levels"].default
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
@@ -51,8 +57,15 @@ def pick_model(settings: ModelSettings, name: str) -> ModelSpec:
     raise ConfigError(f"there is no model {name!r}; there are {names}")
 
 
-def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
+def load_runner(
+    settings: ModelSettings,
+    spec: ModelSpec,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+) -> Runner:
     """Load ``spec`` on the device and in the dtype of the settings.
+
+    Args:
+        levels: of models of images whose entry has none.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -64,7 +77,7 @@ def load_runner(settings: ModelSettings, spec: ModelSpec) -> Runner:
     configure_pytorch(device)
     map_large_blocks()
     dtype = pick_dtype(settings.dtype, device)
-    loaded = load_model(spec, device, dtype)
+    loaded = load_model(spec, device, dtype, levels)
     if loaded.acceleration != KERNELS:
         keep_freed_memory()
     return Runner(loaded, device)
@@ -84,14 +97,16 @@ def parse_schedule(runner: Runner, text: str) -> Schedule:
     return schedule
 
 
-def visualize(settings: ModelSettings, image: Path, r: str, model: str, output: Path) -> int:
-    """Draw which patches of one image file are merged, and write the picture to ``output``."""
-    encoded = read_file(image)
+def visualize(settings: ModelSettings, file: Path, r: str, model: str, output: Path) -> int:
+    """Draw which patches of one file are merged, and write the picture to ``output``.
+
+    Of a sound this is the first window.
+    """
+    encoded = read_file(file)
     runner = load_runner(settings, pick_model(settings, model))
     schedule = parse_schedule(runner, r)
-    prediction, pixels = run_one(runner, encoded, schedule, 0, "source")
-    source = np.frombuffer(prediction.source, "<i4")
-    picture = draw_regions(pixels, source, runner.model.prefix, runner.model.grid)
+    prediction, row = run_one(runner, encoded, schedule, 0, "source")
+    picture = _draw(runner, row, np.frombuffer(prediction.source, "<i4"))
     try:
         picture.save(output)
     except ValueError as error:
@@ -100,6 +115,17 @@ def visualize(settings: ModelSettings, image: Path, r: str, model: str, output: 
         raise ConfigError(f"cannot write {output}: {error.strerror or error}") from error
     print(f"{output}: {tokens_left(runner, schedule)}")
     return 0
+
+
+def _draw(runner: Runner, row: Row, source: npt.NDArray[np.int32]) -> Image:
+    """Draw the merged regions of one input of the model, ``(C, H, W)``."""
+    model = runner.model
+    transform = model.transform
+    if isinstance(transform, ImageTransform):
+        return draw_regions(row, source, model.prefix, model.grid)
+    upright = oriented_source(source, model.prefix, model.grid, transform)
+    grid = oriented_grid(model.grid, transform)
+    return draw_regions(spectrogram(row, transform), upright, model.prefix, grid)
 
 
 def read_file(path: Path) -> bytes:
@@ -111,7 +137,7 @@ def read_file(path: Path) -> bytes:
     if path == STANDARD_INPUT:
         content = sys.stdin.buffer.read()
         if not content:
-            raise ConfigError("standard input is empty; pipe an image into it")
+            raise ConfigError("standard input is empty; pipe a file into it")
         return content
     try:
         return path.read_bytes()
@@ -135,23 +161,17 @@ def run_one(
     schedule: Schedule,
     top_k: int,
     output: OutputKind,
-) -> tuple[ImageOutput, npt.NDArray[np.uint8]]:
-    """Run one encoded image; return its prediction and the pixels ``uint8 (C, H, W)``.
+) -> tuple[ImageOutput, Row]:
+    """Run one encoded image, or the first window of a sound; return its prediction and the input.
 
-    The size limits are the server's defaults.
+    The limits are the server's defaults.
 
     Raises:
-        RequestError: the image cannot be decoded.
+        RequestError: it cannot be decoded.
     """
-    defaults = Settings.model_fields
-    pixels = decode(
-        encoded,
-        runner.model.transform,
-        max_pixels=defaults["max_pixels"].default,
-        max_side=defaults["max_side"].default,
-    )
-    (prediction,) = runner.run([ImageInput(pixels, schedule, top_k, output)])
-    return prediction, pixels
+    row = read_inputs(encoded, runner.model.transform).rows[0]
+    (prediction,) = runner.run([ImageInput(row, schedule, top_k, output)])
+    return prediction, row
 
 
 def tokens_left(runner: Runner, schedule: Schedule) -> str:
@@ -161,26 +181,43 @@ def tokens_left(runner: Runner, schedule: Schedule) -> str:
 
 
 def print_models(settings: ModelSettings) -> int:
-    """Print the models of the catalog, with the tokens and FLOPs of each default level of r."""
-    levels = Settings.model_fields["levels"].default
-    level_names = [f"r={level}" for level in levels]
-    table = Table(
-        "model",
-        "architecture",
-        "input",
-        "classes",
-        *level_names,
-        caption="tokens, FLOPs",
-    )
-    for spec in read_catalog(settings.config, settings.models):
-        runner = load_runner(settings, spec)
-        size = "x".join(map(str, runner.model.transform.size))
-        classes = str(len(runner.model.labels))
-        costs = [_level_cost(runner, level) for level in levels]
-        table.add_row(spec.name, spec.timm, size, classes, *costs)
+    """Print the models of the catalog, with the tokens and FLOPs of each of their levels of r.
+
+    Models that follow one another and have the same levels share a table.
+    """
     width = None if Console().is_terminal else _TABLE_WIDTH
-    Console(width=width).print(table)
+    console = Console(width=width)
+    runners = (
+        load_runner(settings, spec) for spec in read_catalog(settings.config, settings.models)
+    )
+    for levels, group in itertools.groupby(runners, key=_levels):
+        level_names = [f"r={level}" for level in levels]
+        table = Table(
+            "model",
+            "architecture",
+            "takes",
+            "input",
+            "classes",
+            *level_names,
+            caption="tokens, FLOPs",
+        )
+        for runner in group:
+            table.add_row(*_model_row(runner))
+        console.print(table)
     return 0
+
+
+def _levels(runner: Runner) -> tuple[int, ...]:
+    return runner.model.levels
+
+
+def _model_row(runner: Runner) -> list[str]:
+    """Return the name of a model, what it is, and the cost of each of its levels."""
+    model = runner.model
+    size = "x".join(map(str, model.transform.size))
+    costs = [_level_cost(runner, level) for level in model.levels]
+    takes = str(model.transform.modality)
+    return [model.spec.name, model.spec.timm, takes, size, str(len(model.labels)), *costs]
 
 
 def _level_cost(runner: Runner, level: int) -> str:

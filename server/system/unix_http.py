@@ -1,9 +1,10 @@
-"""HTTP over a Unix socket, for the clients among the commands: ``unix:/run/tome/tome.sock``."""
+"""HTTP connections of the clients among the commands; also ``unix:/run/tome/tome.sock``."""
 
 from __future__ import annotations
 
 import http.client
 import socket
+from urllib.parse import urlsplit
 
 _SCHEME = "unix:"
 
@@ -29,3 +30,19 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def connection_to(url: str, timeout: float) -> http.client.HTTPConnection:
+    """Return a connection, not yet open, to the server at ``url``, which may be a Unix socket.
+
+    Raises:
+        ValueError: ``url`` has a port that is none.
+    """
+    path = socket_path(url)
+    if path is not None:
+        return UnixConnection(path, timeout)
+    address = urlsplit(url)
+    host = address.hostname or ""
+    if address.scheme == "https":
+        return http.client.HTTPSConnection(host, address.port, timeout=timeout)
+    return http.client.HTTPConnection(host, address.port, timeout=timeout)

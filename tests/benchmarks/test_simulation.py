@@ -24,10 +24,10 @@ from benchmarks.simulation import (
 from server.catalog.entries import BUNDLED
 from server.catalog.profiles import read_profile
 from tome_load.arrivals import arrivals
-from tome_load.pictures import Picture
 from tome_load.record import Record
 from tome_load.report import LoadReport
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
 EXACT, FAST, _, AUTO = CONTENDERS
 DEADLINE = 10 * BOUNDS.images / capacity(16)
@@ -115,7 +115,7 @@ def test_accuracy_is_that_of_the_levels_used() -> None:
 
 
 def test_the_bench_reports_what_was_seen() -> None:
-    spec = LoadSpec(url="http://x", pictures=(Picture("p", b""),), rate=1.0, duration=15.0)
+    spec = LoadSpec(url="http://x", uploads=(Upload("p", b""),), rate=1.0, duration=15.0)
     records = [
         Record(number, 0, "auto", 1.0 * number, ended=1.0 * number, status=200)
         for number in range(15)

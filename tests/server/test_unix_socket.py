@@ -18,9 +18,9 @@ from tests.server.api.transport.nginx import nginx, run_nginx
 from tests.server.api.transport.test_addresses import has_ipv6, needs_ipv6
 from tests.server.conftest import ROOT, RunningServer, free_port
 from tests.server.wire import SNEAKER, assert_problem
-from tome_load.pictures import read_pictures
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import read_uploads
 from tome_top.scrape import NoMetrics, scrape
 
 
@@ -91,7 +91,7 @@ def test_metrics_have_their_port_on_both_families(unix_server, host):
 
 def test_the_commands_reach_it(unix_server):
     url = f"unix:{unix_server.path}"
-    spec = LoadSpec(url, read_pictures([]), connections=2, requests=4)
+    spec = LoadSpec(url, read_uploads([]), connections=2, requests=4)
     report = asyncio.run(run_load(spec))
     assert (report.answered, report.requests) == (4, 4)
     with pytest.raises(NoMetrics, match="status 404; metrics may have a port of their own"):

@@ -15,11 +15,12 @@ import pytest
 
 from server.commands.cli import main
 from tests.server.conftest import ROOT, RunningServer, eventually, run_server
-from tome_load.pictures import read_pictures
+from tests.server.tiny_ear import sound
 from tome_load.record import Record, digest
 from tome_load.report import LoadReport
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import read_uploads
 
 
 def test_the_report_agrees_with_the_metrics_of_the_server(
@@ -67,11 +68,11 @@ def test_each_answer_is_that_of_its_image_and_r(
         assert record.status == 200, record
         assert record.used == record.r
         assert len(digest(record.body)) == 32
-        answers[record.picture, record.r].append(json.loads(record.body))
+        answers[record.upload, record.r].append(json.loads(record.body))
 
     spec = LoadSpec(
         default_server.url,
-        read_pictures([]),
+        read_uploads([]),
         rate=100,
         requests=80,
         r=("0", "16", "16:-1"),
@@ -87,6 +88,24 @@ def test_each_answer_is_that_of_its_image_and_r(
         else:
             first, *rest = (answer["embedding"] for answer in several)
             assert all(one == pytest.approx(first, abs=0.1) for one in rest)
+
+
+def test_sounds_are_sent_to_a_model_of_sound(
+    ear_server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(sound(2, seed=ord(name[0])))
+    (tmp_path / "c.png").write_bytes(b"no sound")
+    load = ["load", "--url", ear_server.url, "--r", "0 2", "--requests=12", "--expect=1"]
+    for files in ([], [str(tmp_path)], [str(tmp_path / "a.wav")]):
+        assert main([*load, *files, "--model", "ear", "--json=-"]) == 0, capfd.readouterr().err
+        report = json.loads(capfd.readouterr().out)
+        assert report["outcomes"] == {"200": 12}
+        uploads = report["spec"]["uploads"]
+        assert all(name.endswith(".wav") for name in uploads), uploads
+    assert main([*load, "--model", "tiny"]) == 0
+    assert main([*load, str(tmp_path / "a.wav"), "--model", "tiny"]) == 1
+    assert "takes images" in capfd.readouterr().err
 
 
 def test_a_mistake_that_the_server_finds_stops_the_run(
@@ -163,7 +182,7 @@ def test_an_interrupt_ends_the_sending_and_the_report_is_printed(
 
 def test_refusals_are_counted_apart_from_answers() -> None:
     async def overload(url: str) -> LoadReport:
-        spec = LoadSpec(url, read_pictures([]), connections=16, requests=120, probe=False)
+        spec = LoadSpec(url, read_uploads([]), connections=16, requests=120, probe=False)
         return await run_load(spec)
 
     with run_server(levels="0", max_batch=1, queue_limit=2) as small:

@@ -11,7 +11,7 @@ from tome_load.record import Record, digest
 
 
 def record(**fields: Any) -> Record:
-    return Record(number=0, picture=0, r="", intended=1.0, **fields)
+    return Record(number=0, upload=0, r="", intended=1.0, **fields)
 
 
 def test_times_count_from_the_plan_and_from_the_sending() -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tome_load.pictures import Picture
 from tome_load.record import Record
 from tome_load.report import LoadReport, mean_r
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
 
 def spec(**options: Any) -> LoadSpec:
     defaults = {"rate": 2, "duration": 8, "key": "secret"}
-    return LoadSpec("http://x", (Picture("a.png", b"x"),), **{**defaults, **options})
+    return LoadSpec("http://x", (Upload("a.png", b"x"),), **{**defaults, **options})
 
 
 def record(

@@ -10,18 +10,18 @@ import pytest
 from server.errors import ConfigError
 from tests.server.conftest import free_port
 from tests.tome_load.fake_server import OK, Answer, always_ok, fake_server
-from tome_load.pictures import Picture
 from tome_load.report import LoadReport
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
-PICTURES = (Picture("a", b"xyz"), Picture("b", b"xy" * 40_000))
+UPLOADS = (Upload("a", b"xyz"), Upload("b", b"xy" * 40_000))
 
 
 def load(answer: Answer, **spec: Any) -> LoadReport:
     async def main() -> LoadReport:
         async with fake_server(answer) as url:
-            return await run_load(LoadSpec(url, PICTURES, **{"probe": False, **spec}))
+            return await run_load(LoadSpec(url, UPLOADS, **{"probe": False, **spec}))
 
     return asyncio.run(main())
 
@@ -154,11 +154,11 @@ def test_the_timeout_does_not_cover_the_wait_for_a_connection() -> None:
 
 
 def test_without_a_server_there_is_no_run() -> None:
-    spec = LoadSpec(f"http://127.0.0.1:{free_port()}", PICTURES, connections=1, requests=2)
+    spec = LoadSpec(f"http://127.0.0.1:{free_port()}", UPLOADS, connections=1, requests=2)
     with pytest.raises(ConfigError, match="gives no answer: Connection refused"):
         asyncio.run(run_load(spec))
     report = asyncio.run(
-        run_load(LoadSpec(spec.url, PICTURES, connections=1, requests=2, probe=False))
+        run_load(LoadSpec(spec.url, UPLOADS, connections=1, requests=2, probe=False))
     )
     assert (report.outcomes, report.answered, report.response) == ({"connect": 2}, 0, None)
 
@@ -185,7 +185,7 @@ def test_a_stop_ends_the_sending_but_not_the_wait_for_answers() -> None:
         async with fake_server(stop_at_five) as url:
             # At this rate few requests are overdue after a pause of this process. All overdue ones
             # are sent at once.
-            spec = LoadSpec(url, PICTURES, rate=5, duration=600, probe=False)
+            spec = LoadSpec(url, UPLOADS, rate=5, duration=600, probe=False)
             return await asyncio.wait_for(run_load(spec, stop=stop), 30)
 
     report = asyncio.run(main())
@@ -198,7 +198,7 @@ def test_the_observer_sees_bodies_and_the_report_keeps_none() -> None:
 
     async def main() -> LoadReport:
         async with fake_server(always_ok) as url:
-            spec = LoadSpec(url, PICTURES, connections=2, requests=4, probe=False)
+            spec = LoadSpec(url, UPLOADS, connections=2, requests=4, probe=False)
             return await run_load(spec, lambda record: bodies.append((record.number, record.body)))
 
     report = asyncio.run(main())

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tome_load.pictures import Picture
 from tome_load.record import Record
 from tome_load.report import LoadReport
 from tome_load.screen import print_report, summarize
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
 
 def spec(**options: Any) -> LoadSpec:
-    return LoadSpec("http://x/", (Picture("a.png", b"x"),), **options)
+    return LoadSpec("http://x/", (Upload("a.png", b"x"),), **options)
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 
 from server.errors import ConfigError
-from tome_load.pictures import Picture
 from tome_load.spec import LoadSpec
+from tome_load.uploads import Upload
 
-PICTURES = (Picture("a", b"x"),)
+UPLOADS = (Upload("a", b"x"),)
 CLOSED_LOOP: dict[str, Any] = {
     "url": "http://x",
-    "pictures": PICTURES,
+    "uploads": UPLOADS,
     "connections": 1,
     "requests": 1,
 }
 
 
-def test_the_key_and_the_pictures_are_not_shown() -> None:
+def test_the_key_and_the_uploads_are_not_shown() -> None:
     shown = repr(LoadSpec(**CLOSED_LOOP, key="secret"))
     assert "secret" not in shown
-    assert "Picture" not in shown
+    assert "Upload" not in shown
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_key_and_the_pictures_are_not_shown() -> None:
         ({"connections": -1}, "connections must be above 0"),
         ({"deadline_ms": float("inf")}, "deadline_ms must be above 0"),
         ({"warmup": -1}, "warmup must not be negative"),
-        ({"pictures": ()}, "at least one picture"),
+        ({"uploads": ()}, "at least one upload"),
         ({"r": ()}, "one r"),
     ],
 )

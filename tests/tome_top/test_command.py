@@ -19,9 +19,9 @@ from rich.console import Console
 
 from server.commands.cli import main
 from tests.server.conftest import ROOT, RunningServer, eventually, run_server
-from tome_load.pictures import read_pictures
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec
+from tome_load.uploads import read_uploads
 from tome_top.command import TopCommand, frames
 from tome_top.scrape import scrape
 from tome_top.screen import draw
@@ -47,7 +47,7 @@ def test_one_frame_shows_the_work_of_a_server(
 def under_load(server: RunningServer) -> Iterator[None]:
     """Two clients send requests at r=0 and r=16 meanwhile."""
     spec = LoadSpec(
-        server.url, read_pictures([]), connections=2, duration=600, r=("0", "16"), probe=False
+        server.url, read_uploads([]), connections=2, duration=600, r=("0", "16"), probe=False
     )
     images = 'tome_images_total{{model="fashion-mnist",r="{}"}}'
     before = {r: server.metric(images.format(r)) for r in spec.r}

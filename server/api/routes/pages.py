@@ -14,10 +14,13 @@ STATIC_FOLDER = Path(__file__).parents[1] / "static"
 
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
+    ".flac": "audio/flac",
     ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
+    ".ogg": "audio/ogg",
     ".png": "image/png",
     ".svg": "image/svg+xml",
+    ".wav": "audio/wav",
 }
 _EXTERNAL_SCRIPT = r"<script\b[^>]* src="
 _EXTERNAL_STYLE = r"<link\b[^>]* rel=\"?stylesheet"
@@ -83,8 +86,8 @@ def load_assets(folder: Path) -> dict[str, Asset]:
 def content_security_policy(html: str) -> str:
     """Return the Content-Security-Policy of ``html`` (W3C CSP Level 3).
 
-    It allows the inline scripts and styles of the page, files of this server, and pictures that
-    the page itself makes.
+    It allows the inline scripts and styles of the page, files of this server, and pictures and
+    sounds that the page itself makes.
     """
     directives = [
         "default-src 'none'",
@@ -92,6 +95,7 @@ def content_security_policy(html: str) -> str:
         f"style-src {allowed_sources(html, 'style', _EXTERNAL_STYLE)}",
         "connect-src 'self'",
         "img-src 'self' blob: data:",
+        "media-src blob:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",

@@ -7,7 +7,8 @@ import pytest
 from server.catalog.entries import BUNDLED, ModelSpec, read_catalog
 from server.catalog.profiles import read_profile
 from server.commands.datasets import FASHION_MNIST_DIR, open_dataset
-from server.commands.evaluate import batches, class_indices, measure
+from server.commands.evaluate import class_indices, measure
+from server.commands.labelled_batches import batches
 from server.commands.offline import load_runner, parse_schedule
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
@@ -59,7 +60,7 @@ def test_bfloat16_predicts_the_classes_of_float32(spec: ModelSpec) -> None:
     bfloat16 = load_runner(ModelSettings(dtype="bfloat16", threads=1), spec)
     data = open_dataset(None, images)
     indices = class_indices(data, float32.model.labels)
-    pixels, _ = next(batches(float32, data, indices, images))
+    pixels = next(batches(float32.model.transform, data, indices, images)).inputs
     for r in (0, 8, 16):
         schedules = [Schedule.constant(r)] * images
         expected = float32.logits(pixels, schedules).argmax(dim=-1)

@@ -14,6 +14,7 @@ from server.commands.cli import main
         ("vit_small_patch16_224.augreg_in21k_ft_in1k", 197, 98),
         ("vit_base_patch14_reg4_dinov2", 1374, 684),
         ("eva02_base_patch14_448", 1025, 512),
+        ("ast_base_patch16", 1214, 606),
     ],
 )
 def test_a_supported_model(

@@ -62,8 +62,8 @@ def test_help_needs_neither_torch_nor_the_clients() -> None:
 
 def test_help_says_in_full_what_each_command_does(tome_serve: Run) -> None:
     text = " ".join(tome_serve("--help").stdout.split())
-    assert "classify IMAGE... classify images here, without a server; - is standard" in text
-    assert "over a folder of labelled images or the Fashion-MNIST files load [IMAGE]" in text
+    assert "classify FILE... classify images or sounds here, without a server; - is" in text
+    assert "a folder of labelled images or sounds, or the Fashion-MNIST files load [FILE]" in text
     assert text.endswith("top watch a server: throughput by r, latency, speed-up, queue, refusals")
 
 

@@ -8,19 +8,26 @@ from PIL import Image
 
 from server.commands.datasets import (
     FASHION_MNIST_CLASSES,
+    check_folder,
     load_fashion_mnist,
     open_dataset,
     read_idx,
-    read_pixels,
+    read_source,
 )
 from server.errors import ConfigError
 from server.imaging.decode import decode
+from server.media.modality import Modality
 from server.media.transforms import ImageTransform
 from tests.hostile.build import encode, picture
 from tests.pictures.orientations import tags
 
 PLAIN = ImageTransform((1, 2, 3), "nearest", 1.0, "squash")
 RGB = ImageTransform((3, 24, 24), "bicubic", 0.9, "center")
+
+
+def pixels(source: Path | np.ndarray, transform: ImageTransform) -> np.ndarray:
+    (row,) = read_source(source, transform).rows
+    return row
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -56,7 +63,7 @@ def test_each_sub_folder_is_a_class(tmp_path: Path) -> None:
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path)
     assert data.classes == ("cat", "dog")
-    items = [(read_pixels(source, PLAIN)[0, 0, 0], label) for source, label in data.items()]
+    items = [(pixels(source, PLAIN)[0, 0, 0], label) for source, label in data.items()]
     assert items == [(5, 0), (6, 0), (9, 1)]
 
 
@@ -64,23 +71,23 @@ def test_a_file_is_decoded_as_the_server_does_it(tmp_path: Path) -> None:
     turned = encode(picture(), "JPEG", exif=tags(6))
     path = tmp_path / "turned.jpg"
     path.write_bytes(turned)
-    pixels = read_pixels(path, RGB)
-    np.testing.assert_array_equal(pixels, decode(turned, RGB, 10_000, 100))
-    assert not np.array_equal(pixels, decode(encode(picture(), "JPEG"), RGB, 10_000, 100))
+    found = pixels(path, RGB)
+    np.testing.assert_array_equal(found, decode(turned, RGB, 10_000, 100))
+    assert not np.array_equal(found, decode(encode(picture(), "JPEG"), RGB, 10_000, 100))
 
 
 def test_an_image_in_memory_may_have_one_channel_for_a_model_of_three() -> None:
     grey = np.full((24, 24), 7, np.uint8)
-    assert (read_pixels(grey, RGB) == 7).all()
+    assert (pixels(grey, RGB) == 7).all()
 
 
 def test_an_error_names_the_image_that_cannot_be_decoded(tmp_path: Path) -> None:
     path = tmp_path / "tiff.png"
     path.write_bytes(encode(picture(), "TIFF"))
     with pytest.raises(ConfigError, match=r"tiff\.png cannot be decoded: the body is TIFF"):
-        read_pixels(path, RGB)
+        read_source(path, RGB)
     with pytest.raises(ConfigError, match=r"cannot read .*none\.png: No such file"):
-        read_pixels(tmp_path / "none.png", RGB)
+        read_source(tmp_path / "none.png", RGB)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +120,26 @@ def test_an_error_names_the_broken_file(tmp_path: Path, content: bytes) -> None:
         read_idx(tmp_path / "broken")
 
 
+def test_of_sounds_and_images_those_that_the_model_takes_are_collected(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for name in ("a.wav", "b.MP3", "c.png", "._d.flac"):
+        (tmp_path / "cat" / name).write_bytes(b"")
+    sounds = open_dataset(tmp_path, modality=Modality.AUDIO)
+    assert [source.name for source in sounds.sources] == ["a.wav", "b.MP3"]
+    images = open_dataset(tmp_path)
+    assert [source.name for source in images.sources] == ["c.png"]
+
+
+def test_there_are_no_sounds_by_default(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name a folder of sounds"):
+        open_dataset(None, modality=Modality.AUDIO)
+    with pytest.raises(ConfigError, match=r"no sub-folder of sounds; expected .*<class>/<sound>"):
+        open_dataset(tmp_path, modality=Modality.AUDIO)
+
+
 def test_an_error_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a folder"):
-        open_dataset(tmp_path / "none")
+        check_folder(tmp_path / "none")
     with pytest.raises(ConfigError, match="has no sub-folder of images"):
         open_dataset(tmp_path)
     with pytest.raises(ConfigError, match="apt install dataset-fashion-mnist"):

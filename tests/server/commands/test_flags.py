@@ -71,13 +71,13 @@ def test_names_of_files_are_taken_as_they_are(
     arguments: list[str], names: list[str] | None
 ) -> None:
     command = read(ClassifyCommand, arguments)
-    assert command.images == [Path(name) for name in names or arguments]
+    assert command.files == [Path(name) for name in names or arguments]
     assert command.json_lines == ("--json" in arguments and "--" not in arguments)
 
 
 def test_files_to_send_are_taken_as_they_are() -> None:
     command = read(LoadCommand, ["a,b.png", "--json", "x.json", "[1].png"])
-    assert command.images == [Path("a,b.png"), Path("[1].png")]
+    assert command.files == [Path("a,b.png"), Path("[1].png")]
     assert command.json_file == Path("x.json")
 
 

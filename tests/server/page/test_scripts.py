@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import array
+import base64
+import io
+import wave
 from typing import Any
 
 import pytest
@@ -20,7 +24,7 @@ tome_r0_equivalent_seconds_total{{model="a"}} {plain}
 def run(page, server):
     """Return a function that runs JavaScript in the page, and returns its result.
 
-    In the code, ``m`` is the module, and ``given`` are the values that were passed.
+    In the code, which may wait, ``m`` is the module, and ``given`` are the values that were passed.
     """
     page.open(f"{server.url}/")
 
@@ -28,7 +32,7 @@ def run(page, server):
         return page.browser.execute_async_script(
             f"""
             const [given, done] = arguments;
-            const work = m => {{ {code} }};
+            const work = async m => {{ {code} }};
             import('./static/{module}')
                 .then(m => done(work(m)))
                 .catch(error => done(String(error)));
@@ -102,3 +106,78 @@ def test_medians_are_of_the_latest_samples(run):
         ("16", 9.0),
     ]
     assert run("samples.js", code, *times) == [None, 9.5, 3.0, 20]  # the 50 is forgotten
+
+
+# Blobs come back as text.
+BASE64 = """
+    const base64 = async blob => {
+        const bytes = new Uint8Array(await blob.arrayBuffer());
+        return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ""));
+    };"""
+
+
+def read_wav(text: str) -> tuple[int, array.array[int]]:
+    """Return the sample rate and the samples of a WAV file of one channel of 16 bits."""
+    with wave.open(io.BytesIO(base64.b64decode(text))) as file:
+        assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
+        return file.getframerate(), array.array("h", file.readframes(file.getnframes()))
+
+
+def test_samples_become_a_wav_file(run):
+    code = BASE64 + "return base64(m.encode(Float32Array.from(given), 16000))"
+    rate, samples = read_wav(run("wav.js", code, 0, 0.5, -0.5, 1, -1, 7, -7))
+    assert rate == 16_000
+    assert samples.tolist() == [0, 16_384, -16_383, 32_767, -32_767, 32_767, -32_767]
+    assert len(read_wav(run("wav.js", code))[1]) == 0
+
+
+def test_the_microphone_is_recorded_at_16_khz(run):
+    code = (
+        BASE64
+        + """
+        const recorder = new m.Recorder();
+        const levels = [];
+        let seconds = 0;
+        await new Promise((done, fail) => recorder.start((now, level) => {
+            levels.push(level);
+            seconds = now;
+            if (now >= 1.5) done();
+        }).catch(fail));
+        return [await base64(await recorder.stop(1.25)), seconds, Math.max(...levels)]"""
+    )
+    text, seconds, loudest = run("recorder.js", code)
+    rate, samples = read_wav(text)
+    assert rate == 16_000
+    assert seconds >= 1.5
+    assert len(samples) == 20_000  # no more than 1.25 s were asked for
+    # The browser's microphone beeps once a second.
+    assert 0.01 < loudest <= 1
+    assert max(map(abs, samples)) > 300
+
+
+def test_a_recording_may_be_given_up_before_anything_is_heard(run):
+    code = (
+        BASE64
+        + """
+        const recorder = new m.Recorder();
+        await recorder.start(() => {});
+        return base64(await recorder.stop(0))"""
+    )
+    assert len(read_wav(run("recorder.js", code))[1]) == 0
+
+
+def test_the_windows_of_a_sound_are_shown_in_order(run):
+    # Read at once: the page shows those of its own answers.
+    code = """
+        m.show(given);
+        const lines = [...document.querySelectorAll("#timeline li")];
+        return [document.getElementById("windows").hidden, lines.map(line => line.textContent)]"""
+    windows = [
+        {"start": start, "end": start + 4, "predictions": [{"label": label, "score": score}]}
+        for start, label, score in ((0, "en", 0.9), (4, "es", 1.5), (6.25, "<b>fr", -1))
+    ]
+    hidden, lines = run("timeline.js", code, *windows)
+    assert lines == ["en 0 to 4 s", "es 4 to 8 s", "<b>fr 6.3 to 10.3 s"]
+    assert not hidden
+    assert run("timeline.js", code, windows[0]) == [True, []]
+    assert run("timeline.js", code) == [True, []]

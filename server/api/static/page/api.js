@@ -27,25 +27,25 @@ export const models = async signal => (await (await call("models", {}, { signal 
 export const metrics = async () => (await call("metrics", {}, {})).text();
 
 /** The answer of `classify` or `embed`, and in `round_trip` the milliseconds until it was here. */
-export async function ask(path, picture, query, signal) {
+export async function ask(path, upload, query, signal) {
   const start = performance.now();
-  const answer = await (await call(path, query, { method: "POST", body: picture, signal })).json();
+  const answer = await (await call(path, query, { method: "POST", body: upload, signal })).json();
   return { ...answer, round_trip: performance.now() - start };
 }
 
-/** The results for `count` copies of the picture, sent at once. */
-export async function many(path, picture, count, query, signal) {
+/** The results for `count` copies of the image or sound, sent at once. */
+export async function many(path, upload, count, query, signal) {
   const body = new FormData();
-  for (let copy = 0; copy < count; copy++) body.append("file", picture);
+  for (let copy = 0; copy < count; copy++) body.append("file", upload);
   return (await (await call(path, query, { method: "POST", body, signal })).json()).results;
 }
 
 /** The merged regions, as a blob. */
-export async function visualize(picture, query, signal) {
-  return (await call("visualize", query, { method: "POST", body: picture, signal })).blob();
+export async function visualize(upload, query, signal) {
+  return (await call("visualize", query, { method: "POST", body: upload, signal })).blob();
 }
 
-/** A packaged picture, as a blob. */
+/** A packaged image or sound, as a blob. */
 export async function example(name, signal) {
   return (await call(`static/examples/${name}`, {}, { signal })).blob();
 }

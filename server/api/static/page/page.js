@@ -1,16 +1,19 @@
-// The page: a picture, a model and r are chosen; what the server makes of them is shown beside r=0.
+// The page: a picture or a sound, a model and r are chosen; what the server makes of them is shown beside r=0.
 
 import * as api from "./api.js";
 import * as levels from "./levels.js";
 import { watch } from "./live.js";
+import * as recording from "./recording.js";
 import * as result from "./result.js";
 import { Samples } from "./samples.js";
+import * as uploads from "./uploads.js";
 
-const EXAMPLES = ["ankle-boot.png", "bag.png", "sandal.png", "sneaker.jpg", "t-shirt-top.jpg", "trouser.png"];
 const PAUSE = 0.08; // seconds: a slider that moves on within them asks for nothing
-// Of a measurement: so many copies at once fill batches, of which the first would otherwise be small ones.
-const [TURNS, COPIES, MOST_BYTES, MOST_SECONDS] = [6, 64, 8e6, 10];
+// Of a measurement: so many copies at once fill batches, of which the first would otherwise be small ones. Of inputs
+// with more tokens than a picture has with most models, fewer are as much work.
+const [TURNS, COPIES, TOKENS, MOST_BYTES, MOST_SECONDS] = [6, 64, 197, 8e6, 10];
 const PASSES = 5; // at each r, before times are compared
+const WIDE = 2.5; // seconds of a spectrogram that is too wide to stand beside another
 const PLAIN = "0";
 const AUTO = "auto";
 
@@ -18,8 +21,7 @@ const at = id => document.getElementById(id);
 const alone = new Samples();
 let served = [];
 let model = null;
-let picture = null;
-let regions = new Map(); // addresses of pictures of merging, by r, for the picture and model chosen
+let regions = new Map(); // addresses of pictures of merging, by r, for the upload and model chosen
 let plain = null; // the answer at r=0, likewise
 let current = new AbortController(); // of the requests whose answers are still wanted
 
@@ -79,7 +81,7 @@ function askKey(problem) {
 /** Ask for what is chosen now, once the choice has stood for a moment. */
 function update() {
   showChoice();
-  if (!picture) return;
+  if (!upload()) return;
   result.stale(true);
   only(model ? answer : begin); // to choose an example has ended the wait for models
 }
@@ -103,8 +105,8 @@ async function answer(signal) {
     result.show(found, plain);
     showForward(r);
   }
-  await drawRegions("merged", r, found.tokens, signal);
-  await drawRegions("plain", PLAIN, plain.tokens, signal);
+  await drawRegions("merged", r, found, signal);
+  await drawRegions("plain", PLAIN, plain, signal);
   // The first pass at another r takes longer than those that follow, so one is not compared.
   for (let turn = alone.count(model.name, r); turn < PASSES; turn++) {
     for (const each of [r, PLAIN]) await ask({ r: each }, signal);
@@ -114,15 +116,26 @@ async function answer(signal) {
 }
 
 async function ask(query, signal) {
-  const found = await api.ask(endpoint(), picture, { ...query, model: model.name }, signal);
+  const windows = model.modality === uploads.AUDIO ? { windows: "each" } : {};
+  const found = await api.ask(endpoint(), upload(), { ...query, ...windows, model: model.name }, signal);
   // A pass that it shared with others took longer for other reasons than r.
-  if (found.batch_size === 1) alone.add(model.name, found.r, found.timing_ms.forward);
+  if (found.batch_size <= inputs(found)) alone.add(model.name, found.r, found.timing_ms.forward);
   return found;
 }
 
 // A model without a classifier has features only.
 function endpoint() {
   return model.classes ? "classify" : "embed";
+}
+
+// What was chosen of what the model takes; undefined if nothing was.
+function upload() {
+  return uploads.chosen(model?.modality);
+}
+
+// A picture is one input of the model, a sound as many as it has windows.
+function inputs(answer) {
+  return answer.windows?.length ?? 1;
 }
 
 function showForward(r, samples = alone, title = "Forward pass, alone") {
@@ -132,26 +145,28 @@ function showForward(r, samples = alone, title = "Forward pass, alone") {
   result.showForward(r, merged, unmerged, count > 1 ? `${title}, median of ${count}` : title, compared);
 }
 
-async function drawRegions(place, r, tokens, signal) {
+async function drawRegions(place, r, { tokens, windows = [] }, signal) {
   if (!regions.has(r)) {
-    const drawn = await api.visualize(picture, { r, model: model.name }, signal);
+    const drawn = await api.visualize(upload(), { r, model: model.name }, signal);
     regions.set(r, URL.createObjectURL(drawn));
   }
-  result.showRegions(place, regions.get(r), `r = ${r}, ${tokens.output} tokens`);
+  const span = windows.length > 1 ? ", the first window" : "";
+  result.showRegions(place, regions.get(r), `r = ${r}, ${tokens.output} tokens${span}`);
 }
 
-/** Time batches of copies of the picture, with r and without in turns: what merging gives a server that has work. */
+/** Time batches of copies of the upload, with r and without in turns: what merging gives a server that has work. */
 async function measure(signal) {
   const r = await answer(signal); // which this may have interrupted
   const batches = new Samples();
-  const count = Math.max(1, Math.min(COPIES, Math.floor(MOST_BYTES / picture.size)));
+  const affordable = (COPIES * TOKENS) / (model.tokens * inputs(plain));
+  const count = Math.max(1, Math.floor(Math.min(COPIES, affordable, MOST_BYTES / upload().size)));
   const focused = document.activeElement === at("measure"); // which a button that is disabled loses
   at("measure").disabled = true;
   try {
     const end = performance.now() + 1000 * MOST_SECONDS;
     for (let turn = 0; turn < TURNS && (turn === 0 || performance.now() < end); turn++) {
       for (const each of [r, PLAIN]) {
-        const results = await api.many(endpoint(), picture, count, { r: each, model: model.name }, signal);
+        const results = await api.many(endpoint(), upload(), count, { r: each, model: model.name }, signal);
         // One of them may have found the server full.
         const times = results.filter(one => one.timing_ms).map(one => one.timing_ms.forward / one.batch_size);
         if (times.length) batches.add(model.name, each, times.reduce((a, b) => a + b) / times.length);
@@ -164,7 +179,7 @@ async function measure(signal) {
   }
 }
 
-/** Another picture or model: nothing that is known holds for it. */
+/** Another upload or model: nothing that is known holds for it. */
 function renew() {
   for (const address of regions.values()) URL.revokeObjectURL(address);
   regions = new Map();
@@ -172,29 +187,42 @@ function renew() {
   update();
 }
 
-function choosePicture(blob) {
-  picture = blob;
-  const preview = at("preview");
-  if (preview.src) URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(blob);
-  preview.hidden = false;
-  preview.alt = blob.name ? `Your picture ${blob.name}` : "The chosen example";
-  for (const button of at("examples").children) button.setAttribute("aria-pressed", button.dataset.name === blob.example);
+function chooseUpload(blob) {
+  const modality = uploads.modalityOf(blob);
+  uploads.choose(modality, blob);
+  // Without a model that takes it, the server says what the chosen one takes.
+  if (model && model.modality !== modality) {
+    const other = served.find(each => each.modality === modality);
+    if (other) return chooseModel(other.name);
+    uploads.choose(model.modality, blob);
+  }
   renew();
 }
 
 async function chooseExample(name) {
-  await only(async signal => choosePicture(Object.assign(await api.example(name, signal), { example: name })));
+  await only(async signal => chooseUpload(Object.assign(await api.example(name, signal), { example: name })));
 }
 
 function chooseModel(name) {
   model = served.find(each => each.name === name);
+  at("model").value = name;
+  uploads.show(model.modality, chooseExample);
+  recording.abandon();
+  if (model.modality === uploads.AUDIO) recording.limitTo(model.max_seconds);
+  at("regions").classList.toggle("wide", model.window_seconds > WIDE);
   // Few merge more than this for long: 1.5 times what would leave nothing, were blocks not limited to half.
   const most = Math.min(model.r_max, Math.max(16, Math.ceil((1.5 * model.tokens) / model.blocks)));
   at("r").max = most;
   at("r-most").textContent = most;
   levels.show(model, chooseLevel);
   renew();
+  if (upload()) return;
+  current.abort();
+  result.clear(chosen().r);
+  result.stale(false);
+  at("problem").hidden = true;
+  const [example] = uploads.examples(model.modality);
+  if (example) chooseExample(example);
 }
 
 function chooseLevel(r) {
@@ -226,7 +254,6 @@ async function begin(signal) {
   at("model").replaceChildren(...served.map(each => new Option(each.name, each.name)));
   at("choice").hidden = served.length < 2;
   chooseModel(served[0].name);
-  if (!picture) chooseExample(EXAMPLES[0]);
 }
 
 function listen() {
@@ -235,8 +262,8 @@ function listen() {
   at("auto").addEventListener("change", update);
   at("deadline").addEventListener("change", () => at("auto").checked && update());
   at("model").addEventListener("change", event => chooseModel(event.target.value));
-  at("measure").addEventListener("click", () => picture && model && only(measure));
-  at("file").addEventListener("change", event => event.target.files[0] && choosePicture(event.target.files[0]));
+  at("measure").addEventListener("click", () => model && upload() && only(measure));
+  at("file").addEventListener("change", event => event.target.files[0] && chooseUpload(event.target.files[0]));
   document.addEventListener("paste", event => take(event, event.clipboardData));
   document.addEventListener("drop", event => take(event, event.dataTransfer));
   document.addEventListener("dragover", event => event.preventDefault());
@@ -254,20 +281,12 @@ function take(event, data) {
   if (!data.files.length) return;
   event.preventDefault();
   at("file").value = "";
-  choosePicture(data.files[0]);
+  chooseUpload(data.files[0]);
 }
 
-for (const name of EXAMPLES) {
-  const [button, image] = [document.createElement("button"), new Image()];
-  button.type = "button";
-  button.dataset.name = name;
-  image.src = `static/examples/${name}`;
-  image.alt = name.replace(/\..*/, "").replaceAll("-", " ");
-  button.append(image);
-  button.addEventListener("click", () => chooseExample(name));
-  at("examples").append(button);
-}
+uploads.show(uploads.IMAGE, chooseExample);
 listen();
+recording.listen(recorded => chooseUpload(Object.assign(recorded, { name: "recording" })));
 showChoice();
 only(begin);
 watch();

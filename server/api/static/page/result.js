@@ -1,4 +1,6 @@
-// What came back for the picture: labels, tokens, times and regions, set beside those at r=0.
+// What came back for the picture or sound: labels, tokens, times and regions, set beside those at r=0.
+
+import * as timeline from "./timeline.js";
 
 const at = id => document.getElementById(id);
 const NONE = "–";
@@ -10,6 +12,7 @@ export function show(answer, plain) {
   const { decode, queue } = answer.timing_ms;
   at("timing").textContent =
     `decode ${decode.toFixed(1)}, queue ${queue.toFixed(1)}, round trip ${milliseconds(answer.round_trip)}`;
+  timeline.show(answer.windows);
   if (answer.predictions) showLabels(answer.predictions, plain?.predictions);
   else showFeatures(answer.embedding, plain?.embedding);
 }
@@ -32,7 +35,7 @@ export function showForward(r, merged, plain, title, compared) {
 export function showRegions(place, address, caption) {
   const image = at(`region-${place}`);
   image.src = address;
-  image.alt = `The picture's regions: ${caption}`;
+  image.alt = `Merged regions: ${caption}`;
   image.hidden = false;
   image.parentElement.querySelector("figcaption").textContent = caption;
 }
@@ -49,6 +52,7 @@ export function clear(r) {
   at("tokens-bar").style.setProperty("--share", 0);
   at("timing").textContent = at("agreement").textContent = "";
   at("labels").replaceChildren();
+  timeline.show();
   at("tick-note").hidden = true;
   for (const [place, caption] of [["plain", "r = 0"], ["merged", "\u00a0"]]) {
     at(`region-${place}`).hidden = true;

@@ -1,0 +1,102 @@
+"""From an encoded file to the inputs of a model: an image's pixels, or a sound's windows."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from server.audio.formats import sniff
+from server.errors import UnsupportedFormat
+from server.imaging.decode import SUPPORTED, decode
+from server.media.decoded import MediaInfo, Window
+from server.media.limits import AudioLimits
+from server.media.transforms import AudioTransform, ImageTransform, Transform
+from server.settings import Settings
+
+Row: TypeAlias = npt.NDArray[Any]  # uint8 pixels, or float32 log-mel
+
+
+@dataclass(frozen=True)
+class InputLimits:
+    """The limits on one file, by modality."""
+
+    max_pixels: int
+    max_side: int
+    audio: AudioLimits
+
+
+SERVER_LIMITS = InputLimits(
+    max_pixels=Settings.model_fields["max_pixels"].default,
+    max_side=Settings.model_fields["max_side"].default,
+    audio=AudioLimits(),
+)
+# Files that were chosen to be measured on may have any size.
+UNLIMITED = InputLimits(
+    max_pixels=sys.maxsize,
+    max_side=sys.maxsize,
+    audio=AudioLimits(
+        max_seconds=sys.maxsize,
+        max_pcm_bytes=sys.maxsize,
+        max_windows=sys.maxsize,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FileInputs:
+    """One file, decoded.
+
+    Attributes:
+        rows: inputs of the model, each ``(C, H, W)``: the uint8 pixels of an image, or the float32
+            log-mel of each window of a sound.
+        windows: where each row lies in the sound; empty for an image.
+        media: the sound; None for an image.
+    """
+
+    rows: tuple[Row, ...]
+    windows: tuple[Window, ...] = ()
+    media: MediaInfo | None = None
+
+
+def read_inputs(
+    body: bytes,
+    transform: Transform,
+    limits: InputLimits = SERVER_LIMITS,
+) -> FileInputs:
+    """Decode a file as the server does.
+
+    Raises:
+        RequestError: it cannot be decoded, exceeds a limit, or is not what the model takes.
+    """
+    if isinstance(transform, AudioTransform):
+        return _read_sound(body, transform, limits)
+    return _read_image(body, transform, limits)
+
+
+def _read_image(body: bytes, transform: ImageTransform, limits: InputLimits) -> FileInputs:
+    try:
+        pixels = decode(
+            body,
+            transform,
+            max_pixels=limits.max_pixels,
+            max_side=limits.max_side,
+        )
+    except UnsupportedFormat as error:
+        sound = sniff(body)
+        if sound is None:
+            raise
+        raise UnsupportedFormat(
+            f"the body is a sound ({sound}); the model takes images: {SUPPORTED}"
+        ) from error
+    return FileInputs((pixels,))
+
+
+def _read_sound(body: bytes, transform: AudioTransform, limits: InputLimits) -> FileInputs:
+    # soundfile and soxr are installed where a model of sound could be loaded.
+    from server.audio.front_end import prepare
+
+    decoded = prepare(body, transform, limits.audio)
+    return FileInputs(tuple(decoded.inputs), decoded.windows, decoded.media)

@@ -1,0 +1,34 @@
+"""Which files of a folder are images, and which are sounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.media.modality import Modality
+
+SUFFIXES = {
+    Modality.IMAGE: {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif"},
+    Modality.AUDIO: {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"},
+}
+
+
+def is_hidden(path: Path) -> bool:
+    """Return whether ``path`` is one that a tool has left behind, not a class or an image.
+
+    Such are ``.ipynb_checkpoints``, and ``._x.jpg`` or ``__MACOSX`` of macOS, whose contents are
+    no images, whatever their names end with.
+    """
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def media_files(folder: Path, modality: Modality) -> list[Path]:
+    """Return the images or the sounds in ``folder`` by their suffix, sorted by name.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES[modality] and not is_hidden(path)
+    )

@@ -19,6 +19,7 @@ from tests.chaos import (
     schema,
     sigterm,
     soak,
+    sounds,
 )
 from tests.chaos.harness import Arena
 from tests.chaos.results import Found
@@ -48,6 +49,9 @@ SCENARIOS = (
     Scenario("identity", identity.run, long=20_000, short=500),
     Scenario("schema", schema.run, long=300, short=10),
     Scenario("poison", poison.run, long=10_000, short=400),
+    Scenario("sounds", sounds.hostile, long=10_000, short=150),
+    Scenario("decode-kill", sounds.kill, long=20, short=2),
+    Scenario("decode-hang", sounds.stop, long=5, short=0),
     Scenario("positions", positions.run, long=10, short=0),
     Scenario("faults", faults.run, long=5_000, short=300),
     Scenario("disconnects", disconnects.run, long=1_000, short=200),

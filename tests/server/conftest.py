@@ -53,9 +53,15 @@ class RunningServer:
         return sum(row[1].endswith(f":{port}") and row[3] in open_states for row in rows)
 
     def engines(self) -> list[int]:
-        """Process numbers of its engines; not of one that is only just forked, with its parent
-        waiting for it.
-        """
+        """Process numbers of its engines."""
+        return [number for number in self._children() if not decodes(number)]
+
+    def decode_workers(self) -> list[int]:
+        """Process numbers of the processes that decode sound."""
+        return [number for number in self._children() if decodes(number)]
+
+    def _children(self) -> list[int]:
+        """Its processes; not one that is only just forked, with its parent waiting for it."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         own = command(self.process.pid)
         return [int(number) for number in children.split() if command(number) not in (own, None)]
@@ -71,6 +77,11 @@ class RunningServer:
 
     def ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz", timeout=30).status_code == 200
+
+
+def decodes(pid: int) -> bool:
+    """Whether a process decodes sound."""
+    return b"server.decoding" in (command(pid) or b"").split(b"\0")
 
 
 def command(pid: int | str) -> bytes | None:

@@ -66,12 +66,6 @@ class RunningServer:
         own = command(self.process.pid)
         return [int(number) for number in children.split() if command(number) not in (own, None)]
 
-    def decoders(self) -> list[int]:
-        """Process numbers of its decode workers."""
-        return [
-            number for number in self.engines() if b"server.decoding" in (command(number) or b"")
-        ]
-
     def signal_engine(self, number: signal.Signals, engine: int = 0) -> None:
         os.kill(self.engines()[engine], number)
 

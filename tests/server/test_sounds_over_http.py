@@ -265,7 +265,7 @@ def head(path: str, body: bytes) -> bytes:
 
 def stop_decoders(server: RunningServer) -> None:
     """Stop the decode workers, so that whoever sends a sound waits."""
-    for worker in server.decoders():
+    for worker in server.decode_workers():
         os.kill(worker, signal.SIGSTOP)
 
 
@@ -280,7 +280,7 @@ def test_a_client_that_disconnects_while_its_sound_is_decoded_costs_a_worker(ear
         eventually(lambda: ears.metric("tome_inflight_requests") >= 2)  # and the scrape itself
     eventually(lambda: lost(ears, "cancelled") > before)
     eventually(lambda: ears.metric(cancelled) > cancelled_before)
-    for worker in ears.decoders():
+    for worker in ears.decode_workers():
         os.kill(worker, signal.SIGCONT)
     assert client.post(EAR, content=body).status_code == 200
 
@@ -291,7 +291,7 @@ def test_a_decoder_that_hangs_costs_its_own_sound_alone(ears, client):
     problem = assert_problem(client.post(EAR, content=sound(1)), 413, "too-large")
     assert problem["detail"] == f"decoding took more than {DECODE_SECONDS} s"
     assert lost(ears, "timeout") == before + 1
-    for worker in ears.decoders():
+    for worker in ears.decode_workers():
         os.kill(worker, signal.SIGCONT)
     assert client.post(EAR, content=sound(1)).status_code == 200
     assert client.post("/classify?model=tiny", content=EXAMPLES["bag"]).status_code == 200
@@ -315,7 +315,7 @@ def test_workers_that_are_killed_under_load_cost_their_own_sounds_alone(ears, cl
 
     def kill_one() -> bool:
         """Kill a worker, if both serve; return whether there were enough."""
-        workers = ears.decoders()
+        workers = ears.decode_workers()
         if len(workers) == 2 and all(serves(worker) for worker in workers):
             os.kill(workers[0], signal.SIGKILL)
         return lost(ears, "crash") >= before + kills
@@ -343,14 +343,14 @@ def test_workers_that_are_killed_under_load_cost_their_own_sounds_alone(ears, cl
     for answer in answers:
         if answer.status_code == 200:
             assert scores(answer.json()) == pytest.approx(expected, abs=1e-4)
-    eventually(lambda: len(ears.decoders()) == 2)
+    eventually(lambda: len(ears.decode_workers()) == 2)
 
 
 @pytest.mark.slow
 def test_a_drain_answers_sounds_in_flight_and_leaves_no_process(start_server, tmp_path):
     settings = {"config": write_models(tmp_path), "queue_limit": 4, "media_decode_timeout": 30}
     with start_server(**settings) as server:
-        workers = server.decoders()
+        workers = server.decode_workers()
         assert len(workers) == 2
         stop_decoders(server)
         body = sound(6.4)

@@ -20,6 +20,7 @@ from typing import Literal
 from server.commands.offline import load_runner, pick_model
 from server.engine_client.process import environment
 from server.imaging.decode import decode
+from server.media.transforms import ImageTransform
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
@@ -78,6 +79,7 @@ def _measure(
     runner = load_runner(settings, pick_model(settings, ""))
     limits = [Settings.model_fields[name].default for name in ("max_pixels", "max_side")]
     transform = runner.model.transform
+    assert isinstance(transform, ImageTransform)
     body = Path(image).read_bytes()
     return Parts(
         decode=_median(lambda: decode(body, transform, *limits), DECODE_REPEATS),

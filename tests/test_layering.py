@@ -25,7 +25,7 @@ LAYERS = (
     ("tome_core.errors", "tome_core.split", "tome_core.attention"),
     ("tome_core.schedule", "tome_core.cost"),
     ("tome_core.pooling", "tome_core.positional", "tome_core.rotary", "tome_core.relative"),
-    ("tome_core.outputs", "tome_core.pixels", "tome_core.matching"),
+    ("tome_core.outputs", "tome_core.pixels", "tome_core.matching", "tome_core.networks"),
     ("tome_core.merge",),
     ("tome_core.metric", "tome_core.trace"),
     ("tome_core.merging",),
@@ -107,7 +107,7 @@ class Rule:
 
 RULES = [
     # timm and Triton are not there on every machine, and torch takes seconds to import.
-    Rule("tome_core", never=("timm",), exempt=("tome_core.adapters",)),
+    Rule("tome_core", never=("timm",), exempt=("tome_core.adapters", "tome_core.networks")),
     Rule("tome_core", never=("triton",), exempt=("tome_core.backends.cuda",)),
     *(Rule(module, ("torch", "numpy", "tome_core"), PURE_CORE) for module in PURE_CORE),
     Rule("tome_core", never=("server", *WEB)),

@@ -22,7 +22,8 @@ from server.commands.evaluate import batches, class_indices
 from server.commands.offline import pick_model
 from server.engine.device.placement import pick_device, pick_dtype, set_threads
 from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import LoadedModel, create_timm_model, load_model
+from server.engine.loading.model_loader import LoadedModel, load_model
+from server.engine.loading.timm_models import create_timm_model
 from server.engine.loading.weights import load_weights
 from server.settings import ModelSettings
 

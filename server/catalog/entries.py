@@ -73,7 +73,14 @@ class ModelSpec(BaseModel):
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
     activation: Literal["softmax", "sigmoid", "none"] = Field(
-        "softmax", description="Of the scores; none: logits."
+        "softmax",
+        description="Of the scores; none: logits. Default for sound: sigmoid, unless its folder"
+        " says that a sound has one label.",
+    )
+    subtract_mean: bool | None = Field(
+        None,
+        description="Of sound: whether the mean of a window's waveform is subtracted; default: as"
+        " the authors of the model do.",
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."

@@ -329,12 +329,12 @@ class Loop:
     def _image_input(self, model: EngineModel, scheduled: ScheduledJob) -> ImageInput:
         """Return the image of a job; its pixels stay in the slot."""
         job = scheduled.job
-        size = model.runner.model.transform.size
+        transform = model.runner.model.transform
         pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-        if job.normalised:
-            pixels = self._slots.view(job.slot, size, np.float32)
+        if job.normalised or transform.dtype == "float32":
+            pixels = self._slots.view(job.slot, transform.size, np.float32)
         else:
-            pixels = self._slots.view(job.slot, size, np.uint8)
+            pixels = self._slots.view(job.slot, transform.size, np.uint8)
         return ImageInput(pixels, scheduled.schedule, job.top_k, job.output_kind)
 
     def _check_device(self, runner: Runner, error: Exception) -> None:

@@ -25,10 +25,10 @@ from server.engine.loop import EngineModel
 from server.engine.scheduling.calibration import Calibration
 from server.engine.warmup import (
     level_batch_size,
+    level_schedules,
     measure_costs,
     measure_levels,
     model_info,
-    supported_schedules,
 )
 from server.errors import UnsafeAcceleration
 from server.ipc.engine_config import EngineConfig
@@ -89,7 +89,7 @@ def warm_up(
     if config.accelerations.graphs:
         record_graphs(runner, config)
     name = model.spec.name
-    levels = supported_schedules(runner, config.levels)
+    levels = level_schedules(runner)
     info = model_info(runner, levels=())
     coverage = runner.recorded
     image_costs = frozenset(info.geometry.image_cost(schedule) for schedule in coverage.schedules)
@@ -113,7 +113,7 @@ def record_graphs(runner: Runner, config: EngineConfig) -> None:
             new process has to start, without graphs.
     """
     try:
-        runner.record_graphs(config.levels, config.max_batch)
+        runner.record_graphs(config.max_batch)
     except CaptureFailed as error:
         reason = f"model {runner.model.spec.name}: recording CUDA graphs {error}"
         raise UnsafeAcceleration(reason, Accelerations(graphs=False)) from error

@@ -10,7 +10,6 @@ from server.engine.execution.runner import Runner
 from server.engine.scheduling.calibration import Sample
 from server.ipc.messages import Level, ModelInfo
 from tome_core.schedule import Schedule
-from tome_core.split import most_mergeable
 
 ROUNDS = 3  # in which each batch is timed, after one that fills caches
 
@@ -28,10 +27,9 @@ _SIZES = (1, 4, 12)
 _GRAPH_SIZES = (1, 8, 32)
 
 
-def supported_schedules(runner: Runner, levels: Sequence[int]) -> list[Schedule]:
-    """Return the schedules of those ``levels`` that the model has tokens for."""
-    largest = most_mergeable(runner.model.tokens, runner.model.prefix)
-    return [Schedule.constant(level) for level in levels if level <= largest]
+def level_schedules(runner: Runner) -> list[Schedule]:
+    """Return the schedules of the model's levels, r=0 first."""
+    return [Schedule.constant(level) for level in runner.model.levels]
 
 
 def measure_costs(

@@ -112,17 +112,18 @@ class ModelInfo:
 
 
 class Job(NamedTuple):
-    """One admitted, decoded image to run.
+    """One admitted, decoded image to run, or one window of a sound.
 
     Attributes:
-        slot: index of the slot with its pixels, ``(C, H, W)``.
+        slot: index of the slot with its pixels, ``(C, H, W)``; or with one window of a sound.
         choices: the requested schedule; or several, the one that merges least first, from which the
             engine chooses when the job runs.
         top_k: number of classes to return; 0 for other outputs.
         submitted: time at which the job was sent.
         deadline: time after which the job is not run; None for the default target.
         output_kind: the output to return.
-        normalised: whether the pixels are normalised, float32; else they are uint8.
+        normalised: whether the pixels of an image are normalised, float32; else they are uint8. The
+            windows of a sound always are.
         request_id: of the request that the image belongs to, for the engine's log.
     """
 

@@ -18,6 +18,7 @@ from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import load_model
 from server.imaging.decode import decode
+from server.media.transforms import ImageTransform
 from tests.chaos.client import Reply, encode
 from tests.server.engine.tiny import write_tiny
 from tome_core.schedule import Schedule
@@ -102,7 +103,9 @@ class Oracle:
 
     def case(self, body: bytes, r: str, embed: bool, more: str = "") -> Case:
         """The request for ``body`` under ``r``."""
-        pixels = decode(body, self._runner.model.transform, LIMIT, LIMIT)
+        transform = self._runner.model.transform
+        assert isinstance(transform, ImageTransform)
+        pixels = decode(body, transform, LIMIT, LIMIT)
         schedule = Schedule.parse(r)
         if embed:
             (features,) = self._runner.run([ImageInput(pixels, schedule, 0, "features")])

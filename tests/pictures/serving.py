@@ -13,6 +13,7 @@ from PIL import Image
 from server.catalog.entries import read_catalog
 from server.commands.offline import load_runner, run_one
 from server.engine.execution.image_input import ImageInput
+from server.media.transforms import ImageTransform
 from server.settings import ModelSettings
 from tests.pictures.compare import timm_pixels
 from tests.pictures.generate import Picture
@@ -35,7 +36,9 @@ class BundledModel:
 
     def features(self, picture: Picture) -> Features:
         """What is right: of the pixels that timm makes of what the picture shows."""
-        pixels = timm_pixels(Image.fromarray(picture.shows), self._runner.model.transform)
+        transform = self._runner.model.transform
+        assert isinstance(transform, ImageTransform)
+        pixels = timm_pixels(Image.fromarray(picture.shows), transform)
         outputs = self._runner.run([ImageInput(pixels, UNMERGED, 0, "features")])
         return np.frombuffer(outputs[0].features, "<f4")
 

@@ -20,6 +20,7 @@ from server.commands.offline import load_runner
 from server.engine.execution.runner import Runner
 from server.imaging.decode import decode
 from server.imaging.visualization import draw_regions
+from server.media.transforms import ImageTransform
 from server.settings import ModelSettings
 from tests.server.wire import EXAMPLES, SNEAKER, assert_problem, finish, half_sent
 
@@ -33,7 +34,9 @@ def runner() -> Runner:
 
 
 def pixels(runner: Runner, encoded: bytes) -> np.ndarray:
-    return decode(encoded, runner.model.transform, 1_000_000, 4000)
+    transform = runner.model.transform
+    assert isinstance(transform, ImageTransform)
+    return decode(encoded, transform, 1_000_000, 4000)
 
 
 def embed(runner: Runner, encoded: bytes, r: int) -> np.ndarray:

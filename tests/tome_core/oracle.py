@@ -154,9 +154,10 @@ def embed(vit: Any, image: Vector) -> list[Token]:
     """Patches, prefix tokens and position embedding."""
     kernel = array(vit.patch_embed.proj.weight)
     width, _, height, length = kernel.shape
+    down, right = vit.patch_embed.proj.stride
     patches = []
-    for top in range(0, image.shape[1], height):
-        for left in range(0, image.shape[2], length):
+    for top in range(0, image.shape[1] - height + 1, down):
+        for left in range(0, image.shape[2] - length + 1, right):
             window = image[:, top : top + height, left : left + length]
             patch = np.array([float((kernel[channel] * window).sum()) for channel in range(width)])
             patches.append(
@@ -189,6 +190,8 @@ def embed(vit: Any, image: Vector) -> list[Token]:
 
 def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
     """Global pooling, in which the average counts patches, not tokens."""
+    if type(vit).__name__ == "SpectrogramViT" and vit.global_pool == "token":
+        return (values[0] + values[1]) / 2
     if vit.global_pool == "token":
         return values[0]
     skip = 0 if getattr(vit, "pool_include_prefix", False) else vit.num_prefix_tokens

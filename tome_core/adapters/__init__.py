@@ -1,4 +1,4 @@
-"""One module per family of timm models. Only this folder of the core imports timm."""
+"""One module per family of timm models. Only this folder and `networks` import timm."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from tome_core.adapters.beit import BeitAdapter
 from tome_core.adapters.class_and_mean import ClassAndMeanAdapter, ClassAndMeanViT
 from tome_core.adapters.eva import EvaAdapter
 from tome_core.adapters.relpos import RelPosAdapter
+from tome_core.adapters.spectrogram import SpectrogramAdapter
 from tome_core.adapters.unsupported import UNSUPPORTED_FAMILIES
 from tome_core.adapters.vit import DistilledAdapter, ViTAdapter
 from tome_core.errors import UnsupportedModelError
+from tome_core.networks.spectrogram_vit import SpectrogramViT
 
 if TYPE_CHECKING:
     from tome_core.model import Adapter
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _ADAPTERS: dict[type, Callable[[Any], Adapter]] = {
     VisionTransformer: ViTAdapter,
     ClassAndMeanViT: ClassAndMeanAdapter,
+    SpectrogramViT: SpectrogramAdapter,
     VisionTransformerDistilled: DistilledAdapter,
     Eva: EvaAdapter,
     Beit: BeitAdapter,

@@ -55,7 +55,7 @@ class Graph:
     Attributes:
         schedule: of all images. Of a bounded graph, the level whose token counts are the bounds.
         bounded: whether it serves every batch within the bounds.
-        pixels: input, uint8 ``(bucket, C, H, W)``, shared with other graphs.
+        pixels: input ``(bucket, C, H, W)``, shared with other graphs.
         readout: output. Another graph may overwrite it.
         replay: runs the pass again.
     """
@@ -103,8 +103,8 @@ class Graphs:
     """The recorded passes of one network.
 
     Args:
-        forward: runs uint8 pixels on the device, under one schedule or within bounds.
-        pixels: uint8 ``(max_batch, C, H, W)`` on the device, the input of all graphs.
+        forward: runs pixels on the device, under one schedule or within bounds.
+        pixels: ``(max_batch, C, H, W)`` on the device, the input of all graphs.
         record: `CudaRecorder`; tests use others.
         inputs: describes mixed batches; None if the network does not take bounds.
     """

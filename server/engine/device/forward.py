@@ -1,4 +1,8 @@
-"""The forward pass on one device: from pixels in host memory to the readout of the outputs."""
+"""The forward pass on one device: from pixels in host memory to the readout of the outputs.
+
+Pixels are the inputs of a model: uint8 of an image, which are normalised here; or float32 of a
+spectrogram, which are normalised already.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from torch import Tensor
 from server.engine.device import self_check
 from server.engine.device.cuda_graphs import CudaRecorder, Graphs, Recorder
 from server.engine.device.graph_inputs import GraphInputs
-from server.engine.device.pinned_memory import PinnedMemory
+from server.engine.device.pinned_memory import InputArray, PinnedMemory
 from server.engine.device.readout import Readout, read_out
 from tome_core import MergedViT, Outputs, Pixels
 from tome_core.backends.cpu import kernels
@@ -26,6 +30,10 @@ from tome_core.schedule import Schedule
 # Classes that a graph reads out: twice the default top_k. A request for more classes
 # reads the graph's logits again, which costs a few kernel launches.
 RECORDED_TOP = 10
+NUMPY_DTYPES: dict[torch.dtype, type[np.generic]] = {
+    torch.uint8: np.uint8,
+    torch.float32: np.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,9 @@ class Forward:
     """A network with its normalisation and its readout. Not thread-safe.
 
     Args:
-        mean, std: per channel, for pixels on a scale of 0 to 1.
+        mean, std: per channel, for pixels on a scale of 0 to 1; not used for float32.
         activation: computes the scores; see `server.engine.device.readout`.
+        input_dtype: of the pixels, uint8 or float32.
     """
 
     def __init__(
@@ -74,8 +83,10 @@ class Forward:
         std: Sequence[float],
         device: torch.device,
         activation: str = "softmax",
+        input_dtype: torch.dtype = torch.uint8,
     ) -> None:
         self.network = network
+        self._input_dtype = input_dtype
         self._device = device
         self._activation = activation
         # One multiply-add normalises pixels on a scale of 0 to 255.
@@ -88,19 +99,19 @@ class Forward:
         self._pinned_memory: PinnedMemory | None = None
         self._graphs: Graphs | None = None
 
-    def pixel_buffer(self, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    def pixel_buffer(self, shape: tuple[int, int, int, int]) -> InputArray:
         """Return host memory ``(B, C, H, W)`` for the pixels of the next batch.
 
         On a GPU it is pinned: pixels in it need no further copy on the host.
         """
         if self._device.type != "cuda":
-            return np.empty(shape, np.uint8)
-        return self._pinned().next_buffer(shape)
+            return np.empty(shape, NUMPY_DTYPES[self._input_dtype])
+        return self._pinned().next_buffer(shape, self._input_dtype)
 
     @torch.inference_mode()
     def __call__(
         self,
-        pixels: npt.NDArray[np.uint8],
+        pixels: InputArray,
         schedules: Sequence[Schedule],
         **options: Any,
     ) -> Outputs:
@@ -111,14 +122,14 @@ class Forward:
     @torch.inference_mode()
     def run(
         self,
-        pixels: npt.NDArray[np.uint8],
+        pixels: InputArray,
         schedules: Sequence[Schedule],
         top: int,
         *,
         source: bool = False,
         float_images: FloatImages | None = None,
     ) -> Readout:
-        """Run ``pixels``, uint8 ``(B, C, H, W)``, with a schedule for each image.
+        """Run ``pixels (B, C, H, W)``, of the input's dtype, with a schedule for each image.
 
         The readout is valid on the current stream, until the next call.
 
@@ -167,7 +178,7 @@ class Forward:
         """
         schedules = [Schedule.constant(level) for level in levels]
         shape = (max_batch, *image_shape)
-        pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        pixels = torch.zeros(shape, dtype=self._input_dtype, device=self._device)
         try:
             graphs = Graphs(
                 forward=self.run_on_device,
@@ -200,7 +211,7 @@ class Forward:
         pixels: Tensor,
         r: Schedule | Sequence[Schedule] | BoundedPlan,
     ) -> Readout:
-        """Run uint8 ``pixels`` that are on the device. This is the pass that a graph records."""
+        """Run ``pixels`` that are on the device. This is the pass that a graph records."""
         outputs = self.network.outputs(self._network_input(pixels), r=r)
         return read_out(outputs, self._activation, RECORDED_TOP)
 
@@ -255,6 +266,8 @@ class Forward:
 
     def _network_input(self, pixels: Tensor) -> Tensor | Pixels:
         """Return the input of the network, which normalises `Pixels` itself."""
+        if self._input_dtype == torch.float32:
+            return pixels
         if self._normalises_by_kernel:
             return kernels.normalise(pixels, self._scale, self._shift, self._dtype)
         return Pixels(pixels, self._scale, self._shift)
@@ -269,15 +282,15 @@ class Forward:
         images[rows] = torch.from_numpy(float_images.values).to(images)
         return images
 
-    def _to_device(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+    def _to_device(self, pixels: InputArray) -> Tensor:
         if self._device.type == "cpu":
             return torch.from_numpy(pixels)
-        into = torch.empty(pixels.shape, dtype=torch.uint8, device=self._device)
+        into = torch.empty(pixels.shape, dtype=self._input_dtype, device=self._device)
         return self._copy_to_device(pixels, into)
 
     def _copy_to_device(
         self,
-        pixels: npt.NDArray[np.uint8],
+        pixels: InputArray,
         into: Tensor,
     ) -> Tensor:
         if self._device.type != "cuda":
@@ -291,7 +304,11 @@ class Forward:
 
 
 def _fill_with_noise(pixels: Tensor) -> None:
+    """Fill ``pixels`` as images are, or with noise of unit variance as spectrograms are."""
     generator = torch.Generator().manual_seed(0)
+    if pixels.dtype == torch.float32:
+        pixels.copy_(torch.randn(pixels.shape, generator=generator))
+        return
     noise = torch.randint(
         low=0,
         high=256,

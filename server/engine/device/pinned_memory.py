@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-PixelArray = npt.NDArray[np.uint8]
+InputArray = npt.NDArray[Any]
 
 
 class PinnedMemory:
@@ -23,21 +24,25 @@ class PinnedMemory:
         self._current = _PinnedBuffer()
         self._other = _PinnedBuffer()
 
-    def next_buffer(self, shape: tuple[int, ...]) -> PixelArray:
+    def next_buffer(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype = torch.uint8,
+    ) -> InputArray:
         """Return pinned memory of ``shape``, once the device has copied its last contents."""
-        self._current.reserve(math.prod(shape))
-        array: PixelArray = self._current.view(shape).numpy()
+        self._current.reserve(math.prod(shape) * dtype.itemsize)
+        array: InputArray = self._current.view(shape, dtype).numpy()
         return array
 
-    def copy(self, pixels: PixelArray, into: Tensor) -> Tensor:
-        """Copy ``pixels`` to ``into``, uint8 of the same shape on the device, and return ``into``.
+    def copy(self, pixels: InputArray, into: Tensor) -> Tensor:
+        """Copy ``pixels`` to ``into``, of the same shape and dtype on the device; return ``into``.
 
         Pixels that do not lie in the memory of `next_buffer` are copied there first.
         """
         address = pixels.ctypes.data
         if address != self._current.memory.data_ptr():
-            np.copyto(self.next_buffer(pixels.shape), pixels)
-        into.copy_(self._current.view(pixels.shape), non_blocking=True)
+            np.copyto(self.next_buffer(pixels.shape, into.dtype), pixels)
+        into.copy_(self._current.view(pixels.shape, into.dtype), non_blocking=True)
         stream = torch.cuda.current_stream(self._device)
         self._current.copied.record(stream)
         self._current, self._other = self._other, self._current
@@ -58,7 +63,7 @@ class _PinnedBuffer:
         else:
             self.copied.synchronize()
 
-    def view(self, shape: tuple[int, ...]) -> Tensor:
-        """Return the first bytes as a tensor of ``shape``."""
-        size = math.prod(shape)
-        return self.memory[:size].view(shape)
+    def view(self, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> Tensor:
+        """Return the first bytes as a tensor of ``shape`` and ``dtype``."""
+        size = math.prod(shape) * dtype.itemsize
+        return self.memory[:size].view(dtype).view(shape)

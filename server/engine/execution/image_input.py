@@ -15,7 +15,7 @@ class ImageInput(NamedTuple):
     """One image to run.
 
     Attributes:
-        pixels: ``(C, H, W)``: uint8, or float32 if they are normalised.
+        pixels: ``(C, H, W)``: uint8, or float32 if they are normalised, as spectrograms are.
         schedule: under which the image runs.
         top_k: number of classes to return; 0 for other outputs.
         output_kind: the output to return.

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from server.engine.device.forward import FloatImages, Forward, GraphCoverage
+from server.engine.device.pinned_memory import InputArray
 from server.engine.device.self_check import GRAPHS, REFERENCE, REFERENCE_GRAPHS
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
@@ -19,7 +19,6 @@ from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loading.model_loader import LoadedModel
 from server.logs import log_step
 from tome_core.schedule import Schedule
-from tome_core.split import most_mergeable
 
 log = logging.getLogger("tome.engine")
 
@@ -45,23 +44,22 @@ class Runner:
             model.mean,
             model.std,
             device,
-            model.spec.activation,
+            model.activation,
+            getattr(torch, model.transform.dtype),
         )
 
-    def record_graphs(self, levels: Sequence[int], max_batch: int) -> None:
-        """Record CUDA graphs of ``levels`` on a GPU, and use them if they pass the self check.
+    def record_graphs(self, max_batch: int) -> None:
+        """Record CUDA graphs of the levels on a GPU, and use them if they pass the self check.
 
         Raises:
             CaptureFailed: recording or running them raised.
         """
         if self.device.type != "cuda":
             return
-        largest = most_mergeable(self.model.tokens, self.model.prefix)
-        supported = [level for level in levels if level <= largest]
         image_size = self.model.transform.size
         name = self.model.spec.name
         with log_step(log, f"{name}: recording CUDA graphs on {self.device}, and their self check"):
-            wrong = self._forward.record(supported, max_batch, image_size)
+            wrong = self._forward.record(self.model.levels, max_batch, image_size)
         if wrong:
             log.warning("%s: CUDA graphs are not used, because running them %s", name, wrong)
         else:
@@ -76,13 +74,13 @@ class Runner:
     @torch.inference_mode()
     def logits(
         self,
-        pixels: npt.NDArray[np.uint8],
+        pixels: InputArray,
         schedules: Sequence[Schedule],
     ) -> Tensor:
         """Return float32 logits ``(B, classes)``, each image under its own schedule.
 
         Args:
-            pixels: uint8 ``(B, C, H, W)``.
+            pixels: ``(B, C, H, W)``, of the dtype of the model's transform.
         """
         return self._forward(pixels, schedules).logits.float()
 
@@ -107,18 +105,17 @@ class Runner:
         """Run one forward pass and wait for its results."""
         return self.launch(images).collect()
 
-    def _gather(
-        self, images: Sequence[ImageInput]
-    ) -> tuple[npt.NDArray[np.uint8], FloatImages | None]:
-        """Return uint8 pixels ``(B, C, H, W)``, and the images that are normalised already.
+    def _gather(self, images: Sequence[ImageInput]) -> tuple[InputArray, FloatImages | None]:
+        """Return the pixels ``(B, C, H, W)`` of the dtype of the model's transform.
 
-        The device reads from the array of pixels, so they need no further copy.
+        And the images among them that are float32 where the others are uint8. The device reads from
+        the array of pixels, so they need no further copy.
         """
         shape = (len(images), *self.model.transform.size)
         pixels = self._forward.pixel_buffer(shape)
         float_rows = []
         for row, image in enumerate(images):
-            if image.pixels.dtype == np.uint8:
+            if image.pixels.dtype == pixels.dtype:
                 pixels[row] = image.pixels
             else:
                 float_rows.append(row)
@@ -129,7 +126,7 @@ class Runner:
 
     def seconds(self, schedules: Sequence[Schedule]) -> float:
         """Time one batch of blank images under ``schedules``, from pixels to predictions."""
-        blank = np.zeros(self.model.transform.size, np.uint8)
+        blank = np.zeros(self.model.transform.size, self.model.transform.dtype)
         images = [ImageInput(blank, schedule, top_k=1) for schedule in schedules]
         started = time.perf_counter()
         self.run(images)

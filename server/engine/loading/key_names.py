@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from server.engine.loading import transformers_names
+from server.engine.loading import spectrogram_names, transformers_names
+from server.engine.loading.spectrogram_names import is_spectrogram_model, spectrogram_to_timm
 from server.engine.loading.transformers_names import is_transformers, transformers_to_timm
 
 # Names of torchvision's VisionTransformer, and of SWAG, from which torchvision's code derives. Both
@@ -41,11 +42,13 @@ _MAE_DECODER = ("decoder_", "mask_token")
 def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``state_dict`` with the names of timm's VisionTransformer.
 
-    Names of torchvision, SWAG and transformers are translated. The decoder of MAE's pre-training is
-    left out. Other state dicts are returned unchanged.
+    Names of torchvision, SWAG, AST and transformers are translated. The decoder of MAE's
+    pre-training is left out. Other state dicts are returned unchanged.
     """
     if _is_torchvision(state_dict):
         return _torchvision_to_timm(state_dict)
+    if is_spectrogram_model(state_dict):
+        return spectrogram_to_timm(state_dict)
     if is_transformers(state_dict):
         return transformers_to_timm(state_dict)
     if "decoder_embed.weight" in state_dict:
@@ -66,6 +69,8 @@ def names_in_file(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the name in ``state_dict`` of each key that `to_timm` renames, by its name in timm."""
     if is_transformers(state_dict):
         return transformers_names.names_in_file(state_dict)
+    if is_spectrogram_model(state_dict):
+        return {spectrogram_names.name_in_timm(key): key for key in state_dict}
     if not _is_torchvision(state_dict):
         return {}
     return {name_in_timm(key): key for key in state_dict}

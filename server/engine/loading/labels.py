@@ -33,10 +33,15 @@ def default_labels(vit: Any) -> Labels | None:
     """Return the labels that came with the model, or timm's names; None if there are neither."""
     if not vit.num_classes:
         return None  # timm would infer the subset of the pretrained configuration
+    return own_labels(vit) or imagenet_labels(vit)
+
+
+def own_labels(vit: Any) -> Labels | None:
+    """Return the labels that came with the model; None if there are none."""
     names = vit.pretrained_cfg.get("label_names")
-    if names:
-        return folder_labels(names, vit.pretrained_cfg.get("label_descriptions"))
-    return imagenet_labels(vit)
+    if not vit.num_classes or not names:
+        return None
+    return folder_labels(names, vit.pretrained_cfg.get("label_descriptions"))
 
 
 def folder_labels(names: Any, descriptions: Any) -> Labels:

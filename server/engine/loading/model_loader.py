@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import timm
 import torch
 
 import tome_core
@@ -17,19 +16,35 @@ from server.catalog.profiles import read_profile
 from server.engine.device.dtype_choice import DtypeChoice, choose_dtype, dtype_name
 from server.engine.device.placement import cpu_dtypes
 from server.engine.device.self_check import REFERENCE, accelerate
+from server.engine.loading.audio_checkpoints import load_audio_model
 from server.engine.loading.checkpoints import find_weights_file, read_json
 from server.engine.loading.data_config import (
     expand_to_channels,
     make_transform,
     resolve_data_config,
 )
-from server.engine.loading.labels import default_labels, read_labels, resolve_labels
+from server.engine.loading.front_end import (
+    audio_activation,
+    make_audio_transform,
+    require_audio_packages,
+)
+from server.engine.loading.labels import (
+    Labels,
+    default_labels,
+    own_labels,
+    read_labels,
+    resolve_labels,
+)
+from server.engine.loading.levels import resolve_levels
+from server.engine.loading.modality import modality_of, takes_sound
+from server.engine.loading.timm_models import check_classifier, create_timm_model
 from server.engine.loading.transformers_models import load_transformers_model
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.ipc.messages import Accelerations
 from server.logs import log_step
-from server.media.transforms import ImageTransform
+from server.media.modality import Modality
+from server.media.transforms import Transform
 
 log = logging.getLogger("tome.engine")
 
@@ -39,11 +54,14 @@ class LoadedModel:
     """A model on its device, with what is needed to prepare its input and to name its classes.
 
     Attributes:
-        mean, std: per channel, for pixels on a scale of 0 to 1.
+        mean, std: per channel, for pixels on a scale of 0 to 1; empty for a model of sound, whose
+            inputs are normalised.
+        activation: computes the scores from the logits.
         labels: of the classes; empty for a model without a classifier.
         tokens, prefix: number of all tokens and of prefix tokens at the input of the first block.
         depth: number of blocks.
         grid: rows and columns of patches.
+        levels: see `server.engine.loading.levels`.
         accuracy: by the text of a schedule, from the model's profile.
         acceleration: of the network; see `server.engine.device.self_check`.
         dtype_speedup: see `server.ipc.messages.ModelInfo`.
@@ -51,14 +69,16 @@ class LoadedModel:
 
     spec: ModelSpec
     network: tome_core.MergedViT
-    transform: ImageTransform
+    transform: Transform
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    activation: str
     labels: tuple[str, ...]
     tokens: int
     prefix: int
     depth: int
     grid: tuple[int, int]
+    levels: tuple[int, ...]
     accuracy: dict[str, float]
     acceleration: str
     dtype_speedup: float | None = None
@@ -76,7 +96,7 @@ def load_model(
     Args:
         dtype: None for the fastest that the CPU supports; but float32, whatever its speed, if the
             self check rejects the optimised network in the fastest.
-        levels: values of r for the self check.
+        levels: of models of images whose entry has none (`TOME_LEVELS`).
         allowed: the accelerations to try.
 
     Raises:
@@ -107,35 +127,71 @@ def _load_once(
     labels = read_labels(spec.labels) if spec.labels else None
     vit = _create_with_weights(spec, labels)
     plain = _patch(spec, vit)
-    data = resolve_data_config(spec, vit)
-    image_shape = data["input_size"]
+    model_input = _resolve_input(spec, vit)
+    transform = model_input.transform
+    blank = torch.zeros(1, *transform.size)
+    tokens = plain.input_tokens(blank)
+    prefix = plain.adapter.prefix
+    levels = resolve_levels(spec, transform.modality, levels, tokens, prefix)
     if dtype is None:
         with log_step(log, f"{spec.name}: timing the dtypes of the processor"):
-            choice = choose_dtype(plain, cpu_dtypes(), image_shape, levels, spec.name)
+            choice = choose_dtype(plain, cpu_dtypes(), transform.size, levels, spec.name)
     else:
         choice = DtypeChoice(dtype)
     target = f"{device} in {dtype_name(choice.dtype)}"
     with log_step(log, f"{spec.name}: optimising for {target}, and the self check"):
         checked = accelerate(
-            plain.to(device), choice.dtype, image_shape, levels, spec.name, allowed
+            plain.to(device), choice.dtype, transform.size, levels, spec.name, allowed
         )
     network = checked.network
-    channels = image_shape[0]
-    blank = torch.zeros(1, *image_shape, device=device)
     return LoadedModel(
         spec=spec,
         network=network,
-        transform=make_transform(data),
-        mean=expand_to_channels(data["mean"], channels),
-        std=expand_to_channels(data["std"], channels),
-        labels=resolve_labels(spec, labels or default_labels(vit), vit.num_classes),
-        tokens=network.input_tokens(blank),
-        prefix=network.adapter.prefix,
+        transform=transform,
+        mean=model_input.mean,
+        std=model_input.std,
+        activation=model_input.activation,
+        labels=resolve_labels(spec, labels or model_input.labels, vit.num_classes),
+        tokens=tokens,
+        prefix=prefix,
         depth=len(network.adapter.blocks),
         grid=network.patch_grid(blank),
+        levels=levels,
         accuracy=_read_accuracy(spec),
         acceleration=checked.acceleration,
         dtype_speedup=choice.speedup,
+    )
+
+
+class _ModelInput(NamedTuple):
+    """What the modality of a model decides: see `LoadedModel`; ``labels`` are the default."""
+
+    transform: Transform
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    activation: str
+    labels: Labels | None
+
+
+def _resolve_input(spec: ModelSpec, vit: Any) -> _ModelInput:
+    if modality_of(spec, vit) is Modality.AUDIO:
+        require_audio_packages(spec)
+        has_activation = "activation" in spec.model_fields_set
+        return _ModelInput(
+            transform=make_audio_transform(spec, vit),
+            mean=(),
+            std=(),
+            activation=spec.activation if has_activation else audio_activation(vit),
+            labels=own_labels(vit),
+        )
+    data = resolve_data_config(spec, vit)
+    channels = data["input_size"][0]
+    return _ModelInput(
+        transform=make_transform(data),
+        mean=expand_to_channels(data["mean"], channels),
+        std=expand_to_channels(data["std"], channels),
+        activation=spec.activation,
+        labels=default_labels(vit),
     )
 
 
@@ -147,6 +203,8 @@ def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
             with log_step(log, f"{spec.name}: loading {spec.folder}, a model of transformers"):
                 return load_transformers_model(spec, spec.folder, path, config)
     classes = len(labels) if labels else None
+    if takes_sound(spec):
+        return _load_sound(spec, path, classes)
     source = path or "timm's weights, from the hub or its cache"
     with log_step(log, f"{spec.name}: loading {spec.timm} with {source}"):
         vit = create_timm_model(spec, classes, pretrained=path is None)
@@ -155,6 +213,16 @@ def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
     if not path:
         check_classifier(spec, vit)
     return vit
+
+
+def _load_sound(spec: ModelSpec, path: Path | None, classes: int | None) -> Any:
+    if path is None:
+        raise ConfigError(
+            f"model {spec.name} takes sound, and timm has no weights for that: name a checkpoint,"
+            ' or a folder as timm = "local-dir:FOLDER"'
+        )
+    with log_step(log, f"{spec.name}: loading {spec.timm} with {path}"):
+        return load_audio_model(spec, path, classes)
 
 
 def is_of_transformers(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -182,65 +250,6 @@ def find_checkpoint(spec: ModelSpec) -> Path | None:
     if spec.checkpoint is None and spec.folder is not None:
         return find_weights_file(spec.folder)
     return spec.checkpoint
-
-
-def create_timm_model(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:
-    """Create the timm model, with timm's own weights if ``pretrained``.
-
-    Args:
-        classes: their number, unless the entry sets it; None for timm's.
-
-    Raises:
-        ConfigError: timm or the hub raised.
-    """
-    if spec.num_classes is not None:
-        classes = spec.num_classes
-    optional = {
-        "num_classes": classes,
-        "img_size": spec.img_size,
-        "in_chans": spec.in_chans,
-    }
-    arguments = dict(spec.model_args)
-    for name, value in optional.items():
-        if value is not None:
-            arguments[name] = value
-    try:
-        return timm.create_model(spec.timm, pretrained=pretrained, **arguments)
-    except Exception as error:  # timm and the hub raise many types
-        message = (
-            f"timm cannot create {spec.timm!r} for model {spec.name}: {_summarize_error(error)}"
-        )
-        if pretrained:
-            message += (
-                "; without a network, name a checkpoint file"
-                " (HF_HUB_OFFLINE=1 skips the hub's retries)"
-            )
-        raise ConfigError(message) from error
-
-
-def _summarize_error(error: Exception) -> str:
-    if isinstance(error, KeyError) and error.args == ("architecture",):
-        return (
-            "its config.json names no architecture of timm; download a model of transformers, and"
-            " name its folder as local-dir:FOLDER"
-        )
-    lines = str(error).splitlines()
-    first_line = lines[0] if lines else type(error).__name__
-    return first_line.rstrip(".")
-
-
-def check_classifier(spec: ModelSpec, vit: Any) -> None:
-    """Check that timm has weights for the classifier.
-
-    Raises:
-        ConfigError: its weights are for another number of classes, so timm initialised it randomly.
-    """
-    classes = vit.pretrained_cfg.get("num_classes")
-    if vit.num_classes not in (0, classes):
-        raise ConfigError(
-            f"model {spec.name}: timm's weights of {spec.timm} have {classes} classes, the labels"
-            f" or num_classes say {vit.num_classes}; name a checkpoint that was fine-tuned for them"
-        )
 
 
 def _patch(spec: ModelSpec, vit: Any) -> tome_core.MergedViT:

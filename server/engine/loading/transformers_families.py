@@ -1,4 +1,4 @@
-"""How each type of vision model of transformers is built as one of timm."""
+"""How each type of model of transformers is built as one of timm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from server.media.modality import Modality
 from tome_core.adapters.class_and_mean import ClassAndMeanViT
+from tome_core.networks.spectrogram_vit import SpectrogramViT
 
 StateDict = dict[str, Tensor]
 Config = Mapping[str, Any]
@@ -67,6 +69,16 @@ _CLIP: dict[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
     "patch_size": 32,
+}
+
+
+_AST: dict[str, Any] = {
+    **_VIT,
+    "num_channels": 1,
+    "frequency_stride": 10,
+    "time_stride": 10,
+    "max_length": 1024,
+    "num_mel_bins": 128,
 }
 
 
@@ -152,6 +164,20 @@ def _build_clip(config: Config, tensors: StateDict, arguments: dict[str, Any]) -
     )
 
 
+def _build_ast(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
+    """Build AST: the mean of its two tokens, and with a classifier a norm before it."""
+    if "dist_token" in tensors:
+        tensors["reg_token"] = tensors.pop("dist_token")
+    vit = SpectrogramViT(
+        stride=(config["frequency_stride"], config["time_stride"]),
+        head_norm_eps=config["layer_norm_eps"],
+        **arguments,
+    )
+    if "head.weight" not in tensors:
+        vit.fc_norm = nn.Identity()
+    return vit
+
+
 def _drop(tensors: StateDict, prefix: str) -> None:
     for key in [key for key in tensors if key.startswith(prefix)]:
         del tensors[key]
@@ -165,14 +191,16 @@ class Family:
         build: gives timm's model for the configuration, the tensors, which it may change, and the
             arguments that all models of timm have.
         defaults: of its configuration class. Files may leave out what equals the default.
-        processor: see `read_preprocessor`.
+        processor: see `read_preprocessor`; of images only.
         antialias: whether transformers resizes its positions with antialiasing.
+        modality: what it takes.
     """
 
     build: Callable[[Config, StateDict, dict[str, Any]], nn.Module]
     defaults: dict[str, Any]
     processor: str
     antialias: bool = False
+    modality: Modality = Modality.IMAGE
 
 
 FAMILIES = {
@@ -185,4 +213,5 @@ FAMILIES = {
     "siglip_vision_model": Family(_build_siglip, _SIGLIP, "Siglip"),
     "clip": Family(_build_clip, _CLIP, "CLIP"),
     "clip_vision_model": Family(_build_clip, _CLIP, "CLIP"),
+    "audio-spectrogram-transformer": Family(_build_ast, _AST, "", modality=Modality.AUDIO),
 }

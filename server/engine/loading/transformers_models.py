@@ -1,7 +1,8 @@
-"""Vision models of Hugging Face transformers, built as timm's from their ``config.json``.
+"""Models of Hugging Face transformers, built as timm's from their ``config.json``.
 
-Supported are ViT, DeiT, BEiT, DINOv2 (with registers), and the vision towers of SigLIP and CLIP:
-with the classifier of ``*ForImageClassification``, or without one.
+Supported are ViT, DeiT, BEiT, DINOv2 (with registers), the vision towers of SigLIP and CLIP, and
+AST: with the classifier of ``*ForImageClassification`` or ``ASTForAudioClassification``, or without
+one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from timm.layers import LayerNorm, resample_abs_pos_embed
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
+from server.engine.loading.front_end import read_feature_extractor
 from server.engine.loading.labels import in_order_of_index
 from server.engine.loading.preprocessor import read_preprocessor
+from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.transformers_families import (
     ACTIVATIONS,
     FAMILIES,
@@ -32,6 +35,7 @@ from server.engine.loading.transformers_names import (
 )
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
+from server.media.modality import Modality
 
 log = logging.getLogger("tome.engine")
 
@@ -54,6 +58,7 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
     """
     config_path = folder / "config.json"
     family, settings = _settings(config, config_path)
+    _check_modality(spec, family, config_path)
     state_dict = read_checkpoint(path, spec.prefix)
     if not is_transformers(state_dict):
         raise ConfigError(
@@ -62,7 +67,8 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
         )
     tensors = transformers_to_timm(state_dict)
     try:
-        vit = _build(spec, folder, family, settings, tensors)
+        build = _build_of_sound if family.modality is Modality.AUDIO else _build_of_images
+        vit = build(spec, folder, family, settings, tensors)
     except ConfigError:
         raise
     except Exception as error:  # timm raises many types
@@ -75,8 +81,20 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
     if isinstance(label_names, Mapping):
         label_names = in_order_of_index(label_names, f"{config_path}: the keys of id2label")
     vit.pretrained_cfg["label_names"] = label_names
-    _check_activation(spec, config)
+    vit.pretrained_cfg["problem_type"] = config.get("problem_type")
+    if family.modality is Modality.IMAGE:
+        _check_activation(spec, config)
     return vit
+
+
+def _check_modality(spec: ModelSpec, family: Family, path: Path) -> None:
+    """Raise `ConfigError` if the entry says another modality than the folder."""
+    is_said = "modality" in spec.model_fields_set
+    if is_said and spec.modality is not family.modality:
+        raise ConfigError(
+            f'model {spec.name}: modality = "{spec.modality}", but {path} describes a model of'
+            f' modality "{family.modality}": leave it out'
+        )
 
 
 def _check_activation(spec: ModelSpec, config: Config) -> None:
@@ -108,7 +126,8 @@ def _check_parts(
         if key not in expected and not key.startswith("head"):
             raise ConfigError(
                 f"{path} has {names.get(key, key)}, which is no part of a supported model: models"
-                f" without a head and *ForImageClassification (this one is {architecture})"
+                " without a head, *ForImageClassification and ASTForAudioClassification (this one"
+                f" is {architecture})"
             )
     for key in expected:
         if key not in tensors and not key.startswith("head"):
@@ -148,13 +167,48 @@ def _settings(config: Config, path: Path) -> tuple[Family, dict[str, Any]]:
     return family, settings
 
 
-def _build(
+def _build_of_images(
     spec: ModelSpec, folder: Path, family: Family, settings: dict[str, Any], tensors: StateDict
 ) -> Any:
     """Create the model, and resize the positions among ``tensors`` to its image."""
     image_size = _pair(settings["image_size"])
     data = read_preprocessor(folder, family.processor, image_size)
     input_size = _pair(spec.img_size or data["input_size"])
+    arguments = _arguments(spec, settings, tensors, input_size)
+    vit: Any = family.build(settings, tensors, arguments)
+    _resize_positions(vit, tensors, image_size, family.antialias)
+    channels = arguments["in_chans"]
+    vit.pretrained_cfg = {**data, "input_size": (channels, *input_size)}
+    return vit
+
+
+def _build_of_sound(
+    spec: ModelSpec, folder: Path, family: Family, settings: dict[str, Any], tensors: StateDict
+) -> Any:
+    """Create the model, and fit the positions among ``tensors`` to its window."""
+    bins = settings["num_mel_bins"]
+    frames = settings["max_length"]
+    front_end = read_feature_extractor(folder, frames, bins)
+    input_size = _pair(spec.img_size or (bins, frames))
+    arguments = _arguments(spec, settings, tensors, input_size)
+    vit: Any = family.build(settings, tensors, arguments)
+    old_grid = vit.patch_embed.dynamic_feat_size((bins, frames))
+    if "pos_embed" in tensors and vit.patch_embed.grid_size[0] == old_grid[0]:
+        tensors["pos_embed"] = fit_in_time(
+            tensors["pos_embed"],
+            old_grid,
+            vit.patch_embed.grid_size,
+            vit.num_prefix_tokens,
+            time_last=True,
+        )
+    vit.pretrained_cfg = {"front_end": front_end}
+    return vit
+
+
+def _arguments(
+    spec: ModelSpec, settings: dict[str, Any], tensors: StateDict, input_size: Size
+) -> dict[str, Any]:
+    """Return the arguments that all models of timm have."""
     head = tensors.get("head.weight")
     arguments = {
         "img_size": input_size,
@@ -172,11 +226,7 @@ def _build(
     }
     if spec.num_classes is not None:
         arguments["num_classes"] = spec.num_classes
-    vit: Any = family.build(settings, tensors, arguments)
-    _resize_positions(vit, tensors, image_size, family.antialias)
-    channels = arguments["in_chans"]
-    vit.pretrained_cfg = {**data, "input_size": (channels, *input_size)}
-    return vit
+    return arguments
 
 
 def _pair(size: Any) -> Size:

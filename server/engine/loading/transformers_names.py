@@ -26,7 +26,11 @@ _LEFT_OUT = re.compile(
     r"|(?:.*\.)?pooler\.dense\."
 )
 _NAMES = (
-    (r"^(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model)\.", ""),
+    (
+        r"^(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model"
+        r"|audio_spectrogram_transformer)\.",
+        "",
+    ),
     (r"^embeddings\.(?:cls_token|class_embedding)$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
@@ -57,7 +61,8 @@ _NAMES = (
     (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
     (r"^head\.layernorm\.", "attn_pool.norm."),
     (r"^head\.mlp\.", "attn_pool.mlp."),
-    (r"^(?:cls_)?classifier\.", "head."),
+    (r"^classifier\.layernorm\.", "fc_norm."),
+    (r"^(?:cls_)?classifier\.(?:dense\.)?", "head."),
     (r"^distillation_classifier\.", "head_dist."),
 )
 _PATTERNS = tuple((re.compile(pattern), replacement) for pattern, replacement in _NAMES)

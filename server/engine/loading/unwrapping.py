@@ -45,13 +45,15 @@ INNER_NAMES = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_modul
 
 # A Vision Transformer is recognised by the weight of its patch embedding: in timm's names,
 # torchvision's, transformers' and OpenAI's. What precedes it is a prefix, unless the format itself
-# has this part: the base model in transformers, the image tower in CLIP and others.
+# has this part: the base model in transformers, the image tower in CLIP and others, the transformer
+# of AST.
 _PATCH_EMBEDDING = re.compile(
     r"""(?P<root>(?:[^.]+\.)*?)
-    (?: (?:visual\.(?:trunk\.)?|vision_encoder\.)?patch_embed\.proj
+    (?: (?:v\.|visual\.(?:trunk\.)?|vision_encoder\.)?patch_embed\.proj
       | conv_proj
       | visual\.conv1
-      | (?:(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model)\.)?
+      | (?:(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model
+             |audio_spectrogram_transformer)\.)?
         embeddings\.patch_embeddings?(?:\.projection)?
     )\.weight""",
     re.VERBOSE,

@@ -63,7 +63,7 @@ def test_a_failed_recording_asks_for_a_new_process_without_graphs(
     runner: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(levels: object, max_batch: object) -> None:
+    def fail(max_batch: object) -> None:
         raise CaptureFailed("raised RuntimeError: injected")
 
     monkeypatch.setattr(runner, "record_graphs", fail)

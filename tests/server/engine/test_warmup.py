@@ -13,18 +13,19 @@ from server.engine.warmup import (
     calibration_batches,
     graph_calibration_batches,
     level_batch_size,
+    level_schedules,
     measure_costs,
     measure_levels,
     model_info,
-    supported_schedules,
 )
 from tome_core.schedule import Schedule
 
 LEVELS = [Schedule.constant(r) for r in (0, 4, 8)]
 
 
-def test_levels_that_the_model_has_too_few_tokens_for_are_left_out(runner: Runner) -> None:
-    assert supported_schedules(runner, (0, 4, 8, 99)) == LEVELS
+def test_the_levels_are_those_of_the_model(runner: Runner) -> None:
+    assert level_schedules(runner) == [Schedule.constant(level) for level in runner.model.levels]
+    assert runner.model.levels == (0, 8)  # of 0, 8, 16: it has too few tokens for the last
 
 
 def test_levels_report_tokens_and_flops(runner: Runner) -> None:

@@ -5,7 +5,6 @@ Tests run it in place of `server.engine`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tome_core
@@ -21,7 +20,7 @@ if __name__ == "__main__":
     def optimize(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def record_graphs(self: Runner, levels: Sequence[int], max_batch: int) -> None:
+    def record_graphs(self: Runner, max_batch: int) -> None:
         raise CaptureFailed("raised RuntimeError: operation not permitted when stream is capturing")
 
     def start_models(config: EngineConfig) -> Any:

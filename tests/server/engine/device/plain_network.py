@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tome_core
 from server.catalog.entries import read_catalog
-from server.engine.loading.model_loader import create_timm_model
+from server.engine.loading.timm_models import create_timm_model
 from server.engine.loading.weights import load_weights
 
 

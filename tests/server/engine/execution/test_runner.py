@@ -111,7 +111,7 @@ def test_scores_follow_from_the_activation_of_the_model(tiny: LoadedModel) -> No
         ("sigmoid", logits.sigmoid()),
         ("none", logits),
     ):
-        model = replace(tiny, spec=tiny.spec.model_copy(update={"activation": activation}))
+        model = replace(tiny, activation=activation)
         for row, prediction in zip(expected, Runner(model, CPU).run(inputs()), strict=True):
             best = row.sort(descending=True)
             assert prediction.classes == tuple(best.indices.tolist())

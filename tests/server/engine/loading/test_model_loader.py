@@ -18,11 +18,11 @@ from server.engine.execution.runner import Runner
 from server.engine.loading.data_config import expand_to_channels
 from server.engine.loading.model_loader import (
     LoadedModel,
-    check_classifier,
-    create_timm_model,
     load_model,
 )
+from server.engine.loading.timm_models import check_classifier, create_timm_model
 from server.errors import ConfigError
+from server.media.transforms import ImageTransform
 from tests.server.engine.tiny import ARGUMENTS
 from tome_core import Schedule
 
@@ -36,6 +36,12 @@ def load_tiny(folder: Path, **changes: object) -> LoadedModel:
     """Load the tiny model with some fields of its entry changed."""
     (spec,) = read_catalog(folder / "models.toml", ())
     return load_model(spec.model_copy(update=changes), CPU, torch.float32)
+
+
+def images(model: LoadedModel) -> ImageTransform:
+    """Return the transform of a model of images."""
+    assert isinstance(model.transform, ImageTransform)
+    return model.transform
 
 
 def save_random(folder: Path, name: str, **arguments: Any) -> Path:
@@ -53,7 +59,7 @@ def test_a_model_has_the_properties_of_its_entry(tiny: LoadedModel) -> None:
     assert tiny.labels == ("cat", "dog", "fish")
     assert tiny.grid == (4, 4)
     assert tiny.transform.size == (3, 32, 32)
-    assert tiny.transform.interpolation == "bilinear"
+    assert images(tiny).interpolation == "bilinear"
     assert tiny.mean == (0.5, 0.5, 0.5)
 
 
@@ -77,12 +83,12 @@ def test_a_torch_file_gives_the_same_model(tiny: LoadedModel, tiny_folder: Path)
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 def test_the_transform_has_the_crop_mode_of_the_entry(tiny_folder: Path, mode: str) -> None:
-    assert load_tiny(tiny_folder, crop_mode=mode).transform.crop_mode == mode
+    assert images(load_tiny(tiny_folder, crop_mode=mode)).crop_mode == mode
 
 
 def test_the_colour_of_a_border_is_clamped_to_that_of_pixels(tiny_folder: Path) -> None:
     model = load_tiny(tiny_folder, mean=(-4.3, 0.5, 1.5))
-    assert model.transform.fill == (0, 128, 255)
+    assert images(model).fill == (0, 128, 255)
 
 
 def test_timm_s_weights_with_a_random_classifier_are_refused() -> None:
@@ -229,7 +235,7 @@ def test_imagenet_models_have_timm_s_labels_and_transform(tmp_path: Path) -> Non
     assert "tench" in model.labels[0]
     assert model.transform.size == (3, 224, 224)
     pretrained_cfg = timm.create_model(VIT_TINY, **SMALL).pretrained_cfg
-    assert model.transform.crop_pct == pretrained_cfg["crop_pct"]
+    assert images(model).crop_pct == pretrained_cfg["crop_pct"]
 
 
 def test_a_profile_has_the_accuracy_of_each_schedule(tiny_folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from server.catalog.entries import read_catalog
 from server.engine.loading.model_loader import load_model
 from server.engine.loading.weights import load_weights
+from server.media.transforms import ImageTransform
 from tests.server.engine.loading.published import (
     CLASSES,
     DEPTH,
@@ -287,6 +288,7 @@ def test_a_folder_with_the_layout_of_the_hub_loads(tmp_path: Path, weights: str)
     (spec,) = read_catalog(models_file, ())
     model = load_model(spec, torch.device("cpu"), torch.float32)
     assert model.transform.size == (1, 64, 16)
+    assert isinstance(model.transform, ImageTransform)
     assert model.transform.crop_mode == "squash"
     assert model.mean == (0.4,)
     assert model.tokens == 17

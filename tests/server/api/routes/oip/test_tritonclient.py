@@ -15,6 +15,7 @@ from server.catalog.entries import read_catalog
 from server.commands.offline import load_runner
 from server.engine.execution.runner import Runner
 from server.imaging.decode import decode
+from server.media.transforms import ImageTransform
 from server.settings import ModelSettings
 from tests.server.wire import EXAMPLES, SNEAKER
 
@@ -42,6 +43,7 @@ def images(*names: str) -> triton.InferInput:
 def pixel_values(runner: Runner, *names: str) -> np.ndarray:
     """What timm's transform gives: float32 (n, C, H, W), normalised."""
     model = runner.model
+    assert isinstance(model.transform, ImageTransform)
     stacked = np.stack([decode(EXAMPLES[name], model.transform, 1_000_000, 4000) for name in names])
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (model.mean, model.std))
     return ((stacked / np.float32(255) - mean) / std).astype(np.float32)

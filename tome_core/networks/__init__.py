@@ -1,0 +1,1 @@
+"""Networks that timm lacks, built from its parts."""

@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA_FOLDER, help="folder of the arrays")
     parser.add_argument("--levels", type=int, nargs="+", default=LEVELS, metavar="R")
     parser.add_argument("--out", type=Path, help="write the rows as JSON, too")
+    parser.add_argument("--pool", choices=("token", "avg"), default="token")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    network = build()
+    network = build(pool=args.pool)
     network.load_state_dict({k: v.float() for k, v in load_file(args.weights).items()})
     model = merged(network.eval())
     rows = []

@@ -31,7 +31,7 @@ from training.language.accuracy import Windows, predictions, wilson, windows_of
 from training.language.augment import training_batch
 from training.language.clips import load
 from training.language.corpus import Role
-from training.language.network import build, normalised
+from training.language.network import Pool, build, normalised
 from training.language.tape import Tape
 from training.masters import MasterAdamW
 
@@ -104,9 +104,10 @@ class Done:
 class Run:
     """A training run: a folder with the states of all stages, for one seed."""
 
-    def __init__(self, folder: Path, data: Path, seed: int, device: str) -> None:
+    def __init__(self, folder: Path, data: Path, seed: int, device: str, pool: Pool) -> None:
         self.folder = folder
         self.seed = seed
+        self.pool = pool
         self.device = torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.tape = Tape(load(data / f"{Role.TRAIN}.npz"), self.device)
@@ -124,7 +125,7 @@ class Run:
     def train(self, stage: Stage) -> None:
         """Train ``stage`` to its end. Resume from its saved state, if any."""
         torch.manual_seed(self.seed)
-        model = merged(build(DROP_PATH).to(self.device, torch.bfloat16))
+        model = merged(build(DROP_PATH, self.pool).to(self.device, torch.bfloat16))
         optimizer = MasterAdamW(model, stage.weight_decay)
         done = self.resume(stage, model, optimizer)
         columns = (TextColumn(stage.name), BarColumn(), TimeRemainingColumn())
@@ -255,6 +256,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--stage", action="append", choices=("merged", "twin"), help="default both")
     parser.add_argument("--seconds", type=float, help="train each stage for this long instead")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--pool", choices=("token", "avg"), default="token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(arguments)
@@ -266,7 +268,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     # cuDNN's attention makes a plan for every length, and merging gives it dozens of lengths.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    run = Run(args.run, args.data, args.seed, args.device)
+    run = Run(args.run, args.data, args.seed, args.device, args.pool)
     for stage in RECIPES[args.recipe]:
         if args.stage and stage.name not in args.stage:
             continue

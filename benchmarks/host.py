@@ -120,7 +120,7 @@ class Nothing:
         )
         self._clock = clock
 
-    model = SimpleNamespace(transform=SimpleNamespace(size=(3, 224, 224)))
+    model = SimpleNamespace(transform=SimpleNamespace(size=(3, 224, 224), dtype="uint8"))
 
     def view(self, slot: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """Of no bytes for each image."""

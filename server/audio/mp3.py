@@ -15,6 +15,7 @@ from server.errors import BadMedia, TooLarge
 
 _HEADER_BYTES = 4
 _SYNC = 0xFFE00000
+_SYNC_BYTE = 0xFF
 _LAYER_3 = 1
 _MONO = 3
 _MPEG_1 = 3
@@ -36,13 +37,18 @@ _XING_NAMES = (b"Xing", b"Info")
 _HAS_COUNT = 1
 # About 40 minutes at 44.1 kHz.
 _MAX_FRAMES = 100_000
+_MAX_HOLE = 10_000
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The header of one frame: ``header`` as it stands there, ``length`` of the frame in bytes.
+    """What the header of one frame says.
 
-    ``kind`` is what all frames of a stream have in common: version and sample rate.
+    Attributes:
+        header: its 32 bits.
+        length: of the frame, in bytes.
+        kind: what all frames of a stream have in common: version and sample rate.
+        side_bytes: of the side information, behind the header.
     """
 
     header: int
@@ -76,24 +82,44 @@ def open_mp3(body: bytes, start: int) -> Stream:
     first = _read_frame(body, start)
     if first is None:
         raise BadMedia("the MP3 has no frames")
-    # Behind the header, and behind its checksum where it has one, are the side information.
+    # It lies where the sound of the frame would begin, behind the side information.
     if body.startswith(_XING_NAMES, start + _HEADER_BYTES + first.side_bytes):
         return Stream("MP3", body[start:])
     count = _count_frames(body, start, first)
-    return Stream("MP3", _xing_frame(first, count) + body[start:])
+    frames = memoryview(body)[start:]
+    return Stream("MP3", b"".join([_xing_frame(first, count), frames]))
 
 
 def _count_frames(body: bytes, start: int, first: _Frame) -> int:
-    """Return the number of frames; tags and other data behind the last one do not count."""
+    """Return the number of frames; tags and other data behind the last one do not count.
+
+    Raises:
+        BadMedia: the last one is truncated, or there are more behind something that is no frame.
+        TooLarge: there are too many.
+    """
     offset = start
     for count in range(_MAX_FRAMES):
         frame = _read_frame(body, offset)
         if frame is None or frame.kind != first.kind:
+            _check_end(body, offset, first)
             return count
         offset += frame.length
         if offset > len(body):
             raise BadMedia("the MP3 is truncated: its last frame is incomplete")
     raise TooLarge(f"the MP3 has more than {_MAX_FRAMES} frames")
+
+
+def _check_end(body: bytes, end: int, first: _Frame) -> None:
+    """Raise `BadMedia` if two frames like ``first`` follow soon after ``end``, where none is."""
+    for offset in range(end, min(end + _MAX_HOLE, len(body))):
+        if body[offset] != _SYNC_BYTE:
+            continue
+        frame = _read_frame(body, offset)
+        if frame is None or frame.kind != first.kind:
+            continue
+        second = _read_frame(body, offset + frame.length)
+        if second is not None and second.kind == first.kind:
+            raise BadMedia("the MP3 is damaged: between its frames lies something else")
 
 
 def _xing_frame(first: _Frame, count: int) -> bytes:
@@ -120,11 +146,13 @@ def _read_frame(body: bytes, offset: int) -> _Frame | None:
     is_mono = header >> 6 & 3 == _MONO
     sample_rate = _SAMPLE_RATES[version][rate_of_samples]
     if version == _MPEG_1:
-        bits = _MPEG_1_RATES[rate - 1] * 1000 * 144
+        samples = 1152
+        bits_per_second = 1000 * _MPEG_1_RATES[rate - 1]
         side_bytes = 17 if is_mono else 32
     else:
-        bits = _MPEG_2_RATES[rate - 1] * 1000 * 72
+        samples = 576
+        bits_per_second = 1000 * _MPEG_2_RATES[rate - 1]
         side_bytes = 9 if is_mono else 17
-    padding = header >> 9 & 1
-    length = bits // sample_rate + padding
+    padding = 1 if header & _PADDING_FLAG else 0
+    length = samples // 8 * bits_per_second // sample_rate + padding
     return _Frame(header, length, (version, sample_rate), side_bytes)

@@ -1,8 +1,8 @@
 """WAV (RIFF/WAVE): its codec is on an allow-list, and only a plain file reaches the decoder.
 
-libsndfile 1.2.2 writes past its memory when it opens certain files of IMA ADPCM (CVE-2026-37555).
-A list of allowed codecs helps only if both readers find the same one in the same file, so the
-decoder gets a new header, written from what was read here, and the samples: never the original.
+libsndfile 1.2.2 can be attacked by a file of IMA ADPCM when it opens it (CVE-2026-37555). A list of
+allowed codecs helps only if both readers find the same codec in a file, so the decoder gets a new
+header, written from what was read here, and the samples: never the original.
 """
 
 from __future__ import annotations
@@ -94,13 +94,11 @@ def open_wav(body: bytes, limits: AudioLimits) -> Stream:
     raise TooLarge(f"the WAV has more than {_MAX_CHUNKS} chunks before its samples")
 
 
-def _samples(body: bytes, start: int, size: int) -> bytes:
-    available = len(body) - start
-    if size <= available:
-        return body[start : start + size]
-    if size < _UNKNOWN_SIZE:
+def _samples(body: bytes, start: int, size: int) -> memoryview:
+    available = memoryview(body)[start:]
+    if len(available) < size < _UNKNOWN_SIZE:
         raise BadMedia("the WAV is truncated: it has fewer samples than its header says")
-    return body[start:]
+    return available[:size]
 
 
 def _read_format(chunk: bytes) -> _Format:
@@ -130,7 +128,8 @@ def _read_subformat(chunk: bytes) -> int:
     return int.from_bytes(subformat[:2], "little")
 
 
-def _write(found: _Format, samples: bytes) -> bytes:
+def _write(found: _Format, samples: memoryview) -> bytes:
+    """Return a WAV of ``samples`` whose header has the format and nothing else."""
     frame_bytes = found.channels * found.width
     bytes_per_second = min(found.sample_rate * frame_bytes, 2**32 - 1)
     format_chunk = _FORMAT.pack(

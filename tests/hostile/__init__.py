@@ -1,1 +1,1 @@
-"""Image files that a server must survive; `tests.hostile.files.FILES` holds all of them."""
+"""Files that a server must survive: images in `tests.hostile.files`, sounds in `.sounds`."""

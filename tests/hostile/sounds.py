@@ -106,6 +106,8 @@ def broken() -> Iterator[tuple[str, bytes]]:
         middle = len(body) // 2
         garbage = np.random.default_rng(0).bytes(3000)
         yield f"{codec} with a hole", body[:middle] + garbage + body[middle + 3000 :]
+    body = without_xing(seeds()["MP3"])
+    yield "mp3 without Xing with a hole", body[:8000] + bytes(3000) + body[11_000:]
     yield "mp3 without Xing and its last byte", without_xing(seeds()["MP3"])[:-1]
     yield "wav without samples", wav(b"")
     yield "flac without samples", flac_without_frames(seeds()["FLAC"])

@@ -18,6 +18,7 @@ from tome_core.backends.cpu.encoder import BlockLayers, KernelEncoder, are_suppo
 from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
 from tome_core.backends.cpu.linears import KernelLinear, PackedLinear, pack_linear
 from tome_core.backends.patch_embedding import MatrixPatches
+from tome_core.networks.overlapping_patches import OverlapPatchEmbed
 
 _MLPS = (Mlp, GluMlp, SwiGLU)
 
@@ -65,10 +66,11 @@ def join_biases(network: nn.Module) -> None:
 
 
 def replace_convolutions(network: nn.Module) -> None:
-    """Replace patch embeddings whose patches do not overlap by `MatrixPatches`."""
+    """Replace patch embeddings by `MatrixPatches`."""
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Conv2d and _is_patchwise(layer):
+            is_overlapping = type(parent) is OverlapPatchEmbed
+            if type(layer) is nn.Conv2d and (is_overlapping or _is_patchwise(layer)):
                 setattr(parent, name, MatrixPatches(layer))
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
-from server.engine.loading.front_end import FrontEnd
+from server.engine.loading.front_end import FrontEnd, check_spectrogram
 from server.engine.loading.key_names import names_in_file, to_timm
 from server.engine.loading.modality import is_ast, timm_config
-from server.engine.loading.spectrogram_geometry import Geometry, Pair, as_pair, find_geometry
+from server.engine.loading.spectrogram_geometry import Geometry, as_pair, find_geometry
 from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.timm_models import create_timm_model
 from server.engine.loading.weights import check_state_dict
@@ -47,6 +47,7 @@ def load_audio_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
     _check_kind(spec, path, tensors)
     geometry = _geometry(spec, path, tensors)
     vit = _create(spec, tensors, geometry, classes)
+    check_spectrogram(spec, vit)
     _fit_positions(vit, tensors, geometry)
     if geometry.time_last and "fc_norm.weight" not in tensors and not vit.num_classes:
         vit.fc_norm = nn.Identity()  # the norm is a part of the classifier, and there is none
@@ -149,19 +150,11 @@ def _pooling(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _fit_positions(vit: Any, tensors: StateDict, geometry: Geometry) -> None:
-    """Fit the positions among ``tensors`` to the window that the entry asks for.
-
-    Raises:
-        ConfigError: it has other mel bins.
-    """
-    new_grid: Pair = vit.patch_embed.grid_size
-    mel_axis = 0 if geometry.time_last else 1
-    if new_grid[mel_axis] != geometry.grid[mel_axis]:
-        return  # `make_audio_transform` refuses it, and says why
+    """Fit the positions among ``tensors`` to the window that the entry asks for."""
     tensors["pos_embed"] = fit_in_time(
         tensors["pos_embed"],
         geometry.grid,
-        new_grid,
+        vit.patch_embed.grid_size,
         tensors["pos_embed"].shape[1] - geometry.grid[0] * geometry.grid[1],
         time_last=geometry.time_last,
     )

@@ -110,29 +110,38 @@ def _number(path: Path, settings: Mapping[str, Any], name: str, default: float) 
     return float(value)
 
 
+def is_time_last(vit: Any) -> bool:
+    """Return whether a model takes ``(1, mel, frames)``, as AST, and not ``(1, frames, mel)``."""
+    return type(vit) is SpectrogramViT
+
+
+def check_spectrogram(spec: ModelSpec, vit: Any) -> None:
+    """Raise `ConfigError` unless a model takes spectrograms of one channel and `MEL_BINS`."""
+    height, width = vit.patch_embed.img_size
+    mel_bins = height if is_time_last(vit) else width
+    if vit.in_chans != 1 or mel_bins != MEL_BINS:
+        layout = f"(1, {MEL_BINS}, frames)" if is_time_last(vit) else f"(1, frames, {MEL_BINS})"
+        raise ConfigError(
+            f"model {spec.name}: its input is {(vit.in_chans, height, width)}, that of a model of"
+            f" sound is {layout}; set img_size"
+        )
+
+
 def make_audio_transform(spec: ModelSpec, vit: Any) -> AudioTransform:
-    """Return the transform of a model of sound.
+    """Return the transform of a model of sound, which passed `check_spectrogram`.
 
     Its ``pretrained_cfg`` has the `FrontEnd` under ``front_end``; the fields of the entry have
     precedence.
 
     Raises:
-        ConfigError: a field of the entry is for images, or the model takes no spectrogram of
-            `MEL_BINS`.
+        ConfigError: a field of the entry is for images, or has several values.
     """
     for name in _OF_IMAGES:
         if getattr(spec, name) is not None:
             raise ConfigError(f"model {spec.name} takes sound: {name} is a field of images")
     front_end: FrontEnd = vit.pretrained_cfg.get("front_end", FrontEnd())
-    time_last = type(vit) is SpectrogramViT
     height, width = vit.patch_embed.img_size
-    mel_bins = height if time_last else width
-    if vit.in_chans != 1 or mel_bins != MEL_BINS:
-        layout = f"(1, {MEL_BINS}, frames)" if time_last else f"(1, frames, {MEL_BINS})"
-        raise ConfigError(
-            f"model {spec.name}: its input is {(vit.in_chans, height, width)}; that of a model of"
-            f" sound is {layout}: set in_chans = 1 and img_size"
-        )
+    time_last = is_time_last(vit)
     subtract_mean = front_end.subtract_mean if spec.subtract_mean is None else spec.subtract_mean
     return AudioTransform(
         frames=width if time_last else height,

@@ -17,7 +17,7 @@ from timm.layers import LayerNorm, resample_abs_pos_embed
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
-from server.engine.loading.front_end import read_feature_extractor
+from server.engine.loading.front_end import check_spectrogram, read_feature_extractor
 from server.engine.loading.labels import in_order_of_index
 from server.engine.loading.preprocessor import read_preprocessor
 from server.engine.loading.time_positions import fit_in_time
@@ -192,11 +192,11 @@ def _build_of_sound(
     input_size = _pair(spec.img_size or (bins, frames))
     arguments = _arguments(spec, settings, tensors, input_size)
     vit: Any = family.build(settings, tensors, arguments)
-    old_grid = vit.patch_embed.dynamic_feat_size((bins, frames))
-    if "pos_embed" in tensors and vit.patch_embed.grid_size[0] == old_grid[0]:
+    check_spectrogram(spec, vit)
+    if "pos_embed" in tensors:
         tensors["pos_embed"] = fit_in_time(
             tensors["pos_embed"],
-            old_grid,
+            vit.patch_embed.dynamic_feat_size((bins, frames)),
             vit.patch_embed.grid_size,
             vit.num_prefix_tokens,
             time_last=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tome_core.backends.patch_embedding import MatrixPatches, cut_patches
@@ -16,8 +17,9 @@ def test_patches_are_cut_row_by_row_without_the_remainder() -> None:
 
 
 @torch.no_grad()
-def test_the_product_equals_the_convolution() -> None:
-    convolution = torch.nn.Conv2d(3, 5, (4, 2), stride=(4, 2), dtype=torch.float64)
+@pytest.mark.parametrize("stride", [(4, 2), (3, 2), (1, 1), (2, 1)])
+def test_the_product_equals_the_convolution(stride: tuple[int, int]) -> None:
+    convolution = torch.nn.Conv2d(3, 5, (4, 2), stride=stride, dtype=torch.float64)
     images = torch.randn(2, 3, 17, 9, dtype=torch.float64)
     embedded = MatrixPatches(convolution)(images)
     torch.testing.assert_close(embedded, convolution(images))

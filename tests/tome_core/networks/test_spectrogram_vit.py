@@ -99,6 +99,7 @@ def test_at_r_0_it_is_the_network_itself() -> None:
         {},
         {"num_classes": 0},
         {"stride": 6, "no_embed_class": True},
+        {"global_pool": "avg"},
     ]
     for options in variants:
         vit = make_ast(**options)
@@ -108,9 +109,9 @@ def test_at_r_0_it_is_the_network_itself() -> None:
         torch.testing.assert_close(model.embed(SPECTROGRAMS), features)
 
 
-@given(spec=specs(most=6), prop_attn=st.booleans())
-def test_it_equals_the_oracle(spec: oracle.Spec, prop_attn: bool) -> None:
-    vit = make_ast()
+@given(spec=specs(most=6), prop_attn=st.booleans(), pool=st.sampled_from(["token", "avg"]))
+def test_it_equals_the_oracle(spec: oracle.Spec, prop_attn: bool, pool: str) -> None:
+    vit = make_ast(global_pool=pool)
     model = tome_core.patch(vit, prop_attn=prop_attn)
     expected = oracle.forward(vit, SPECTROGRAMS[0].numpy(), spec, prop_attn)
     schedule = as_schedule(spec)

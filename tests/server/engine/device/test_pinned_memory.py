@@ -104,3 +104,16 @@ def test_a_larger_batch_gets_a_new_buffer(events: list[FakeEvent]) -> None:
     assert large.shape == SHAPE
     assert not np.shares_memory(small, large)
     assert events[0].waits == 0
+
+
+@pytest.mark.usefixtures("events")
+def test_float32_is_copied_and_the_memory_is_counted_in_bytes() -> None:
+    memory = PinnedMemory(torch.device("cuda"))
+    for shape in ((2, 1, 4, 4), (3, 1, 4, 4), (1, 1, 4, 4)):
+        values = np.random.default_rng(0).standard_normal(shape, np.float32)
+        on_device = torch.zeros(shape)
+        buffer = memory.next_buffer(shape, torch.float32)
+        assert buffer.dtype == np.float32
+        buffer[:] = values
+        assert torch.equal(memory.copy(buffer, on_device), torch.from_numpy(values))
+        assert torch.equal(memory.copy(values, on_device), torch.from_numpy(values))

@@ -54,11 +54,13 @@ def predictions(model: nn.Module, found: Windows, **options: Any) -> Tensor:
     """Return the class ``(clips,)`` of each clip."""
     model.eval()
     dtype = next(model.parameters()).dtype
-    parts = [
-        model(batch.to(dtype), **options).float().softmax(dim=-1)
-        for batch in found.inputs.split(BATCH)
-    ]
-    probabilities = torch.cat(parts)  # (windows, classes)
+    logits = [model(batch.to(dtype), **options).float() for batch in found.inputs.split(BATCH)]
+    return clip_classes(torch.cat(logits), found)
+
+
+def clip_classes(logits: Tensor, found: Windows) -> Tensor:
+    """Return the class ``(clips,)`` of each clip from ``logits (windows, classes)``."""
+    probabilities = logits.softmax(dim=-1)
     sums = probabilities.new_zeros(len(found.labels), probabilities.shape[1])
     return sums.index_add(0, found.clips, probabilities).argmax(dim=1)
 
@@ -72,3 +74,14 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     centre = (share + square / 2) / (1 + square)
     half = SPREAD / (1 + square) * math.sqrt(share * (1 - share) / total + square / (4 * total))
     return centre - half, centre + half
+
+
+def loss(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Return how much accuracy is lost, as a share of the clips, and its standard error.
+
+    Args:
+        before, after: whether each clip ``(clips,)`` is classified right; the same clips.
+    """
+    differences = before.double() - after.double()
+    error = differences.std() / math.sqrt(len(differences))
+    return differences.mean().item(), error.item()

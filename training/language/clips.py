@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,18 @@ def decode_table() -> npt.NDArray[np.float32]:
     return samples.astype(np.float32)
 
 
+def wav_file(clip: Clip) -> bytes:
+    """Return ``clip`` as a WAV file of 16 bits."""
+    samples = np.round(decode_table()[clip.codes] * 32767).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(samples.itemsize)
+        writer.setframerate(RATE)
+        writer.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
 def save(path: Path, clips: Sequence[Clip]) -> None:
     """Write ``clips`` to ``path``."""
     empty = np.zeros(0, np.uint8)
@@ -56,6 +70,6 @@ def load(path: Path) -> list[Clip]:
     """Return what `save` wrote."""
     with np.load(path) as file:
         ends = file["lengths"].cumsum()
-        codes = np.split(file["codes"], ends[:-1])
+        codes = np.split(file["codes"], ends)[:-1]  # what follows the last clip is empty
         rows = zip(codes, file["labels"], file["sources"], file["prompts"], strict=True)
         return [Clip(row, int(label), str(name), str(prompt)) for row, label, name, prompt in rows]

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 LANGUAGES = ("en", "es", "fr", "it", "ru")
+LABELS = ("English", "Spanish", "French", "Italian", "Russian")
 
 ASTERISK = Path("/usr/share/asterisk/sounds")
 KLETTRES = Path("/usr/share/klettres")

@@ -31,14 +31,14 @@ from training.language.accuracy import Windows, predictions, wilson, windows_of
 from training.language.augment import training_batch
 from training.language.clips import load
 from training.language.corpus import Role
-from training.language.network import Pool, build, normalised
+from training.language.network import build, normalised
 from training.language.tape import Tape
 from training.masters import MasterAdamW
 
 DATA_FOLDER = Path("training/runs/language-data")
 RUNS_FOLDER = Path("training/runs")
 MERGING = (0, 5, 10, 15, 20, 25)  # values of r in training
-LEVELS = (0, 5, 10, 15, 20)  # at which accuracy is reported
+LEVELS = (0, 5, 10, 15, 20, 22, 25)  # at which accuracy is reported
 REPORTED = 150  # held-out clips at least that a report during training classifies
 SMOOTHING = 0.1  # of the labels
 DROP_PATH = 0.1
@@ -104,10 +104,9 @@ class Done:
 class Run:
     """A training run: a folder with the states of all stages, for one seed."""
 
-    def __init__(self, folder: Path, data: Path, seed: int, device: str, pool: Pool) -> None:
+    def __init__(self, folder: Path, data: Path, seed: int, device: str) -> None:
         self.folder = folder
         self.seed = seed
-        self.pool = pool
         self.device = torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.tape = Tape(load(data / f"{Role.TRAIN}.npz"), self.device)
@@ -125,7 +124,7 @@ class Run:
     def train(self, stage: Stage) -> None:
         """Train ``stage`` to its end. Resume from its saved state, if any."""
         torch.manual_seed(self.seed)
-        model = merged(build(DROP_PATH, self.pool).to(self.device, torch.bfloat16))
+        model = merged(build(DROP_PATH).to(self.device, torch.bfloat16))
         optimizer = MasterAdamW(model, stage.weight_decay)
         done = self.resume(stage, model, optimizer)
         columns = (TextColumn(stage.name), BarColumn(), TimeRemainingColumn())
@@ -154,6 +153,7 @@ class Run:
         seed = self.seed + 1_000_003 * (done.steps + 1)
         generator = torch.Generator(self.device).manual_seed(seed)
         choices = random.Random(seed)
+        torch.manual_seed(seed)  # of the blocks that are dropped
         total = torch.zeros((), device=self.device)
         started = time.perf_counter()
         steps = 0
@@ -205,7 +205,9 @@ class Run:
             key: value.to("cpu", torch.float16).contiguous()
             for key, value in model.state_dict().items()
         }
-        save_file(weights, self.folder / f"{stage.name}.safetensors")
+        path = self.folder / f"{stage.name}.safetensors"
+        save_file(weights, path)
+        path.chmod(0o644)  # save_file creates a file that only its owner can read.
         result = {"stage": stage.name, "held_out_clips": accuracies(model, self.held_out, LEVELS)}
         (self.folder / f"{stage.name}.json").write_text(json.dumps(result, indent=2) + "\n")
         self.log(result)
@@ -256,7 +258,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--stage", action="append", choices=("merged", "twin"), help="default both")
     parser.add_argument("--seconds", type=float, help="train each stage for this long instead")
     parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--pool", choices=("token", "avg"), default="token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(arguments)
@@ -268,7 +269,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     # cuDNN's attention makes a plan for every length, and merging gives it dozens of lengths.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    run = Run(args.run, args.data, args.seed, args.device, args.pool)
+    run = Run(args.run, args.data, args.seed, args.device)
     for stage in RECIPES[args.recipe]:
         if args.stage and stage.name not in args.stage:
             continue

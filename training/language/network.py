@@ -19,7 +19,7 @@ STD = 4.5
 def build(drop_path: float = 0.0) -> SpectrogramViT:
     """Return the network with random weights: 254 tokens, 2.4 million parameters.
 
-    It is AST with the mean of the patches in place of its two tokens, with which it learned faster.
+    It is AST, but its classifier reads the mean of the patches instead of that of its two tokens.
     """
     return SpectrogramViT(
         img_size=(MEL_BINS, FRAMES),

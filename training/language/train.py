@@ -66,7 +66,7 @@ class Stage:
     report: int = 100
 
 
-# About 40 minutes on 2 cores; the twin, as long again, is left to --stage.
+# About 40 minutes each, of one core.
 CPU_STAGES = (
     Stage("merged", MERGING, steps=1200),
     Stage("twin", (0,), steps=1200),
@@ -253,7 +253,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--recipe",
         choices=RECIPES,
         default="gpu" if device.startswith("cuda") else "cpu",
-        help="cpu: 40 minutes a stage on 2 cores; gpu: 4 minutes a stage; default: by the device",
+        help="cpu: 40 minutes of a core a stage; gpu: 4 minutes a stage; default: by the device",
     )
     parser.add_argument("--stage", action="append", choices=("merged", "twin"), help="default both")
     parser.add_argument("--seconds", type=float, help="train each stage for this long instead")

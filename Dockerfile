@@ -46,7 +46,7 @@ RUN python -m pip --python /opt/build/bin/python wheel --quiet --no-deps --no-bu
 FROM dependencies
 LABEL org.opencontainers.image.title="tome-serve" \
     org.opencontainers.image.description="An HTTP server for Vision Transformers accelerated by Token Merging" \
-    org.opencontainers.image.licenses="Apache-2.0"
+    org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-SA-4.0"
 COPY --from=project /project /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \

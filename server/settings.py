@@ -53,7 +53,10 @@ class ModelSettings(BaseSettings):
     )
     models: Names = Field(
         (),
-        description="timm model names to serve, comma-separated; weights come from the hub.",
+        description=(
+            "Models to serve, comma-separated: timm names, whose weights come from the hub; or"
+            " spoken-language, a bundled model of sound."
+        ),
     )
     device: str = Field(
         "auto",

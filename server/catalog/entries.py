@@ -16,6 +16,8 @@ from server.media.modality import Modality
 
 _PACKAGE = Path(str(resources.files("server")))
 BUNDLED = _PACKAGE / "bundled" / "models.toml"
+# A bundled model that is served by its name only.
+BUNDLED_SOUND = _PACKAGE / "bundled" / "sound.toml"
 # timm's prefix for a folder with config.json and weights.
 LOCAL_FOLDER = "local-dir:"
 # The fields of an entry that name files.
@@ -108,13 +110,13 @@ def read_catalog(
     *,
     profiles: bool = True,
 ) -> tuple[ModelSpec, ...]:
-    """Return the models to serve: the tables of ``config``, then the timm ``names``.
+    """Return the models to serve: the tables of ``config``, then the ``names``.
 
-    Without either, it is the bundled model.
+    Without either, it is the model of `BUNDLED`.
 
     Args:
         config: a TOML file.
-        names: of timm's architectures.
+        names: of bundled models, and of timm's architectures.
         profiles: whether profiles are needed. If not, entries have none, and their files may be
             missing: a profile is named before it is written.
 
@@ -124,7 +126,7 @@ def read_catalog(
     specs: list[ModelSpec] = []
     if config is not None:
         specs += _read_toml(config, profiles)
-    specs += [_from_timm_name(name) for name in names]
+    specs += [_from_name(name, profiles) for name in names]
     if not specs:
         specs = _read_toml(BUNDLED, profiles)
     seen: set[str] = set()
@@ -135,9 +137,13 @@ def read_catalog(
     return tuple(specs)
 
 
-def _from_timm_name(timm_name: str) -> ModelSpec:
-    name = re.sub(rf"[^{_NAME_CHARACTERS}]", "-", timm_name)
-    return ModelSpec(name=name, timm=timm_name)
+def _from_name(name: str, profiles: bool) -> ModelSpec:
+    """Return the bundled model of that name, else timm's."""
+    for path in (BUNDLED, BUNDLED_SOUND):
+        for spec in _read_toml(path, profiles):
+            if spec.name == name:
+                return spec
+    return ModelSpec(name=re.sub(rf"[^{_NAME_CHARACTERS}]", "-", name), timm=name)
 
 
 def _read_toml(path: Path, profiles: bool) -> list[ModelSpec]:

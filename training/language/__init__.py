@@ -1,0 +1,1 @@
+"""The spoken-language model: its recordings, its training and its evaluation."""

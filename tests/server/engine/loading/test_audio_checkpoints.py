@@ -241,6 +241,12 @@ def test_models_of_other_kinds_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="SSAST pre-trained: it predicts masked patches"):
         load(**AST, checkpoint=pretrained)
+    nokd = authors_ast()
+    nokd.v.pos_embed = torch.nn.Parameter(torch.zeros(1, 1 + 64, WIDTH))  # AudioMAE's 8 x 8 fit
+    nokd.v.dist_token = None
+    for fields in (AST, AUDIOMAE):
+        with pytest.raises(ConfigError, match="as SSAST's base_nokd; such are not supported"):
+            load(**fields, checkpoint=save_authors(nokd, tmp_path / "nokd.pth"))
     torch.save(timm_audiomae().state_dict(), tmp_path / "mae.pth")
     with pytest.raises(ConfigError, match="is no AST, which has a class token and a distillation"):
         load(**AST, checkpoint=tmp_path / "mae.pth")

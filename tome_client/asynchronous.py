@@ -141,7 +141,10 @@ class AsyncClient:
         model: str | None = None,
         windows: Windows | None = None,
     ) -> list[Any]:
-        """Return the features of several images, a few per request. Any failure raises."""
+        """Return the features of several images, a few per request. Any failure raises.
+
+        With ``windows="each"`` each sound is a request of its own.
+        """
         query = parameters(
             r=r,
             r_max=r_max,

@@ -66,13 +66,15 @@ class Calls:
     def embed_many(self, images: Iterable[ImageLike], params: dict[str, str]) -> Steps:
         """Steps that return a list with the features of each image."""
         rows: list[Any] = []
+        if wants_each_window(params):
+            # Rows of several sounds in one answer would not say where one sound ends.
+            for sound in images:
+                rows.append((yield from self.embed(sound, params)))
+            return rows
         for chunk in chunks(map(encode, images)):
-            form = multipart_form(chunk)
-            if wants_each_window(params):
-                response = yield from self._post("/embed", params, files=form)
-                rows += parse_json(response, parse_window_results)
-                continue
-            response = yield from self._post("/embed", params, files=form, headers=RAW_FEATURES)
+            response = yield from self._post(
+                "/embed", params, files=multipart_form(chunk), headers=RAW_FEATURES
+            )
             row_bytes = len(response.content) // len(chunk)
             for index in range(len(chunk)):
                 start = index * row_bytes
@@ -201,11 +203,6 @@ def parse_features(content: bytes) -> Any:
             values.byteswap()
         return values
     return np.frombuffer(content, "<f4").astype(np.float32)
-
-
-def parse_window_results(body: dict[str, Any]) -> list[Any]:
-    """Parse the features of every window of each sound of a multipart request."""
-    return [parse_window_features(result) for result in body["results"]]
 
 
 def parse_window_features(body: dict[str, Any]) -> Any:

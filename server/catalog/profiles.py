@@ -17,11 +17,14 @@ class ProfileRow:
 
     Attributes:
         r: text of the schedule.
-        accuracy: top-1, in percent.
+        accuracy: top-1, in percent. Of a sound, by the mean scores of its windows.
         tokens: left after the last block.
         relative_flops: of the forward pass, as a share of those at r=0.
-        images_per_s: median over the batches, including the copy of the pixels to the device.
+        images_per_s: images, or windows of sounds: the median over the batches, including the copy
+            to the device.
         speedup: median over the batches of the time at r=0 divided by the time at this schedule.
+        accuracy_low, accuracy_high: the 95 % confidence interval of ``accuracy``, in percent; None
+            in profiles that were written without it.
     """
 
     r: str
@@ -30,6 +33,8 @@ class ProfileRow:
     relative_flops: float
     images_per_s: float
     speedup: float
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
 
 
 def write_profile(path: Path, rows: Sequence[ProfileRow], metadata: Mapping[str, object]) -> None:

@@ -158,7 +158,7 @@ def _evaluate(command: EvaluateCommand) -> int:
         command,
         command.data,
         command.limit,
-        command.r.split(),
+        command.r.split() or None,
         command.model,
         command.batch,
     )

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow
+from server.commands.confidence import wilson_interval
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
 from server.commands.offline import load_runner, parse_schedule, pick_model
@@ -28,6 +29,9 @@ from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.server")
+
+# Of images, where none are named.
+IMAGE_SCHEDULES = ("0", "4", "8", "11", "12", "13", "16", "17", "20", "25", "15:-0.5", "16:-1")
 
 # What is counted for the accuracy, and for the speed.
 _FILES = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}
@@ -52,7 +56,7 @@ def evaluate(
     settings: ModelSettings,
     folder: Path | None,
     limit: int | None,
-    r: Sequence[str],
+    r: Sequence[str] | None,
     model: str,
     batch: int,
 ) -> tuple[list[ProfileRow], dict[str, object]]:
@@ -60,6 +64,7 @@ def evaluate(
 
     Args:
         folder, limit: see `open_dataset`.
+        r: the schedules; None for `IMAGE_SCHEDULES`, or for sounds the levels of the model.
 
     Raises:
         ConfigError: there is no such data, one of its classes is not a label of the model, or a
@@ -68,6 +73,8 @@ def evaluate(
     runner = load_runner(settings, pick_model(settings, model))
     modality = runner.model.transform.modality
     data = open_dataset(folder, limit, modality)
+    if r is None:
+        r = IMAGE_SCHEDULES if modality is Modality.IMAGE else tuple(map(str, runner.model.levels))
     texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
     schedules = [parse_schedule(runner, text) for text in texts]
     targets = class_indices(data, runner.model.labels)
@@ -179,13 +186,17 @@ def _row(
     seconds = measurement.seconds_per_input
     pairs = zip(baseline.seconds_per_input, seconds, strict=True)
     speedups = [before / after for before, after in pairs]
+    hits = measurement.means.hits()
+    low, high = wilson_interval(hits, files)
     return ProfileRow(
         r=str(measurement.schedule),
-        accuracy=round(100 * measurement.means.hits() / files, 3),
+        accuracy=round(100 * hits / files, 3),
         tokens=tokens[-1],
         relative_flops=round(cost.relative(tokens), 4),
         images_per_s=round(1 / statistics.median(seconds), 1),
         speedup=round(statistics.median(speedups), 3),
+        accuracy_low=round(100 * low, 3),
+        accuracy_high=round(100 * high, 3),
     )
 
 
@@ -195,11 +206,14 @@ def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) 
     name = runner.model.spec.name
     title = f"{name} on {len(data):,} {_FILES[modality]} of {data.name}, {runner.device}"
     speed = f"{_INPUTS[modality]}/s"
-    table = Table("r", "accuracy %", "tokens", "FLOPs", speed, "speed-up", title=title)
+    table = Table(
+        "r", "accuracy %", "95 % interval", "tokens", "FLOPs", speed, "speed-up", title=title
+    )
     for row in rows:
         table.add_row(
             row.r,
             f"{row.accuracy:.2f}",
+            f"{row.accuracy_low:.2f} to {row.accuracy_high:.2f}",
             str(row.tokens),
             f"{row.relative_flops:.1%}",
             f"{row.images_per_s:.0f}",

@@ -94,8 +94,11 @@ class EvaluateCommand(ModelSettings):
         ),
     )
     r: str = Field(
-        "0 4 8 11 12 13 16 17 20 25 15:-0.5 16:-1",
-        description="Schedules, separated by spaces.",
+        "",
+        description=(
+            "Schedules, separated by spaces; default: 0 to 25 for images, the model's levels for"
+            " sounds."
+        ),
     )
     model: str = Field("", description="Name of the model; default: the first.")
     batch: int = Field(50, ge=1, le=1024, description="Images or windows in one forward pass.")

@@ -126,7 +126,7 @@ def test_features_of_each_window(make):
     np.testing.assert_array_equal(rows, np.array([[0, 0.5], [1, 0.5]], np.float32))
     assert rows.dtype == np.float32
     assert received[0][1] != "application/octet-stream"
-    with answering(200, {"results": [EMBEDDING] * 2}) as (url, _), make(url, retry=ONCE) as client:
+    with answering(200, EMBEDDING) as (url, _), make(url, retry=ONCE) as client:
         first, second = client.embed_many([SOUND] * 2, windows="each")
     np.testing.assert_array_equal(first, rows)
     np.testing.assert_array_equal(second, rows)
@@ -174,6 +174,8 @@ def test_against_a_real_server(make, ear_server):
         )
         short, long = client.embed_many([sound(1), clip], windows="each", model="ear")
         assert (short.shape, long.shape) == ((1, 32), (3, 32))
+        with pytest.raises(tome_client.BadMedia):
+            client.embed_many([clip, clip[:30]], windows="each", model="ear")
         assert client.visualize(clip, r=2, model="ear").startswith(b"\x89PNG")
         several = client.classify_many([clip, SNEAKER, b"RIFF"], model="ear")
         assert several[0].media == found.media

@@ -30,6 +30,7 @@ from server.ipc.messages import ModelInfo, Outcome
 from server.media.decoded import MediaInfo, Window
 from server.media.modality import Modality
 from server.media.transforms import AudioTransform
+from server.media.window_scores import best_classes
 
 _DECIMALS = 6  # of seconds; a sample of 192 kHz takes 5 microseconds
 _GAP = 8  # pixels between the pictures of two windows
@@ -112,22 +113,6 @@ def build_picture(sound: FinishedSound) -> bytes:
 def most_merged(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome with the fewest tokens left, the first of them."""
     return min(outcomes, key=_tokens_out)
-
-
-def best_classes(outcomes: Sequence[Outcome], top_k: int) -> tuple[Sequence[int], Sequence[float]]:
-    """Return the ``top_k`` best classes by their mean scores, best first, and these scores.
-
-    Args:
-        outcomes: with all classes each, unless there is one.
-    """
-    if len(outcomes) == 1:
-        return outcomes[0].classes, outcomes[0].scores
-    scores = np.zeros((len(outcomes), len(outcomes[0].classes)))
-    for row, outcome in zip(scores, outcomes, strict=True):
-        row[list(outcome.classes)] = outcome.scores
-    means = scores.mean(axis=0)
-    best = np.argsort(-means, kind="stable")[:top_k]
-    return best.tolist(), means[best].tolist()
 
 
 def mean_features(outcomes: Sequence[Outcome]) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from server.engine.loading.front_end import FrontEnd, check_spectrogram
 from server.engine.loading.key_names import names_in_file, to_timm
 from server.engine.loading.modality import is_ast, timm_config
 from server.engine.loading.spectrogram_geometry import Geometry, as_pair, find_geometry
+from server.engine.loading.spectrogram_names import is_spectrogram_model
 from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.timm_models import create_timm_model
 from server.engine.loading.transformers_names import is_transformers
@@ -49,6 +50,11 @@ def load_audio_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
             ' the file does not; serve their folder with timm = "local-dir:FOLDER"'
         )
     tensors = to_timm(state_dict)
+    if is_spectrogram_model(state_dict) and not _has_both_tokens(tensors):
+        raise ConfigError(
+            f"{path} is a model of AST's authors without a class token or a distillation token,"
+            " as SSAST's base_nokd; such are not supported"
+        )
     spec = spec.model_copy(update={"model_args": _model_args(spec)})
     _check_kind(spec, path, tensors)
     geometry = _geometry(spec, path, tensors)
@@ -61,6 +67,11 @@ def load_audio_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
     vit.load_state_dict(tensors)
     vit.pretrained_cfg = {**vit.pretrained_cfg, "front_end": FrontEnd()}
     return vit
+
+
+def _has_both_tokens(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether there are a class token and a distillation token, as in AST."""
+    return "cls_token" in tensors and "reg_token" in tensors
 
 
 def _model_args(spec: ModelSpec) -> dict[str, Any]:
@@ -91,7 +102,7 @@ def _check_kind(spec: ModelSpec, path: Path, tensors: StateDict) -> None:
             f"{path} is a model of images: its patches have {patches.shape[1]} channels, those of a"
             " spectrogram have one"
         )
-    has_pair = "cls_token" in tensors and "reg_token" in tensors
+    has_pair = _has_both_tokens(tensors)
     if is_ast(spec) and not has_pair:
         raise ConfigError(
             f"{path} is no AST, which has a class token and a distillation token; for AudioMAE,"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.front_end import MEL_BINS
 from server.errors import ConfigError
+
+log = logging.getLogger("tome.engine")
 
 Pair = tuple[int, int]
 
@@ -16,6 +19,7 @@ AST_STRIDE = 10
 # same patches.
 _PUBLISHED_FRAMES = (1024, 512, 128)
 _PUBLISHED_STRIDES = (10, 12, 14, 16)
+_PUBLISHED_PATCH = (16, 16)  # of the stride AST_STRIDE
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,15 @@ def find_geometry(
         time_last: see `Geometry`.
 
     Raises:
-        ConfigError: the positions fit no window of `MEL_BINS`.
+        ConfigError: the positions fit no window of `MEL_BINS`, or the stride is not known.
     """
+    is_guessed = time_last and "stride" not in spec.model_args
+    if is_guessed and patch_size != _PUBLISHED_PATCH:
+        raise ConfigError(
+            f"model {spec.name} has patches of {patch_size[0]}x{patch_size[1]}, whose stride is not"
+            " known: set model_args = { stride = [rows, columns] }; SSAST of frames is fine-tuned"
+            " with [128, 1]"
+        )
     default = AST_STRIDE if time_last else patch_size
     stride = as_pair(spec.model_args.get("stride", default))
     mel, time = (0, 1) if time_last else (1, 0)
@@ -90,6 +101,14 @@ def find_geometry(
             f" {stride[mel]}{advice}"
         )
     frames = _frames(patches // rows, patch_size[time], stride[time])
+    if is_guessed and frames not in _PUBLISHED_FRAMES:
+        log.warning(
+            "%s: the model is taken for one of %d frames with a stride of %d, which no published"
+            " one has; if it has others, set model_args = { stride = ... }, or img_size",
+            spec.name,
+            frames,
+            stride[time],
+        )
     return Geometry(frames, patch_size, stride, time_last)
 
 

@@ -53,8 +53,9 @@ def fit_in_time(
 
 def _middle(positions: Tensor, old_grid: Grid, new_grid: Grid, prefix: int) -> Tensor:
     rows, columns = new_grid
-    top = (old_grid[0] - rows) // 2
-    left = (old_grid[1] - columns) // 2
+    # Not half the difference, which is one less where an even number shrinks to an odd one.
+    top = old_grid[0] // 2 - rows // 2
+    left = old_grid[1] // 2 - columns // 2
     on_grid = positions[:, prefix:].unflatten(1, old_grid)  # (1, rows, columns, D)
     kept = on_grid[:, top : top + rows, left : left + columns]
     return torch.cat([positions[:, :prefix], kept.flatten(1, 2)], dim=1)

@@ -66,6 +66,8 @@ def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
             "activation: Input should be 'softmax', 'sigmoid' or 'none'",
         ),
         (TABLE + "std = [0.5, 0, 0.5]\n", r"std\.1: Input should be greater than 0"),
+        (TABLE + "mean = [nan]\n", r"mean\.0: Input should be a finite number"),
+        (TABLE + "std = [inf]\n", r"std\.0: Input should be a finite number"),
         (TABLE + 'interpolation = "best"\n', "interpolation: Input should be 'bicubic', 'bil"),
         (TABLE + "crop_pct = 7\n", "crop_pct: Input should be less than or equal to 1"),
         (

@@ -114,14 +114,17 @@ def test_evaluate_measures_over_a_folder_of_sounds(
             (data / label / f"{seconds}.wav").write_bytes(sound(seconds, seed))
     (data / "bark" / "picture.png").write_bytes(b"no sound")
     profile = tmp_path / "profile.json"
-    flags = ["--dtype", "float32", "--r=8", "--batch=2", "--profile", str(profile)]
+    flags = ["--dtype", "float32", "--batch=2", "--profile", str(profile)]
     result = tome_serve("evaluate", str(data), *ear, *flags)
     assert result.returncode == 0, result.stderr
     assert "ear on 6 sounds of data, cpu" in result.stdout
     assert "windows/s" in result.stdout
     written = json.loads(profile.read_text())
     assert written["sounds"] == 6
-    assert [row["r"] for row in written["levels"]] == ["0", "8"]
+    assert [row["r"] for row in written["levels"]] == ["0", "1", "3", "4", "5"]  # the model's
+    for row in written["levels"]:
+        assert 0 <= row["accuracy_low"] < row["accuracy_high"] <= 100
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
     right = 0
     for label in LABELS:
         for file in sorted((data / label).glob("*.wav")):

@@ -61,6 +61,25 @@ def test_disturbances_of_single_runs_do_not_change_the_speedup(
     assert (next(turns) > 3 * (1 + warmup.ROUNDS)) == (least > 0)
 
 
+@pytest.mark.parametrize(("seconds", "turns"), [(0.05, 4), (1.0, 4), (1.7, 2), (60.0, 1)])
+def test_levels_of_a_slow_model_are_measured_in_fewer_turns(
+    seconds: float, turns: int, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    runs = 0
+
+    def run(schedules: Sequence[Schedule]) -> float:
+        nonlocal now, runs
+        now += seconds
+        runs += 1
+        return seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(runner, "seconds", run)
+    assert len(measure_levels(runner, LEVELS, batch_size=1)) == len(LEVELS)
+    assert runs == turns * len(LEVELS)
+
+
 @pytest.mark.parametrize("max_batch", [1, 2, 6, 32])
 def test_batches_of_all_sizes_and_mixes_are_timed(max_batch: int) -> None:
     batches = list(calibration_batches(LEVELS, max_batch))

@@ -23,10 +23,14 @@ export class Recorder {
       this.#context = new AudioContext();
       await this.#context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
       await this.#context.resume();
+      this.#connect(heard);
     } catch (error) {
       await this.#close();
       throw error;
     }
+  }
+
+  #connect(heard) {
     const options = { channelCount: 1, channelCountMode: "explicit", numberOfOutputs: 0 };
     const node = new AudioWorkletNode(this.#context, "recorder", options);
     node.port.onmessage = ({ data }) => {

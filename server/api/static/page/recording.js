@@ -4,6 +4,7 @@ import { isSupported, Recorder } from "./recorder.js";
 
 const at = id => document.getElementById(id);
 let recorder = null;
+let starting = null; // a recorder that waits for the user's permission
 let limit = 60; // seconds
 let take; // is called with what was recorded
 
@@ -26,12 +27,14 @@ export function limitTo(seconds) {
 /** A recording that goes on is of no use any more. */
 export async function abandon() {
   const abandoned = recorder;
+  starting = null;
   ended();
   await abandoned?.stop(0);
 }
 
 async function start() {
   const started = new Recorder();
+  starting = started;
   at("record").disabled = true; // until the user has allowed it
   at("record-note").textContent = "";
   try {
@@ -43,9 +46,13 @@ async function start() {
     at("record").disabled = false;
     at("record").focus();
   }
+  if (starting !== started) {
+    await started.stop(0); // it was allowed too late
+    return;
+  }
   recorder = started;
   at("record").textContent = "Stop";
-  at("record").setAttribute("aria-pressed", true);
+  at("record").classList.add("stops");
   at("level").hidden = false;
   at("spoken").textContent = `Recording, up to ${limit} seconds`;
 }
@@ -65,7 +72,7 @@ async function stop() {
 function ended() {
   recorder = null;
   at("record").textContent = "Record";
-  at("record").setAttribute("aria-pressed", false);
+  at("record").classList.remove("stops");
   at("level").hidden = true;
   limitTo(limit);
 }

@@ -211,6 +211,25 @@ def test_a_uniform_batch_is_checked_even_without_time(
     assert set(uniform.schedules) == {Schedule.constant(4)}
 
 
+@pytest.mark.parametrize("levels", [(0,), (0, 4, 8)])
+def test_a_slow_network_is_checked_with_fewer_images(
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    levels: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(self_check, "REQUIRED_SECONDS", 0.0)
+    batches = self_check.make_batches(IMAGE_SHAPE, levels, CPU)
+    finished, logits = self_check.run_within_budget(load_plain(tiny_folder), batches)
+    mixed, uniform = finished
+    extremes = {levels[0], levels[-1]}
+    assert set(mixed.schedules) == {Schedule.constant(r) for r in extremes}
+    assert uniform.schedules == (Schedule.constant(levels[-1]),)
+    assert [len(batch) for batch in logits] == [len(extremes), 1]
+    for batch, whole in zip(finished, batches, strict=False):
+        assert len(batch.images) == len(batch.schedules)
+        assert torch.equal(batch.images[0], whole.images[0])
+
+
 def test_a_copy_in_another_dtype_has_rounded_weights(tiny_folder: Path) -> None:
     plain = load_plain(tiny_folder)
     copied = self_check.copy_with_dtype(plain, torch.bfloat16)

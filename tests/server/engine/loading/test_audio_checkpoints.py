@@ -154,15 +154,19 @@ def test_positions_of_longer_windows_are_stretched_in_time(tmp_path: Path) -> No
     assert_same(loaded, inputs, model(inputs))
 
 
+@pytest.mark.parametrize(("columns", "kept"), [(4, slice(1, 5)), (3, slice(2, 5))])
 @torch.no_grad()
-def test_positions_of_shorter_windows_are_the_middle(tmp_path: Path) -> None:
+def test_positions_of_shorter_windows_are_the_middle(
+    tmp_path: Path, columns: int, kept: slice
+) -> None:
     model = authors_ast(frames=66)
     path = save_authors(model, tmp_path / "ast.pth")
-    loaded = load(**AST, checkpoint=path, img_size=[128, 46])
+    frames = 16 + 10 * (columns - 1)
+    loaded = load(**AST, checkpoint=path, img_size=[128, frames])
     positions = model.v.pos_embed
-    middle = positions[:, 2:].unflatten(1, (12, 6))[:, :, 1:5].flatten(1, 2)
+    middle = positions[:, 2:].unflatten(1, (12, 6))[:, :, kept].flatten(1, 2)
     model.v.pos_embed.data = torch.cat([positions[:, :2], middle], dim=1)
-    inputs = spectrograms(128, 46)
+    inputs = spectrograms(128, frames)
     assert_same(loaded, inputs, model(inputs))
 
 
@@ -214,12 +218,35 @@ def test_a_stride_that_fits_is_named(tmp_path: Path) -> None:
         load(**AST, checkpoint=path)
 
 
+def test_patches_of_whole_frames_need_a_stride(tmp_path: Path) -> None:
+    model = authors_ast(patch=(128, 2), stride=(128, 1))  # with 10, too, 128 bins are one row
+    path = save_authors(model, tmp_path / "ast.pth")
+    with pytest.raises(ConfigError, match=r"of 128x2, whose stride is not known: set model_args"):
+        load(**AST, checkpoint=path)
+
+
+@pytest.mark.parametrize(("fields", "warned"), [({}, True), ({"stride": 10}, False)])
+def test_a_window_that_no_published_model_has_is_doubted(
+    tmp_path: Path, fields: dict[str, int], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_authors(authors_ast(), tmp_path / "ast.pth")
+    load(**{**AST, "model_args": {**SMALL, **fields}}, checkpoint=path)
+    expected = f"is taken for one of {FEWEST_FRAMES} frames with a stride of 10"
+    assert (expected in caplog.text) == warned
+
+
 def test_models_of_other_kinds_are_refused(tmp_path: Path) -> None:
     pretrained = save_authors(
         authors_ast(), tmp_path / "ssast.pth", **{"module.cpredlayer.0.weight": EXPANDED}
     )
     with pytest.raises(ConfigError, match="SSAST pre-trained: it predicts masked patches"):
         load(**AST, checkpoint=pretrained)
+    nokd = authors_ast()
+    nokd.v.pos_embed = torch.nn.Parameter(torch.zeros(1, 1 + 64, WIDTH))  # AudioMAE's 8 x 8 fit
+    nokd.v.dist_token = None
+    for fields in (AST, AUDIOMAE):
+        with pytest.raises(ConfigError, match="as SSAST's base_nokd; such are not supported"):
+            load(**fields, checkpoint=save_authors(nokd, tmp_path / "nokd.pth"))
     torch.save(timm_audiomae().state_dict(), tmp_path / "mae.pth")
     with pytest.raises(ConfigError, match="is no AST, which has a class token and a distillation"):
         load(**AST, checkpoint=tmp_path / "mae.pth")

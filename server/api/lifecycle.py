@@ -26,11 +26,15 @@ from server.api.transport.listener import (
 from server.api.transport.protocol import ConnectionRegistry
 from server.engine_client.group import EngineGroup
 from server.errors import EngineStartError
+from server.media.modality import Modality
 from server.metrics import Metrics
 from server.settings import Settings
 from server.system.unix_http import socket_path
 
 log = logging.getLogger("tome.server")
+
+# Which of the examples the line names that says that the server is ready, or what it says instead.
+_EXAMPLES = {Modality.IMAGE: ("*.png", "image.jpg"), Modality.AUDIO: ("*.wav", "sound.wav")}
 
 
 def run(settings: Settings, keys: tuple[str, ...], engines: EngineGroup, metrics: Metrics) -> int:
@@ -154,7 +158,8 @@ class Lifecycle:
         await wait_for_first(stop_requested, supervision, ready)
         if ready.done():
             freeze_live_objects()
-            sys.stdout.write(ready_line(self._urls))
+            default = next(iter(self._engines.models.values()))
+            sys.stdout.write(ready_line(self._urls, default.modality))
             sys.stdout.flush()
             await wait_for_first(stop_requested, supervision)
         ready.cancel()
@@ -216,10 +221,16 @@ class Lifecycle:
         self._stop_requested.set()
 
 
-def ready_line(urls: Sequence[str]) -> str:
-    """Return the line that says where the server listens, with an example request."""
-    examples = sorted(Path("examples").glob("*.png"))
-    example = examples[0] if examples else "image.jpg"
+def ready_line(urls: Sequence[str], modality: Modality) -> str:
+    """Return the line that says where the server listens, with an example request.
+
+    Args:
+        modality: of the default model.
+    """
+    pattern, example = _EXAMPLES[modality]
+    examples = sorted(Path("examples").glob(pattern))
+    if examples:
+        example = str(examples[0])
     curl = f"curl --data-binary @{example}"
     target = urls[0]
     path = socket_path(target)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from server.api.lifecycle import ready_line
+from server.media.modality import Modality
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,11 @@ from server.api.lifecycle import ready_line
     ],
 )
 def test_the_line_has_all_urls_and_a_request(urls: Sequence[str], request_target: str) -> None:
-    line = ready_line(urls)
+    line = ready_line(urls, Modality.IMAGE)
     assert line.startswith(f"ready: {' '.join(urls)}  try: curl --data-binary @examples/")
     assert line.endswith(f"{request_target}classify?r=16'\n")
+
+
+def test_the_request_has_what_the_default_model_takes() -> None:
+    line = ready_line(["http://127.0.0.1:80"], Modality.AUDIO)
+    assert "@examples/french.wav 'http://127.0.0.1:80/classify" in line

@@ -4,7 +4,7 @@ export const [IMAGE, AUDIO] = ["image", "audio"];
 
 const EXAMPLES = {
   [IMAGE]: ["ankle-boot.png", "bag.png", "sandal.png", "sneaker.jpg", "t-shirt-top.jpg", "trouser.png"],
-  [AUDIO]: [],
+  [AUDIO]: ["french.wav"],
 };
 const TITLES = { [IMAGE]: "Picture", [AUDIO]: "Sound" };
 const HEADINGS = { [IMAGE]: "What the model sees", [AUDIO]: "What the model hears" };

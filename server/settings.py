@@ -192,6 +192,7 @@ class Settings(ModelSettings):
     max_windows: int = Field(
         12,
         ge=1,
+        le=1000,
         description="Most windows of the model's length in a sound; each is one image of a batch.",
     )
     header_timeout: float = Field(
@@ -234,6 +235,7 @@ class Settings(ModelSettings):
     media_decode_timeout: float = Field(
         5.0,
         gt=0,
+        le=600,
         description="Seconds within which a sound must be decoded.",
     )
     drain_timeout: float = Field(

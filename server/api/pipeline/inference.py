@@ -147,6 +147,7 @@ class InferencePipeline:
             (body,) = images
             contents, as_list = await self._parse(body, parse_json_images)
             images = body.split(contents)
+            contents.clear()
         context = request.context
         end_stage(self._metrics, context, "body", context.started, next_stage="decode")
         if as_list and not request.response_kind.is_picture:

@@ -128,6 +128,7 @@ class SoundPath:
 
     async def _decode(self, sound: BufferedInput, model: ModelInfo) -> Decoded:
         body = await self._encoded_bytes(sound)
+        sound.clear()
         if not body:
             raise BadMedia("the body is empty; send an encoded sound")
         assert isinstance(model.transform, AudioTransform)

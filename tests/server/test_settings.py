@@ -1,5 +1,7 @@
 """Settings come from flags, environment and defaults, and are checked."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -155,6 +157,6 @@ def test_limits_on_a_sound():
 @pytest.mark.parametrize(
     "settings", [{"media_decode_timeout": float("inf")}, {"max_windows": 1001}]
 )
-def test_what_no_decode_worker_can_keep_is_refused(settings: dict[str, float]) -> None:
+def test_what_no_decode_worker_can_keep_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="less than or equal to"):
         Settings(**settings)

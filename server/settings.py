@@ -147,7 +147,8 @@ class Settings(ModelSettings):
     )
     levels: Counts = Field(
         (0, 4, 8, 12, 16),
-        description="Values of r to warm up, time and list; 0 is always one of them.",
+        description="Values of r to warm up, time and list for models of images whose entry names"
+        " none; 0 is always one of them.",
     )
     max_batch: int = Field(
         32,
@@ -195,6 +196,7 @@ class Settings(ModelSettings):
     max_windows: int = Field(
         12,
         ge=1,
+        le=1000,
         description="Most windows of the model's length in a sound; each is one image of a batch.",
     )
     header_timeout: float = Field(
@@ -237,6 +239,7 @@ class Settings(ModelSettings):
     media_decode_timeout: float = Field(
         5.0,
         gt=0,
+        le=600,
         description="Seconds within which a sound must be decoded.",
     )
     drain_timeout: float = Field(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -93,15 +94,17 @@ class Router:
         return len(self._slots.free)
 
     def seconds_to_complete(self, work: WorkEstimate, images: int = 1) -> float:
-        """Return the seconds until the first engine would complete ``images`` more of ``work``.
+        """Return the seconds, at least, until ``images`` more of ``work`` would be complete.
 
+        That is not before an engine has run its part of them; the first one that would is counted.
         Ahead of them is all work that is due earlier, including images that are not submitted yet,
         each under the schedule that merges most.
         """
-        seconds = [
-            self._completion_seconds(work, engine, images) for engine in self._ready_engines()
-        ]
-        return min(seconds, default=0.0)
+        engines = self._ready_engines()
+        if not engines:
+            return 0.0
+        part = math.ceil(images / len(engines))
+        return min(self._completion_seconds(work, engine, part) for engine in engines)
 
     def check_ready(self) -> None:
         """Raise `Overloaded` while no engine is ready."""

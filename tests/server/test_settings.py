@@ -1,5 +1,7 @@
 """Settings come from flags, environment and defaults, and are checked."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -150,3 +152,11 @@ def test_bodies_of_sounds_are_no_larger_than_all_bodies_together():
 def test_limits_on_a_sound():
     limits = Settings(max_audio_seconds=60, max_audio_channels=2, max_windows=3).audio_limits
     assert (limits.max_seconds, limits.max_channels, limits.max_windows) == (60, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"media_decode_timeout": float("inf")}, {"max_windows": 1001}]
+)
+def test_what_no_decode_worker_can_keep_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        Settings(**settings)

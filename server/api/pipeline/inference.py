@@ -147,6 +147,7 @@ class InferencePipeline:
             (body,) = images
             contents, as_list = await self._parse(body, parse_json_images)
             images = body.split(contents)
+            contents.clear()
         context = request.context
         end_stage(self._metrics, context, "body", context.started, next_stage="decode")
         if as_list and not request.response_kind.is_picture:
@@ -262,7 +263,9 @@ class InferencePipeline:
             forward=record_stage(context, "forward", result.batch.forward_seconds),
         )
         finished = FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
-        response = await self._build_response(finished, request)
+        response = await build_response(
+            lambda: kind.build(finished), request, self._threads, self._metrics
+        )
         self._metrics.observe_image(params.model.name, outcome.schedule)
         return response
 
@@ -280,16 +283,6 @@ class InferencePipeline:
                 raise name_modality(error, body, model) from None
 
         return await self._run_in_thread(decode)
-
-    async def _build_response(self, image: FinishedImage, request: InferenceRequest[T]) -> T:
-        build = request.response_kind.build
-        if not request.response_kind.is_picture:
-            return build(image)
-        request.context.stage = "picture"
-        started = time.monotonic()
-        response = await self._run_in_thread(lambda: build(image))
-        end_stage(self._metrics, request.context, "picture", started)
-        return response
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
@@ -318,6 +311,19 @@ async def read_images(
     if is_json:
         check_json_type(content_type)
     return RequestImages([body], as_list=False, is_json=is_json)
+
+
+async def build_response(
+    build: Callable[[], T], request: InferenceRequest[T], threads: Executor, metrics: Metrics
+) -> T:
+    """Return the response that ``build`` makes; a picture takes a thread, and is a stage."""
+    if not request.response_kind.is_picture:
+        return build()
+    request.context.stage = "picture"
+    started = time.monotonic()
+    response = await asyncio.get_running_loop().run_in_executor(threads, build)
+    end_stage(metrics, request.context, "picture", started)
+    return response
 
 
 def end_stage(

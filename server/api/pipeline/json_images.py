@@ -34,7 +34,8 @@ def check_json_type(content_type: str) -> None:
     media_type, _ = parse_options_header(content_type)
     if not media_type.endswith((b"/json", b"+json")):
         raise UnsupportedFormat(
-            "the body is not an image; if it is JSON, send it as Content-Type: application/json"
+            "the body is neither an image nor a sound; if it is JSON, send it as Content-Type:"
+            " application/json"
         )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from server.api.contract.schemas import Timing
 from server.api.contract.windows import Windows
 from server.api.pipeline.admission import Admission, BufferedInput
 from server.api.pipeline.base64_image import Base64Image
-from server.api.pipeline.inference import end_stage, record_stage
+from server.api.pipeline.inference import build_response, end_stage, record_stage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.sound_responses import FinishedSound, most_merged
@@ -106,7 +106,12 @@ class SoundPath:
             params, media, windows, outcomes, timing, batch_size, picture_inputs
         )
         context.r = str(most_merged(outcomes).schedule)
-        response = await self._build_response(finished, request)
+        response = await build_response(
+            lambda: request.response_kind.build_sound(finished),
+            request,
+            self._threads,
+            self._metrics,
+        )
         for outcome in outcomes:
             assert outcome.schedule is not None
             self._metrics.observe_image(params.model.name, outcome.schedule)
@@ -128,6 +133,7 @@ class SoundPath:
 
     async def _decode(self, sound: BufferedInput, model: ModelInfo) -> Decoded:
         body = await self._encoded_bytes(sound)
+        sound.clear()
         if not body:
             raise BadMedia("the body is empty; send an encoded sound")
         assert isinstance(model.transform, AudioTransform)
@@ -140,7 +146,8 @@ class SoundPath:
         if not isinstance(sound.content, Base64Image):
             return sound.encoded_bytes()
         try:
-            return await self._run_in_thread(sound.encoded_bytes)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, sound.encoded_bytes)
         except BadImage:
             raise BadMedia(
                 "the sound is not base64, nor a data URL with base64; the server fetches no other"
@@ -206,19 +213,6 @@ class SoundPath:
             raise error_of(outcome.failure, self._router.retry_after)
         request.context.record_run(submitted, result)
         return result
-
-    async def _build_response(self, sound: FinishedSound, request: InferenceRequest[T]) -> T:
-        build = request.response_kind.build_sound
-        if not request.response_kind.is_picture:
-            return build(sound)
-        request.context.stage = "picture"
-        started = time.monotonic()
-        response = await self._run_in_thread(lambda: build(sound))
-        end_stage(self._metrics, request.context, "picture", started)
-        return response
-
-    async def _run_in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     def _check_deadline(self, request: InferenceRequest[Any], windows: int) -> None:
         """Raise `Overloaded` if ``windows`` would miss the deadline; one of them is admitted."""

@@ -154,6 +154,8 @@ def test_an_image_goes_to_the_engine_that_would_complete_it_first(tiny_folder: P
                 per_token = seconds / work.image_cost.tokens
                 process.cost_models = {"tiny": CostModel(CostFeatures(tokens=per_token), margin=0)}
             assert router.seconds_to_complete(work) == pytest.approx(0.01)
+            # Not before one of the engines has run its half of them.
+            assert router.seconds_to_complete(work, images=5) == pytest.approx(0.03)
             asking = asyncio.gather(*(classify(router, BLANK, 0) for _ in range(10)))
             await until(lambda: router.engines.queued == 10)
             assert [process.queued for process in processes] == [2, 8]

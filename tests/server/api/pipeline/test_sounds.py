@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from server.api.contract.schemas import Answer, Problem, SoundAnswer, SoundAnswe
 from server.api.contract.windows import Windows
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BodyLimits
+from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.inference_request import InferenceRequest
@@ -31,7 +33,7 @@ from server.media.decoded import Decoded, MediaInfo, Window
 from server.media.modality import Modality
 from server.media.transforms import AudioTransform
 from server.metrics import Metrics
-from tests.server.api.pipeline.fakes import AUDIO_MODEL, FakeRouter, request_of
+from tests.server.api.pipeline.fakes import AUDIO_MODEL, FakeRouter, FakeRun, request_of
 from tests.server.wire import SNEAKER
 from tome_core.schedule import Schedule
 
@@ -271,6 +273,22 @@ def test_sounds_in_json_are_answered_as_images_are():
     results = pipeline.infer(json.dumps({"audios": listed}).encode(), JSON)
     assert [getattr(result, "status", 200) for result in results] == [200, 400, 400, 200]
     assert results[1].type == results[2].type == "urn:tome:problem:bad-media"
+
+
+def test_base64_is_freed_when_its_bytes_do_not_count_any_more():
+    text = base64.b64encode(b"nowhereelse").decode()
+    kept: list[bool] = []
+
+    class Runs(list[FakeRun]):
+        def append(self, run: FakeRun) -> None:
+            images = [each for each in gc.get_objects() if type(each) is Base64Image]
+            kept.append(any(each.text == text.encode() for each in images))
+            super().append(run)
+
+    pipeline = Pipeline(result_of())
+    pipeline.router.runs = Runs()
+    pipeline.infer(json.dumps({"audio": text}).encode(), JSON, windows=Windows.FIRST)
+    assert kept == [False]
 
 
 def test_each_sound_of_a_form_gets_its_own_result():

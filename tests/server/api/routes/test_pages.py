@@ -79,7 +79,7 @@ def test_the_example_images_are_those_of_the_repository():
 
 def test_the_page_is_small():
     text = [path for path in (STATIC_FOLDER / "page").iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in text) < 42 * 1024
+    assert sum(path.stat().st_size for path in text) < 60 * 1024
 
 
 def test_the_wheel_has_all_static_files():

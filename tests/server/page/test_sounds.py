@@ -19,11 +19,13 @@ TOKENS = re.compile(r"\d+ of 66 tokens")
 
 @pytest.fixture
 def ear_page(page, ear_server):
-    """The page, with the model of sound and the example chosen."""
+    """The page, with the model of sound chosen, and the answer for the example forgotten."""
     page.open(f"{ear_server.url}/")
     page.wait_until(lambda: page.text("tokens").endswith("of 17 tokens"), "an image's answer")
     Select(page.element("model")).select_by_value("ear")
     page.wait_until(lambda: page.is_shown("record"), "that it records")
+    wait_for_answer(page, "the example's answer")
+    page.run_script("document.getElementById('tokens').textContent = ''")
     yield page
     page.browser.get("about:blank")  # ends its requests for metrics
 

@@ -29,6 +29,7 @@ from tests.hostile.build_sounds import (
     wav,
     wav_format,
     without_xing,
+    xing_without_count,
 )
 
 SLUGS = {400: "bad-media", 413: "too-large", 415: "unsupported-format"}
@@ -87,6 +88,8 @@ def good() -> Iterator[tuple[str, bytes]]:
     yield "flac with a tag", id3(bytes(5000)) + seeds()["FLAC"]
     yield "mp3 with tags", id3(bytes(5000)) + id3(b"x", 4, footer=True) + seeds()["MP3"]
     yield "mp3 without a Xing frame", without_xing(seeds()["MP3"])
+    silence_and_noise = encode(np.concatenate([noise(1) * 0, noise(1)]), 16_000, "MP3")
+    yield "mp3 with a Xing frame that has no count", xing_without_count(silence_and_noise)
     yield "mp3 with a tag behind", seeds()["MP3"] + b"TAG" + bytes(125)
     yield "two minutes of opus", silent_opus(119)
 

@@ -44,8 +44,9 @@ class SoundOracle:
 
     Attributes:
         config: of both models; that of images is the default.
-        good: sounds with their scores.
+        good: sounds with their scores, the hostile ones that are right among them.
         bad: sounds of which each has to be refused.
+        largest: the one of them that takes the most memory.
     """
 
     def __init__(self, images: Oracle, folder: Path) -> None:
@@ -65,11 +66,15 @@ class SoundOracle:
             for seed, seconds in enumerate(SECONDS)
         ]
         self.good = [self._case(body, r) for body in bodies for r in SCHEDULES]
+        self.good += [
+            self._case(body, "2") for body, status in hostile_sounds().values() if status == 200
+        ]
         self.bad = [
             Case(f"/classify?model={NAME}&r=2", body, frozenset({status}))
             for body, status in hostile_sounds().values()
             if status != 200
         ]
+        self.largest = max(self.bad, key=lambda case: len(case.body))
         self._large = [case for case in self.bad if len(case.body) > _SMALL_BYTES]
         self._small = [case for case in self.bad if len(case.body) <= _SMALL_BYTES]
 

@@ -48,7 +48,8 @@ async def hostile(arena: Arena) -> Found:
         return draw_good(arena, oracle, random)
 
     with sound_server(arena, oracle) as server:
-        before = await scrape(server.port)
+        await fill_workers(server, oracle)
+        before = await settle(server.port)
         crowd = Crowd(server.port, draw)
         warm_requests = round(WARM_REQUESTS * arena.times)
         await crowd.run(CLIENTS, countdown(warm_requests), arena.progress)
@@ -69,6 +70,13 @@ async def hostile(arena: Arena) -> Found:
     done = f"{len(oracle.bad)} kinds of bad sounds among good images and sounds"
     lost = tally.lost + tally.miscounted(before, after)
     return Found("sounds", done, arena.times, "requests", lost, checks)
+
+
+async def fill_workers(server: RunningServer, oracle: SoundOracle) -> None:
+    """Let every decode worker have the largest sound: it keeps that memory for the next one."""
+    workers = len(server.decode_workers())
+    crowd = Crowd(server.port, lambda _: oracle.largest)
+    await crowd.run(2 * workers, countdown(4 * workers))
 
 
 async def kill(arena: Arena) -> Found:

@@ -257,7 +257,7 @@ class DecodePool:
             raise
         if ready.missing and not self._told_missing:
             self._told_missing = True
-            log.debug("decode workers run without: %s", "; ".join(ready.missing))
+            log.info("decode workers run without: %s", "; ".join(ready.missing))
         return process
 
     async def _close(self, process: DecodeProcess) -> None:

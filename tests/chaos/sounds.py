@@ -86,10 +86,12 @@ async def kill(arena: Arena) -> Found:
 
 async def stop(arena: Arena) -> Found:
     """``kill -STOP`` of a decode worker: a decoder that hangs."""
-    return await lose_workers(arena, "decode-hang", signal.SIGSTOP)
+    return await lose_workers(
+        arena, "decode-hang", signal.SIGSTOP, media_decode_timeout=DECODE_SECONDS
+    )
 
 
-async def lose_workers(arena: Arena, name: str, number: signal.Signals) -> Found:
+async def lose_workers(arena: Arena, name: str, number: signal.Signals, **settings: Any) -> Found:
     """Send ``number`` to a decode worker as often as wanted, under load.
 
     A sound that it decodes may fail, and no other request.
@@ -100,7 +102,7 @@ async def lose_workers(arena: Arena, name: str, number: signal.Signals) -> Found
     def draw(random: random.Random) -> Case:
         return draw_good(arena, oracle, random)
 
-    with sound_server(arena, oracle, media_decode_timeout=DECODE_SECONDS) as server:
+    with sound_server(arena, oracle, **settings) as server:
         before = await scrape(server.port)
         crowd = Crowd(server.port, draw, allowed={status})
         await lose_over_and_over(arena, server, crowd, number)

@@ -144,7 +144,9 @@ def without_xing(body: bytes) -> bytes:
 
 def xing_without_count(body: bytes) -> bytes:
     """An MP3 of `encode` whose first frame does not say how many there are."""
-    flags = re.search(b"Xing|Info", body).end()
+    name = re.search(b"Xing|Info", body)
+    assert name is not None
+    flags = name.end()
     return body[:flags] + bytes(4) + body[flags + 4 :]
 
 

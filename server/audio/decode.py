@@ -61,6 +61,7 @@ def decode(body: bytes, sample_rate: int, limits: AudioLimits) -> Sound:
         BadMedia: the sound is empty, corrupt or truncated, or has samples that are no numbers.
         UnsupportedFormat: it is in none of `server.audio.formats.FORMATS`.
         TooLarge: it exceeds a limit.
+        MemoryError: it takes more memory than this process may have.
     """
     if not body:
         raise BadMedia("the body is empty; send a sound file")
@@ -69,7 +70,7 @@ def decode(body: bytes, sample_rate: int, limits: AudioLimits) -> Sound:
         with _ForwardFile(io.BytesIO(stream.body)) as file:
             check_header(file.samplerate, file.channels, limits)
             return _decode(file, sample_rate, limits)
-    except RequestError:
+    except (RequestError, MemoryError):
         raise
     except Exception as error:
         # The libraries raise exceptions of many types. Their texts are not for clients.

@@ -83,11 +83,23 @@ def open_mp3(body: bytes, start: int) -> Stream:
     if first is None:
         raise BadMedia("the MP3 has no frames")
     # It lies where the sound of the frame would begin, behind the side information.
-    if body.startswith(_XING_NAMES, start + _HEADER_BYTES + first.side_bytes):
-        return Stream("MP3", body[start:])
+    xing = start + _HEADER_BYTES + first.side_bytes
+    if body.startswith(_XING_NAMES, xing):
+        if _says_count(body, xing):
+            return Stream("MP3", body[start:])
+        start += first.length  # it has no sound
     count = _count_frames(body, start, first)
     frames = memoryview(body)[start:]
     return Stream("MP3", b"".join([_xing_frame(first, count), frames]))
+
+
+def _says_count(body: bytes, xing: int) -> bool:
+    """Return whether the Xing data at offset ``xing`` has the number of frames."""
+    fields = body[xing + 4 : xing + 12]
+    if len(fields) < 8:
+        return False
+    flags, count = struct.unpack(">II", fields)
+    return bool(flags & _HAS_COUNT and count)
 
 
 def _count_frames(body: bytes, start: int, first: _Frame) -> int:

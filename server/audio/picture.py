@@ -14,6 +14,8 @@ Grid = tuple[int, int]  # rows, columns
 
 # What is softer than the loudest part by more than this is black: 80 dB, in nepers of power.
 _RANGE = 8 * np.log(10)
+# All values of a frame that is padded are closer to zero than this. No frame of sound is so flat.
+_PADDING = 1e-3
 # From the softest to the loudest, in equal steps. Each colour is brighter than the one before.
 _COLOURS = np.array(
     [
@@ -32,14 +34,19 @@ def spectrogram(
     window_input: npt.NDArray[np.float32],
     transform: AudioTransform,
 ) -> npt.NDArray[np.uint8]:
-    """Return the input ``(C, H, W)`` of one window as a picture, ``uint8 (3, H, W)``, upright."""
+    """Return the input ``(C, H, W)`` of one window as a picture, ``uint8 (3, H, W)``, upright.
+
+    What is padded is black.
+    """
     log_mel = window_input[0] * (2 * transform.std) + transform.mean
     upright = _upright(log_mel, transform)
-    loudest = float(upright.max())
+    # The zeros of padding would be loud.
+    is_padded = (np.abs(upright) < _PADDING).all(axis=0)
+    loudest = float(upright[:, ~is_padded].max(initial=FLOOR))
     softest = max(loudest - _RANGE, FLOOR)
     # In silence, all is the softest.
     loudness = (upright - softest) / max(loudest - softest, 1)
-    return _colour(np.clip(loudness, 0, 1))
+    return _colour(np.where(is_padded, 0, np.clip(loudness, 0, 1)))
 
 
 def oriented_grid(grid: Grid, transform: AudioTransform) -> Grid:

@@ -208,12 +208,14 @@ class DecodePool:
         )
 
     async def _keep(self, number: int, process: DecodeProcess) -> None:
-        """Let ``process`` work, and replace it whenever it is gone, until cancelled."""
+        """Let ``process`` work, and replace it whenever it is gone, until the pool stops."""
         while True:
             self._idle.put(process)
             await process.gone.wait()
             self._idle.discard(process)
             await self._close(process)
+            if self._stopping:
+                return
             self._report_loss(process)
             # One that did nothing may die again at once.
             process = await self._replace(number, failures=0 if process.tasks else 1)
@@ -255,7 +257,7 @@ class DecodePool:
             raise
         if ready.missing and not self._told_missing:
             self._told_missing = True
-            log.debug("decode workers run without: %s", "; ".join(ready.missing))
+            log.info("decode workers run without: %s", "; ".join(ready.missing))
         return process
 
     async def _close(self, process: DecodeProcess) -> None:

@@ -48,7 +48,7 @@ def confine(address_space: int) -> list[str]:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    missing += _try_each({"seccomp": seccomp.forbid_sockets_and_processes})
+    missing += _try_each({"seccomp": seccomp.forbid_files_and_other_processes})
     return missing
 
 

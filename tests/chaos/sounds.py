@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.harness import (
@@ -47,7 +48,8 @@ async def hostile(arena: Arena) -> Found:
         return draw_good(arena, oracle, random)
 
     with sound_server(arena, oracle) as server:
-        before = await scrape(server.port)
+        await fill_workers(server, oracle)
+        before = await settle(server.port)
         crowd = Crowd(server.port, draw)
         warm_requests = round(WARM_REQUESTS * arena.times)
         await crowd.run(CLIENTS, countdown(warm_requests), arena.progress)
@@ -70,6 +72,13 @@ async def hostile(arena: Arena) -> Found:
     return Found("sounds", done, arena.times, "requests", lost, checks)
 
 
+async def fill_workers(server: RunningServer, oracle: SoundOracle) -> None:
+    """Let every decode worker have the largest sound: it keeps that memory for the next one."""
+    workers = len(server.decode_workers())
+    crowd = Crowd(server.port, lambda _: oracle.largest)
+    await crowd.run(2 * workers, countdown(4 * workers))
+
+
 async def kill(arena: Arena) -> Found:
     """``kill -9`` of a decode worker."""
     return await lose_workers(arena, "decode-kill", signal.SIGKILL)
@@ -77,10 +86,12 @@ async def kill(arena: Arena) -> Found:
 
 async def stop(arena: Arena) -> Found:
     """``kill -STOP`` of a decode worker: a decoder that hangs."""
-    return await lose_workers(arena, "decode-hang", signal.SIGSTOP)
+    return await lose_workers(
+        arena, "decode-hang", signal.SIGSTOP, media_decode_timeout=DECODE_SECONDS
+    )
 
 
-async def lose_workers(arena: Arena, name: str, number: signal.Signals) -> Found:
+async def lose_workers(arena: Arena, name: str, number: signal.Signals, **settings: Any) -> Found:
     """Send ``number`` to a decode worker as often as wanted, under load.
 
     A sound that it decodes may fail, and no other request.
@@ -91,7 +102,7 @@ async def lose_workers(arena: Arena, name: str, number: signal.Signals) -> Found
     def draw(random: random.Random) -> Case:
         return draw_good(arena, oracle, random)
 
-    with sound_server(arena, oracle, media_decode_timeout=DECODE_SECONDS) as server:
+    with sound_server(arena, oracle, **settings) as server:
         before = await scrape(server.port)
         crowd = Crowd(server.port, draw, allowed={status})
         await lose_over_and_over(arena, server, crowd, number)
@@ -111,7 +122,7 @@ async def lose_workers(arena: Arena, name: str, number: signal.Signals) -> Found
 async def lose_over_and_over(
     arena: Arena, server: RunningServer, crowd: Crowd, number: signal.Signals
 ) -> None:
-    """Send ``number`` to a worker each time when as many as at the start are there."""
+    """Send ``number`` to a worker each time when as many as at the start take sounds."""
     going = True
     workers = len(server.decode_workers())
     load = asyncio.create_task(crowd.run(CLIENTS, lambda: going))
@@ -122,12 +133,20 @@ async def lose_over_and_over(
 
         def is_replaced(chosen: int = chosen) -> bool:
             now = server.decode_workers()
-            return chosen not in now and len(now) == workers
+            return chosen not in now and len(now) == workers and all(map(is_confined, now))
 
         await until(is_replaced, load=load)
         arena.progress(1)
     going = False
     await load
+
+
+def is_confined(worker: int) -> bool:
+    """Whether a worker has a filter of system calls: all but the end of its start is over."""
+    try:
+        return "\nSeccomp:\t2\n" in Path(f"/proc/{worker}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def answered(crowd: Crowd, more: int) -> Callable[[], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import struct
 from functools import cache
 
@@ -139,6 +140,14 @@ def silent_opus(seconds: float) -> bytes:
 def without_xing(body: bytes) -> bytes:
     """An MP3 of `encode`, which begins with a Xing frame, without it."""
     return body[body.index(body[:2], 4) :]
+
+
+def xing_without_count(body: bytes) -> bytes:
+    """An MP3 of `encode` whose first frame does not say how many there are."""
+    name = re.search(b"Xing|Info", body)
+    assert name is not None
+    flags = name.end()
+    return body[:flags] + bytes(4) + body[flags + 4 :]
 
 
 def id3(data: bytes, version: int = 3, footer: bool = False) -> bytes:

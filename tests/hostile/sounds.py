@@ -29,6 +29,7 @@ from tests.hostile.build_sounds import (
     wav,
     wav_format,
     without_xing,
+    xing_without_count,
 )
 
 SLUGS = {400: "bad-media", 413: "too-large", 415: "unsupported-format"}
@@ -87,6 +88,8 @@ def good() -> Iterator[tuple[str, bytes]]:
     yield "flac with a tag", id3(bytes(5000)) + seeds()["FLAC"]
     yield "mp3 with tags", id3(bytes(5000)) + id3(b"x", 4, footer=True) + seeds()["MP3"]
     yield "mp3 without a Xing frame", without_xing(seeds()["MP3"])
+    silence_and_noise = encode(np.concatenate([noise(1) * 0, noise(1)]), 16_000, "MP3")
+    yield "mp3 with a Xing frame that has no count", xing_without_count(silence_and_noise)
     yield "mp3 with a tag behind", seeds()["MP3"] + b"TAG" + bytes(125)
     yield "two minutes of opus", silent_opus(119)
 
@@ -152,8 +155,8 @@ def too_large() -> Iterator[tuple[str, bytes]]:
     yield "wav of 9 channels", wav(bytes(9 * 2000), channels=9)
     yield "wav of 32767 channels", wav(bytes(2 * 32_767), channels=32_767, frame_bytes=65_534)
     yield (
-        "wav of 20 seconds of 8 channels at 192 kHz",
-        wav(bytes(20 * 192_000 * 8), codec=6, bits=8, channels=8, sample_rate=192_000),
+        "wav of 11 seconds of 8 channels at 192 kHz",
+        wav(bytes(11 * 192_000 * 8), codec=6, bits=8, channels=8, sample_rate=192_000),
     )
     yield "wav of empty chunks", riff(*[riff_chunk(b"junk", b"")] * 20_000, wav_format())
 

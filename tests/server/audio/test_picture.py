@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,7 +40,7 @@ def test_both_layouts_have_one_picture() -> None:
 
 def test_louder_is_brighter() -> None:
     (transform, _) = TRANSFORMS
-    levels = np.linspace(FLOOR, 0, 128, dtype=np.float32)
+    levels = np.linspace(FLOOR, 1, 128, dtype=np.float32)
     ramp = (np.broadcast_to(levels, (1, 128, 128)) - transform.mean) / (2 * transform.std)
     brightness = spectrogram(ramp.astype(np.float32), transform).sum(axis=0, dtype=int)[0]
     assert (np.diff(brightness) >= 0).all()
@@ -49,6 +51,16 @@ def test_silence_is_dark() -> None:
     (transform, _) = TRANSFORMS
     silence = window_input(np.zeros(20_720, np.float32), transform)
     assert spectrogram(silence, transform).max() < 10
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_padding_is_black_and_changes_no_colour(transform: AudioTransform) -> None:
+    half = rising_tone()[: 63 * 160 + 400] * np.float32(0.001)
+    picture = spectrogram(window_input(half, transform), transform)
+    assert picture[:, :, 64:].max() < 10
+    shorter = dataclasses.replace(transform, frames=64)
+    expected = spectrogram(window_input(half, shorter), shorter)
+    np.testing.assert_array_equal(picture[:, :, :64], expected)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,20 @@ def _signal_parent() -> None:
     os.kill(os.getppid(), 0)
 
 
+def _limit_parent() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.prlimit(os.getppid(), resource.RLIMIT_CORE, limits)
+
+
+def _change_mode() -> None:
+    mode = Path(__file__).stat().st_mode
+    Path(__file__).chmod(mode)
+
+
+def _share_memory() -> None:
+    _check(_LIBC.shmget(0, mmap.PAGESIZE, 0o600))
+
+
 def _trace_parent() -> None:
     _check(_LIBC.ptrace(_ATTACH, os.getppid(), None, None))
 
@@ -153,7 +167,10 @@ ATTEMPTS: dict[str, Callable[[], None]] = {
     "fork": _fork,
     "execute": _execute,
     "signal the parent": _signal_parent,
+    "limit the parent": _limit_parent,
     "trace the parent": _trace_parent,
+    "change a mode": _change_mode,
+    "share memory": _share_memory,
     "raise a limit": _raise_limit,
     "allow files": _allow_files,
     "write to memory": _write_memory,

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from server.decoding.pool import DECODER, DecodePool
-from server.errors import RequestError
+from server.errors import RequestError, TooLarge
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform
-from tests.server.decoding.pools import running_pool
+from tests.server.decoding.conftest import ADDRESS_SPACE
+from tests.server.decoding.pools import running_pool, until
 
 soundfile = pytest.importorskip("soundfile")
 front_end = pytest.importorskip("server.audio.front_end")
+
+from tests.hostile.build_sounds import wav  # noqa: E402
 
 TRANSFORM = AudioTransform(frames=1024, mean=-4.27, std=4.57, time_last=True, subtract_mean=True)
 LIMITS = AudioLimits()
@@ -50,6 +53,26 @@ def test_workers_decode_as_this_process_does() -> None:
                 assert (decoded.windows, decoded.media) == (expected.windows, expected.media)
 
     asyncio.run(main())
+
+
+def test_a_sound_that_takes_more_memory_than_a_worker_has_is_too_large() -> None:
+    limits = AudioLimits(max_seconds=10_000, max_pcm_bytes=10**9)
+    body = wav(bytes(31_000_000), bits=8)  # its samples alone take four times as much, twice
+    lost: list[str] = []
+
+    async def main() -> None:
+        async with running_pool(
+            limits=limits,
+            decoder=DECODER,
+            address_space=ADDRESS_SPACE,
+            on_worker_lost=lost.append,
+        ) as pool:
+            with pytest.raises(TooLarge, match="more than 300 MB of memory"):
+                await pool.decode(body, TRANSFORM)
+            await until(lambda: bool(lost))
+
+    asyncio.run(main())
+    assert lost == ["memory"]
 
 
 def test_hostile_sounds_cost_no_worker() -> None:

@@ -175,6 +175,20 @@ def test_kill_needs_no_event_loop() -> None:
     pool.kill()
 
 
+def test_nothing_replaces_what_was_killed() -> None:
+    lost: list[str] = []
+
+    async def main() -> None:
+        before = children()
+        async with running_pool(workers=2, on_worker_lost=lost.append) as pool:
+            pool.kill()
+            await until(lambda: len(asyncio.all_tasks()) == 1)
+            assert children() == before
+
+    asyncio.run(main())
+    assert lost == []
+
+
 @pytest.mark.parametrize(
     ("decoder", "text"),
     [

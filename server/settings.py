@@ -53,10 +53,7 @@ class ModelSettings(BaseSettings):
     )
     models: Names = Field(
         (),
-        description=(
-            "Models to serve, comma-separated: timm names, whose weights come from the hub; or"
-            " spoken-language, a bundled model of sound."
-        ),
+        description="Models to serve, comma-separated: timm names (hub), or spoken-language.",
     )
     device: str = Field(
         "auto",

@@ -119,6 +119,7 @@ def test_builder_is_sent_nothing_but_what_it_needs() -> None:
         "constraints.txt",
         "README.md",
         "LICENSE",
+        "NOTICE",
         "server",
         "tome_core",
         "tome_load",

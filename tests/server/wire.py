@@ -9,10 +9,11 @@ import httpx
 
 from tests.server.conftest import ROOT, RunningServer
 
+# Images, by the names of their files.
 EXAMPLES = {
     path.stem: path.read_bytes()
     for path in sorted((ROOT / "examples").iterdir())
-    if path.suffix != ".md"
+    if path.suffix in (".png", ".jpg")
 }
 SNEAKER = EXAMPLES["sneaker"]
 # What Pillow, Starlette or Python would say themselves.

@@ -60,10 +60,22 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def children() -> set[int]:
-    """The processes that this one has started and not waited for, zombies included."""
+    """The workers that this process has started and not waited for, zombies included.
+
+    Other tests leave servers that run for the whole session.
+    """
     tasks = Path("/proc/self/task").iterdir()
     texts = [(task / "children").read_text() for task in tasks]
-    return {int(number) for text in texts for number in text.split()}
+    return {int(number) for text in texts for number in text.split() if _is_worker(number)}
+
+
+def _is_worker(number: str) -> bool:
+    try:
+        arguments = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False
+    is_zombie = arguments == [b""]
+    return is_zombie or b"server.decoding" in arguments
 
 
 def open_files() -> int:

@@ -80,9 +80,9 @@ def test_uploads_that_wait_are_served_in_their_order() -> None:
 
 def test_time_in_the_queue_is_no_decode_time() -> None:
     async def main() -> None:
-        async with running_pool(timeout=3.0) as pool:
-            # Together they take longer than the timeout.
-            await asyncio.gather(*(value(pool, "sleep 0.7") for _ in range(5)))
+        async with running_pool(timeout=6.0) as pool:
+            # Together they take longer than the timeout; each could take four times as long.
+            await asyncio.gather(*(value(pool, "sleep 1.3") for _ in range(5)))
 
     asyncio.run(main())
 

@@ -79,6 +79,7 @@ class ModelInfo:
         dtype_speedup: speed of the first block in ``dtype``, relative to the other dtype that was
             timed at start; None if none was. Below 1 if the self check rejected the faster one.
         r_max: the largest valid ``r``: half of the input tokens that can merge.
+        modality: what it takes.
     """
 
     name: str
@@ -96,14 +97,11 @@ class ModelInfo:
     cost: Cost = field(default=Cost(0, ()))
     dtype_speedup: float | None = None
     r_max: int = field(init=False)
+    modality: Modality = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modality", self.transform.modality)
         object.__setattr__(self, "r_max", most_mergeable(self.tokens, self.prefix))
-
-    @property
-    def modality(self) -> Modality:
-        """What the model takes."""
-        return self.transform.modality
 
     @property
     def geometry(self) -> Geometry:

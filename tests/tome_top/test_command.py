@@ -96,12 +96,13 @@ def test_ctrl_c_restores_the_terminal(default_server: RunningServer) -> None:
         assert select.select([terminal], [], [], 30)[0], shown
         shown += os.read(terminal, 65536)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
-    while select.select([terminal], [], [], 1)[0]:
+    # While nobody reads, a program that writes to a terminal waits.
+    while select.select([terminal], [], [], 30)[0]:
         try:
             shown += os.read(terminal, 65536)
         except OSError:  # on Linux: the other side is closed
             break
+    assert process.wait(20) == 0
     os.close(terminal)
     enter_alternate_screen = b"\x1b[?1049h"
     leave_alternate_screen = b"\x1b[?1049l"

@@ -19,6 +19,7 @@ from server.api.contract.parameter_values import (
 from server.api.contract.windows import Windows, openapi_windows, parse_windows
 from server.errors import InvalidParameter, NotFound
 from server.ipc.messages import ModelInfo, OutputKind
+from server.media.modality import Modality
 from tome_core.schedule import Schedule
 
 DEFAULT_TOP_K = 5
@@ -159,13 +160,16 @@ def parse_params(
     top_k = 0
     if output_kind == "classes":
         top_k = parse_top_k(query.get("top_k"), len(model.labels))
+    windows = Windows.MEAN  # of no meaning for an image
+    if model.modality is Modality.AUDIO or "windows" in query:
+        windows = parse_windows(query.get("windows") or None, model, output_kind)
     return Params(
         model=model,
         choices=choices,
         requested_r=query.get("r", default_r),
         top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
-        windows=parse_windows(query.get("windows") or None, model, output_kind),
+        windows=windows,
     )
 
 

@@ -184,6 +184,7 @@ def test_an_idle_engine_comes_before_one_whose_images_are_all_due_later(tiny_fol
     async def main() -> None:
         async with running([configuration(tiny_folder, slots=10)] * 2) as router:
             first, second = (engine.process for engine in router.engines.supervisors)
+            second.cost_models = first.cost_models  # measured at start, and not alike
             for process in (first, second):
                 os.kill(process.pid, signal.SIGSTOP)
             later = [asyncio.ensure_future(classify(router, BLANK, 0)) for _ in range(2)]

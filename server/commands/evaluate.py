@@ -124,8 +124,10 @@ def measure(
 ) -> list[ProfileRow]:
     """Run every batch under every schedule, one after the other.
 
-    A change of the machine's speed then affects all schedules alike. The first schedule is the
-    baseline of the speed-ups. The probabilities of a sound's windows are averaged.
+    A change of the machine's speed then affects all schedules alike. Each batch begins with another
+    schedule, since the first pass after decoding is slower: threads of the decoder still spin. The
+    first of ``schedules`` is the baseline of the speed-ups. The probabilities of a sound's windows
+    are averaged.
 
     Args:
         targets: the model's class for each class of ``data``; see `class_indices`.
@@ -136,8 +138,9 @@ def measure(
     transform = runner.model.transform
     with _progress() as progress:
         task = progress.add_task(_FILES[transform.modality], total=len(data))
-        for part in batches(transform, data, targets, batch):
-            for measurement in measurements:
+        for number, part in enumerate(batches(transform, data, targets, batch)):
+            first = number % len(measurements)
+            for measurement in measurements[first:] + measurements[:first]:
                 _measure_batch(runner, part, measurement, batch)
             progress.update(task, completed=int(part.items[-1]) + 1)
     baseline = measurements[0]

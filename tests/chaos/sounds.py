@@ -32,7 +32,8 @@ BAD = 1 / 3
 SLOTS = 48
 CLIENTS = 16
 WARM_REQUESTS = 0.2  # the share after which memory is measured
-MORE_MIB = 30
+MORE_MIB = 40  # the largest body has 31 MB, which the API process may still hold
+WORKER_MIB = 120  # of a worker that has decoded the largest sound
 # A worker that is stopped is lost after this time.
 DECODE_SECONDS = 1.0
 LOST = {signal.SIGKILL: 400, signal.SIGSTOP: 413}
@@ -48,7 +49,6 @@ async def hostile(arena: Arena) -> Found:
         return draw_good(arena, oracle, random)
 
     with sound_server(arena, oracle) as server:
-        await fill_workers(server, oracle)
         before = await settle(server.port)
         crowd = Crowd(server.port, draw)
         warm_requests = round(WARM_REQUESTS * arena.times)
@@ -58,25 +58,20 @@ async def hostile(arena: Arena) -> Found:
         await crowd.run(CLIENTS, countdown(arena.times - warm_requests), arena.progress)
         after = await settle(server.port)
         growth = memory_of(server) - memory
+        largest_worker = max(resident_mib(worker) for worker in server.decode_workers())
         leaked = await files_lost(server.process.pid, files)
     tally = crowd.tally
     refused = sum(tally.of(status) for status in (400, 413, 415))
     checks = (
         *tally.checks(),
         Check("share of refused sounds", refused / arena.times, "least", BAD - 0.1),
-        Check("memory of all processes, growth", growth, "most", MORE_MIB, "MiB"),
+        Check("memory of API process and engine, growth", growth, "most", MORE_MIB, "MiB"),
+        Check("memory of a decode worker", largest_worker, "most", WORKER_MIB, "MiB"),
         Check("leaked file descriptors", leaked, "most", 0),
     )
     done = f"{len(oracle.bad)} kinds of bad sounds among good images and sounds"
     lost = tally.lost + tally.miscounted(before, after)
     return Found("sounds", done, arena.times, "requests", lost, checks)
-
-
-async def fill_workers(server: RunningServer, oracle: SoundOracle) -> None:
-    """Let every decode worker have the largest sound: it keeps that memory for the next one."""
-    workers = len(server.decode_workers())
-    crowd = Crowd(server.port, lambda _: oracle.largest)
-    await crowd.run(2 * workers, countdown(4 * workers))
 
 
 async def kill(arena: Arena) -> Found:
@@ -176,5 +171,5 @@ def sound_server(
 
 
 def memory_of(server: RunningServer) -> float:
-    """Resident memory of all its processes, in MiB."""
-    return resident_mib(server.process.pid, *server.engines(), *server.decode_workers())
+    """Resident memory of the API process and the engine, in MiB."""
+    return resident_mib(server.process.pid, *server.engines())

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.server.conftest import RunningServer
+from tests.server.wire import EXAMPLES
 
 CLIENTS = 64
 SECONDS = 8
@@ -25,10 +25,10 @@ StartServer = Callable[..., AbstractContextManager[RunningServer]]
 
 
 def pictures() -> list[bytes]:
-    """Every example in its eight orientations."""
+    """Every example that is an image in its eight orientations."""
     encoded = []
-    for path in sorted(Path("examples").iterdir()):
-        with Image.open(path) as image:
+    for example in EXAMPLES.values():
+        with Image.open(io.BytesIO(example)) as image:
             transposed = [image.transpose(method) for method in Image.Transpose]
             for oriented in (image, *transposed):
                 file = io.BytesIO()

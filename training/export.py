@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from server.catalog.entries import BUNDLED
 from training.models import refine
+from training.states import save_weights
 from training.train import (
     RUNS_FOLDER,
     STAGES,
@@ -44,9 +42,7 @@ def main() -> None:
         weights = refine(weights, patch_size=2)
         out = BUNDLED.parent / "fashion-mnist.safetensors"
     out.parent.mkdir(exist_ok=True)
-    half_weights = {key: value.to(torch.float16).contiguous() for key, value in weights.items()}
-    save_file(half_weights, out)
-    out.chmod(0o644)  # save_file creates a file that only its owner can read.
+    save_weights(out, weights)
     print(f"{out}: {out.stat().st_size:,} bytes")
 
 

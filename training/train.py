@@ -32,6 +32,7 @@ from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 from training.pairs import pairs_of
+from training.states import save_state
 
 RUNS_FOLDER = Path("training/runs")  # a run's own folder has the name of its recipe
 # Final weights of some stages. A run without its own weights of a stage starts from them.
@@ -258,11 +259,7 @@ class Run:
             "epoch": done.epochs,
             "seconds": done.seconds,
         }
-        # Replace the file atomically, so that an interrupted write keeps the previous state.
-        path = self.state_path(stage.name)
-        new_path = path.with_suffix(".new")
-        torch.save(state, new_path)
-        new_path.replace(path)
+        save_state(self.state_path(stage.name), state)
 
     def epoch(
         self,

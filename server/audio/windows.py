@@ -6,6 +6,11 @@ from server.audio.fbank import FRAME_SAMPLES, HOP_SAMPLES, SAMPLE_RATE, count_fr
 from server.errors import TooLarge
 
 
+def window_seconds(frames: int) -> float:
+    """Return the seconds from one window of ``frames`` frames to the next."""
+    return frames * HOP_SAMPLES / SAMPLE_RATE
+
+
 def cut(samples: int, frames: int, max_windows: int) -> list[slice]:
     """Return where the windows of ``frames`` frames lie in a sound of ``samples`` samples.
 
@@ -17,11 +22,11 @@ def cut(samples: int, frames: int, max_windows: int) -> list[slice]:
     """
     total = count_frames(samples)
     if total > max_windows * frames:
-        window_seconds = frames * HOP_SAMPLES / SAMPLE_RATE
-        allowed = max_windows * window_seconds
+        seconds = window_seconds(frames)
+        allowed = max_windows * seconds
         raise TooLarge(
             f"the sound is longer than {allowed:g} s, the longest that this model takes:"
-            f" {max_windows} windows of {window_seconds:g} s",
+            f" {max_windows} windows of {seconds:g} s",
             limit=allowed,
         )
     if total <= frames:

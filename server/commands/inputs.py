@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from server.audio.formats import sniff
+from server.api.pipeline.modalities import name_modality
 from server.errors import UnsupportedFormat
-from server.imaging.decode import SUPPORTED, decode
+from server.imaging.decode import decode
 from server.media.decoded import MediaInfo, Window
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform, ImageTransform, Transform
@@ -71,26 +71,21 @@ def read_inputs(
     Raises:
         RequestError: it cannot be decoded, exceeds a limit, or is not what the model takes.
     """
-    if isinstance(transform, AudioTransform):
-        return _read_sound(body, transform, limits)
-    return _read_image(body, transform, limits)
+    try:
+        if isinstance(transform, AudioTransform):
+            return _read_sound(body, transform, limits)
+        return _read_image(body, transform, limits)
+    except UnsupportedFormat as error:
+        raise name_modality(error, body, transform.modality, "the model") from error
 
 
 def _read_image(body: bytes, transform: ImageTransform, limits: InputLimits) -> FileInputs:
-    try:
-        pixels = decode(
-            body,
-            transform,
-            max_pixels=limits.max_pixels,
-            max_side=limits.max_side,
-        )
-    except UnsupportedFormat as error:
-        sound = sniff(body)
-        if sound is None:
-            raise
-        raise UnsupportedFormat(
-            f"the body is a sound ({sound}); the model takes images: {SUPPORTED}"
-        ) from error
+    pixels = decode(
+        body,
+        transform,
+        max_pixels=limits.max_pixels,
+        max_side=limits.max_side,
+    )
     return FileInputs((pixels,))
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
 from torch import nn
 
 import tome_core
@@ -34,6 +33,7 @@ from training.language.corpus import Role
 from training.language.network import build, normalised
 from training.language.tape import Tape
 from training.masters import MasterAdamW
+from training.states import save_state, save_weights
 
 DATA_FOLDER = Path("training/runs/language-data")
 RUNS_FOLDER = Path("training/runs")
@@ -193,21 +193,11 @@ class Run:
             "steps": done.steps,
             "seconds": done.seconds,
         }
-        # Replace the file atomically, so that an interrupted write keeps the previous state.
-        path = self.state_path(stage.name)
-        new_path = path.with_suffix(".new")
-        torch.save(state, new_path)
-        new_path.replace(path)
+        save_state(self.state_path(stage.name), state)
 
     def finish(self, stage: Stage, model: nn.Module) -> None:
         """Write the weights as float16 safetensors, and the accuracies of the stage."""
-        weights = {
-            key: value.to("cpu", torch.float16).contiguous()
-            for key, value in model.state_dict().items()
-        }
-        path = self.folder / f"{stage.name}.safetensors"
-        save_file(weights, path)
-        path.chmod(0o644)  # save_file creates a file that only its owner can read.
+        save_weights(self.folder / f"{stage.name}.safetensors", model.state_dict())
         result = {"stage": stage.name, "held_out_clips": accuracies(model, self.held_out, LEVELS)}
         (self.folder / f"{stage.name}.json").write_text(json.dumps(result, indent=2) + "\n")
         self.log(result)

@@ -280,7 +280,7 @@ class InferencePipeline:
             try:
                 return self._decode_image(body, cast("ImageTransform", model.transform))
             except UnsupportedFormat as error:
-                raise name_modality(error, body, model) from None
+                raise name_modality(error, body, model.modality, model.name) from None
 
         return await self._run_in_thread(decode)
 

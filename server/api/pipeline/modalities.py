@@ -5,17 +5,20 @@ from __future__ import annotations
 from server.audio import formats
 from server.errors import UnsupportedFormat
 from server.imaging import decode
-from server.ipc.messages import ModelInfo
 from server.media.modality import Modality
 
 
-def name_modality(error: UnsupportedFormat, body: bytes, model: ModelInfo) -> UnsupportedFormat:
-    """Return the error of a ``body`` that ``model`` does not take: it is of another modality.
+def name_modality(
+    error: UnsupportedFormat, body: bytes, modality: Modality, model: str
+) -> UnsupportedFormat:
+    """Return the error of a ``body`` of another modality than the model takes.
 
     Args:
         error: returned as it is where the body is of no modality that is known here.
+        modality: what the model takes.
+        model: how the error calls it.
     """
-    if model.modality is Modality.AUDIO:
+    if modality is Modality.AUDIO:
         found = decode.sniff(body)
         kind = "an image"
         wanted = f"sounds: {formats.SUPPORTED}"
@@ -25,4 +28,4 @@ def name_modality(error: UnsupportedFormat, body: bytes, model: ModelInfo) -> Un
         wanted = f"images: {decode.SUPPORTED}"
     if found is None:
         return error
-    return UnsupportedFormat(f"the body is {kind} ({found}); {model.name} takes {wanted}")
+    return UnsupportedFormat(f"the body is {kind} ({found}); {model} takes {wanted}")

@@ -140,7 +140,7 @@ class SoundPath:
         try:
             return await self._decoder.decode(body, model.transform)
         except UnsupportedFormat as error:
-            raise name_modality(error, body, model) from None
+            raise name_modality(error, body, model.modality, model.name) from None
 
     async def _encoded_bytes(self, sound: BufferedInput) -> bytes:
         if not isinstance(sound.content, Base64Image):

@@ -19,6 +19,7 @@ from server.api.contract.schemas import (
 from server.api.pipeline.admission import Admission
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes.pages import STATIC_FOLDER, Page, load_assets
+from server.audio.windows import window_seconds
 from server.engine_client.group import EngineGroup
 from server.errors import EngineLost, NotFound, Overloaded
 from server.ipc.messages import ModelInfo
@@ -28,7 +29,6 @@ from server.media.transforms import AudioTransform
 router = APIRouter()
 
 NAME = "tome-serve"
-_FRAME_SECONDS = 0.01  # from one frame of a spectrogram to the next
 _DOCS_PAGE = Page("docs.html")
 _FRONT_PAGE = Page("page/index.html")
 _ASSETS = load_assets(STATIC_FOLDER / "page")
@@ -61,11 +61,11 @@ def model_description(model: ModelInfo, limits: AudioLimits) -> ModelDescription
     transform = model.transform
     if not isinstance(transform, AudioTransform):
         return description
-    window_seconds = transform.frames * _FRAME_SECONDS
+    seconds = window_seconds(transform.frames)
     return SoundModelDescription(
         **description.model_dump(),
-        window_seconds=round(window_seconds, 2),
-        max_seconds=round(min(limits.max_seconds, limits.max_windows * window_seconds), 2),
+        window_seconds=round(seconds, 2),
+        max_seconds=round(min(limits.max_seconds, limits.max_windows * seconds), 2),
         max_channels=limits.max_channels,
         max_windows=limits.max_windows,
     )

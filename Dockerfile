@@ -2,6 +2,7 @@
 #
 #   docker build -t tome-serve .                                                            PyPI's torch, with CUDA
 #   docker build -t tome-serve:cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+#   docker build -t tome-serve:video --build-arg EXTRAS=video .                             deploy/README.md: its licences
 #
 # Three parts that change at different paces, slowest first: the dependencies (gigabytes, rebuilt when their list or a
 # pin changes), the project's own files (seconds), the image's settings.
@@ -11,7 +12,9 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS requirements
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-RUN ["python", "-c", "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *project['optional-dependencies']['audio'], sep='\\n', file=open('requirements.txt', 'w'))"]
+# Names of extras beside audio, separated by spaces.
+ARG EXTRAS=
+RUN ["python", "-c", "import os, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = ['audio', *os.environ.get('EXTRAS', '').split()]; print(*project['dependencies'], *(line for extra in extras for line in project['optional-dependencies'][extra]), sep='\\n', file=open('requirements.txt', 'w'))"]
 # Their layer is kept by the files' modes too, which follow the umask of whoever checked them out.
 RUN chmod 0644 requirements.txt constraints.txt
 

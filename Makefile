@@ -12,7 +12,7 @@ help:  ## list the targets
 	@echo 'Setting up .venv; this takes a minute or more, and longer where torch has to be downloaded.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[audio]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[audio,video]'
 	touch $@
 
 install: .venv/installed  ## set up .venv

@@ -123,11 +123,11 @@ class BadImage(RequestError):
 
 
 class BadMedia(RequestError):
-    """The body is a sound of a supported format that is corrupt, truncated or without samples."""
+    """The body is a sound or video of a supported format that is corrupt, truncated or empty."""
 
     status = 400
     slug = "bad-media"
-    title = "The sound cannot be read"
+    title = "The sound or video cannot be read"
 
 
 class BadRequest(RequestError):
@@ -187,7 +187,7 @@ class SlowBody(RequestError):
 
 
 class TooLarge(RequestError):
-    """The body has too many bytes, an image too many pixels, or a sound too many samples."""
+    """The body has too many bytes, an image too many pixels, a sound or video too many seconds."""
 
     status = 413
     slug = "too-large"

@@ -137,7 +137,7 @@ class Metrics:
         )
         self.images = factory.counter(
             "images_total",
-            "Images answered, by level of r of the model; each window of a sound counts as one.",
+            "Images answered, by level of r of the model; so is each window of a sound or video.",
             "model",
             "r",
         )
@@ -167,7 +167,7 @@ class Metrics:
         )
         self.stage_duration = factory.histogram(
             "stage_duration_seconds",
-            "Time of each stage of an image or a sound: body, decode, queue, forward, picture.",
+            "Time of each stage of an input: body, decode, queue, forward, picture.",
             _SECONDS,
             "stage",
         )
@@ -232,7 +232,7 @@ class Metrics:
     def _create_decoder_metrics(self, factory: _Factory) -> None:
         self.decode_workers_lost = factory.counter(
             "decode_workers_lost_total",
-            "Processes decoding sounds that were killed or ended, by reason; each is replaced.",
+            "Processes decoding sounds and videos that were lost, by reason; each is replaced.",
             "reason",
         )
 
@@ -306,7 +306,7 @@ class Metrics:
         self._speedup.add(model, batch.forward_seconds, batch.r0_seconds)
 
     def observe_image(self, model: str, schedule: Schedule) -> None:
-        """Count one image, or one window of a sound, that was answered."""
+        """Count one image, or one window of a sound or video, that was answered."""
         level = str(schedule)
         if level not in self._levels.get(model, ()):
             level = "other"
@@ -351,7 +351,7 @@ class Metrics:
         self.engine_restarts.labels(engine).inc()
 
     def observe_lost_worker(self, reason: str) -> None:
-        """Count a process that decodes sounds and was lost."""
+        """Count a process that decodes sounds and videos and was lost."""
         self.decode_workers_lost.labels(reason).inc()
 
     def observe_models(self, models: tuple[ModelInfo, ...]) -> None:

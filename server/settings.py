@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hardware import has_gpu, usable_cores
-from server.media.limits import AudioLimits
+from server.media.settings import MediaSettings
 from server.system.stop_plan import StopPlan
 from tome_core.schedule import Schedule
 
@@ -53,7 +53,7 @@ class ModelSettings(BaseSettings):
     )
     models: Names = Field(
         (),
-        description="Models to serve, comma-separated: timm names (hub), or spoken-language.",
+        description="Models to serve, comma-separated: of timm, spoken-language, motion.",
     )
     device: str = Field(
         "auto",
@@ -83,6 +83,16 @@ class ModelSettings(BaseSettings):
         description="Lowest severity that is logged.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_gpu_defaults(cls, data: Any) -> Any:
+        """Where the models run on a GPU, use its defaults for what is not set."""
+        device = str(data.get("device") or cls.model_fields["device"].default)
+        if not runs_on_gpu(device, has_gpu()):
+            return data
+        defaults = gpu_defaults(usable_cores())
+        return {name: defaults[name] for name in defaults if name in cls.model_fields} | data
+
     @field_validator(
         "models",
         "forwarded_allow_ips",
@@ -97,7 +107,7 @@ class ModelSettings(BaseSettings):
         return _split(value)
 
 
-class Settings(ModelSettings):
+class Settings(MediaSettings, ModelSettings):
     """Settings of the server."""
 
     device: str = Field(
@@ -183,19 +193,6 @@ class Settings(ModelSettings):
         ge=1,
         description="Request bodies held in memory at once, in bytes.",
     )
-    max_audio_bytes: int = Field(
-        32_000_000,
-        ge=1,
-        description="Largest request body for a model of sound, in bytes.",
-    )
-    max_audio_seconds: float = Field(120.0, gt=0, description="Longest sound, in seconds.")
-    max_audio_channels: int = Field(8, ge=1, description="Most channels of a sound.")
-    max_windows: int = Field(
-        12,
-        ge=1,
-        le=1000,
-        description="Most windows of the model's length in a sound; each is one image of a batch.",
-    )
     header_timeout: float = Field(
         10.0,
         gt=0,
@@ -205,11 +202,6 @@ class Settings(ModelSettings):
         10.0,
         gt=0,
         description="Seconds within which the body of a request must arrive.",
-    )
-    audio_body_timeout: float = Field(
-        30.0,
-        gt=0,
-        description="Seconds within which the body of a request must arrive for a model of sound.",
     )
     send_timeout: float = Field(
         60.0,
@@ -226,18 +218,6 @@ class Settings(ModelSettings):
         ge=1,
         le=64,
         description="Threads that decode images; default on a GPU: cores minus 4, from 2 to 8.",
-    )
-    decode_workers: int = Field(
-        2,
-        ge=1,
-        le=64,
-        description="Processes that decode sounds; they start with the first model of sound.",
-    )
-    media_decode_timeout: float = Field(
-        5.0,
-        gt=0,
-        le=600,
-        description="Seconds within which a sound must be decoded.",
     )
     drain_timeout: float = Field(
         StopPlan.drain,
@@ -272,13 +252,9 @@ class Settings(ModelSettings):
         return min(self.max_audio_bytes, self.max_inflight_bytes)
 
     @property
-    def audio_limits(self) -> AudioLimits:
-        """The limits on one sound."""
-        return AudioLimits(
-            max_seconds=self.max_audio_seconds,
-            max_channels=self.max_audio_channels,
-            max_windows=self.max_windows,
-        )
+    def video_body_bytes(self) -> int:
+        """`max_video_bytes`, but no more than all bodies may have together."""
+        return min(self.max_video_bytes, self.max_inflight_bytes)
 
     @property
     def stop_plan(self) -> StopPlan:
@@ -289,15 +265,6 @@ class Settings(ModelSettings):
     def devices(self) -> tuple[str, ...]:
         """The device of each engine."""
         return tuple(device.strip() for device in self.device.split(","))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_gpu_defaults(cls, data: Any) -> Any:
-        """Where the models run on a GPU, use its defaults for what is not set."""
-        device = str(data.get("device") or cls.model_fields["device"].default)
-        if not runs_on_gpu(device, has_gpu()):
-            return data
-        return gpu_defaults(usable_cores()) | data
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -358,11 +325,10 @@ class Settings(ModelSettings):
 
     @model_validator(mode="after")
     def _check_body_limits(self) -> Self:
-        names = ["max_body_bytes"]
-        # Its default is cut to `max_inflight_bytes`, which a server of images may have set lower.
-        if "max_audio_bytes" in self.model_fields_set:
-            names.append("max_audio_bytes")
-        for name in names:
+        # The other defaults are cut to `max_inflight_bytes`, which a server of images may have set
+        # lower.
+        given = self.model_fields_set.intersection(("max_audio_bytes", "max_video_bytes"))
+        for name in ("max_body_bytes", *sorted(given)):
             if self.max_inflight_bytes < getattr(self, name):
                 raise ValueError(
                     f"max_inflight_bytes must not be smaller than {name}, the largest single body"

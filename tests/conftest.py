@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+# Tests run beside other work on few cores; more threads only wait for one another. NumPy's library
+# reads it when it is loaded.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -13,7 +18,6 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.server.conftest import RunningServer
 
-# Tests run beside other work on few cores; more threads only wait for one another.
 torch.set_num_threads(1)
 
 # Spans are recorded only where a test says so, also on a machine that configures them for itself.
@@ -43,11 +47,26 @@ def default_server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def ear_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of a tiny model of images and one of sound; see `tests.server.tiny_ear`."""
-    pytest.importorskip("soundfile", reason="needs the extra audio")
-    from tests.server.conftest import run_server
-    from tests.server.tiny_ear import write_models
+    """A server of three tiny models, of images, sound and video; the last one needs PyAV.
 
-    config = write_models(tmp_path_factory.mktemp("ear"))
-    with run_server(config=config, levels="0,2") as running:
+    See `tests.server.tiny_ear` and `tests.server.tiny_clip`.
+    """
+    pytest.importorskip("soundfile", reason="needs the extra audio")
+    from tests.server import tiny_clip, tiny_ear
+    from tests.server.conftest import run_server
+
+    config = tiny_ear.write_models(tmp_path_factory.mktemp("ear"))
+    if find_spec("av") is not None:
+        tiny_clip.add_clip(config)
+    # A busy machine may take long to decode.
+    with run_server(
+        config=config, levels="0,2", dtype="float32", media_decode_timeout=30
+    ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def clip_server(ear_server: RunningServer) -> RunningServer:
+    """The same server, where it has the model of video."""
+    pytest.importorskip("av", reason="needs the extra video")
+    return ear_server

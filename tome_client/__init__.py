@@ -40,6 +40,7 @@ from tome_client.results import (
     Prediction,
     Timing,
     Tokens,
+    Video,
     Window,
 )
 from tome_client.retrying import Retry
@@ -77,5 +78,6 @@ __all__ = [
     "Unauthorized",
     "Unreachable",
     "UnsupportedFormat",
+    "Video",
     "Window",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What becomes of the windows of a long sound.
+# What becomes of the windows of a sound or a video.
 Windows = Literal["first", "mean", "each"]
 
 # Limits of a request with several images. A single image may exceed the limit in bytes.
@@ -54,7 +54,7 @@ class Calls:
         return results
 
     def embed(self, image: ImageLike, params: dict[str, str]) -> Steps:
-        """Steps that return the features of one image, or of each window of a sound."""
+        """Steps that return the features of one image, or of each window."""
         if wants_each_window(params):
             response = yield from self._post("/embed", params, content=encode(image))
             return parse_json(response, parse_window_features)
@@ -67,9 +67,9 @@ class Calls:
         """Steps that return a list with the features of each image."""
         rows: list[Any] = []
         if wants_each_window(params):
-            # Rows of several sounds in one answer would not say where one sound ends.
-            for sound in images:
-                rows.append((yield from self.embed(sound, params)))
+            # Rows of several files in one answer would not say where one of them ends.
+            for image in images:
+                rows.append((yield from self.embed(image, params)))
             return rows
         for chunk in chunks(map(encode, images)):
             response = yield from self._post(
@@ -140,7 +140,7 @@ def parameters(**values: object) -> dict[str, str]:
 
 
 def wants_each_window(params: dict[str, str]) -> bool:
-    """Return whether the result of every window of a sound is requested."""
+    """Return whether the result of every window is requested."""
     return params.get("windows") == "each"
 
 
@@ -206,7 +206,7 @@ def parse_features(content: bytes) -> Any:
 
 
 def parse_window_features(body: dict[str, Any]) -> Any:
-    """Parse the features ``(windows, D)`` of every window of one sound.
+    """Parse the features ``(windows, D)`` of every window of one sound or video.
 
     They become a numpy array, or a list of ``array.array`` if numpy is not installed.
     """

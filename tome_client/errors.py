@@ -82,7 +82,7 @@ class BadImage(ProblemError):
 
 
 class BadMedia(ProblemError):
-    """The sound is empty, corrupt or truncated."""
+    """The sound or the video is empty, corrupt or truncated."""
 
     slug = "bad-media"
 
@@ -136,13 +136,13 @@ class SlowBody(ProblemError):
 
 
 class TooLarge(ProblemError):
-    """The body has too many bytes, the image too many pixels, or the sound too many seconds."""
+    """The body has too many bytes, pixels, seconds or frames."""
 
     slug = "too-large"
 
 
 class UnsupportedFormat(ProblemError):
-    """The format is not supported, or it is a sound and the model takes images, or reversely."""
+    """The format is not supported, or is of another modality than the model takes."""
 
     slug = "unsupported-format"
 

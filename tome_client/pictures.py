@@ -1,4 +1,4 @@
-"""Convert the accepted forms of an image or a sound to encoded bytes."""
+"""Convert the accepted forms of an image, a sound or a video to encoded bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORIENTATION = 0x0112  # EXIF 2.32, section 4.6.4
 
 
 def encode(image: ImageLike) -> bytes:
-    """Return the encoded image, or sound: the server tells its format from its content.
+    """Return the encoded image, sound or video: the server tells its format from its content.
 
     Bytes stay unchanged, paths and open files are read, Pillow images and numpy arrays are encoded
     as PNG.
@@ -53,7 +53,7 @@ def encode(image: ImageLike) -> bytes:
         return _read(image)
     raise TypeError(
         "an image must be bytes, a path, a binary file, a Pillow image or a numpy array, and a"
-        f" sound one of the first three, not {type(image).__name__}"
+        f" sound or a video one of the first three, not {type(image).__name__}"
     )
 
 

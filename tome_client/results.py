@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 
@@ -43,14 +43,41 @@ class Media:
 
 
 @dataclass(frozen=True)
+class Video:
+    """A video.
+
+    Attributes:
+        seconds: its duration.
+        frames: of the whole file.
+        frame_rate: mean frames a second.
+        width, height: of the picture as it is shown, in pixels.
+        codec: such as ``h264``.
+    """
+
+    seconds: float
+    frames: int
+    frame_rate: float
+    width: int
+    height: int
+    codec: str
+
+
+@dataclass(frozen=True)
 class Window:
-    """The classification of one window of a sound, from ``start`` to ``end`` in seconds."""
+    """The classification of one window of a sound or a video.
+
+    Attributes:
+        start, end: in seconds.
+        crop: of a video, which part of its frames: of three, 0 is the left or the upper one; a
+            single one, from the middle, is 0.
+    """
 
     start: float
     end: float
     r: str
     predictions: tuple[Prediction, ...]
     tokens: Tokens
+    crop: int = 0
 
     @property
     def label(self) -> str:
@@ -60,15 +87,15 @@ class Window:
 
 @dataclass(frozen=True)
 class Classification:
-    """The classification of one image or sound.
+    """The classification of one image, sound or video.
 
     Attributes:
         r, r_requested: the schedule that was used, and the requested one.
-        predictions: classes in descending order of score; of a sound, the average of its windows.
+        predictions: classes in descending order of score; of several windows, by their average.
         batch_size: number of images or windows in the forward pass.
-        modality: ``image`` or ``audio``: what the model takes.
-        media: the sound; None for an image.
-        windows: in order of time; empty unless each was requested.
+        modality: ``image``, ``audio`` or ``video``: what the model takes.
+        media: the sound or the video; None for an image.
+        windows: in order of time, then of crops; empty unless each was requested.
     """
 
     model: str
@@ -79,7 +106,7 @@ class Classification:
     timing_ms: Timing
     batch_size: int
     modality: str = "image"
-    media: Media | None = None
+    media: Media | Video | None = None
     windows: tuple[Window, ...] = ()
 
     @property
@@ -119,12 +146,13 @@ def parse_tokens(answer: Mapping[str, Any]) -> Tokens:
     return Tokens(answer["tokens"]["input"], answer["tokens"]["output"])
 
 
-def parse_media(answer: Mapping[str, Any]) -> Media | None:
-    """Parse what an answer says of its sound; None if it is the answer to an image."""
+def parse_media(answer: Mapping[str, Any]) -> Media | Video | None:
+    """Parse what an answer says of its sound or video; None if it is the answer to an image."""
     media = answer.get("media")
     if media is None:
         return None
-    return Media(media["seconds"], media["sample_rate"], media["channels"])
+    kind = Video if answer.get("modality") == "video" else Media
+    return kind(**{field.name: media[field.name] for field in fields(kind)})
 
 
 def parse_window(window: Mapping[str, Any]) -> Window:
@@ -135,6 +163,7 @@ def parse_window(window: Mapping[str, Any]) -> Window:
         r=window["r"],
         predictions=parse_predictions(window),
         tokens=parse_tokens(window),
+        crop=window.get("crop", 0),
     )
 
 
@@ -154,11 +183,15 @@ class Model:
     """One served model.
 
     Attributes:
-        input_size: channels, height, width.
+        input_size: channels, height, width; of a video, the frames lie below each other.
         classes: number of classes; 0 for a model without a classifier.
         r_max: the largest valid ``r``.
-        modality: ``image`` or ``audio``: what the model takes.
-        window_seconds: duration of one window of a sound; None for a model of images.
+        modality: ``image``, ``audio`` or ``video``: what the model takes.
+        window_seconds: duration of one window of a sound; None for other models.
+        frames: of a clip of video, as the following; None for other models.
+        sampling: ``stride`` or ``uniform``: where the frames of a clip lie in the video.
+        stride: frames of the video from one of a clip to the next, where sampling is ``stride``.
+        clips, crops: of each video, where a request does not say otherwise.
     """
 
     name: str
@@ -173,6 +206,11 @@ class Model:
     levels: tuple[Level, ...]
     modality: str = "image"
     window_seconds: float | None = None
+    frames: int | None = None
+    sampling: str | None = None
+    stride: int | None = None
+    clips: int | None = None
+    crops: int | None = None
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -180,6 +218,8 @@ class Model:
         names = ("name", "architecture", "classes", "tokens", "blocks", "r_max", "device", "dtype")
         channels, height, width = answer["input_size"]
         level_names = ("r", "tokens_out", "relative_flops", "speedup", "accuracy")
+        media_names = ("window_seconds", "frames", "sampling", "stride", "clips", "crops")
+        of_media: dict[str, Any] = {name: answer.get(name) for name in media_names}
         levels = tuple(
             Level(**{name: level[name] for name in level_names}) for level in answer["levels"]
         )
@@ -187,6 +227,6 @@ class Model:
             input_size=(channels, height, width),
             levels=levels,
             modality=answer.get("modality", "image"),
-            window_seconds=answer.get("window_seconds"),
+            **of_media,
             **{name: answer[name] for name in names},
         )

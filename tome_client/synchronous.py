@@ -30,14 +30,16 @@ class Client:
         retry: retry policy for an overloaded or unreachable server.
 
     All methods raise the exceptions in `tome_client.errors`. An image is bytes, a path, an open
-    file, a Pillow image or a numpy array (`tome_client.pictures`). A model that takes sound is
-    given a sound instead: bytes, a path or an open file. ``windows`` says what becomes of the
-    windows of a long one: ``"mean"``, their average; ``"first"``, the first alone; or ``"each"``,
-    which gives every window's result as well. ``r`` is a number, a list of
-    numbers (one per block), a schedule string (``"16:-1"``) or ``"auto"``. With ``"auto"`` the
-    server merges only as many tokens as ``deadline_ms`` requires. It uses no level above ``r_max``
-    and no level whose accuracy is below ``min_accuracy`` percent. ``model`` is the name of a model;
-    the default is the server's first.
+    file, a Pillow image or a numpy array (`tome_client.pictures`). A model that takes sound or
+    video is given a sound or a video instead: bytes, a path or an open file. ``windows`` says what
+    becomes of the windows of a long one: ``"mean"``, their average; ``"first"``, the first alone;
+    or ``"each"``, which gives every window's result as well. A video has ``clips`` times ``crops``
+    windows; where they are not given, as many as its model has by default.
+
+    ``r`` is a number, a list of numbers (one per block), a schedule string (``"16:-1"``) or
+    ``"auto"``. With ``"auto"`` the server merges only as many tokens as ``deadline_ms`` requires.
+    It uses no level above ``r_max`` and no level whose accuracy is below ``min_accuracy`` percent.
+    ``model`` is the name of a model; the default is the server's first.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
     ) -> Classification:
         """Return the best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds."""
         query = parameters(
@@ -73,6 +77,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
+            clips=clips,
+            crops=crops,
         )
         result: Classification = self._run(self._calls.classify(image, query))
         return result
@@ -88,6 +94,8 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
     ) -> list[Classification | ProblemError]:
         """Classify several images, a few per request. Return a result or an error for each."""
         query = parameters(
@@ -98,6 +106,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
+            clips=clips,
+            crops=crops,
         )
         results: list[Classification | ProblemError] = self._run(
             self._calls.classify_many(images, query)
@@ -114,6 +124,8 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
     ) -> Any:
         """Return the pooled features ``(D,)`` of an image.
 
@@ -127,6 +139,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
+            clips=clips,
+            crops=crops,
         )
         return self._run(self._calls.embed(image, query))
 
@@ -140,10 +154,12 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
     ) -> list[Any]:
         """Return the features of several images, a few per request. Any failure raises.
 
-        With ``windows="each"`` each sound is a request of its own.
+        With ``windows="each"`` each sound or video is a request of its own.
         """
         query = parameters(
             r=r,
@@ -152,6 +168,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
+            clips=clips,
+            crops=crops,
         )
         features: list[Any] = self._run(self._calls.embed_many(images, query))
         return features
@@ -166,6 +184,8 @@ class Client:
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
+        clips: int | None = None,
+        crops: int | None = None,
     ) -> bytes:
         """Return a PNG image that shows which tokens were merged."""
         query = parameters(
@@ -175,6 +195,8 @@ class Client:
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
+            clips=clips,
+            crops=crops,
         )
         png: bytes = self._run(self._calls.visualize(image, query))
         return png

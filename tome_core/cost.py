@@ -35,12 +35,14 @@ class Cost:
         blocks: MACs of each block.
         prefix: number of prefix tokens, which are not compared in matching.
         pool: MACs per token that an attention pool reads, without the prefix tokens.
+        pool_blocks: MACs of each block of the pool, which attends to these tokens and merges none.
     """
 
     fixed: int
     blocks: tuple[BlockCost, ...]
     prefix: int = 0
     pool: int = 0
+    pool_blocks: tuple[BlockCost, ...] = ()
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Return the total for one image.
@@ -54,16 +56,26 @@ class Cost:
             if after < before:
                 tokens_of_a, tokens_of_b = set_sizes(before, self.prefix)
                 total += tokens_of_a * tokens_of_b * block.match
+        pooled_tokens = tokens[-1] - self.prefix
+        for block in self.pool_blocks:
+            total += pooled_tokens * pooled_tokens * block.pair
         return total
 
     def linear(self, tokens: Sequence[int]) -> int:
         """Return the part of `macs` that is fixed or grows linearly with the number of tokens."""
         pooled_tokens = tokens[-1] - self.prefix
         total = self.fixed + pooled_tokens * self.pool
+        for block in self.pool_blocks:
+            total += pooled_tokens * (block.attention + block.mlp)
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * block.attention
             total += after * block.mlp
         return total
+
+    def attended(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Return the number of tokens that enter each block, then each block of the pool."""
+        pooled_tokens = tokens[-1] - self.prefix
+        return (*tokens[:-1], *[pooled_tokens] * len(self.pool_blocks))
 
     def relative(self, tokens: Sequence[int]) -> float:
         """Return `macs` as a fraction of the MACs of the same image without merging."""

@@ -46,8 +46,8 @@ class LoadCommand(BaseSettings):
     files: list[Path] = Field(
         [],
         description=(
-            "Image or sound files, or folders of them, as the model takes; default: the examples,"
-            " or generated ones."
+            "Image, sound or video files, or folders of them, as the model takes; default: the"
+            " examples, or generated ones."
         ),
     )
     url: str = Field(

@@ -19,7 +19,7 @@ class Record:
 
     Attributes:
         number: its position among all requests of the run.
-        upload: index of the image or sound that was sent.
+        upload: index of the file that was sent.
         r: schedule in the request.
         intended: when it was planned to be sent; in a closed loop when it was sent.
         sent: when it was written to its connection; None if there was no connection.
@@ -84,11 +84,11 @@ def digest(body: bytes) -> str:
     """Hash the result in an answer: equal for equal results, whatever their timing and batch.
 
     Raises:
-        ValueError: ``body`` is not the answer to one image or sound.
+        ValueError: ``body`` is not the answer to one image, sound or video.
     """
     answer: dict[str, Any] = json.loads(body)
     result = {name: answer[name] for name in _RESULT_MEMBERS if name in answer}
     if not result:
-        raise ValueError("the body is not the answer to one image or sound")
+        raise ValueError("the body is not the answer to one image, sound or video")
     encoded = json.dumps(result, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()

@@ -12,7 +12,9 @@ from server.media.modality import Modality
 from tome_load.pictures import generate_jpeg
 from tome_load.sounds import generate_wavs
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+_ROOT = Path(__file__).parents[1]
+EXAMPLES = _ROOT / "examples"
+PAGE_EXAMPLES = _ROOT / "server" / "api" / "static" / "page" / "examples"
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Upload:
 def read_uploads(paths: Sequence[Path], modality: Modality = Modality.IMAGE) -> tuple[Upload, ...]:
     """Read each file, and each file of ``modality`` in each folder.
 
-    Without ``paths`` these are the examples, or generated ones if there are none.
+    Without ``paths`` these are the examples, or generated ones if there are none. No videos are
+    generated, but the page's examples are installed with the server.
 
     Raises:
-        ConfigError: a path cannot be read, or a folder has no file of ``modality``.
+        ConfigError: a path cannot be read, a folder has no file of ``modality``, or there is no
+            example.
     """
     if not paths:
         return _examples(modality) or _generated(modality)
@@ -49,6 +53,8 @@ def _examples(modality: Modality) -> tuple[Upload, ...]:
 
 
 def _generated(modality: Modality) -> tuple[Upload, ...]:
+    if modality is Modality.VIDEO:
+        return _read(_files(PAGE_EXAMPLES, modality))
     if modality is Modality.AUDIO:
         return tuple(Upload(name, content) for name, content in generate_wavs().items())
     return (Upload("generated.jpg", generate_jpeg()),)
@@ -57,8 +63,7 @@ def _generated(modality: Modality) -> tuple[Upload, ...]:
 def _files(folder: Path, modality: Modality) -> list[Path]:
     files = media_files(folder, modality)
     if not files:
-        kind = "sound" if modality is Modality.AUDIO else "image"
-        raise ConfigError(f"{folder} holds no {kind} file")
+        raise ConfigError(f"{folder} holds no {modality.noun} file")
     return files
 
 

@@ -15,7 +15,7 @@ from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.inference import InferencePipeline
-from server.api.pipeline.sounds import SoundPath
+from server.api.pipeline.media import MediaPath
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.decoding.pool import DecodePool
@@ -27,8 +27,8 @@ from server.metrics import Metrics
 from server.settings import VERSION, Settings
 
 _DESCRIPTION = """\
-Vision Transformers for images and sound, accelerated by Token Merging. Every request chooses `r`,
-the tokens merged away in each block: large `r` is fast, `r=0` is the exact original model.
+Vision Transformers for images, sound and video, accelerated by Token Merging. Every request chooses
+`r`, the tokens merged away in each block: large `r` is fast, `r=0` is the exact original model.
 
     curl --data-binary @image.jpg 'http://HOST:PORT/classify?r=16'
 
@@ -41,8 +41,8 @@ def create_app(
     """Return the ASGI application in front of ``engines``.
 
     ``app.state.components`` holds what the routes work with, among it the `Admission`;
-    ``app.state.decoders`` the processes that decode sounds, which ``engines`` will start; and
-    ``app.state.tracing`` what records spans, if they are configured.
+    ``app.state.decoders`` the processes that decode sounds and videos, which ``engines`` will
+    start; and ``app.state.tracing`` what records spans, if they are configured.
     """
     app = FastAPI(
         title=service.NAME,
@@ -63,10 +63,10 @@ def create_app(
         metrics,
         decode=partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side),
         threads=threads,
-        infer_sound=SoundPath(router, admission, metrics, pool, threads).infer,
+        infer_media=MediaPath(router, admission, metrics, pool, threads).infer,
     )
     app.state.components = service.AppComponents(
-        engines, admission, inference, settings.default_r, settings.audio_limits
+        engines, admission, inference, settings.default_r, settings.media_limits
     )
     app.state.decoders = Decoders(pool)
     engines.before_jobs = app.state.decoders.start_for
@@ -83,6 +83,7 @@ def _create_admission(settings: Settings, router: Router) -> Admission:
     limits = {
         Modality.IMAGE: BodyLimits(settings.max_body_bytes, settings.body_timeout),
         Modality.AUDIO: BodyLimits(settings.audio_body_bytes, settings.audio_body_timeout),
+        Modality.VIDEO: BodyLimits(settings.video_body_bytes, settings.video_body_timeout),
     }
     return Admission(router, limits, settings.max_inflight_bytes)
 
@@ -90,7 +91,7 @@ def _create_admission(settings: Settings, router: Router) -> Admission:
 def _create_pool(settings: Settings, metrics: Metrics) -> DecodePool:
     return DecodePool(
         settings.decode_workers,
-        settings.audio_limits,
+        settings.media_limits,
         settings.media_decode_timeout,
         on_worker_lost=metrics.observe_lost_worker,
     )

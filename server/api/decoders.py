@@ -1,4 +1,4 @@
-"""The processes that decode sounds: they start with the first model of sound."""
+"""The processes that decode sounds and videos: they start with the first model of either."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ class Decoders:
         Raises:
             EngineStartError: they cannot be started.
         """
-        if not any(model.modality is Modality.AUDIO for model in models):
+        modalities = {model.modality for model in models} - {Modality.IMAGE}
+        if not modalities:
             return
         async with self._lock:  # several engines become ready at about the same time
             if self._started:
                 return
             try:
-                with log_step(log, "starting the processes that decode sounds"):
-                    await self._pool.start()
+                nouns = " and ".join(f"{modality.noun}s" for modality in sorted(modalities))
+                with log_step(log, f"starting the processes that decode {nouns}"):
+                    await self._pool.start(modalities)
             except ConfigError as error:
                 raise EngineStartError(str(error), explained=True) from error
             self._started = True

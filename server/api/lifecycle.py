@@ -34,7 +34,11 @@ from server.system.unix_http import socket_path
 log = logging.getLogger("tome.server")
 
 # Which of the examples the line names that says that the server is ready, or what it says instead.
-_EXAMPLES = {Modality.IMAGE: ("*.png", "image.jpg"), Modality.AUDIO: ("*.wav", "sound.wav")}
+_EXAMPLES = {
+    Modality.IMAGE: ("*.png", "image.jpg"),
+    Modality.AUDIO: ("*.wav", "sound.wav"),
+    Modality.VIDEO: ("*.mp4", "video.mp4"),
+}
 
 
 def run(settings: Settings, keys: tuple[str, ...], engines: EngineGroup, metrics: Metrics) -> int:
@@ -245,7 +249,8 @@ def linger_limits(settings: Settings) -> LingerLimits:
 
     A client may well send all of its body before it reads.
     """
-    size = max(settings.max_body_bytes, settings.audio_body_bytes, LingerLimits.size)
+    largest_media = max(settings.audio_body_bytes, settings.video_body_bytes)
+    size = max(settings.max_body_bytes, largest_media, LingerLimits.size)
     return LingerLimits(settings.body_timeout, size)
 
 

@@ -22,7 +22,7 @@ from server.audio.counts import check_decoded, check_header
 from server.audio.formats import open_stream
 from server.audio.resample import Resampler
 from server.errors import BadMedia, RequestError
-from server.media.decoded import MediaInfo
+from server.media.decoded import SoundInfo
 from server.media.limits import AudioLimits
 
 log = logging.getLogger("tome.decode")
@@ -51,7 +51,7 @@ class Sound:
     """A decoded sound: ``samples``, float32 ``(S,)``, mono and resampled; full scale is 1."""
 
     samples: npt.NDArray[np.float32]
-    media: MediaInfo
+    media: SoundInfo
 
 
 def decode(body: bytes, sample_rate: int, limits: AudioLimits) -> Sound:
@@ -89,7 +89,7 @@ def _decode(file: _ForwardFile, sample_rate: int, limits: AudioLimits) -> Sound:
         raise BadMedia("the sound is truncated or damaged: it is shorter than its header says")
     if frames == 0:
         raise BadMedia("the sound has no samples")
-    media = MediaInfo(
+    media = SoundInfo(
         seconds=frames / file.samplerate,
         sample_rate=file.samplerate,
         channels=file.channels,

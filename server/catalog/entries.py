@@ -16,8 +16,10 @@ from server.media.modality import Modality
 
 _PACKAGE = Path(str(resources.files("server")))
 BUNDLED = _PACKAGE / "bundled" / "models.toml"
-# A bundled model that is served by its name only.
+# Bundled models that are served by their names only: they need further packages, and each takes its
+# share of the start.
 BUNDLED_SOUND = _PACKAGE / "bundled" / "sound.toml"
+BUNDLED_VIDEO = _PACKAGE / "bundled" / "motion.toml"
 # timm's prefix for a folder with config.json and weights.
 LOCAL_FOLDER = "local-dir:"
 # The fields of an entry that name files.
@@ -47,7 +49,8 @@ class ModelSpec(BaseModel):
         " folder of timm or transformers."
     )
     modality: Modality = Field(
-        Modality.IMAGE, description="What it takes: image or audio; the folder of a model decides."
+        Modality.IMAGE,
+        description="What it takes: image, audio or video; the folder of a model decides.",
     )
     checkpoint: Path | None = Field(
         None, description="safetensors or weights-only torch file; default: timm's."
@@ -84,13 +87,30 @@ class ModelSpec(BaseModel):
         description="Of sound: whether the mean of a window's waveform is subtracted; default: as"
         " the authors of the model do.",
     )
+    sampling: Literal["stride", "uniform"] | None = Field(
+        None,
+        description="Of video: a clip takes every `stride`-th frame, or one frame of each of equal"
+        " segments of the whole video; default: stride.",
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Of video: frames from one of a clip to the next; default: 4.",
+    )
+    clips: int | None = Field(
+        None, ge=1, le=16, description="Of video: clips of each video; default: 1."
+    )
+    crops: Literal[1, 3] | None = Field(
+        None, description="Of video: crops of each clip, 1 in the middle or 3; default: 1."
+    )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."
     )
     levels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None,
         description="Values of r to warm up, time and list; default: `TOME_LEVELS` for images,"
-        " shares of its tokens for sound.",
+        " shares of its tokens for sound and video.",
     )
     model_args: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of the timm architecture."
@@ -139,7 +159,7 @@ def read_catalog(
 
 def _from_name(name: str, profiles: bool) -> ModelSpec:
     """Return the bundled model of that name, else timm's."""
-    for path in (BUNDLED, BUNDLED_SOUND):
+    for path in (BUNDLED, BUNDLED_SOUND, BUNDLED_VIDEO):
         for spec in _read_toml(path, profiles):
             if spec.name == name:
                 return spec

@@ -8,7 +8,8 @@ import timm
 import torch
 
 import tome_core
-import tome_core.networks.architectures  # timm then knows those of sound
+import tome_core.networks.audio_architectures  # timm then knows those of sound,
+import tome_core.networks.video_architectures  # and these of video
 from server.errors import ConfigError
 from tome_core.split import most_mergeable
 
@@ -36,7 +37,10 @@ def check_model(name: str) -> int:
     except tome_core.UnsupportedModelError as error:
         print(f"{name}: not supported: {error}")
         return 1
-    inputs = torch.empty(1, *network.pretrained_cfg["input_size"], device="meta")
+    channels, *size = network.pretrained_cfg["input_size"]
+    # A clip is as high as all of its frames.
+    size = getattr(network.patch_embed, "img_size", None) or size
+    inputs = torch.empty(1, channels, *size, device="meta")
     tokens = model.input_tokens(inputs)
     largest_r = most_mergeable(tokens, model.merging.prefix)
     print(f"{name}: supported ({family}, {tokens} tokens, r from 0 to {largest_r})")

@@ -22,6 +22,7 @@ from server.commands.offline import (
 )
 from server.engine.execution.runner import Runner
 from server.errors import ConfigError, RequestError
+from server.media.decoded import Window
 from server.media.modality import Modality
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
@@ -35,15 +36,18 @@ def classify(
     top_k: int,
     *,
     windows: Windows = "mean",
+    clips: int | None = None,
+    crops: int | None = None,
     as_json: bool = False,
 ) -> int:
-    """Print the best classes of each image or sound; return the exit code.
+    """Print the best classes of each image, sound or video; return the exit code.
 
     A file that fails is reported on stderr, the others are classified; then the code is 1.
 
     Args:
         files: ``-`` is standard input.
-        windows: of a long sound: the first, the mean, or each as well.
+        windows: of a sound or a video: the first, the mean, or each as well.
+        clips, crops: see `pick_model`.
         as_json: print one JSON object a line, with the members of the answer over HTTP and
             ``file``; or with ``file`` and ``error``.
 
@@ -53,7 +57,7 @@ def classify(
     readable = [file for file in files if _is_readable(file, as_json)]
     if not readable:
         return 1  # without the seconds that the model takes
-    runner = load_runner(settings, pick_model(settings, model))
+    runner = load_runner(settings, pick_model(settings, model, clips, crops))
     if not runner.model.labels:
         raise ConfigError(f"model {runner.model.spec.name} has no classifier")
     takes_images = runner.model.transform.modality is Modality.IMAGE
@@ -90,9 +94,13 @@ def _print_classes(
         print(_printable(f"{file}:"))
     for score, index in zip(found.best.scores, found.best.classes, strict=True):
         print(f"{score:7.4f}  {runner.model.labels[index]}")
+    has_crops = any(window.crop for window in inputs.windows)
     for window, best in zip(inputs.windows, found.each, strict=False):
         label = runner.model.labels[best.classes[0]]
-        print(f"{best.scores[0]:7.4f}  {label}  from {window.start:.2f} to {window.end:.2f} s")
+        place = f"from {window.start:.2f} to {window.end:.2f} s"
+        if has_crops:
+            place += f", crop {window.crop}"
+        print(f"{best.scores[0]:7.4f}  {label}  {place}")
 
 
 def _result(
@@ -112,13 +120,12 @@ def _result(
         "tokens": {"input": tokens[0], "output": tokens[-1]},
     }
     if inputs.media is not None:
-        result["modality"] = Modality.AUDIO
+        result["modality"] = runner.model.transform.modality
         result["media"] = asdict(inputs.media)
     if found.each:
         result["windows"] = [
             {
-                "start": window.start,
-                "end": window.end,
+                **_place(window, runner.model.transform.modality),
                 "r": str(schedule),
                 "predictions": _predictions(labels, best),
                 "tokens": result["tokens"],
@@ -126,6 +133,14 @@ def _result(
             for window, best in zip(inputs.windows, found.each, strict=True)
         ]
     return result
+
+
+def _place(window: Window, modality: Modality) -> dict[str, Any]:
+    """Return where a window lies; a sound has no crops."""
+    place = asdict(window)
+    if modality is Modality.AUDIO:
+        del place["crop"]
+    return place
 
 
 def _predictions(labels: Sequence[str], best: BestClasses) -> list[dict[str, Any]]:

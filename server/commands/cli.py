@@ -38,13 +38,16 @@ _COMMANDS = (
     ),
     (
         "classify FILE...",
-        "classify images or sounds here, without a server; - is standard input",
+        "classify images, sounds or videos here, without a server; - is standard input",
     ),
-    ("visualize FILE", "draw which patches of an image or of a sound's spectrogram are merged"),
+    (
+        "visualize FILE",
+        "draw which patches of an image, a sound's spectrogram or a video are merged",
+    ),
     (
         "evaluate [DATA]",
-        "measure accuracy and speed for each r, over a folder of labelled images or sounds, or the"
-        " Fashion-MNIST files",
+        "measure accuracy and speed for each r, over a folder of labelled images, sounds or videos,"
+        " or the Fashion-MNIST files",
     ),
     ("load [FILE]", "send requests to a server; report latency, goodput and the r that was used"),
     ("top", "watch a server: throughput by r, latency, speed-up, queue, refusals"),
@@ -114,7 +117,7 @@ def _models(command: ModelsCommand) -> int:
         return check_model(command.check)
     from server.commands.offline import print_models
 
-    return print_models(command)
+    return print_models(command, command.queue_limit)
 
 
 def _classify(command: ClassifyCommand) -> int:
@@ -128,6 +131,8 @@ def _classify(command: ClassifyCommand) -> int:
         command.model,
         command.top_k,
         windows=command.windows,
+        clips=command.clips,
+        crops=command.crops,
         as_json=command.json_lines,
     )
 
@@ -136,7 +141,15 @@ def _visualize(command: VisualizeCommand) -> int:
     _import_pytorch(command)
     from server.commands.offline import visualize
 
-    return visualize(command, command.file, command.r, command.model, command.output)
+    return visualize(
+        command,
+        command.file,
+        command.r,
+        command.model,
+        command.output,
+        clips=command.clips,
+        crops=command.crops,
+    )
 
 
 def _evaluate(command: EvaluateCommand) -> int:
@@ -161,6 +174,8 @@ def _evaluate(command: EvaluateCommand) -> int:
         command.r.split() or None,
         command.model,
         command.batch,
+        clips=command.clips,
+        crops=command.crops,
     )
     if command.profile is not None:
         write_profile(command.profile, rows, conditions)

@@ -1,6 +1,6 @@
 """Labelled files to measure accuracy on: one folder per class, or the Fashion-MNIST files.
 
-Items are ``(source, class index)``. A source is an encoded image or sound, or an array of pixels,
+Items are ``(source, class index)``. A source is an encoded file, or an array of pixels,
 so that evaluation decodes and transforms it as serving does.
 """
 
@@ -105,7 +105,7 @@ class LabelledData:
 
     Attributes:
         classes: name of the class of each index that `items` yields.
-        sources: image or sound files, or pixels ``uint8 (M, H, W)``.
+        sources: files of one modality, or pixels ``uint8 (M, H, W)``.
         labels: class index of each source.
     """
 
@@ -158,14 +158,17 @@ def open_dataset(
     Args:
         folder: by default where Debian installs Fashion-MNIST.
         limit: largest number of files.
-        modality: whether images are collected, or sounds.
+        modality: which files are collected.
 
     Raises:
         ConfigError: there is no such folder, or nothing in it to evaluate on.
     """
-    if modality is Modality.AUDIO:
+    if modality is not Modality.IMAGE:
         if folder is None:
-            raise ConfigError("the model takes sounds: name a folder of sounds, <class>/<sound>")
+            kind = modality.noun
+            raise ConfigError(
+                f"the model takes {kind}s: name a folder of {kind}s, <class>/<{kind}>"
+            )
         check_folder(folder)
         return _open_class_folders(folder, limit, modality)
     folder = folder or FASHION_MNIST_DIR
@@ -196,7 +199,7 @@ def _open_class_folders(folder: Path, limit: int | None, modality: Modality) -> 
             paths.append(path)
             labels.append(index)
     if not paths:
-        kind = "sound" if modality is Modality.AUDIO else "image"
+        kind = modality.noun
         raise ConfigError(
             f"{folder} has no sub-folder of {kind}s; expected {folder}/<class>/<{kind}>"
         )

@@ -1,4 +1,4 @@
-"""``tome-serve evaluate``: accuracy and speed for each schedule, over labelled images or sounds."""
+"""``tome-serve evaluate``: accuracy and speed for each schedule, over labelled files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from server.engine.execution.runner import Runner
 from server.errors import ConfigError
 from server.logs import log_step
 from server.media.modality import Modality
+from server.media.transforms import VideoTransform
 from server.settings import ModelSettings
 from tome_core.schedule import Schedule
 
@@ -34,8 +35,12 @@ log = logging.getLogger("tome.server")
 IMAGE_SCHEDULES = ("0", "4", "8", "11", "12", "13", "16", "17", "20", "25", "15:-0.5", "16:-1")
 
 # What is counted for the accuracy, and for the speed.
-_FILES = {Modality.IMAGE: "images", Modality.AUDIO: "sounds"}
-_INPUTS = {Modality.IMAGE: "images", Modality.AUDIO: "windows"}
+_FILES = {modality: f"{modality.noun}s" for modality in Modality}
+_INPUTS = {
+    Modality.IMAGE: "images",
+    Modality.AUDIO: "windows",
+    Modality.VIDEO: "windows",
+}
 
 
 @dataclass
@@ -59,18 +64,23 @@ def evaluate(
     r: Sequence[str] | None,
     model: str,
     batch: int,
+    *,
+    clips: int | None = None,
+    crops: int | None = None,
 ) -> tuple[list[ProfileRow], dict[str, object]]:
     """Measure and print the table; return its rows and the conditions of the measurement.
 
     Args:
         folder, limit: see `open_dataset`.
-        r: the schedules; None for `IMAGE_SCHEDULES`, or for sounds the levels of the model.
+        r: the schedules; None for `IMAGE_SCHEDULES`, or for sounds and videos the levels of the
+            model.
+        clips, crops: see `pick_model`.
 
     Raises:
         ConfigError: there is no such data, one of its classes is not a label of the model, or a
             schedule does not fit it.
     """
-    runner = load_runner(settings, pick_model(settings, model))
+    runner = load_runner(settings, pick_model(settings, model, clips, crops))
     modality = runner.model.transform.modality
     data = open_dataset(folder, limit, modality)
     if r is None:
@@ -91,6 +101,9 @@ def evaluate(
         "dtype": runner.dtype,
         "threads": torch.get_num_threads(),
     }
+    if isinstance(runner.model.transform, VideoTransform):
+        conditions["clips"] = runner.model.transform.clips
+        conditions["crops"] = runner.model.transform.crops
     return rows, conditions
 
 
@@ -126,7 +139,7 @@ def measure(
 
     A change of the machine's speed then affects all schedules alike. Each batch begins with another
     schedule, since the first pass after decoding is slower: threads of the decoder still spin. The
-    first of ``schedules`` is the baseline of the speed-ups. The probabilities of a sound's windows
+    first of ``schedules`` is the baseline of the speed-ups. The probabilities of a file's windows
     are averaged.
 
     Args:
@@ -173,7 +186,7 @@ def _measure_batch(
     if count == size or not measurement.seconds_per_input:
         measurement.seconds_per_input.append(seconds / count)
     scores = logits
-    if runner.model.transform.modality is Modality.AUDIO:
+    if runner.model.transform.modality is not Modality.IMAGE:
         scores = ACTIVATIONS[runner.model.activation](logits)
     measurement.means.add(part.items, part.labels, scores.numpy())
 

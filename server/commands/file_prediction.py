@@ -1,4 +1,4 @@
-"""The best classes of one file, and of each window of a sound."""
+"""The best classes of one file, and of each of its windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FilePrediction:
     """What the model says of one file.
 
     Attributes:
-        best: of an image, of the first window of a sound, or of the mean of all its windows.
+        best: of an image, of the first window of a file, or of the mean of all its windows.
         each: of every window; empty unless it was requested.
     """
 

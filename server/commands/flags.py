@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from server.errors import ConfigError
-from server.settings import ModelSettings
+from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
 # The fields that are arguments, not flags.
@@ -22,10 +22,32 @@ _OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": 
 _WITH_SHORT_FLAG = frozenset({"r", "output"})
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
+_QUEUE_LIMIT = Settings.model_fields["queue_limit"]
+
 Command = TypeVar("Command", bound=BaseSettings)
 
-# What becomes of the windows of a long sound.
+# What becomes of the windows of a sound or a video.
 Windows = Literal["first", "mean", "each"]
+
+
+def _read_integer(value: str | int) -> str | int:
+    return int(value) if str(value).isdecimal() else value
+
+
+Crops = Annotated[Literal[1, 3] | None, BeforeValidator(_read_integer)]
+
+_CLIPS = Field(
+    None,
+    ge=1,
+    description="Of a video: clips that are spread evenly over it; default: the model's.",
+)
+_CROPS = Field(
+    None,
+    description=(
+        "Of a video: crops of each clip, 1 in the middle or 3 along the longer side; default: the"
+        " model's."
+    ),
+)
 
 
 class ModelsCommand(ModelSettings):
@@ -35,14 +57,19 @@ class ModelsCommand(ModelSettings):
         None,
         description="Name of a model of timm: say whether merging supports it, and list nothing.",
     )
+    queue_limit: int = Field(
+        _QUEUE_LIMIT.default,
+        ge=1,
+        description="Slots of `serve`: their memory is listed too; default on a GPU: 1024.",
+    )
 
 
 class ClassifyCommand(ModelSettings):
-    """Classify images or sounds here, without a server."""
+    """Classify images, sounds or videos here, without a server."""
 
     files: list[Path] = Field(
         [],
-        description="Image files, or sound files, as the model takes; - is standard input.",
+        description="Image, sound or video files, as the model takes; - is standard input.",
         validate_default=True,
     )
     r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
@@ -51,10 +78,12 @@ class ClassifyCommand(ModelSettings):
     windows: Windows = Field(
         "mean",
         description=(
-            "Of a sound that is longer than one window of the model: classify the first window"
-            " alone, average all of them, or print each as well."
+            "Of a sound that is longer than one window of the model, or of the clips and crops of a"
+            " video: classify the first window alone, average all of them, or print each as well."
         ),
     )
+    clips: int | None = _CLIPS
+    crops: Crops = _CROPS
     json_lines: bool = Field(
         False,
         description="Print one JSON object per file and line.",
@@ -64,23 +93,26 @@ class ClassifyCommand(ModelSettings):
     @classmethod
     def _require_files(cls, value: list[Path]) -> list[Path]:
         if not value:
-            raise ValueError("name an image or sound file, or - for standard input")
+            raise ValueError("name an image, sound or video file, or - for standard input")
         return value
 
 
 class VisualizeCommand(ModelSettings):
     """Draw which patches of an image are merged: each region in its mean colour, outlined.
 
-    Of a sound, the patches of the log-mel spectrogram of its first window.
+    Of a sound, the patches of the log-mel spectrogram of its first window; of a video, the first
+    of its clips.
     """
 
-    file: Path = Field(description="Image or sound file.")
+    file: Path = Field(description="Image, sound or video file.")
     r: str = Field("16", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     output: Path = Field(
         Path("merged.png"),
         description="File to write; its suffix selects the format.",
     )
+    clips: int | None = _CLIPS
+    crops: Crops = _CROPS
 
 
 class EvaluateCommand(ModelSettings):
@@ -89,20 +121,22 @@ class EvaluateCommand(ModelSettings):
     data: Path | None = Field(
         None,
         description=(
-            "Folder with one sub-folder of images or sounds per class, as the model takes; or with"
-            " the Fashion-MNIST test files."
+            "Folder with one sub-folder of images, sounds or videos per class, as the model takes;"
+            " or with the Fashion-MNIST test files."
         ),
     )
     r: str = Field(
         "",
         description=(
             "Schedules, separated by spaces; default: 0 to 25 for images, the model's levels for"
-            " sounds."
+            " sounds and videos."
         ),
     )
     model: str = Field("", description="Name of the model; default: the first.")
     batch: int = Field(50, ge=1, le=1024, description="Images or windows in one forward pass.")
     limit: int | None = Field(None, ge=1, description="Largest number of files to evaluate.")
+    clips: int | None = _CLIPS
+    crops: Crops = _CROPS
     profile: Path | None = Field(
         None,
         description="Write the table to this JSON file, for a model's `profile`.",
@@ -212,9 +246,9 @@ def _argument_metavar(name: str, field: FieldInfo) -> str:
 
 
 def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return f"[{'|'.join(get_args(annotation))}]"
     for kind in (annotation, *get_args(annotation)):
+        if get_origin(kind) is Literal:
+            return f"[{'|'.join(map(str, get_args(kind)))}]"
         if kind in _METAVARS and get_origin(annotation) is not tuple:
             return _METAVARS[kind]
     return "LIST"

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from server.commands.datasets import LabelledData, read_source
 from server.commands.inputs import FileInputs, Row
 from server.hardware import usable_cores
-from server.media.transforms import Transform
+from server.media.transforms import Transform, VideoTransform
 
-# Files that are decoded together, by as many threads as there are cores.
+# Images, sounds or windows of video that are decoded together, by as many threads as there are
+# cores. A window of video takes megabytes, and a video may have many.
 _DECODED_TOGETHER = 16
 
 
@@ -25,7 +26,7 @@ class LabelledBatch(NamedTuple):
     """One batch of a data set.
 
     Attributes:
-        inputs: ``(B, C, H, W)``: uint8 pixels of images, or float32 log-mel of windows.
+        inputs: ``(B, C, H, W)``: uint8 pixels, or float32 log-mel.
         labels: the model's class for each, ``int64 (B,)``.
         items: index of the file that each belongs to, ``int64 (B,)``, ascending.
     """
@@ -81,10 +82,18 @@ def _rows(
 def _decoded(transform: Transform, data: LabelledData) -> Iterator[tuple[FileInputs, int]]:
     """Yield the inputs and the class index of each file."""
     items = data.items()
+    files = _files_together(transform)
     with ThreadPoolExecutor(usable_cores()) as threads:
-        while chunk := list(itertools.islice(items, _DECODED_TOGETHER)):
+        while chunk := list(itertools.islice(items, files)):
             sources: list[Path | np.ndarray] = [source for source, _ in chunk]
             decoded = threads.map(partial(read_source, transform=transform), sources)
             # All of them now: the threads rest before the first is used.
             for inputs, (_, label) in zip(list(decoded), chunk, strict=True):
                 yield inputs, label
+
+
+def _files_together(transform: Transform) -> int:
+    """Return how many files are decoded together."""
+    if isinstance(transform, VideoTransform):
+        return max(1, _DECODED_TOGETHER // (transform.clips * transform.crops))
+    return _DECODED_TOGETHER

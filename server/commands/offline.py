@@ -32,8 +32,10 @@ from server.engine.loading.model_loader import load_model
 from server.errors import ConfigError
 from server.imaging.visualization import draw_regions
 from server.ipc.messages import OutputKind
-from server.media.transforms import ImageTransform
+from server.ipc.shared_memory import describe_slots, largest_input_bytes
+from server.media.transforms import ImageTransform, VideoTransform, input_shape
 from server.settings import ModelSettings, Settings
+from server.video.contact_sheet import draw_clip
 from tome_core.backends.cpu.library import limit_isa
 from tome_core.schedule import Schedule
 
@@ -42,17 +44,27 @@ DEFAULT_LEVELS: Sequence[int] = Settings.model_fields["levels"].default
 _TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
-def pick_model(settings: ModelSettings, name: str) -> ModelSpec:
+def pick_model(
+    settings: ModelSettings,
+    name: str,
+    clips: int | None = None,
+    crops: int | None = None,
+) -> ModelSpec:
     """Return the model ``name`` of the catalog, by default its first, without its profile.
+
+    Args:
+        clips, crops: instead of those of the entry, of a model of video; None for these.
 
     Raises:
         ConfigError: there is no model of that name.
     """
+    views = {"clips": clips, "crops": crops}
+    given = {field: value for field, value in views.items() if value is not None}
     # The profile is for a server, and may be what `evaluate` is about to write.
     specs = read_catalog(settings.config, settings.models, profiles=False)
     for spec in specs:
         if name in ("", spec.name):
-            return spec
+            return spec.model_copy(update=given)
     names = ", ".join(spec.name for spec in specs)
     raise ConfigError(f"there is no model {name!r}; there are {names}")
 
@@ -97,13 +109,22 @@ def parse_schedule(runner: Runner, text: str) -> Schedule:
     return schedule
 
 
-def visualize(settings: ModelSettings, file: Path, r: str, model: str, output: Path) -> int:
+def visualize(
+    settings: ModelSettings,
+    file: Path,
+    r: str,
+    model: str,
+    output: Path,
+    *,
+    clips: int | None = None,
+    crops: int | None = None,
+) -> int:
     """Draw which patches of one file are merged, and write the picture to ``output``.
 
-    Of a sound this is the first window.
+    Of a sound or a video this is the first window. For ``clips`` and ``crops`` see `pick_model`.
     """
     encoded = read_file(file)
-    runner = load_runner(settings, pick_model(settings, model))
+    runner = load_runner(settings, pick_model(settings, model, clips, crops))
     schedule = parse_schedule(runner, r)
     prediction, row = run_one(runner, encoded, schedule, 0, "source")
     picture = _draw(runner, row, np.frombuffer(prediction.source, "<i4"))
@@ -123,6 +144,8 @@ def _draw(runner: Runner, row: Row, source: npt.NDArray[np.int32]) -> Image:
     transform = model.transform
     if isinstance(transform, ImageTransform):
         return draw_regions(row, source, model.prefix, model.grid)
+    if isinstance(transform, VideoTransform):
+        return draw_clip(row, source, model.prefix, model.grid, transform)
     upright = oriented_source(source, model.prefix, model.grid, transform)
     grid = oriented_grid(model.grid, transform)
     return draw_regions(spectrogram(row, transform), upright, model.prefix, grid)
@@ -162,7 +185,7 @@ def run_one(
     top_k: int,
     output: OutputKind,
 ) -> tuple[ImageOutput, Row]:
-    """Run one encoded image, or the first window of a sound; return its prediction and the input.
+    """Run an encoded image, or the first window of other media; return its prediction and input.
 
     The limits are the server's defaults.
 
@@ -180,13 +203,15 @@ def tokens_left(runner: Runner, schedule: Schedule) -> str:
     return f"r={schedule}: {tokens[-1]} of {tokens[0]} tokens left"
 
 
-def print_models(settings: ModelSettings) -> int:
+def print_models(settings: ModelSettings, slots: int) -> int:
     """Print the models of the catalog, with the tokens and FLOPs of each of their levels of r.
 
-    Models that follow one another and have the same levels share a table.
+    Models that follow one another and have the same levels share a table. Then follows the memory
+    of as many ``slots`` as a server has, which are of the largest input's size.
     """
     width = None if Console().is_terminal else _TABLE_WIDTH
     console = Console(width=width)
+    sizes = []
     runners = (
         load_runner(settings, spec) for spec in read_catalog(settings.config, settings.models)
     )
@@ -203,7 +228,9 @@ def print_models(settings: ModelSettings) -> int:
         )
         for runner in group:
             table.add_row(*_model_row(runner))
+            sizes.append(runner.model.transform.size)
         console.print(table)
+    print(describe_slots(slots, largest_input_bytes(sizes)))
     return 0
 
 
@@ -214,7 +241,7 @@ def _levels(runner: Runner) -> tuple[int, ...]:
 def _model_row(runner: Runner) -> list[str]:
     """Return the name of a model, what it is, and the cost of each of its levels."""
     model = runner.model
-    size = "x".join(map(str, model.transform.size))
+    size = "x".join(map(str, input_shape(model.transform)))
     costs = [_level_cost(runner, level) for level in model.levels]
     takes = str(model.transform.modality)
     return [model.spec.name, model.spec.timm, takes, size, str(len(model.labels)), *costs]

@@ -1,1 +1,1 @@
-"""The pool of processes that decode sound, and what runs in them. No torch."""
+"""The pool of processes that decode sound and video, and what runs in them. No torch."""

@@ -1,7 +1,7 @@
-"""A decode worker: ``python -m server.decoding SOCKET DECODER ADDRESS_SPACE``.
+"""A decode worker: ``python -m server.decoding SOCKET ADDRESS_SPACE MODALITY=DECODER ...``.
 
-The arguments are the inherited descriptor of the socket to the API process, the decoder as
-``module:function``, and the most bytes of memory. `server.decoding.process` starts it.
+The arguments are the inherited descriptor of the socket to the API process, the most bytes of
+memory, and what decodes each modality as ``module:function``. `server.decoding.process` starts it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from server.decoding import worker  # noqa: E402
 
 def run_process() -> NoReturn:
     """Run the worker, and end the process."""
-    descriptor, decoder, address_space = sys.argv[1:4]
+    descriptor, address_space, *assignments = sys.argv[1:]
+    decoders = dict(assignment.split("=", 1) for assignment in assignments)
     exit_code = 1
     with contextlib.suppress(ConnectionError):  # the API process has ended
         connection = socket.socket(fileno=int(descriptor))
-        exit_code = worker.run(connection, decoder, int(address_space))
+        exit_code = worker.run(connection, decoders, int(address_space))
     # Nothing is on disk, so the orderly shutdown of the libraries is skipped.
     os._exit(exit_code)
 

@@ -12,6 +12,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,19 +64,29 @@ def read_body(descriptor: int) -> bytes:
     return os.pread(descriptor, size, 0)
 
 
-def read_inputs(descriptor: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Return a copy of the first values as float32 of ``shape``: the worker can still write them.
+async def read_inputs(
+    descriptor: int, shape: tuple[int, ...], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
+    """Return a copy of the first values, of ``shape`` and ``dtype``: the worker can still write.
+
+    Other tasks of the event loop run in between: the clips of one video have tens of megabytes.
 
     Raises:
         EOFError: the memory is smaller.
     """
-    inputs = np.empty(shape, np.float32)
-    if os.preadv(descriptor, [inputs.data], 0) != inputs.nbytes:
-        raise EOFError
+    inputs = np.empty(shape, dtype)
+    values = inputs.data.cast("B")
+    start = 0
+    while start < len(values):
+        size = os.preadv(descriptor, [values[start : start + _CHUNK_BYTES]], start)
+        if not size:
+            raise EOFError
+        start += size
+        await asyncio.sleep(0)
     return inputs
 
 
-def write_inputs(descriptor: int, inputs: npt.NDArray[np.float32]) -> None:
+def write_inputs(descriptor: int, inputs: npt.NDArray[Any]) -> None:
     """Write ``inputs`` from the start of the memory on.
 
     By a mapping: a process that may write no file (RLIMIT_FSIZE) cannot write() to memory either.

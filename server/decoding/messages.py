@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from server.errors import BadMedia, RequestError, TooLarge, UnsupportedFormat
-from server.media.decoded import Decoded, MediaInfo, Window
-from server.media.limits import AudioLimits
-from server.media.transforms import AudioTransform
+from server.media.decoded import Decoded, MediaInfo, SoundInfo, VideoInfo, Window
+from server.media.limits import AudioLimits, MediaLimits, VideoLimits
+from server.media.modality import Modality
+from server.media.transforms import AudioTransform, MediaTransform, VideoTransform
 
 MAX_BYTES = 1 << 16  # of one message
 _MAX_TEXT = 4_000  # characters
@@ -24,7 +28,17 @@ _ERRORS: dict[str, type[RequestError]] = {
 }
 # Arguments of `RequestError` and members of every problem, which no worker may set.
 _RESERVED = {"detail", "retry_after", "headers", "type", "title", "status", "instance"}
-_FLOAT_BYTES = 4
+_TRANSFORMS: dict[Modality, type[MediaTransform]] = {
+    Modality.AUDIO: AudioTransform,
+    Modality.VIDEO: VideoTransform,
+}
+_LIMITS: dict[Modality, type[MediaLimits]] = {
+    Modality.AUDIO: AudioLimits,
+    Modality.VIDEO: VideoLimits,
+}
+# One frame alone may have any duration: FFmpeg's shortest unit of time is 2 ** -31 seconds.
+_MOST_FRAMES_A_SECOND = 2.0**31
+_CODEC = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
 
 
 class BadReply(Exception):
@@ -41,31 +55,46 @@ class Task:
 
     Attributes:
         number: by which its reply names it.
+        limits: of the modality of ``transform``.
         cpu_seconds: after which the kernel ends the worker.
     """
 
     number: int
-    transform: AudioTransform
-    limits: AudioLimits
+    transform: MediaTransform
+    limits: MediaLimits
     cpu_seconds: float
 
     @property
+    def modality(self) -> Modality:
+        """What the body is."""
+        return self.transform.modality
+
+    @property
+    def max_windows(self) -> int:
+        """The most windows that the result may have."""
+        if isinstance(self.transform, VideoTransform):
+            return self.transform.clips * self.transform.crops
+        return self.limits.max_windows
+
+    @property
     def result_bytes(self) -> int:
-        """The size of the most windows that the result may have."""
-        return self.limits.max_windows * math.prod(self.transform.size) * _FLOAT_BYTES
+        """The size of these windows."""
+        value_bytes = np.dtype(self.transform.dtype).itemsize
+        return self.max_windows * math.prod(self.transform.size) * value_bytes
 
     def pack(self) -> bytes:
         """Return the task as a message."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(asdict(self) | {"modality": self.modality}).encode()
 
     @classmethod
     def unpack(cls, message: bytes) -> Task:
         """Return the task that ``message`` is."""
         fields = json.loads(message)
+        modality = Modality(fields["modality"])
         return cls(
             fields["number"],
-            AudioTransform(**fields["transform"]),
-            AudioLimits(**fields["limits"]),
+            _TRANSFORMS[modality](**fields["transform"]),
+            _LIMITS[modality](**fields["limits"]),
             fields["cpu_seconds"],
         )
 
@@ -128,7 +157,7 @@ def pack_done(number: int, decoded: Decoded) -> bytes:
         "done",
         task=number,
         shape=list(decoded.inputs.shape),
-        windows=[[window.start, window.end] for window in decoded.windows],
+        windows=[[window.start, window.end, window.crop] for window in decoded.windows],
         media=asdict(decoded.media),
     )
 
@@ -197,27 +226,48 @@ def _read_error(fields: Mapping[str, Any]) -> RequestError:
 
 
 def _read_done(fields: Mapping[str, Any], task: Task) -> Done:
-    limits = task.limits
-    count = _whole(fields["shape"][0], 1, limits.max_windows)
+    count = _whole(fields["shape"][0], 1, task.max_windows)
     shape = (count, *task.transform.size)
     if tuple(fields["shape"]) != shape:
         raise BadReply("a result of another shape than the model's input")
-    windows = tuple(_read_window(ends, limits) for ends in fields["windows"])
+    windows = tuple(_read_window(window, task) for window in fields["windows"])
     if len(windows) != count:
         raise BadReply("a result with another number of windows than inputs")
-    media = fields["media"]
-    info = MediaInfo(
+    return Done(shape, windows, _read_media(fields["media"], task.limits))
+
+
+def _read_window(window: Any, task: Task) -> Window:
+    start, end, crop = window
+    seconds = task.limits.max_seconds
+    crops = task.transform.crops if isinstance(task.transform, VideoTransform) else 1
+    start = _number(start, 0.0, seconds)
+    return Window(start, _number(end, start, seconds), _whole(crop, 0, crops - 1))
+
+
+def _read_media(media: Mapping[str, Any], limits: MediaLimits) -> MediaInfo:
+    if isinstance(limits, VideoLimits):
+        return _read_video(media, limits)
+    return SoundInfo(
         seconds=_number(media["seconds"], 0.0, limits.max_seconds),
         sample_rate=_whole(media["sample_rate"], limits.min_rate, limits.max_rate),
         channels=_whole(media["channels"], 1, limits.max_channels),
     )
-    return Done(shape, windows, info)
 
 
-def _read_window(ends: Any, limits: AudioLimits) -> Window:
-    start, end = ends
-    start = _number(start, 0.0, limits.max_seconds)
-    return Window(start, _number(end, start, limits.max_seconds))
+def _read_video(media: Mapping[str, Any], limits: VideoLimits) -> VideoInfo:
+    most_frames = math.ceil(limits.max_seconds * limits.max_frame_rate) + 1
+    width = _whole(media["width"], 1, limits.max_side)
+    height = _whole(media["height"], 1, limits.max_side)
+    if width * height > limits.max_pixels:
+        raise BadReply("a video of too many pixels")
+    return VideoInfo(
+        seconds=_number(media["seconds"], 0.0, limits.max_seconds),
+        frames=_whole(media["frames"], 1, most_frames),
+        frame_rate=_number(media["frame_rate"], 0.0, _MOST_FRAMES_A_SECOND),
+        width=width,
+        height=height,
+        codec=_codec(media["codec"]),
+    )
 
 
 def _number(value: Any, least: float, most: float) -> float:
@@ -238,3 +288,10 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and len(value) <= _MAX_TEXT:
         return value
     raise BadReply("no text, or a long one")
+
+
+def _codec(value: Any) -> str:
+    """Return ``value`` if it is a name of FFmpeg's for a codec."""
+    if isinstance(value, str) and _CODEC.fullmatch(value):
+        return value
+    raise BadReply("no name of a codec")

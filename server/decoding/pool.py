@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from server.decoding.idle import IdleWorkers
 from server.decoding.memory import anonymous_memory, read_inputs, write_sealed
@@ -26,15 +26,20 @@ from server.decoding.process import (
 from server.decoding.sandbox import ADDRESS_SPACE_BYTES
 from server.errors import BadMedia, ConfigError, Overloaded, Refusal, RequestError, TooLarge
 from server.media.decoded import Decoded
-from server.media.limits import AudioLimits
-from server.media.transforms import AudioTransform
+from server.media.limits import MediaLimits
+from server.media.modality import Modality
+from server.media.transforms import MediaTransform
 
 log = logging.getLogger("tome.decoding")
 
-DECODER = "server.audio.front_end:prepare"
+DECODERS = {
+    Modality.AUDIO: "server.audio.front_end:prepare",
+    Modality.VIDEO: "server.video.front_end:prepare",
+}
 
 _REMEDY = (
-    "Sound needs pip install 'tome-serve[audio]', and a process for each of TOME_DECODE_WORKERS"
+    "Sound needs pip install 'tome-serve[audio]', video 'tome-serve[video]', and both a process for"
+    " each of TOME_DECODE_WORKERS"
 )
 _START_SECONDS = 30.0  # a start takes 0.4 s; a busy machine may take many times as long
 _FAILED_STARTS = 3  # in a row, after which nobody waits for the next one
@@ -43,43 +48,44 @@ _LONGEST_BACKOFF = 30.0
 _MAX_DOUBLINGS = 10
 _KILL_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
-# Memory that a library loses, a little a sound, would make a worker refuse good ones in the end.
+# Memory that a library loses, a little a body, would make a worker refuse good ones in the end.
 _MAX_TASKS = 1_000
 
 
 class DecodePool:
-    """Decodes sounds in worker processes.
+    """Decodes sounds and videos in worker processes.
 
     It belongs to the event loop in which `start` is called, whose thread must not end before the
     pool is stopped: the kernel kills workers together with the thread that started them.
 
     Args:
-        workers: how many sounds are decoded at a time.
-        limits: on each sound.
-        timeout: most seconds for one sound, from when a worker gets it.
+        workers: how many bodies are decoded at a time.
+        limits: on one sound and on one video.
+        timeout: most seconds for one body, from when a worker gets it.
         on_worker_lost: called with a `Loss` for every worker that is lost.
-        decoder: what the workers run, as ``module:function``, called as
+        decoders: what the workers run, by modality, as ``module:function``, called as
             `server.audio.front_end.prepare`.
-        address_space: most bytes of memory that a worker maps.
+        address_space: most bytes of memory that a worker maps; None: what its modalities need.
         max_tasks: after which a worker is replaced.
     """
 
     def __init__(
         self,
         workers: int,
-        limits: AudioLimits,
+        limits: Mapping[Modality, MediaLimits],
         timeout: float,
         *,
         on_worker_lost: Callable[[str], None] = lambda loss: None,
-        decoder: str = DECODER,
-        address_space: int = ADDRESS_SPACE_BYTES,
+        decoders: Mapping[Modality, str] = DECODERS,
+        address_space: int | None = None,
         max_tasks: int = _MAX_TASKS,
     ) -> None:
         self._count = workers
         self._limits = limits
         self._timeout = timeout
         self._on_worker_lost = on_worker_lost
-        self._decoder = decoder
+        self._all_decoders = decoders
+        self._decoders: dict[Modality, str] = {}  # of the modalities that are served
         self._address_space = address_space
         self._max_tasks = max_tasks
         self._numbers = itertools.count()
@@ -92,16 +98,32 @@ class DecodePool:
 
     @property
     def ready(self) -> bool:
-        """Whether sounds can be decoded: now, or as soon as lost workers are replaced."""
+        """Whether bodies can be decoded: now, or as soon as lost workers are replaced."""
         running = bool(self._keepers) and not self._stopping
         return running and len(self._failing) < self._count
 
-    async def start(self) -> None:
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the workers decode."""
+        return frozenset(self._decoders)
+
+    @property
+    def _worker_bytes(self) -> int:
+        """The most bytes of memory that a worker maps."""
+        if self._address_space is not None:
+            return self._address_space
+        return max(ADDRESS_SPACE_BYTES[modality] for modality in self._decoders)
+
+    async def start(self, modalities: Collection[Modality]) -> None:
         """Start the workers, and wait until all are ready.
+
+        Args:
+            modalities: what each of them can decode.
 
         Raises:
             ConfigError: one cannot start. The others are ended.
         """
+        self._decoders = {modality: self._all_decoders[modality] for modality in modalities}
         starts = [self._start_process() for _ in range(self._count)]
         try:
             processes = await asyncio.gather(*starts)
@@ -113,14 +135,15 @@ class DecodePool:
             for number, process in enumerate(processes)
         ]
 
-    async def decode(self, body: bytes, transform: AudioTransform) -> Decoded:
-        """Return the windows of a sound. Cancelling kills its worker, if it has one.
+    async def decode(self, body: bytes, transform: MediaTransform) -> Decoded:
+        """Return the windows of a sound or video. Cancelling kills its worker, if it has one.
 
         Raises:
             RequestError: the body is refused (400, 413, 415), costs its worker (400, 413), or there
                 is no worker or no memory for it (503).
         """
-        task = Task(next(self._numbers), transform, self._limits, cpu_seconds=self._timeout)
+        limits = self._limits[transform.modality]
+        task = Task(next(self._numbers), transform, limits, cpu_seconds=self._timeout)
         while True:
             worker = await self._take()
             try:
@@ -128,11 +151,12 @@ class DecodePool:
             except TaskNotBegun:
                 continue
             except WorkerLost as lost:
-                raise self._explain(lost.loss) from lost
+                raise self._explain(lost.loss, task.modality) from lost
             except OSError as error:
-                log.error("no memory for a sound: %s", error)
+                noun = task.modality.noun
+                log.error("no memory for a %s: %s", noun, error)
                 raise Overloaded(
-                    "no memory for this sound",
+                    f"no memory for this {noun}",
                     reason=Refusal.MEMORY_FULL,
                     retry_after=_RETRY_SECONDS,
                 ) from error
@@ -184,25 +208,26 @@ class DecodePool:
             reply = await worker.run(task, body_memory, result_memory, self._timeout)
             if isinstance(reply, Refused):
                 raise reply.error
-            inputs = read_inputs(result_memory, reply.shape)
+            inputs = await read_inputs(result_memory, reply.shape, task.transform.dtype)
             return Decoded(inputs, reply.windows, reply.media)
 
-    def _explain(self, loss: Loss) -> RequestError:
-        """Return what the loss of a worker is to the client whose sound it decoded."""
+    def _explain(self, loss: Loss, modality: Modality) -> RequestError:
+        """Return what the loss of a worker is to the client whose body it decoded."""
         if self._stopping:
             return self._refuse()
         if loss in (Loss.TIMEOUT, Loss.CPU):
             return TooLarge(f"decoding took more than {self._timeout:g} s")
         if loss is Loss.MEMORY:
-            return TooLarge(f"decoding took more than {self._address_space / 1e6:.0f} MB of memory")
-        return BadMedia("the sound made its decoder fail")
+            megabytes = self._worker_bytes / 1e6
+            return TooLarge(f"decoding took more than {megabytes:.0f} MB of memory")
+        return BadMedia(f"the {modality.noun} made its decoder fail")
 
     def _refuse(self) -> Overloaded:
-        """Return the refusal of a sound while no worker can be had."""
+        """Return the refusal of a body while no worker can be had."""
         if self._stopping:
             return Overloaded("the server is stopping", reason=Refusal.DRAINING)
         return Overloaded(
-            "no process that decodes sound can be started",
+            "no process that decodes can be started",
             reason=Refusal.NOT_READY,
             retry_after=_RETRY_SECONDS,
         )
@@ -248,7 +273,7 @@ class DecodePool:
             OSError: the system cannot start one.
             WorkerStartError: it has failed.
         """
-        process = DecodeProcess(self._decoder, self._address_space)
+        process = DecodeProcess(self._decoders, self._worker_bytes)
         self._processes.add(process)
         try:
             ready = await process.wait_until_ready(_START_SECONDS)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from server.decoding.messages import (
     Task,
     unpack_reply,
 )
+from server.media.modality import Modality
 
 log = logging.getLogger("tome.decoding")
 
@@ -69,7 +71,7 @@ class DecodeProcess:
     The event loop's thread must start it: it is killed when the thread that started it ends.
 
     Args:
-        decoder: what it runs, as ``module:function``.
+        decoders: what it runs, by modality, as ``module:function``.
         address_space: most bytes of memory that it maps.
 
     Raises:
@@ -82,7 +84,7 @@ class DecodeProcess:
         gone: set when it can be given no task any more.
     """
 
-    def __init__(self, decoder: str, address_space: int) -> None:
+    def __init__(self, decoders: Mapping[Modality, str], address_space: int) -> None:
         self.loss: Loss | None = None
         self.retired = False
         self.tasks = 0
@@ -92,7 +94,7 @@ class DecodeProcess:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.ExitStack() as after_failure:
             after_failure.callback(self._socket.close)
-            self._process = _spawn(theirs.fileno(), decoder, address_space)
+            self._process = _spawn(theirs.fileno(), decoders, address_space)
             after_failure.pop_all()
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
@@ -280,15 +282,18 @@ class DecodeProcess:
         return self._process.returncode
 
 
-def _spawn(descriptor: int, decoder: str, address_space: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    descriptor: int, decoders: Mapping[Modality, str], address_space: int
+) -> subprocess.Popen[bytes]:
     """Start a plain Python interpreter that inherits ``descriptor`` and no other file.
 
     It leads a process group of its own, so that signals to that of the API process pass it by, and
     that what it starts can be killed with it.
     """
-    arguments = [str(descriptor), decoder, str(address_space)]
+    numbers = [str(descriptor), str(address_space)]
+    functions = [f"{modality}={function}" for modality, function in decoders.items()]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", _MODULE, *arguments],
+        [sys.executable, "-P", "-m", _MODULE, *numbers, *functions],
         env=_environment(),
         pass_fds=[descriptor],
         stdin=subprocess.DEVNULL,
@@ -310,7 +315,8 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        # glibc keeps what one sound took for the next: to map it anew costs a third of its time.
+        # glibc keeps what one body took for the next: to map it anew costs a third of a sound's
+        # time.
         "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES // 2),
         "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
     }

@@ -13,9 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server.decoding import kernel, landlock, seccomp
+from server.media.modality import Modality
 
-# The longest sound that the defaults allow takes 200 MB, of which the libraries map half.
-ADDRESS_SPACE_BYTES = 600_000_000
+# The longest sound that the defaults allow takes 200 MB, of which the libraries map half. A video
+# of the largest frames, 16 of them for reference, in H.264 of 10 bits without subsampling of
+# colours, takes 540 MB with 15 windows; of 8 bits with subsampling, as nearly all videos are,
+# 350 MB. The rest is for a body of 64 MB, which is held twice, and for the libraries of sound.
+ADDRESS_SPACE_BYTES = {Modality.AUDIO: 600_000_000, Modality.VIDEO: 1_000_000_000}
 _OPEN_FILES = 16  # the standard streams, the socket, and what one task brings or maps
 _MOST_LIKELY_KILLED = "1000"
 

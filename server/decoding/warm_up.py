@@ -1,28 +1,35 @@
-"""A sound that every worker decodes before its first task."""
+"""A sound or a clip that every worker decodes before its first task."""
 
 from __future__ import annotations
 
 import io
 import wave
 from collections.abc import Callable
+from typing import Any
 
 from server.media.decoded import Decoded
-from server.media.limits import AudioLimits
+from server.media.limits import AudioLimits, VideoLimits
+from server.media.modality import Modality
 from server.media.transforms import AudioTransform
+from server.video import warm_up as clip
 
-Decode = Callable[[bytes, AudioTransform, AudioLimits], Decoded]
+# Called with a body, its transform, and its limits. Each decoder knows those of its modality alone.
+Decode = Callable[[bytes, Any, Any], Decoded]
 
 _SAMPLE_RATE = 8_000  # so that the sound is resampled
-_TRANSFORM = AudioTransform(frames=16, mean=0.0, std=0.5, time_last=True, subtract_mean=True)
+_SOUND = AudioTransform(frames=16, mean=0.0, std=0.5, time_last=True, subtract_mean=True)
 
 
-def warm_up(decode: Decode) -> None:
-    """Decode half a second of silence, which imports what is imported late.
+def warm_up(decode: Decode, modality: Modality) -> None:
+    """Decode half a second of silence or two grey frames, which imports what is imported late.
 
     Raises:
         Exception: whatever is wrong with the decoder.
     """
-    decode(_silence(), _TRANSFORM, AudioLimits())
+    if modality is Modality.VIDEO:
+        decode(clip.BODY, clip.TRANSFORM, VideoLimits())
+    else:
+        decode(_silence(), _SOUND, AudioLimits())
 
 
 def _silence() -> bytes:

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
 from typing import NoReturn
 
 from server import logs
@@ -19,13 +18,12 @@ from server.engine.heartbeat import start_heartbeat
 from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
 from server.ipc.channel import Channel, ChannelClosed, check_type
 from server.ipc.engine_config import EngineConfig
-from server.ipc.messages import ModelInfo, Ready, SlotsReady, StartFailed
+from server.ipc.messages import Ready, SlotsReady, StartFailed
 from server.ipc.shared_memory import HeartbeatPage
 
 log = logging.getLogger("tome.engine")
 
 EXIT_DEVICE_LOST = 3
-_FLOAT32_BYTES = 4
 
 # Only the API process decides when the engine stops, by a message. Signals are ignored before the
 # slow imports begin.
@@ -65,7 +63,7 @@ def serve(
         from server.engine.loop import Loop
         from server.engine.scheduling.scheduler import Scheduler
         from server.engine.startup import start_models
-        from server.ipc.shared_memory import Slots
+        from server.ipc.shared_memory import Slots, largest_input_bytes
         from server.latency.queue_model import Bounds
 
     try:
@@ -74,7 +72,7 @@ def serve(
         return report_failed_start(channel, error)
     calibrations = {name: served.calibration for name, served in models.items()}
     cost_models = {name: calibrated.cost_model for name, calibrated in calibrations.items()}
-    slot_bytes = largest_input_bytes(model_infos)
+    slot_bytes = largest_input_bytes(info.transform.size for info in model_infos)
     channel.send(Ready(model_infos, slot_bytes=slot_bytes, cost_models=cost_models))
     slots_ready = check_type(channel.receive(), SlotsReady)
     slots = Slots(memory, config.slots, slots_ready.slot_bytes)
@@ -97,15 +95,6 @@ def report_failed_start(channel: Channel, error: Exception) -> int:
     name = type(error).__name__
     channel.send(StartFailed(f"the engine could not start: {name}; its log has the details"))
     return 1
-
-
-def largest_input_bytes(model_infos: Iterable[ModelInfo]) -> int:
-    """Return the size of the largest input of any model, normalised as float32."""
-    sizes = []
-    for info in model_infos:
-        channels, height, width = info.transform.size
-        sizes.append(channels * height * width * _FLOAT32_BYTES)
-    return max(sizes)
 
 
 def lowest_number(descriptor: int) -> int:

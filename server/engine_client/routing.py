@@ -203,7 +203,7 @@ class Router:
 class Lease:
     """One image's hold on a slot, from `Router.lease`: write the image, then run it.
 
-    A sound may write and run several of its windows, one after the other.
+    A sound or video may write and run several of its windows, one after the other.
 
     Args:
         slots: among them ``slot``.

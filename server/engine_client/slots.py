@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.shared_memory import Slots, create_memory, describe_slots
 
 log = logging.getLogger("tome.engine")
 
@@ -34,9 +34,7 @@ class SlotAllocator:
     def map(self, slot_bytes: int) -> None:
         """Give the slots their size, and map them."""
         self.memory = Slots(self.descriptor, self.count, slot_bytes, create=True)
-        size = self.memory.array.shape[1]
-        megabytes = round(self.count * size / 1e6)
-        log.info("slots: %d of %s bytes, %d MB", self.count, f"{size:,}", megabytes)
+        log.info("%s", describe_slots(self.count, slot_bytes))
 
     def keep(self, slot: int) -> None:
         """Let an engine and the lease of ``slot`` both hold it: it is free when both are done."""

@@ -59,15 +59,27 @@ def resize_center(
     size: Size,
     resample: Image.Resampling,
 ) -> Image.Image:
-    """Return the central ``size`` of ``image`` resized to ``resized``, and compute nothing else.
+    """Return the central ``size`` of ``image`` resized to ``resized``, and compute nothing else."""
+    start = (crop_start(resized[0], size[0]), crop_start(resized[1], size[1]))
+    return resize_part(image, resized, start, size, resample)
+
+
+def resize_part(
+    image: Image.Image,
+    resized: Size,
+    start: tuple[int, int],
+    size: Size,
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Return the part ``size`` from ``start`` (top, left) on of ``image`` resized to ``resized``.
 
     Resizes the rows first, as Pillow does. From version 13 on Pillow begins with the columns of
     much taller images, which changes what is clipped at 0 and 255 in between. This function gives
     the same result with all versions.
     """
     height, width = size
-    top, bottom = source_interval(image.height, resized[0], height)
-    left, right = source_interval(image.width, resized[1], width)
+    top, bottom = source_interval(image.height, resized[0], start[0], height)
+    left, right = source_interval(image.width, resized[1], start[1], width)
     narrow = image.resize(
         (width, image.height),
         resample,
@@ -76,9 +88,8 @@ def resize_center(
     return narrow.resize((width, height), resample, box=(0, top, width, bottom))
 
 
-def source_interval(side: int, resized: int, cropped: int) -> tuple[float, float]:
-    """Return which part of ``side`` becomes the central ``cropped`` pixels at ``resized``."""
-    start = crop_start(resized, cropped)
+def source_interval(side: int, resized: int, start: int, cropped: int) -> tuple[float, float]:
+    """Return which part of ``side`` becomes ``cropped`` pixels from ``start`` on at ``resized``."""
     first = start * side / resized
     last = (start + cropped) * side / resized
     return first, min(last, side)
@@ -121,7 +132,7 @@ def resized_size(size: Size, transform: ImageTransform) -> Size:
     if transform.crop_mode == "squash":
         return target_height, target_width
     if transform.crop_mode == "center" and target_height == target_width:
-        return _resize_short_side(size, target_height)
+        return resize_short_side(size, target_height)
     height_ratio = height / target_height
     width_ratio = width / target_width
     if transform.crop_mode == "border":
@@ -134,7 +145,7 @@ def resized_size(size: Size, transform: ImageTransform) -> Size:
     return resized_height, resized_width
 
 
-def _resize_short_side(size: Size, target: int) -> Size:
+def resize_short_side(size: Size, target: int) -> Size:
     """Return ``size`` scaled so that its short side is ``target``."""
     short, long = sorted(size)
     scaled = int(target * long / short)

@@ -34,21 +34,42 @@ def draw_regions(
         prefix: number of prefix tokens, which are not patches.
         grid: rows and columns of patches.
     """
-    patch_sources = source[prefix:]
-    _, numbers = np.unique(patch_sources, return_inverse=True)
-    regions = numbers.reshape(grid)
-    colours = mean_colours(pixels, regions)
-    lines = outline_colours(len(colours))
+    regions = number_regions(source, prefix, grid)
     cell = cell_size(pixels.shape[-2:], grid)
+    return paint(regions, mean_colours(pixels, regions), cell)
+
+
+def number_regions(
+    source: npt.NDArray[np.integer],
+    prefix: int,
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.intp]:
+    """Return the number of the region of each patch, of ``shape``; else as `draw_regions`."""
+    _, numbers = np.unique(source[prefix:], return_inverse=True)
+    return numbers.reshape(shape)
+
+
+def paint(
+    regions: npt.NDArray[np.intp],
+    colours: npt.NDArray[np.uint8],
+    cell: Grid,
+) -> Image.Image:
+    """Draw each region in its colour, outlined.
+
+    Args:
+        regions: number of the region of each patch, ``(rows, columns)``.
+        colours: of all regions, ``(n, 3)``. The picture need not show each of them.
+        cell: height and width of a patch in the picture.
+    """
+    lines = outline_colours(len(colours))
     is_outline = outlines(regions, cell)[..., None]
     canvas = np.where(
         is_outline,
         lines[regions][:, None, :, None],
         colours[regions][:, None, :, None],
     )
-    height = grid[0] * cell[0]
-    width = grid[1] * cell[1]
-    return Image.fromarray(canvas.reshape(height, width, 3))
+    rows, columns = regions.shape
+    return Image.fromarray(canvas.reshape(rows * cell[0], columns * cell[1], 3))
 
 
 def encode_png(picture: Image.Image) -> bytes:

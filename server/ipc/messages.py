@@ -71,7 +71,7 @@ class ModelInfo:
         tokens: tokens at the input of the first block (N0), prefix tokens included.
         prefix: prefix tokens (class token, registers), which never merge.
         depth: number of blocks.
-        grid: rows and columns of patches.
+        grid: rows and columns of patches; of a clip, those of all its times below each other.
         acceleration: the accelerations that passed the self check: ``kernels`` or ``operators`` for
             the optimised network, ``graphs`` for CUDA graphs of either; ``reference`` for the plain
             network and ``reference-graphs`` for CUDA graphs of it, if the optimised network failed.
@@ -105,23 +105,24 @@ class ModelInfo:
 
     @property
     def geometry(self) -> Geometry:
-        """The sizes that determine the computation of an image."""
+        """The sizes that determine the computation of one input."""
         return Geometry(self.tokens, self.prefix, self.depth, self.cost)
 
 
 class Job(NamedTuple):
-    """One admitted, decoded image to run, or one window of a sound.
+    """One admitted, decoded image to run, or one window of a sound or a video.
 
     Attributes:
-        slot: index of the slot with its pixels, ``(C, H, W)``; or with one window of a sound.
+        slot: index of the slot with its input, ``(C, H, W)``: pixels, or a window of a sound. The
+            frames of a clip of video lie below each other.
         choices: the requested schedule; or several, the one that merges least first, from which the
             engine chooses when the job runs.
         top_k: number of classes to return; 0 for other outputs.
         submitted: time at which the job was sent.
         deadline: time after which the job is not run; None for the default target.
         output_kind: the output to return.
-        normalised: whether the pixels of an image are normalised, float32; else they are uint8. The
-            windows of a sound always are.
+        normalised: whether the pixels of an image or a clip are normalised, float32; else they are
+            uint8. The windows of a sound always are.
         request_id: of the request that the image belongs to, for the engine's log.
     """
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +52,22 @@ def create_memory(name: str = "tome-slots", size: int = 0) -> int:
     return descriptor
 
 
+def largest_input_bytes(sizes: Iterable[tuple[int, int, int]]) -> int:
+    """Return the bytes of the largest of inputs ``(C, H, W)``, normalised as float32."""
+    return max(_bytes(size, np.float32) for size in sizes)
+
+
+def _stride(slot_bytes: int) -> int:
+    """Return the bytes from one slot to the next: a whole number of pages."""
+    return math.ceil(slot_bytes / _PAGE) * _PAGE
+
+
+def describe_slots(count: int, slot_bytes: int) -> str:
+    """Return a sentence about the memory of ``count`` slots. Only what inputs fill is allocated."""
+    size = _stride(slot_bytes)
+    return f"slots: {count} of {size:,} bytes, {round(count * size / 1e6):,} MB at most"
+
+
 class Slots:
     """The mapped memory, as ``count`` slots of at least ``slot_bytes`` bytes.
 
@@ -71,8 +88,7 @@ class Slots:
         *,
         create: bool = False,
     ) -> None:
-        pages = math.ceil(slot_bytes / _PAGE)
-        stride = pages * _PAGE
+        stride = _stride(slot_bytes)
         if create:
             os.ftruncate(descriptor, count * stride)
         self._map = mmap.mmap(descriptor, count * stride)

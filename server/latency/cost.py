@@ -40,6 +40,8 @@ _PAIRS = 1e6
 class ImageCost(NamedTuple):
     """The computation of one image under one schedule, with N_l tokens at the input of block l.
 
+    Blocks of the pool, which merge nothing, count as blocks.
+
     Attributes:
         tokens: sum of N_l over all blocks, in thousands.
         linear: multiply-accumulate operations (MACs) of all linear layers, in 1e9.
@@ -164,7 +166,7 @@ class Geometry:
     def image_cost(self, schedule: Schedule) -> ImageCost:
         """Return the computation of one image under ``schedule``."""
         counts = self.token_counts(schedule)
-        at_inputs = counts[:-1]
+        at_inputs = self.cost.attended(counts)
         at_merging_inputs = [before for before, after in pairwise(counts) if after < before]
         tokens = sum(at_inputs)
         macs = self.cost.linear(counts)

@@ -1,1 +1,1 @@
-"""What images and sound share: modalities, transforms, limits, and decoded media. No torch."""
+"""What images, sound and video share: modalities, transforms, limits, decoded media. No torch."""

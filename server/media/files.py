@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which are sounds."""
+"""Which files of a folder are images, sounds or videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from server.media.modality import Modality
 SUFFIXES = {
     Modality.IMAGE: {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif"},
     Modality.AUDIO: {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"},
+    Modality.VIDEO: {".mp4", ".m4v", ".mov", ".webm", ".mkv"},
 }
 
 
@@ -22,7 +23,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def media_files(folder: Path, modality: Modality) -> list[Path]:
-    """Return the images or the sounds in ``folder`` by their suffix, sorted by name.
+    """Return the images, sounds or videos in ``folder`` by their suffix, sorted by name.
 
     Raises:
         OSError: the folder cannot be read.

@@ -66,4 +66,55 @@ class AudioTransform:
         return (1, self.frames, self.mel_bins)
 
 
-Transform = ImageTransform | AudioTransform
+@dataclass(frozen=True)
+class VideoTransform:
+    """The transform from an encoded video to clips, each of which is one input of a model.
+
+    A clip of ``stride`` sampling takes every ``stride``-th frame; its clips are spread evenly over
+    the video, one clip lies in its middle. One of ``uniform`` sampling takes one frame of each of
+    ``frames`` equal segments of the whole video.
+
+    Attributes:
+        frames: T of a clip.
+        tubelet: frames that one token stands for.
+        height, width: of a frame in the input.
+        resize: pixels of the shorter side before the crop.
+        interpolation: Pillow's name of the filter in lower case.
+        sampling: see above.
+        stride: frames from one frame of a clip to the next, where sampling is ``stride``.
+        clips: number of clips.
+        crops: of each clip: 1 in the middle, or 3 along the longer side.
+        channels: 3, or 1 for grey.
+        dtype: of the pixels; the engine normalises them.
+    """
+
+    modality: ClassVar = Modality.VIDEO
+    dtype: ClassVar[Literal["uint8"]] = "uint8"
+
+    frames: int
+    tubelet: int
+    height: int
+    width: int
+    resize: int
+    interpolation: str = "bilinear"
+    sampling: Literal["stride", "uniform"] = "stride"
+    stride: int = 4
+    clips: int = 1
+    crops: Literal[1, 3] = 1
+    channels: int = 3
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """``(C, T*H, W)`` of the input: the frames of a clip below each other."""
+        return (self.channels, self.frames * self.height, self.width)
+
+
+Transform = ImageTransform | AudioTransform | VideoTransform
+MediaTransform = AudioTransform | VideoTransform
+
+
+def input_shape(transform: Transform) -> tuple[int, ...]:
+    """Return ``(C, H, W)`` of an input; of a clip ``(T, C, H, W)``, as in transformers."""
+    if isinstance(transform, VideoTransform):
+        return (transform.frames, transform.channels, transform.height, transform.width)
+    return transform.size

@@ -1,4 +1,4 @@
-"""The networks of these tests: small ones with random weights, one of sound, and a ViT-S."""
+"""The networks of these tests: small ones with random weights, also of sound and video; a ViT-S."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import timm
 import torch
 
 from tests.tome_core.backends.test_padded import with_positions
+from tests.tome_core.clips import make_video_vit
 from tests.tome_core.models import make_vit
 from tests.tome_core.spectrograms import make_ast
 from tome_core import MergedViT, patch
@@ -37,6 +38,8 @@ SMALL: dict[str, dict[str, Any]] = {
 POSITIONS = ("rotary", "relative", "beit")
 SOUND = ("spectrogram",)
 SPECTROGRAM = (32, 98)  # mel bins, frames: 80 overlapping patches
+VIDEO = ("clips",)
+CLIP: dict[str, Any] = {"frames": 4, "img_size": (16, 32), "class_token": True}  # 64 tubelets
 LEVELS = (0, 8, 16)
 MIXED = (0, 4, 8, 12, 16, 8, 0)
 
@@ -48,6 +51,8 @@ def _make(name: str) -> MergedViT:
     if name in SOUND:
         sizes = {**SIZES, "img_size": SPECTROGRAM}
         return patch(make_ast(patch_size=8, stride=6, **sizes))
+    if name in VIDEO:
+        return patch(make_video_vit(**{**SIZES, **CLIP}))
     if name == "vit-s":
         torch.manual_seed(0)
         vit = timm.create_model("vit_small_patch16_224")
@@ -70,6 +75,9 @@ def image_shape(name: str) -> tuple[int, int, int]:
     """``(C, H, W)``."""
     if name in SOUND:
         return (1, *SPECTROGRAM)
+    if name in VIDEO:
+        height, width = CLIP["img_size"]
+        return (3, CLIP["frames"] * height, width)
     side = 32
     if name == "vit-s":
         side = 224

@@ -12,7 +12,7 @@ import torch
 import tome_core
 from server.engine.device import self_check
 from server.engine.device.forward import Forward
-from tests.cuda.networks import LEVELS, POSITIONS, SMALL, SOUND, image_shape, network
+from tests.cuda.networks import LEVELS, POSITIONS, SMALL, SOUND, VIDEO, image_shape, network
 from tome_core.schedule import Schedule
 
 pytestmark = pytest.mark.cuda
@@ -126,7 +126,7 @@ def test_a_network_that_pools_all_tokens_has_no_graphs_for_mixed_batches(
     assert not with_graphs.recorded.any_mix
 
 
-@pytest.mark.parametrize("name", [*SMALL, *POSITIONS, *SOUND])
+@pytest.mark.parametrize("name", [*SMALL, *POSITIONS, *SOUND, *VIDEO])
 def test_every_network_can_be_recorded(
     name: str,
     gpu: torch.device,

@@ -17,6 +17,7 @@ from tests.cuda.networks import (
     POSITIONS,
     SMALL,
     SOUND,
+    VIDEO,
     image_shape,
     images,
     network,
@@ -94,7 +95,7 @@ def reference_logits(
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    in_dtypes([*SMALL, *POSITIONS, *SOUND, "vit-s"], ("class-token", "rotary", "relative")),
+    in_dtypes([*SMALL, *POSITIONS, *SOUND, *VIDEO, "vit-s"], ("class-token", "rotary", "relative")),
     ids=str,
 )
 def test_errors_are_those_of_the_dtype(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tome_core
-from tests.cuda.networks import LEVELS, MIXED, POSITIONS, SMALL, SOUND, images, network
+from tests.cuda.networks import LEVELS, MIXED, POSITIONS, SMALL, SOUND, VIDEO, images, network
 from tome_core import MergedViT, Trace
 
 pytestmark = pytest.mark.cuda
@@ -46,7 +46,7 @@ def trace_on_cpu(name: str, r: Any) -> Trace:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("name", [*SMALL, *POSITIONS, *SOUND])
+@pytest.mark.parametrize("name", [*SMALL, *POSITIONS, *SOUND, *VIDEO])
 def test_a_small_network_is_the_same_as_on_the_cpu(
     name: str,
     batch: str,

@@ -5,9 +5,11 @@ with one another.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,23 @@ def test_dependencies_are_installed_before_the_source_is_copied() -> None:
     lines = instructions()
     installed = next(index for index, (_, rest) in enumerate(lines) if "--requirement" in rest)
     assert installed < lines.index(("COPY", ". ."))
+
+
+@pytest.mark.parametrize(
+    ("extras", "added"), [("", set()), ("video", {"av"}), (" plot video ", {"av", "matplotlib"})]
+)
+def test_image_has_the_extras_that_the_build_names(
+    tmp_path: Path, extras: str, added: set[str]
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = next(rest for name, rest in instructions() if name == "RUN" and "tomllib" in rest)
+    _, *arguments = json.loads(command)
+    environment = os.environ | {"EXTRAS": extras}
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, check=True)
+    lines = (tmp_path / "requirements.txt").read_text().splitlines()
+    names = {re.split(r"[<>=;]", line)[0] for line in lines}
+    assert {"torch", "soundfile", "soxr"} <= names
+    assert names & {"av", "matplotlib"} == added
 
 
 def test_probe_may_fail_for_as_long_as_the_models_may_take_to_load() -> None:

@@ -58,10 +58,10 @@ def has_image(name: str) -> bool:
 
 
 def build_server(tag: str, context: Path = ROOT) -> None:
-    """Build the image; BASE and TORCH_INDEX come from the environment, as in compose."""
+    """Build the image; BASE, EXTRAS and TORCH_INDEX come from the environment, as in compose."""
     arguments = [
         f"--build-arg={name}={os.environ[name]}"
-        for name in ("BASE", "TORCH_INDEX")
+        for name in ("BASE", "EXTRAS", "TORCH_INDEX")
         if name in os.environ
     ]
     run("docker", "build", "--network=host", "--quiet", f"--tag={tag}", *arguments, str(context))

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from server.media.settings import MediaSettings
 from server.settings import ModelSettings, Settings
 
 FILE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -18,7 +19,7 @@ BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "
 
 TEXT = """# Configuration
 
-<!-- Written by `make docs` from server/settings.py. -->
+<!-- Written by `make docs` from server/settings.py and server/media/settings.py. -->
 
 A setting is a flag of `tome-serve serve` or an environment variable. A flag has precedence over
 the variable, and the variable over the default. An empty variable counts as not set. Lists are
@@ -50,6 +51,19 @@ runs what it has, and the log says so. PyTorch's operators, which run the rest, 
 
 {server}
 
+An input that is admitted lies in a slot of shared memory. There are as many slots as
+`TOME_QUEUE_LIMIT`, and each holds the largest input of any model in float32: 0.6 MB for images of
+224 pixels, 9.6 MB for clips of 16 such frames. Memory is allocated where inputs were written, and
+pixels of 8 bits fill the first quarter of a slot. `tome-serve models` prints what all slots take at
+most.
+
+## Sound and video
+
+{media}
+
+The memory of a decode worker is bounded as well: at 600 MB where no model takes video, else at
+1,000 MB. A body that takes more gets a 413, as one that takes longer than the timeout.
+
 ## API keys
 
 Without keys, no request needs one. Keys have no flags, because every process of a machine can read
@@ -66,11 +80,11 @@ the command lines of the others.
 
 def page() -> str:
     """The whole page."""
-    shared = set(ModelSettings.model_fields)
     fields = Settings.model_fields
-    models = {name: fields[name] for name in fields if name in shared}
-    server = {name: fields[name] for name in fields if name not in shared}
-    return TEXT.format(models=table(models), server=table(server))
+    models = {name: fields[name] for name in ModelSettings.model_fields}
+    media = {name: fields[name] for name in MediaSettings.model_fields}
+    server = {name: fields[name] for name in fields if name not in models | media}
+    return TEXT.format(models=table(models), server=table(server), media=table(media))
 
 
 def table(fields: dict[str, FieldInfo]) -> str:

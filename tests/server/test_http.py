@@ -329,9 +329,12 @@ class TestOtherEndpoints:
         api = client.get("/openapi.json").json()
         operation = api["paths"]["/classify"]["post"]
         names = [parameter["name"] for parameter in operation["parameters"]]
-        assert names == ["r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "windows"]
+        assert names == [
+            "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "windows", "clips",
+            "crops",
+        ]  # fmt: skip
         assert set(operation["requestBody"]["content"]) == {
-            "image/*", "audio/*", "multipart/form-data", "application/json",
+            "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",
         }  # fmt: skip
         for status in ("400", "401", "404", "408", "413", "415", "422", "500", "503", "504"):
             assert set(operation["responses"][status]["content"]) == {"application/problem+json"}

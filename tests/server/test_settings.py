@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from server import settings as module
+from server.media.limits import VideoLimits
+from server.media.modality import Modality
 from server.settings import Settings, gpu_defaults, runs_on_gpu
 
 
@@ -149,13 +151,35 @@ def test_bodies_of_sounds_are_no_larger_than_all_bodies_together():
         Settings(max_inflight_bytes=25_000_000, max_audio_bytes=26_000_000)
 
 
+def test_bodies_of_videos_are_no_larger_than_all_bodies_together():
+    settings = Settings(max_inflight_bytes=25_000_000)
+    assert (settings.max_video_bytes, settings.video_body_bytes) == (64_000_000, 25_000_000)
+    assert Settings().video_body_bytes == 64_000_000
+    with pytest.raises(ValidationError, match="must not be smaller than max_video_bytes"):
+        Settings(max_inflight_bytes=25_000_000, max_video_bytes=26_000_000)
+
+
+def test_limits_on_a_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().video_limits == VideoLimits()
+    monkeypatch.setenv("TOME_MAX_VIDEO_FRAMES", "7")
+    settings = Settings(max_video_seconds=60, max_video_pixels=5, max_video_windows=3)
+    expected = VideoLimits(max_seconds=60, max_frames=7, max_pixels=5, max_windows=3)
+    assert settings.media_limits[Modality.VIDEO] == expected
+
+
 def test_limits_on_a_sound():
     limits = Settings(max_audio_seconds=60, max_audio_channels=2, max_windows=3).audio_limits
     assert (limits.max_seconds, limits.max_channels, limits.max_windows) == (60, 2, 3)
 
 
 @pytest.mark.parametrize(
-    "settings", [{"media_decode_timeout": float("inf")}, {"max_windows": 1001}]
+    "settings",
+    [
+        {"media_decode_timeout": float("inf")},
+        {"max_windows": 1001},
+        {"max_video_windows": 49},
+        {"max_video_seconds": float("inf")},
+    ],
 )
 def test_what_no_decode_worker_can_keep_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="less than or equal to"):

@@ -269,6 +269,11 @@ def stop_decoders(server: RunningServer) -> None:
         os.kill(worker, signal.SIGSTOP)
 
 
+def continue_decoders(server: RunningServer) -> None:
+    for worker in server.decode_workers():
+        os.kill(worker, signal.SIGCONT)
+
+
 def test_a_client_that_disconnects_while_its_sound_is_decoded_costs_a_worker(ears, client):
     before = lost(ears, "cancelled")
     cancelled = 'tome_cancelled_total{stage="decode"}'
@@ -280,8 +285,7 @@ def test_a_client_that_disconnects_while_its_sound_is_decoded_costs_a_worker(ear
         eventually(lambda: ears.metric("tome_inflight_requests") >= 2)  # and the scrape itself
     eventually(lambda: lost(ears, "cancelled") > before)
     eventually(lambda: ears.metric(cancelled) > cancelled_before)
-    for worker in ears.decode_workers():
-        os.kill(worker, signal.SIGCONT)
+    continue_decoders(ears)
     assert client.post(EAR, content=body).status_code == 200
 
 
@@ -291,8 +295,7 @@ def test_a_decoder_that_hangs_costs_its_own_sound_alone(ears, client):
     problem = assert_problem(client.post(EAR, content=sound(1)), 413, "too-large")
     assert problem["detail"] == f"decoding took more than {DECODE_SECONDS} s"
     assert lost(ears, "timeout") == before + 1
-    for worker in ears.decode_workers():
-        os.kill(worker, signal.SIGCONT)
+    continue_decoders(ears)
     assert client.post(EAR, content=sound(1)).status_code == 200
     assert client.post("/classify?model=tiny", content=EXAMPLES["bag"]).status_code == 200
 

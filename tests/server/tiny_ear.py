@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from tests.server.engine.tiny import write_tiny
-from tome_core.networks import architectures
+from tome_core.networks import audio_architectures
 
 FRAMES = 128
 WINDOW_SECONDS = 1.28
 LABELS = ("bark", "meow", "song")
-ARCHITECTURE = architectures.AST_ARCHITECTURES[0]
+ARCHITECTURE = audio_architectures.AST_ARCHITECTURES[0]
 ARGUMENTS = {"embed_dim": 32, "depth": 2, "num_heads": 2, "stride": 16}
 TABLE = """
 [[models]]

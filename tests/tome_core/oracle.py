@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.tome_core.oracle_layers import (
     attend,
     attention_branch,
     attention_pool,
+    attentive_pooler,
     linear,
     mlp_branch,
     norm,
@@ -150,21 +152,32 @@ def combine(tokens: Sequence[Token]) -> Token:
     return Token(total / len(members), members)
 
 
+def embed_patches(vit: Any, image: Vector) -> list[Vector]:
+    """Patches of an image ``(C, H, W)``, row by row; a network of video has tubelets instead."""
+    projection = vit.patch_embed.proj
+    kernel = array(projection.weight)
+    bias = 0.0 if projection.bias is None else array(projection.bias)
+    if kernel.ndim == 4:
+        frames = image[:, None]
+        kernel = kernel[:, :, None]
+        strides = (1, *projection.stride)
+    else:
+        frames = image.reshape(image.shape[0], vit.patch_embed.frames, -1, image.shape[2])
+        strides = projection.stride
+    _, _, depth, height, length = kernel.shape
+    later, down, right = strides
+    patches = []
+    for time in range(0, frames.shape[1] - depth + 1, later):
+        for top in range(0, frames.shape[2] - height + 1, down):
+            for left in range(0, frames.shape[3] - length + 1, right):
+                window = frames[:, time : time + depth, top : top + height, left : left + length]
+                patches.append(np.array([float((one * window).sum()) for one in kernel]) + bias)
+    return patches
+
+
 def embed(vit: Any, image: Vector) -> list[Token]:
     """Patches, prefix tokens and position embedding."""
-    kernel = array(vit.patch_embed.proj.weight)
-    width, _, height, length = kernel.shape
-    down, right = vit.patch_embed.proj.stride
-    patches = []
-    for top in range(0, image.shape[1] - height + 1, down):
-        for left in range(0, image.shape[2] - length + 1, right):
-            window = image[:, top : top + height, left : left + length]
-            patch = np.array([float((kernel[channel] * window).sum()) for channel in range(width)])
-            patches.append(
-                patch
-                if vit.patch_embed.proj.bias is None
-                else patch + array(vit.patch_embed.proj.bias)
-            )
+    patches = embed_patches(vit, image)
     prefix = []
     for name in ("cls_token", "dist_token", "reg_token"):
         if getattr(vit, name, None) is not None:
@@ -197,6 +210,8 @@ def pool(vit: Any, values: list[Vector], sizes: list[int]) -> Vector:
     skip = 0 if getattr(vit, "pool_include_prefix", False) else vit.num_prefix_tokens
     values = values[skip:]
     sizes = sizes[skip:]
+    if type(vit).__name__ == "VJepa2" and vit.global_pool == "map":
+        return attentive_pooler(vit.attn_pool, values, sizes)
     if vit.global_pool == "map":
         return attention_pool(vit.attn_pool, values, sizes)
     average = sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
@@ -210,11 +225,13 @@ def forward(
     spec: Spec,
     prop_attn: bool = True,
     bias: Callable[[Any, list[int]], Bias] | None = None,
+    rotate: Callable[[int, Vector], Vector] | None = None,
 ) -> Result:
     """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says.
 
-    ``bias`` is what relative positions say in a block, of tokens at places of the input: a merged
-    token is where its destination was, whose place comes first among its members.
+    ``bias`` is what relative positions say in a block, of tokens at places of the input, and
+    ``rotate`` what rotary ones make of a query or key of a head at such a place: a merged token is
+    where its destination was, whose place comes first among its members.
     """
     tokens = embed(vit, image)
     inputs = len(tokens)
@@ -224,7 +241,11 @@ def forward(
         weights = [token.size if prop_attn else 1 for token in tokens]
         places = [token.members[0] for token in tokens]
         branch, metric = attention_branch(
-            block, values, weights, bias(block, places) if bias else None
+            block,
+            values,
+            weights,
+            bias(block, places) if bias else None,
+            [partial(rotate, place) for place in places] if rotate else None,
         )
         tokens = [
             Token(token.value + out, token.members)

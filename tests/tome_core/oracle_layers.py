@@ -5,7 +5,7 @@ See `oracle`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import nn
 Vector = npt.NDArray[np.float64]
 # For each head, what each pair of query and key adds to its logit.
 Bias = Sequence[Sequence[Sequence[float]]]
+# For each token, what rotates a query or a key of one head.
+Rotations = Sequence[Callable[[Vector], Vector]]
 NOTHING = nn.Identity()
 
 
@@ -124,7 +126,11 @@ def difference(attn: Any, first: Vector, second: Vector) -> Vector:
 
 
 def self_attention(
-    attn: Any, inputs: Sequence[Vector], sizes: Sequence[float], bias: Bias | None
+    attn: Any,
+    inputs: Sequence[Vector],
+    sizes: Sequence[float],
+    bias: Bias | None,
+    rotations: Rotations | None = None,
 ) -> tuple[list[Vector], list[list[Vector]]]:
     """What attention gives each token, and for each of its heads the keys of all tokens."""
     heads = attn.num_heads
@@ -139,6 +145,9 @@ def self_attention(
         q = [norm(q_norm, np.split(p[0], maps)[at]) for p in projected]
         k = [norm(k_norm, np.split(p[1], maps)[at]) for p in projected]
         v = [np.split(p[2], heads)[at * heads // maps] for p in projected]
+        if rotations is not None:
+            q = [rotate(query) for rotate, query in zip(rotations, q, strict=True)]
+            k = [rotate(key) for rotate, key in zip(rotations, k, strict=True)]
         mixed.append(attend(q, k, v, sizes, None if bias is None else bias[at]))
         keys.append(k)
     outputs = []
@@ -162,7 +171,11 @@ def scaled(block: Any, which: int, x: Vector) -> Vector:
 
 
 def attention_branch(
-    block: Any, values: Sequence[Vector], sizes: Sequence[float], bias: Bias | None
+    block: Any,
+    values: Sequence[Vector],
+    sizes: Sequence[float],
+    bias: Bias | None = None,
+    rotations: Rotations | None = None,
 ) -> tuple[list[Vector], list[Vector]]:
     """The attention branch for each token, and each token's key averaged over all heads."""
     if isinstance(block, ParallelThingsBlock):
@@ -180,7 +193,7 @@ def attention_branch(
         branch = [norm(block.norm1, out) for out in outputs]
     else:
         outputs, keys = self_attention(
-            block.attn, [norm(block.norm1, x) for x in values], sizes, bias
+            block.attn, [norm(block.norm1, x) for x in values], sizes, bias, rotations
         )
         branch = [scaled(block, 1, out) for out in outputs]
     return branch, [add(head[token] for head in keys) / len(keys) for token in range(len(values))]
@@ -195,8 +208,8 @@ def mlp_branch(block: Any, x: Vector) -> Vector:
     return scaled(block, 2, mlp(block.mlp, norm(block.norm2, x)))
 
 
-def attention_pool(module: Any, values: Sequence[Vector], sizes: Sequence[float]) -> Vector:
-    """timm's attention pool with one latent, in which a token of size s counts s times."""
+def latent_attention(module: Any, values: Sequence[Vector], sizes: Sequence[float]) -> Vector:
+    """What the one latent of timm's attention pool attends to; a token of size s counts s times."""
     heads = module.num_heads
     query = linear(module.q, array(module.latent)[0, 0])
     pairs = [linear(module.kv, value).reshape(2, -1) for value in values]
@@ -205,5 +218,21 @@ def attention_pool(module: Any, values: Sequence[Vector], sizes: Sequence[float]
         q = norm(module.q_norm, np.split(query, heads)[head])
         k = [norm(module.k_norm, np.split(pair[0], heads)[head]) for pair in pairs]
         mixed += attend([q], k, [np.split(pair[1], heads)[head] for pair in pairs], sizes)
-    out = linear(module.proj, np.concatenate(mixed))
+    return linear(module.proj, np.concatenate(mixed))
+
+
+def attention_pool(module: Any, values: Sequence[Vector], sizes: Sequence[float]) -> Vector:
+    """timm's attention pool."""
+    out = latent_attention(module, values, sizes)
     return out + mlp(module.mlp, norm(module.norm, out))
+
+
+def attentive_pooler(module: Any, values: Sequence[Vector], sizes: Sequence[float]) -> Vector:
+    """V-JEPA 2's pooler: blocks of self-attention, then one query, without a projection."""
+    for block in module.blocks:
+        branch, _ = attention_branch(block, values, sizes)
+        attended = [value + out for value, out in zip(values, branch, strict=True)]
+        values = [value + mlp_branch(block, value) for value in attended]
+    normed = [norm(module.norm1, value) for value in values]
+    out = array(module.cross_attn.latent)[0, 0] + latent_attention(module.cross_attn, normed, sizes)
+    return out + mlp(module.mlp, norm(module.norm2, out))

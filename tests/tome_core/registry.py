@@ -50,6 +50,22 @@ HOW_MERGED = {
     "Beit": "a merged token keeps the relative position of its destination",
     "VisionTransformerRelPos": "a merged token keeps the relative position of its destination",
 }
+# Networks of `tome_core.networks`: their names, and the same.
+BESIDE_TIMM = {
+    "Audio Spectrogram Transformer": (
+        "ast_*",
+        "class and distillation tokens are protected",
+    ),
+    "VideoMAE, MAE-ST, ViViT": (
+        "video_vit_*",
+        "tubelets merge within frames and across time; pooling is weighted by size",
+    ),
+    "V-JEPA 2": (
+        "vjepa2_*",
+        "a merged token keeps the rotary position, in time and space, of its destination, and"
+        " counts by its size in every attention of the pooler",
+    ),
+}
 PAGE = """# Models
 
 <!-- Written by `make coverage-models`. -->
@@ -74,6 +90,15 @@ written as loops, check the results of merging for each kind of block, position 
 | class in timm | models | names | reason |
 | --- | --- | --- | --- |
 {refused_rows}
+
+## What timm lacks
+
+These networks are built from timm's parts (`tome_core/networks/`). [checkpoints.md](checkpoints.md)
+says which files of them load.
+
+| network | names | merging |
+| --- | --- | --- |
+{other_rows}
 """
 R: list[int] = [0, 3, 1]
 
@@ -199,6 +224,10 @@ def families_page(verdicts: list[Verdict]) -> str:
         for (model_type, refusal), names in families.items()
         if refusal
     ]
+    others = [
+        f"| {network} | `{names}` | {merging} |"
+        for network, (names, merging) in BESIDE_TIMM.items()
+    ]
     return PAGE.format(
         version=timm.__version__,
         models=len(verdicts),
@@ -207,6 +236,7 @@ def families_page(verdicts: list[Verdict]) -> str:
         sampled=len(sample(verdicts)),
         supported_rows="\n".join(supported),
         refused_rows="\n".join(refused),
+        other_rows="\n".join(others),
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, make_images, make_vit
+from tests.tome_core.vjepa2 import make_clips, make_vjepa2
 from tome_core import Kth, Schedule, patch
 from tome_core.attention import explicit_attention
 from tome_core.backends.reference import ReferenceStrategy
@@ -35,22 +36,33 @@ R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
         "side-by-side",
     ],
 )
-@torch.no_grad()
 def test_macs_equal_the_flops_that_pytorch_counts(variant: str) -> None:
     vit = make_vit(dtype=torch.float32, **{**VARIANTS, **BEYOND_ORACLE}[variant])
-    if vit.attn_pool is not None:
-        vit.attn_pool.fused_attn = False
-    model = patch(vit.requires_grad_(False))
+    assert_macs_are_counted(vit, make_images(1, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("classes", [0, 5])
+def test_macs_of_v_jepa_2_and_its_pooler_equal_the_flops_that_pytorch_counts(classes: int) -> None:
+    vit = make_vjepa2(dtype=torch.float32, num_classes=classes)
+    assert_macs_are_counted(vit, make_clips(vit, 1))
+
+
+@torch.no_grad()
+def assert_macs_are_counted(vit: Any, image: torch.Tensor) -> None:
     # PyTorch counts explicit products on every device, and its fused kernel on some.
+    for module in vit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    model = patch(vit.requires_grad_(False))
     model.execution = Execution(ReferenceStrategy(explicit_attention))
-    images = make_images(1, dtype=torch.float32)
+    tokens = model.input_tokens(image)
     counted = {}
     predicted = {}
     for r in R:
         with FlopCounterMode(display=False) as counter:
-            model(images, r=r)
+            model(image, r=r)
         counted[r] = counter.get_total_flops()
-        predicted[r] = 2 * model.cost().macs(model.token_counts(r, 16 + model.merging.prefix))
+        predicted[r] = 2 * model.cost().macs(model.token_counts(r, tokens))
     assert predicted == counted
 
 
@@ -59,6 +71,14 @@ def test_macs_equal_a_sum_by_hand() -> None:
     assert cost.macs((4, 4, 4)) == 1000 + 2 * (4 * 3 + 16 * 2 + 4 * 5)
     assert cost.relative((4, 4, 4)) == 1
     assert cost.relative((4, 3, 2)) < 1
+
+
+def test_blocks_of_a_pool_attend_to_the_tokens_that_are_left() -> None:
+    pool_blocks = (BlockCost(7, 11, 13, 17),) * 2
+    cost = Cost(100, (BlockCost(3, 5, 2, 1),), prefix=1, pool=19, pool_blocks=pool_blocks)
+    blocks = 6 * 3 + 36 * 2 + 4 * 5 + 3 * 2
+    assert cost.macs((6, 4)) == 100 + blocks + 3 * 19 + 2 * (3 * (7 + 11) + 9 * 13)
+    assert cost.attended((6, 4)) == (6, 3, 3)
 
 
 def test_more_merging_costs_less() -> None:

@@ -18,8 +18,11 @@ from torch.func import functional_call
 
 from tests.fake_cuda import needs_fake_cuda
 from tests.tome_core.backends.test_padded import with_positions
+from tests.tome_core.clips import FRAMES as FRAMES_OF_CLIP
+from tests.tome_core.clips import HEIGHT, WIDTH, make_video_vit
 from tests.tome_core.models import CLASSES, make_vit
 from tests.tome_core.spectrograms import FRAMES, MEL_BINS, make_ast
+from tests.tome_core.vjepa2 import make_vjepa2
 from tome_core import MergedViT, Outputs, Schedule, Trace, patch
 from tome_core.adapters.inference import fold_scales, replace_convolutions
 from tome_core.backends.padded import PaddedStrategy
@@ -115,6 +118,25 @@ def test_spectrograms_run_on_the_gpu(dtype: torch.dtype) -> None:
     assert isinstance(embedding.proj, MatrixPatches)
     for r in (0, 4, [0, 3, 1, 3]):
         outputs, _ = run(model, dtype, r, (1, MEL_BINS, FRAMES))
+        logits = outputs.logits
+        assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", dtype, (4, CLASSES))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_clips_run_on_the_gpu(dtype: torch.dtype) -> None:
+    model = for_cuda(patch(make_video_vit(dtype=torch.float32, class_token=True)), dtype)
+    for r in (0, 4, [0, 3, 1, 3]):
+        outputs, _ = run(model, dtype, r, (3, FRAMES_OF_CLIP * HEIGHT, WIDTH))
+        logits = outputs.logits
+        assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", dtype, (4, CLASSES))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_v_jepa_2_and_its_pooler_run_on_the_gpu(dtype: torch.dtype) -> None:
+    vit = make_vjepa2(dtype=torch.float32)
+    model = for_cuda(patch(vit), dtype)
+    for r in (0, 4, [0, 3, 1, 3]):
+        outputs, _ = run(model, dtype, r, (3, *vit.patch_embed.img_size))
         logits = outputs.logits
         assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", dtype, (4, CLASSES))
 

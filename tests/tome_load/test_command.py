@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,21 @@ def test_sounds_are_sent_to_a_model_of_sound(
     assert main([*load, "--model", "tiny"]) == 0
     assert main([*load, str(tmp_path / "a.wav"), "--model", "tiny"]) == 1
     assert "takes images" in capfd.readouterr().err
+
+
+def test_videos_are_sent_to_a_model_of_video(
+    clip_server: RunningServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copy(ROOT / "examples" / "rabbit.mp4", tmp_path)
+    load = ["load", "--url", clip_server.url, "--model", "clip", "--r", "0 4", "--requests=8"]
+    for files in ([], [str(tmp_path)]):
+        assert main([*load, *files, "--expect=1", "--json=-"]) == 0, capfd.readouterr().err
+        report = json.loads(capfd.readouterr().out)
+        assert report["outcomes"] == {"200": 8}
+        assert "rabbit.mp4" in report["spec"]["uploads"]
+        assert set(report["r_used"]) == {"0", "4"}
+    assert main([*load, "examples/bag.png"]) == 1
+    assert "takes videos" in capfd.readouterr().err
 
 
 def test_a_mistake_that_the_server_finds_stops_the_run(

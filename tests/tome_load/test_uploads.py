@@ -35,9 +35,14 @@ def test_of_a_folder_only_what_the_model_takes_is_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     names = [upload.name for upload in read_uploads([tmp_path], Modality.AUDIO)]
     assert names == ["a.flac", "b.OPUS"]
+    (tmp_path / "d.MKV").write_bytes(b"")
+    (video,) = read_uploads([tmp_path], Modality.VIDEO)
+    assert video.name == "d.MKV"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty holds no sound file"):
         read_uploads([tmp_path / "empty"], Modality.AUDIO)
+    with pytest.raises(ConfigError, match="empty holds no video file"):
+        read_uploads([tmp_path / "empty"], Modality.VIDEO)
     with pytest.raises(ConfigError, match="empty holds no image file"):
         read_uploads([tmp_path / "empty"])
 
@@ -66,3 +71,12 @@ def test_without_examples_sounds_are_generated(
             samples = array.array("h", file.readframes(file.getnframes()))
         assert len(set(samples)) > 1000
         assert max(samples) < 32_767  # nothing is clipped
+
+
+def test_without_examples_videos_are_those_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = read_uploads([], Modality.VIDEO)
+    assert "rabbit.mp4" in [video.name for video in examples]
+    monkeypatch.setattr(uploads, "EXAMPLES", tmp_path / "none")
+    assert read_uploads([], Modality.VIDEO) == examples

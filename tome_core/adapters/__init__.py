@@ -18,9 +18,12 @@ from tome_core.adapters.eva import EvaAdapter
 from tome_core.adapters.relpos import RelPosAdapter
 from tome_core.adapters.spectrogram import SpectrogramAdapter
 from tome_core.adapters.unsupported import UNSUPPORTED_FAMILIES
-from tome_core.adapters.vit import DistilledAdapter, ViTAdapter
+from tome_core.adapters.vit import DistilledAdapter, VideoAdapter, ViTAdapter
+from tome_core.adapters.vjepa2 import VJepa2Adapter
 from tome_core.errors import UnsupportedModelError
 from tome_core.networks.spectrogram_vit import SpectrogramViT
+from tome_core.networks.video_vit import VideoViT
+from tome_core.networks.vjepa2 import VJepa2
 
 if TYPE_CHECKING:
     from tome_core.model import Adapter
@@ -29,6 +32,8 @@ _ADAPTERS: dict[type, Callable[[Any], Adapter]] = {
     VisionTransformer: ViTAdapter,
     ClassAndMeanViT: ClassAndMeanAdapter,
     SpectrogramViT: SpectrogramAdapter,
+    VideoViT: VideoAdapter,
+    VJepa2: VJepa2Adapter,
     VisionTransformerDistilled: DistilledAdapter,
     Eva: EvaAdapter,
     Beit: BeitAdapter,

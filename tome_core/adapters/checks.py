@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Any
 
 from timm.layers import (
-    AttentionPoolLatent,
     DropPath,
     GluMlp,
     LayerNorm,
@@ -122,34 +121,13 @@ def require_block(block: Any, where: str) -> None:
     require_type(block.mlp, TOKENWISE_MLPS, f"{where}.mlp")
 
 
-def require_attention_pool(module: Any) -> None:
-    """Raise `UnsupportedModelError` unless ``module`` pools tokens of any order by attention."""
-    require_type(module, (AttentionPoolLatent,), "attn_pool")
-    require_no_hooks(module, "attn_pool")
-    if module.pos_embed is not None:
-        raise UnsupportedModelError(
-            "attn_pool has pos_embed: it tells tokens apart by their place, which merging changes"
-        )
-
-
 def linear_macs(module: nn.Module) -> int:
     """Return the MACs per token of linear layers and patch convolutions: the size of weights."""
     total = 0
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             total += layer.weight.numel()
     return total
-
-
-def attention_pool_macs(module: Any) -> tuple[int, int]:
-    """Return the MACs of timm's attention pool: the fixed part, and the part per token."""
-    per_latent = linear_macs(module.q) + linear_macs(module.proj)
-    if module.mlp:
-        per_latent += linear_macs(module.mlp)
-    per_pair = 2 * module.num_heads * module.head_dim
-    fixed = module.latent_len * per_latent
-    per_token = linear_macs(module.kv) + module.latent_len * per_pair
-    return fixed, per_token
 
 
 def _type_name(module: nn.Module | None) -> str:

@@ -173,8 +173,10 @@ class EvaBlockAdapter:
 class EvaAdapter(PooledHead):
     """The adapter of a timm ``Eva`` (see `tome_core.model.Adapter`)."""
 
+    network_type: type[nn.Module] = Eva
+
     def __init__(self, network: Any) -> None:
-        require_type(network, (Eva,), "the model")
+        require_type(network, (self.network_type,), "the model")
         optional = _OPTIONAL_MODEL_CHILDREN & set(network._modules)
         require_known(network, _MODEL_CHILDREN | optional, _MODEL_ATTRIBUTES, "the model")
         if network.patch_drop is not None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from tome_core.adapters.checks import (
-    TOKENWISE_NORMS,
-    attention_pool_macs,
-    linear_macs,
+from tome_core.adapters.attention_pools import (
+    NO_POOL,
+    attention_pool_cost,
     require_attention_pool,
-    require_type,
 )
+from tome_core.adapters.checks import TOKENWISE_NORMS, linear_macs, require_type
 from tome_core.cost import BlockCost, Cost
 from tome_core.errors import UnsupportedModelError
 from tome_core.pooling import POOLS, attention_pool, pool
@@ -54,16 +53,17 @@ class PooledHead:
         patch_embed = self.network.patch_embed
         fixed = patch_embed.num_patches * linear_macs(patch_embed)
         fixed += linear_macs(self.network.head)
-        per_token = 0
+        pool_cost = NO_POOL
         if self._attn_pool is not None:
-            pool_fixed, per_token = attention_pool_macs(self._attn_pool)
-            pooled_prefix_tokens = self.prefix - self._skip
-            fixed += pool_fixed + pooled_prefix_tokens * per_token
+            pool_cost = attention_pool_cost(self._attn_pool)
+        pooled_prefix_tokens = self.prefix - self._skip
+        fixed += pool_cost.fixed + pooled_prefix_tokens * pool_cost.per_token
         return Cost(
             fixed=fixed,
             blocks=tuple(blocks),
             prefix=self.prefix,
-            pool=per_token,
+            pool=pool_cost.per_token,
+            pool_blocks=pool_cost.blocks,
         )
 
     @property

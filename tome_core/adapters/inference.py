@@ -15,10 +15,11 @@ from tome_core.adapters.plain_layers import are_identities, is_exact_gelu, is_pl
 from tome_core.adapters.vit import ViTBlock
 from tome_core.backends.cpu import kernels
 from tome_core.backends.cpu.encoder import BlockLayers, KernelEncoder, are_supported
-from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches
+from tome_core.backends.cpu.layers import KernelLayerNorm, pack_patches, pack_tubelets
 from tome_core.backends.cpu.linears import KernelLinear, PackedLinear, pack_linear
 from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.networks.overlapping_patches import OverlapPatchEmbed
+from tome_core.networks.tubelets import TubeletProjection
 
 _MLPS = (Mlp, GluMlp, SwiGLU)
 
@@ -90,6 +91,8 @@ def _faster_layer(layer: nn.Module, dtype: torch.dtype) -> nn.Module | None:
         return pack_linear(layer)
     if type(layer) is nn.Conv2d and _is_patchwise(layer):
         return pack_patches(layer)
+    if type(layer) is TubeletProjection:
+        return pack_tubelets(layer)
     if is_plain_layer_norm(layer) and kernels.supports(dtype):
         return KernelLayerNorm(cast(nn.LayerNorm, layer))
     return None

@@ -16,8 +16,12 @@ from tome_core.adapters.vit import ViTBlock
 from tome_core.backends.cuda.embedding import EmbeddingWeights
 from tome_core.backends.cuda.encoder import BlockWeights, Linear, Norm
 from tome_core.backends.patch_embedding import MatrixPatches
+from tome_core.networks.tubelets import TubeletEmbed, TubeletProjection
+from tome_core.networks.video_vit import VideoViT
 
-_NETWORKS = (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT)
+_NETWORKS = (VisionTransformer, VisionTransformerDistilled, ClassAndMeanViT, VideoViT)
+# Patch embeddings, and what is in them a product of patches that do not overlap.
+_PRODUCTS: dict[type, type] = {PatchEmbed: MatrixPatches, TubeletEmbed: TubeletProjection}
 
 
 def plain_weights(adapter: Any) -> list[BlockWeights] | None:
@@ -51,6 +55,7 @@ def embedding_weights(adapter: Any) -> EmbeddingWeights | None:
         prefix=adapter.prefix,
         size=network.patch_embed.img_size,
         norm=network.norm_pre,
+        frames=getattr(network.patch_embed, "frames", 1),
     )
 
 
@@ -75,7 +80,7 @@ def _embedding_table(network: Any) -> Tensor:
 
 def _is_plain_embedding(network: Any) -> bool:
     patch_embed = network.patch_embed
-    if type(patch_embed) is not PatchEmbed or type(patch_embed.proj) is not MatrixPatches:
+    if type(patch_embed.proj) is not _PRODUCTS.get(type(patch_embed)):
         return False
     if patch_embed.img_size is None or patch_embed.dynamic_img_pad or network.dynamic_img_size:
         return False

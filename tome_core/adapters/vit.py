@@ -23,6 +23,7 @@ from tome_core.adapters.checks import linear_macs, require_known, require_no_hoo
 from tome_core.adapters.heads import PooledHead
 from tome_core.block import Block
 from tome_core.errors import UnsupportedModelError
+from tome_core.networks.video_vit import VideoViT
 
 CHILDREN = {
     "patch_embed",
@@ -81,8 +82,10 @@ class ViTBlock(PreNormBlock):
 class ViTAdapter(PooledHead):
     """The adapter of a timm ``VisionTransformer`` (see `tome_core.model.Adapter`)."""
 
+    network_type: type[nn.Module] = VisionTransformer
+
     def __init__(self, network: Any) -> None:
-        require_type(network, (VisionTransformer,), "the model")
+        require_type(network, (self.network_type,), "the model")
         optional = {"attn_pool"} & set(network._modules)
         require_known(network, CHILDREN | optional, ATTRIBUTES, "the model")
         self.blocks = adapt_blocks(network.blocks)
@@ -92,6 +95,12 @@ class ViTAdapter(PooledHead):
     def embed(self, images: Tensor) -> tuple[Tensor, None]:
         """``(B, C, H, W)`` -> ``(B, N0, D)``, positions included; attention reads none."""
         return embed(self.network, images), None
+
+
+class VideoAdapter(ViTAdapter):
+    """The adapter of a `VideoViT`, which differs from timm's ViT in its embedding alone."""
+
+    network_type = VideoViT
 
 
 class DistilledAdapter(PooledHead):

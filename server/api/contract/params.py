@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
@@ -16,10 +16,13 @@ from server.api.contract.parameter_values import (
     is_integer,
     value_not_allowed,
 )
+from server.api.contract.views import OPENAPI_VIEWS, Views, parse_views
 from server.api.contract.windows import Windows, openapi_windows, parse_windows
 from server.errors import InvalidParameter, NotFound
 from server.ipc.messages import ModelInfo, OutputKind
+from server.media.limits import VideoLimits
 from server.media.modality import Modality
+from server.media.transforms import Transform, VideoTransform
 from tome_core.schedule import Schedule
 
 DEFAULT_TOP_K = 5
@@ -95,10 +98,12 @@ def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
         for parameter in _PARAMETERS
         if output_kind == "classes" or parameter["name"] != "top_k"
     ]
-    return [*parameters, openapi_windows(output_kind)]
+    return [*parameters, openapi_windows(output_kind), *OPENAPI_VIEWS]
 
 
 _OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+# Of no meaning for an image.
+_MEDIA_PARAMETERS = ("windows", "clips", "crops")
 _PARAMETERS_OF = {kind: _parameters_of(kind) for kind in _OUTPUT_KINDS}
 
 
@@ -112,7 +117,8 @@ class Params:
         requested_r: the text of ``r`` as the client sent it, or the default.
         top_k: how many classes to return; 0 for an output other than classes.
         deadline: ``time.monotonic()`` seconds, or None.
-        windows: which windows of a sound count; of no meaning for an image.
+        windows: which windows of a sound or video count; of no meaning for an image.
+        views: the clips and crops of a video.
     """
 
     model: ModelInfo
@@ -121,6 +127,19 @@ class Params:
     top_k: int
     deadline: float | None
     windows: Windows = Windows.MEAN
+    views: Views = field(default_factory=Views)
+
+    @property
+    def transform(self) -> Transform:
+        """The model's transform, with the clips and crops that the request names."""
+        transform = self.model.transform
+        if not isinstance(transform, VideoTransform):
+            return transform
+        return replace(
+            transform,
+            clips=self.views.clips or transform.clips,
+            crops=self.views.crops or transform.crops,
+        )
 
     @property
     def text(self) -> str:
@@ -134,6 +153,7 @@ def parse_params(
     default_r: str,
     arrival: float,
     output_kind: OutputKind = "classes",
+    max_views: int = VideoLimits.max_windows,
 ) -> Params:
     """Parse all parameters of a query.
 
@@ -143,6 +163,7 @@ def parse_params(
         default_r: ``r`` of a request that names none; clamped to what the model supports.
         arrival: when the request's headers arrived, ``time.monotonic()`` seconds.
         output_kind: the output of the endpoint.
+        max_views: most clips times crops of a video.
 
     Raises:
         InvalidParameter: a parameter is unknown, repeated, or has a value that is not allowed, or
@@ -160,9 +181,12 @@ def parse_params(
     top_k = 0
     if output_kind == "classes":
         top_k = parse_top_k(query.get("top_k"), len(model.labels))
-    windows = Windows.MEAN  # of no meaning for an image
-    if model.modality is Modality.AUDIO or "windows" in query:
+    windows = Windows.MEAN
+    views = Views()
+    has_windows = model.modality is not Modality.IMAGE
+    if has_windows or any(name in query for name in _MEDIA_PARAMETERS):
         windows = parse_windows(query.get("windows") or None, model, output_kind)
+        views = parse_views(query, model, max_views)
     return Params(
         model=model,
         choices=choices,
@@ -170,6 +194,7 @@ def parse_params(
         top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
         windows=windows,
+        views=views,
     )
 
 

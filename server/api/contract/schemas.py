@@ -56,7 +56,7 @@ class Embedding(BaseModel):
     batch_size: int = Field(description="How many images shared the forward pass.")
 
 
-class Media(BaseModel):
+class SoundMedia(BaseModel):
     """What a sound is, as it was decoded."""
 
     seconds: float = Field(description="Of the whole sound.")
@@ -64,11 +64,25 @@ class Media(BaseModel):
     channels: int = Field(description="Of the file.")
 
 
+class VideoMedia(BaseModel):
+    """What a video is."""
+
+    seconds: float = Field(description="Of the whole video.")
+    frames: int = Field(description="Of the whole video, whether they were decoded or not.")
+    frame_rate: float = Field(description="Frames a second, on average.")
+    width: int = Field(description="As it is shown, in pixels.")
+    height: int = Field(description="As it is shown, in pixels.")
+    codec: str = Field(description="Such as h264.")
+
+
+_CROP = "Of three: 0 is the left or the upper one. A single one, from the middle, is 0."
+
+
 class WindowAnswer(BaseModel):
     """The classes of one window of a sound."""
 
     start: float = Field(description="In seconds.")
-    end: float = Field(description="In seconds; at most the end of the sound.")
+    end: float = Field(description="In seconds; at most the end of the file.")
     r: str = Field(description="The schedule that was used.")
     predictions: list[Prediction] = Field(description="Best first.")
     tokens: Tokens
@@ -78,13 +92,39 @@ class WindowEmbedding(BaseModel):
     """The pooled features of one window of a sound."""
 
     start: float = Field(description="In seconds.")
-    end: float = Field(description="In seconds; at most the end of the sound.")
+    end: float = Field(description="In seconds; at most the end of the file.")
     r: str = Field(description="The schedule that was used.")
     embedding: list[float] = Field(description="float32, not normalised.")
     tokens: Tokens
 
 
-class SoundAnswer(Answer):
+class VideoWindowAnswer(WindowAnswer):
+    """The classes of one window of a video: one crop of one clip."""
+
+    crop: int = Field(description=_CROP)
+
+
+class VideoWindowEmbedding(WindowEmbedding):
+    """The pooled features of one window of a video: one crop of one clip."""
+
+    crop: int = Field(description=_CROP)
+
+
+class MediaAnswer(Answer):
+    """What the answers for sounds and for videos share."""
+
+    modality: Literal["audio", "video"]
+    media: SoundMedia | VideoMedia
+
+
+class MediaEmbedding(Embedding):
+    """What the features of sounds and of videos share."""
+
+    modality: Literal["audio", "video"]
+    media: SoundMedia | VideoMedia
+
+
+class SoundAnswer(MediaAnswer):
     """The classes of one sound: its scores are means over its windows.
 
     `r` and `tokens` are those of the window that merged most. `queue` is the longest wait of a
@@ -92,7 +132,7 @@ class SoundAnswer(Answer):
     """
 
     modality: Literal["audio"]
-    media: Media
+    media: SoundMedia
 
 
 class SoundAnswerByWindow(SoundAnswer):
@@ -101,17 +141,43 @@ class SoundAnswerByWindow(SoundAnswer):
     windows: list[WindowAnswer] = Field(description="In order of time.")
 
 
-class SoundEmbedding(Embedding):
+class SoundEmbedding(MediaEmbedding):
     """The pooled features of one sound: the mean over its windows. Else as `SoundAnswer`."""
 
     modality: Literal["audio"]
-    media: Media
+    media: SoundMedia
 
 
 class SoundEmbeddingByWindow(SoundEmbedding):
     """The pooled features of one sound, and of each window of it: `windows=each`."""
 
     windows: list[WindowEmbedding] = Field(description="In order of time.")
+
+
+class VideoAnswer(MediaAnswer):
+    """The classes of one video: its scores are means over its windows. Else as `SoundAnswer`."""
+
+    modality: Literal["video"]
+    media: VideoMedia
+
+
+class VideoAnswerByWindow(VideoAnswer):
+    """The classes of one video, and of each window of it: `windows=each`."""
+
+    windows: list[VideoWindowAnswer] = Field(description="In order of time, then of crops.")
+
+
+class VideoEmbedding(MediaEmbedding):
+    """The pooled features of one video: the mean over its windows. Else as `SoundAnswer`."""
+
+    modality: Literal["video"]
+    media: VideoMedia
+
+
+class VideoEmbeddingByWindow(VideoEmbedding):
+    """The pooled features of one video, and of each window of it: `windows=each`."""
+
+    windows: list[VideoWindowEmbedding] = Field(description="In order of time, then of crops.")
 
 
 class Problem(BaseModel):
@@ -134,13 +200,22 @@ class Answers(BaseModel):
     """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
     # The types with more fields first: an item is written as the first type that it is one of.
-    results: list[SoundAnswerByWindow | SoundAnswer | Answer | Problem]
+    results: list[
+        SoundAnswerByWindow | VideoAnswerByWindow | SoundAnswer | VideoAnswer | Answer | Problem
+    ]
 
 
 class Embeddings(BaseModel):
     """One result for each file of a multipart body, or each of the JSON's `images`, in order."""
 
-    results: list[SoundEmbeddingByWindow | SoundEmbedding | Embedding | Problem]
+    results: list[
+        SoundEmbeddingByWindow
+        | VideoEmbeddingByWindow
+        | SoundEmbedding
+        | VideoEmbedding
+        | Embedding
+        | Problem
+    ]
 
 
 class LevelDescription(BaseModel):
@@ -158,7 +233,7 @@ class ModelDescription(BaseModel):
 
     name: str
     architecture: str
-    modality: Literal["image", "audio"] = Field(description="What it takes.")
+    modality: Literal["image", "audio", "video"] = Field(description="What it takes.")
     input_size: list[int] = Field(description="Channels, height, width.")
     classes: int = Field(
         description="0 for a model without a classifier, which does not serve /classify."
@@ -193,10 +268,26 @@ class SoundModelDescription(ModelDescription):
     max_windows: int
 
 
+class VideoModelDescription(ModelDescription):
+    """One served model of video, and the limits on a video."""
+
+    frames: int = Field(description="Of one clip. A crop of a clip is one input of the model.")
+    sampling: Literal["stride", "uniform"] = Field(
+        description="A clip takes every `stride`-th frame, or one of each of equal segments."
+    )
+    stride: int = Field(description="Frames from one of a clip to the next.")
+    clips: int = Field(description="Of each video, unless the request names another number.")
+    crops: int = Field(description="Of each clip, unless the request names another number.")
+    max_seconds: float = Field(description="Of a video.")
+    max_frames: int = Field(description="That are decoded of a video.")
+    max_pixels: int = Field(description="Of a frame.")
+    max_windows: int = Field(description="Clips times crops.")
+
+
 class Models(BaseModel):
     """All served models; the first is the default."""
 
-    models: list[SoundModelDescription | ModelDescription]
+    models: list[SoundModelDescription | VideoModelDescription | ModelDescription]
 
 
 class Health(BaseModel):

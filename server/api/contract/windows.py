@@ -1,4 +1,4 @@
-"""The parameter ``windows``: which windows of a sound the model runs, and what is returned."""
+"""The parameter ``windows``: which windows of a sound or video count, and what is returned."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from server.media.modality import Modality
 
 
 class Windows(StrEnum):
-    """Which windows of a sound count.
+    """Which windows of a sound, or of a video, count.
 
     Attributes:
-        FIRST: the first one alone is run.
+        FIRST: the first one alone is run; of a video the first crop of the first clip.
         MEAN: all are run; the answer is the mean over them.
         EACH: as ``MEAN``, and the answer of each.
     """
@@ -29,12 +29,12 @@ _CHOICES = (Windows.FIRST, Windows.MEAN, Windows.EACH)
 _CHOICES_OF_PICTURES = (Windows.FIRST, Windows.EACH)
 
 _DESCRIPTION = (
-    "For a model of sound: the answer of the `first` window of its length alone, the `mean` over"
-    " all windows, or that of `each` as well."
+    "For a model of sound or video: the answer of the `first` window of its length alone, the"
+    " `mean` over all windows, or that of `each` as well. Of a video each crop of a clip is one."
 )
 _PICTURE_DESCRIPTION = (
-    "For a model of sound: a picture of the `first` window of its length, or of `each`, one below"
-    " the other."
+    "For a model of sound or video: a picture of the `first` window of its length, or of `each`,"
+    " one below the other."
 )
 
 
@@ -67,9 +67,9 @@ def parse_windows(text: str | None, model: ModelInfo, output_kind: OutputKind) -
     """Return the value of ``windows``, or the default for None. Raises `InvalidParameter`."""
     if text is None:
         return default_windows(output_kind)
-    if model.modality is not Modality.AUDIO:
+    if model.modality is Modality.IMAGE:
         raise invalid_parameter(
-            "windows", f"windows are parts of a sound; {model.name} takes images"
+            "windows", f"windows are parts of a sound or a video; {model.name} takes images"
         )
     allowed = allowed_windows(output_kind)
     if text not in allowed:

@@ -86,21 +86,25 @@ class Reservation:
         self.release(self._held_bytes)
 
 
-# An encoded image or sound, or one in base64; or normalised pixels, which the model takes as they
-# are, float32 (C, H, W).
+# An encoded image, sound or video, or one in base64; or normalised pixels, which the model takes as
+# they are, float32 (C, H, W).
 ImageContent = bytes | Base64Image | npt.NDArray[np.float32]
 
 
 @dataclass
 class BufferedInput:
-    """One image or sound, or a whole body, in memory; ``size`` bytes of ``reservation`` count."""
+    """One image, sound or video, or a whole body, in memory.
+
+    Attributes:
+        size: its bytes that count in ``reservation``.
+    """
 
     content: ImageContent
     reservation: Reservation
     size: int
 
     def encoded_bytes(self) -> bytes:
-        """Return the encoded image or sound, or the body; empty bytes once it is cleared.
+        """Return the encoded file, or the body; empty bytes once it is cleared.
 
         Raises:
             BadImage: the content is to be base64, and is not.
@@ -142,7 +146,7 @@ class Admission:
     Args:
         limits: on one body, by what its model takes.
         max_total_bytes: of all bodies that are in memory at the same time, and of the windows of
-            sounds that wait for a slot.
+            sounds and videos that wait for a slot.
 
     Attributes:
         draining: whether the server stops, so that no more requests are admitted.

@@ -1,6 +1,6 @@
 """The path of one image through the API process: admission, body, decode, submit, response.
 
-A sound leaves it after its body: `server.api.pipeline.sounds`.
+A sound or a video leaves it after its body: `server.api.pipeline.media`.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)
 
 
-class InferSound(Protocol):
-    """Decodes one sound, runs its windows, and builds its response, as for one image."""
+class InferMedia(Protocol):
+    """Decodes one sound or video, runs its windows, and builds its response, as for one image."""
 
-    async def __call__(self, sound: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
-        """As `server.api.pipeline.sounds.SoundPath.infer`."""
+    async def __call__(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """As `server.api.pipeline.media.MediaPath.infer`."""
         ...
 
 
@@ -59,7 +59,7 @@ class InferencePipeline:
         threads: for work that would block the event loop: decoding, parsing and drawing. They take
             calls first come, first served. Each call belongs to a slot, so the number of slots
             bounds their queue.
-        infer_sound: takes the path of a sound for a model of sound.
+        infer_media: takes the path of a sound or a video, for a model of it.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class InferencePipeline:
         metrics: Metrics,
         decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
         threads: Executor,
-        infer_sound: InferSound,
+        infer_media: InferMedia,
     ) -> None:
         self._router = router
         self._admission = admission
         self._metrics = metrics
         self._decode_image = decode
         self._threads = threads
-        self._infer_sound = infer_sound
+        self._infer_media = infer_media
 
     def models(self) -> Mapping[str, ModelInfo]:
         """Return the served models by name. Raises `Overloaded` until they are loaded."""
@@ -225,9 +225,9 @@ class InferencePipeline:
     ) -> T:
         """Decode one image into its slot, run it, and build its response."""
         params = request.params
-        is_sound = params.model.transform.modality is Modality.AUDIO
-        if is_sound and not isinstance(image.content, np.ndarray):
-            return await self._infer_sound(image, lease, request)
+        is_image = params.model.transform.modality is Modality.IMAGE
+        if not is_image and not isinstance(image.content, np.ndarray):
+            return await self._infer_media(image, lease, request)
         context = request.context
         kind = request.response_kind
         started = time.monotonic()

@@ -1,6 +1,6 @@
 """JSON bodies that hold images: ``{"image": "BASE64"}`` or ``{"images": ["BASE64", ...]}``.
 
-Sounds are held in the same way, as ``audio`` or ``audios``.
+Sounds are held in the same way, as ``audio`` or ``audios``, and videos as ``video`` or ``videos``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
 # No image begins like an object. Before it may stand a byte order mark, and white space.
 OBJECT_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]{0,1000}\{")
-_EXPECTED = 'send {"image": "BASE64"} or {"images": ["BASE64", ...]}, or audio or audios'
-_ONE = ("image", "audio")
-_SEVERAL = ("images", "audios")
+_EXPECTED = (
+    'send {"image": "BASE64"} or {"images": ["BASE64", ...]}, or audio, audios, video or videos'
+)
+_ONE = ("image", "audio", "video")
+_SEVERAL = ("images", "audios", "videos")
 # The parser holds the GIL for a second on 20 MB of empty lists, and for 20 ms on 20 MB of base64.
 # `MAX_IMAGES` data URLs have two commas each.
 _MAX_MARKS = 1000
@@ -34,7 +36,7 @@ def check_json_type(content_type: str) -> None:
     media_type, _ = parse_options_header(content_type)
     if not media_type.endswith((b"/json", b"+json")):
         raise UnsupportedFormat(
-            "the body is neither an image nor a sound; if it is JSON, send it as Content-Type:"
+            "the body is no image, sound or video; if it is JSON, send it as Content-Type:"
             " application/json"
         )
 

@@ -1,11 +1,37 @@
-"""What a client is told that sends a sound to a model of images, or an image to one of sound."""
+"""What a client is told that sends another modality than the model takes."""
 
 from __future__ import annotations
 
-from server.audio import formats
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.audio import formats as sounds
 from server.errors import UnsupportedFormat
-from server.imaging import decode
+from server.imaging import decode as images
 from server.media.modality import Modality
+from server.video import formats as videos
+
+
+@dataclass(frozen=True)
+class _Formats:
+    """The formats of one modality.
+
+    Attributes:
+        one: what a body of it is called.
+        sniff: returns the format of a body, or None.
+        supported: says which are allowed.
+    """
+
+    one: str
+    sniff: Callable[[bytes], str | None]
+    supported: str
+
+
+_FORMATS = {
+    Modality.IMAGE: _Formats("an image", images.sniff, images.SUPPORTED),
+    Modality.AUDIO: _Formats("a sound", sounds.sniff, sounds.SUPPORTED),
+    Modality.VIDEO: _Formats("a video", videos.sniff, videos.SUPPORTED),
+}
 
 
 def name_modality(
@@ -14,18 +40,13 @@ def name_modality(
     """Return the error of a ``body`` of another modality than the model takes.
 
     Args:
-        error: returned as it is where the body is of no modality that is known here.
+        error: returned as it is where the body is of no other modality that is known here.
         modality: what the model takes.
         model: how the error calls it.
     """
-    if modality is Modality.AUDIO:
-        found = decode.sniff(body)
-        kind = "an image"
-        wanted = f"sounds: {formats.SUPPORTED}"
-    else:
-        found = formats.sniff(body)
-        kind = "a sound"
-        wanted = f"images: {decode.SUPPORTED}"
-    if found is None:
-        return error
-    return UnsupportedFormat(f"the body is {kind} ({found}); {model} takes {wanted}")
+    wanted = f"{modality.noun}s: {_FORMATS[modality].supported}"
+    for other, formats in _FORMATS.items():
+        found = None if other is modality else formats.sniff(body)
+        if found is not None:
+            return UnsupportedFormat(f"the body is {formats.one} ({found}); {model} takes {wanted}")
+    return error

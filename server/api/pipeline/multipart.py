@@ -18,7 +18,7 @@ MAX_HEADER_BYTES = 65_536
 # Names of files may hold what RFC 2045 forbids: white space, backslashes, UTF-8.
 _PARAMETER = re.compile(rb';\s*([^=;"\s]+)\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^;]*)')
 # The types of a file whose part has no file name, as some clients send it.
-_FILE_TYPES = (b"image/", b"audio/", b"application/octet-stream")
+_FILE_TYPES = (b"image/", b"audio/", b"video/", b"application/octet-stream")
 
 
 def has_file_name(disposition: bytes | bytearray) -> bool:
@@ -33,9 +33,9 @@ def has_file_name(disposition: bytes | bytearray) -> bool:
 class FileParts:
     """The file parts of a multipart body, whatever their field name; other parts are skipped.
 
-    A part is a file if it has a file name, or the content type of an image, of sound or of binary
-    data. What stands before the first boundary and after the last is ignored (RFC 2046, section
-    5.1.1).
+    A part is a file if it has a file name, or the content type of an image, of sound, of video or
+    of binary data. What stands before the first boundary and after the last is ignored (RFC 2046,
+    section 5.1.1).
 
     Raises:
         BadImage: the content type has no valid boundary.
@@ -84,7 +84,7 @@ class FileParts:
         if not self._files:
             raise BadImage(
                 "the multipart body has no file; send each image as a part with a file name or with"
-                " the content type of an image, or of sound"
+                " the content type of an image, of sound or of video"
             )
         return self._files
 

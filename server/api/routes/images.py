@@ -1,4 +1,4 @@
-"""The routes that take images and sounds: parameters, responses, and their OpenAPI description."""
+"""The routes that take images, sounds and videos: parameters, responses, and their OpenAPI."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from server.api.contract.schemas import (
     SoundAnswerByWindow,
     SoundEmbedding,
     SoundEmbeddingByWindow,
+    VideoAnswer,
+    VideoAnswerByWindow,
+    VideoEmbedding,
+    VideoEmbeddingByWindow,
 )
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.inference_request import InferenceRequest
@@ -32,6 +36,7 @@ from server.api.pipeline.response_kinds import (
 )
 from server.api.routes.service import AppComponents
 from server.ipc.messages import OutputKind
+from server.media.modality import Modality
 
 router = APIRouter()
 
@@ -43,7 +48,7 @@ _RAW_TYPE = "application/octet-stream"
 _BINARY_SCHEMA = {"type": "string", "format": "binary"}
 _BASE64_SCHEMA = {
     "type": "string",
-    "description": "An encoded image or sound in base64, or a data URL.",
+    "description": "An encoded image, sound or video in base64, or a data URL.",
     "examples": ["data:image/png;base64,iVBORw0KGgo..."],
 }
 _LIST_SCHEMA = {
@@ -54,21 +59,25 @@ _LIST_SCHEMA = {
 }
 _JSON_SCHEMA = {
     "type": "object",
-    "description": "`image` or `audio`; or `images` or `audios`, for a list of results.",
+    "description": (
+        "`image`, `audio` or `video`; or `images`, `audios` or `videos`, for a list of results."
+    ),
     "properties": {
         "image": _BASE64_SCHEMA,
         "images": _LIST_SCHEMA,
         "audio": _BASE64_SCHEMA,
         "audios": _LIST_SCHEMA,
+        "video": _BASE64_SCHEMA,
+        "videos": _LIST_SCHEMA,
     },
     "minProperties": 1,
     "maxProperties": 1,
     "additionalProperties": False,
 }
 _BODY_DESCRIPTION = (
-    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), or for a model of sound one sound (WAV,"
-    " FLAC, OGG with Vorbis or Opus, MP3), whatever the content type says; or JSON with base64; or"
-    " multipart with one "
+    "One encoded image (JPEG, PNG, WebP, GIF, BMP, AVIF), for a model of sound one sound (WAV,"
+    " FLAC, OGG with Vorbis or Opus, MP3), for a model of video one video (MP4, MOV, WebM, MKV),"
+    " whatever the content type says; or JSON with base64; or multipart with one "
 )
 _PROBLEMS = error_responses(400, 401, 404, 408, 413, 415, 422, 500, 503, 504)
 
@@ -87,6 +96,7 @@ def openapi_operation(output: OutputKind, multipart_files: str) -> dict[str, Any
         "content": {
             "image/*": {"schema": _BINARY_SCHEMA},
             "audio/*": {"schema": _BINARY_SCHEMA},
+            "video/*": {"schema": _BINARY_SCHEMA},
             "multipart/form-data": {"schema": form},
             _JSON_TYPE: {"schema": _JSON_SCHEMA},
         },
@@ -116,6 +126,7 @@ async def infer(
         components.default_r,
         context.started,
         response_kind.output,
+        components.media_limits[Modality.VIDEO].max_windows,
     )
     context.model = params.model.name
     context.r = params.text
@@ -137,14 +148,16 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
 
 @router.post(
     "/classify",
-    response_model=Answer | SoundAnswer | SoundAnswerByWindow | Answers,
+    response_model=(
+        Answer | SoundAnswer | SoundAnswerByWindow | VideoAnswer | VideoAnswerByWindow | Answers
+    ),
     responses=_PROBLEMS,
     openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
 async def classify(request: Request) -> Any:
-    """Classify one image or sound, or several in multipart or JSON.
+    """Classify one image, sound or video, or several in multipart or JSON.
 
-    In each block `r` tokens are merged. The scores of a sound are means over its windows.
+    In each block `r` tokens are merged. The scores of a sound or video are means over its windows.
     """
     result = await infer(request, CLASSES)
     body = Answers(results=result) if isinstance(result, list) else result
@@ -153,16 +166,24 @@ async def classify(request: Request) -> Any:
 
 @router.post(
     "/embed",
-    response_model=Embedding | SoundEmbedding | SoundEmbeddingByWindow | Embeddings,
+    response_model=(
+        Embedding
+        | SoundEmbedding
+        | SoundEmbeddingByWindow
+        | VideoEmbedding
+        | VideoEmbeddingByWindow
+        | Embeddings
+    ),
     responses={**_PROBLEMS, **openapi_success(_RAW_TYPE)},
     openapi_extra=openapi_operation(FEATURES.output, "or more files."),
 )
 async def embed(request: Request) -> Any:
-    """Return the pooled features of one image or sound, or of several in multipart or JSON.
+    """Return the pooled features of one image, sound or video, or of several.
 
     With `Accept: application/octet-stream` the body is little-endian float32 only, one image after
-    the other; of a sound the mean over its windows, with `windows=each` one row for each. It has no
-    room for problems, so the problem of one image, with its `index`, is that of the request.
+    the other; of a sound or video the mean over its windows, with `windows=each` one row for each.
+    It has no room for problems, so the problem of one image, with its `index`, is that of the
+    request.
     """
     context: RequestContext = request.state.context
     if prefers(request.headers.get("accept"), _RAW_TYPE, _JSON_TYPE):
@@ -183,7 +204,8 @@ async def embed(request: Request) -> Any:
 async def visualize(request: Request) -> Response:
     """Draw each region of patches that became one token, in its mean colour and with an outline.
 
-    Of a sound the picture is its spectrogram: low frequencies below, time to the right.
+    Of a sound the picture is its spectrogram: low frequencies below, time to the right. Of a video
+    it is a contact sheet: one frame for each step of tokens in time, a region in one colour in all.
     """
     picture = await infer(request, PICTURE)
     assert isinstance(picture, bytes)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,14 @@ _MEDIA_TYPES = {
     ".flac": "audio/flac",
     ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
+    ".mp4": "video/mp4",
     ".ogg": "audio/ogg",
     ".png": "image/png",
     ".svg": "image/svg+xml",
     ".wav": "audio/wav",
+    ".webm": "video/webm",
 }
+_EXAMPLES = "examples/"
 _EXTERNAL_SCRIPT = r"<script\b[^>]* src="
 _EXTERNAL_STYLE = r"<link\b[^>]* rel=\"?stylesheet"
 _ETAG_LENGTH = 32  # hex digits: 128 bits, so no two files share a tag
@@ -73,21 +78,36 @@ class Asset:
 
 
 def load_assets(folder: Path) -> dict[str, Asset]:
-    """Return the files in and below ``folder`` that a page can load, by their relative path."""
+    """Return the files in and below ``folder`` that a page can load, by their relative path.
+
+    One more, ``examples.js``, lists those in its ``examples``.
+    """
     assets = {}
     for path in sorted(folder.rglob("*")):
         media_type = _MEDIA_TYPES.get(path.suffix)
         if media_type is not None:
             name = path.relative_to(folder).as_posix()
             assets[name] = Asset(path.read_bytes(), media_type)
+    assets["examples.js"] = list_examples(assets)
     return assets
+
+
+def list_examples(assets: Mapping[str, Asset]) -> Asset:
+    """Return a script that exports the names of the examples, in a list for each modality."""
+    names: dict[str, list[str]] = {}
+    for path, asset in assets.items():
+        if path.startswith(_EXAMPLES):
+            modality = asset.media_type.partition("/")[0]
+            names.setdefault(modality, []).append(path.removeprefix(_EXAMPLES))
+    script = f"export default {json.dumps(names)};\n"
+    return Asset(script.encode(), _MEDIA_TYPES[".js"])
 
 
 def content_security_policy(html: str) -> str:
     """Return the Content-Security-Policy of ``html`` (W3C CSP Level 3).
 
-    It allows the inline scripts and styles of the page, files of this server, and pictures and
-    sounds that the page itself makes.
+    It allows the inline scripts and styles of the page, files of this server, and pictures, sounds
+    and videos that the page itself makes.
     """
     directives = [
         "default-src 'none'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from server.api.contract.schemas import (
     ModelDescription,
     Models,
     SoundModelDescription,
+    VideoModelDescription,
 )
 from server.api.pipeline.admission import Admission
 from server.api.pipeline.inference import InferencePipeline
@@ -23,8 +25,9 @@ from server.audio.windows import window_seconds
 from server.engine_client.group import EngineGroup
 from server.errors import EngineLost, NotFound, Overloaded
 from server.ipc.messages import ModelInfo
-from server.media.limits import AudioLimits
-from server.media.transforms import AudioTransform
+from server.media.limits import AudioLimits, MediaLimits, VideoLimits
+from server.media.modality import Modality
+from server.media.transforms import AudioTransform, VideoTransform
 
 router = APIRouter()
 
@@ -42,7 +45,7 @@ class AppComponents:
     admission: Admission
     inference: InferencePipeline
     default_r: str
-    audio_limits: AudioLimits
+    media_limits: Mapping[Modality, MediaLimits]
 
 
 @router.get("/models", responses=error_responses(401, 503))
@@ -51,22 +54,47 @@ async def models(request: Request) -> Models:
     components: AppComponents = request.app.state.components
     served = components.inference.models()
     return Models(
-        models=[model_description(model, components.audio_limits) for model in served.values()]
+        models=[model_description(model, components.media_limits) for model in served.values()]
     )
 
 
-def model_description(model: ModelInfo, limits: AudioLimits) -> ModelDescription:
+def model_description(model: ModelInfo, limits: Mapping[Modality, MediaLimits]) -> ModelDescription:
     """Return the entry of ``model`` in ``GET /models``."""
     description = _describe(model)
-    transform = model.transform
-    if not isinstance(transform, AudioTransform):
-        return description
+    match model.transform, limits.get(model.modality):
+        case AudioTransform() as transform, AudioLimits() as audio:
+            return _describe_sound(description, transform, audio)
+        case VideoTransform() as transform, VideoLimits() as video:
+            return _describe_video(description, transform, video)
+    return description
+
+
+def _describe_sound(
+    description: ModelDescription, transform: AudioTransform, limits: AudioLimits
+) -> SoundModelDescription:
     seconds = window_seconds(transform.frames)
     return SoundModelDescription(
         **description.model_dump(),
         window_seconds=round(seconds, 2),
         max_seconds=round(min(limits.max_seconds, limits.max_windows * seconds), 2),
         max_channels=limits.max_channels,
+        max_windows=limits.max_windows,
+    )
+
+
+def _describe_video(
+    description: ModelDescription, transform: VideoTransform, limits: VideoLimits
+) -> VideoModelDescription:
+    return VideoModelDescription(
+        **description.model_dump(),
+        frames=transform.frames,
+        sampling=transform.sampling,
+        stride=transform.stride,
+        clips=transform.clips,
+        crops=transform.crops,
+        max_seconds=limits.max_seconds,
+        max_frames=limits.max_frames,
+        max_pixels=limits.max_pixels,
         max_windows=limits.max_windows,
     )
 

@@ -17,10 +17,10 @@ from server.engine.loading.spectrogram_geometry import Geometry, as_pair, find_g
 from server.engine.loading.spectrogram_names import is_spectrogram_model
 from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.timm_models import create_timm_model
-from server.engine.loading.transformers_names import is_transformers
+from server.engine.loading.transformers_names import require_other
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
-from tome_core.networks.architectures import AST_ARCHITECTURES
+from tome_core.networks.audio_architectures import AST_ARCHITECTURES
 
 StateDict = dict[str, Tensor]
 
@@ -44,11 +44,7 @@ def load_audio_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
         ConfigError: the file cannot be served; the message says why.
     """
     state_dict = read_checkpoint(path, spec.prefix)
-    if is_transformers(state_dict):
-        raise ConfigError(
-            f"{path} is of transformers, whose config.json and preprocessor_config.json say what"
-            ' the file does not; serve their folder with timm = "local-dir:FOLDER"'
-        )
+    require_other(state_dict, path)
     tensors = to_timm(state_dict)
     if is_spectrogram_model(state_dict) and not _has_both_tokens(tensors):
         raise ConfigError(

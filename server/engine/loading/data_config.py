@@ -27,10 +27,8 @@ def resolve_data_config(spec: ModelSpec, vit: Any) -> dict[str, Any]:
 
     Raises:
         ConfigError: mean or std do not match the model's channels, a std is 0, or the server has
-            no such interpolation, or a field is for sound.
+            no such interpolation.
     """
-    if spec.subtract_mean is not None:
-        raise ConfigError(f"model {spec.name} takes images: subtract_mean is a field of sound")
     overrides: dict[str, Any] = {}
     for name in DATA_FIELDS:
         value = getattr(spec, name)

@@ -29,8 +29,6 @@ _IDENTITY_MEAN = 0.0
 _IDENTITY_STD = 0.5
 _EXTRACTOR = "ASTFeatureExtractor"
 _PACKAGES = ("soundfile", "soxr")
-# Fields of an entry that mean nothing for sound.
-_OF_IMAGES = ("interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,8 @@ def make_audio_transform(spec: ModelSpec, vit: Any) -> AudioTransform:
     precedence.
 
     Raises:
-        ConfigError: a field of the entry is for images, or has several values.
+        ConfigError: mean or std of the entry has several values.
     """
-    for name in _OF_IMAGES:
-        if getattr(spec, name) is not None:
-            raise ConfigError(f"model {spec.name} takes sound: {name} is a field of images")
     front_end: FrontEnd = vit.pretrained_cfg.get("front_end", FrontEnd())
     height, width = vit.patch_embed.img_size
     time_last = is_time_last(vit)

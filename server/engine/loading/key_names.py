@@ -51,9 +51,14 @@ def to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return spectrogram_to_timm(state_dict)
     if is_transformers(state_dict):
         return transformers_to_timm(state_dict)
-    if "decoder_embed.weight" in state_dict:
-        return {key: value for key, value in state_dict.items() if not key.startswith(_MAE_DECODER)}
-    return dict(state_dict)
+    return without_mae_decoder(state_dict)
+
+
+def without_mae_decoder(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state_dict`` without the decoder of MAE's pre-training."""
+    if "decoder_embed.weight" not in state_dict:
+        return dict(state_dict)
+    return {key: value for key, value in state_dict.items() if not key.startswith(_MAE_DECODER)}
 
 
 def _torchvision_to_timm(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

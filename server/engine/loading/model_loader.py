@@ -36,9 +36,11 @@ from server.engine.loading.labels import (
     resolve_labels,
 )
 from server.engine.loading.levels import resolve_levels
-from server.engine.loading.modality import modality_of, takes_sound
+from server.engine.loading.modality import NOUNS, check_fields, expected_modality, modality_of
 from server.engine.loading.timm_models import check_classifier, create_timm_model
 from server.engine.loading.transformers_models import load_transformers_model
+from server.engine.loading.video_checkpoints import load_video_model
+from server.engine.loading.video_input import make_video_transform, require_video_packages
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.ipc.messages import Accelerations
@@ -47,6 +49,9 @@ from server.media.modality import Modality
 from server.media.transforms import Transform
 
 log = logging.getLogger("tome.engine")
+
+# Of models of their authors, by modality; images have timm's.
+_LOADERS = {Modality.AUDIO: load_audio_model, Modality.VIDEO: load_video_model}
 
 
 @dataclass(frozen=True)
@@ -174,24 +179,33 @@ class _ModelInput(NamedTuple):
 
 
 def _resolve_input(spec: ModelSpec, vit: Any) -> _ModelInput:
-    if modality_of(spec, vit) is Modality.AUDIO:
-        require_audio_packages(spec)
-        has_activation = "activation" in spec.model_fields_set
-        return _ModelInput(
-            transform=make_audio_transform(spec, vit),
-            mean=(),
-            std=(),
-            activation=spec.activation if has_activation else audio_activation(vit),
-            labels=own_labels(vit),
-        )
+    modality = modality_of(spec, vit)
+    check_fields(spec, modality)
+    if modality is Modality.AUDIO:
+        return _resolve_sound(spec, vit)
     data = resolve_data_config(spec, vit)
     channels = data["input_size"][0]
+    is_video = modality is Modality.VIDEO
+    if is_video:
+        require_video_packages(spec)
     return _ModelInput(
-        transform=make_transform(data),
+        transform=make_video_transform(spec, vit, data) if is_video else make_transform(data),
         mean=expand_to_channels(data["mean"], channels),
         std=expand_to_channels(data["std"], channels),
         activation=spec.activation,
-        labels=default_labels(vit),
+        labels=own_labels(vit) if is_video else default_labels(vit),
+    )
+
+
+def _resolve_sound(spec: ModelSpec, vit: Any) -> _ModelInput:
+    require_audio_packages(spec)
+    has_activation = "activation" in spec.model_fields_set
+    return _ModelInput(
+        transform=make_audio_transform(spec, vit),
+        mean=(),
+        std=(),
+        activation=spec.activation if has_activation else audio_activation(vit),
+        labels=own_labels(vit),
     )
 
 
@@ -203,8 +217,9 @@ def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
             with log_step(log, f"{spec.name}: loading {spec.folder}, a model of transformers"):
                 return load_transformers_model(spec, spec.folder, path, config)
     classes = len(labels) if labels else None
-    if takes_sound(spec):
-        return _load_sound(spec, path, classes)
+    modality = expected_modality(spec)
+    if modality in _LOADERS:
+        return _load_own_network(spec, modality, path, classes)
     source = path or "timm's weights, from the hub or its cache"
     with log_step(log, f"{spec.name}: loading {spec.timm} with {source}"):
         vit = create_timm_model(spec, classes, pretrained=path is None)
@@ -215,14 +230,17 @@ def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
     return vit
 
 
-def _load_sound(spec: ModelSpec, path: Path | None, classes: int | None) -> Any:
+def _load_own_network(
+    spec: ModelSpec, modality: Modality, path: Path | None, classes: int | None
+) -> Any:
+    """Return a model of a modality that timm has no weights for."""
     if path is None:
         raise ConfigError(
-            f"model {spec.name} takes sound, and timm has no weights for that: name a checkpoint,"
-            ' or a folder as timm = "local-dir:FOLDER"'
+            f"model {spec.name} takes {NOUNS[modality]}, and timm has no weights for that: name a"
+            ' checkpoint, or a folder as timm = "local-dir:FOLDER"'
         )
     with log_step(log, f"{spec.name}: loading {spec.timm} with {path}"):
-        return load_audio_model(spec, path, classes)
+        return _LOADERS[modality](spec, path, classes)
 
 
 def is_of_transformers(folder: Path, config: Mapping[str, Any]) -> bool:

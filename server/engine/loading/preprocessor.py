@@ -1,7 +1,7 @@
 """Hugging Face transformers' ``preprocessor_config.json`` as a data configuration of timm.
 
 Formats: sizes as one number (until version 4.25), ``{"height", "width"}`` or ``{"shortest_edge"}``;
-``resample`` as Pillow's number. Defaults are those of transformers' image processors.
+``resample`` as Pillow's number. Defaults are those of transformers' image and video processors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from server.engine.loading.checkpoints import read_json
 from server.errors import ConfigError
 
@@ -20,6 +22,7 @@ log = logging.getLogger("tome.engine")
 Size = tuple[int, int]  # height, width
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+_VIDEO_PREPROCESSOR_FILE = "video_preprocessor_config.json"
 # Newer versions of transformers save the image processor of CLIP and SigLIP within this file.
 _PROCESSOR_FILE = "processor_config.json"
 
@@ -46,7 +49,15 @@ _SHORTEST_EDGE: dict[str, Any] = {
     "image_mean": _OPENAI_MEAN,
     "image_std": _OPENAI_STD,
 }
-# By the name of the image processor, without "ImageProcessor", "FeatureExtractor", "Fast".
+_VIDEO: dict[str, Any] = {
+    **_SHORTEST_EDGE,
+    "resample": 2,
+    "image_mean": _HALF,
+    "image_std": _HALF,
+    "offset": False,
+}
+# By the name of the processor, without "ImageProcessor", "VideoProcessor", "FeatureExtractor",
+# "Fast".
 _PROCESSORS: dict[str, dict[str, Any]] = {
     "ViT": {**_DEFAULTS, "resample": 2},
     "DeiT": {**_DEFAULTS, "do_center_crop": True, "size": {"height": 256, "width": 256}},
@@ -54,18 +65,34 @@ _PROCESSORS: dict[str, dict[str, Any]] = {
     "Bit": _SHORTEST_EDGE,
     "CLIP": _SHORTEST_EDGE,
     "Siglip": _DEFAULTS,
+    "VideoMAE": _VIDEO,
+    "Vivit": {
+        **_VIDEO,
+        "size": {"shortest_edge": 256},
+        "rescale_factor": 1 / 127.5,
+        "offset": True,
+    },
+    "VJEPA2": {
+        **_VIDEO,
+        "crop_size": {"height": 256, "width": 256},
+        "image_mean": IMAGENET_DEFAULT_MEAN,
+        "image_std": IMAGENET_DEFAULT_STD,
+    },
 }
-_SUFFIX = re.compile(r"(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?$")
+_OF_VIDEO = ("VideoMAE", "Vivit", "VJEPA2")
+# Whose size, if it is one number, is that of the shorter side.
+_ONE_IS_SHORTEST = ("CLIP", "Bit", *_OF_VIDEO)
+_SUFFIX = re.compile(r"(?:ImageProcessor|VideoProcessor|FeatureExtractor)(?:Fast|Pil)?$")
 # By Pillow's number (PIL.Image.Resampling).
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def read_preprocessor(folder: Path, processor: str, image_size: Size) -> dict[str, Any]:
-    """Return timm's data configuration for the image processor of a folder.
+    """Return timm's data configuration for the image or video processor of a folder.
 
     Args:
         folder: of the model.
-        processor: name of the image processor that models of its type have, such as ``ViT``.
+        processor: name of the processor that models of its type have, such as ``ViT``.
         image_size: of the model, for a processor that does not resize, and if there is none.
 
     Returns:
@@ -75,20 +102,21 @@ def read_preprocessor(folder: Path, processor: str, image_size: Size) -> dict[st
     Raises:
         ConfigError: the processor does what the server cannot do; the message names it.
     """
-    path, config = _read_config(folder)
+    path, config = read_processor(folder, processor)
     if config is None:
         log.warning(
-            "%s has no %s: images are prepared as %sImageProcessor does by default",
+            "%s has no %s: inputs are prepared as %s does by default",
             folder,
             PREPROCESSOR_FILE,
-            processor,
+            f"{processor}{'Video' if processor in _OF_VIDEO else 'Image'}Processor",
         )
-        height, width = image_size
-        config = {"size": {"height": height, "width": width}, "do_center_crop": False}
+        config = _default_sizes(processor, image_size)
     name = _processor_name(path, config) or processor
     given = {key: value for key, value in config.items() if value is not None}
     settings = {**_PROCESSORS[name], **given}
     try:
+        if name == "VJEPA2":
+            settings["size"] = _size_before_crop(settings["crop_size"])
         geometry = _geometry(path, settings, name, image_size)
         mean, std = _normalisation(settings)
         interpolation = _INTERPOLATIONS[int(settings["resample"])]
@@ -97,21 +125,44 @@ def read_preprocessor(folder: Path, processor: str, image_size: Size) -> dict[st
     return {**geometry, "mean": mean, "std": std, "interpolation": interpolation}
 
 
-def _read_config(folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    path = folder / PREPROCESSOR_FILE
-    if path.is_file():
-        return path, read_json(path)
+def read_processor(folder: Path, processor: str) -> tuple[Path, dict[str, Any] | None]:
+    """Return the path and the content of a processor's file; None instead if there is none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    is_of_video = processor in _OF_VIDEO
+    files = (_VIDEO_PREPROCESSOR_FILE, PREPROCESSOR_FILE) if is_of_video else (PREPROCESSOR_FILE,)
+    for path in (folder / name for name in files):
+        if path.is_file():
+            return path, read_json(path)
     processor_path = folder / _PROCESSOR_FILE
     if processor_path.is_file():
-        inner = read_json(processor_path).get("image_processor")
+        part = "video_processor" if is_of_video else "image_processor"
+        inner = read_json(processor_path).get(part)
         if isinstance(inner, dict):
             return processor_path, inner
-    return path, None
+    return folder / PREPROCESSOR_FILE, None
+
+
+def _default_sizes(processor: str, image_size: Size) -> dict[str, Any]:
+    """Return the sizes of a folder without a processor: those of the model, without a margin.
+
+    Those of a processor of video where its crop is of the model's size.
+    """
+    height, width = image_size
+    size = {"height": height, "width": width}
+    if processor not in _OF_VIDEO:
+        return {"size": size, "do_center_crop": False}
+    if _PROCESSORS[processor]["crop_size"] == size:
+        return {}
+    return {"size": {"shortest_edge": min(image_size)}, "crop_size": size}
 
 
 def _processor_name(path: Path, config: dict[str, Any]) -> str | None:
     """Return which of `_PROCESSORS` the file names; None if it names none."""
-    full_name = config.get("image_processor_type") or config.get("feature_extractor_type")
+    fields = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    full_name = next((config[field] for field in fields if config.get(field)), None)
     if full_name is None:
         return None
     name = _SUFFIX.sub("", str(full_name))
@@ -128,7 +179,7 @@ def _geometry(path: Path, settings: dict[str, Any], name: str, image_size: Size)
         if crops:
             raise ConfigError(f"{path}: do_center_crop without do_resize is not supported")
         return _exactly(image_size)
-    shortest, exact = _parse_size(path, settings["size"], name in ("CLIP", "Bit"))
+    shortest, exact = _parse_size(path, settings["size"], name in _ONE_IS_SHORTEST)
     if not crops:
         if exact is None:
             raise ConfigError(
@@ -144,6 +195,12 @@ def _geometry(path: Path, settings: dict[str, Any], name: str, image_size: Size)
     if crop[0] != crop[1]:
         raise ConfigError(f"{path}: shortest_edge with a crop that is not square is not supported")
     return _cropped(path, "center", (shortest, shortest), crop)
+
+
+def _size_before_crop(crop: Any) -> dict[str, int]:
+    """Return the size of V-JEPA 2's processor, which computes it whatever its file says."""
+    side = crop["height"] if isinstance(crop, dict) else crop
+    return {"shortest_edge": int(side * 256 / 224)}
 
 
 def _parse_size(path: Path, size: Any, one_is_shortest: bool) -> tuple[int, Size | None]:
@@ -186,6 +243,8 @@ def _normalisation(settings: dict[str, Any]) -> tuple[tuple[float, ...], tuple[f
         scale = float(settings["rescale_factor"])
     mean = _as_tuple(settings["image_mean"]) if settings["do_normalize"] else (0.0,)
     std = _as_tuple(settings["image_std"]) if settings["do_normalize"] else (1.0,)
+    if settings["do_rescale"] and settings.get("offset"):  # rescaled pixels are lowered by 1
+        mean = tuple(value + 1 for value in mean)
     if math.isclose(scale, _PIXEL_SCALE):
         return mean, std
     factor = 255 * scale

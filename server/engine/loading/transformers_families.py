@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from timm.layers import GELUTanh, QuickGELU, SwiGLUPacked
+from timm.layers import GELUTanh, LayerNorm, QuickGELU, SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from server.engine.loading.sinusoids import sinusoid_positions
+from server.engine.loading.transformers_names import fill_key_biases
+from server.errors import ConfigError
 from server.media.modality import Modality
 from tome_core.adapters.class_and_mean import ClassAndMeanViT
 from tome_core.networks.spectrogram_vit import SpectrogramViT
+from tome_core.networks.video_vit import VideoViT
+from tome_core.networks.vjepa2 import VJepa2
 
 StateDict = dict[str, Tensor]
 Config = Mapping[str, Any]
@@ -70,8 +75,6 @@ _CLIP: dict[str, Any] = {
     "layer_norm_eps": 1e-5,
     "patch_size": 32,
 }
-
-
 _AST: dict[str, Any] = {
     **_VIT,
     "num_channels": 1,
@@ -79,6 +82,37 @@ _AST: dict[str, Any] = {
     "time_stride": 10,
     "max_length": 1024,
     "num_mel_bins": 128,
+}
+_VIDEOMAE: dict[str, Any] = {
+    **_VIT,
+    "num_frames": 16,
+    "tubelet_size": 2,
+    "use_mean_pooling": True,
+}
+_VIVIT: dict[str, Any] = {
+    **_VIT,
+    "hidden_act": "gelu_fast",
+    "layer_norm_eps": 1e-6,
+    "num_frames": 32,
+    "tubelet_size": (2, 16, 16),
+}
+_VJEPA2: dict[str, Any] = {
+    **_VIT,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "mlp_ratio": 4.0,
+    "layer_norm_eps": 1e-6,
+    "image_size": 256,
+    "num_frames": 64,
+    "tubelet_size": 2,
+    "num_pooler_layers": 3,
+}
+# What other types call the fields of its configuration.
+_VJEPA2_NAMES = {
+    "crop_size": "image_size",
+    "frames_per_clip": "num_frames",
+    "in_chans": "num_channels",
 }
 
 
@@ -178,6 +212,39 @@ def _build_ast(config: Config, tensors: StateDict, arguments: dict[str, Any]) ->
     return vit
 
 
+def _build_videomae(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
+    """Build VideoMAE: the mean of all tokens, with a classifier after a norm, else before one.
+
+    Raises:
+        ConfigError: its classifier reads the first tubelet.
+    """
+    fill_key_biases(tensors)
+    averages = config["use_mean_pooling"]
+    has_classifier = "head.weight" in tensors
+    if has_classifier and not averages:
+        raise ConfigError(
+            "use_mean_pooling = false with a classifier, which then reads the first tubelet of a"
+            " clip, is not supported: that tubelet may merge into another token"
+        )
+    arguments["qkv_bias"] = "blocks.0.attn.qkv.bias" in tensors
+    vit = VideoViT(fc_norm=has_classifier, final_norm=not averages, **arguments)
+    if has_classifier:
+        vit.fc_norm = LayerNorm(config["hidden_size"], eps=1e-5)  # not that of config.json
+    if "pos_embed" not in tensors:
+        tensors["pos_embed"] = sinusoid_positions(vit.patch_embed.num_patches, vit.embed_dim)
+    return vit
+
+
+def _build_vivit(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
+    return VideoViT(class_token=True, global_pool="token", **arguments)
+
+
+def _build_vjepa2(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
+    """Build V-JEPA 2: with a classifier it pools by attention, else by the mean of all tokens."""
+    # The MLPs of the pooler are 4 times as wide as a token, whatever ``mlp_ratio`` says.
+    return VJepa2(pooler_depth=config["num_pooler_layers"], pooler_mlp_ratio=4.0, **arguments)
+
+
 def _drop(tensors: StateDict, prefix: str) -> None:
     for key in [key for key in tensors if key.startswith(prefix)]:
         del tensors[key]
@@ -191,9 +258,11 @@ class Family:
         build: gives timm's model for the configuration, the tensors, which it may change, and the
             arguments that all models of timm have.
         defaults: of its configuration class. Files may leave out what equals the default.
-        processor: see `read_preprocessor`; of images only.
+        processor: see `read_preprocessor`; of images and video.
         antialias: whether transformers resizes its positions with antialiasing.
         modality: what it takes.
+        stride: of video: see `VideoTransform`; as the authors of the model sample.
+        renamed: what the other types call fields that its configuration calls otherwise.
     """
 
     build: Callable[[Config, StateDict, dict[str, Any]], nn.Module]
@@ -201,6 +270,8 @@ class Family:
     processor: str
     antialias: bool = False
     modality: Modality = Modality.IMAGE
+    stride: int = 4
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES = {
@@ -214,4 +285,9 @@ FAMILIES = {
     "clip": Family(_build_clip, _CLIP, "CLIP"),
     "clip_vision_model": Family(_build_clip, _CLIP, "CLIP"),
     "audio-spectrogram-transformer": Family(_build_ast, _AST, "", modality=Modality.AUDIO),
+    "videomae": Family(_build_videomae, _VIDEOMAE, "VideoMAE", modality=Modality.VIDEO),
+    "vivit": Family(_build_vivit, _VIVIT, "Vivit", modality=Modality.VIDEO, stride=2),
+    "vjepa2": Family(
+        _build_vjepa2, _VJEPA2, "VJEPA2", modality=Modality.VIDEO, renamed=_VJEPA2_NAMES
+    ),
 }

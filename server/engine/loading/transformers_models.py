@@ -1,8 +1,8 @@
 """Models of Hugging Face transformers, built as timm's from their ``config.json``.
 
-Supported are ViT, DeiT, BEiT, DINOv2 (with registers), the vision towers of SigLIP and CLIP, and
-AST: with the classifier of ``*ForImageClassification`` or ``ASTForAudioClassification``, or without
-one.
+Supported are ViT, DeiT, BEiT, DINOv2 (with registers), the vision towers of SigLIP and CLIP, AST,
+VideoMAE, ViViT and V-JEPA 2: with the classifier of ``*ForImageClassification``,
+``*ForVideoClassification`` or ``ASTForAudioClassification``, or without one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from timm.layers import LayerNorm, resample_abs_pos_embed
 
@@ -19,7 +19,7 @@ from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
 from server.engine.loading.front_end import check_spectrogram, read_feature_extractor
 from server.engine.loading.labels import in_order_of_index
-from server.engine.loading.preprocessor import read_preprocessor
+from server.engine.loading.preprocessor import read_preprocessor, read_processor
 from server.engine.loading.time_positions import fit_in_time
 from server.engine.loading.transformers_families import (
     ACTIVATIONS,
@@ -33,6 +33,8 @@ from server.engine.loading.transformers_names import (
     names_in_file,
     transformers_to_timm,
 )
+from server.engine.loading.video_input import ClipFormat
+from server.engine.loading.video_refusals import REFUSED_TYPES
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
 from server.media.modality import Modality
@@ -67,8 +69,7 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
         )
     tensors = transformers_to_timm(state_dict)
     try:
-        build = _build_of_sound if family.modality is Modality.AUDIO else _build_of_images
-        vit = build(spec, folder, family, settings, tensors)
+        vit = _BUILDERS[family.modality](spec, folder, family, settings, tensors)
     except ConfigError:
         raise
     except Exception as error:  # timm raises many types
@@ -82,7 +83,7 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
         label_names = in_order_of_index(label_names, f"{config_path}: the keys of id2label")
     vit.pretrained_cfg["label_names"] = label_names
     vit.pretrained_cfg["problem_type"] = config.get("problem_type")
-    if family.modality is Modality.IMAGE:
+    if family.modality is not Modality.AUDIO:
         _check_activation(spec, config)
     return vit
 
@@ -102,7 +103,7 @@ def _check_activation(spec: ModelSpec, config: Config) -> None:
     is_multi_label = config.get("problem_type") == "multi_label_classification"
     if is_multi_label and "activation" not in spec.model_fields_set:
         log.warning(
-            "model %s: config.json says that an image may have several labels; the scores are a"
+            "model %s: config.json says that an input may have several labels; the scores are a"
             ' softmax: set activation = "sigmoid" for one probability per label',
             spec.name,
         )
@@ -126,8 +127,8 @@ def _check_parts(
         if key not in expected and not key.startswith("head"):
             raise ConfigError(
                 f"{path} has {names.get(key, key)}, which is no part of a supported model: models"
-                " without a head, *ForImageClassification and ASTForAudioClassification (this one"
-                f" is {architecture})"
+                " without a head, *ForImageClassification, *ForVideoClassification and"
+                f" ASTForAudioClassification (this one is {architecture})"
             )
     for key in expected:
         if key not in tensors and not key.startswith("head"):
@@ -140,6 +141,11 @@ def _check_parts(
 def _settings(config: Config, path: Path) -> tuple[Family, dict[str, Any]]:
     model_type = config.get("model_type")
     family = FAMILIES.get(str(model_type))
+    if model_type in REFUSED_TYPES:
+        raise ConfigError(
+            f"{path} describes a model of type {model_type!r}, which is not supported:"
+            f" {REFUSED_TYPES[model_type]}"
+        )
     if family is None:
         raise ConfigError(
             f"{path} describes a model of type {model_type!r} of transformers, which is not"
@@ -148,7 +154,8 @@ def _settings(config: Config, path: Path) -> tuple[Family, dict[str, Any]]:
     own = config
     if model_type in ("clip", "siglip"):
         own = config.get("vision_config") or {}
-    settings = {**family.defaults, **own}
+    renamed = {family.renamed.get(name, name): value for name, value in own.items()}
+    settings = {**family.defaults, **renamed}
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"):
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise ConfigError(f"{path}: {name} = {settings[name]!r} is no positive number")
@@ -203,6 +210,65 @@ def _build_of_sound(
         )
     vit.pretrained_cfg = {"front_end": front_end}
     return vit
+
+
+def _build_of_video(
+    spec: ModelSpec, folder: Path, family: Family, settings: dict[str, Any], tensors: StateDict
+) -> Any:
+    """Create the model of the clips that ``config.json`` describes.
+
+    Raises:
+        ConfigError: the video processor prepares frames of another size, or as the server cannot.
+    """
+    image_size = _pair(settings["image_size"])
+    data = read_preprocessor(folder, family.processor, image_size)
+    if data.pop("crop_mode") != "center" or data.pop("input_size") != image_size:
+        raise ConfigError(
+            f"{folder}: its processor must resize the shorter side of frames and crop them to"
+            f" {image_size[0]} x {image_size[1]}, the image_size of config.json; others are not"
+            " supported"
+        )
+    frames = settings["num_frames"]
+    tubelet = settings["tubelet_size"]
+    if not isinstance(tubelet, int):
+        tubelet, *settings["patch_size"] = tubelet
+    arguments = {
+        "frames": frames,
+        "tubelet": tubelet,
+        **_arguments(spec, settings, tensors, _pair(spec.img_size or image_size)),
+    }
+    try:
+        vit: Any = family.build(settings, tensors, arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from error
+    clips = ClipFormat(sampling=_sampling(folder, family, frames), stride=family.stride)
+    vit.pretrained_cfg = {**data, "clips": clips}
+    return vit
+
+
+def _sampling(folder: Path, family: Family, frames: int) -> Literal["stride", "uniform"]:
+    """Return how a video processor samples frames; ``stride`` where it does not.
+
+    Raises:
+        ConfigError: it takes frames at other times than the server can.
+    """
+    path, settings = read_processor(folder, family.processor)
+    if settings is None or not settings.get("do_sample_frames"):
+        return "stride"
+    if settings.get("num_frames") != frames or settings.get("fps"):
+        raise ConfigError(
+            f"{path}: do_sample_frames with num_frames = {settings.get('num_frames')} and fps ="
+            f" {settings.get('fps')} is not supported; supported: {frames} frames of the whole"
+            " video"
+        )
+    return "uniform"
+
+
+_BUILDERS = {
+    Modality.IMAGE: _build_of_images,
+    Modality.AUDIO: _build_of_sound,
+    Modality.VIDEO: _build_of_video,
+}
 
 
 def _arguments(

@@ -9,44 +9,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from server.errors import ConfigError
 
 StateDict = dict[str, Tensor]
 
 _PATCH_EMBEDDING = re.compile(
     r"(?:[a-z0-9_]+\.)?embeddings\.patch_embeddings?(?:\.projection)?\.weight"
+    r"|(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj\.weight"
 )
 # Parts that take no part in what the server computes: the text models and projections of CLIP and
-# SigLIP, the tokens of masked pre-training, the tanh layer of ViTModel's pooler_output, buffers.
+# SigLIP, the tokens of masked pre-training, the tanh layer of ViTModel's pooler_output, buffers,
+# and the predictor with which V-JEPA 2 is pre-trained.
 _LEFT_OUT = re.compile(
     r"text_model\.|text_projection\.|visual_projection\.|logit_scale$|logit_bias$"
     r"|(?:.*\.)?(?:mask_token|position_ids|relative_position_index)$"
     r"|(?:.*\.)?pooler\.dense\."
+    r"|(?:vjepa2\.)?predictor\.(?:embeddings|layer|layernorm|proj)\."
 )
+_BLOCK = r"^((?:attn_pool\.)?blocks\.\d+)"  # V-JEPA 2's pooler has blocks, too
 _NAMES = (
     (
         r"^(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model"
-        r"|audio_spectrogram_transformer)\.",
+        r"|audio_spectrogram_transformer|videomae|vivit|vjepa2)\.",
         "",
     ),
+    (r"^encoder\.(embeddings|layernorm)\.", r"\1."),
     (r"^embeddings\.(?:cls_token|class_embedding)$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embeddings?(?:\.weight)?$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings?\.(?:projection\.)?", "patch_embed.proj."),
+    (r"^embeddings\.patch_embeddings?\.(?:projection\.|proj\.)?", "patch_embed.proj."),
     (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
+    (r"^pooler\.self_attention_layers\.", "attn_pool.blocks."),
+    (r"^(blocks\.\d+)\.attention\.attention\.([qv])_bias$", r"\1.attn.\2_bias"),
     (r"^(?:encoder\.relative_position_bias|shared_position_bias)\.", "rel_pos_bias."),
-    (r"^(blocks\.\d+)\.(?:layernorm_before|layer_norm1)\.", r"\1.norm1."),
-    (r"^(blocks\.\d+)\.(?:layernorm_after|layer_norm2)\.", r"\1.norm2."),
+    (_BLOCK + r"\.(?:layernorm_before|layer_norm1)\.", r"\1.norm1."),
+    (_BLOCK + r"\.(?:layernorm_after|layer_norm2)\.", r"\1.norm2."),
     (
-        r"^(blocks\.\d+)\.(?:attention|self_attn)\.(?:o_proj|out_proj|output\.dense)\.",
+        _BLOCK + r"\.(?:attention|self_attn)\.(?:o_proj|out_proj|proj|output\.dense)\.",
         r"\1.attn.proj.",
     ),
     (r"^(blocks\.\d+)\.(?:attention\.attention\.)?relative_position_bias\.", r"\1.attn."),
     (
-        r"^(blocks\.\d+)\.(?:attention\.attention|attention|self_attn)\.(q|k|v)(?:uery|ey|alue|_proj)\.",
+        _BLOCK + r"\.(?:attention\.attention|attention|self_attn)\.(q|k|v)(?:uery|ey|alue|_proj)\.",
         r"\1.attn.\2.",
     ),
     (r"^(blocks\.\d+)\.(?:intermediate\.dense|mlp\.weights_in)\.", r"\1.mlp.fc1."),
@@ -56,6 +66,10 @@ _NAMES = (
     (r"^pre_layrnorm\.", "norm_pre."),
     (r"^(?:layernorm|post_layernorm)\.", "norm."),
     (r"^pooler\.layernorm\.", "fc_norm."),
+    (r"^pooler\.query_tokens$", "attn_pool.cross_attn.latent"),
+    (r"^pooler\.cross_attention_layer\.layer_norm([12])\.", r"attn_pool.norm\1."),
+    (r"^pooler\.cross_attention_layer\.mlp\.", "attn_pool.mlp."),
+    (r"^pooler\.cross_attention_layer\.cross_attn\.(q|k|v)_proj\.", r"attn_pool.cross_attn.\1."),
     (r"^head\.probe$", "attn_pool.latent"),
     (r"^head\.attention\.in_proj_", "attn_pool.in_proj."),
     (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
@@ -66,13 +80,23 @@ _NAMES = (
     (r"^distillation_classifier\.", "head_dist."),
 )
 _PATTERNS = tuple((re.compile(pattern), replacement) for pattern, replacement in _NAMES)
-_QUERY = re.compile(r"(blocks\.\d+\.attn)\.q\.(weight|bias)")
+_QUERY = re.compile(r"((?:attn_pool\.)?blocks\.\d+\.attn)\.q\.(weight|bias)")
+_KEY_OF_POOL = re.compile(r"attn_pool\.cross_attn\.k\.(weight|bias)")
 _GATE = re.compile(r"(blocks\.\d+\.mlp)\.gate_proj\.(weight|bias)")
 
 
 def is_transformers(state_dict: Mapping[str, Tensor]) -> bool:
     """Return whether the keys are those of a vision model of transformers."""
     return any(_PATCH_EMBEDDING.fullmatch(key) for key in state_dict)
+
+
+def require_other(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `ConfigError` if the keys are those of transformers, whose folder says more."""
+    if is_transformers(state_dict):
+        raise ConfigError(
+            f"{path} is of transformers, whose config.json and preprocessor_config.json say what"
+            ' the file does not; serve their folder with timm = "local-dir:FOLDER"'
+        )
 
 
 def name_in_timm(key: str) -> str:
@@ -88,9 +112,10 @@ def transformers_to_timm(state_dict: Mapping[str, Tensor]) -> StateDict:
         name_in_timm(key): value for key, value in state_dict.items() if not _LEFT_OUT.match(key)
     }
     _add_batch_axis(renamed)
-    _join_attention(renamed)
+    join_attention(renamed)
     _join_gates(renamed)
     _split_attention_pool(renamed)
+    _join_attentive_pooler(renamed)
     return renamed
 
 
@@ -100,6 +125,7 @@ def names_in_file(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
     for key in state_dict:
         name = name_in_timm(key)
         name = _QUERY.sub(r"\1.qkv.\2", name)
+        name = _KEY_OF_POOL.sub(r"attn_pool.cross_attn.kv.\1", name)
         name = _GATE.sub(r"\1.fc1.\2", name)
         names[name] = key
     return names
@@ -113,7 +139,7 @@ def _add_batch_axis(tensors: StateDict) -> None:
             tensors[key] = tensor.reshape(1, -1, tensor.shape[-1])
 
 
-def _join_attention(tensors: StateDict) -> None:
+def join_attention(tensors: StateDict) -> None:
     """Join the layers of queries, keys and values. BEiT's keys have no bias: timm keeps two."""
     for match in [match for match in map(_QUERY.fullmatch, tensors) if match]:
         attention = match[1]
@@ -124,6 +150,15 @@ def _join_attention(tensors: StateDict) -> None:
         elif kind == "bias" and names[1] not in tensors and names[2] in tensors:
             tensors[f"{attention}.q_bias"] = tensors.pop(names[0])
             tensors[f"{attention}.v_bias"] = tensors.pop(names[2])
+
+
+def fill_key_biases(tensors: StateDict) -> None:
+    """Join the biases of queries and values: keys have none, which is a bias of 0."""
+    for name in [key for key in tensors if key.endswith(".q_bias")]:
+        attention = name.removesuffix("q_bias")
+        query = tensors.pop(name)
+        value = tensors.pop(f"{attention}v_bias")
+        tensors[f"{attention}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
 
 
 def _join_gates(tensors: StateDict) -> None:
@@ -143,3 +178,12 @@ def _split_attention_pool(tensors: StateDict) -> None:
             width = len(projection) // 3
             tensors[f"attn_pool.q.{kind}"] = projection[:width]
             tensors[f"attn_pool.kv.{kind}"] = projection[width:]
+
+
+def _join_attentive_pooler(tensors: StateDict) -> None:
+    """Join the layers of keys and values that the query of V-JEPA 2's pooler attends to."""
+    for match in [match for match in map(_KEY_OF_POOL.fullmatch, tensors) if match]:
+        values = f"attn_pool.cross_attn.v.{match[1]}"
+        if values in tensors:
+            joined = torch.cat([tensors.pop(match[0]), tensors.pop(values)])
+            tensors[f"attn_pool.cross_attn.kv.{match[1]}"] = joined

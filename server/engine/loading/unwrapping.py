@@ -17,7 +17,8 @@ log = logging.getLogger("tome.engine")
 StateDict = dict[str, Tensor]
 
 # Keys under which training scripts store the state dict. Averaged weights come first, as in timm's
-# loader; the teacher of self-distillation (DINO) is the average of its student.
+# loader; the teacher of self-distillation (DINO) is the average of its student, and the target
+# encoder (V-JEPA 2) that of its encoder.
 WRAPPER_KEYS = (
     "state_dict_ema",
     "model_ema_state_dict",
@@ -26,6 +27,7 @@ WRAPPER_KEYS = (
     "ema_model",
     "ema",
     "teacher",
+    "target_encoder",
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -53,11 +55,14 @@ _PATCH_EMBEDDING = re.compile(
       | conv_proj
       | visual\.conv1
       | (?:(?:vit|deit|beit|dinov2|dinov2_with_registers|vision_model
-             |audio_spectrogram_transformer)\.)?
+             |audio_spectrogram_transformer|videomae|vivit)\.)?
         embeddings\.patch_embeddings?(?:\.projection)?
+      | (?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj
     )\.weight""",
     re.VERBOSE,
 )
+# The decoder with which VideoMAE is pre-trained, beside its encoder.
+_VIDEOMAE_DECODER = ("encoder_to_decoder.", "decoder.", "mask_token")
 # Parts of the names of tensors that a training script keeps beside the model and that do not take
 # part in its forward pass.
 _NOT_OF_THE_MODEL = re.compile(
@@ -83,7 +88,7 @@ def find_state_dict(content: Any, path: Path, prefix: str | None = None) -> Stat
     if prefix:
         return _select(content, path, prefix)
     state_dict = _unwrap(content, path)
-    return _strip(_without_inner_names(state_dict), path)
+    return _strip(_without_videomae_decoder(_without_inner_names(state_dict)), path)
 
 
 def _unwrap(content: Any, path: Path) -> StateDict:
@@ -164,6 +169,16 @@ def _without_inner_names(state_dict: StateDict) -> StateDict:
             key = key.replace(name, "")
         renamed[key] = value
     return renamed
+
+
+def _without_videomae_decoder(state_dict: StateDict) -> StateDict:
+    """Return ``state_dict`` without the decoder of VideoMAE's pre-training, if it has one."""
+    bridge = _VIDEOMAE_DECODER[0]
+    root = next((key.partition(bridge)[0] for key in state_dict if bridge in key), None)
+    if root is None:
+        return state_dict
+    decoder = tuple(f"{root}{part}" for part in _VIDEOMAE_DECODER)
+    return {key: value for key, value in state_dict.items() if not key.startswith(decoder)}
 
 
 def _strip(state_dict: StateDict, path: Path) -> StateDict:

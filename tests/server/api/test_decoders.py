@@ -1,4 +1,4 @@
-"""Decode workers run only where a model takes sound."""
+"""Decode workers run only where a model takes sound or video."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ pytest.importorskip("soxr")
 from server.api.decoders import Decoders
 from server.decoding.pool import DecodePool
 from server.errors import EngineStartError
-from server.media.limits import AudioLimits
-from tests.server.api.pipeline.fakes import AUDIO_MODEL, MODEL
+from server.media.modality import Modality
+from server.settings import Settings
+from tests.server.api.pipeline.fakes import AUDIO_MODEL, MODEL, VIDEO_MODEL
+
+LIMITS = Settings().media_limits
 
 
 def test_workers_start_once_and_with_the_first_model_of_sound() -> None:
     async def main() -> None:
-        pool = DecodePool(1, AudioLimits(), timeout=30)
+        pool = DecodePool(1, LIMITS, timeout=30)
         decoders = Decoders(pool)
         try:
             await decoders.start_for([MODEL])
@@ -34,9 +37,24 @@ def test_workers_start_once_and_with_the_first_model_of_sound() -> None:
     asyncio.run(main())
 
 
+def test_workers_decode_what_the_models_take() -> None:
+    pytest.importorskip("av")
+
+    async def main() -> None:
+        pool = DecodePool(1, LIMITS, timeout=30)
+        decoders = Decoders(pool)
+        try:
+            await decoders.start_for([MODEL, VIDEO_MODEL])
+            assert pool.modalities == {Modality.VIDEO}
+        finally:
+            await decoders.stop()
+
+    asyncio.run(main())
+
+
 def test_a_server_whose_workers_cannot_start_is_told_why() -> None:
     async def main() -> None:
-        decoders = Decoders(DecodePool(1, AudioLimits(), 30, decoder="no.such:decoder"))
+        decoders = Decoders(DecodePool(1, LIMITS, 30, decoders={Modality.AUDIO: "no.such:decoder"}))
         await decoders.start_for([AUDIO_MODEL])
 
     with pytest.raises(EngineStartError, match="TOME_DECODE_WORKERS") as caught:

@@ -27,3 +27,5 @@ def test_the_line_has_all_urls_and_a_request(urls: Sequence[str], request_target
 def test_the_request_has_what_the_default_model_takes() -> None:
     line = ready_line(["http://127.0.0.1:80"], Modality.AUDIO)
     assert "@examples/french.wav 'http://127.0.0.1:80/classify" in line
+    line = ready_line(["http://127.0.0.1:80"], Modality.VIDEO)
+    assert ".mp4 'http://127.0.0.1:80/classify" in line

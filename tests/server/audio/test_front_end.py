@@ -12,7 +12,7 @@ import pytest
 from server.audio.fbank import FLOOR, SAMPLE_RATE
 from server.audio.formats import FORMATS, SUPPORTED
 from server.errors import BadMedia, RequestError, TooLarge, UnsupportedFormat
-from server.media.decoded import MediaInfo, Window
+from server.media.decoded import SoundInfo, Window
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform
 
@@ -97,7 +97,7 @@ def test_a_long_sound_is_windows_of_one_spectrogram() -> None:
         np.testing.assert_allclose(model_input, part, atol=1e-5)
     assert [window.start for window in decoded.windows] == [start / 100 for start in starts]
     assert decoded.windows[-1].end == pytest.approx(2.995)
-    assert decoded.media == MediaInfo(seconds=3.0, sample_rate=SAMPLE_RATE, channels=1)
+    assert decoded.media == SoundInfo(seconds=3.0, sample_rate=SAMPLE_RATE, channels=1)
 
 
 def test_a_window_ends_with_the_sound() -> None:
@@ -116,7 +116,7 @@ def test_all_codecs_sound_alike(name: str) -> None:
     encoded = encode(np.stack([sweep, sweep], axis=1), rate, form, subtype)
     decoded = prepare(encoded, SPEECH_COMMANDS, LIMITS)
     plain = prepare(pcm(sweep, rate), SPEECH_COMMANDS, LIMITS)
-    assert decoded.media == MediaInfo(seconds=2.0, sample_rate=rate, channels=2)
+    assert decoded.media == SoundInfo(seconds=2.0, sample_rate=rate, channels=2)
     loudest = decoded.inputs[:, 0, :, 1:-1].argmax(axis=1)
     expected = plain.inputs[:, 0, :, 1:-1].argmax(axis=1)
     assert np.abs(loudest - expected).max() <= 1

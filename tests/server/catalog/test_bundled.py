@@ -13,7 +13,7 @@ from server.commands.offline import load_runner, parse_schedule
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
-MAX_BYTES = 12_000_000
+MAX_BYTES = 17_000_000
 
 needs_dataset = pytest.mark.skipif(
     not FASHION_MNIST_DIR.is_dir(),

@@ -62,8 +62,9 @@ def test_help_needs_neither_torch_nor_the_clients() -> None:
 
 def test_help_says_in_full_what_each_command_does(tome_serve: Run) -> None:
     text = " ".join(tome_serve("--help").stdout.split())
-    assert "classify FILE... classify images or sounds here, without a server; - is" in text
-    assert "a folder of labelled images or sounds, or the Fashion-MNIST files load [FILE]" in text
+    assert "classify FILE... classify images, sounds or videos here, without a server; - is" in text
+    kinds = "images, sounds or videos"
+    assert f"a folder of labelled {kinds}, or the Fashion-MNIST files load [FILE]" in text
     assert text.endswith("top watch a server: throughput by r, latency, speed-up, queue, refusals")
 
 
@@ -235,6 +236,7 @@ def test_models_lists_the_cost_of_each_level(tome_serve: Run) -> None:
     assert "fashion-mnist" in output
     assert "197, 100%" in output
     assert re.search(r"11, \d\d%", output)
+    assert re.search(r"slots: 256 of [\d,]+ bytes, \d+ MB at most", output)
 
 
 def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from server.decoding.pool import DecodePool
-from tests.server.decoding.pools import DECODER, LIMITS, PATIENCE
+from tests.server.decoding.pools import DECODERS, LIMITS, PATIENCE, SOUND
 
 ADDRESS_SPACE = 300_000_000
 
@@ -26,7 +26,7 @@ class SharedPool:
             1,
             LIMITS,
             PATIENCE,
-            decoder=DECODER,
+            decoders=DECODERS,
             address_space=ADDRESS_SPACE,
             on_worker_lost=self.lost.append,
         )
@@ -36,7 +36,7 @@ class SharedPool:
 def _module_pool() -> Iterator[SharedPool]:
     with asyncio.Runner() as runner:
         shared = SharedPool(runner)
-        runner.run(shared.pool.start())
+        runner.run(shared.pool.start(SOUND))
         yield shared
         runner.run(shared.pool.stop())
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from server.decoding.messages import pack_done
 from server.errors import BadMedia, TooLarge
-from server.media.decoded import Decoded, MediaInfo, Window
-from server.media.limits import AudioLimits
-from server.media.transforms import AudioTransform
+from server.media.decoded import Decoded, SoundInfo, VideoInfo, Window
+from server.media.limits import AudioLimits, VideoLimits
+from server.media.transforms import AudioTransform, MediaTransform, VideoTransform
 from tests.server.decoding import attempts
 
 CHUNK = 10_000_000  # bytes
@@ -35,10 +35,30 @@ def decode(body: bytes, transform: AudioTransform, limits: AudioLimits) -> Decod
     return windows_of(value, count, transform)
 
 
-def windows_of(value: float, count: int, transform: AudioTransform) -> Decoded:
+def decode_video(body: bytes, transform: VideoTransform, limits: VideoLimits) -> Decoded:
+    """As `decode`: a number becomes all clips and crops of it."""
+    word, _, argument = body.partition(b" ")
+    action = ACTIONS.get(word.decode("latin-1"))
+    if action is not None:
+        action(argument.decode())
+    value = int(word) if word.isdigit() else 0
+    return clips_of(value, transform)
+
+
+def windows_of(value: float, count: int, transform: MediaTransform) -> Decoded:
     inputs = np.full((count, *transform.size), value, np.float32)
     windows = tuple(Window(float(index), index + 0.5) for index in range(count))
-    return Decoded(inputs, windows, MediaInfo(1.5, 44_100, 2))
+    return Decoded(inputs, windows, SoundInfo(1.5, 44_100, 2))
+
+
+def clips_of(value: int, transform: VideoTransform) -> Decoded:
+    windows = tuple(
+        Window(float(clip), clip + 0.5, crop)
+        for clip in range(transform.clips)
+        for crop in range(transform.crops)
+    )
+    inputs = np.full((len(windows), *transform.size), value, np.uint8)
+    return Decoded(inputs, windows, VideoInfo(4.0, 100, 25.0, 64, 48, "h264"))
 
 
 def _socket() -> int:
@@ -58,7 +78,7 @@ def _burn(argument: str) -> None:
 def _allocate(argument: str) -> None:
     blocks = []
     while True:
-        blocks.append(np.ones(CHUNK, np.uint8))
+        blocks.append(np.empty(CHUNK, np.uint8))
 
 
 def _sleep(argument: str) -> None:

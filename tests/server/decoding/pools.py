@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from server.decoding.pool import DecodePool
-from server.media.limits import AudioLimits
-from server.media.transforms import AudioTransform
+from server.media.limits import AudioLimits, MediaLimits, VideoLimits
+from server.media.modality import Modality
+from server.media.transforms import AudioTransform, MediaTransform, VideoTransform
 
 DECODER = "tests.server.decoding.decoders:decode"
+DECODERS = {Modality.AUDIO: DECODER, Modality.VIDEO: "tests.server.decoding.decoders:decode_video"}
+SOUND = (Modality.AUDIO,)
 TRANSFORM = AudioTransform(
     frames=8, mean=0.0, std=0.5, time_last=True, subtract_mean=False, mel_bins=4
 )
-LIMITS = AudioLimits(max_windows=3)
+CLIP = VideoTransform(frames=2, tubelet=2, height=4, width=8, resize=4, clips=2, crops=3)
+LIMITS: Mapping[Modality, MediaLimits] = {
+    Modality.AUDIO: AudioLimits(max_windows=3),
+    Modality.VIDEO: VideoLimits(),
+}
 PATIENCE = 60.0  # seconds, on a busy machine
 
 
@@ -26,21 +33,24 @@ PATIENCE = 60.0  # seconds, on a busy machine
 async def running_pool(
     workers: int = 1,
     timeout: float = PATIENCE,
-    limits: AudioLimits = LIMITS,
+    limits: Mapping[Modality, MediaLimits] = LIMITS,
+    modalities: tuple[Modality, ...] = SOUND,
     **options: Any,
 ) -> AsyncIterator[DecodePool]:
-    pool = DecodePool(workers, limits, timeout, **({"decoder": DECODER} | options))
-    await pool.start()
+    pool = DecodePool(workers, limits, timeout, **({"decoders": DECODERS} | options))
+    await pool.start(modalities)
     try:
         yield pool
     finally:
         await pool.stop()
 
 
-async def value(pool: DecodePool, body: bytes | str) -> float:
+async def value(
+    pool: DecodePool, body: bytes | str, transform: MediaTransform = TRANSFORM
+) -> float:
     """The value of all inputs that ``body`` becomes."""
     encoded = body if isinstance(body, bytes) else body.encode()
-    decoded = await pool.decode(encoded, TRANSFORM)
+    decoded = await pool.decode(encoded, transform)
     (found,) = set(decoded.inputs.ravel().tolist())
     return found
 

@@ -8,9 +8,10 @@ import io
 import numpy as np
 import pytest
 
-from server.decoding.pool import DECODER, DecodePool
+from server.decoding.pool import DECODERS, DecodePool
 from server.errors import RequestError, TooLarge
 from server.media.limits import AudioLimits
+from server.media.modality import Modality
 from server.media.transforms import AudioTransform
 from tests.server.decoding.conftest import ADDRESS_SPACE
 from tests.server.decoding.pools import running_pool, until
@@ -44,7 +45,7 @@ async def outcome(pool: DecodePool, body: bytes) -> int:
 
 def test_workers_decode_as_this_process_does() -> None:
     async def main() -> None:
-        async with running_pool(limits=LIMITS, decoder=DECODER) as pool:
+        async with running_pool(limits={Modality.AUDIO: LIMITS}, decoders=DECODERS) as pool:
             for sound in FORMATS:
                 body = encode(*sound)
                 expected = front_end.prepare(body, TRANSFORM, LIMITS)
@@ -62,8 +63,8 @@ def test_a_sound_that_takes_more_memory_than_a_worker_has_is_too_large() -> None
 
     async def main() -> None:
         async with running_pool(
-            limits=limits,
-            decoder=DECODER,
+            limits={Modality.AUDIO: limits},
+            decoders=DECODERS,
             address_space=ADDRESS_SPACE,
             on_worker_lost=lost.append,
         ) as pool:
@@ -80,7 +81,9 @@ def test_hostile_sounds_cost_no_worker() -> None:
     lost: list[str] = []
 
     async def main() -> None:
-        async with running_pool(limits=LIMITS, decoder=DECODER, on_worker_lost=lost.append) as pool:
+        async with running_pool(
+            limits={Modality.AUDIO: LIMITS}, decoders=DECODERS, on_worker_lost=lost.append
+        ) as pool:
             found = {name: await outcome(pool, body) for name, (body, _) in sounds.items()}
             assert found == {name: status for name, (_, status) in sounds.items()}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from server.decoding.memory import (
@@ -35,7 +37,7 @@ def test_a_body_cannot_be_changed_once_it_is_written() -> None:
                 change()
 
 
-def test_other_tasks_run_while_a_body_is_written() -> None:
+def test_other_tasks_run_while_a_body_is_written_or_inputs_are_read() -> None:
     turns = 0
 
     async def count() -> None:
@@ -46,22 +48,27 @@ def test_other_tasks_run_while_a_body_is_written() -> None:
 
     async def main() -> None:
         counting = asyncio.create_task(count())
+        body = os.urandom(SIZE)
         with anonymous_memory("test", SIZE) as descriptor:
-            await write_sealed(descriptor, bytes(SIZE))
+            await write_sealed(descriptor, body)
+            assert turns >= 3
+            inputs = await read_inputs(descriptor, (SIZE,), np.uint8)
+        assert inputs.tobytes() == body
         counting.cancel()
 
     asyncio.run(main())
-    assert turns >= 3
+    assert turns >= 6
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_inputs_come_back_as_a_copy(transposed: bool) -> None:
-    inputs = np.arange(24, dtype=np.float32).reshape(2, 1, 3, 4)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_inputs_come_back_as_a_copy(transposed: bool, dtype: type) -> None:
+    inputs: npt.NDArray[Any] = np.arange(24).astype(dtype).reshape(2, 1, 3, 4)
     if transposed:
         inputs = np.swapaxes(inputs, 2, 3)
     with anonymous_memory("test", 1_000) as descriptor:
         write_inputs(descriptor, inputs)
-        read = read_inputs(descriptor, inputs.shape)
+        read = asyncio.run(read_inputs(descriptor, inputs.shape, inputs.dtype))
         write_inputs(descriptor, np.zeros_like(inputs))
     np.testing.assert_array_equal(read, inputs)
 
@@ -72,4 +79,4 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match="do not fit"):
             write_inputs(descriptor, inputs)
         with pytest.raises(EOFError):
-            read_inputs(descriptor, inputs.shape)
+            asyncio.run(read_inputs(descriptor, inputs.shape, inputs.dtype))

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 from server.decoding.pool import DecodePool, backoff
-from server.errors import ConfigError, Overloaded, Refusal
-from server.media.decoded import MediaInfo, Window
+from server.errors import BadMedia, ConfigError, Overloaded, Refusal, TooLarge
+from server.media.decoded import SoundInfo, VideoInfo, Window
+from server.media.modality import Modality
 from tests.server.decoding.pools import (
+    CLIP,
     DECODER,
+    DECODERS,
     LIMITS,
+    SOUND,
     TRANSFORM,
     children,
     open_files,
@@ -38,7 +42,39 @@ def test_windows_and_media_come_back() -> None:
             assert decoded.inputs.shape == (3, 1, 4, 8)
             assert decoded.inputs.dtype == np.float32
             assert decoded.windows == (Window(0.0, 0.5), Window(1.0, 1.5), Window(2.0, 2.5))
-            assert decoded.media == MediaInfo(1.5, 44_100, 2)
+            assert decoded.media == SoundInfo(1.5, 44_100, 2)
+
+    asyncio.run(main())
+
+
+def test_one_worker_decodes_sounds_and_videos() -> None:
+    async def main() -> None:
+        async with running_pool(modalities=(Modality.AUDIO, Modality.VIDEO)) as pool:
+            assert await value(pool, b"3") == 3.0
+            decoded = await pool.decode(b"7", CLIP)
+            assert decoded.inputs.shape == (6, 3, 8, 8)
+            assert decoded.inputs.dtype == np.uint8
+            assert set(decoded.inputs.ravel().tolist()) == {7}
+            assert [window.crop for window in decoded.windows] == [0, 1, 2] * 2
+            assert decoded.media == VideoInfo(4.0, 100, 25.0, 64, 48, "h264")
+            with pytest.raises(BadMedia, match="the video made its decoder fail"):
+                await pool.decode(b"exit 1", CLIP)
+            assert await value(pool, b"4") == 4.0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("modalities", "megabytes"),
+    [((Modality.AUDIO,), 600), ((Modality.AUDIO, Modality.VIDEO), 1_000)],
+)
+def test_workers_get_the_memory_of_what_they_decode(
+    modalities: tuple[Modality, ...], megabytes: int
+) -> None:
+    async def main() -> None:
+        async with running_pool(modalities=modalities) as pool:
+            with pytest.raises(TooLarge, match=f"more than {megabytes} MB of memory"):
+                await value(pool, "allocate")
 
     asyncio.run(main())
 
@@ -136,9 +172,9 @@ def test_a_signal_to_stop_ends_no_worker() -> None:
 
 def test_a_stop_ends_everything() -> None:
     async def main() -> None:
-        pool = DecodePool(1, LIMITS, 60.0, decoder=DECODER)
+        pool = DecodePool(1, LIMITS, 60.0, decoders=DECODERS)
         assert not pool.ready
-        await pool.start()
+        await pool.start(SOUND)
         assert pool.ready
         decoding = asyncio.create_task(value(pool, "hang"))
         waiting = asyncio.create_task(value(pool, "1"))
@@ -162,8 +198,8 @@ def test_kill_needs_no_event_loop() -> None:
     before = children()
 
     async def main() -> DecodePool:
-        pool = DecodePool(2, LIMITS, 60.0, decoder=DECODER)
-        await pool.start()
+        pool = DecodePool(2, LIMITS, 60.0, decoders=DECODERS)
+        await pool.start(SOUND)
         return pool
 
     with asyncio.Runner() as runner:
@@ -204,7 +240,7 @@ def test_a_decoder_that_cannot_be_loaded_is_a_mistake_in_the_configuration(
 
     async def main() -> None:
         with pytest.raises(ConfigError, match=text):
-            async with running_pool(workers=2, decoder=decoder):
+            async with running_pool(workers=2, decoders={Modality.AUDIO: decoder}):
                 pass
 
     asyncio.run(main())
@@ -217,14 +253,15 @@ def test_who_waits_is_refused_when_no_worker_can_be_started(
 ) -> None:
     async def main() -> None:
         async with running_pool() as pool:
-            pool._decoder = "tests.server.decoding.missing:decode"  # as if it had been removed
+            # As if it had been removed.
+            pool._decoders = {Modality.AUDIO: "tests.server.decoding.missing:decode"}
             with pytest.raises(Exception, match="made its decoder fail"):
                 await value(pool, "exit 1")
             with pytest.raises(Overloaded) as refused:
                 await value(pool, "1")
             assert refused.value.reason is Refusal.NOT_READY
             assert not pool.ready
-            pool._decoder = DECODER
+            pool._decoders = {Modality.AUDIO: DECODER}
             await until(lambda: pool.ready)
             assert await value(pool, "1") == 1.0
 
@@ -234,8 +271,8 @@ def test_who_waits_is_refused_when_no_worker_can_be_started(
 
 def test_the_api_process_imports_no_decoder() -> None:
     code = (
-        "import server.decoding.pool, sys; sys.exit(bool({'soundfile', 'soxr', 'torch',"
-        " 'server.audio.front_end'} & set(sys.modules)))"
+        "import server.decoding.pool, sys; sys.exit(bool({'soundfile', 'soxr', 'av', 'torch',"
+        " 'server.audio.front_end', 'server.video.front_end'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -15,11 +15,12 @@ from server.decoding.memory import anonymous_memory, write_sealed
 from server.decoding.messages import Done, Refused, Task
 from server.decoding.process import DecodeProcess, Loss, TaskNotBegun, WorkerLost
 from server.decoding.sandbox import ADDRESS_SPACE_BYTES
+from server.media.modality import Modality
 from tests.server.decoding.pools import DECODER, LIMITS, PATIENCE, TRANSFORM, running_pool
 
 
 async def run(process: DecodeProcess, body: bytes, cpu_seconds: float) -> Done | Refused:
-    task = Task(process.tasks, TRANSFORM, LIMITS, cpu_seconds)
+    task = Task(process.tasks, TRANSFORM, LIMITS[Modality.AUDIO], cpu_seconds)
     with (
         anonymous_memory("test-body", len(body)) as body_memory,
         anonymous_memory("test-inputs", task.result_bytes) as result_memory,
@@ -30,7 +31,7 @@ async def run(process: DecodeProcess, body: bytes, cpu_seconds: float) -> Done |
 
 def with_process(use: Callable[[DecodeProcess], Awaitable[None]]) -> None:
     async def main() -> None:
-        process = DecodeProcess(DECODER, ADDRESS_SPACE_BYTES)
+        process = DecodeProcess({Modality.AUDIO: DECODER}, ADDRESS_SPACE_BYTES[Modality.AUDIO])
         try:
             await process.wait_until_ready(PATIENCE)
             await use(process)
@@ -109,7 +110,8 @@ def test_a_system_that_permits_less_is_named(caplog: pytest.LogCaptureFixture) -
     caplog.set_level(logging.DEBUG, "tome.decoding")
 
     async def main() -> None:
-        async with running_pool(decoder="tests.server.decoding.threaded:decode") as pool:
+        decoders = {Modality.AUDIO: "tests.server.decoding.threaded:decode"}
+        async with running_pool(decoders=decoders) as pool:
             assert (await pool.decode(b"3", TRANSFORM)).inputs.max() == 3.0
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ from server.decoding.pool import DecodePool
 from server.decoding.process import DecodeProcess
 from server.decoding.sandbox import ADDRESS_SPACE_BYTES
 from server.errors import BadMedia
+from server.media.modality import Modality
 from tests.server.decoding.attempts import ALLOWED
 from tests.server.decoding.conftest import SharedPool
 from tests.server.decoding.pools import (
@@ -54,7 +55,7 @@ SECCOMP = {
 
 async def _missing() -> str:
     """What this system does not permit."""
-    process = DecodeProcess(DECODER, ADDRESS_SPACE_BYTES)
+    process = DecodeProcess({Modality.AUDIO: DECODER}, ADDRESS_SPACE_BYTES[Modality.AUDIO])
     ready = await process.wait_until_ready(PATIENCE)
     await process.close()
     return "; ".join(ready.missing)

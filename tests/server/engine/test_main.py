@@ -7,19 +7,15 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from server.engine.execution.runner import Runner
-from server.engine.warmup import model_info
 from server.errors import ConfigError, UnsafeAcceleration
 from server.ipc.channel import Channel
 from server.ipc.messages import Accelerations, StartFailed
 from server.ipc.shared_memory import HeartbeatPage, create_memory
-from server.media.transforms import ImageTransform
 from tests.server.engine_client.engines import configuration
 
 
@@ -80,17 +76,6 @@ def test_an_engine_with_a_wrong_configuration_reports_it_and_ends(
     reply = api_channel.receive()
     assert isinstance(reply, StartFailed)
     assert "models.toml" in reply.reason
-
-
-def test_slots_hold_the_largest_input_of_any_model_as_float32(
-    engine: ModuleType,
-    runner: Runner,
-) -> None:
-    small = model_info(runner, levels=())
-    large_transform = ImageTransform((3, 48, 64), "bilinear", 1.0, "center")
-    large = replace(small, transform=large_transform)
-    assert engine.largest_input_bytes([small]) == 3 * 32 * 32 * 4
-    assert engine.largest_input_bytes([small, large]) == 3 * 48 * 64 * 4
 
 
 def test_an_inherited_descriptor_moves_to_the_lowest_number(engine: ModuleType) -> None:

@@ -4,7 +4,14 @@ import os
 
 import numpy as np
 
-from server.ipc.shared_memory import Heartbeat, HeartbeatPage, Slots, create_memory
+from server.ipc.shared_memory import (
+    Heartbeat,
+    HeartbeatPage,
+    Slots,
+    create_memory,
+    describe_slots,
+    largest_input_bytes,
+)
 
 
 def test_an_image_written_in_one_mapping_is_read_in_the_other() -> None:
@@ -53,3 +60,18 @@ def test_the_api_reads_the_state_that_the_engine_writes() -> None:
     assert api.read().batch_started == 0
     engine.set_batch_limit(4)
     assert api.read().batch_limit == 4
+
+
+def test_slots_hold_the_largest_input_of_any_model_as_float32() -> None:
+    assert largest_input_bytes([(3, 32, 32)]) == 3 * 32 * 32 * 4
+    clips = (3, 16 * 224, 224)
+    assert largest_input_bytes([(3, 32, 32), clips, (1, 1024, 128)]) == 16 * 3 * 224 * 224 * 4
+
+
+def test_the_memory_of_slots_is_described_as_it_is_mapped() -> None:
+    memory = create_memory()
+    slots = Slots(memory, 3, 5000, create=True)
+    assert slots.array.nbytes == os.fstat(memory).st_size
+    assert describe_slots(3, 5000) == f"slots: 3 of {slots.array.shape[1]:,} bytes, 0 MB at most"
+    assert describe_slots(256, 9_633_792) == "slots: 256 of 9,633,792 bytes, 2,466 MB at most"
+    os.close(memory)

@@ -28,6 +28,17 @@ def test_the_computation_of_an_image_is_exact() -> None:
     assert R4.merging_blocks == 3
 
 
+def test_blocks_of_the_pool_count_as_blocks_that_do_not_merge() -> None:
+    block = BlockCost(30_000, 50_000, 70, 10)
+    cost = Cost(100_000, (block,) * 3, pool_blocks=(block,) * 2)
+    image = Geometry(17, 0, 3, cost).image_cost(Schedule.constant(4))
+    assert image.tokens == pytest.approx((17 + 13 + 9 + 5 + 5) / 1e3)
+    assert image.pairs == pytest.approx((17**2 + 13**2 + 9**2 + 2 * 5**2) / 1e6)
+    assert image.linear == pytest.approx((100_000 + 49 * 30_000 + 37 * 50_000) / 1e9)
+    assert image.tokens_in_merging_blocks == pytest.approx(39 / 1e3)
+    assert image.merging_blocks == 3
+
+
 def test_only_tokens_of_blocks_that_merge_count_as_merged() -> None:
     one_block = GEOMETRY.image_cost(Schedule.per_layer([0, 4]))
     assert one_block.tokens_in_merging_blocks == pytest.approx(17 / 1e3)

@@ -1,7 +1,8 @@
 """Take the screenshot in docs/: `python -m tests.server.page.screenshot`, on an idle machine.
 
-A server of its own gets batches at r=0, 8 and 16 in turn, for the chart. Then the page measures the
-forward passes.
+A server of its own gets batches at three of its levels of r in turn, for the chart. Then the page
+measures the forward passes. `--config FILE --model NAME --r 130` shows a model of sound or video,
+with the page's first example of it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import httpx
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
+from server.media.files import media_files
+from server.media.modality import Modality
 from tests.server.conftest import ROOT, run_server
 from tests.server.page import browser as browsers
-from tests.server.page.conftest import Page
+from tests.server.page.conftest import UNKNOWN, Page
 
-IMAGE = ROOT / "examples" / "ankle-boot.png"
+EXAMPLES = ROOT / "examples"
 COLOURS = 128  # more than the page has; the file is a quarter of what it would be otherwise
 
 
@@ -35,20 +39,27 @@ def main() -> None:
     )
     parser.add_argument("--dark", action="store_true", help="in dark colours")
     parser.add_argument("--seconds", type=float, default=100, help="of load; default: %(default)s")
+    parser.add_argument("--config", default="", help="models file; default: the bundled model")
+    parser.add_argument("--model", default="", help="default: the first")
+    parser.add_argument("--r", type=int, default=16, help="default: %(default)s")
     options = parser.parse_args()
     if browsers.MISSING_BROWSER:
         parser.error(browsers.MISSING_BROWSER)
     with (
-        run_server(levels="0,4,8,12,16", max_batch=32) as server,
+        run_server(levels="0,4,8,12,16", max_batch=32, config=options.config) as server,
         browsers.open_browser() as browser,
     ):
         browsers.resize(browser, options.width, 1000)
         browsers.set_colour_scheme(browser, "dark" if options.dark else "light")
         page = Page(browser)
         page.open(f"{server.url}/")
-        page.wait_for_tokens("11 of 197 tokens")
-        for r in (0, 8, 16):
-            load(server.url, r, options.seconds / 3)
+        wait_for_answer(page)
+        if options.model:
+            Select(page.element("model")).select_by_visible_text(options.model)
+        page.move_slider(options.r)
+        wait_for_answer(page)
+        page.wait_for_regions(str(options.r))
+        load(server.url, options.model, options.seconds)
         page.element("measure").send_keys(Keys.ENTER)  # a mouse pointer would stay above it
         page.wait_until(
             lambda: "each of" in page.text("passes") and page.element("measure").is_enabled(),
@@ -57,13 +68,30 @@ def main() -> None:
         options.file.write_bytes(screenshot(browser, options.width))
 
 
-def load(url: str, r: int, seconds: float) -> None:
-    """Send batches at ``r`` one after another for ``seconds``."""
-    files = [("file", IMAGE.read_bytes())] * 32
-    end = time.monotonic() + seconds
-    with httpx.Client(base_url=url, timeout=30) as client:
-        while time.monotonic() < end:
-            client.post(f"/classify?r={r}", files=files).raise_for_status()
+def wait_for_answer(page: Page) -> None:
+    """Wait until the page shows an answer to what is chosen."""
+    page.wait_until(
+        lambda: (
+            page.text("tokens") != UNKNOWN
+            and page.element("outcome").get_attribute("aria-busy") != "true"
+        ),
+        "an answer",
+    )
+
+
+def load(url: str, name: str, seconds: float) -> None:
+    """Send batches to a model at its lowest, middle and highest level, ``seconds`` in all."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        models = client.get("/models").raise_for_status().json()["models"]
+        model = next(each for each in models if name in ("", each["name"]))
+        example = media_files(EXAMPLES, Modality(model["modality"]))[0]
+        levels = [level["r"] for level in model["levels"]]
+        for r in (levels[0], levels[len(levels) // 2], levels[-1]):
+            query = {"r": r, "model": model["name"]}
+            files = [("file", example.read_bytes())] * 32
+            end = time.monotonic() + seconds / 3
+            while time.monotonic() < end:
+                client.post("/classify", params=query, files=files).raise_for_status()
 
 
 def screenshot(browser: webdriver.Chrome, width: int) -> bytes:

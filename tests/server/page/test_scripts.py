@@ -166,7 +166,7 @@ def test_a_recording_may_be_given_up_before_anything_is_heard(run):
     assert len(read_wav(run("recorder.js", code))[1]) == 0
 
 
-def test_the_windows_of_a_sound_are_shown_in_order(run):
+def test_windows_are_shown_in_order(run):
     # Read at once: the page shows those of its own answers.
     code = """
         m.show(given);
@@ -181,3 +181,6 @@ def test_the_windows_of_a_sound_are_shown_in_order(run):
     assert not hidden
     assert run("timeline.js", code, windows[0]) == [True, []]
     assert run("timeline.js", code) == [True, []]
+    crops = [dict(windows[0], crop=crop) for crop in range(2)]
+    _, lines = run("timeline.js", code, *crops)
+    assert lines == ["en 0 to 4 s, crop 0", "en 0 to 4 s, crop 1"]

@@ -118,6 +118,19 @@ def overloaded(server) -> Iterator[None]:
         load.join()
 
 
+def is_merged(page) -> bool:
+    """Whether the page shows the answer at r=8; if it shows another, it asks again.
+
+    The queue may have been empty when the server chose.
+    """
+    if page.element("outcome").get_attribute("aria-busy") == "true":
+        return False
+    if page.text("tokens") == "101 of 197 tokens":
+        return True
+    page.run_script("document.getElementById('deadline').dispatchEvent(new Event('change'));")
+    return False
+
+
 def test_the_page_draws_and_times_the_r_that_the_server_chooses(page, start_server):
     with start_server(levels="0,8", target_ms=20, max_batch=4) as server:
         page.open(f"{server.url}/")
@@ -125,7 +138,7 @@ def test_the_page_draws_and_times_the_r_that_the_server_chooses(page, start_serv
         page.move_slider(8000, "deadline")
         with overloaded(server):
             page.element("auto").click()
-            page.wait_for_tokens("101 of 197 tokens")
+            page.wait_until(lambda: is_merged(page), "that the server merges")
         assert page.text("r-value") == "r = 8, chosen for 8000 ms"
         assert page.element("r").get_attribute("value") == "16"
         page.wait_for_regions("8")

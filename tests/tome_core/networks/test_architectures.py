@@ -7,7 +7,7 @@ import timm
 import torch
 
 import tome_core
-from tome_core.networks.architectures import AST_ARCHITECTURES, AUDIOSET_CLASSES
+from tome_core.networks.audio_architectures import AST_ARCHITECTURES, AUDIOSET_CLASSES
 
 transformers = pytest.importorskip("transformers")
 

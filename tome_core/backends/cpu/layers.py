@@ -23,17 +23,49 @@ class PackedPatches(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, D, rows, columns)``."""
         patches = cut_patches(images, self.patch_size)
-        batch, rows, columns = patches.shape[:3]
-        patch_count = batch * rows * columns
-        pixels = empty_rows(patch_count, self.linear.in_features, images.dtype)
-        pixels.view(patches.shape).copy_(patches)
-        embedded = self.linear(pixels)
-        grid = embedded.view(batch, rows, columns, -1)
+        embedded = _multiply(patches, self.linear)
+        grid = embedded.unflatten(0, patches.shape[:3])
         return grid.permute(0, 3, 1, 2)
+
+
+class PackedTubelets(nn.Module):
+    """A `TubeletProjection` by a packed linear layer."""
+
+    def __init__(self, linear: PackedLinear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, tubelets: Tensor) -> Tensor:
+        """Project what `cut_tubelets` returns, to ``(B, N, D)``."""
+        embedded = _multiply(tubelets, self.linear)
+        return embedded.unflatten(0, (len(tubelets), -1))
+
+
+def _multiply(patches: Tensor, linear: PackedLinear) -> Tensor:
+    """Apply ``linear`` to the pixels of each of ``patches``, a view: ``(patches, D)``."""
+    patch_count = patches.numel() // linear.in_features
+    pixels = empty_rows(patch_count, linear.in_features, patches.dtype)
+    pixels.view(patches.shape).copy_(patches)
+    return linear(pixels)
 
 
 def pack_patches(convolution: nn.Conv2d) -> PackedPatches | None:
     """Pack ``convolution``, whose patches do not overlap; None if no packed layer is faster."""
+    packed = _pack_product(convolution)
+    if packed is None:
+        return None
+    patch_size = cast(tuple[int, int], convolution.kernel_size)
+    return PackedPatches(patch_size, packed)
+
+
+def pack_tubelets(projection: nn.Conv3d) -> PackedTubelets | None:
+    """Pack a `TubeletProjection`; None if no packed layer is faster."""
+    packed = _pack_product(projection)
+    return None if packed is None else PackedTubelets(packed)
+
+
+def _pack_product(convolution: nn.Conv2d | nn.Conv3d) -> PackedLinear | None:
+    """Pack the product of ``convolution`` and its pixels; None if no packed layer is faster."""
     weight = convolution.weight.detach().flatten(1)
     out_features, in_features = weight.shape
     has_bias = convolution.bias is not None
@@ -45,11 +77,7 @@ def pack_patches(convolution: nn.Conv2d) -> PackedPatches | None:
     )
     linear.weight = nn.Parameter(weight, requires_grad=False)
     linear.bias = cast(nn.Parameter, convolution.bias)
-    packed = pack_linear(linear)
-    if packed is None:
-        return None
-    patch_size = cast(tuple[int, int], convolution.kernel_size)
-    return PackedPatches(patch_size, packed)
+    return pack_linear(linear)
 
 
 class KernelLayerNorm(nn.Module):

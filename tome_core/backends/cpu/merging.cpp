@@ -25,6 +25,10 @@ struct Buffers {
 };
 thread_local Buffers buffers;
 
+// With fewer tokens in an image, waking the other threads for it takes longer than matching them.
+constexpr int64_t kWorthWaking = 1 << 10;
+constexpr int64_t kRowsAtOnce = 32;  // that a thread takes, so that one that other processes slow down takes fewer
+
 // The metric of the tokens begin, begin + 2, ...: the mean of their keys over the heads, as unit vectors
 // unit[count][head_dim].
 void unit_keys(const Activation* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t begin, int64_t count,
@@ -65,30 +69,32 @@ inline std::pair<float, int32_t> largest(const float* values, int64_t n) {
     return {top, _mm512_mask_reduce_min_epi32(tied, index_of_most)};
 }
 
-// Matches one image: dest[n] is old position -> new position, merged[n] whether the token merges into another.
+// Matches one image: dest[n] is old position -> new position, merged[n] whether the token merges into another. Where it is
+// `shared`, all threads do it together.
 void match(const Activation* k, int64_t stride, int64_t heads, int64_t head_dim, int64_t n, int64_t prefix, int64_t r,
-           int64_t* dest, bool* merged) {
+           bool shared, int64_t* dest, bool* merged) {
     // Sets A and B alternate; prefix tokens are counted, but stay out of both.
     const int64_t first_a = prefix + prefix % 2;
     const int64_t first_b = prefix + 1 - prefix % 2;
     const int64_t count_a = (n - first_a + 1) / 2;
     const int64_t count_b = (n - first_b + 1) / 2;
     const int64_t columns = round_up(count_b, kLanes);
-    float* unit_a = buffers.unit_a.reserve(count_a * head_dim);
     float* unit_b = buffers.unit_b.reserve(count_b * head_dim);
     float* transposed_b = buffers.transposed_b.reserve(columns * head_dim);
-    float* similarities = buffers.similarities.reserve(kRows * columns);
     float* best = buffers.best.reserve(count_a);
     int32_t* partner = buffers.partner.reserve(count_a);
     int32_t* order = buffers.order.reserve(count_a);
-    unit_keys(k, stride, heads, head_dim, first_a, count_a, unit_a);
     unit_keys(k, stride, heads, head_dim, first_b, count_b, unit_b);
     pack_transposed(unit_b, head_dim, count_b, head_dim, transposed_b, columns);
     // The most similar token of B for each token of A, kRows tokens of A at a time.
+#pragma omp parallel for schedule(dynamic, kRowsAtOnce / kRows) if (shared)
     for (int64_t start = 0; start < count_a; start += kRows) {
+        // Buffers of the thread that runs this, while the others are of the thread that began.
+        float* unit_a = buffers.unit_a.reserve(kRows * head_dim);
+        float* similarities = buffers.similarities.reserve(kRows * columns);
         const int64_t rows = std::min<int64_t>(kRows, count_a - start);
-        products<float>(rows, columns, unit_a + start * head_dim, head_dim, transposed_b, columns, head_dim,
-                        similarities, columns);
+        unit_keys(k, stride, heads, head_dim, first_a + 2 * start, rows, unit_a);
+        products<float>(rows, columns, unit_a, head_dim, transposed_b, columns, head_dim, similarities, columns);
         for (int64_t row = 0; row < rows; row++)
             std::tie(best[start + row], partner[start + row]) = largest(similarities + row * columns, count_b);
     }
@@ -111,9 +117,10 @@ void match(const Activation* k, int64_t stride, int64_t heads, int64_t head_dim,
     for (int64_t i = 0; i < count_b; i++) dest[first_b + 2 * i] = first_destination + i;
 }
 
-// Averages the tokens that share a destination, weighted by size. A token that nothing merges into is copied.
+// Averages the tokens that share a destination, weighted by size. A token that nothing merges into is copied. Where it is
+// `shared`, all threads do it together.
 void apply(const Activation* x, const float* sizes, int64_t dim, int64_t n, const int64_t* dest, const bool* merged,
-           Activation* out, float* out_sizes) {
+           bool shared, Activation* out, float* out_sizes) {
     // A linked list of the merging tokens of each destination, in order of position.
     int32_t* next_merging = buffers.next_merging.reserve(n);
     int32_t* first_merging = buffers.first_merging.reserve(n);
@@ -123,6 +130,7 @@ void apply(const Activation* x, const float* sizes, int64_t dim, int64_t n, cons
         next_merging[token] = first_merging[dest[token]];
         first_merging[dest[token]] = token;
     }
+#pragma omp parallel for schedule(dynamic, kRowsAtOnce) if (shared)
     for (int64_t staying = 0; staying < n; staying++) {
         if (merged[staying]) continue;
         const int64_t destination = dest[staying];
@@ -156,15 +164,14 @@ void apply(const Activation* x, const float* sizes, int64_t dim, int64_t n, cons
 void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
                 const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
                 int64_t prefix, Activation* out, float* out_sizes, int64_t* dest, bool* merged) {
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t image = 0; image < images; image++) {
+    const auto merge_image = [&](int64_t image, bool shared) {
         const int64_t at = offsets[image], to = out_offsets[image], n = offsets[image + 1] - at;
         const int64_t r = n - (out_offsets[image + 1] - to);
         const float* own = sizes ? sizes + at : nullptr;
         if (r > 0) {
-            match(k + at * k_stride, k_stride, heads, head_dim, n, prefix, r, dest + at, merged + at);
-            apply(x + at * dim, own, dim, n, dest + at, merged + at, out + to * dim, out_sizes + to);
-            continue;
+            match(k + at * k_stride, k_stride, heads, head_dim, n, prefix, r, shared, dest + at, merged + at);
+            apply(x + at * dim, own, dim, n, dest + at, merged + at, shared, out + to * dim, out_sizes + to);
+            return;
         }
         std::memcpy(out + to * dim, x + at * dim, n * dim * sizeof(Activation));
         for (int64_t i = 0; i < n; i++) {
@@ -172,5 +179,14 @@ void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, cons
             dest[at + i] = i;
             merged[at + i] = false;
         }
+    };
+    // All threads share one large image. That must not begin within a parallel region, not even in one of a single
+    // thread: threads of a nested region are created anew each time.
+    if (images == 1 && offsets[1] - offsets[0] > kWorthWaking) {
+        merge_image(0, true);
+        return;
     }
+    // Else each thread takes whole images, which stay in its cache.
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t image = 0; image < images; image++) merge_image(image, false);
 }

@@ -6,6 +6,7 @@ launches, each of them a pass over all pixels or all tokens.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from tome_core.backends.cuda.attention import DTYPES
 from tome_core.backends.cuda.launch_config import DEFAULT_CONFIG, LaunchConfig
-from tome_core.backends.cuda.patches import launch_patches, patches
+from tome_core.backends.cuda.patches import PatchGeometry, launch_patches, patches
 from tome_core.pixels import Images, Pixels
 
 
@@ -120,12 +121,14 @@ class EmbeddingWeights:
     """An embedding by patches that do not overlap, with learnt positions and prefix tokens.
 
     Attributes:
-        weight, bias: of the convolution, ``(D, C, ph, pw)`` and ``(D,)``.
+        weight, bias: of the convolution, ``(D, C, ph, pw)`` and ``(D,)``; the weight of a
+            convolution over frames is ``(D, C, depth, ph, pw)``.
         table: ``(P + n, D)``: the prefix tokens, with their positions added if they have any, then
             the positions of the patches.
         prefix: P.
         size: ``(H, W)`` of an image.
         norm: the layer after the embedding; the identity if there is none.
+        frames: that lie below each other in an image: 1 unless it is a clip.
     """
 
     weight: Tensor
@@ -134,18 +137,18 @@ class EmbeddingWeights:
     prefix: int
     size: tuple[int, int]
     norm: nn.Module
+    frames: int = 1
 
     @property
-    def patch_size(self) -> tuple[int, int]:
-        """``(ph, pw)``."""
-        return self.weight.shape[2], self.weight.shape[3]
+    def geometry(self) -> PatchGeometry:
+        """What a patch is, from which one token is made."""
+        *depth, height, width = self.weight.shape[2:]
+        return PatchGeometry(height, width, math.prod(depth), self.frames)
 
     @property
     def is_supported(self) -> bool:
         """Whether the kernels can compute it: one supported dtype, a position for every patch."""
-        height, width = self.size
-        patch_height, patch_width = self.patch_size
-        patch_count = (height // patch_height) * (width // patch_width)
+        patch_count = math.prod(self.geometry.counts(*self.size))
         if self.weight.dtype != self.table.dtype or self.weight.device != self.table.device:
             return False
         return self.table.dtype in DTYPES and len(self.table) == self.prefix + patch_count
@@ -207,8 +210,8 @@ class TritonEmbedding:
         # Launchers cost the host less; fake tensors need operators.
         kernels = _LAUNCHERS if type(values) is Tensor else _OPERATORS
         rows = kernels.patches(
-            values.contiguous(), scale, shift, weights.patch_size, weights.weight.dtype
-        )  # (B * n, C * ph * pw)
+            values.contiguous(), scale, shift, weights.geometry, weights.weight.dtype
+        )  # (B * n, C * depth * ph * pw)
         embedded = F.linear(rows, weights.weight.flatten(1), weights.bias)
         tokens: Tensor = kernels.assemble(embedded, weights.table, weights.prefix)
         by_image = tokens.view(len(values), *weights.table.shape)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from starlette.datastructures import QueryParams
 
 from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer
@@ -22,7 +24,9 @@ from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import BadRequest, InvalidParameter, TooLarge
 from server.ipc.messages import ModelInfo
+from server.media.limits import VideoLimits
 from server.media.modality import Modality
+from server.media.transforms import VideoTransform, input_shape
 
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 # The parser holds the GIL for tens of milliseconds on JSON of this size. Binary data has no such
@@ -34,6 +38,7 @@ MAX_IMAGES = MAX_PARTS  # as in a multipart body
 INPUT_DATATYPES = {
     Modality.IMAGE: {"image": "BYTES", "pixel_values": "FP32"},
     Modality.AUDIO: {"audio": "BYTES", "pixel_values": "FP32"},
+    Modality.VIDEO: {"video": "BYTES", "pixel_values": "FP32"},
 }
 OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
 
@@ -63,13 +68,14 @@ def parse_infer_request(
     model: ModelInfo,
     default_r: str,
     arrival: float,
+    max_views: int = VideoLimits.max_windows,
 ) -> InferRequest:
     """Parse the body of an inference request.
 
     Args:
         header: the value of the HTTP header `JSON_LENGTH_HEADER`, the size of the JSON at the
             start of the body; None if the whole body is JSON.
-        default_r, arrival: see `parse_params`.
+        default_r, arrival, max_views: see `parse_params`.
 
     Raises:
         BadRequest: the body is malformed, or ``model`` does not take its input.
@@ -83,7 +89,7 @@ def parse_infer_request(
     parameters = parameters_of(message)
     binary_output = parameters.pop("binary_data_output", False)
     check_bool(binary_output, "binary_data_output")
-    params = parse_parameters(parameters, model, default_r, arrival)
+    params = parse_parameters(parameters, model, default_r, arrival, max_views)
 
     inputs = required_member(message, "inputs", list)
     if len(inputs) != 1:
@@ -196,6 +202,7 @@ def parse_parameters(
     model: ModelInfo,
     default_r: str,
     arrival: float,
+    max_views: int,
 ) -> Params:
     """Parse the request's parameters: those of ``/classify``, less the model, and Triton's own.
 
@@ -207,10 +214,11 @@ def parse_parameters(
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
         texts[name] = parameter_text(name[:QUOTED_CHARACTERS], value)
-    params = parse_params(QueryParams(texts), {model.name: model}, default_r, arrival)
+    models = {model.name: model}
+    params = parse_params(QueryParams(texts), models, default_r, arrival, max_views=max_views)
     if params.windows is Windows.EACH:
         raise InvalidParameter(
-            "the outputs have one row for each sound; allowed are first and mean",
+            f"the outputs have one row for each {model.modality.noun}; allowed are first and mean",
             parameter="windows",
         )
     return params
@@ -239,7 +247,7 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     if datatype != expected:
         raise BadRequest(f"{name} must be {expected}, not {datatype[:QUOTED_CHARACTERS]}")
 
-    image_shape = model.transform.size if name == "pixel_values" else ()
+    image_shape = input_shape(model.transform) if name == "pixel_values" else ()
     shape = parse_shape(required_member(tensor, "shape", list), name, image_shape)
     parameters = parameters_of(tensor)
     check_parameter_names(parameters, ("binary_data_size", "content_type"))
@@ -251,7 +259,14 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     data = input_data(tensor, parameters, binary_data)
     if datatype == "BYTES":
         return list(parse_bytes_tensor(shape, data))
-    return list(parse_float_tensor(shape, data))
+    return [as_input(pixels, model) for pixels in parse_float_tensor(shape, data)]
+
+
+def as_input(pixels: npt.NDArray[np.float32], model: ModelInfo) -> npt.NDArray[np.float32]:
+    """Return the model's input ``(C, H, W)`` for ``pixel_values`` of one image, sound or video."""
+    if isinstance(model.transform, VideoTransform):
+        pixels = pixels.swapaxes(0, 1)
+    return pixels.reshape(model.transform.size)
 
 
 def _describe_inputs(model: ModelInfo, conjunction: str) -> str:

@@ -27,6 +27,8 @@ from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response
 from server.api.routes.service import NAME, AppComponents
 from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
+from server.media.modality import Modality
+from server.media.transforms import input_shape
 from server.settings import VERSION
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -54,8 +56,9 @@ _OPENAPI_INFER: dict[str, Any] = {
         "required": True,
         "description": (
             "One input: `image` (BYTES, [n], encoded images; base64 in JSON), for a model of sound"
-            " `audio`; or `pixel_values` (FP32, [n, C, H, W], normalised). Parameters: `r`,"
-            " `top_k`, `deadline_ms`, `r_max`, `min_accuracy`, for sounds `windows`,"
+            " `audio`, for one of video `video`; or `pixel_values` (FP32, [n, C, H, W], of video"
+            " [n, T, C, H, W], normalised). Parameters: `r`, `top_k`, `deadline_ms`, `r_max`,"
+            " `min_accuracy`, for sounds and videos `windows`, for videos `clips` and `crops`,"
             " `binary_data_output`, and Triton's `timeout`. Triton's `priority`, sequences and"
             " classification extension are not supported."
         ),
@@ -105,7 +108,7 @@ async def ready(request: Request) -> Any:
 @router.get(_VERSION_PATH, include_in_schema=False)
 async def model_metadata(model: ModelDependency) -> dict[str, Any]:
     """The inputs and outputs of a model. A request has one of the inputs."""
-    shapes = {"BYTES": [_ANY_SIZE], "FP32": [_ANY_SIZE, *model.transform.size]}
+    shapes = {"BYTES": [_ANY_SIZE], "FP32": [_ANY_SIZE, *input_shape(model.transform)]}
     inputs = [
         {"name": name, "datatype": datatype, "shape": shapes[datatype]}
         for name, datatype in INPUT_DATATYPES[model.modality].items()
@@ -154,7 +157,14 @@ async def infer(request: Request, model: ModelDependency) -> Response:
     json_length = request.headers.get(JSON_LENGTH_HEADER)
 
     def parse(body: bytes) -> InferRequest:
-        return parse_infer_request(body, json_length, model, components.default_r, context.started)
+        return parse_infer_request(
+            body,
+            json_length,
+            model,
+            components.default_r,
+            context.started,
+            components.media_limits[Modality.VIDEO].max_windows,
+        )
 
     infer_request, answers = await components.inference.infer_parsed(
         request, model, parse, CLASSES, context

@@ -33,7 +33,7 @@ export async function ask(path, upload, query, signal) {
   return { ...answer, round_trip: performance.now() - start };
 }
 
-/** The results for `count` copies of the image or sound, sent at once. */
+/** The results for `count` copies of the upload, sent at once. */
 export async function many(path, upload, count, query, signal) {
   const body = new FormData();
   for (let copy = 0; copy < count; copy++) body.append("file", upload);
@@ -45,7 +45,7 @@ export async function visualize(upload, query, signal) {
   return (await call("visualize", query, { method: "POST", body: upload, signal })).blob();
 }
 
-/** A packaged image or sound, as a blob. */
+/** A packaged example, as a blob. */
 export async function example(name, signal) {
   return (await call(`static/examples/${name}`, {}, { signal })).blob();
 }

@@ -1,4 +1,4 @@
-// The page: a picture or a sound, a model and r are chosen; what the server makes of them is shown beside r=0.
+// The page: a picture, a sound or a video, a model and r are chosen; what the server makes of them is shown beside r=0.
 
 import * as api from "./api.js";
 import * as levels from "./levels.js";
@@ -116,7 +116,7 @@ async function answer(signal) {
 }
 
 async function ask(query, signal) {
-  const windows = model.modality === uploads.AUDIO ? { windows: "each" } : {};
+  const windows = model.modality === uploads.IMAGE ? {} : { windows: "each" };
   const found = await api.ask(endpoint(), upload(), { ...query, ...windows, model: model.name }, signal);
   // A pass that it shared with others took longer for other reasons than r.
   if (found.batch_size <= inputs(found)) alone.add(model.name, found.r, found.timing_ms.forward);
@@ -133,7 +133,7 @@ function upload() {
   return uploads.chosen(model?.modality);
 }
 
-// A picture is one input of the model, a sound as many as it has windows.
+// A picture is one input of the model, a sound or a video as many as it has windows.
 function inputs(answer) {
   return answer.windows?.length ?? 1;
 }
@@ -209,7 +209,8 @@ function chooseModel(name) {
   uploads.show(model.modality, chooseExample);
   recording.abandon();
   if (model.modality === uploads.AUDIO) recording.limitTo(model.max_seconds);
-  at("regions").classList.toggle("wide", model.window_seconds > WIDE);
+  // The frames of a contact sheet are four in a row.
+  at("regions").classList.toggle("wide", model.modality === uploads.VIDEO || model.window_seconds > WIDE);
   // Few merge more than this for long: 1.5 times what would leave nothing, were blocks not limited to half.
   const most = Math.min(model.r_max, Math.max(16, Math.ceil((1.5 * model.tokens) / model.blocks)));
   at("r").max = most;

@@ -1,4 +1,4 @@
-// What came back for the picture or sound: labels, tokens, times and regions, set beside those at r=0.
+// What came back for the upload: labels, tokens, times and regions, set beside those at r=0.
 
 import * as timeline from "./timeline.js";
 

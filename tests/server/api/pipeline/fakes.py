@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from server.errors import Overloaded, Refusal
 from server.ipc.messages import ModelInfo
-from server.media.transforms import AudioTransform, ImageTransform
+from server.media.transforms import AudioTransform, ImageTransform, VideoTransform
 
 MODEL = ModelInfo(
     name="tiny",
@@ -39,6 +39,16 @@ AUDIO_MODEL = replace(
     tokens=10,
     prefix=2,
     grid=(2, 4),
+)
+
+
+VIDEO_MODEL = replace(
+    MODEL,
+    name="clip",
+    transform=VideoTransform(frames=4, tubelet=2, height=8, width=8, resize=8, clips=2),
+    tokens=8,
+    prefix=0,
+    grid=(4, 2),
 )
 
 

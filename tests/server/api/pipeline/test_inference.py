@@ -83,13 +83,13 @@ class Pipeline:
             self.metrics,
             partial(decode, max_pixels=10**6, max_side=4000),
             self.threads,
-            self.infer_sound,
+            self.infer_media,
         )
         self.context = RequestContext("id", path="/classify", started=0.0)
         self.request = InferenceRequest(PARAMS, CLASSES, self.context)
 
-    async def infer_sound(self, sound: Any, lease: Any, request: Any) -> Any:
-        raise AssertionError("an image is no sound")
+    async def infer_media(self, media: Any, lease: Any, request: Any) -> Any:
+        raise AssertionError("an image is no sound or video")
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Return what ``work`` returns. Whatever happens, it leaves nothing behind."""

@@ -13,6 +13,8 @@ from server.api.pipeline.response_kinds import CLASSES
 from server.api.routes.images import infer, openapi_operation, timed_response
 from server.errors import InvalidParameter
 from server.ipc.messages import ModelInfo
+from server.media.limits import VideoLimits
+from server.media.modality import Modality
 from tests.server.api.pipeline.fakes import MODEL
 
 
@@ -52,7 +54,8 @@ class TestQuery:
     def parse(self, query: str) -> RequestContext:
         """The context of a request, once its query is parsed."""
         context = context_of()
-        components = SimpleNamespace(inference=FakeInference(), default_r="1")
+        limits = {Modality.VIDEO: VideoLimits()}
+        components = SimpleNamespace(inference=FakeInference(), default_r="1", media_limits=limits)
         app = SimpleNamespace(state=SimpleNamespace(components=components))
         scope = {"type": "http", "query_string": query.encode(), "headers": [], "app": app}
         request = Request(scope)
@@ -79,6 +82,6 @@ def test_the_description_of_a_route_says_how_many_files_it_takes():
     operation = openapi_operation("source", "file.")
     assert operation["requestBody"]["description"].endswith("or multipart with one file.")
     assert set(operation["requestBody"]["content"]) == {
-        "image/*", "audio/*", "multipart/form-data", "application/json",
+        "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",
     }  # fmt: skip
     assert "top_k" not in [parameter["name"] for parameter in operation["parameters"]]

@@ -225,9 +225,28 @@ def test_a_slow_network_is_checked_with_fewer_images(
     assert set(mixed.schedules) == {Schedule.constant(r) for r in extremes}
     assert uniform.schedules == (Schedule.constant(levels[-1]),)
     assert [len(batch) for batch in logits] == [len(extremes), 1]
-    for batch, whole in zip(finished, batches, strict=False):
+    for batch in finished:
         assert len(batch.images) == len(batch.schedules)
-        assert torch.equal(batch.images[0], whole.images[0])
+        assert torch.equal(batch.images[0], batches[0].images[0])
+
+
+def test_a_slow_network_runs_no_image_twice(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUIRED_SECONDS", "LOADING_SECONDS"):
+        monkeypatch.setattr(self_check, name, 0.0)
+    sizes: list[int] = []
+    compute_logits = self_check.compute_logits
+
+    def counted(network: tome_core.MergedViT, batch: self_check.CheckBatch) -> torch.Tensor:
+        sizes.append(len(batch.schedules))
+        return compute_logits(network, batch)
+
+    monkeypatch.setattr(self_check, "compute_logits", counted)
+    batches = self_check.make_batches(IMAGE_SHAPE, (0, 4, 8), CPU)
+    _, logits = self_check.run_within_budget(load_plain(tiny_folder), batches)
+    assert sizes == [1, 2]
+    assert [len(batch) for batch in logits] == [2, 1]
 
 
 def test_a_copy_in_another_dtype_has_rounded_weights(tiny_folder: Path) -> None:

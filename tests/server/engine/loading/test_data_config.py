@@ -61,11 +61,6 @@ def test_values_for_pixels_up_to_255_give_a_warning(
     assert ("they are from 0 to 1 here: divide both by 255" in caplog.text) == warns
 
 
-def test_a_field_of_sound_is_refused() -> None:
-    with pytest.raises(ConfigError, match="takes images: subtract_mean is a field of sound"):
-        resolve(subtract_mean=False)
-
-
 def test_a_std_of_0_in_a_folder_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"std = \[0.5, 0, 0.5\] must be greater than 0: pixels"):
         resolve({"std": [0.5, 0, 0.5]})

@@ -62,7 +62,7 @@ def test_a_wrapper_is_removed(key: str) -> None:
 
 
 def test_averaged_weights_come_before_others() -> None:
-    for averaged in ("model_ema", "ema", "state_dict_ema", "teacher"):
+    for averaged in ("model_ema", "ema", "state_dict_ema", "teacher", "target_encoder"):
         content = {"model": zeros(), "student": zeros(), averaged: STATE_DICT}
         assert_same(find_state_dict(content, PATH))
 
@@ -149,9 +149,9 @@ def test_of_several_models_one_must_be_named() -> None:
         content
     )
     assert_same(find_state_dict(content, PATH, "teacher."))
-    nested = {"encoder": STATE_DICT, "target_encoder": zeros()}
-    assert "'encoder.', 'target_encoder.'; set one of them as prefix" in error(nested)
-    assert_same(find_state_dict(nested, PATH, "encoder"))
+    nested = {"student": STATE_DICT, "assistant": zeros()}
+    assert "'assistant.', 'student.'; set one of them as prefix" in error(nested)
+    assert_same(find_state_dict(nested, PATH, "student"))
 
 
 @pytest.mark.parametrize("prefix", ["net", "net.", "state_dict.net", "state_dict.net."])

@@ -36,11 +36,11 @@ def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run with one thread: the kernels divide the work by their number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def thread_count(count: int) -> Iterator[None]:
+    """Run with so many threads: the kernels divide the work by their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

@@ -15,8 +15,8 @@ from tests.tome_core.backends.cpu.helpers import (
     KERNEL_DTYPES,
     TOLERANCE,
     needs_avx512,
-    one_thread,
     random,
+    thread_count,
 )
 from tome_core.attention import explicit_attention
 from tome_core.backends.cpu import kernels
@@ -113,6 +113,22 @@ def test_merge_equals_bipartite_matching_and_the_weighted_mean(
         torch.testing.assert_close(result[out], expected[0], rtol=TOLERANCE[dtype] / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype) -> None:
+    """A single image, which is large."""
+    offsets = offsets_of([1101])
+    after = offsets_of([901])
+    x = random(1101, 24, seed=1, dtype=dtype)
+    keys = random(1101, 2, 16, seed=2, dtype=dtype)
+    sizes = torch.randint(1, 9, (1101,)).float()
+    results = []
+    for threads in (1, 3):
+        with thread_count(threads):
+            results.append(kernels.merge(x, keys, sizes, offsets, after, 1))
+    for one, shared in zip(*results, strict=True):
+        assert torch.equal(one, shared)
+
+
 def test_among_equal_similarities_the_lowest_index_wins() -> None:
     keys = torch.ones(41, 2, 16)
     x = torch.randn(41, 8)
@@ -204,7 +220,7 @@ def test_linear_equals_pytorch_and_rows_are_independent(
     weight = random(outputs, inputs, seed=seed + 1, dtype=dtype)
     bias = None if seed % 5 == 0 else random(outputs, seed=seed + 2, dtype=dtype)
     packed = kernels.pack_linear(weight, bias)
-    with one_thread() if seed % 2 else nullcontext():
+    with thread_count(1) if seed % 2 else nullcontext():
         result = kernels.linear(x, packed, gelu)
     expected = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     expected = F.gelu(expected) if gelu else expected

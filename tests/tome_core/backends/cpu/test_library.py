@@ -25,8 +25,8 @@ from tests.tome_core.backends.cpu.helpers import (
     HAS_AVX512,
     HAS_BFLOAT16,
     needs_avx512,
-    one_thread,
     random,
+    thread_count,
 )
 from tome_core.backends.cpu import kernels, library
 from tome_core.backends.cpu.library import DTYPES, limit_isa, load_library
@@ -270,7 +270,7 @@ def test_set_num_threads_applies_in_every_thread() -> None:
         kernels.linear(x, packed)
         threads.append(ctypes.CDLL(None).omp_get_max_threads())
 
-    with one_thread():
+    with thread_count(1):
         thread = threading.Thread(target=run_kernel)
         thread.start()
         thread.join()

@@ -65,7 +65,9 @@ def patch(pixels: str, side: int, dtype: str) -> Case:
         name=f"patches {pixels} {side} {dtype}",
         kernel=patches.patches_kernel,
         types={"pixels": pixels, "scale": "*fp32", "shift": "*fp32", "out": dtype},
-        constants=patches.constants((3, 224, 224), (side, side), patches.DEFAULT_CONFIG),
+        constants=patches.constants(
+            (3, 224, 224), patches.PatchGeometry(side, side), patches.DEFAULT_CONFIG
+        ),
         aligned=("pixels", "scale", "shift", "out"),
         warps=patches.DEFAULT_CONFIG.warps,
     )

@@ -19,13 +19,14 @@ def assemble(dtype: str, tokens: int, prefix: int, width: int) -> Case:
     )
 
 
-def patch(pixels: str, side: int, dtype: str) -> Case:
-    config = patches.choose_config((side, side))
+def patch(pixels: str, side: int, dtype: str, frames: int = 1, depth: int = 1) -> Case:
+    geometry = patches.PatchGeometry(side, side, depth, frames)
+    config = patches.choose_config(geometry)
     return Case(
-        name=f"patches {pixels} {side} {dtype}",
+        name=f"patches {pixels} {side} {dtype} {frames}",
         kernel=patches.patches_kernel,
         types={"pixels": pixels, "scale": "*fp32", "shift": "*fp32", "out": dtype},
-        constants=patches.constants((3, 224, 224), (side, side), config),
+        constants=patches.constants((3, frames * 224, 224), geometry, config),
         aligned=("pixels", "scale", "shift", "out"),
         warps=config.warps,
     )
@@ -39,4 +40,5 @@ CASES = [
     assemble("*fp32", 197, 1, 768),
     *(patch("*u8", side, "*bf16") for side in (8, 32)),
     *(patch(pixels, 32, "*fp32") for pixels in ("*u8", "*fp32")),
+    patch("*u8", 16, "*bf16", frames=16, depth=2),
 ]

@@ -16,6 +16,7 @@ from tests.fake_cuda import needs_fake_cuda
 from tests.tome_core.backends.cuda.compiler import compile_in_process
 from tests.tome_core.backends.cuda.device import DEVICE
 from tests.tome_core.backends.cuda.test_encoder import Launches
+from tests.tome_core.clips import make_video_vit
 from tests.tome_core.models import make_vit
 from tome_core import MergedViT, Pixels, Schedule, patch
 from tome_core.adapters.inference import replace_convolutions
@@ -45,6 +46,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "patch_size": (4, 8),
     },  # what is no whole patch is left out
     "dropout-in-training": {"pos_drop_rate": 0.3, "patch_drop_rate": 0.3},
+    "tubelets": {"frames": 4, "class_token": True},
+    "tubelets-alone": {"frames": 3, "tubelet": 1, "img_size": (16, 24), "patch_size": (8, 4)},
 }
 UNSUPPORTED: dict[str, dict[str, Any]] = {
     "norm-of-patches": {"embed_norm_layer": torch.nn.LayerNorm},
@@ -59,7 +62,8 @@ SHIFT = [-2.0, -1.75, -1.5]
 
 def make(dtype: torch.dtype = torch.float32, **options: Any) -> MergedViT:
     """A model as `optimize` prepares it for a GPU, before it adds the embedding."""
-    model = patch(make_vit(dtype=dtype, **options).to(DEVICE)).requires_grad_(False)
+    make_network = make_video_vit if "frames" in options else make_vit
+    model = patch(make_network(dtype=dtype, **options).to(DEVICE)).requires_grad_(False)
     replace_convolutions(model.adapter.network)
     return model
 
@@ -138,10 +142,11 @@ def test_sums_are_rounded_as_in_pytorch(
 
 
 @pytest.mark.parametrize("r", [0, 3, [0, 4, Schedule.per_layer([0, 5])]])
+@pytest.mark.parametrize("variant", ["class-token", "tubelets"])
 @torch.no_grad()
-def test_the_whole_model_equals_the_reference(r: Any) -> None:
-    model = make_with_embedding()
-    reference = make()
+def test_the_whole_model_equals_the_reference(variant: str, r: Any) -> None:
+    model = make_with_embedding(**MODELS[variant])
+    reference = make(**MODELS[variant])
     pixels = pixels_for(model)
     expected = reference.outputs(pixels.normalised(), r=r, source=True)
     result = model.outputs(pixels, r=r, source=True)
@@ -222,7 +227,7 @@ def test_assemble_is_a_valid_operator() -> None:
 
 @needs_fake_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variant", ["class-token", "no-prefix", "distilled", "patches-of-14"])
+@pytest.mark.parametrize("variant", ["class-token", "no-prefix", "distilled", "tubelets"])
 def test_three_launches_on_a_fake_gpu(variant: str, dtype: torch.dtype) -> None:
     """Runs the whole model; its embedding takes three launches."""
     model = make(**MODELS[variant]).to("cpu")
@@ -243,6 +248,7 @@ def test_three_launches_on_a_fake_gpu(variant: str, dtype: torch.dtype) -> None:
             prefix=weights.prefix,
             size=weights.size,
             norm=weights.norm,
+            frames=weights.frames,
         )
         model.embedding = TritonEmbedding(fakes)
         parameters = {name: fake(tensor) for name, tensor in model.named_parameters()}

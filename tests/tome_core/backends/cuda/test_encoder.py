@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tome_core.backends.cuda.device import DEVICE
+from tests.tome_core.clips import make_clips, make_video_vit
 from tests.tome_core.models import DEPTH, as_schedule, make_images, make_vit, specs
 from tests.tome_core.oracle import Spec
 from tome_core import Kth, MergedViT, Schedule, patch
@@ -104,6 +105,20 @@ def test_forward_features_with_and_without_pruning() -> None:
         torch.testing.assert_close(
             model(x, r=r), reference_of("class-token")(x, r=r), rtol=1e-4, atol=1e-4
         )
+
+
+@pytest.mark.parametrize("global_pool", ["avg", "token"])
+@torch.no_grad()
+def test_clips_equal_the_reference(global_pool: str) -> None:
+    vit = make_video_vit(
+        dtype=torch.float32, embed_dim=32, class_token=True, global_pool=global_pool
+    )
+    reference = patch(vit.to(DEVICE))
+    clips = make_clips(3, dtype=torch.float32).to(DEVICE)
+    r = [0, 3, Schedule.linear(2, -1)]
+    torch.testing.assert_close(
+        make_with_encoder(reference)(clips, r=r), reference(clips, r=r), rtol=1e-4, atol=1e-4
+    )
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from tests.tome_core.backends.cuda.device import DEVICE
 from tome_core.backends.cuda.attention import attention, unpack
 from tome_core.backends.cuda.gelu import gelu_
 from tome_core.backends.cuda.norms import add_norm
-from tome_core.backends.cuda.patches import patches
+from tome_core.backends.cuda.patches import PatchGeometry, patches
 
 
 @pytest.mark.parametrize("with_sizes", [False, True])
@@ -33,12 +33,13 @@ def test_gelu_is_a_valid_operator() -> None:
     torch.library.opcheck(torch.ops.tome.gelu_.default, (torch.randn(3, 8, device=DEVICE),))
 
 
-def test_patches_is_a_valid_operator() -> None:
+@pytest.mark.parametrize("geometry", [PatchGeometry(4, 4), PatchGeometry(4, 4, 2, 2)])
+def test_patches_is_a_valid_operator(geometry: PatchGeometry) -> None:
     pixels = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, device=DEVICE)
     scale = torch.rand(3, device=DEVICE)
     shift = torch.rand(3, device=DEVICE)
     torch.library.opcheck(
-        torch.ops.tome.patches.default, (pixels, scale, shift, 4, 4, torch.bfloat16)
+        torch.ops.tome.patches.default, (pixels, scale, shift, list(geometry), torch.bfloat16)
     )
 
 
@@ -47,7 +48,7 @@ def test_operators_run_on_fake_tensors() -> None:
         pixels = torch.empty(2, 3, 32, 32, dtype=torch.uint8)
         scale = torch.empty(3)
         shift = torch.empty(3)
-        x = patches(pixels, scale, shift, (16, 16), torch.bfloat16)
+        x = patches(pixels, scale, shift, PatchGeometry(16, 16), torch.bfloat16)
         assert (x.shape, x.dtype, x.device.type) == ((8, 768), torch.bfloat16, "cuda")
         weight = torch.empty(768, dtype=x.dtype)
         bias = torch.empty(768, dtype=x.dtype)

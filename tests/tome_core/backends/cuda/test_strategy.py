@@ -31,6 +31,7 @@ from tome_core.backends.cuda.strategy import TritonStrategy
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.execution import Execution
 from tome_core.metric import BlockTensors
+from tome_core.networks.vjepa2 import VJepa2
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
@@ -54,6 +55,7 @@ KINDS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "one-head": (make_vit, {"num_heads": 1}),
     "eva02": (Eva, {"use_rot_pos_emb": True, "swiglu_mlp": True, "scale_mlp": True}),
     "rotary-average": (Eva, {"use_rot_pos_emb": True, "global_pool": "avg", "num_reg_tokens": 2}),
+    "v-jepa-2": (VJepa2, {"frames": 2, "tubelet": 1, "img_size": (8, 16)}),
     "rotary-post-norm": (Eva, {"use_rot_pos_emb": True, "use_post_norm": True, "qkv_fused": False}),
 }
 # Kernels for their merging alone.

@@ -1,8 +1,8 @@
-"""The path of one sound: decode it in a worker process, run its windows, and answer once.
+"""The path of one sound or video: decode it in a worker, run its windows, and answer once.
 
 Each window is one job in one slot, as an image is. A request holds one slot from its admission to
-the end. For a sound of more windows it takes further slots only as far as they are free, without
-waiting, and runs the windows in rounds. So every admitted sound proceeds, however many there are.
+the end. For a body of more windows it takes further slots only as far as they are free, without
+waiting, and runs the windows in rounds. So every admitted request proceeds, however many there are.
 """
 
 from __future__ import annotations
@@ -15,41 +15,40 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from server.api.contract.failures import error_of
+from server.api.contract.params import Params
 from server.api.contract.schemas import Timing
 from server.api.contract.windows import Windows
 from server.api.pipeline.admission import Admission, BufferedInput
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.inference import build_response, end_stage, record_stage
 from server.api.pipeline.inference_request import InferenceRequest
+from server.api.pipeline.media_responses import FinishedMedia, most_merged
 from server.api.pipeline.modalities import name_modality
-from server.api.pipeline.sound_responses import FinishedSound, most_merged
 from server.api.pipeline.together import run_together
 from server.engine_client.process import Result
 from server.engine_client.routing import Lease, Router
 from server.errors import BadImage, BadMedia, UnsupportedFormat
-from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.media.decoded import Decoded
-from server.media.transforms import AudioTransform
+from server.media.transforms import ImageTransform, MediaTransform
 from server.metrics import Metrics
 
 T = TypeVar("T")
 
 
-class SoundDecoder(Protocol):
-    """Decodes sounds beside the event loop; `server.decoding.pool.DecodePool` is one."""
+class MediaDecoder(Protocol):
+    """Decodes beside the event loop; `server.decoding.pool.DecodePool` is one."""
 
-    async def decode(self, body: bytes, transform: AudioTransform) -> Decoded:
-        """Return the windows of a sound. Raises `RequestError`. A cancellation ends the work."""
+    async def decode(self, body: bytes, transform: MediaTransform) -> Decoded:
+        """Return the windows of ``body``. Raises `RequestError`. A cancellation ends the work."""
         ...
 
 
-class SoundPath:
-    """Takes a sound from its encoded bytes to its response.
+class MediaPath:
+    """Takes a sound or a video from its encoded bytes to its response.
 
     Args:
         threads: for work that would block the event loop: base64 and drawing.
@@ -60,7 +59,7 @@ class SoundPath:
         router: Router,
         admission: Admission,
         metrics: Metrics,
-        decoder: SoundDecoder,
+        decoder: MediaDecoder,
         threads: Executor,
     ) -> None:
         self._router = router
@@ -69,45 +68,45 @@ class SoundPath:
         self._decoder = decoder
         self._threads = threads
 
-    async def infer(self, sound: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
-        """Decode one sound, run its windows, and build its response.
+    async def infer(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """Decode one sound or video, run its windows, and build its response.
 
         Args:
-            lease: the slot that the sound holds.
+            lease: the slot that it holds.
 
         Raises:
-            RequestError: the sound cannot be decoded, or one of its windows fails.
+            RequestError: it cannot be decoded, or one of its windows fails.
         """
         params = request.params
         context = request.context
         started = time.monotonic()
         try:
-            decoded = await self._decode(sound, params.model)
+            decoded = await self._decode(media, params)
             if params.windows is Windows.FIRST:
                 # A copy, so that the other inputs are freed.
                 first = decoded.inputs[:1].copy()
                 decoded = Decoded(first, decoded.windows[:1], decoded.media)
-            sound.replace_by(decoded.inputs.nbytes)
+            media.replace_by(decoded.inputs.nbytes)
             decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
             windows = decoded.windows
-            media = decoded.media
+            info = decoded.media
             picture_inputs = decoded.inputs if request.response_kind.is_picture else None
             waiting = deque(decoded.inputs)
             # Only a picture needs the inputs again; others are freed once they are in their slots.
             del decoded
             self._check_deadline(request, len(waiting))
-            results = await self._run_windows(waiting, sound, lease, request)
+            results = await self._run_windows(waiting, media, lease, request)
         finally:
-            sound.release()
+            media.release()
         timing = self._timing(request, decode_ms, results)
         outcomes = tuple(result.outcome for result in results)
         batch_size = max(result.batch.images for result in results)
-        finished = FinishedSound(
-            params, media, windows, outcomes, timing, batch_size, picture_inputs
+        finished = FinishedMedia(
+            params, info, windows, outcomes, timing, batch_size, picture_inputs
         )
         context.r = str(most_merged(outcomes).schedule)
         response = await build_response(
-            lambda: request.response_kind.build_sound(finished),
+            lambda: request.response_kind.build_media(finished),
             request,
             self._threads,
             self._metrics,
@@ -131,33 +130,36 @@ class SoundPath:
             forward=record_stage(context, "forward", forward_seconds),
         )
 
-    async def _decode(self, sound: BufferedInput, model: ModelInfo) -> Decoded:
-        body = await self._encoded_bytes(sound)
-        sound.clear()
+    async def _decode(self, media: BufferedInput, params: Params) -> Decoded:
+        model = params.model
+        noun = model.modality.noun
+        body = await self._encoded_bytes(media, noun)
+        media.clear()
         if not body:
-            raise BadMedia("the body is empty; send an encoded sound")
-        assert isinstance(model.transform, AudioTransform)
+            raise BadMedia(f"the body is empty; send an encoded {noun}")
+        transform = params.transform
+        assert not isinstance(transform, ImageTransform)
         try:
-            return await self._decoder.decode(body, model.transform)
+            return await self._decoder.decode(body, transform)
         except UnsupportedFormat as error:
             raise name_modality(error, body, model.modality, model.name) from None
 
-    async def _encoded_bytes(self, sound: BufferedInput) -> bytes:
-        if not isinstance(sound.content, Base64Image):
-            return sound.encoded_bytes()
+    async def _encoded_bytes(self, media: BufferedInput, noun: str) -> bytes:
+        if not isinstance(media.content, Base64Image):
+            return media.encoded_bytes()
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, sound.encoded_bytes)
+            return await loop.run_in_executor(self._threads, media.encoded_bytes)
         except BadImage:
             raise BadMedia(
-                "the sound is not base64, nor a data URL with base64; the server fetches no other"
+                f"the {noun} is not base64, nor a data URL with base64; the server fetches no other"
                 " URL"
             ) from None
 
     async def _run_windows(
         self,
-        waiting: deque[npt.NDArray[np.float32]],
-        sound: BufferedInput,
+        waiting: deque[npt.NDArray[Any]],
+        media: BufferedInput,
         lease: Lease,
         request: InferenceRequest[Any],
     ) -> list[Result]:
@@ -165,8 +167,8 @@ class SoundPath:
 
         Args:
             waiting: becomes empty.
-            sound: gives its bytes back when all its inputs are in slots.
-            lease: the slot that the sound holds.
+            media: gives its bytes back when all its inputs are in slots.
+            lease: the slot that it holds.
         """
         # To average, all classes are needed.
         top_k = request.params.top_k
@@ -180,9 +182,10 @@ class SoundPath:
                     leases.append(further_slots.enter_context(self._lease(request)))
                 for own_lease in leases:
                     own_lease.write(waiting.popleft())
+                    await asyncio.sleep(0)  # a clip takes milliseconds
                 is_last_round = not waiting
                 if is_last_round:
-                    sound.release()
+                    media.release()
                 results += await run_together(
                     self._run_window(
                         own_lease,

@@ -1,4 +1,4 @@
-"""The way of a sound through the pipeline, with a decoder and a router that are made up."""
+"""The way of a sound or video through the pipeline, with a made-up decoder and router."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Problem, SoundAnswer, SoundAnswerByWindow
+from server.api.contract.schemas import (
+    Answer,
+    Problem,
+    SoundAnswer,
+    SoundAnswerByWindow,
+    VideoAnswerByWindow,
+)
+from server.api.contract.views import Views
 from server.api.contract.windows import Windows
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BodyLimits
@@ -24,16 +31,22 @@ from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.inference_request import InferenceRequest
+from server.api.pipeline.media import MediaPath
 from server.api.pipeline.response_kinds import CLASSES, FEATURES
-from server.api.pipeline.sounds import SoundPath
 from server.engine_client.process import Result
 from server.errors import BadMedia, InferenceFailed, Overloaded, UnsupportedFormat
 from server.ipc.messages import BatchDone, Failure, Outcome
-from server.media.decoded import Decoded, MediaInfo, Window
+from server.media.decoded import Decoded, SoundInfo, VideoInfo, Window
 from server.media.modality import Modality
-from server.media.transforms import AudioTransform
+from server.media.transforms import MediaTransform, VideoTransform
 from server.metrics import Metrics
-from tests.server.api.pipeline.fakes import AUDIO_MODEL, FakeRouter, FakeRun, request_of
+from tests.server.api.pipeline.fakes import (
+    AUDIO_MODEL,
+    VIDEO_MODEL,
+    FakeRouter,
+    FakeRun,
+    request_of,
+)
 from tests.server.wire import SNEAKER
 from tome_core.schedule import Schedule
 
@@ -48,7 +61,7 @@ class FakeDecoder:
     def __init__(self) -> None:
         self.cancelled = 0
 
-    async def decode(self, body: bytes, transform: AudioTransform) -> Decoded:
+    async def decode(self, body: bytes, transform: MediaTransform) -> Decoded:
         if body == b"hang":
             try:
                 return await asyncio.Future()
@@ -57,10 +70,22 @@ class FakeDecoder:
         if body.startswith(b"?"):
             raise BadMedia("the sound is corrupt")
         if not body.isalpha():
-            raise UnsupportedFormat("the body is not a sound")
+            raise UnsupportedFormat(f"the body is not a {transform.modality.noun}")
+        if isinstance(transform, VideoTransform):
+            return clips_of(body[0], transform)
         inputs = np.stack([np.full(transform.size, byte, np.float32) for byte in body])
         windows = tuple(Window(float(start), float(start + 1)) for start in range(len(body)))
-        return Decoded(inputs, windows, MediaInfo(float(len(body)), 8_000, 1))
+        return Decoded(inputs, windows, SoundInfo(float(len(body)), 8_000, 1))
+
+
+def clips_of(byte: int, transform: VideoTransform) -> Decoded:
+    """The inputs of a video: clips, and their crops, of ever larger values."""
+    places = [(clip, crop) for clip in range(transform.clips) for crop in range(transform.crops)]
+    inputs = np.stack(
+        [np.full(transform.size, byte + number, np.uint8) for number in range(len(places))]
+    )
+    windows = tuple(Window(float(clip), clip + 0.5, crop) for clip, crop in places)
+    return Decoded(inputs, windows, VideoInfo(2.0, 50, 25.0, 64, 48, "h264"))
 
 
 def result_of(class_index: int = 0, failure: Failure | None = None, r: int = 1) -> Result:
@@ -86,7 +111,7 @@ class Pipeline:
         self.metrics = Metrics()
         self.decoder = FakeDecoder()
         threads = ThreadPoolExecutor(1)
-        path = SoundPath(
+        path = MediaPath(
             self.router,  # type: ignore[arg-type]
             self.admission,
             self.metrics,
@@ -241,6 +266,48 @@ def test_a_disconnected_client_ends_the_decoding():
         pipeline.run(pipeline.inference.infer(http_request, request))
     assert pipeline.decoder.cancelled == 1
     assert pipeline.context.stage == "decode"
+
+
+VIDEO_PARAMS = replace(PARAMS, model=VIDEO_MODEL)
+
+
+def infer_video(pipeline: Pipeline, body: bytes, **params: Any) -> Any:
+    request = InferenceRequest(replace(VIDEO_PARAMS, **params), CLASSES, pipeline.context)
+    return pipeline.run(pipeline.inference.infer(request_of([body]), request))
+
+
+def test_each_clip_of_a_video_is_a_job_of_pixels():
+    pipeline = Pipeline(result_of(2), result_of(0))
+    answer = infer_video(pipeline, b"a", windows=Windows.EACH)
+    assert type(answer) is VideoAnswerByWindow
+    assert values(pipeline) == b"ab"
+    assert [(window.start, window.crop) for window in answer.windows] == [(0, 0), (1, 0)]
+    assert answer.media.frames == 50
+
+
+def test_a_request_chooses_clips_and_crops():
+    pipeline = Pipeline(*[result_of()] * 3, slots=2)
+    answer = infer_video(pipeline, b"a", views=Views(clips=1, crops=3), windows=Windows.EACH)
+    assert values(pipeline) == b"abc"
+    assert [window.crop for window in answer.windows] == [0, 1, 2]
+
+
+def test_the_first_crop_of_the_first_clip_alone_is_run_on_request():
+    pipeline = Pipeline(result_of())
+    infer_video(pipeline, b"a", views=Views(crops=3), windows=Windows.FIRST)
+    assert values(pipeline) == b"a"
+
+
+def test_an_empty_body_is_no_video():
+    with pytest.raises(BadMedia, match="send an encoded video"):
+        infer_video(Pipeline(), b"")
+
+
+def test_a_model_of_video_names_what_is_none():
+    with pytest.raises(UnsupportedFormat, match=r"an image \(JPEG\); clip takes videos: allowed"):
+        infer_video(Pipeline(), SNEAKER)
+    with pytest.raises(UnsupportedFormat, match="the body is not a video"):
+        infer_video(Pipeline(), b"123")
 
 
 def test_an_empty_body_is_no_sound():

@@ -1,4 +1,4 @@
-"""The response for one sound: the mean over its windows, or each window as well."""
+"""The response for one sound or video: the mean over its windows, or each window as well."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from PIL import Image
 
 from server.api.contract.params import Params
 from server.api.contract.schemas import (
-    Media,
+    MediaAnswer,
+    MediaEmbedding,
     SoundAnswer,
     SoundAnswerByWindow,
     SoundEmbedding,
     SoundEmbeddingByWindow,
     Timing,
     Tokens,
+    VideoAnswer,
+    VideoAnswerByWindow,
+    VideoEmbedding,
+    VideoEmbeddingByWindow,
+    VideoWindowAnswer,
+    VideoWindowEmbedding,
     WindowAnswer,
     WindowEmbedding,
 )
@@ -29,83 +36,119 @@ from server.imaging.visualization import draw_regions, encode_png
 from server.ipc.messages import ModelInfo, Outcome
 from server.media.decoded import MediaInfo, Window
 from server.media.modality import Modality
-from server.media.transforms import AudioTransform
+from server.media.transforms import AudioTransform, VideoTransform
 from server.media.window_scores import best_classes
+from server.video.contact_sheet import draw_clip
 
 _DECIMALS = 6  # of seconds; a sample of 192 kHz takes 5 microseconds
 _GAP = 8  # pixels between the pictures of two windows
 
 
 @dataclass(frozen=True)
-class FinishedSound:
-    """One sound whose windows have run: everything that its response is built from.
+class _Schemas:
+    """The types of the answers for one modality."""
+
+    answer: type[MediaAnswer]
+    answer_by_window: type[MediaAnswer]
+    window_answer: type[WindowAnswer]
+    embedding: type[MediaEmbedding]
+    embedding_by_window: type[MediaEmbedding]
+    window_embedding: type[WindowEmbedding]
+
+
+_SCHEMAS = {
+    Modality.AUDIO: _Schemas(
+        SoundAnswer,
+        SoundAnswerByWindow,
+        WindowAnswer,
+        SoundEmbedding,
+        SoundEmbeddingByWindow,
+        WindowEmbedding,
+    ),
+    Modality.VIDEO: _Schemas(
+        VideoAnswer,
+        VideoAnswerByWindow,
+        VideoWindowAnswer,
+        VideoEmbedding,
+        VideoEmbeddingByWindow,
+        VideoWindowEmbedding,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FinishedMedia:
+    """One sound or video whose windows have run: everything that its response is built from.
 
     Attributes:
+        info: what it is.
         windows: those that have run, in order of time.
         outcomes: one for each window. Of classes they have all if there are several windows, else
             the ``top_k`` best.
         batch_size: how many images shared the largest of their forward passes.
-        inputs: of the windows, float32 ``(n, C, H, W)``; only where the response is a picture.
+        inputs: of the windows, as of `Decoded`; only where the response is a picture.
     """
 
     params: Params
-    media: MediaInfo
+    info: MediaInfo
     windows: tuple[Window, ...]
     outcomes: tuple[Outcome, ...]
     timing: Timing
     batch_size: int
-    inputs: npt.NDArray[np.float32] | None = None
+    inputs: npt.NDArray[Any] | None = None
 
 
-def build_classes(sound: FinishedSound) -> SoundAnswer:
+def build_classes(media: FinishedMedia) -> MediaAnswer:
     """Return the best classes by their mean scores, with their labels."""
-    params = sound.params
+    params = media.params
     labels = params.model.labels
-    classes, scores = best_classes(sound.outcomes, params.top_k)
-    fields = _common_fields(sound) | {"predictions": predictions_of(labels, classes, scores)}
+    schemas = _SCHEMAS[params.model.modality]
+    classes, scores = best_classes(media.outcomes, params.top_k)
+    fields = _common_fields(media) | {"predictions": predictions_of(labels, classes, scores)}
     if params.windows is not Windows.EACH:
-        return SoundAnswer(**fields)
+        return schemas.answer(**fields)
     windows = [
-        WindowAnswer(
+        schemas.window_answer(
             predictions=predictions_of(
                 labels, outcome.classes[: params.top_k], outcome.scores[: params.top_k]
             ),
             **_window_fields(window, outcome, params.model),
         )
-        for window, outcome in zip(sound.windows, sound.outcomes, strict=True)
+        for window, outcome in zip(media.windows, media.outcomes, strict=True)
     ]
-    return SoundAnswerByWindow(windows=windows, **fields)
+    return schemas.answer_by_window(windows=windows, **fields)
 
 
-def build_embedding(sound: FinishedSound) -> SoundEmbedding:
+def build_embedding(media: FinishedMedia) -> MediaEmbedding:
     """Return the mean of the pooled features as numbers."""
-    fields = _common_fields(sound) | {"embedding": mean_features(sound.outcomes).tolist()}
-    if sound.params.windows is not Windows.EACH:
-        return SoundEmbedding(**fields)
+    schemas = _SCHEMAS[media.params.model.modality]
+    fields = _common_fields(media) | {"embedding": mean_features(media.outcomes).tolist()}
+    if media.params.windows is not Windows.EACH:
+        return schemas.embedding(**fields)
     windows = [
-        WindowEmbedding(
+        schemas.window_embedding(
             embedding=features_of(outcome).tolist(),
-            **_window_fields(window, outcome, sound.params.model),
+            **_window_fields(window, outcome, media.params.model),
         )
-        for window, outcome in zip(sound.windows, sound.outcomes, strict=True)
+        for window, outcome in zip(media.windows, media.outcomes, strict=True)
     ]
-    return SoundEmbeddingByWindow(windows=windows, **fields)
+    return schemas.embedding_by_window(windows=windows, **fields)
 
 
-def build_raw_features(sound: FinishedSound) -> bytes:
+def build_raw_features(media: FinishedMedia) -> bytes:
     """Return the mean of the pooled features as little-endian float32, or a row for each window."""
-    if sound.params.windows is Windows.EACH:
-        return b"".join(outcome.features for outcome in sound.outcomes)
-    return mean_features(sound.outcomes).astype("<f4").tobytes()
+    if media.params.windows is Windows.EACH:
+        return b"".join(outcome.features for outcome in media.outcomes)
+    return mean_features(media.outcomes).astype("<f4").tobytes()
 
 
-def build_picture(sound: FinishedSound) -> bytes:
-    """Return a PNG of the spectrogram with its merged regions; of each window, below each other."""
-    assert sound.inputs is not None
-    model = sound.params.model
+def build_picture(media: FinishedMedia) -> bytes:
+    """Return a PNG of the merged regions in a spectrogram or a clip; windows below each other."""
+    assert media.inputs is not None
+    model = media.params.model
     pictures = [
         _draw_window(window_input, outcome, model)
-        for window_input, outcome in zip(sound.inputs, sound.outcomes, strict=True)
+        for window_input, outcome in zip(media.inputs, media.outcomes, strict=True)
     ]
     return encode_png(stack_pictures(pictures))
 
@@ -139,13 +182,13 @@ def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
     return stacked
 
 
-def _draw_window(
-    window_input: npt.NDArray[np.float32], outcome: Outcome, model: ModelInfo
-) -> Image.Image:
-    assert isinstance(model.transform, AudioTransform)
+def _draw_window(window_input: npt.NDArray[Any], outcome: Outcome, model: ModelInfo) -> Image.Image:
     transform = model.transform
-    pixels = spectrogram(window_input, transform)
     source = np.frombuffer(outcome.source, "<i4")
+    if isinstance(transform, VideoTransform):
+        return draw_clip(window_input, source, model.prefix, model.grid, transform)
+    assert isinstance(transform, AudioTransform)
+    pixels = spectrogram(window_input, transform)
     oriented = oriented_source(source, model.prefix, model.grid, transform)
     return draw_regions(pixels, oriented, model.prefix, oriented_grid(model.grid, transform))
 
@@ -160,22 +203,23 @@ def _window_fields(window: Window, outcome: Outcome, model: ModelInfo) -> dict[s
         "end": round(window.end, _DECIMALS),
         "r": str(outcome.schedule),
         "tokens": Tokens(input=model.tokens, output=outcome.tokens_out),
+        "crop": window.crop,  # which windows of a sound do not have
     }
 
 
-def _common_fields(sound: FinishedSound) -> dict[str, Any]:
-    """Return the fields that all JSON responses for sounds share."""
-    params = sound.params
+def _common_fields(media: FinishedMedia) -> dict[str, Any]:
+    """Return the fields that all JSON responses for sounds and videos share."""
+    params = media.params
     model = params.model
-    outcome = most_merged(sound.outcomes)
-    media = asdict(sound.media) | {"seconds": round(sound.media.seconds, _DECIMALS)}
+    outcome = most_merged(media.outcomes)
+    info = asdict(media.info) | {"seconds": round(media.info.seconds, _DECIMALS)}
     return {
         "model": model.name,
         "r": str(outcome.schedule),
         "r_requested": params.requested_r,
         "tokens": Tokens(input=model.tokens, output=outcome.tokens_out),
-        "timing_ms": sound.timing,
-        "batch_size": sound.batch_size,
-        "modality": Modality.AUDIO.value,
-        "media": Media(**media),
+        "timing_ms": media.timing,
+        "batch_size": media.batch_size,
+        "modality": model.modality.value,
+        "media": info,
     }

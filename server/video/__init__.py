@@ -1,0 +1,1 @@
+"""Video: containers, decoding, sampling and crops, and the picture of a clip. No torch."""

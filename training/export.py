@@ -11,14 +11,13 @@ from pathlib import Path
 
 from server.catalog.entries import BUNDLED
 from training.models import refine
+from training.stages import default_device, default_recipe
 from training.states import save_weights
 from training.train import (
     RUNS_FOLDER,
     STAGES,
     WEIGHTS_FOLDER,
     Run,
-    default_device,
-    default_recipe,
 )
 
 

@@ -32,6 +32,7 @@ from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 from training.pairs import pairs_of
+from training.stages import default_device, default_recipe
 from training.states import save_state
 
 RUNS_FOLDER = Path("training/runs")  # a run's own folder has the name of its recipe
@@ -322,16 +323,6 @@ def evaluate(
             labels = labels[:2000]
     accuracies = [round(accuracy(model, images, labels, **level), 2) for level in levels]
     return {"test_accuracy": accuracies, "test_images": len(labels)}
-
-
-def default_device() -> str:
-    """Return the device to train on unless another one is asked for."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_recipe(device: str) -> str:
-    """Return the recipe for ``device``."""
-    return "gpu" if torch.device(device).type == "cuda" else "cpu"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

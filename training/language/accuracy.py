@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from training.language.tape import waveform
 from training.language.windows import windows
 
 BATCH = 256  # windows
-SPREAD = 1.96  # standard deviations of a 95% interval
 
 
 @dataclass(frozen=True)
@@ -63,25 +61,3 @@ def clip_classes(logits: Tensor, found: Windows) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     sums = probabilities.new_zeros(len(found.labels), probabilities.shape[1])
     return sums.index_add(0, found.clips, probabilities).argmax(dim=1)
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of the share ``hits / total``."""
-    if total == 0:
-        return 0.0, 1.0
-    share = hits / total
-    square = SPREAD**2 / total
-    centre = (share + square / 2) / (1 + square)
-    half = SPREAD / (1 + square) * math.sqrt(share * (1 - share) / total + square / (4 * total))
-    return centre - half, centre + half
-
-
-def loss(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Return how much accuracy is lost, as a share of the clips, and its standard error.
-
-    Args:
-        before, after: whether each clip ``(clips,)`` is classified right; the same clips.
-    """
-    differences = before.double() - after.double()
-    error = differences.std() / math.sqrt(len(differences))
-    return differences.mean().item(), error.item()

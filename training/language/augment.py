@@ -8,12 +8,12 @@ frames)``, before they are normalised.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.draws import Draw
 from training.language.network import BAND, FRAMES, MEAN
 from training.language.spectrograms import FLOOR, HOP, MEL_BINS, WINDOW, log_mel
 from training.language.tape import Tape
@@ -28,35 +28,6 @@ PLAIN_SHARE = 0.2  # of the windows, with the line of the recording
 RESPONSE_WAVES = 5  # cosines across the band that make a frequency response
 LONGEST_SOURCE = math.ceil(FRAMES * TEMPO[1]) + 1  # frames that a window may need
 FLOOR_LOG = math.log(FLOOR)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random numbers for one batch."""
-
-    batch: int
-    generator: torch.Generator
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return numbers ``(batch, *shape)`` from ``low`` to ``high``."""
-        values = torch.rand(
-            self.batch, *shape, device=self.generator.device, generator=self.generator
-        )
-        return low + (high - low) * values
-
-    def ratio(self, bounds: tuple[float, float]) -> Tensor:
-        """Return factors ``(batch,)`` in ``bounds``, uniform in their logarithm."""
-        return self.uniform(math.log(bounds[0]), math.log(bounds[1])).exp()
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return normal numbers ``(batch, *shape)``."""
-        return torch.randn(
-            self.batch, *shape, device=self.generator.device, generator=self.generator
-        )
-
-    def chance(self, share: float) -> Tensor:
-        """Return booleans ``(batch,)``, true for ``share`` of them."""
-        return self.uniform(0, 1) < share
 
 
 def training_batch(tape: Tape, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -26,10 +26,11 @@ from server.engine.execution.runner import Runner
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform
 from server.settings import ModelSettings
-from training.language.accuracy import Windows, clip_classes, loss, wilson
+from training.language.accuracy import Windows, clip_classes
 from training.language.clips import Clip, load, wav_file
 from training.language.corpus import Role
 from training.language.train import DATA_FOLDER, LEVELS
+from training.tables import accuracy, loss_of, markdown
 
 TWIN = Path("training/spoken-language-twin.toml")
 BATCH = 50  # windows
@@ -114,7 +115,7 @@ def table_by_schedule(runner: Runner, results: Sequence[Result]) -> str:
         tokens = runner.tokens(parse_schedule(runner, text))
         row = [text, str(tokens[-1]), f"{cost.relative(tokens):.0%}"]
         for result in results:
-            row += [accuracy(result.hits[text]), loss_of(result, text)]
+            row += [accuracy(result.hits[text]), loss_of(result.hits["0"], result.hits[text])]
         rows.append(row)
     return markdown(header, rows)
 
@@ -136,25 +137,6 @@ def table_by_source(
         row += [accuracy(result.hits[text][chosen]) for result in results for text in shown]
         rows.append(row)
     return markdown(header, rows)
-
-
-def accuracy(hits: Tensor) -> str:
-    """Return the share of ``hits (clips,)`` and its interval, in percent."""
-    right = int(hits.sum())
-    low, high = wilson(right, len(hits))
-    return f"{100 * right / len(hits):.1f} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def loss_of(result: Result, text: str) -> str:
-    """Return the points that merging under a schedule loses, and their standard error."""
-    points, error = loss(result.hits["0"], result.hits[text])
-    return f"{100 * points:.1f} ± {100 * error:.1f}"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

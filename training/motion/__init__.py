@@ -1,0 +1,1 @@
+"""The motion model: clips of moving garments, its training and its evaluation."""

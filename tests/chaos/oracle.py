@@ -8,6 +8,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ class Case:
 
     Attributes:
         allowed: statuses that are right beside those that every request may get.
-        features: what belongs to it, where an answer does.
+        features, scores: what belongs to it, where an answer does.
+        windows: the scores of each window, where the answer is to have them.
+        picture: the PNG that belongs to it; empty where any will do.
     """
 
     path: str
@@ -46,10 +49,17 @@ class Case:
     allowed: frozenset[int]
     features: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
+    windows: tuple[tuple[float, ...], ...] = ()
+    picture: bytes = b""
 
     @property
     def route(self) -> str:
         return self.path.partition("?")[0]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """All numbers that belong to it."""
+        return self.features + self.scores + tuple(itertools.chain(*self.windows))
 
     def request(self, **headers: str) -> bytes:
         accept = {"accept": "application/octet-stream"} if self.route == "/embed" else {}
@@ -58,14 +68,20 @@ class Case:
     def is_right(self, reply: Reply) -> bool:
         """Whether an answer with status 200 is this request's own."""
         if self.route == "/visualize":
-            return reply.body.startswith(b"\x89PNG")
+            return reply.body.startswith(self.picture or b"\x89PNG")
         if self.route == "/embed":
             return near(np.frombuffer(reply.body, "<f4").tolist(), self.features)
         answer = json.loads(reply.body)
-        best = sorted((each["index"], each["score"]) for each in answer["predictions"])
-        return f"r={answer['r_requested']}&" in f"{self.path}&" and near(
-            [score for _, score in best], self.scores
-        )
+        given = scores_of(answer)
+        for window in answer.get("windows", ()):
+            given += scores_of(window)
+        return f"r={answer['r_requested']}&" in f"{self.path}&" and near(given, self.values)
+
+
+def scores_of(answer: dict[str, Any]) -> list[float]:
+    """The scores of an answer, or of one of its windows, in order of the classes."""
+    best = sorted((each["index"], each["score"]) for each in answer["predictions"])
+    return [score for _, score in best]
 
 
 def near(given: list[float], expected: tuple[float, ...]) -> bool:

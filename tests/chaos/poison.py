@@ -5,6 +5,7 @@ alone.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from tests.chaos.harness import Arena, Crowd, countdown, scrape, settle
 from tests.chaos.oracle import Case, picture
@@ -20,30 +21,40 @@ WRONG = {
     "deadline_ms=0": 422,
     "what=1": 422,
 }
+# For which the statuses are right.
+LIMITS: dict[str, Any] = {
+    "max_body_bytes": MAX_BYTES,
+    "max_pixels": MAX_PIXELS,
+    "max_side": MAX_SIDE,
+}
+
+
+def bad_images() -> list[Case]:
+    """Requests to the model of images, each of which has to be refused."""
+    files = [
+        Case("/classify?r=2", body, frozenset({status}))
+        for _, body, status in FILES
+        if status != 200
+    ]
+    queries = [
+        Case(f"/classify?{query}", picture(0), frozenset({status}))
+        for query, status in WRONG.items()
+    ]
+    return files + queries
 
 
 async def run(arena: Arena) -> Found:
     """As many requests as wanted; 30% of them are bad."""
     oracle = arena.oracle
     good = [oracle.case(body, "3", embed=True) for _, body, status in FILES if status == 200]
-    bad = [
-        Case("/classify?r=2", body, frozenset({status}))
-        for _, body, status in FILES
-        if status != 200
-    ]
-    bad += [
-        Case(f"/classify?{query}", picture(0), frozenset({status}))
-        for query, status in WRONG.items()
-    ]
+    bad = bad_images()
 
     def draw(random: random.Random) -> Case:
         if random.random() < BAD:
             return random.choice(bad)
         return random.choice(good) if random.random() < 0.2 else oracle.draw(random)
 
-    with arena.server(
-        max_body_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, max_side=MAX_SIDE, max_batch=8
-    ) as server:
+    with arena.server(max_batch=8, **LIMITS) as server:
         before = await scrape(server.port)
         crowd = Crowd(server.port, draw)
         await crowd.run(16, countdown(arena.times), arena.progress)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.chaos import (
     connections,
+    decode_workers,
     disconnects,
     faults,
     hanging,
@@ -20,6 +21,7 @@ from tests.chaos import (
     sigterm,
     soak,
     sounds,
+    videos,
 )
 from tests.chaos.harness import Arena
 from tests.chaos.results import Found
@@ -49,9 +51,10 @@ SCENARIOS = (
     Scenario("identity", identity.run, long=20_000, short=500),
     Scenario("schema", schema.run, long=300, short=10),
     Scenario("poison", poison.run, long=10_000, short=400),
-    Scenario("sounds", sounds.hostile, long=10_000, short=60),
-    Scenario("decode-kill", sounds.kill, long=20, short=0),
-    Scenario("decode-hang", sounds.stop, long=5, short=0),
+    Scenario("sounds", sounds.run, long=10_000, short=0),  # in "videos", too
+    Scenario("videos", videos.run, long=2_000, short=60),
+    Scenario("decode-kill", decode_workers.kill, long=20, short=0),
+    Scenario("decode-hang", decode_workers.stop, long=5, short=0),
     Scenario("positions", positions.run, long=10, short=0),
     Scenario("faults", faults.run, long=5_000, short=300),
     Scenario("disconnects", disconnects.run, long=1_000, short=200),

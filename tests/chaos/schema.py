@@ -56,9 +56,8 @@ async def run(arena: Arena) -> Found:
 
 def explore(url: str, arena: Arena) -> tuple[int, list[str]]:
     """How many requests were sent, and what was wrong with their answers."""
-    schemathesis.openapi.media_type("image/*", _BODIES)
-    schemathesis.openapi.media_type("audio/*", _BODIES)
-    schemathesis.openapi.media_type("application/octet-stream", _BODIES)
+    for media_type in ("image/*", "audio/*", "video/*", "application/octet-stream"):
+        schemathesis.openapi.media_type(media_type, _BODIES)
     schema = schemathesis.openapi.from_url(url)
     sent = 0
     failures = []

@@ -1,26 +1,21 @@
-"""Sounds whose answers are known: computed here, window by window, without a server."""
+"""Sounds whose answers are known, beside the images of `Oracle`."""
 
 from __future__ import annotations
 
-import random
+import itertools
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from server.audio.front_end import prepare
-from server.catalog.entries import read_catalog
-from server.engine.execution.image_input import ImageInput
-from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import load_model
 from server.media.limits import AudioLimits
 from server.media.transforms import AudioTransform
+from tests.chaos.media_oracle import WINDOWS, MediaModel, assert_apart
 from tests.chaos.oracle import Case, Oracle
 from tests.hostile.build_sounds import encode, noise
 from tests.hostile.sounds import hostile_sounds
 from tests.server.engine.loading.tiny_sounds import save_folder, transformers_ast
-from tome_core.schedule import Schedule
 
 NAME = "sound"
 FRAMES = 256
@@ -29,9 +24,6 @@ SCHEDULES = ("0", "2", "7")
 SECONDS = (0.3, 2.5, 6.0)
 # A sound of many windows takes the slots of other requests, which are then refused.
 _MOST_WINDOWS = 3
-# Large bodies would take all of the time.
-_SMALL_BYTES = 300_000
-_SHARE_OF_LARGE = 0.01
 
 _TABLE = f"""
 [[models]]
@@ -47,9 +39,9 @@ class SoundOracle:
 
     Attributes:
         config: of both models; that of images is the default.
-        good: sounds with their scores, the hostile ones that are right among them.
+        settings: of the server, for which the answers are right.
+        good: sounds with what belongs to them, the hostile ones that are right among them.
         bad: sounds of which each has to be refused.
-        largest: the one of them that takes the most memory.
     """
 
     def __init__(self, images: Oracle, folder: Path) -> None:
@@ -61,48 +53,32 @@ class SoundOracle:
             table = table.replace(f'"{name}"', f'"{tiny / name}"')
         self.config = folder / "models.toml"
         self.config.write_text(table + _TABLE)
-        _, spec = read_catalog(self.config, ())
-        device = torch.device("cpu")
-        self._runner = Runner(load_model(spec, device, torch.float32, levels=(0,)), device)
-        bodies = [
-            encode(noise(seconds, 16_000, seed=seed), 16_000, "FLAC")
-            for seed, seconds in enumerate(SECONDS)
-        ]
-        self.good = [self._case(body, r) for body in bodies for r in SCHEDULES]
-        self.good += [
-            self._case(body, "2")
-            for body, status in hostile_sounds().values()
-            if status == 200 and len(self._windows(body)) <= _MOST_WINDOWS
-        ]
+        self.settings = {"max_windows": MAX_WINDOWS}
+        self._model = MediaModel(self.config, NAME)
+        self.good = self._good()
         self.bad = [
             Case(f"/classify?model={NAME}&r=2", body, frozenset({status}))
             for body, status in hostile_sounds().values()
             if status != 200
         ]
-        self.largest = max(self.bad, key=lambda case: len(case.body))
-        self._large = [case for case in self.bad if len(case.body) > _SMALL_BYTES]
-        self._small = [case for case in self.bad if len(case.body) <= _SMALL_BYTES]
 
-    def draw_bad(self, random: random.Random) -> Case:
-        """Any sound that has to be refused."""
-        is_large = random.random() < _SHARE_OF_LARGE
-        return random.choice(self._large if is_large else self._small)
+    def _good(self) -> list[Case]:
+        """Sounds of one window and of more under every schedule, and the hostile ones."""
+        good = []
+        for seed, seconds in enumerate(SECONDS):
+            body = encode(noise(seconds, 16_000, seed=seed), 16_000, "FLAC")
+            inputs = self._inputs(body)
+            for r, windows in itertools.product(SCHEDULES, WINDOWS):
+                good.append(self._model.classify(body, inputs, r, windows))
+                good.append(self._model.embed(body, inputs, r, windows))
+        assert_apart(good)
+        for body, status in hostile_sounds().values():
+            if status == 200 and len(inputs := self._inputs(body)) <= _MOST_WINDOWS:
+                good.append(self._model.classify(body, inputs, "2"))
+        return good
 
-    def _case(self, body: bytes, r: str) -> Case:
-        """The request for ``body`` under ``r``: the mean over its windows."""
-        classes = len(self._runner.model.labels)
-        schedule = Schedule.parse(r)
-        outputs = self._runner.run(
-            [ImageInput(window, schedule, classes) for window in self._windows(body)]
-        )
-        scores = np.zeros(classes)
-        for output in outputs:
-            scores[list(output.classes)] += np.array(output.scores) / len(outputs)
-        path = f"/classify?model={NAME}&r={r}&top_k={classes}"
-        return Case(path, body, frozenset({200}), scores=tuple(scores.tolist()))
-
-    def _windows(self, body: bytes) -> npt.NDArray[np.float32]:
+    def _inputs(self, body: bytes) -> np.ndarray:
         """The model's inputs for a sound."""
-        transform = self._runner.model.transform
+        transform = self._model.transform
         assert isinstance(transform, AudioTransform)
         return prepare(body, transform, AudioLimits(max_windows=MAX_WINDOWS)).inputs

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("soundfile", reason="needs the extra audio")
+pytest.importorskip("av", reason="needs the extra video")
+
 from tests.chaos.harness import Arena
 from tests.chaos.oracle import Oracle
 from tests.chaos.results import Check, Found, markdown, read, write

@@ -282,6 +282,10 @@ def command_line(
         help=f"{QUICK_DEPTH} blocks and {QUICK.rounds} rounds: shows that it runs, not how fast",
     )
     arguments = parser.parse_args()
+    if min(arguments.batch) < 1:
+        parser.error("--batch: at least 1")
+    if arguments.rounds is not None and arguments.rounds < 1:
+        parser.error("--rounds: at least 1")
     device = pick_device(arguments.device)
     configure_pytorch(device)
     threads = set_threads(arguments.threads)

@@ -118,11 +118,15 @@ class Run(ABC):
             file.write(line + "\n")
 
     def train(self, stage: Stage) -> None:
-        """Train ``stage`` to its end. Resume from its saved state, if any."""
+        """Train ``stage`` to its end. Resume from its saved state, if any.
+
+        Raises:
+            SystemExit: it starts from a stage that is not trained yet.
+        """
         torch.manual_seed(self.seed)
         network = self.build()
         if stage.start:
-            network.load_state_dict(load_file(self.weights_path(stage.start)))
+            network.load_state_dict(self.weights(stage.start))
         model = merged(network.to(self.device, torch.bfloat16))
         optimizer = MasterAdamW(model, stage.weight_decay)
         done = self.resume(stage, model, optimizer)
@@ -174,6 +178,17 @@ class Run(ABC):
     def weights_path(self, stage: str) -> Path:
         """Return the file of the weights of ``stage``, which is there at its end."""
         return self.folder / f"{stage}.safetensors"
+
+    def weights(self, stage: str) -> dict[str, Tensor]:
+        """Return the weights of ``stage``.
+
+        Raises:
+            SystemExit: there are none yet.
+        """
+        path = self.weights_path(stage)
+        if not path.exists():
+            raise SystemExit(f"{path} is missing: train --stage {stage} first")
+        return load_file(path)
 
     def resume(self, stage: Stage, model: nn.Module, optimizer: MasterAdamW) -> Done:
         """Load the saved state of ``stage``, if any, and return how far it is."""

@@ -95,6 +95,8 @@ def evaluate(
         "clips": count,
     }
     done = resume(results, conditions)
+    if BATCH * len(done) < count:
+        warm_up(runners, levels)
     columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with results.open("a") as file, Progress(*columns) as progress:
         task = progress.add_task("", total=count, completed=min(count, BATCH * len(done)))
@@ -106,6 +108,12 @@ def evaluate(
             done.append(record)
             progress.advance(task, len(made.labels))
     return done
+
+
+def warm_up(runners: Sequence[Runner], levels: Sequence[str]) -> None:
+    """Run a batch of each model under each schedule, of which the time does not count."""
+    for level, runner in product(levels, runners):
+        runner.seconds([parse_schedule(runner, level)] * BATCH)
 
 
 def digest(runner: Runner) -> str:
@@ -121,15 +129,17 @@ def resume(results: Path, conditions: Mapping[str, Any]) -> list[dict[str, Any]]
     Raises:
         SystemExit: its conditions are others.
     """
-    if not results.exists():
+    lines = results.read_text().splitlines(keepends=True) if results.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # an interrupted write leaves a part
+    if not whole:
         results.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps(conditions) + "\n")
         return []
-    lines = results.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # an interrupted write leaves a part
-    found, *batches = [json.loads(line) for line in whole] or [None]
+    found, *batches = map(json.loads, whole)
     if found != conditions:
-        raise SystemExit(f"{results} is of another evaluation; remove it, or name another file")
+        raise SystemExit(
+            f"{results} is of another evaluation; remove it, or name another file with --results"
+        )
     results.write_text("".join(whole))
     return batches
 
@@ -157,8 +167,6 @@ def answer(
     turns = list(product(levels, runners))
     first %= len(turns)
     answers: dict[str, dict[str, Any]] = {runner.model.spec.name: {} for runner in runners}
-    if first == 0:
-        runners[0].seconds([parse_schedule(runners[0], levels[0])] * count)  # warm up
     for level, runner in turns[first:] + turns[:first]:
         schedules = [parse_schedule(runner, level)] * count
         started = time.perf_counter()

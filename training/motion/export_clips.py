@@ -37,6 +37,8 @@ def main() -> None:
         "--size", type=int, default=SIZE, help=f"height and width in pixels; default: {SIZE}"
     )
     args = parser.parse_args()
+    if args.size < 2 or args.size % 2:
+        parser.error("--size must be even: H.264 stores colours at half of the resolution")
     for name in NAMES:
         (args.folder / name).mkdir(parents=True, exist_ok=True)
     portions = held_out(garments("test"), args.clips)

@@ -40,12 +40,23 @@ def test_an_interrupted_stage_ends_as_the_whole_one(
     weights = load_file(tmp_path / "parts/merged.safetensors")
     for name, expected in load_file(tmp_path / "whole/merged.safetensors").items():
         assert torch.equal(weights[name], expected), name
+    log = (tmp_path / "parts/log.jsonl").read_text().splitlines()
+    first = json.loads(log[0])
+    assert first["step"] == 2  # and not 1, again
     result = json.loads((tmp_path / "parts/merged.json").read_text())
     assert set(result["held_out_clips"]) == {"0", "44:-1"}
 
 
 def _interrupt(record: object) -> None:
     raise RuntimeError("interrupted after the first step was saved")
+
+
+def test_a_stage_that_starts_from_another_needs_its_weights(tmp_path: Path) -> None:
+    run = MotionRun(tmp_path, seed=1, device="cpu", held_out=2)
+    with pytest.raises(
+        SystemExit, match=r"local\.safetensors is missing: train --stage local first"
+    ):
+        run.train(replace(STAGE, start="local"))
 
 
 def test_a_stage_starts_from_the_weights_of_another(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_a_file_of_results_that_was_interrupted_at_its_start_begins_again(tmp_pa
     assert resume(results, {"levels": ["0"]}) == []
     assert json.loads(results.read_text()) == {"levels": ["0"]}
     assert resume(results, {"levels": ["0"]}) == []
+    results.write_text(results.read_text()[:5])
+    assert resume(results, {"levels": ["0"]}) == []
+    assert json.loads(results.read_text()) == {"levels": ["0"]}
 
 
 def test_changed_counts_classes_and_not_errors() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import PatchEmbed
 from timm.layers.helpers import to_2tuple
 from torch import nn
 
-Pair = tuple[int, int]
+from tome_core.networks.patch_convolutions import ConvolutionPatchEmbed, Pair
 
 
-class OverlapPatchEmbed(PatchEmbed):  # type: ignore[misc]
+class OverlapPatchEmbed(ConvolutionPatchEmbed):
     """timm's ``PatchEmbed`` with a stride of its own: ``(B, C, H, W)`` -> ``(B, N, D)``.
 
     Pixels at the right and at the bottom that do not fill a patch are dropped.
@@ -40,37 +39,7 @@ class OverlapPatchEmbed(PatchEmbed):  # type: ignore[misc]
         super().__init__(None, patch_size, in_chans, embed_dim, **options)
         self.stride: Pair = to_2tuple(stride)
         self.img_size, self.grid_size, self.num_patches = self._init_img_size(img_size)
-        self.proj = nn.Conv2d(
-            in_chans,
-            embed_dim,
-            kernel_size=self.patch_size,
-            stride=self.stride,
-            bias=self.proj.bias is not None,
-            device=self.proj.weight.device,
-            dtype=self.proj.weight.dtype,
-        )
-
-    def _init_img_size(self, img_size: int | Pair | None) -> tuple[Any, Any, Any]:
-        """Return height and width, rows and columns of patches, and the number of patches."""
-        if img_size is None:
-            return None, None, None
-        size: Pair = to_2tuple(img_size)
-        grid = self.dynamic_feat_size(size)
-        return size, grid, grid[0] * grid[1]
-
-    def set_input_size(
-        self,
-        img_size: int | Pair | None = None,
-        patch_size: int | Pair | None = None,
-    ) -> None:
-        """Change the size of the images.
-
-        Raises:
-            ValueError: the patches would change, too, which this class does not resize.
-        """
-        if patch_size is not None and to_2tuple(patch_size) != self.patch_size:
-            raise ValueError("overlapping patches cannot be resized")
-        super().set_input_size(img_size)
+        self.proj = self._like_projection(nn.Conv2d, self.patch_size, self.stride)
 
     def feat_ratio(self, as_scalar: bool = True) -> Pair | int:
         """Return how many pixels lie between patches: the larger number, or both."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import PatchEmbed
-from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
-Pair = tuple[int, int]
+from tome_core.networks.patch_convolutions import ConvolutionPatchEmbed, Pair
 
 
 class TubeletProjection(nn.Conv3d):
@@ -24,7 +22,7 @@ class TubeletProjection(nn.Conv3d):
         return F.linear(pixels, self.weight.flatten(1), self.bias)
 
 
-class TubeletEmbed(PatchEmbed):  # type: ignore[misc]
+class TubeletEmbed(ConvolutionPatchEmbed):
     """timm's ``PatchEmbed`` for clips: ``(B, C, T*H, W)`` -> ``(B, N, D)``.
 
     The frames of a clip lie below each other in one tall picture, so that whatever carries images
@@ -58,6 +56,8 @@ class TubeletEmbed(PatchEmbed):  # type: ignore[misc]
         tubelet: int,
         **options: Any,
     ) -> None:
+        if frames < 1 or tubelet < 1:
+            raise ValueError(f"{frames} frames in tubelets of {tubelet} are no clip")
         super().__init__(None, patch_size, in_chans, embed_dim, **options)
         if self.dynamic_img_pad or not self.strict_img_size or not self.flatten:
             raise ValueError("tubelets are cut from clips of one size, into one sequence")
@@ -65,38 +65,7 @@ class TubeletEmbed(PatchEmbed):  # type: ignore[misc]
         self.tubelet = tubelet
         self.img_size, self.grid_size, self.num_patches = self._init_img_size(img_size)
         kernel = (tubelet, *self.patch_size)
-        self.proj = TubeletProjection(
-            in_chans,
-            embed_dim,
-            kernel_size=kernel,
-            stride=kernel,
-            bias=self.proj.bias is not None,
-            device=self.proj.weight.device,
-            dtype=self.proj.weight.dtype,
-        )
-
-    def _init_img_size(self, img_size: int | Pair | None) -> tuple[Any, Any, Any]:
-        """Return height and width, rows and columns of tubelets, and the number of tubelets."""
-        if img_size is None:
-            return None, None, None
-        size: Pair = to_2tuple(img_size)
-        grid = self.dynamic_feat_size(size)
-        return size, grid, grid[0] * grid[1]
-
-    def set_input_size(
-        self,
-        img_size: int | Pair | None = None,
-        patch_size: int | Pair | None = None,
-    ) -> None:
-        """Change the size of the tall picture.
-
-        Raises:
-            ValueError: the tubelets would change, too, which this class does not resize; or they do
-                not fill the tall picture.
-        """
-        if patch_size is not None and to_2tuple(patch_size) != self.patch_size:
-            raise ValueError("tubelets cannot be resized")
-        super().set_input_size(img_size)
+        self.proj = self._like_projection(TubeletProjection, kernel, kernel)
 
     def dynamic_feat_size(self, img_size: Pair) -> Pair:
         """Return rows and columns of tubelets of a tall picture of ``img_size (T*H, W)``.

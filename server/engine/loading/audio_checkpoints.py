@@ -12,11 +12,11 @@ from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
 from server.engine.loading.front_end import FrontEnd, check_spectrogram
 from server.engine.loading.key_names import names_in_file, to_timm
-from server.engine.loading.modality import is_ast, timm_config
+from server.engine.loading.modality import arguments_of_folder, is_ast
 from server.engine.loading.spectrogram_geometry import Geometry, as_pair, find_geometry
 from server.engine.loading.spectrogram_names import is_spectrogram_model
 from server.engine.loading.time_positions import fit_in_time
-from server.engine.loading.timm_models import create_timm_model
+from server.engine.loading.timm_models import count_classes, create_timm_model
 from server.engine.loading.transformers_names import require_other
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
@@ -72,8 +72,7 @@ def _has_both_tokens(tensors: Mapping[str, Tensor]) -> bool:
 
 def _model_args(spec: ModelSpec) -> dict[str, Any]:
     """Return the arguments of the architecture: of a folder of timm, then of the entry."""
-    of_folder = timm_config(spec).get("model_args")
-    arguments = dict(of_folder) if isinstance(of_folder, Mapping) else {}
+    arguments = arguments_of_folder(spec)
     for name in ("img_size", "in_chans"):
         arguments.pop(name, None)  # the file and the entry decide
     return {**arguments, **spec.model_args}
@@ -137,10 +136,6 @@ def _create(
     arguments: dict[str, Any] = {"patch_size": geometry.patch_size, **_pooling(spec, tensors)}
     if geometry.time_last:
         arguments["stride"] = geometry.stride
-    if "head.weight" not in tensors:
-        classes = 0
-    elif classes is None:
-        classes = len(tensors["head.weight"])
     sized = spec.model_copy(
         update={
             "in_chans": 1,
@@ -148,7 +143,7 @@ def _create(
             "model_args": {**arguments, **spec.model_args},
         }
     )
-    return create_timm_model(sized, classes, pretrained=False)
+    return create_timm_model(sized, count_classes(tensors, classes), pretrained=False)
 
 
 def _pooling(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ AUDIOSET_STD = 4.5689974
 _IDENTITY_MEAN = 0.0
 _IDENTITY_STD = 0.5
 _EXTRACTOR = "ASTFeatureExtractor"
-_PACKAGES = ("soundfile", "soxr")
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,6 @@ class FrontEnd:
     mean: float = AUDIOSET_MEAN
     std: float = AUDIOSET_STD
     subtract_mean: bool = True
-
-
-def require_audio_packages(spec: ModelSpec) -> None:
-    """Raise `ConfigError` unless the packages that decode sound can be imported."""
-    for name in _PACKAGES:
-        try:
-            import_module(name)
-        except (ImportError, OSError) as error:  # OSError: libsndfile is missing
-            raise ConfigError(
-                f"model {spec.name} takes sound, which needs {name} ({error}); run: pip install"
-                " 'tome-serve[audio]'"
-            ) from error
 
 
 def read_feature_extractor(folder: Path, frames: int, mel_bins: int) -> FrontEnd:

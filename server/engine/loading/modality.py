@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from server.catalog.entries import ModelSpec
@@ -39,6 +40,12 @@ def timm_config(spec: ModelSpec) -> dict[str, Any]:
         return {}
     config = read_json(spec.folder / "config.json")
     return config if "architecture" in config else {}
+
+
+def arguments_of_folder(spec: ModelSpec) -> dict[str, Any]:
+    """Return the ``model_args`` of a folder of timm. Raises as `timm_config`."""
+    arguments = timm_config(spec).get("model_args")
+    return dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def _architecture(spec: ModelSpec) -> str:

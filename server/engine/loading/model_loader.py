@@ -23,11 +23,7 @@ from server.engine.loading.data_config import (
     make_transform,
     resolve_data_config,
 )
-from server.engine.loading.front_end import (
-    audio_activation,
-    make_audio_transform,
-    require_audio_packages,
-)
+from server.engine.loading.front_end import audio_activation, make_audio_transform
 from server.engine.loading.labels import (
     Labels,
     default_labels,
@@ -37,10 +33,11 @@ from server.engine.loading.labels import (
 )
 from server.engine.loading.levels import resolve_levels
 from server.engine.loading.modality import NOUNS, check_fields, expected_modality, modality_of
+from server.engine.loading.packages import require_packages
 from server.engine.loading.timm_models import check_classifier, create_timm_model
 from server.engine.loading.transformers_models import load_transformers_model
 from server.engine.loading.video_checkpoints import load_video_model
-from server.engine.loading.video_input import make_video_transform, require_video_packages
+from server.engine.loading.video_input import make_video_transform
 from server.engine.loading.weights import load_weights
 from server.errors import ConfigError
 from server.ipc.messages import Accelerations
@@ -181,13 +178,12 @@ class _ModelInput(NamedTuple):
 def _resolve_input(spec: ModelSpec, vit: Any) -> _ModelInput:
     modality = modality_of(spec, vit)
     check_fields(spec, modality)
+    require_packages(spec, modality)
     if modality is Modality.AUDIO:
         return _resolve_sound(spec, vit)
     data = resolve_data_config(spec, vit)
     channels = data["input_size"][0]
     is_video = modality is Modality.VIDEO
-    if is_video:
-        require_video_packages(spec)
     return _ModelInput(
         transform=make_video_transform(spec, vit, data) if is_video else make_transform(data),
         mean=expand_to_channels(data["mean"], channels),
@@ -198,7 +194,6 @@ def _resolve_input(spec: ModelSpec, vit: Any) -> _ModelInput:
 
 
 def _resolve_sound(spec: ModelSpec, vit: Any) -> _ModelInput:
-    require_audio_packages(spec)
     has_activation = "activation" in spec.model_fields_set
     return _ModelInput(
         transform=make_audio_transform(spec, vit),

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
+from torch import Tensor
 
 from server.catalog.entries import ModelSpec
 from server.errors import ConfigError
+
+
+def count_classes(tensors: Mapping[str, Tensor], labels: int | None) -> int:
+    """Return the number of classes of a file: 0 without a classifier, else that of its labels.
+
+    Args:
+        tensors: with timm's names.
+        labels: their number; None if there are none, for what the classifier has.
+    """
+    if "head.weight" not in tensors:
+        return 0
+    return len(tensors["head.weight"]) if labels is None else labels
 
 
 def create_timm_model(spec: ModelSpec, classes: int | None, *, pretrained: bool) -> Any:

@@ -43,6 +43,15 @@ log = logging.getLogger("tome.engine")
 
 Size = tuple[int, int]  # height, width
 
+# Fields of ``config.json``, of which models of images and sound lack the last.
+_COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "num_frames",
+)
+
 
 def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: Config) -> Any:
     """Return the model in a folder of transformers as a model of timm, with its weights.
@@ -156,7 +165,9 @@ def _settings(config: Config, path: Path) -> tuple[Family, dict[str, Any]]:
         own = config.get("vision_config") or {}
     renamed = {family.renamed.get(name, name): value for name, value in own.items()}
     settings = {**family.defaults, **renamed}
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"):
+    for name in _COUNTS:
+        if name not in settings:
+            continue
         if not isinstance(settings[name], int) or settings[name] < 1:
             raise ConfigError(f"{path}: {name} = {settings[name]!r} is no positive number")
     width = settings["hidden_size"]

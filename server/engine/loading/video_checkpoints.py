@@ -10,9 +10,14 @@ from torch import Tensor
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
-from server.engine.loading.modality import is_vjepa2, takes_clips, timm_config
+from server.engine.loading.modality import (
+    arguments_of_folder,
+    is_vjepa2,
+    takes_clips,
+    timm_config,
+)
 from server.engine.loading.sinusoids import sinusoid_positions
-from server.engine.loading.timm_models import create_timm_model
+from server.engine.loading.timm_models import count_classes, create_timm_model
 from server.engine.loading.transformers_names import require_other
 from server.engine.loading.video_geometry import PATCHES, Geometry, find_geometry
 from server.engine.loading.video_names import (
@@ -54,6 +59,8 @@ def load_video_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
         ConfigError: the file cannot be served; the message says why.
     """
     _check_architecture(spec)
+    spec = _with_arguments_of_folder(spec)
+    _check_clip(spec)
     if is_vjepa2(spec):
         return load_vjepa2_model(spec, path, classes)
     state_dict = read_checkpoint(path, spec.prefix)
@@ -61,7 +68,6 @@ def load_video_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
     source = find_source(state_dict)
     tensors = video_to_timm(state_dict)
     _check_kind(path, tensors, source)
-    spec = _with_arguments_of_folder(spec)
     try:
         geometry = find_geometry(spec, tensors)
     except ConfigError as error:
@@ -109,11 +115,24 @@ def _check_kind(path: Path, tensors: StateDict, source: Source) -> None:
 
 def _with_arguments_of_folder(spec: ModelSpec) -> ModelSpec:
     """Return ``spec`` with the arguments of a folder of timm, where it has none of its own."""
-    of_folder = timm_config(spec).get("model_args")
-    arguments = dict(of_folder) if isinstance(of_folder, Mapping) else {}
-    arguments |= spec.model_args
+    arguments = arguments_of_folder(spec) | spec.model_args
     size = arguments.pop("img_size", None)
     return spec.model_copy(update={"img_size": spec.img_size or size, "model_args": arguments})
+
+
+def _check_clip(spec: ModelSpec) -> None:
+    """Raise `ConfigError` unless ``frames`` and ``img_size`` are positive whole numbers."""
+    size = spec.img_size
+    numbers = {
+        "model_args.frames": [spec.model_args.get("frames", 1)],
+        "img_size": size if isinstance(size, list | tuple) else [size or 1],
+    }
+    for name, values in numbers.items():
+        for value in values:
+            if type(value) is not int or value < 1:
+                raise ConfigError(
+                    f"model {spec.name}: {name} has {value!r}, which is no positive whole number"
+                )
 
 
 def _create(
@@ -122,10 +141,6 @@ def _create(
     geometry: Geometry,
     classes: int | None,
 ) -> Any:
-    if "head.weight" not in tensors:
-        classes = 0
-    elif classes is None:
-        classes = len(tensors["head.weight"])
     arguments: dict[str, Any] = {
         "frames": geometry.frames,
         "tubelet": geometry.tubelet,
@@ -137,7 +152,7 @@ def _create(
         **spec.model_args,
     }
     sized = spec.model_copy(update={"img_size": geometry.size, "model_args": arguments})
-    return create_timm_model(sized, classes, pretrained=False)
+    return create_timm_model(sized, count_classes(tensors, classes), pretrained=False)
 
 
 def _mlp_ratio(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 from server.catalog.entries import ModelSpec
-from server.errors import ConfigError
 from server.media.transforms import VideoTransform
-
-_PACKAGE = "av"
 
 
 @dataclass(frozen=True)
@@ -20,17 +16,6 @@ class ClipFormat:
 
     sampling: Literal["stride", "uniform"] = "stride"
     stride: int = 4
-
-
-def require_video_packages(spec: ModelSpec) -> None:
-    """Raise `ConfigError` unless the package that decodes video can be imported."""
-    try:
-        import_module(_PACKAGE)
-    except (ImportError, OSError) as error:  # OSError: a library of FFmpeg is missing
-        raise ConfigError(
-            f"model {spec.name} takes video, which needs {_PACKAGE} ({error}); run: pip install"
-            " 'tome-serve[video]'"
-        ) from error
 
 
 def make_video_transform(spec: ModelSpec, vit: Any, data: dict[str, Any]) -> VideoTransform:

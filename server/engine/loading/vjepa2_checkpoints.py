@@ -10,8 +10,9 @@ from torch import Tensor
 
 from server.catalog.entries import ModelSpec
 from server.engine.loading.checkpoints import read_checkpoint
-from server.engine.loading.timm_models import create_timm_model
+from server.engine.loading.timm_models import count_classes, create_timm_model
 from server.engine.loading.transformers_names import require_other
+from server.engine.loading.video_geometry import PATCHES
 from server.engine.loading.weights import check_state_dict
 from server.errors import ConfigError
 
@@ -19,7 +20,6 @@ log = logging.getLogger("tome.engine")
 
 StateDict = dict[str, Tensor]
 
-_PATCHES = "patch_embed.proj.weight"
 _POSITIONS = "pos_embed"
 # Of V-JEPA 2.1, whose rotary positions are others.
 _SUCCESSOR = ("video_mod_embed", "img_mod_embed", "norms_block.", "patch_embed_img.")
@@ -49,11 +49,7 @@ def load_vjepa2_model(spec: ModelSpec, path: Path, classes: int | None) -> Any:
             path,
             _POSITIONS,
         )
-    if "head.weight" not in tensors:
-        classes = 0
-    elif classes is None:
-        classes = len(tensors["head.weight"])
-    vit = create_timm_model(spec, classes, pretrained=False)
+    vit = create_timm_model(spec, count_classes(tensors, classes), pretrained=False)
     check_state_dict(vit, tensors, path, {})
     vit.load_state_dict(tensors)
     return vit
@@ -67,7 +63,7 @@ def _check_kind(path: Path, tensors: StateDict) -> None:
             f"{path} is a V-JEPA 2.1 ({successor}), which is not supported: its positions are"
             " scaled to the clip, and images have patches of their own"
         )
-    if _PATCHES not in tensors:
+    if PATCHES not in tensors:
         raise ConfigError(
             f"{path} holds no V-JEPA 2: it has {next(iter(tensors), 'nothing')}, but no embedding"
             " of tubelets; docs/checkpoints.md lists the formats that load"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from pathlib import Path
 
@@ -15,17 +14,13 @@ from server.engine.device.forward import Forward
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel
-from server.engine.loop import EngineModel, Loop
-from server.engine.scheduling.calibration import Calibration, Sample
-from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
-from server.ipc.channel import Channel, pack
-from server.ipc.messages import BatchDone, Job, Stop
-from server.ipc.shared_memory import HeartbeatPage, Slots, create_memory
-from server.latency.queue_model import Bounds
+from server.ipc.messages import Job
+from server.ipc.shared_memory import Slots, create_memory
 from server.media.modality import Modality
 from tests.server.engine.device.fake_graphs import FakeRecorder
 from tests.server.engine.loading.tiny_sounds import AST, authors_ast, load, save_authors
+from tests.server.engine.loops import run_jobs
 from tome_core import Schedule
 
 CPU = torch.device("cpu")
@@ -110,33 +105,16 @@ def test_the_warm_up_runs_float32(model: LoadedModel) -> None:
 
 
 def test_the_loop_reads_float32_from_the_slots(model: LoadedModel) -> None:
-    api_socket, engine_socket = socket.socketpair()
     memory = create_memory()
     slots = Slots(memory, 2, 4 * math.prod(SIZE), create=True)
     values = windows(2)
     for slot in range(2):
         slots.view(slot, SIZE, np.float32)[:] = values[slot]
     runner = Runner(model, CPU)
-    samples = [Sample((SCHEDULES[0],), 0.001), Sample((SCHEDULES[1],) * 2, 0.001)]
-    calibration = Calibration(model_info(runner, ()).geometry, samples)
-    scheduler = Scheduler(Bounds(2, 2), 30.0, {"m": calibration})
-    loop = Loop(
-        Channel(engine_socket),
-        scheduler,
-        {"m": EngineModel(runner, calibration)},
-        slots,
-        HeartbeatPage(create_memory("page", HeartbeatPage.SIZE)),
-    )
     now = time.monotonic()
-    for slot in range(2):
-        api_socket.sendall(pack(Job(slot, slot, "m", (SCHEDULES[1],), 3, now)))
-    api_socket.sendall(pack(Stop()))
-    loop.run()
-    reply = Channel(api_socket).receive()
-    assert isinstance(reply, BatchDone)
+    jobs = [Job(slot, slot, "m", (SCHEDULES[1],), 3, now) for slot in range(2)]
+    reply = run_jobs(runner, slots, jobs)
     expected = runner.run([ImageInput(one, SCHEDULES[1], 3) for one in values])
     assert [one.scores for one in reply.outcomes] == [
         pytest.approx(one.scores, abs=1e-5) for one in expected
     ]
-    api_socket.close()
-    engine_socket.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from pathlib import Path
 
@@ -17,17 +16,13 @@ from server.engine.device.forward import Forward
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
-from server.engine.loop import EngineModel, Loop
-from server.engine.scheduling.calibration import Calibration, Sample
-from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
-from server.ipc.channel import Channel, pack
-from server.ipc.messages import BatchDone, Job, Stop
-from server.ipc.shared_memory import HeartbeatPage, Slots, create_memory, largest_input_bytes
-from server.latency.queue_model import Bounds
+from server.ipc.messages import Job
+from server.ipc.shared_memory import Slots, create_memory, largest_input_bytes
 from server.media.modality import Modality
 from server.media.transforms import VideoTransform
 from tests.server.engine.device.fake_graphs import FakeRecorder
+from tests.server.engine.loops import run_jobs
 from tests.server.tiny_clip import FRAMES, SIDE, TOKENS, TUBELET, write_models
 from tome_core import Schedule
 
@@ -104,34 +99,18 @@ def test_the_warm_up_tells_what_the_model_is(model: LoadedModel) -> None:
 
 
 def test_the_loop_reads_pixels_and_pixel_values_from_the_slots(model: LoadedModel) -> None:
-    api_socket, engine_socket = socket.socketpair()
     memory = create_memory()
     slots = Slots(memory, 2, largest_input_bytes([SIZE]), create=True)
     pixels = clips(2)
     slots.view(0, SIZE, np.uint8)[:] = pixels[0]
     slots.view(1, SIZE, np.float32)[:] = normalised(pixels[1])
     runner = Runner(model, CPU)
-    samples = [Sample((SCHEDULES[0],), 0.001), Sample((SCHEDULES[1],) * 2, 0.001)]
-    calibration = Calibration(model_info(runner, ()).geometry, samples)
-    scheduler = Scheduler(Bounds(2, 2), 30.0, {"m": calibration})
-    loop = Loop(
-        Channel(engine_socket),
-        scheduler,
-        {"m": EngineModel(runner, calibration)},
-        slots,
-        HeartbeatPage(create_memory("page", HeartbeatPage.SIZE)),
-    )
     now = time.monotonic()
-    for slot in range(2):
-        job = Job(slot, slot, "m", (SCHEDULES[1],), 5, now, normalised=slot == 1)
-        api_socket.sendall(pack(job))
-    api_socket.sendall(pack(Stop()))
-    loop.run()
-    reply = Channel(api_socket).receive()
-    assert isinstance(reply, BatchDone)
+    jobs = [
+        Job(slot, slot, "m", (SCHEDULES[1],), 5, now, normalised=slot == 1) for slot in range(2)
+    ]
+    reply = run_jobs(runner, slots, jobs)
     expected = runner.run([ImageInput(one, SCHEDULES[1], 5) for one in pixels])
     assert [one.scores for one in reply.outcomes] == [
         pytest.approx(one.scores, abs=1e-4) for one in expected
     ]
-    api_socket.close()
-    engine_socket.close()

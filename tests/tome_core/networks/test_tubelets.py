@@ -111,6 +111,12 @@ def test_a_remainder_is_refused(size: tuple[int, int], frames: int, tubelet: int
         TubeletEmbed(size, 16, frames=frames, tubelet=tubelet)
 
 
+@pytest.mark.parametrize(("frames", "tubelet"), [(0, 2), (-4, 2), (4, 0)])
+def test_no_frames_are_refused(frames: int, tubelet: int) -> None:
+    with pytest.raises(ValueError, match=f"{frames} frames in tubelets of {tubelet} are no clip"):
+        TubeletEmbed((frames * 16, 16), 16, frames=frames, tubelet=tubelet)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from server.engine.loading import video_input
 from server.errors import ConfigError
 from server.media.transforms import VideoTransform
 from tests.server.engine.loading.published import CLASSES, randomise
@@ -175,10 +175,25 @@ def test_positions_tell_what_the_entry_does_not(
         ({"crop_mode": "border"}, "takes video: crop_mode is a field of images"),
         ({"img_size": 30}, "30 x 30 pixels are no whole number of tubelets of 2 frames of 8 x 8"),
         ({"model_args": {**SMALL, "frames": 7}}, "7 frames of 32 x 32 pixels are no whole number"),
+        ({"model_args": {**SMALL, "frames": "8"}}, "frames has '8', which is no positive whole"),
+        ({"model_args": {**SMALL, "frames": -8}}, "frames has -8, which is no positive whole"),
+        ({"img_size": None, "model_args": {**SMALL, "img_size": "a"}}, "img_size has 'a', which"),
         ({"model_args": {**SMALL, "depth": 3}}, "lacks blocks.2.norm1.weight, which the model n"),
         ({"levels": [33]}, "r = 33 is more than 32"),
     ],
-    ids=["image", "modality", "classes", "crop", "size", "frames", "depth", "levels"],
+    ids=[
+        "image",
+        "modality",
+        "classes",
+        "crop",
+        "size",
+        "frames",
+        "text",
+        "negative",
+        "side",
+        "depth",
+        "levels",
+    ],
 )
 def test_a_mistake_in_the_entry_is_named(
     tmp_path: Path, fields: dict[str, Any], sentence: str
@@ -272,6 +287,6 @@ def test_video_without_a_checkpoint_is_refused() -> None:
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(randomise(VideoMae()), tmp_path / "videomae.pth")
-    monkeypatch.setattr(video_input, "_PACKAGE", "no_such_package")
-    with pytest.raises(ConfigError, match=r"pip install 'tome-serve\[video\]'"):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match=r"needs av .*pip install 'tome-serve\[video\]'"):
         load(**ENTRY, checkpoint=path)

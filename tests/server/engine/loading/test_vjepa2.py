@@ -127,6 +127,7 @@ def test_the_processor_computes_its_size_from_its_crop(tmp_path: Path) -> None:
     ("file", "changes", "sentence"),
     [
         ("config.json", {"in_chans": 0}, "num_channels = 0 is no positive number"),
+        ("config.json", {"frames_per_clip": "8"}, "num_frames = '8' is no positive number"),
         ("config.json", {"hidden_act": "mish"}, "hidden_act = 'mish' is not supported"),
         ("config.json", {"num_pooler_layers": 3}, r"lacks attn_pool\.blocks\.2"),
         ("config.json", {"crop_size": 64}, "crop them to 64 x 64"),
@@ -220,6 +221,13 @@ def test_a_file_without_an_encoder_is_refused(tmp_path: Path) -> None:
     torch.save({"pooler.query_tokens": torch.zeros(1, 1, 36)}, tmp_path / "probe.pt")
     with pytest.raises(ConfigError, match=r"holds no V-JEPA 2: it has pooler\.query_tokens"):
         load(checkpoint=tmp_path / "probe.pt", **ENTRY)
+
+
+@pytest.mark.parametrize("frames", ["8", -8, 8.0])
+def test_frames_that_are_no_number_of_frames_are_refused(tmp_path: Path, frames: Any) -> None:
+    _, path = save_authors(tmp_path / "vitl.pt")
+    with pytest.raises(ConfigError, match=f"model_args.frames has {frames!r}, which is no pos"):
+        load(**{**ENTRY, "checkpoint": path, "model_args": {**SMALL, "frames": frames}})
 
 
 def test_a_file_without_its_folder_is_refused(tmp_path: Path) -> None:

@@ -227,7 +227,9 @@ def test_assemble_is_a_valid_operator() -> None:
 
 @needs_fake_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variant", ["class-token", "no-prefix", "distilled", "tubelets"])
+@pytest.mark.parametrize(
+    "variant", ["class-token", "no-prefix", "distilled", "patches-of-14", "tubelets"]
+)
 def test_three_launches_on_a_fake_gpu(variant: str, dtype: torch.dtype) -> None:
     """Runs the whole model; its embedding takes three launches."""
     model = make(**MODELS[variant]).to("cpu")

@@ -1,4 +1,4 @@
-"""The classes of a sound by the mean scores of its windows."""
+"""The classes of a sound or a video by the mean scores of its windows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def best_classes(
     """Return the ``top_k`` best classes by their mean scores, best first, and these scores.
 
     Args:
-        windows: of one sound, with all classes each, unless there is one window.
+        windows: of one sound or video, with all classes each, unless there is one window.
     """
     if len(windows) == 1:
         return windows[0].classes[:top_k], windows[0].scores[:top_k]

@@ -7,7 +7,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -102,15 +102,7 @@ class TestAnswers:
         assert np.allclose(np.frombuffer(answer.content, "<f4"), each["embedding"], atol=1e-5)
 
     def test_a_picture_has_the_first_window_or_all(self, client):
-        body = sound(2.5)
-        sizes = []
-        for query in ("", "&windows=each"):
-            answer = client.post(f"/visualize?model=ear&r=8{query}", content=body)
-            assert (answer.status_code, answer.headers["x-tome-r"]) == (200, "8")
-            sizes.append(Image.open(io.BytesIO(answer.content)).size)
-        (width, height), (both_width, both_height) = sizes
-        assert both_width == width
-        assert both_height > 2 * height
+        assert_pictures_stack(client, "/visualize?model=ear", sound(2.5))
 
     def test_the_scheduler_may_choose_r(self, client):
         answer = client.post(f"{EAR}&r=auto&windows=each", content=sound(2.5)).json()
@@ -144,21 +136,43 @@ class TestAnswers:
         ],
     )
     def test_answers_are_those_that_are_documented(self, client, path, schema):
-        api = client.get("/openapi.json").json()
-        answer = client.post(path, content=sound(2.5)).json()
-        assert_has_members(answer, schema, api)
-        for window in answer.get("windows", ()):
-            assert_has_members(window, schema[len("Sound") : -len("ByWindow")], api, "Window")
-        success = api["paths"][path.partition("?")[0]]["post"]["responses"]["200"]["content"]
-        allowed = success["application/json"]["schema"]["anyOf"]
-        assert {"$ref": f"#/components/schemas/{schema}"} in allowed
-        (listed,) = client.post(path, files=[("a", ("a", sound(2.5)))]).json()["results"]
-        assert list(listed) == list(answer)
+        window = "Window" + schema.removeprefix("Sound").removesuffix("ByWindow")
+        assert_documented(client, path, sound(2.5), (schema, "SoundMedia", window))
 
 
-def assert_has_members(answer: dict, name: str, api: dict, prefix: str = "") -> None:
+def assert_pictures_stack(client: httpx.Client, path: str, body: bytes) -> None:
+    """The picture of two windows is that of the first, and another one below."""
+    sizes = []
+    for query in ("", "&windows=each"):
+        answer = client.post(f"{path}&r=8{query}", content=body)
+        assert (answer.status_code, answer.headers["x-tome-r"]) == (200, "8")
+        sizes.append(Image.open(io.BytesIO(answer.content)).size)
+    (width, height), (both_width, both_height) = sizes
+    assert both_width == width
+    assert both_height > 2 * height
+
+
+def assert_documented(
+    client: httpx.Client, path: str, body: bytes, schemas: tuple[str, str, str]
+) -> None:
+    """An answer has the members of the schemas of itself, of its media and of its windows."""
+    schema, media_schema, window_schema = schemas
+    api = client.get("/openapi.json").json()
+    answer = client.post(path, content=body).json()
+    assert_has_members(answer, schema, api)
+    assert_has_members(answer["media"], media_schema, api)
+    for window in answer.get("windows", ()):
+        assert_has_members(window, window_schema, api)
+    success = api["paths"][path.partition("?")[0]]["post"]["responses"]["200"]["content"]
+    allowed = success["application/json"]["schema"]["anyOf"]
+    assert {"$ref": f"#/components/schemas/{schema}"} in allowed
+    (listed,) = client.post(path, files=[("a", ("a", body))]).json()["results"]
+    assert list(listed) == list(answer)
+
+
+def assert_has_members(answer: dict, name: str, api: dict) -> None:
     """``answer`` has the members of a schema, all of which are required, and no others."""
-    schema = api["components"]["schemas"][prefix + name]
+    schema = api["components"]["schemas"][name]
     assert set(answer) == set(schema["properties"]) == set(schema["required"])
 
 
@@ -198,14 +212,21 @@ class TestProtocol:
         assert answer.status_code == 422
 
 
+def assert_statuses(
+    client: httpx.Client, path: str, hostile: Mapping[str, tuple[bytes, int]]
+) -> None:
+    """Each body gets the status that it has by its name; those that are refused, a problem."""
+    for name, (body, status) in hostile.items():
+        response = client.post(path, content=body)
+        if status == 200:
+            assert response.status_code == 200, (name, response.text)
+        else:
+            assert_problem(response, status, SLUGS[status])
+
+
 class TestRefusals:
     def test_every_hostile_sound_gets_its_status(self, client):
-        for name, (body, status) in hostile_sounds().items():
-            response = client.post(EAR, content=body)
-            if status == 200:
-                assert response.status_code == 200, (name, response.text)
-            else:
-                assert_problem(response, status, SLUGS[status])
+        assert_statuses(client, EAR, hostile_sounds())
 
     def test_a_body_of_the_other_modality_is_named(self, client):
         problem = assert_problem(client.post(EAR, content=SNEAKER), 415, "unsupported-format")

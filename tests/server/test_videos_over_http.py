@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,12 +10,13 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.server import tiny_ear
 from tests.server.conftest import RunningServer, eventually
 from tests.server.test_sounds_over_http import (
-    assert_has_members,
+    assert_documented,
+    assert_pictures_stack,
+    assert_statuses,
     continue_decoders,
     head,
     lost,
@@ -33,7 +33,7 @@ pytest.importorskip("soxr")
 from server.media.limits import VideoLimits
 from server.media.transforms import VideoTransform
 from server.video.front_end import prepare
-from tests.hostile.videos import SLUGS, hostile_videos
+from tests.hostile.videos import hostile_videos
 
 CLIP = "/classify?model=clip"
 TRANSFORM = VideoTransform(FRAMES, 2, SIDE, SIDE, SIDE, stride=2)
@@ -100,14 +100,7 @@ class TestAnswers:
         assert np.allclose(np.frombuffer(answer.content, "<f4").reshape(2, -1), rows, atol=1e-5)
 
     def test_a_picture_has_the_first_window_or_all(self, client):
-        sizes = []
-        for query in ("", "&clips=2&windows=each"):
-            answer = client.post(f"/visualize?model=clip&r=8{query}", content=video(40))
-            assert (answer.status_code, answer.headers["x-tome-r"]) == (200, "8")
-            sizes.append(Image.open(io.BytesIO(answer.content)).size)
-        (width, height), (both_width, both_height) = sizes
-        assert both_width == width
-        assert both_height > 2 * height
+        assert_pictures_stack(client, "/visualize?model=clip&clips=2", video(40))
 
     def test_the_scheduler_may_choose_r(self, client):
         answer = client.post(f"{CLIP}&r=auto&clips=3&windows=each", content=video(40)).json()
@@ -145,17 +138,8 @@ class TestAnswers:
         ],
     )
     def test_answers_are_those_that_are_documented(self, client, path, schema):
-        api = client.get("/openapi.json").json()
-        answer = client.post(path, content=video(20)).json()
-        assert_has_members(answer, schema, api)
-        assert_has_members(answer["media"], "VideoMedia", api)
-        for window in answer.get("windows", ()):
-            assert_has_members(window, schema[len("Video") : -len("ByWindow")], api, "VideoWindow")
-        success = api["paths"][path.partition("?")[0]]["post"]["responses"]["200"]["content"]
-        allowed = success["application/json"]["schema"]["anyOf"]
-        assert {"$ref": f"#/components/schemas/{schema}"} in allowed
-        (listed,) = client.post(path, files=[("a", ("a", video(20)))]).json()["results"]
-        assert list(listed) == list(answer)
+        window = "VideoWindow" + schema.removeprefix("Video").removesuffix("ByWindow")
+        assert_documented(client, path, video(20), (schema, "VideoMedia", window))
 
 
 class TestProtocol:
@@ -233,12 +217,7 @@ class TestRefusals:
         assert assert_problem(response, 413, "too-large")["limit"] == limit
 
     def test_every_hostile_video_gets_its_status(self, client):
-        for name, (body, status) in hostile_videos().items():
-            response = client.post(CLIP, content=body)
-            if status == 200:
-                assert response.status_code == 200, (name, response.text)
-            else:
-                assert_problem(response, status, SLUGS[status])
+        assert_statuses(client, CLIP, hostile_videos())
 
     @pytest.mark.parametrize(
         ("query", "parameter"),

@@ -181,6 +181,7 @@ def parse_params(
     top_k = 0
     if output_kind == "classes":
         top_k = parse_top_k(query.get("top_k"), len(model.labels))
+    # Requests of images, the most frequent, do not enter the modules of these parameters.
     windows = Windows.MEAN
     views = Views()
     has_windows = model.modality is not Modality.IMAGE

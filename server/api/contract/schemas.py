@@ -234,7 +234,9 @@ class ModelDescription(BaseModel):
     name: str
     architecture: str
     modality: Literal["image", "audio", "video"] = Field(description="What it takes.")
-    input_size: list[int] = Field(description="Channels, height, width.")
+    input_size: list[int] = Field(
+        description="Channels, height, width. The frames of a clip lie below each other."
+    )
     classes: int = Field(
         description="0 for a model without a classifier, which does not serve /classify."
     )

@@ -8,7 +8,7 @@ BIN := .venv/bin
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard tome_core/backends/cpu/*.cpp tome_core/backends/cpu/*.h)
+.venv/installed: pyproject.toml setup.py constraints.txt $(wildcard tome_core/backends/cpu/*.cpp tome_core/backends/cpu/*.h server/imaging/*.cpp)
 	@echo 'Setting up .venv; this takes a minute or more, and longer where torch has to be downloaded.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'

@@ -24,6 +24,12 @@ def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Random bytes, of which a file is large for its size."""
+    shape = (height, width, 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
 def encode(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     """``image`` as the bytes of a file; a JPEG of quality 90 unless ``options`` say otherwise."""
     file = io.BytesIO()

@@ -13,6 +13,19 @@ _BYTES_PER_EXTRA_PART = 512
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What the header of a JPEG says that all decoders read in the same way.
+
+    Attributes:
+        components: 1, grey, or 3, YCbCr.
+    """
+
+    width: int
+    height: int
+    components: int
+
+
+@dataclass(frozen=True)
 class StrippedImage:
     """An encoded image without the parts that its pixels do not need.
 
@@ -22,6 +35,7 @@ class StrippedImage:
         canvases: ``(width, height)`` of what the decoder allocates besides what the opened image
             says, or before that.
         transparency: the chunk ``tRNS`` of a PNG.
+        frame: of a JPEG of the usual kind, else None.
     """
 
     format: str
@@ -29,6 +43,7 @@ class StrippedImage:
     orientation: int | None = 1
     canvases: tuple[tuple[int, int], ...] = ()
     transparency: bytes = b""
+    frame: Frame | None = None
 
 
 class PartCollector:

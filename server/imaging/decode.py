@@ -29,7 +29,9 @@ from server.imaging.jpeg import strip_jpeg
 from server.imaging.orientation import UPRIGHT, apply_orientation, read_orientation
 from server.imaging.png import SIGNATURE as _PNG_SIGNATURE
 from server.imaging.png import strip_png
-from server.imaging.resize import dct_reduction, resize_and_crop, resized_size
+from server.imaging.resampling import choose_library
+from server.imaging.resize import dct_reduction, is_part, resize_and_crop, resized_size
+from server.imaging.turbojpeg import decode_frame
 from server.imaging.webp import open_webp
 from server.media.transforms import ImageTransform
 
@@ -81,6 +83,9 @@ def decode(
         check_size(canvas, transform, max_pixels, max_side)
     if sum(width * height for width, height in stripped.canvases) > _MAX_PICTURES * max_pixels:
         raise TooLarge("the image consists of too many pictures")
+    pixels = _decode_usual_jpeg(stripped, transform, max_pixels, max_side)
+    if pixels is not None:
+        return pixels
     try:
         file = io.BytesIO(stripped.body)
         with Image.open(file, formats=(stripped.format,)) as opened:
@@ -93,6 +98,30 @@ def decode(
         log.debug("cannot decode an image: %r", error)
         raise BadImage("the image is corrupt or truncated") from None
     return _to_pixels(image, transform)
+
+
+def _decode_usual_jpeg(
+    stripped: StrippedImage,
+    transform: ImageTransform,
+    max_pixels: int,
+    max_side: int,
+) -> npt.NDArray[np.uint8] | None:
+    """Decode an upright JPEG of the usual kind; None where Pillow has to decode or resize it.
+
+    Raises:
+        TooLarge: it exceeds a size limit.
+    """
+    frame = stripped.frame
+    if frame is None or stripped.orientation != UPRIGHT:
+        return None
+    size = (frame.width, frame.height)
+    check_size(size, transform, max_pixels, max_side)
+    # Pillow would have to copy the pixels before it resizes them.
+    if choose_library() is None or not is_part(size[::-1], transform):
+        return None
+    reduction = dct_reduction(size, transform)
+    decoded = decode_frame(stripped.body, frame, transform.size[0], reduction)
+    return None if decoded is None else resize_and_crop(decoded, transform)
 
 
 def open_container(body: bytes) -> StrippedImage:

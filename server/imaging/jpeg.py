@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from server.errors import BadImage, TooLarge
-from server.imaging.container import PartCollector, StrippedImage, read_number
+from server.imaging.container import Frame, PartCollector, StrippedImage, read_number
 from server.imaging.orientation import UPRIGHT, read_orientation
 
 # Each scan takes as long to decode as a whole image, and can be a few bytes long. A progressive
@@ -27,6 +27,11 @@ _APP1 = 0xE1
 _APP13 = 0xED
 _APP15 = 0xEF
 _COMMENT = 0xFE
+_APP0 = 0xE0
+# Baseline and progressive, both with Huffman's codes.
+_USUAL_FRAMES = (0xC0, 0xC2)
+# Quantisation tables, Huffman tables, restart interval.
+_TABLES = (0xDB, 0xC4, 0xDD)
 # All application data but JFIF's (APP0) and Adobe's (APP14), which describe colours.
 _REMOVED = {*range(_APP1, _APP13 + 1), _APP15, _COMMENT}
 
@@ -35,10 +40,18 @@ _LENGTH = 1
 _LENGTH_BYTES = 2
 _DATA = 3
 _SCAN_COMPONENTS = 3
+_FRAME_PRECISION = 3
+_FRAME_HEIGHT = 4
+_FRAME_WIDTH = 6
 _FRAME_COMPONENTS = 8
+_SIDE_BYTES = 2
 
 _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
+# A complete JFIF segment (T.871, section 10.1): its length, and how its data begin. What has one is
+# grey or YCbCr.
+_JFIF = b"JFIF\0"
+_JFIF_BYTES = 16
 _SIGNATURE_BYTES = 2
 
 
@@ -53,6 +66,7 @@ def strip_jpeg(body: bytes) -> StrippedImage:
     parts = PartCollector(body)
     metadata = _Metadata()
     frame_components = None
+    usual = _Usual()
     end = _SIGNATURE_BYTES
     parts.keep(0, end)
     while match := _MARKER.search(body, end):
@@ -62,7 +76,7 @@ def strip_jpeg(body: bytes) -> StrippedImage:
         if code == _START_OF_SCAN:
             _check_scans(body, marker, frame_components)
             parts.keep(marker - 1)
-            return StrippedImage("JPEG", parts.join(), metadata.orientation())
+            return StrippedImage("JPEG", parts.join(), metadata.orientation(), frame=usual.frame())
         if code == _END_OF_IMAGE:
             break
         if code in _WITHOUT_LENGTH:
@@ -73,9 +87,39 @@ def strip_jpeg(body: bytes) -> StrippedImage:
             frame_components = body[marker + _FRAME_COMPONENTS]
         if code not in _REMOVED:
             parts.keep(marker - 1, end)
+            usual.add(code, body, marker, end)
         elif code == _APP1:
             metadata.add(body[marker + _DATA : end])
     raise BadImage("the image is corrupt or truncated")
+
+
+class _Usual:
+    """Finds out whether the segments of a JPEG are those that nearly all have, and no others."""
+
+    def __init__(self) -> None:
+        self._frames: list[Frame] = []
+        self._jfif = 0
+        self._others = 0
+
+    def add(self, code: int, body: bytes, marker: int, end: int) -> None:
+        """Add the segment of type ``code`` whose second byte is at ``marker``."""
+        if code in _TABLES:
+            return
+        if code in _USUAL_FRAMES and body[marker + _FRAME_PRECISION] == 8:
+            width = read_number(body, marker + _FRAME_WIDTH, _SIDE_BYTES)
+            height = read_number(body, marker + _FRAME_HEIGHT, _SIDE_BYTES)
+            self._frames.append(Frame(width, height, body[marker + _FRAME_COMPONENTS]))
+        elif code == _APP0 and body.startswith(_JFIF, marker + _DATA):
+            self._jfif += end - marker - _LENGTH >= _JFIF_BYTES
+        else:
+            self._others += 1
+
+    def frame(self) -> Frame | None:
+        """Return the only frame, if the file is of the usual kind."""
+        if self._others or self._jfif != 1 or len(self._frames) != 1:
+            return None
+        frame = self._frames[0]
+        return frame if frame.components in (1, 3) and frame.width and frame.height else None
 
 
 class _Metadata:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from server.imaging.resampling import Picture, resample_planes
 from server.media.transforms import ImageTransform
 
 Size = tuple[int, int]  # (height, width) as in torchvision; Pillow has (width, height)
@@ -24,25 +25,55 @@ MIN_REDUCED_RATIO = 3
 _DCT_REDUCTIONS = (8, 4, 2)  # that libjpeg offers, largest first
 
 
-def resize_and_crop(image: Image.Image, transform: ImageTransform) -> npt.NDArray[np.uint8]:
-    """Resize and crop ``image``, of mode ``RGB`` or ``L``, into ``uint8 (C, H, W)``.
+def resize_and_crop(image: Picture, transform: ImageTransform) -> npt.NDArray[np.uint8]:
+    """Resize and crop ``image`` into ``uint8 (C, H, W)``.
 
-    The mode must have as many channels as ``transform``.
+    It must have as many channels as ``transform``.
     """
-    channels, height, width = transform.size
+    _, height, width = transform.size
     size = (height, width)
-    resized = resized_size((image.height, image.width), transform)
+    source = _size_of(image)
+    resized = resized_size(source, transform)
     resample = Image.Resampling[transform.interpolation.upper()]
-    crops_only = resized != size and resized[0] >= height and resized[1] >= width
-    if crops_only and resample != Image.Resampling.NEAREST:
-        cropped = resize_center(image, resized, size, resample)
-    else:
-        whole = image.resize(resized[::-1], resample)
-        cropped = center_crop(whole, size, border_colour(transform))
-    pixels = np.asarray(cropped, np.uint8)
-    channels_last = pixels.reshape(height, width, channels)
-    channels_first = channels_last.transpose(2, 0, 1)
-    return np.ascontiguousarray(channels_first)
+    if is_part(source, transform):
+        start = (crop_start(resized[0], height), crop_start(resized[1], width))
+        return resize_part(image, resized, start, size, resample)
+    whole = _to_image(image).resize(resized[::-1], resample)
+    return to_planes(center_crop(whole, size, border_colour(transform)))
+
+
+def is_part(source: Size, transform: ImageTransform) -> bool:
+    """Return whether `resize_part` gives the pixels of ``transform`` from an image of ``source``.
+
+    It does if they are a part of the resized image; or all of it, unless that is much taller than
+    they are, for which version 13 of Pillow, and so timm, begins with the columns.
+    """
+    if transform.interpolation == "nearest":
+        return False
+    _, height, width = transform.size
+    resized = resized_size(source, transform)
+    if resized == (height, width):
+        return source[0] * width <= source[1] * height
+    return resized[0] >= height and resized[1] >= width
+
+
+def _size_of(image: Picture) -> Size:
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1]
+    return image.height, image.width
+
+
+def _to_image(image: Picture) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return image
+
+
+def to_planes(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the pixels of ``image``, of mode ``RGB`` or ``L``, as ``uint8 (C, H, W)``."""
+    pixels = np.asarray(image, np.uint8)
+    channels_last = pixels.reshape(image.height, image.width, -1)
+    return np.ascontiguousarray(channels_last.transpose(2, 0, 1))
 
 
 def border_colour(transform: ImageTransform) -> tuple[int, ...]:
@@ -53,39 +84,35 @@ def border_colour(transform: ImageTransform) -> tuple[int, ...]:
     return (0,) * channels
 
 
-def resize_center(
-    image: Image.Image,
-    resized: Size,
-    size: Size,
-    resample: Image.Resampling,
-) -> Image.Image:
-    """Return the central ``size`` of ``image`` resized to ``resized``, and compute nothing else."""
-    start = (crop_start(resized[0], size[0]), crop_start(resized[1], size[1]))
-    return resize_part(image, resized, start, size, resample)
-
-
 def resize_part(
-    image: Image.Image,
+    image: Picture,
     resized: Size,
     start: tuple[int, int],
     size: Size,
     resample: Image.Resampling,
-) -> Image.Image:
+) -> npt.NDArray[np.uint8]:
     """Return the part ``size`` from ``start`` (top, left) on of ``image`` resized to ``resized``.
 
-    Resizes the rows first, as Pillow does. From version 13 on Pillow begins with the columns of
-    much taller images, which changes what is clipped at 0 and 255 in between. This function gives
-    the same result with all versions.
+    It is ``uint8 (C, H, W)``. Resizes the rows first, as Pillow does. From version 13 on Pillow
+    begins with the columns of much taller images, which changes what is clipped at 0 and 255 in
+    between. This function gives the same result with all versions.
+
+    Args:
+        resample: a filter other than ``NEAREST``.
     """
     height, width = size
-    top, bottom = source_interval(image.height, resized[0], start[0], height)
-    left, right = source_interval(image.width, resized[1], start[1], width)
-    narrow = image.resize(
-        (width, image.height),
+    source = _size_of(image)
+    top, bottom = source_interval(source[0], resized[0], start[0], height)
+    left, right = source_interval(source[1], resized[1], start[1], width)
+    planes = resample_planes(image, size, (left, top, right, bottom), resample)
+    if planes is not None:
+        return planes
+    narrow = _to_image(image).resize(
+        (width, source[0]),
         resample,
-        box=(left, 0, right, image.height),
+        box=(left, 0, right, source[0]),
     )
-    return narrow.resize((width, height), resample, box=(0, top, width, bottom))
+    return to_planes(narrow.resize((width, height), resample, box=(0, top, width, bottom)))
 
 
 def source_interval(side: int, resized: int, start: int, cropped: int) -> tuple[float, float]:

@@ -24,9 +24,7 @@ def cut_crops(image: Image.Image, transform: VideoTransform) -> Iterator[npt.NDA
     if transform.channels == 1:
         image = image.convert("L")
     for start in crop_starts(resized, size, transform.crops):
-        crop = resize_part(image, resized, start, size, resample)
-        pixels = np.asarray(crop, np.uint8).reshape(*size, transform.channels)
-        yield pixels.transpose(2, 0, 1)
+        yield resize_part(image, resized, start, size, resample)
 
 
 def crop_starts(resized: Size, size: Size, crops: int) -> list[tuple[int, int]]:

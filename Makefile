@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: help install serve test test-slow test-docker test-ray test-oldest test-python chaos pictures lint format \
-        bench bench-http bench-auto bench-ray gpu-day simulate ablations coverage-models docs
+        bench bench-http bench-front-end bench-auto bench-ray gpu-day simulate ablations coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ bench: .venv/peers  ## the forward pass against its peers; ARGS="--quick" or "--
 
 bench-http: install  ## images/s over HTTP, by wrk; ARGS="--help" says how to name a peer
 	$(BIN)/python -m benchmarks.http $(ARGS)
+
+bench-front-end: .venv/peers  ## CPU time a request of HTTP and decoding, beside mosec and LitServe; ARGS="--help" for more
+	$(BIN)/python -m benchmarks.front_end $(ARGS)
 
 bench-auto: install  ## r=auto under an open load on a real server; ARGS="--help" for more
 	$(BIN)/python -m benchmarks.auto $(ARGS)

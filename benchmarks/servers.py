@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -55,14 +55,31 @@ def other(command: str, url: str, body: Body, log: Path) -> Iterator[str]:
     Raises:
         NotReady: it has ended, or does not answer within minutes.
     """
+    with session(shlex.split(command), url, body, log):
+        yield url
+
+
+@contextmanager
+def session(
+    command: Sequence[str],
+    url: str,
+    body: Body,
+    log: Path,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[int]:
+    """The same, with further environment ``variables``; yields the number of its first process.
+
+    That is the leader of a session, which all processes of the server belong to.
+    """
+    environment = os.environ | (variables or {})
     # Its workers are in its group, and end with it.
     with log.open("wb") as file:
         process = subprocess.Popen(
-            shlex.split(command), start_new_session=True, stdout=file, stderr=file
+            command, start_new_session=True, stdout=file, stderr=file, env=environment
         )
     try:
         _wait(process, url, body, log)
-        yield url
+        yield process.pid
     finally:
         _end(process)
 
@@ -77,9 +94,8 @@ def _wait(process: subprocess.Popen[bytes], url: str, body: Body, log: Path) -> 
                 " says why"
             )
         with suppress(httpx.HTTPError):
-            answer = httpx.post(
-                url, content=body.content, headers={"Content-Type": body.content_type}, timeout=60
-            )
+            headers = {"Content-Type": body.content_type, **dict(body.headers)}
+            answer = httpx.post(url, content=body.content, headers=headers, timeout=60)
             if answer.is_success:
                 return
             last = f"the last answer was {answer.status_code}"

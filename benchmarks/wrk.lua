@@ -1,4 +1,5 @@
--- wrk: POST the file WRK_BODY of the type WRK_TYPE to each of WRK_PATHS in turn; print one line of JSON at the end.
+-- wrk: POST the file WRK_BODY of the type WRK_TYPE, with the header lines WRK_HEADERS, to each of WRK_PATHS in turn; print
+-- one line of JSON at the end.
 local requests, turn = {}, 0
 
 init = function(args)
@@ -7,6 +8,9 @@ init = function(args)
   file:close()
   wrk.method = "POST"
   wrk.headers["Content-Type"] = os.getenv("WRK_TYPE")
+  for name, value in (os.getenv("WRK_HEADERS") or ""):gmatch("([^:\n]+): ([^\n]*)") do
+    wrk.headers[name] = value
+  end
   for path in os.getenv("WRK_PATHS"):gmatch("%S+") do
     requests[#requests + 1] = wrk.format("POST", path, nil, body)
   end

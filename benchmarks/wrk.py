@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,10 +16,15 @@ _BOUNDARY = "tome-benchmark-boundary"
 
 @dataclass(frozen=True)
 class Body:
-    """What is sent: an encoded image, bare or as the one file of a form."""
+    """What is sent: an encoded image, bare or as the one file of a form; or pixels.
+
+    Attributes:
+        headers: further ones.
+    """
 
     content: bytes
     content_type: str
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Load:
     Attributes:
         stages: of our server, mean seconds of decoding and forward pass of these requests, as it
             timed them itself; 0 where nobody asked.
+        requests: how many there were.
     """
 
     images_per_s: float
@@ -36,6 +42,7 @@ class Load:
     p90: float
     p99: float
     stages: float = 0.0
+    requests: int = 0
 
 
 class FailedRequests(Exception):
@@ -60,9 +67,17 @@ def form(image: bytes, name: str) -> Body:
 
 
 def drive(
-    urls: Sequence[str], body: Path, content_type: str, connections: int, seconds: float
+    urls: Sequence[str],
+    body: Path,
+    content_type: str,
+    connections: int,
+    seconds: float,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> Load:
     """Load the server of ``urls``, taken in turn per connection, with the body in ``body``.
+
+    Args:
+        headers: further ones of each request.
 
     Raises:
         FailedRequests: some request failed.
@@ -70,7 +85,12 @@ def drive(
     """
     parts = [urlsplit(url) for url in urls]
     paths = " ".join(f"{part.path}?{part.query}" if part.query else part.path for part in parts)
-    environment = os.environ | {"WRK_BODY": str(body), "WRK_TYPE": content_type, "WRK_PATHS": paths}
+    environment = os.environ | {
+        "WRK_BODY": str(body),
+        "WRK_TYPE": content_type,
+        "WRK_HEADERS": "".join(f"{name}: {value}\n" for name, value in headers),
+        "WRK_PATHS": paths,
+    }
     command = [
         "wrk",
         "-t1",
@@ -95,4 +115,10 @@ def read(printed: str) -> Load:
         raise FailedRequests("no request was answered in time; measure for longer with --seconds")
     if found["failed"]:
         raise FailedRequests(f"{found['failed']} of {found['requests']} requests failed")
-    return Load(found["requests"] / found["seconds"], found["p50"], found["p90"], found["p99"])
+    return Load(
+        images_per_s=found["requests"] / found["seconds"],
+        p50=found["p50"],
+        p90=found["p90"],
+        p99=found["p99"],
+        requests=found["requests"],
+    )

@@ -104,8 +104,7 @@ class Slots:
 
 def _bytes(shape: tuple[int, ...], dtype: type[Pixel]) -> int:
     """Return the bytes of an array of ``shape``."""
-    values = int(np.prod(shape))
-    return values * np.dtype(dtype).itemsize
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 @dataclass(frozen=True)

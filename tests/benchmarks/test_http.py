@@ -84,7 +84,7 @@ class TestLoad:
 
     def test_what_the_script_printed(self) -> None:
         assert read(f"Running 10s test\n  1 threads\n{self.LINE % 0}\n") == Load(
-            200.0, 0.1, 0.2, 0.3
+            200.0, 0.1, 0.2, 0.3, requests=300
         )
 
     def test_failed_requests_are_no_result(self) -> None:

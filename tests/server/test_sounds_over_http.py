@@ -203,6 +203,12 @@ class TestProtocol:
         answer = self.infer(client, {**tensor, "data": [0.5] * 128 * 128}).json()
         assert answer["outputs"][1]["shape"] == [1, 3]
 
+    def test_the_input_of_the_model_is_normalised(self, client):
+        tensor = {"name": "pixel_values", "datatype": "UINT8", "shape": [1, 1, 128, 128]}
+        answer = self.infer(client, {**tensor, "data": [5] * 128 * 128})
+        assert answer.status_code == 400
+        assert "pixel_values must be FP32, not UINT8" in answer.json()["error"]
+
     def test_an_image_is_no_input_and_each_window_no_output(self, client):
         tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aGVsbG8="]}
         answer = self.infer(client, tensor)

@@ -151,6 +151,7 @@ class TestProtocol:
         assert inputs == [
             {"name": "video", "datatype": "BYTES", "shape": [-1]},
             {"name": "pixel_values", "datatype": "FP32", "shape": [-1, *self.SHAPE]},
+            {"name": "pixel_values", "datatype": "UINT8", "shape": [-1, *self.SHAPE]},
         ]
 
     def infer(self, client: httpx.Client, tensor: dict, **parameters: object) -> httpx.Response:
@@ -171,6 +172,17 @@ class TestProtocol:
         tensor = {"name": "pixel_values", "datatype": "FP32", "shape": shape}
         answer = self.infer(client, {**tensor, "data": frames.ravel().tolist()}, top_k=1, r=3)
         assert answer.json()["outputs"][1]["data"] == pytest.approx([expected["score"]], abs=1e-4)
+
+    def test_frames_that_are_not_normalised_are_answered_as_their_video(self, client):
+        body = video(30, seed=3)
+        frames = prepare(body, TRANSFORM, VideoLimits()).inputs
+        clips = frames.reshape(1, 3, FRAMES, SIDE, SIDE).swapaxes(1, 2)
+        tensor = {"name": "pixel_values", "datatype": "UINT8", "shape": [1, *self.SHAPE]}
+        answer = self.infer(client, {**tensor, "data": clips.ravel().tolist()}, top_k=1, r=3)
+        expected = client.post(f"{CLIP}&r=3", content=body).json()["predictions"][0]
+        labels, values = (output["data"] for output in answer.json()["outputs"])
+        assert labels == [expected["label"]]
+        assert values == pytest.approx([expected["score"]], abs=1e-5)
 
     def test_clips_and_crops_are_parameters(self, client):
         body = video(40, seed=4)

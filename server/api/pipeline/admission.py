@@ -86,9 +86,9 @@ class Reservation:
         self.release(self._held_bytes)
 
 
-# An encoded image, sound or video, or one in base64; or normalised pixels, which the model takes as
-# they are, float32 (C, H, W).
-ImageContent = bytes | Base64Image | npt.NDArray[np.float32]
+# An encoded image, sound or video, or one in base64; or the model's input in the layout of its
+# slot, (C, H, W): float32 is normalised, and the engine normalises uint8.
+ImageContent = bytes | Base64Image | npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 @dataclass

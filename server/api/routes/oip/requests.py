@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,11 @@ from server.api.contract.windows import Windows
 from server.api.pipeline.admission import ImageContent
 from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.multipart import MAX_PARTS
-from server.api.routes.oip.tensors import parse_bytes_tensor, parse_float_tensor
+from server.api.routes.oip.tensors import (
+    parse_bytes_tensor,
+    parse_float_tensor,
+    parse_uint8_tensor,
+)
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import BadRequest, InvalidParameter, TooLarge
 from server.ipc.messages import ModelInfo
@@ -34,13 +38,16 @@ JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_JSON_BYTES = 8_000_000
 MAX_IMAGES = MAX_PARTS  # as in a multipart body
 
-# A request has one of the inputs of its model: an encoded file, or the model's own input.
-INPUT_DATATYPES = {
-    Modality.IMAGE: {"image": "BYTES", "pixel_values": "FP32"},
-    Modality.AUDIO: {"audio": "BYTES", "pixel_values": "FP32"},
-    Modality.VIDEO: {"video": "BYTES", "pixel_values": "FP32"},
+# A request has one of the inputs of its model: an encoded file, or the model's own input, which the
+# client normalises (FP32) or the engine (UINT8).
+INPUT_DATATYPES: dict[Modality, dict[str, tuple[str, ...]]] = {
+    Modality.IMAGE: {"image": ("BYTES",), "pixel_values": ("FP32", "UINT8")},
+    Modality.AUDIO: {"audio": ("BYTES",), "pixel_values": ("FP32",)},
+    Modality.VIDEO: {"video": ("BYTES",), "pixel_values": ("FP32", "UINT8")},
 }
 OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
+
+Number = TypeVar("Number", np.float32, np.uint8)
 
 _MAX_LENGTH_DIGITS = 12  # no body is that long; int() fails on thousands of digits
 _MAX_EXACT_INTEGER = 1e15  # integers below are exact as floats
@@ -243,8 +250,8 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
             f"there is no input {name[:QUOTED_CHARACTERS]!r};"
             f" there are {_describe_inputs(model, 'and')}"
         )
-    expected = datatypes[name]
-    if datatype != expected:
+    if datatype not in datatypes[name]:
+        expected = " or ".join(datatypes[name])
         raise BadRequest(f"{name} must be {expected}, not {datatype[:QUOTED_CHARACTERS]}")
 
     image_shape = input_shape(model.transform) if name == "pixel_values" else ()
@@ -259,19 +266,27 @@ def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[
     data = input_data(tensor, parameters, binary_data)
     if datatype == "BYTES":
         return list(parse_bytes_tensor(shape, data))
+    if datatype == "UINT8":
+        return [as_input(pixels, model) for pixels in parse_uint8_tensor(shape, data)]
     return [as_input(pixels, model) for pixels in parse_float_tensor(shape, data)]
 
 
-def as_input(pixels: npt.NDArray[np.float32], model: ModelInfo) -> npt.NDArray[np.float32]:
-    """Return the model's input ``(C, H, W)`` for ``pixel_values`` of one image, sound or video."""
+def as_input(pixels: npt.NDArray[Number], model: ModelInfo) -> npt.NDArray[Number]:
+    """Return a view of ``pixel_values`` of one image, sound or video in the layout of its slot.
+
+    That is ``(C, H, W)``; of a clip ``(C, T, H, W)``, whose elements come in the same order as
+    those of the tall picture ``(C, T*H, W)``.
+    """
     if isinstance(model.transform, VideoTransform):
-        pixels = pixels.swapaxes(0, 1)
-    return pixels.reshape(model.transform.size)
+        return pixels.swapaxes(0, 1)
+    return pixels
 
 
 def _describe_inputs(model: ModelInfo, conjunction: str) -> str:
     datatypes = INPUT_DATATYPES[model.modality]
-    return f" {conjunction} ".join(f"{name} ({datatypes[name]})" for name in datatypes)
+    return f" {conjunction} ".join(
+        f"{name} ({' or '.join(several)})" for name, several in datatypes.items()
+    )
 
 
 def parse_shape(

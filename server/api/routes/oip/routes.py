@@ -56,11 +56,12 @@ _OPENAPI_INFER: dict[str, Any] = {
         "required": True,
         "description": (
             "One input: `image` (BYTES, [n], encoded images; base64 in JSON), for a model of sound"
-            " `audio`, for one of video `video`; or `pixel_values` (FP32, [n, C, H, W], of video"
-            " [n, T, C, H, W], normalised). Parameters: `r`, `top_k`, `deadline_ms`, `r_max`,"
-            " `min_accuracy`, for sounds and videos `windows`, for videos `clips` and `crops`,"
-            " `binary_data_output`, and Triton's `timeout`. Triton's `priority`, sequences and"
-            " classification extension are not supported."
+            " `audio`, for one of video `video`; or `pixel_values` ([n, C, H, W], of video"
+            " [n, T, C, H, W]): FP32 that is normalised, or, but for sound, UINT8 that is not."
+            " Parameters: `r`, `top_k`, `deadline_ms`, `r_max`, `min_accuracy`, for sounds and"
+            " videos `windows`, for videos `clips` and `crops`, `binary_data_output`, and Triton's"
+            " `timeout`. Triton's `priority`, sequences and classification extension are not"
+            " supported."
         ),
         "content": {
             _JSON_TYPE: {"schema": {"type": "object"}},
@@ -107,11 +108,16 @@ async def ready(request: Request) -> Any:
 @router.get(_MODEL_PATH, responses=document_errors(401, 404, 503), openapi_extra=_OPENAPI_MODEL)
 @router.get(_VERSION_PATH, include_in_schema=False)
 async def model_metadata(model: ModelDependency) -> dict[str, Any]:
-    """The inputs and outputs of a model. A request has one of the inputs."""
-    shapes = {"BYTES": [_ANY_SIZE], "FP32": [_ANY_SIZE, *input_shape(model.transform)]}
+    """The inputs and outputs of a model. A request has one of the inputs, in one of its types."""
+    shape = input_shape(model.transform)
     inputs = [
-        {"name": name, "datatype": datatype, "shape": shapes[datatype]}
-        for name, datatype in INPUT_DATATYPES[model.modality].items()
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": [_ANY_SIZE] if datatype == "BYTES" else [_ANY_SIZE, *shape],
+        }
+        for name, datatypes in INPUT_DATATYPES[model.modality].items()
+        for datatype in datatypes
     ]
     output_datatypes = OUTPUT_DATATYPES if model.labels else {}
     outputs = [

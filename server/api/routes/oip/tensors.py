@@ -13,7 +13,7 @@ from server.errors import BadRequest
 
 # Before each element of a BYTES tensor stands its length in bytes, little-endian.
 LENGTH_BYTES = 4
-_FLOAT_BYTES = 4
+_BINARY_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 
 
 def parse_bytes_tensor(shape: tuple[int, ...], data: Any) -> list[bytes]:
@@ -76,13 +76,11 @@ def parse_float_tensor(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.floa
     Raises:
         BadRequest: the data is malformed, of another size, or not finite.
     """
-    count = math.prod(shape)
     if isinstance(data, memoryview):
-        values = floats_from_binary(shape, data)
+        values = numbers_from_binary(shape, data, "FP32").astype(np.float32, copy=False)
     else:
-        values = floats_from_json(data)
-    if values.size != count:
-        raise BadRequest(f"the shape {list(shape)} has {count} numbers, but data has {values.size}")
+        with np.errstate(over="ignore"):
+            values = numbers_from_json(shape, data, "FP32").astype(np.float32)
     if not np.isfinite(values).all():
         raise BadRequest(
             "there is NaN, an infinity, or a number too large for FP32 among the pixel values"
@@ -90,21 +88,51 @@ def parse_float_tensor(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.floa
     return values.reshape(shape)
 
 
-def floats_from_binary(shape: tuple[int, ...], data: memoryview) -> npt.NDArray[np.float32]:
-    """Return the numbers of binary data as a flat array. Raises `BadRequest`."""
-    size = _FLOAT_BYTES * math.prod(shape)
+def parse_uint8_tensor(shape: tuple[int, ...], data: Any) -> npt.NDArray[np.uint8]:
+    """Return a ``UINT8`` tensor of ``shape``, in row-major order; of binary data, a view.
+
+    Args:
+        data: a view of the binary data; or the ``data`` of the JSON, a list of numbers, flat or
+            nested.
+
+    Raises:
+        BadRequest: the data is malformed, of another size, or has numbers that are not whole or not
+            from 0 to 255.
+    """
+    if isinstance(data, memoryview):
+        return numbers_from_binary(shape, data, "UINT8").reshape(shape)
+    numbers = numbers_from_json(shape, data, "UINT8")
+    with np.errstate(invalid="ignore"):
+        values = numbers.astype(np.uint8)
+    if not np.array_equal(values, numbers):
+        raise BadRequest("data of type UINT8 must be whole numbers from 0 to 255")
+    return values.reshape(shape)
+
+
+def numbers_from_binary(
+    shape: tuple[int, ...], data: memoryview, datatype: str
+) -> npt.NDArray[Any]:
+    """Return binary data as a flat view of its numbers. Raises `BadRequest`."""
+    dtype = _BINARY_DTYPES[datatype]
+    size = dtype.itemsize * math.prod(shape)
     if len(data) != size:
-        raise BadRequest(f"FP32 of shape {list(shape)} has {size} bytes of data, not {len(data)}")
-    return np.frombuffer(data, "<f4").astype(np.float32, copy=False)
+        raise BadRequest(
+            f"{datatype} of shape {list(shape)} has {size} bytes of data, not {len(data)}"
+        )
+    return np.frombuffer(data, dtype)
 
 
-def floats_from_json(data: Any) -> npt.NDArray[np.float32]:
-    """Return the numbers of a JSON list, infinite where too large. Raises `BadRequest`."""
+def numbers_from_json(shape: tuple[int, ...], data: Any, datatype: str) -> npt.NDArray[Any]:
+    """Return the numbers of a JSON list, flat or nested as they are. Raises `BadRequest`."""
     try:
         values = np.array(data) if isinstance(data, list) else None
     except ValueError:  # lists of different lengths, or nested too deeply
         values = None
     if values is None or values.dtype.kind not in "fiu":
-        raise BadRequest("data of an FP32 input must be a list of numbers, flat or nested evenly")
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        raise BadRequest(
+            f"data of type {datatype} must be a list of numbers, flat or nested evenly"
+        )
+    count = math.prod(shape)
+    if values.size != count:
+        raise BadRequest(f"the shape {list(shape)} has {count} numbers, but data has {values.size}")
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from server.api.routes.oip.requests import (
     MAX_JSON_BYTES,
     InferRequest,
     RequestedOutput,
+    as_input,
     parse_infer_request,
 )
 from server.errors import BadRequest, InvalidParameter, RequestError, TooLarge
 from server.ipc.messages import ModelInfo
-from server.media.transforms import ImageTransform
+from server.media.transforms import AudioTransform, ImageTransform, VideoTransform
 
 MODEL = ModelInfo(
     name="tiny",
@@ -34,6 +36,8 @@ MODEL = ModelInfo(
 )
 PIXELS = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2) / 7
 FLOATS = {"name": "pixel_values", "datatype": "FP32", "shape": [2, 3, 2, 2]}
+PIXEL_BYTES = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2) * 11
+BYTES = {**FLOATS, "datatype": "UINT8"}
 IMAGE = {"name": "image", "datatype": "BYTES", "shape": [2]}
 TEXTS = [base64.b64encode(text).decode() for text in (b"one", b"\xff\x00")]
 
@@ -70,6 +74,30 @@ class TestInputs:
     def test_pixel_values_as_binary_data(self):
         images = parse(in_binary(FLOATS, 96), PIXELS.astype("<f4").tobytes()).images
         np.testing.assert_array_equal([np.asarray(image) for image in images], PIXELS)
+
+    def test_pixel_values_that_are_not_normalised(self):
+        binary = parse(in_binary(BYTES, 24), PIXEL_BYTES.tobytes()).images
+        in_json = parse(with_input(BYTES, data=PIXEL_BYTES.tolist())).images
+        for images in (binary, in_json):
+            np.testing.assert_array_equal([np.asarray(image) for image in images], PIXEL_BYTES)
+            assert {np.asarray(image).dtype for image in images} == {np.dtype(np.uint8)}
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    def test_frames_of_a_clip_lie_below_each_other_in_each_channel(self, dtype):
+        transform = VideoTransform(frames=2, tubelet=2, height=2, width=2, resize=2)
+        model = replace(MODEL, transform=transform)
+        clip = np.arange(24, dtype=dtype).reshape(2, 3, 2, 2)
+        picture = np.concatenate([clip[0], clip[1]], axis=1)
+        viewed = as_input(clip, model)
+        assert np.shares_memory(viewed, clip)
+        np.testing.assert_array_equal(viewed.reshape(transform.size), picture)
+
+    def test_sound_is_normalised_by_the_client(self):
+        transform = AudioTransform(frames=4, mean=0.0, std=1.0, time_last=False, subtract_mean=True)
+        model = replace(MODEL, transform=transform)
+        body = json.dumps(with_input({**BYTES, "shape": [1, 1, 4, 128]}, data=[0] * 512)).encode()
+        with pytest.raises(BadRequest, match="pixel_values must be FP32, not UINT8"):
+            parse_infer_request(body, None, model, "0", 0.0)
 
     def test_images_in_json_and_as_binary_data(self):
         assert parse(with_input(IMAGE, data=TEXTS), header=None).images == [b"one", b"\xff\x00"]
@@ -222,6 +250,14 @@ REFUSED: list[tuple[Any, bytes, type[RequestError], str]] = [
     (with_input(FLOATS, data=[float("-inf")] * 24), b"", BadRequest, "infinity"),
     (in_binary(FLOATS, 95), b"\0" * 95, BadRequest, "has 96 bytes of data, not 95"),
     (in_binary(FLOATS, 96), b"\0\0\xc0\x7f" * 24, BadRequest, "NaN"),
+    (in_binary(BYTES, 96), b"\0" * 96, BadRequest, "has 24 bytes of data, not 96"),
+    (with_input(BYTES, data=[256] * 24), b"", BadRequest, "whole numbers from 0 to 255"),
+    (
+        with_input({**FLOATS, "datatype": "INT8"}, data=[0]),
+        b"",
+        BadRequest,
+        "must be FP32 or UINT8, not INT8",
+    ),
     ({**with_input(IMAGE, data=TEXTS), "id": 3}, b"", BadRequest, "id must be a string"),
     (
         {**with_input(IMAGE, data=TEXTS), "parameters": []},

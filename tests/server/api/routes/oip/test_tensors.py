@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from server.api.routes.oip.tensors import (
     parse_bytes_tensor,
     parse_float_tensor,
+    parse_uint8_tensor,
     split_bytes_elements,
 )
 from server.errors import BadRequest
@@ -66,3 +67,40 @@ class TestFloats:
     def test_other_json_is_refused(self, data):
         with pytest.raises(BadRequest, match="list of numbers"):
             parse_float_tensor((1,), data)
+
+
+class TestBytesAsNumbers:
+    @given(st.lists(st.integers(0, 255), min_size=6, max_size=6))
+    def test_json_and_binary_data_give_the_same(self, numbers):
+        values = np.array(numbers, np.uint8).reshape(2, 3)
+        binary = parse_uint8_tensor((2, 3), memoryview(values.tobytes()))
+        nested = parse_uint8_tensor((2, 3), values.tolist())
+        flat = parse_uint8_tensor((2, 3), [float(number) for number in numbers])
+        for parsed in (binary, nested, flat):
+            assert parsed.dtype == np.uint8
+            np.testing.assert_array_equal(parsed, values)
+
+    def test_binary_data_is_not_copied(self):
+        body = bytearray(range(10))
+        parsed = parse_uint8_tensor((2, 3), memoryview(body)[4:])
+        assert parsed.tolist() == [[4, 5, 6], [7, 8, 9]]
+        assert np.shares_memory(parsed, np.frombuffer(body, np.uint8))
+
+    @given(st.one_of(st.integers(), st.floats()))
+    def test_other_numbers_in_json_are_refused(self, number):
+        if number in range(256):
+            assert parse_uint8_tensor((1,), [number]).tolist() == [number]
+        else:
+            with pytest.raises(BadRequest, match=r"from 0 to 255|list of numbers"):
+                parse_uint8_tensor((1,), [number])
+
+    @pytest.mark.parametrize("data", [None, {}, "1", [None], ["1"], [[1], [2, 3]], [True]])
+    def test_other_json_is_refused(self, data):
+        with pytest.raises(BadRequest, match="list of numbers"):
+            parse_uint8_tensor((1,), data)
+
+    def test_another_size_than_the_shape_says_is_refused(self):
+        with pytest.raises(BadRequest, match=r"\[2, 3\] has 6 bytes of data, not 5"):
+            parse_uint8_tensor((2, 3), memoryview(bytes(5)))
+        with pytest.raises(BadRequest, match=r"\[2, 3\] has 6 numbers, but data has 5"):
+            parse_uint8_tensor((2, 3), [0] * 5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from server.catalog.entries import read_catalog
@@ -21,6 +23,7 @@ from tests.server.wire import EXAMPLES, SNEAKER
 
 NAME = "fashion-mnist"
 NAMES = ["sneaker", "bag", "ankle-boot"]
+PNG_NAMES = ["bag", "ankle-boot"]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,17 @@ def floats(values: np.ndarray, binary: bool = True) -> triton.InferInput:
     )
 
 
+def file_pixels(*names: str) -> np.ndarray:
+    """The pixels of PNG files as they are: uint8 (n, 1, H, W)."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(EXAMPLES[name])))[None] for name in names])
+
+
+def unnormalised(values: np.ndarray, binary: bool = True) -> triton.InferInput:
+    return triton.InferInput("pixel_values", list(values.shape), "UINT8").set_data_from_numpy(
+        values, binary
+    )
+
+
 def classify(http, name: str, **query: object) -> tuple[list[str], list[float]]:
     predictions = http.post("/classify", params=query, content=EXAMPLES[name]).json()["predictions"]
     return [each["label"] for each in predictions], [each["score"] for each in predictions]
@@ -83,6 +97,7 @@ class TestMetadata:
             "inputs": [
                 {"name": "image", "datatype": "BYTES", "shape": [-1]},
                 {"name": "pixel_values", "datatype": "FP32", "shape": [-1, 1, 28, 28]},
+                {"name": "pixel_values", "datatype": "UINT8", "shape": [-1, 1, 28, 28]},
             ],
             "outputs": [
                 {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
@@ -126,6 +141,27 @@ class TestInfer:
             np.testing.assert_allclose(
                 result.as_numpy("scores")[row, 0], expected.as_numpy("scores")[row, 0], atol=0.02
             )
+
+    @pytest.mark.parametrize("binary_in", [True, False])
+    @pytest.mark.parametrize("r", ["0", "16"])
+    def test_pixels_of_files_of_the_input_size_get_the_results_of_the_files(
+        self, client, runner, r, binary_in
+    ):
+        """No resize happens to a file of the model's own size, so its pixels are its input."""
+        pixels = file_pixels(*PNG_NAMES)
+        assert pixels.shape[1:] == runner.model.transform.size
+        normalised = (pixels / 255 - runner.model.mean[0]) / runner.model.std[0]
+        sent = (
+            unnormalised(pixels, binary_in),
+            images(*PNG_NAMES),
+            floats(normalised.astype(np.float32)),
+        )
+        results = [client.infer(NAME, [tensor], parameters={"r": r}) for tensor in sent]
+        labels, file_labels, _ = (result.as_numpy("labels").tolist() for result in results)
+        scores, file_scores, float_scores = (result.as_numpy("scores") for result in results)
+        assert labels == file_labels
+        np.testing.assert_allclose(scores, file_scores, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(scores, float_scores, rtol=0.02, atol=1e-4)
 
     @pytest.mark.parametrize("binary_out", [True, False])
     def test_outputs_are_those_that_are_requested(self, client, binary_out):
@@ -243,14 +279,16 @@ class TestErrors:
 
     def test_inputs_that_the_model_does_not_take(self, client, runner):
         values = pixel_values(runner, "bag")
+        pixels = file_pixels("bag")
         double = triton.InferInput("pixel_values", [1, 1, 28, 28], "FP64").set_data_from_numpy(
             values.astype(float)
         )
         other = triton.InferInput("pixels", [1, 1, 28, 28], "FP32").set_data_from_numpy(values)
         for inputs, message in (
-            ([double], "pixel_values must be FP32, not FP64"),
+            ([double], "pixel_values must be FP32 or UINT8, not FP64"),
             ([other], "there is no input 'pixels'"),
             ([floats(values[:, :, :20])], r"must be \[n, 1, 28, 28\]"),
+            ([unnormalised(pixels[:, :, :20])], r"must be \[n, 1, 28, 28\]"),
             ([floats(values), images("bag")], "there must be one input"),
         ):
             with pytest.raises(InferenceServerException, match=message) as caught:

@@ -1,0 +1,1 @@
+"""`make bench-front-end`: what the HTTP front end costs, beside a model of next to no cost."""

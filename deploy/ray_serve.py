@@ -31,7 +31,7 @@ from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
 from server.asgi import create_server
 from server.errors import ConfigError
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from server.settings import Settings
 
 log = logging.getLogger("tome.ray")

@@ -23,7 +23,7 @@ from server.api_keys import Secrets, read_server_keys
 from server.catalog.entries import read_catalog
 from server.engine_client.group import EngineGroup
 from server.engine_client.launch import create_engines
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from server.settings import Settings
 from server.system.stop_plan import StopPlan
 

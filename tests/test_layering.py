@@ -51,13 +51,13 @@ LAYERS = (
     ("server.decoding",),
     ("server.settings", "server.catalog"),
     ("server.ipc",),
+    ("server.metrics",),
     # the engine process,
     ("server.engine.scheduling", "server.engine.device"),
     ("server.engine.loading",),
     ("server.engine.execution",),
     ("server.engine",),
     # the API process,
-    ("server.metrics",),
     ("server.engine_client", "server.api.contract"),
     ("server.api.middleware", "server.api.transport"),
     ("server.api.pipeline",),
@@ -97,6 +97,8 @@ LEAVES = (
     "server.media.modality",
 )
 WEB = ("fastapi", "starlette", "uvicorn")
+# Of the metrics, what exports them.
+EXPORTING = ("server.metrics.api", "server.metrics.collector")
 CLOCK = ("time", "asyncio", "subprocess")
 
 
@@ -123,6 +125,9 @@ RULES = [
     *(Rule(folder, never=("torch", "timm", "server.engine")) for folder in API_PROCESS),
     *(Rule(folder, never=("tome_core",), allowed=PURE_CORE) for folder in API_PROCESS),
     Rule("server.engine", never=("server.api", "server.engine_client", *WEB)),
+    # Engines and the parent process only count; API processes export.
+    Rule("server.metrics", never=("prometheus_client", *EXPORTING), exempt=EXPORTING),
+    Rule("server.engine", never=("prometheus_client", *EXPORTING)),
     # Policies are pure: they are tested without torch, processes or a clock.
     Rule("server.engine.scheduling", never=("torch", "timm", *CLOCK)),
     Rule("server.latency", never=("torch", *CLOCK)),

@@ -23,7 +23,7 @@ from server.engine_client.group import EngineGroup
 from server.engine_client.routing import Router
 from server.imaging.decode import decode
 from server.media.modality import Modality
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from server.settings import VERSION, Settings
 
 _DESCRIPTION = """\

@@ -27,7 +27,7 @@ from server.api.transport.protocol import ConnectionRegistry
 from server.engine_client.group import EngineGroup
 from server.errors import EngineStartError
 from server.media.modality import Modality
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from server.settings import Settings
 from server.system.unix_http import socket_path
 

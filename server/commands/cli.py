@@ -83,7 +83,7 @@ def _serve(settings: Settings) -> int:
     from server.api_keys import Secrets, read_server_keys
     from server.catalog.entries import read_catalog
     from server.engine_client.launch import create_engines
-    from server.metrics import Metrics
+    from server.metrics.api import Metrics
 
     # Until the server installs its own handler no request is accepted, so a stop is a clean exit.
     signal.signal(signal.SIGTERM, _exit_cleanly)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from server.engine_client.group import EngineGroup
 from server.engine_client.health import HealthPolicy
 from server.ipc.engine_config import EngineConfig
-from server.metrics import Metrics
+from server.metrics.api import Metrics
+from server.metrics.engine import EngineMetrics
+from server.metrics.parent import ParentMetrics
 from server.settings import Settings
 
 
@@ -22,9 +24,10 @@ def create_engines(settings: Settings, metrics: Metrics) -> EngineGroup:
     return EngineGroup(
         configs,
         policy,
-        on_batch=metrics.observe_batch,
+        # One region for all engines: this process counts their batches, as it starts them.
+        on_batch=EngineMetrics(metrics.memory, 0).observe_batch,
         on_models=metrics.observe_models,
-        on_restart=metrics.observe_restart,
+        on_restart=ParentMetrics(metrics.memory).observe_restart,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.conftest import ROOT, RunningServer, eventually
 
-MOST = 20
+MOST = 21
 REQUESTS = 4
 CORE = "tome_core/model.py"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from server.errors import DeadlineExceeded, Overloaded, Refusal
 from server.ipc.messages import BatchDone, Level
-from server.metrics import Metrics
+from server.metrics.api import Metrics
+from server.metrics.engine import EngineMetrics
 from tests.server.api.contract.models import model
 from tome_core.schedule import Schedule
 from tome_top.frame import compare, increase, quantile
@@ -42,14 +43,15 @@ def test_a_counter_that_was_reset_increases_by_its_value() -> None:
 
 
 def test_a_frame_has_what_happened_between_two_scrapes_of_the_server() -> None:
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics()
+    engine = EngineMetrics(metrics.memory, 0)
     metrics.observe_models((SERVED,))
 
     def read(at: float) -> Scrape:
         return Scrape.parse(generate_latest(metrics.registry).decode(), at)
 
     def work(images: int, model: str, r: int, forward: float, r0: float) -> None:
-        metrics.observe_batch(
+        engine.observe_batch(
             BatchDone(model, (), images=images, tokens=1, forward_seconds=forward, r0_seconds=r0)
         )
         for _ in range(images):

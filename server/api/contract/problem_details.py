@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from server import errors
 from server.api.contract.schemas import Problem
 from server.errors import InvalidParameter, MethodNotAllowed, NotFound, RequestError
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 MEDIA_TYPE = "application/problem+json"
 

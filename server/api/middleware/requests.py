@@ -25,7 +25,7 @@ from server.api.middleware.proxies import cors_options, with_root_path
 from server.api.middleware.request_context import RequestContext
 from server.api.middleware.trace_context import read_trace_context
 from server.errors import Overloaded, RequestError
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 if TYPE_CHECKING:
     from server.api.middleware.spans import Tracing

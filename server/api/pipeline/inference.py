@@ -36,7 +36,7 @@ from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.media.modality import Modality
 from server.media.transforms import ImageTransform
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)

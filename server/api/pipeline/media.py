@@ -34,7 +34,7 @@ from server.errors import BadImage, BadMedia, UnsupportedFormat
 from server.latency.queueing import WorkEstimate
 from server.media.decoded import Decoded
 from server.media.transforms import ImageTransform, MediaTransform
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from server.api.middleware.head_requests import HeadRequests
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 router = APIRouter()
 

@@ -7,7 +7,7 @@ import pytest
 from server.engine_client import launch
 from server.engine_client.health import HealthPolicy
 from server.ipc.engine_config import EngineConfig
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from server.settings import Settings
 
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from server.api.contract.asgi_extensions import LINGERING_CLOSE
 from server.api.middleware import requests
 from server.api.middleware.requests import RequestMiddleware, discard_body
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import answer, http_scope, run
 
 BODY = {"Content-Length": "8"}

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from server.api.middleware.requests import RequestMiddleware
 from server.errors import Overloaded, Refusal
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import answer, context_of, http_scope, run
 
 router = APIRouter()

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from server.api.middleware.requests import RequestMiddleware
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.spans import Tracing
 from server.api.middleware.trace_context import read_trace_context
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 from tests.server.api.middleware.test_trace_context import PARENT, TRACE
 from tests.server.api.pipeline.test_inference import Pipeline, result_of

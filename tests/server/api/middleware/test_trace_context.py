@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 
 from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.trace_context import TraceContext, read_trace_context
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import answer, http_scope, run
 from tests.server.api.middleware.test_requests import access_line
 

@@ -38,7 +38,7 @@ from server.errors import (
 from server.imaging.decode import decode
 from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
 from server.media.modality import Modality
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.pipeline.fakes import MODEL, FakeRouter, request_of
 from tests.server.wire import SNEAKER
 from tome_core.schedule import Schedule

@@ -39,7 +39,7 @@ from server.ipc.messages import BatchDone, Failure, Outcome
 from server.media.decoded import Decoded, SoundInfo, VideoInfo, Window
 from server.media.modality import Modality
 from server.media.transforms import MediaTransform, VideoTransform
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 from tests.server.api.pipeline.fakes import (
     AUDIO_MODEL,
     VIDEO_MODEL,

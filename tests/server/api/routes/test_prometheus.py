@@ -2,7 +2,7 @@ from fastapi.testclient import TestClient
 
 from server.api.routes.prometheus import create_metrics_app
 from server.errors import UnsupportedFormat
-from server.metrics import Metrics
+from server.metrics.api import Metrics
 
 
 def test_the_application_of_the_metrics_port_serves_metrics_and_nothing_else():

@@ -43,7 +43,7 @@ test-oldest: install .venv-oldest/installed  ## the tests of core and engine wit
 test-python:  ## the fast tests with another Python: PYTHON=3.12; ARGS="-m slow" for others
 	@python3 -m tests.other_python $(PYTHON) $(ARGS)
 
-chaos: install  ## half an hour of trying to break the server, into docs/reliability.md; ARGS="--only sigterm --times 5"
+chaos: install  ## long: tries to break servers of 1 and 3 API processes, into docs/reliability.md; ARGS="--only sigterm --times 5"
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 pictures: install  ## thousands of generated pictures: server, commands, and timm with Pillow; ARGS="--count 9000 --seed 5"

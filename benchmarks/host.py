@@ -32,6 +32,7 @@ from rich.table import Table
 
 from benchmarks.results import about
 from server.allocator import freeze_live_objects
+from server.engine.clients import Clients
 from server.engine.device.cuda_graphs import buckets
 from server.engine.device.readout import Readout
 from server.engine.execution.image_input import ImageInput
@@ -40,9 +41,10 @@ from server.engine.loop import EngineModel, Loop
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_calibration_batches
-from server.ipc.channel import Channel, pack
+from server.ipc.board import Board, BoardSize
+from server.ipc.channel import Channel, pack, send_with_descriptor
+from server.ipc.control import Attach
 from server.ipc.messages import BatchDone, Job
-from server.ipc.shared_memory import HeartbeatPage, create_memory
 from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
 from server.latency.queue_model import Bounds
 from tome_core import Outputs
@@ -198,13 +200,19 @@ class Host:
         self._api, engine = socket.socketpair()
         self._api.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
         engine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
-        self._engine = engine
-        self._channel = Channel(engine)
+        self._parent, control = socket.socketpair()
+        send_with_descriptor(self._parent, Attach(0), engine.fileno())
+        engine.close()
+        self._control = Channel(control, descriptors=True)
+        self._clients = Clients(self._control, self.scheduler)
         self.clock = Clock()
         nothing: Any = Nothing(case.batch, self.clock)
         served = EngineModel(nothing, self.calibration)
-        page = HeartbeatPage(create_memory("host", HeartbeatPage.SIZE))
-        self._loop = Loop(self._channel, self.scheduler, {"vit-b": served}, nothing, page)
+        (row,) = Board.create(BoardSize(engines=1, workers=1, slots=1024)).engines
+        models = {"vit-b": served}
+        self._loop = Loop(
+            self._clients, self.scheduler, models, nothing, row, on_batch=lambda batch: None
+        )
         self._watch()
         self._patience = 1.5 * case.queue / case.batch * self._takes(LEVELS[2:3] * case.batch)
         self._replies = Channel(self._api)
@@ -213,15 +221,17 @@ class Host:
 
     def close(self) -> None:
         """Free the sockets."""
+        self._clients.close()
         self._api.close()
-        self._engine.close()
+        self._parent.close()
+        self._control.close()
 
     def round(self) -> tuple[dict[str, float], float]:
         """One batch with arrivals that refill the queue. Seconds per part, CPU seconds in all."""
         self._api.sendall(b"".join(map(pack, self._arrivals())))
         self.clock.spent.clear()
         started = time.thread_time()
-        self._loop._receive_messages()
+        self._clients.receive(timeout=None)
         following = self._loop._launch_next()
         cpu = time.thread_time() - started
         if following is not None:
@@ -239,8 +249,8 @@ class Host:
         take_next = self.scheduler.take_next
         self.scheduler.take_next = lambda *_: take_next(self._now)  # type: ignore[method-assign]
         for owner, method, part in (
-            (self._loop, "_receive_messages", "add"),
-            (self._channel, "receive_all", "receive"),
+            (self._clients, "receive", "receive"),
+            (self._clients, "_handle_messages", "add"),
             (self._loop, "_launch_next", "loop"),
             (self.scheduler, "take_next", "take"),
             (self._loop, "_launch", "launch"),
@@ -249,7 +259,7 @@ class Host:
             (self._loop, "_build_reply", "outcomes"),
             (self.calibration, "r0_seconds", "learn"),
             (self.calibration, "observe", "learn"),
-            (self._channel, "send", "send"),
+            (self._clients, "reply", "send"),
         ):
             self.clock.watch(owner, method, part)
 

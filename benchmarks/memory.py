@@ -26,7 +26,7 @@ def measure_memory(threads: int) -> Memory | None:
         return None
     # Imported here: the measured process imports this module too, and has only what an engine has.
     from benchmarks.checkpoints import write_random_model
-    from server.engine_client.process import environment
+    from server.supervision.child import environment
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_random_model(MODEL, Path(folder))
@@ -40,11 +40,16 @@ def measure_memory(threads: int) -> Memory | None:
 def _engine(config: Path, threads: int) -> dict[str, float]:
     """Start like the engine, run full batches; MB above the memory after the imports."""
     from server.engine.startup import start_models
+    from server.ipc.board import BoardSize
     from server.ipc.engine_config import EngineConfig
     from tome_core.schedule import Schedule
 
     imports = megabytes("VmRSS")
-    given: dict[str, Any] = {"slots": BATCH, "target_seconds": 1.0, "log_level": "error"}
+    given: dict[str, Any] = {
+        "target_seconds": 1.0,
+        "log_level": "error",
+        "board": BoardSize(engines=1, workers=1, slots=BATCH),
+    }
     served, _ = start_models(
         EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given)
     )

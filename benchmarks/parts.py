@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from server.commands.offline import load_runner, pick_model
-from server.engine_client.process import environment
 from server.imaging.decode import decode
 from server.media.transforms import ImageTransform
 from server.settings import ModelSettings, Settings
+from server.supervision.child import environment
 from tome_core.schedule import Schedule
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -24,15 +24,15 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from server import logs
-from server.api.lifecycle import wait_for_first
 from server.api.routes.prometheus import create_metrics_app
-from server.api.transport.addresses import listen
 from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
 from server.asgi import create_server
 from server.errors import ConfigError
 from server.metrics.api import Metrics
 from server.settings import Settings
+from server.supervision.lifecycle import wait_for_first
+from server.system.addresses import listen
 
 log = logging.getLogger("tome.ray")
 

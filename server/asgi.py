@@ -1,7 +1,8 @@
 """The server as an ASGI application that runs its own engines, for another ASGI server.
 
-`server.api.lifecycle` owns the whole process. Here the application's lifespan starts and stops the
-engines. Sockets, signals and the process belong to the ASGI server that runs it.
+`server.supervision` owns whole processes. Here one process is parent and API process at once: the
+application's lifespan starts and stops the engines. Sockets, signals and the process belong to the
+ASGI server that runs it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -16,15 +18,19 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.decoders import Decoders
-from server.api.lifecycle import wait_for_first
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.service import AppComponents
 from server.api_keys import Secrets, read_server_keys
 from server.catalog.entries import read_catalog
-from server.engine_client.group import EngineGroup
-from server.engine_client.launch import create_engines
+from server.engine_client.engines import Engines
+from server.ipc.control import EngineEnded, EngineGivenUp, EngineUp
 from server.metrics.api import Metrics
+from server.metrics.parent import ParentMetrics
 from server.settings import Settings
+from server.supervision.engine_group import EngineGroup, EngineNews
+from server.supervision.launch import board_size, create_engines
+from server.supervision.lifecycle import wait_for_first
+from server.supervision.shared import SharedMemory
 from server.system.stop_plan import StopPlan
 
 if TYPE_CHECKING:
@@ -32,13 +38,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tome.server")
 
+_WORKER = 0  # the index of the only API process
+
 
 def create_server(settings: Settings) -> FastAPI:
     """Return the application of ``settings``, whose engines are starting.
 
     API keys come from the environment, as for ``python -m server``. The lifespan begins when the
     models are ready. It ends when all admitted requests are answered and the engines have stopped.
-    Always run it: nothing else stops the engines. ``app.state.components`` has the `EngineGroup`
+    Always run it: nothing else stops the engines. ``app.state.components`` has the `Engines`
     and the `Admission`, ``app.state.metrics`` the metrics.
 
     Raises:
@@ -47,19 +55,76 @@ def create_server(settings: Settings) -> FastAPI:
     # Report a mistake in the catalog now, not after the engine has imported torch.
     read_catalog(settings.config, settings.models)
     keys = ApiKeys(read_server_keys(Secrets()))
-    metrics = Metrics()
-    engines = create_engines(settings, metrics)
-    app = create_app(settings, keys, engines, metrics)
+    settings = settings.model_copy(update={"api_workers": 1})
+    shared = SharedMemory.create(board_size(settings))
+    metrics = Metrics(shared.metrics, _WORKER)
+    on_restart = ParentMetrics(shared.metrics).observe_restart
+    group = create_engines(settings, shared, on_restart)
+    engines = Engines(
+        shared.board,
+        shared.size,
+        shared.slots,
+        _WORKER,
+        settings.max_batch,
+        on_models=metrics.observe_models,
+    )
+    app = create_app(settings, keys, engines, metrics, _WORKER)
 
     def lifespan(app: FastAPI) -> contextlib.AbstractAsyncContextManager[None]:
-        return _run_engines(app, settings.stop_plan)
+        return _run_engines(app, group, settings.stop_plan)
 
     app.router.lifespan_context = lifespan
     return app
 
 
+class LocalSubscriber:
+    """What the API process is to its engines, where both belong to one process.
+
+    Args:
+        engines: of the application.
+        group: to which the application is subscribed.
+
+    Attributes:
+        failed: set to the error if the application cannot use an engine.
+    """
+
+    def __init__(self, engines: Engines, group: EngineGroup) -> None:
+        self._engines = engines
+        self._group = group
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pids: dict[int, int] = {}  # by engine
+        engines.on_lost = self._end_unusable
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(self, news: EngineNews, connection: socket.socket | None = None) -> None:
+        """Pass on what has happened to an engine; see `Subscriber`."""
+        match news:
+            case EngineUp() if connection is not None:
+                task = asyncio.get_running_loop().create_task(self._use(news, connection))
+                self._tasks.add(task)
+                task.add_done_callback(self._on_done)
+            case EngineEnded(engine=engine):
+                self._engines.engine_ended(engine)
+            case EngineGivenUp(engine=engine):
+                self._engines.engine_given_up(engine)
+
+    async def _use(self, up: EngineUp, connection: socket.socket) -> None:
+        self._pids[up.engine] = up.pid
+        await self._engines.engine_up(up, connection)
+        self._group.confirm(up.engine, _WORKER)
+
+    def _end_unusable(self, engine: int) -> None:
+        self._group.end_unusable(engine, self._pids[engine])
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failed.done():
+            self.failed.set_exception(error)
+
+
 @contextlib.asynccontextmanager
-async def _run_engines(app: FastAPI, plan: StopPlan) -> AsyncIterator[None]:
+async def _run_engines(app: FastAPI, group: EngineGroup, plan: StopPlan) -> AsyncIterator[None]:
     """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
@@ -68,27 +133,31 @@ async def _run_engines(app: FastAPI, plan: StopPlan) -> AsyncIterator[None]:
     components: AppComponents = app.state.components
     decoders: Decoders = app.state.decoders
     tracing: Tracing | None = app.state.tracing
-    engines = components.engines
     admission = components.admission
-    supervision = asyncio.create_task(engines.run())
+    subscriber = LocalSubscriber(components.engines, group)
+    group.subscribe(_WORKER, subscriber)
+    supervision = asyncio.create_task(group.run())
     try:
-        ready = asyncio.create_task(engines.wait_ready())
-        await wait_for_first(supervision, ready)
+        ready = asyncio.create_task(components.engines.wait_ready())
+        await wait_for_first(supervision, ready, subscriber.failed)
         ready.cancel()
-        if supervision.done():
-            supervision.result()  # raises
+        for ended in (supervision, subscriber.failed):
+            if ended.done():
+                ended.result()  # raises
         # Nothing awaits a supervision that ends later. The group reports `given_up`, which a health
         # check reads.
         supervision.add_done_callback(_log_failure)
         yield
         admission.stop_admitting(plan.bodies)
         all_answered = await admission.wait_until_drained(plan.drain)
-        stopping = asyncio.create_task(_stop(engines, decoders))
+        components.engines.close()
+        stopping = asyncio.create_task(_stop(group, decoders))
         await wait_for_first(stopping, timeout=plan.engines if all_answered else 0)
         stopping.cancel()
     finally:
+        subscriber.failed.cancel()
         decoders.kill()
-        engines.kill(plan.kill)
+        group.kill(plan.kill)
         await wait_for_first(supervision, timeout=plan.abort)
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
@@ -96,8 +165,8 @@ async def _run_engines(app: FastAPI, plan: StopPlan) -> AsyncIterator[None]:
             tracing.shutdown(plan.spans)
 
 
-async def _stop(engines: EngineGroup, decoders: Decoders) -> None:
-    await asyncio.gather(engines.stop(), decoders.stop())
+async def _stop(group: EngineGroup, decoders: Decoders) -> None:
+    await asyncio.gather(group.stop(), decoders.stop())
 
 
 def _log_failure(supervision: asyncio.Task[None]) -> None:

@@ -60,6 +60,10 @@ class EngineStartError(Exception):
         self.safer = safer
 
 
+class ApiStartError(Exception):
+    """An API process ended or failed before it could accept connections. The message says why."""
+
+
 class DeviceLost(Exception):
     """Every operation of the device fails until the process that uses it has ended."""
 

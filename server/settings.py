@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from server.hardware import has_gpu, usable_cores
+from server.hardware import has_gpu, machine_defaults, runs_on_gpu, usable_cores
 from server.media.settings import MediaSettings
 from server.system.stop_plan import StopPlan
 from tome_core.schedule import Schedule
@@ -26,15 +26,6 @@ Counts = Annotated[tuple[int, ...], NoDecode]
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 _ANY = "*"  # in a list of proxies or origins
-
-# A GPU takes as long for a few images as for many, so it needs large batches and a long queue.
-_GPU_MAX_BATCH = 128
-_GPU_QUEUE_LIMIT = 1024
-# One core decodes too few images for a GPU. Some cores stay free for the server's own processes.
-# More threads would only wait for each other, and each may hold a large image.
-_RESERVED_CORES = 4
-_MIN_DECODE_THREADS = 2
-_MAX_DECODE_THREADS = 8
 
 
 class ModelSettings(BaseSettings):
@@ -85,12 +76,10 @@ class ModelSettings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_gpu_defaults(cls, data: Any) -> Any:
-        """Where the models run on a GPU, use its defaults for what is not set."""
+    def _apply_machine_defaults(cls, data: Any) -> Any:
+        """Use the defaults of this machine's cores and GPU for what is not set."""
         device = str(data.get("device") or cls.model_fields["device"].default)
-        if not runs_on_gpu(device, has_gpu()):
-            return data
-        defaults = gpu_defaults(usable_cores())
+        defaults = machine_defaults(usable_cores(), gpu=runs_on_gpu(device, has_gpu()))
         return {name: defaults[name] for name in defaults if name in cls.model_fields} | data
 
     @field_validator(
@@ -213,11 +202,23 @@ class Settings(MediaSettings, ModelSettings):
         gt=0,
         description="Target latency of requests without a deadline, in milliseconds.",
     )
+    api_workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description=(
+            "Processes that speak HTTP and decode images; default: one for every 16 cores, with a"
+            " GPU for every 4, at most 8."
+        ),
+    )
     decode_threads: int = Field(
         2,
         ge=1,
         le=64,
-        description="Threads that decode images; default on a GPU: cores minus 4, from 2 to 8.",
+        description=(
+            "Threads of each API process that decode images; default with a GPU: its part of all"
+            " cores less 4, from 2 to 8."
+        ),
     )
     drain_timeout: float = Field(
         StopPlan.drain,
@@ -255,6 +256,10 @@ class Settings(MediaSettings, ModelSettings):
     def video_body_bytes(self) -> int:
         """`max_video_bytes`, but no more than all bodies may have together."""
         return min(self.max_video_bytes, self.max_inflight_bytes)
+
+    def decode_workers_of(self, worker: int) -> int:
+        """Return how many decode workers an API process has."""
+        return share(self.decode_workers, worker, self.api_workers)
 
     @property
     def stop_plan(self) -> StopPlan:
@@ -324,6 +329,18 @@ class Settings(MediaSettings, ModelSettings):
         return str(Schedule.parse(value))
 
     @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if "decode_workers" not in self.model_fields_set:
+            object.__setattr__(self, "decode_workers", max(self.decode_workers, self.api_workers))
+        for name in ("queue_limit", "decode_workers"):
+            if getattr(self, name) < self.api_workers:
+                raise ValueError(
+                    f"{name} must not be smaller than api_workers, {self.api_workers} here: each"
+                    " API process has a part of it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_body_limits(self) -> Self:
         # The other defaults are cut to `max_inflight_bytes`, which a server of images may have set
         # lower.
@@ -342,24 +359,6 @@ def _split(value: str) -> list[str]:
     return [item for item in items if item]
 
 
-def runs_on_gpu(device: str, gpu_here: bool) -> bool:
-    """Return whether an engine of the setting ``device`` runs on a GPU.
-
-    Args:
-        gpu_here: whether ``auto`` finds a GPU.
-    """
-    device_types = {name.strip().split(":")[0] for name in device.split(",")}
-    if "cuda" in device_types:
-        return True
-    return "auto" in device_types and gpu_here
-
-
-def gpu_defaults(cores: int) -> dict[str, int]:
-    """Return the defaults that keep a GPU busy on a machine of ``cores`` cores."""
-    free_cores = cores - _RESERVED_CORES
-    decode_threads = min(max(free_cores, _MIN_DECODE_THREADS), _MAX_DECODE_THREADS)
-    return {
-        "max_batch": _GPU_MAX_BATCH,
-        "queue_limit": _GPU_QUEUE_LIMIT,
-        "decode_threads": decode_threads,
-    }
+def share(total: int, worker: int, workers: int) -> int:
+    """Return the part of ``total`` that belongs to one of ``workers`` API processes."""
+    return len(range(worker, total, workers))

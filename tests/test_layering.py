@@ -43,10 +43,9 @@ LAYERS = (
         "server.hardware",
         "server.logs",
         "server.allocator",
-        "server.system",
         "server.media",
     ),
-    ("server.api_keys", "server.latency", "server.imaging", "server.audio"),
+    ("server.system", "server.api_keys", "server.latency", "server.imaging", "server.audio"),
     ("server.video",),
     ("server.decoding",),
     ("server.settings", "server.catalog"),
@@ -65,6 +64,7 @@ LAYERS = (
     ("server.api.routes.oip",),
     ("server.api",),
     # and what starts them, or sends requests to them.
+    ("server.supervision",),
     ("server.asgi", "tome_load", "tome_top"),
     ("server.commands",),
     ("server", "server.__main__"),
@@ -74,6 +74,7 @@ LAYERS = (
 # Of the core, the API process needs what is pure Python, to parse and to price a request.
 PURE_CORE = ("tome_core.split", "tome_core.schedule", "tome_core.cost")
 API_PROCESS = (
+    "server.supervision",
     "server.metrics",
     "server.engine_client",
     "server.api",
@@ -131,7 +132,9 @@ RULES = [
     # Policies are pure: they are tested without torch, processes or a clock.
     Rule("server.engine.scheduling", never=("torch", "timm", *CLOCK)),
     Rule("server.latency", never=("torch", *CLOCK)),
-    Rule("server.engine_client.health", never=CLOCK),
+    Rule("server.supervision.health", never=CLOCK),
+    # The parent is small, and does no HTTP.
+    Rule("server.supervision", never=("server.api", "prometheus_client", *EXPORTING, *WEB)),
     Rule("tome_load.arrivals", never=CLOCK),
     Rule("tome_top.frame", never=("rich", "http", *CLOCK)),
     # Clients share the machine with the server that they measure, and none of its heavy parts.
@@ -306,7 +309,7 @@ def test_files_are_short_enough_to_read(package: str) -> None:
 
 def test_the_api_process_never_imports_torch() -> None:
     code = (
-        "import server.api.lifecycle, server.commands.cli, sys; sys.exit(bool({'torch', 'timm'} &"
-        " set(sys.modules)))"
+        "import server.api.lifecycle, server.supervision.lifecycle, sys;"
+        " sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

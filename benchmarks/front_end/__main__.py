@@ -113,7 +113,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"one round of {QUICK_SECONDS:g} s and one API process, unless others are named",
     )
     parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}")
-    parser.add_argument("--seconds", type=float, help=f"of each load; default: {SECONDS:g}")
+    # wrk takes whole seconds.
+    parser.add_argument("--seconds", type=int, help=f"of each load; default: {SECONDS:g}")
     parser.add_argument(
         "--only",
         type=_names(contenders.NAMES),

@@ -99,6 +99,7 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
     from server.engine import startup
     from server.engine.execution.runner import Runner
     from server.engine.loading import model_loader
+    from server.ipc.board import BoardSize
     from server.ipc.engine_config import EngineConfig
 
     parts = row["parts_s"]
@@ -120,7 +121,8 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
         "levels": (0, 8) if dry else LEVELS,
         "max_batch": 2 if dry else MAX_BATCH,
         "max_batch_work": 0.0,
-        "slots": 8,
+        "engine": 0,
+        "board": BoardSize(engines=1, workers=1, slots=8),
         "target_seconds": 1.0,
         "log_level": "info",
     }

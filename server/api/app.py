@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from fastapi import FastAPI
@@ -11,15 +10,16 @@ from fastapi.routing import APIRoute
 from server.api.contract import problem_details
 from server.api.decoders import Decoders
 from server.api.middleware.auth import ApiKeys
-from server.api.middleware.requests import RequestMiddleware
+from server.api.middleware.requests import Application, RequestMiddleware
 from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.media import MediaPath
+from server.api.pipeline.threads import Threads
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.decoding.pool import DecodePool
-from server.engine_client.group import EngineGroup
+from server.engine_client.engines import Engines
 from server.engine_client.routing import Router
 from server.imaging.decode import decode
 from server.media.modality import Modality
@@ -36,15 +36,18 @@ Errors are `application/problem+json` (RFC 9457)."""
 
 
 def create_app(
-    settings: Settings, keys: ApiKeys, engines: EngineGroup, metrics: Metrics
-) -> FastAPI:
+    settings: Settings, keys: ApiKeys, engines: Engines, metrics: Metrics, worker: int = 0
+) -> Application:
     """Return the ASGI application in front of ``engines``.
 
     ``app.state.components`` holds what the routes work with, among it the `Admission`;
     ``app.state.decoders`` the processes that decode sounds and videos, which ``engines`` will
     start; and ``app.state.tracing`` what records spans, if they are configured.
+
+    Args:
+        worker: index of the API process.
     """
-    app = FastAPI(
+    app = Application(
         title=service.NAME,
         version=VERSION,
         description=_DESCRIPTION,
@@ -55,8 +58,8 @@ def create_app(
     app.router.redirect_slashes = False
     router = Router(engines, settings.target_seconds)
     admission = _create_admission(settings, router)
-    threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-    pool = _create_pool(settings, metrics)
+    threads = Threads(settings.decode_threads)
+    pool = _create_pool(settings, metrics, worker)
     inference = InferencePipeline(
         router,
         admission,
@@ -68,13 +71,16 @@ def create_app(
     app.state.components = service.AppComponents(
         engines, admission, inference, settings.default_r, settings.media_limits
     )
+    app.state.known_params = images.KnownParams(
+        settings.default_r, settings.media_limits[Modality.VIDEO].max_windows
+    )
     app.state.decoders = Decoders(pool)
     engines.before_jobs = app.state.decoders.start_for
     app.state.metrics = metrics
     app.state.tracing = create_tracing()
     _add_routes(app, settings)
     problem_details.add_exception_handlers(app, metrics)
-    _add_middleware(app, settings, keys, admission, metrics)
+    app.requests = _create_middleware(app, settings, keys, admission, metrics)
     _observe_engines(engines, metrics)
     return app
 
@@ -88,9 +94,9 @@ def _create_admission(settings: Settings, router: Router) -> Admission:
     return Admission(router, limits, settings.max_inflight_bytes)
 
 
-def _create_pool(settings: Settings, metrics: Metrics) -> DecodePool:
+def _create_pool(settings: Settings, metrics: Metrics, worker: int) -> DecodePool:
     return DecodePool(
-        settings.decode_workers,
+        settings.decode_workers_of(worker),
         settings.media_limits,
         settings.media_decode_timeout,
         on_worker_lost=metrics.observe_lost_worker,
@@ -105,19 +111,20 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
         app.include_router(prometheus.router)
 
 
-def _add_middleware(
-    app: FastAPI, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
-) -> None:
-    def is_draining() -> bool:
-        return admission.draining
+def _create_middleware(
+    app: Application, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
+) -> RequestMiddleware:
+    def is_closing() -> bool:
+        return admission.closing
 
-    app.add_middleware(
-        RequestMiddleware,
-        metrics=metrics,
-        keys=keys,
+    return RequestMiddleware(
+        app.answer_by_route,
+        metrics,
+        keys,
         image_routes=_image_routes(),
+        endpoints=images.endpoints(),
         check_room=admission.check_room,
-        is_draining=is_draining,
+        is_closing=is_closing,
         tracing=app.state.tracing,
         cors_origins=settings.cors_origins,
         root_path=settings.root_path,
@@ -132,10 +139,10 @@ def _image_routes() -> list[APIRoute]:
     ]
 
 
-def _observe_engines(engines: EngineGroup, metrics: Metrics) -> None:
+def _observe_engines(engines: Engines, metrics: Metrics) -> None:
     def queued_jobs() -> int:
         return engines.queued
 
     metrics.queue_jobs.set_function(queued_jobs)
-    for supervisor in engines.supervisors:
-        metrics.observe_engine(supervisor.name, supervisor.heartbeat, supervisor.is_ready)
+    for engine, row in enumerate(engines.board.engines):
+        metrics.observe_engine(str(engine), row)

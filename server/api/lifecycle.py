@@ -1,21 +1,22 @@
-"""The lifecycle of the API process: listen, wait for the engines, serve, stop."""
+"""The life of an API process: wait for orders of the parent process, serve, stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+import time
+from collections.abc import Coroutine
 from typing import Any
 
 from server.allocator import freeze_live_objects
 from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
-from server.api.transport.addresses import UnixListener, listen, url
+from server.api.transport.acceptor import ConnectionBalance
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.listener import (
     MAX_METRICS_CONNECTIONS,
@@ -24,91 +25,93 @@ from server.api.transport.listener import (
     http_config,
 )
 from server.api.transport.protocol import ConnectionRegistry
-from server.engine_client.group import EngineGroup
+from server.engine_client.engines import Engines
 from server.errors import EngineStartError
-from server.media.modality import Modality
+from server.ipc.api_config import ApiConfig
+from server.ipc.board import BEAT_SECONDS, Board, WorkerRow
+from server.ipc.channel import ChannelClosed
+from server.ipc.control import (
+    ApiFailed,
+    Close,
+    Drain,
+    Drained,
+    EngineAttached,
+    EngineEnded,
+    EngineGivenUp,
+    EngineUnusable,
+    EngineUp,
+    Retire,
+    RetireWanted,
+    Serve,
+    Started,
+)
+from server.ipc.control_channel import ControlChannel
 from server.metrics.api import Metrics
+from server.metrics.memory import MetricsMemory
 from server.settings import Settings
-from server.system.unix_http import socket_path
 
 log = logging.getLogger("tome.server")
 
-# Which of the examples the line names that says that the server is ready, or what it says instead.
-_EXAMPLES = {
-    Modality.IMAGE: ("*.png", "image.jpg"),
-    Modality.AUDIO: ("*.wav", "sound.wav"),
-    Modality.VIDEO: ("*.mp4", "video.mp4"),
-}
+_EXIT_PARENT_LOST = 1
 
 
-def run(settings: Settings, keys: tuple[str, ...], engines: EngineGroup, metrics: Metrics) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code.
+def run(
+    config: ApiConfig,
+    connection: socket.socket,
+    slots: int,
+    board: Board,
+    metrics_memory: MetricsMemory,
+) -> int:
+    """Serve until the parent says that this process ends, and return the exit code.
 
-    0: every admitted request has a response. 1: no engine could be kept alive, or requests were
-    left when the wait for them ended, by a second signal or after ``settings.drain_timeout``.
-    Connections that are aborted because their client does not read do not count.
+    0: every admitted request has a response, else 1.
 
     Args:
-        settings: of the server.
-        keys: the API keys; without any, every request passes.
-        engines: its processes have been started.
-        metrics: of the server.
-
-    Raises:
-        ConfigError: the server cannot listen on an address.
+        connection: the channel to the parent.
+        slots: descriptor of the memory of the slots.
+        metrics_memory: in which all processes count.
     """
-    unix = None
-    try:
-        metrics_listeners: list[socket.socket] = []
-        if settings.metrics_port is not None:
-            metrics_listeners = listen(settings.hosts, settings.metrics_port)
-        if settings.uds is not None:
-            unix = UnixListener(settings.uds)
-            listeners = [unix.socket]
-        else:
-            listeners = listen(settings.hosts, settings.port)
-        lifecycle = Lifecycle(
-            settings, ApiKeys(keys), engines, metrics, listeners, metrics_listeners, unix
-        )
-        try:
-            with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
-                return runner.run(lifecycle.run())
-        finally:
-            lifecycle.kill()
-    finally:
-        engines.kill(settings.stop_plan.kill)
-        if unix is not None:
-            unix.remove_file()
+    settings = config.settings
+    metrics = Metrics(metrics_memory, config.worker)
+    engines = Engines(
+        board,
+        config.board,
+        slots,
+        config.worker,
+        settings.max_batch,
+        on_models=metrics.observe_models,
+    )
+    lifecycle = Lifecycle(config, engines, metrics, board.workers[config.worker], connection)
+    with asyncio.Runner(loop_factory=lifecycle.loop_factory) as runner:
+        return runner.run(lifecycle.run())
 
 
 class Lifecycle:
-    """Starts and stops the engines and the HTTP servers in front of them, in order.
+    """Serves HTTP between the orders of the parent process.
 
     Args:
-        listeners: for requests.
-        metrics_listeners: on the port of the metrics; none if they have no port of their own.
-        unix: the one of ``listeners`` that has a file, if any.
+        row: of this process on the board.
+        connection: the channel to the parent.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        keys: ApiKeys,
-        engines: EngineGroup,
+        config: ApiConfig,
+        engines: Engines,
         metrics: Metrics,
-        listeners: list[socket.socket],
-        metrics_listeners: list[socket.socket],
-        unix: UnixListener | None = None,
+        row: WorkerRow,
+        connection: socket.socket,
     ) -> None:
+        settings = config.settings
         self._plan = settings.stop_plan
         self._engines = engines
-        self._unix = unix
-        self._urls = [url(listener) for listener in listeners]
-        app = create_app(settings, keys, engines, metrics)
+        self._row = row
+        self._connection = connection
+        app = create_app(settings, ApiKeys(config.keys), engines, metrics, config.worker)
         self._admission = app.state.components.admission
         self._decoders = app.state.decoders
         self._tracing = app.state.tracing
-        max_connections = allow_connections(settings.max_connections)
+        max_connections = allow_connections(-(-settings.max_connections // config.board.workers))
 
         def create_registry(limit: int) -> ConnectionRegistry:
             return ConnectionRegistry(
@@ -120,97 +123,131 @@ class Lifecycle:
                 settings.stop_plan,
             )
 
-        config = http_config(app, create_registry(max_connections), settings.forwarded_allow_ips)
-        self.loop_factory = config.get_loop_factory()
-        self._servers = {HttpServer(config): listeners}
-        if metrics_listeners:
+        http = http_config(app, create_registry(max_connections), settings.forwarded_allow_ips)
+        self.loop_factory = http.get_loop_factory()
+        balance = ConnectionBalance(engines.board, config.worker)
+        server = HttpServer(http, balance.has_fewest)
+        self._servers = {server: _sockets(config.listeners)}
+        if config.metrics_listeners:
             registry = create_registry(min(max_connections, MAX_METRICS_CONNECTIONS))
-            metrics_config = http_config(create_metrics_app(metrics), registry)
-            self._servers[HttpServer(metrics_config)] = metrics_listeners
-        self._stop_requested = asyncio.Event()
-        self._stop_forced = asyncio.Event()
+            metrics_http = http_config(create_metrics_app(metrics), registry)
+            self._servers[HttpServer(metrics_http)] = _sockets(config.metrics_listeners)
+        self._serving: asyncio.Task[None] | None = None
+        self._pids: dict[int, int] = {}  # of the engines
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+        self._forced = False
+        self._all_answered = True
 
     async def run(self) -> int:
-        """Serve until a signal, stop, and return the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-        # The servers listen before the models are loaded: a health check sees a live server that is
-        # not ready, not a refused connection.
-        serving = asyncio.create_task(self._serve())
-        supervision = asyncio.create_task(self._engines.run())
-        engines_alive = await self._wait_for_stop(supervision)
-        self._admission.stop_admitting(self._plan.bodies)
-        all_answered = await self._wait_for_requests()
-        forced_stop = asyncio.create_task(self._stop_forced.wait())
-        await self._stop_servers(serving, forced_stop, all_answered)
-        await self._stop_engines(forced_stop, all_answered)
-        supervision.cancel()
-        await asyncio.gather(supervision, return_exceptions=True)
+        """Follow the orders until one says that the process ends, and return the exit code."""
+        loop = asyncio.get_running_loop()
+        control = ControlChannel(self._connection)
+        # A signal to all processes at once stops the server, whose end the parent orders.
+        loop.add_signal_handler(signal.SIGTERM, control.send, RetireWanted())
+        self._engines.on_lost = lambda engine: control.send(
+            EngineUnusable(engine, self._pids[engine])
+        )
+        self._start(self._beat())
+        self._start(self._follow_orders(control))
+        control.send(Started())
+        await self._closing.wait()
+        await self._stop_serving()
+        self._engines.close()
+        await self._stop_decoders()
         await self._abort_connections()
         if self._tracing is not None:
             self._tracing.shutdown(self._plan.spans)
-        return 0 if engines_alive and all_answered else 1
+        return 0 if self._all_answered else 1
+
+    async def _follow_orders(self, control: ControlChannel) -> None:
+        try:
+            while True:
+                order, connection = await control.receive()
+                self._follow(order, connection, control)
+        except ChannelClosed:
+            log.error("the parent process has ended; this process ends too")
+            self._decoders.kill()
+            sys.stderr.flush()
+            os._exit(_EXIT_PARENT_LOST)
+
+    def _follow(
+        self, order: object, connection: socket.socket | None, control: ControlChannel
+    ) -> None:
+        match order:
+            case EngineUp() if connection is not None:
+                self._start(self._use_engine(order, connection, control))
+            case EngineEnded(engine=engine):
+                self._engines.engine_ended(engine)
+            case EngineGivenUp(engine=engine):
+                self._engines.engine_given_up(engine)
+            case Serve():
+                self._serving = asyncio.create_task(self._serve())
+                self._row.set_accepting(True)
+            case Drain():
+                self._start(self._drain(control))
+            case Close(forced=forced):
+                self._close(forced)
+            case Retire():
+                self._retire()
+            case _:
+                raise AssertionError(f"the parent sent {type(order).__name__}")
+
+    async def _use_engine(
+        self, up: EngineUp, connection: socket.socket, control: ControlChannel
+    ) -> None:
+        """Send jobs to an engine from now on, and tell the parent so."""
+        is_first = not self._engines.models
+        self._pids[up.engine] = up.pid
+        try:
+            await self._engines.engine_up(up, connection)
+        except EngineStartError as error:
+            return control.send(ApiFailed(str(error)))
+        if is_first:
+            freeze_live_objects()
+        control.send(EngineAttached(up.engine))
 
     async def _serve(self) -> None:
         servers = self._servers.items()
         await asyncio.gather(*(server.serve(sockets=listeners) for server, listeners in servers))
 
-    async def _wait_for_stop(self, supervision: asyncio.Task[None]) -> bool:
-        """Serve until a signal (True), or until no engine can be kept alive (False)."""
-        stop_requested = asyncio.create_task(self._stop_requested.wait())
-        ready = asyncio.create_task(self._engines.wait_ready())
-        await wait_for_first(stop_requested, supervision, ready)
-        if ready.done():
-            freeze_live_objects()
-            default = next(iter(self._engines.models.values()))
-            sys.stdout.write(ready_line(self._urls, default.modality))
-            sys.stdout.flush()
-            await wait_for_first(stop_requested, supervision)
-        ready.cancel()
-        if not supervision.done():
-            return True
-        error = supervision.exception()
-        # The message of an EngineStartError explains itself; other errors need their traceback.
-        traceback_error = None if isinstance(error, EngineStartError) else error
-        log.error("%s", error, exc_info=traceback_error)
-        return False
+    async def _drain(self, control: ControlChannel) -> None:
+        """Refuse new requests, and report when every admitted one has its response."""
+        self._admission.stop_admitting(self._plan.bodies)
+        self._all_answered = await self._admission.wait_until_drained(self._plan.drain)
+        control.send(Drained(self._all_answered))
 
-    async def _wait_for_requests(self) -> bool:
-        """Wait until every admitted request has a response. Return whether all of them have."""
-        log.info("stopping; %d requests are in flight", self._admission.admitted)
-        return await self._admission.wait_until_drained(self._plan.drain, self._stop_forced)
+    def _close(self, forced: bool) -> None:
+        """End; without a wait for connections if ``forced``."""
+        self._forced = forced
+        for server in self._servers:
+            server.force_exit = forced
+        self._closing.set()
 
-    async def _stop_servers(
-        self, serving: asyncio.Task[None], forced_stop: asyncio.Task[Any], all_answered: bool
-    ) -> None:
-        """Stop the HTTP servers; without a wait for their connections unless ``all_answered``."""
-        if self._unix is not None:
-            self._unix.remove_file()  # so that no connection follows those that are pending
+    def _retire(self) -> None:
+        """Accept nothing any more, answer what arrives on open connections, and end."""
+        self._admission.retire()
+        for server in self._servers:
+            server.accepts_pending = False
+        self._closing.set()
+
+    async def _stop_serving(self) -> None:
+        """Stop the HTTP servers; without a wait for their connections if the stop is forced."""
+        self._row.set_accepting(False)
+        if self._serving is None:
+            return
         for server in self._servers:
             server.should_exit = True
-            server.force_exit = not all_answered
-        timeout = self._plan.forced_send
-        if all_answered:
-            timeout = self._plan.accept + self._plan.send
-        await wait_for_first(serving, forced_stop, timeout=timeout)
+        timeout = self._plan.forced_send if self._forced else self._plan.accept + self._plan.send
+        await asyncio.wait([self._serving], timeout=timeout)
+        self._all_answered &= not self._admission.admitted
 
-    async def _stop_engines(self, forced_stop: asyncio.Task[Any], all_answered: bool) -> None:
-        """Let engines and decoders end; kill what has not when the time is over, or by force."""
-
-        async def stop_all() -> None:
-            await asyncio.gather(self._engines.stop(), self._decoders.stop())
-
-        stopping = asyncio.create_task(stop_all())
-        timeout = self._plan.engines if all_answered else 0
-        await wait_for_first(stopping, forced_stop, timeout=timeout)
-        self.kill()
+    async def _stop_decoders(self) -> None:
+        stopping = asyncio.create_task(self._decoders.stop())
+        await asyncio.wait([stopping], timeout=self._plan.abort)
+        self._decoders.kill()
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
-
-    def kill(self) -> None:
-        """Kill all engines and decoders at once."""
-        self._engines.kill()
-        self._decoders.kill()
 
     async def _abort_connections(self) -> None:
         counts = await asyncio.gather(*(server.abort_connections() for server in self._servers))
@@ -218,30 +255,27 @@ class Lifecycle:
         if incomplete:
             log.warning("%d connections were cut before their responses were complete", incomplete)
 
-    def _on_signal(self) -> None:
-        """Request a stop; force it at the second signal."""
-        if self._stop_requested.is_set():
-            self._stop_forced.set()
-        self._stop_requested.set()
+    async def _beat(self) -> None:
+        while True:
+            self._row.beat(time.monotonic())
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """End the process if a part of it has failed: the parent starts another."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("an API process failed", exc_info=task.exception())
+            self._all_answered = False
+            self._close(forced=True)
 
 
-def ready_line(urls: Sequence[str], modality: Modality) -> str:
-    """Return the line that says where the server listens, with an example request.
-
-    Args:
-        modality: of the default model.
-    """
-    pattern, example = _EXAMPLES[modality]
-    examples = sorted(Path("examples").glob(pattern))
-    if examples:
-        example = str(examples[0])
-    curl = f"curl --data-binary @{example}"
-    target = urls[0]
-    path = socket_path(target)
-    if path is not None:
-        curl += f" --unix-socket {path}"
-        target = "http://localhost"
-    return f"ready: {' '.join(urls)}  try: {curl} '{target}/classify?r=16'\n"
+def _sockets(descriptors: tuple[int, ...]) -> list[socket.socket]:
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
 
 def linger_limits(settings: Settings) -> LingerLimits:
@@ -252,8 +286,3 @@ def linger_limits(settings: Settings) -> LingerLimits:
     largest_media = max(settings.audio_body_bytes, settings.video_body_bytes)
     size = max(settings.max_body_bytes, largest_media, LingerLimits.size)
     return LingerLimits(settings.body_timeout, size)
-
-
-async def wait_for_first(*tasks: asyncio.Task[Any], timeout: float | None = None) -> None:
-    """Wait until the first of ``tasks`` is done, for ``timeout`` seconds at most."""
-    await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,6 @@
 """The command line: ``tome-serve serve | models | classify | visualize | evaluate | load | top``.
 
-Commands import what they need when they run. ``--help`` and a wrong flag then answer at once, and
-the engine process starts before the API process imports its own dependencies.
+Commands import what they need when they run: ``--help`` and a wrong flag then answer at once.
 """
 
 from __future__ import annotations
@@ -82,20 +81,14 @@ def _serve(settings: Settings) -> int:
     log.info("tome-serve %s starts on Python %s", VERSION, platform.python_version())
     from server.api_keys import Secrets, read_server_keys
     from server.catalog.entries import read_catalog
-    from server.engine_client.launch import create_engines
-    from server.metrics.api import Metrics
+    from server.supervision.lifecycle import run
 
     # Until the server installs its own handler no request is accepted, so a stop is a clean exit.
     signal.signal(signal.SIGTERM, _exit_cleanly)
     # Report a mistake in the catalog now, not after the engine process has imported torch.
     read_catalog(settings.config, settings.models)
     keys = read_server_keys(Secrets())
-    metrics = Metrics()
-    engines = create_engines(settings, metrics)
-    with logs.log_step(log, "importing the HTTP server"):
-        from server.api.lifecycle import run
-
-    return run(settings, keys, engines, metrics)
+    return run(settings, keys)
 
 
 def _exit_cleanly(signal_number: int, frame: FrameType | None) -> None:

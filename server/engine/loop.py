@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from server.engine.clients import Clients
 from server.engine.device import errors
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
@@ -28,9 +29,9 @@ from server.engine.scheduling.batch_limit import BatchLimit
 from server.engine.scheduling.calibration import Calibration
 from server.engine.scheduling.scheduler import ScheduledJob, Scheduler
 from server.errors import DeviceLost
-from server.ipc.channel import BadMessage, Channel
-from server.ipc.messages import BatchDone, Cancel, Failure, Job, Outcome, Stop
-from server.ipc.shared_memory import HeartbeatPage, Slots
+from server.ipc.board import EngineRow
+from server.ipc.messages import BatchDone, Failure, Outcome
+from server.ipc.shared_memory import Slots
 from server.latency.cost import CostFeatures, batch_features
 
 log = logging.getLogger("tome.engine")
@@ -87,25 +88,28 @@ class Loop:
     Ends after it is told to stop, once no job is left (graceful shutdown).
 
     Args:
-        page: where the loop shows which batch runs and how long it should take.
+        clients: where jobs come from, with the same scheduler.
+        row: where the loop shows which batch runs and how long it should take.
+        on_batch: called with every batch that ran, before clients get their shares of it.
     """
 
     def __init__(
         self,
-        channel: Channel,
+        clients: Clients,
         scheduler: Scheduler,
         models: Mapping[str, EngineModel],
         slots: Slots,
-        page: HeartbeatPage,
+        row: EngineRow,
+        on_batch: Callable[[BatchDone], None],
     ) -> None:
-        self._channel = channel
+        self._clients = clients
         self._scheduler = scheduler
         self._models = models
         self._slots = slots
-        self._page = page
+        self._row = row
+        self._on_batch = on_batch
         self._limit = BatchLimit(scheduler.bounds.images)
-        page.set_batch_limit(self._limit.current)
-        self._stopping = False
+        row.set_batch_limit(self._limit.current)
         self._current: LaunchedBatch | None = None  # the batch that the device works on
         self._launch_seconds = 0.0  # duration of the last launch on the host
 
@@ -113,48 +117,36 @@ class Loop:
         """Serve until stopped.
 
         Raises:
-            ChannelClosed: the API process has ended.
+            ChannelClosed: the parent process has ended.
             BadMessage: it sent what is no message to an engine.
             DeviceLost: no batch can run any more; jobs in flight have no outcome.
         """
-        while not self._stopping or len(self._scheduler) or self._current:
-            self._receive_messages()
-            if self._current and self._current.done:
-                self._collect_and_reply(self._current, following=None)
-            queue_empty = not len(self._scheduler)
-            if self._current and (queue_empty or self._time_left()):
-                continue
-            following = self._launch_next()
-            if self._current and following:
-                self._collect_and_reply(self._current, following)
-            elif following:
-                self._current = following
+        try:
+            while not self._clients.stopping or len(self._scheduler) or self._current:
+                self._clients.receive(self._receive_timeout())
+                self._run_next()
+            self._clients.flush()
+        finally:
+            self._clients.close()
 
-    def _receive_messages(self) -> None:
-        """Handle the messages that have arrived; wait for one only if nothing else is to do."""
-        cancelled = []
-        for message in self._channel.receive_all(timeout=self._receive_timeout()):
-            match message:
-                case Job():
-                    self._scheduler.add(message)
-                case Cancel(id=job_id):
-                    if self._scheduler.cancel(job_id):
-                        cancelled.append(Outcome(job_id, Failure.CANCELLED))
-                case Stop():
-                    self._stopping = True
-                case _:
-                    raise BadMessage(f"the loop received {type(message).__name__}")
-        if cancelled:
-            self._reply_without_running(cancelled)
-
-    def _reply_without_running(self, not_run: Sequence[Outcome]) -> None:
-        self._channel.send(BatchDone("", tuple(not_run)))
+    def _run_next(self) -> None:
+        """Reply for the batch in flight if it is done, and launch the next one if it is time."""
+        if self._current and self._current.done:
+            self._collect_and_reply(self._current, following=None)
+        queue_empty = not len(self._scheduler)
+        if self._current and (queue_empty or self._time_left()):
+            return
+        following = self._launch_next()
+        if self._current and following:
+            self._collect_and_reply(self._current, following)
+        elif following:
+            self._current = following
 
     def _receive_timeout(self) -> float | None:
         """Return the seconds to wait for messages; None: no limit."""
         has_queued = len(self._scheduler) > 0
         if not self._current:
-            return 0.0 if has_queued or self._stopping else None
+            return 0.0 if has_queued or self._clients.stopping else None
         if self._current.done or (has_queued and not self._time_left()):
             return 0.0
         return _POLL_SECONDS
@@ -175,7 +167,7 @@ class Loop:
         not_run = [Outcome(job.id, Failure.EXPIRED) for job in taken.expired]
         not_run += [Outcome(job.id, Failure.REFUSED) for job in taken.refused]
         if not_run:
-            self._reply_without_running(not_run)
+            self._clients.reply(BatchDone("", tuple(not_run)))
         if not taken.batch:
             return None
         return self._launch_batch(taken.batch)
@@ -189,7 +181,7 @@ class Loop:
         predicted = cost_model.seconds(features)
         started = time.monotonic()
         if not self._current:
-            self._page.begin_batch(started, predicted)
+            self._row.begin_batch(started, predicted)
         in_flight: BatchInFlight | Exception
         try:
             in_flight = self._launch(model, batch)
@@ -216,18 +208,19 @@ class Loop:
             # through this frame would keep them.
             launched.in_flight.__traceback__ = None
         now = time.monotonic()
-        self._page.end_batch()
+        self._row.end_batch()
         if following:
             # The device began it when it finished the batch ahead, which may have been during the
             # launch. If the batch ahead ran again in parts, the time is not known.
             started = following.started if was_done else now
             following = replace(following, started=started, timed=not result.failures)
-            self._page.begin_batch(started, following.predicted)
+            self._row.begin_batch(started, following.predicted)
         self._current = following
         seconds = now - launched.started
         predicted_seconds, r0_seconds = self._learn_from(launched, result, seconds)
         reply = self._build_reply(launched, result, seconds, predicted_seconds, r0_seconds)
-        self._channel.send(reply)
+        self._on_batch(reply)
+        self._clients.reply(reply)
 
     def _learn_from(
         self,
@@ -272,7 +265,6 @@ class Loop:
             predicted_seconds=predicted_seconds,
             r0_seconds=r0_seconds,
             failures=batch_failures(result),
-            cost_model=launched.model.calibration.cost_model,
         )
 
     def _update_batch_limit(self, result: IsolationResult, images: int) -> None:
@@ -287,7 +279,7 @@ class Loop:
             limit = self._limit.current
             log.warning("memory ran out lately: batches have at most %d images now", limit)
             self._scheduler.bounds = replace(self._scheduler.bounds, images=limit)
-            self._page.set_batch_limit(limit)
+            self._row.set_batch_limit(limit)
 
     def _collect(
         self,
@@ -306,7 +298,7 @@ class Loop:
         model = launched.model
         if batch is not launched.batch:
             schedules = [scheduled.schedule for scheduled in batch]
-            self._page.begin_batch(time.monotonic(), model.calibration.predict(schedules))
+            self._row.begin_batch(time.monotonic(), model.calibration.predict(schedules))
             in_flight = self._launch(model, batch)
         elif isinstance(launched.in_flight, Exception):
             raise launched.in_flight

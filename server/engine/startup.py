@@ -49,7 +49,7 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
     """
     specs = read_catalog(config.catalog_path, config.models)
     limit_isa(config.cpu_isa)
-    threads = set_threads(config.threads, config.engine_count)
+    threads = set_threads(config.threads, config.board.engines)
     with log_step(log, f"opening device {config.device}"):
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)

@@ -2,35 +2,35 @@
 
 Engine and time follow from the predicted seconds of each engine, by its own cost model: admission
 prices an image on the engine that would complete it first, and that engine gets it.
-`server.latency.queueing` is the prediction.
+`server.latency.queueing` is the prediction. The queue is that of all API processes: each records
+the work of its images on the board.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from server.engine_client.group import EngineGroup
-from server.engine_client.process import Result
-from server.engine_client.slots import SlotAllocator
-from server.engine_client.supervisor import Supervisor
+from server.engine_client.engines import Engines
+from server.engine_client.link import EngineLink, Result
 from server.errors import EngineLost, Overloaded, Refusal
 from server.ipc.messages import Job, OutputKind
+from server.latency import queueing
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 from tome_core.schedule import Schedule
 
 _RETRY_VALID_SECONDS = 0.1  # time for which a computed `Retry-After`, in whole seconds, is reused
-
-_job_ids = itertools.count(1)
 
 
 class Router:
@@ -40,36 +40,34 @@ class Router:
         target_seconds: time in which an image without a deadline is due.
     """
 
-    def __init__(self, engines: EngineGroup, target_seconds: float) -> None:
+    def __init__(self, engines: Engines, target_seconds: float) -> None:
         self.engines = engines
         self._slots = engines.slots
+        self._board = engines.board
         self._target_seconds = target_seconds
-        # By slot: images that are admitted, but not submitted to an engine yet.
-        self._unsubmitted: dict[int, WorkEstimate] = {}
+        self._job_ids = itertools.count(engines.worker + 1, engines.workers)
         # Clients choose schedules, and most choose the same few.
         self._image_cost = lru_cache(maxsize=1024)(self._compute_image_cost)
+        self._model_index = lru_cache(maxsize=None)(self._find_model_index)
         self._retry_seconds = 0
         self._retry_valid_until = 0.0
 
     @property
     def ready(self) -> bool:
         """Whether at least one engine accepts jobs."""
-        return bool(self._ready_engines())
+        return self.engines.ready
 
     def retry_after(self) -> int:
         """Return the seconds until the shortest queue is empty, or until an engine is ready."""
-        engines = self._ready_engines()
-        if not engines:
-            return whole_retry_seconds(min(engine.ready_in for engine in self.engines.supervisors))
+        links = self.engines.links
+        if not links:
+            return whole_retry_seconds(self.engines.ready_in())
         now = time.monotonic()
         if now > self._retry_valid_until:
             # Every refused request needs this number, and to compute it takes a pass over the
             # whole queue.
             self._retry_valid_until = now + _RETRY_VALID_SECONDS
-            shortest = min(
-                engine.process.queue_seconds(self._queue(engine, due=float("inf")))
-                for engine in engines
-            )
+            shortest = min(self._queue_seconds(link) for link in links.values())
             self._retry_seconds = whole_retry_seconds(shortest)
         return self._retry_seconds
 
@@ -90,7 +88,7 @@ class Router:
 
     @property
     def free_slots(self) -> int:
-        """How many images could be leased a slot now."""
+        """How many images could be leased a slot of this process now."""
         return len(self._slots.free)
 
     def seconds_to_complete(self, work: WorkEstimate, images: int = 1) -> float:
@@ -100,15 +98,15 @@ class Router:
         Ahead of them is all work that is due earlier, including images that are not submitted yet,
         each under the schedule that merges most.
         """
-        engines = self._ready_engines()
-        if not engines:
+        links = self.engines.links
+        if not links:
             return 0.0
-        part = math.ceil(images / len(engines))
-        return min(self._completion_seconds(work, engine, part) for engine in engines)
+        part = math.ceil(images / len(links))
+        return min(self._completion_seconds(work, link, part) for link in links.values())
 
     def check_ready(self) -> None:
         """Raise `Overloaded` while no engine is ready."""
-        if not self.ready:
+        if not self.engines.links:
             raise Overloaded(
                 "the models are not loaded",
                 retry_after=self.retry_after(),
@@ -116,7 +114,7 @@ class Router:
             )
 
     def check_room(self) -> None:
-        """Raise `Overloaded` while no slot is free."""
+        """Raise `Overloaded` while no slot of this process is free."""
         if not self._slots.free:
             raise Overloaded(
                 f"{self._slots.count} images are waiting already",
@@ -124,107 +122,145 @@ class Router:
                 reason=Refusal.QUEUE_FULL,
             )
 
-    @contextlib.contextmanager
-    def lease(self, work: WorkEstimate | None = None) -> Iterator[Lease]:
-        """Hold one slot.
+    def lease(self, work: WorkEstimate | None = None) -> Lease:
+        """Return a hold on one slot, which begins when its block is entered.
 
         The slot is free again on leaving; or, if its job was submitted, when the engine has
         answered or ended.
 
         Args:
-            work: the work of the image, which counts as queued from now on.
+            work: the work of the image, which counts as queued from the entry on.
 
         Raises:
-            Overloaded: no slot is free, or no engine is ready.
+            Overloaded: on entering: no slot is free, or no engine is ready.
         """
+        return Lease(self, work)
+
+    def take_slot(self, work: WorkEstimate | None) -> int:
+        """Return a slot that was free. Raises as entering a `lease` does."""
         self.check_ready()
         self.check_room()
         slot = self._slots.free.pop()
         if work is not None:
-            self._unsubmitted[slot] = work
-        lease = Lease(self._slots, slot, self.submit)
-        try:
-            yield lease
-        finally:
-            if not lease.submitted:
-                self._unsubmitted.pop(slot, None)
-                self._slots.release(slot)
+            self._board.admit(slot, self._model_index(work.model), work)
+        return slot
 
-    def submit(self, job: Job) -> asyncio.Future[Result]:
+    def submit(self, job: Job, work: WorkEstimate | None = None) -> asyncio.Future[Result]:
         """Send a job to the engine that would complete it first.
 
         Cancelling the future cancels the job.
 
+        Args:
+            work: the work with which its slot was taken; None if the slot counts none yet.
+
         Raises:
             EngineLost: no engine is ready; the slot still belongs to the caller.
         """
-        if not self.ready:
+        links = self.engines.links
+        if not links:
             raise EngineLost(
                 "the model process was lost; please retry",
                 retry_after=self.retry_after(),
             )
-        work = self._unsubmitted.pop(job.slot, None) or self.estimate_work(
-            job.model, job.choices, job.deadline
-        )
-        return self._first_to_complete(work).process.submit(job, work)
+        if work is None:
+            work = self.estimate_work(job.model, job.choices, job.deadline)
+            self._board.admit(job.slot, self._model_index(job.model), work)
+        link = self._first_to_complete(work, job.slot)
+        self._board.submit(job.slot, link.engine)
+        return link.submit(job)
+
+    def next_job_id(self) -> int:
+        """Return an id that no job of any API process has."""
+        return next(self._job_ids)
 
     def _compute_image_cost(self, model: str, schedule: Schedule) -> ImageCost:
         return self.engines.models[model].geometry.image_cost(schedule)
 
-    def _ready_engines(self) -> list[Supervisor]:
-        return [engine for engine in self.engines.supervisors if engine.process.ready]
+    def _find_model_index(self, model: str) -> int:
+        return list(self.engines.models).index(model)
 
-    def _first_to_complete(self, work: WorkEstimate) -> Supervisor:
-        engines = self._ready_engines()
-        if len(engines) == 1:
-            return engines[0]  # without a prediction, which takes a pass over the queue
+    def _first_to_complete(self, work: WorkEstimate, slot: int) -> EngineLink:
+        links = self.engines.links
+        if len(links) == 1:
+            (only,) = links.values()
+            return only  # without a prediction, which takes a pass over the queue
+        # An image is not ahead of itself.
+        self._board.release(slot)
 
-        def seconds_and_length(engine: Supervisor) -> tuple[float, int]:
-            return self._completion_seconds(work, engine), engine.process.queued
+        def seconds_and_length(link: EngineLink) -> tuple[float, int]:
+            return self._completion_seconds(work, link), self._board.submitted_to(link.engine)
 
-        return min(engines, key=seconds_and_length)
+        return min(links.values(), key=seconds_and_length)
 
-    def _completion_seconds(self, work: WorkEstimate, engine: Supervisor, images: int = 1) -> float:
-        ahead = self._queue(engine, work.due) + [work] * (images - 1)
-        return engine.process.completion_seconds(work, ahead)
+    def _queue_seconds(self, link: EngineLink) -> float:
+        """Return the seconds from now until the engine has run its queue and current batch."""
+        queue = self._queue(link, due=math.inf)
+        max_batch = self.engines.max_batch
+        seconds = queueing.queue_seconds(queue, link.cost_models, max_batch)
+        elapsed, _ = self._current_batch_seconds(link)
+        return max(0.0, seconds - elapsed)
 
-    def _queue(self, engine: Supervisor, due: float) -> list[WorkEstimate]:
-        """Return the work that ``engine`` runs before a job that is due at ``due``.
+    def _completion_seconds(self, work: WorkEstimate, link: EngineLink, images: int = 1) -> float:
+        """Return the seconds until the last of ``images`` is complete; see `queueing`."""
+        ahead = self._queue(link, work.due) + [work] * (images - 1)
+        elapsed, remaining = self._current_batch_seconds(link)
+        max_batch = self.engines.max_batch
+        return queueing.completion_seconds(
+            work, ahead, elapsed, link.cost_models, max_batch, remaining
+        )
+
+    def _current_batch_seconds(self, link: EngineLink) -> tuple[float, float]:
+        """Return for how long the current batch has run, and how much of its prediction is left."""
+        heartbeat = self._board.engines[link.engine].heartbeat()
+        if not heartbeat.batch_started:
+            return 0.0, 0.0
+        elapsed = min(time.monotonic() - heartbeat.batch_started, heartbeat.predicted_seconds)
+        return elapsed, heartbeat.predicted_seconds - elapsed
+
+    def _queue(self, link: EngineLink, due: float) -> list[WorkEstimate]:
+        """Return the work that an engine runs before a job that is due at ``due``.
 
         Images that are not submitted yet are divided evenly among the engines.
         """
-        engines = self._ready_engines()
-        part = slice(engines.index(engine), None, len(engines))
-        unsubmitted = list(self._unsubmitted.values())[part]
-        queued = [*engine.process.queued_work(), *unsubmitted]
-        return [work for work in queued if work.due <= due]
+        models = tuple(self.engines.models)
+        ready = list(self.engines.links)
+        part = slice(ready.index(link.engine), None, len(ready))
+        unsubmitted = self._board.unsubmitted_work(models, due)[part]
+        return self._board.work_of(link.engine, models, due) + unsubmitted
 
 
-class Lease:
+class Lease(AbstractContextManager["Lease"]):
     """One image's hold on a slot, from `Router.lease`: write the image, then run it.
 
     A sound or video may write and run several of its windows, one after the other.
-
-    Args:
-        slots: among them ``slot``.
-        submit: `Router.submit`.
 
     Attributes:
         submitted: whether an engine has the job, and the slot is not kept; then the engine's answer
             frees the slot.
     """
 
-    def __init__(
-        self,
-        slots: SlotAllocator,
-        slot: int,
-        submit: Callable[[Job], asyncio.Future[Result]],
-    ) -> None:
-        self._slots = slots
-        self._slot = slot
-        self._submit = submit
+    def __init__(self, router: Router, work: WorkEstimate | None) -> None:
+        self._router = router
+        self._slots = router.engines.slots
+        self._work = work
+        self._slot = -1  # none, before the block is entered
         self._normalised = False
         self.submitted = False
+
+    def __enter__(self) -> Self:
+        """Take the slot. Raises `Overloaded`."""
+        self._slot = self._router.take_slot(self._work)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give the slot back, unless an engine has it."""
+        if not self.submitted:
+            self._slots.free_after_lease(self._slot)
 
     def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
         """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
@@ -254,7 +290,7 @@ class Lease:
             EngineLost: no engine is ready, or the engine ended before the image was run.
         """
         job = Job(
-            id=next(_job_ids),
+            id=self._router.next_job_id(),
             slot=self._slot,
             model=model,
             choices=tuple(choices),
@@ -265,9 +301,10 @@ class Lease:
             normalised=self._normalised,
             request_id=request_id,
         )
-        future = self._submit(job)
+        future = self._router.submit(job, self._work)
         if keep_slot:
             self._slots.keep(self._slot)
+            self._work = None  # the next window counts when it is submitted
         else:
             self.submitted = True
         return await future

@@ -1,125 +1,178 @@
-"""Messages over a socket pair between API process and engine process, and how they are packed.
+"""The ends of the socket pairs between the processes of a server: of the engine and of its clients.
 
-A message is a length, 4 bytes in network byte order, and the pickle of a class of
-`server.ipc.messages`. Pickle is safe here: the engine process inherits its socket from the API
-process, and the pair has no name, so that no other process can connect to it.
-
-Every image needs a `Job` and an `Outcome`, thousands per second on a GPU. So both are pickled as
-plain tuples, and `copyreg` replaces the name of the function that rebuilds them by a number.
+`server.ipc.packing` says what a message is. `server.ipc.control_channel` has the end of the parent
+process and of an API process that are connected to each other or to an engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copyreg
-import pickle
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import fields
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-from server.ipc.engine_config import EngineConfig
-from server.ipc.messages import BatchDone, Job, Outcome, ToEngine
-from tome_core.schedule import Schedule
+from server.ipc.messages import ToEngine
+from server.ipc.packing import (
+    BadMessage,
+    Unpacker,
+    WithDescriptor,
+    check_type,
+    pack,
+    unpack,
+)
 
-Message = TypeVar("Message")
+__all__ = [
+    "AsyncChannel",
+    "BadMessage",
+    "Channel",
+    "ChannelClosed",
+    "WithDescriptor",
+    "check_type",
+    "pack",
+    "receive_piece",
+    "send_with_descriptor",
+    "unpack",
+    "wait_for",
+]
 
-_LENGTH = struct.Struct("!I")
-_CHUNK_BYTES = 1 << 20  # most bytes of one receive call
+_PIECE_BYTES = 1 << 18  # most bytes of one receive call
+_DESCRIPTOR = struct.Struct("@i")
+# For the descriptors of one receive call. Linux never returns those of several messages together.
+_ANCILLARY_BYTES = socket.CMSG_SPACE(16 * _DESCRIPTOR.size)
+# A peer that does not read is dropped when so much is unsent. Its slots bound what is: the outcomes
+# of a batch of large features are megabytes.
+_MOST_UNSENT_BYTES = 64 << 20
 # poll() waits for whole milliseconds. A loop with a batch on a GPU waits for less.
 _POLL_RESOLUTION = 0.001
-
-# Extension codes of pickle; `copyreg` reserves 240 to 255 for private use.
-_JOB_CODE = 0xF0
-_BATCH_DONE_CODE = 0xF1
 
 
 class ChannelClosed(Exception):
     """The other process has closed its end of the socket pair, or has ended."""
 
 
-class BadMessage(Exception):
-    """The other process has sent something that is no message, or none that is expected."""
+def send_with_descriptor(connection: socket.socket, message: object, descriptor: int) -> None:
+    """Send one message with a descriptor over a blocking socket.
 
-
-def check_type(message: object, expected: type[Message]) -> Message:
-    """Return ``message``. Raises `BadMessage` unless it is an ``expected`` one."""
-    if not isinstance(message, expected):
-        raise BadMessage(f"{type(message).__name__} was received, not {expected.__name__}")
-    return message
-
-
-def pack(message: Any) -> bytes:
-    """Return a message as bytes: its length and its pickle."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(body)) + body
-
-
-def unpack(body: bytes | memoryview) -> object:
-    """Return the message whose pickle is ``body``. Raises `BadMessage`."""
-    try:
-        return pickle.loads(body)
-    except Exception as error:  # whatever its content makes pickle or a constructor raise
-        raise BadMessage(f"a message of {len(body)} bytes cannot be read: {error}") from error
-
-
-def _reduce_job(job: Job) -> tuple[Callable[..., Job], tuple[Any, ...]]:
-    texts = " ".join(map(str, job.choices))
-    return restore_job, (job.id, job.slot, job.model, texts, *job[4:])
-
-
-def restore_job(number: int, slot: int, model: str, choices: str, *others: Any) -> Job:
-    """Return a job from its pickled fields, with the schedules as text.
-
-    Jobs with the same text share one tuple of schedules.
+    Raises:
+        ChannelClosed: the other end is closed.
     """
-    return Job(number, slot, model, _parse_schedules(choices), *others)
+    data = pack(message, has_descriptor=True)
+    try:
+        sent = socket.send_fds(connection, [data], [descriptor])
+        connection.sendall(data[sent:])
+    except OSError as error:
+        raise ChannelClosed from error
 
 
-@lru_cache(maxsize=1024)
-def _parse_schedules(texts: str) -> tuple[Schedule, ...]:
-    return tuple(map(Schedule.parse, texts.split(" ")))
+def receive_piece(connection: socket.socket, unpacker: Unpacker) -> list[Any] | None:
+    """Receive once, with descriptors, and return the messages that are complete.
+
+    Returns:
+        None if nothing has arrived at a socket that does not block.
+
+    Raises:
+        ChannelClosed: the other end is closed.
+        BadMessage: something else has arrived.
+    """
+    try:
+        # Not recv_fds(), which ignores its flags (CPython 3.11): child processes would inherit the
+        # descriptors.
+        piece, ancillary, _, _ = connection.recvmsg(
+            _PIECE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise ChannelClosed from error
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(data) - len(data) % _DESCRIPTOR.size
+            unpacker.add_descriptors(number for (number,) in _DESCRIPTOR.iter_unpack(data[:whole]))
+    if not piece:
+        raise ChannelClosed
+    return unpacker.messages(piece)
 
 
-def _reduce_batch_done(batch: BatchDone) -> tuple[Callable[..., BatchDone], tuple[Any, ...]]:
-    model, outcomes, *others = [getattr(batch, field.name) for field in fields(batch)]
-    return restore_batch_done, (model, list(map(tuple, outcomes)), *others)
-
-
-def restore_batch_done(model: str, outcomes: list[tuple[Any, ...]], *others: Any) -> BatchDone:
-    """Return a batch from its pickled fields, with the outcomes as plain tuples."""
-    return BatchDone(model, tuple(map(Outcome._make, outcomes)), *others)
-
-
-copyreg.pickle(Job, _reduce_job)
-copyreg.pickle(BatchDone, _reduce_batch_done)
-copyreg.add_extension(__name__, restore_job.__name__, _JOB_CODE)
-copyreg.add_extension(__name__, restore_batch_done.__name__, _BATCH_DONE_CODE)
+def wait_for(poll: select.poll, timeout: float | None) -> list[tuple[int, int]]:
+    """Return what `poll` has to report, after at most ``timeout`` seconds; None for no limit."""
+    if timeout is None:
+        return poll.poll()
+    if 0 < timeout < _POLL_RESOLUTION:
+        time.sleep(timeout)
+        timeout = 0.0
+    return poll.poll(timeout * 1000)
 
 
 class Channel:
-    """The engine's end of the socket pair: blocking, for a single thread."""
+    """The engine's end of a socket pair, for a single thread.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        connection: blocking or not.
+        descriptors: whether messages may come with descriptors. Otherwise the kernel drops those
+            that the other process sends.
+    """
+
+    def __init__(self, connection: socket.socket, *, descriptors: bool = False) -> None:
         self._socket = connection
+        self._takes_descriptors = descriptors
         # Not select(), which refuses descriptors from 1024 on (POSIX, FD_SETSIZE).
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
-        self._buffer = bytearray()
+        self._piece = memoryview(bytearray(_PIECE_BYTES))
+        self._unpacker = Unpacker()
         self._received: list[Any] = []
+        self._unsent = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `post` has kept bytes that the kernel has not taken yet."""
+        return bool(self._unsent)
 
     def send(self, message: Any) -> None:
-        """Send one message.
+        """Send one message, and wait until the kernel has taken it.
 
         Raises:
             ChannelClosed: the other end is closed.
         """
+        self.post(pack(message))
+        writable = select.poll()
+        writable.register(self._socket, select.POLLOUT)
+        while self._unsent:
+            writable.poll()
+            self.flush()
+
+    def post(self, data: bytes) -> None:
+        """Send packed messages without waiting: what the kernel does not take now is kept.
+
+        Raises:
+            ChannelClosed: the other end is closed, or its process does not read.
+        """
+        if len(self._unsent) > _MOST_UNSENT_BYTES:
+            raise ChannelClosed
+        if not self._unsent:
+            data = data[self._send_now(data) :]
+        self._unsent += data
+
+    def flush(self) -> None:
+        """Send what `post` has kept, as much as the kernel takes now.
+
+        Raises:
+            ChannelClosed: the other end is closed.
+        """
+        del self._unsent[: self._send_now(self._unsent)]
+
+    def _send_now(self, data: bytes | bytearray) -> int:
+        """Return how many bytes of ``data`` the kernel has taken."""
         try:
-            self._socket.sendall(pack(message))
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             raise ChannelClosed from error
 
@@ -144,54 +197,46 @@ class Channel:
             ChannelClosed: the other end is closed, and no message is left.
             BadMessage: something else has arrived.
         """
-        messages = self._received + self._unpack()
+        messages = self._received
         self._received = []
-        while self._is_readable(timeout=0.0 if messages else timeout):
-            chunk = self._receive_chunk()
-            if not chunk:
+        while wait_for(self._poll, 0.0 if messages else timeout):
+            try:
+                messages += self.receive_some()
+            except ChannelClosed:
                 if messages:
                     return messages
-                raise ChannelClosed
-            self._buffer += chunk
-            messages += self._unpack()
+                raise
         return messages
 
-    def _is_readable(self, timeout: float | None) -> bool:
-        """Wait up to ``timeout`` seconds until bytes have arrived or the other end is closed."""
-        if timeout is None:
-            return bool(self._poll.poll())
-        if 0 < timeout < _POLL_RESOLUTION:
-            time.sleep(timeout)
-            timeout = 0.0
-        return bool(self._poll.poll(timeout * 1000))
+    def receive_some(self) -> list[Any]:
+        """Return messages that have arrived, by one receive call; there may be more, or none.
 
-    def _receive_chunk(self) -> bytes:
-        """Return bytes that have arrived; none if the other end is closed."""
+        Not those that `receive` has kept.
+
+        Raises:
+            ChannelClosed: the other end is closed.
+            BadMessage: something else has arrived.
+        """
+        if self._takes_descriptors:
+            return receive_piece(self._socket, self._unpacker) or []
         try:
-            return self._socket.recv(_CHUNK_BYTES)
-        except OSError:
-            return b""
+            size = self._socket.recv_into(self._piece, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise ChannelClosed from error
+        if not size:
+            raise ChannelClosed
+        return self._unpacker.messages(self._piece[:size])
 
-    def _unpack(self) -> list[Any]:
-        """Remove all complete messages from the buffer and return them."""
-        messages = []
-        available = len(self._buffer)
-        start = 0
-        with memoryview(self._buffer) as view:
-            while start + _LENGTH.size <= available:
-                (size,) = _LENGTH.unpack_from(view, start)
-                body = start + _LENGTH.size
-                end = body + size
-                if end > available:
-                    break
-                messages.append(unpack(view[body:end]))
-                start = end
-        del self._buffer[:start]
-        return messages
+    def close(self) -> None:
+        """Close this end."""
+        self._unpacker.close()
+        self._socket.close()
 
 
 class AsyncChannel:
-    """The API's end of the socket pair, for asyncio.
+    """The end of an API process, for asyncio.
 
     Sending never waits: the number of slots bounds the messages that are not sent yet.
     """
@@ -199,6 +244,8 @@ class AsyncChannel:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._unpacker = Unpacker()
+        self._received: list[Any] = []
 
     @classmethod
     async def open(cls, connection: socket.socket) -> AsyncChannel:
@@ -206,7 +253,7 @@ class AsyncChannel:
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         return cls(reader, writer)
 
-    def send(self, message: EngineConfig | ToEngine) -> None:
+    def send(self, message: ToEngine) -> None:
         """Queue one message for sending; drop it if the channel is closed."""
         if not self._writer.transport.is_closing():
             self._writer.write(pack(message))
@@ -218,14 +265,29 @@ class AsyncChannel:
             ChannelClosed: the engine has closed its end, or has ended.
             BadMessage: something else has arrived.
         """
-        try:
-            length = await self._reader.readexactly(_LENGTH.size)
-            (size,) = _LENGTH.unpack(length)
-            body = await self._reader.readexactly(size)
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise ChannelClosed from error
-        return unpack(body)
+        if not self._received:
+            self._received = await self.receive_all()
+        return self._received.pop(0)
+
+    async def receive_all(self) -> list[Any]:
+        """Wait for messages and return all that have arrived, whatever they are.
+
+        Raises:
+            ChannelClosed: the engine has closed its end, or has ended.
+            BadMessage: something else has arrived.
+        """
+        messages = self._received
+        self._received = []
+        while not messages:
+            try:
+                piece = await self._reader.read(_PIECE_BYTES)
+            except ConnectionError as error:
+                raise ChannelClosed from error
+            if not piece:
+                raise ChannelClosed
+            messages = self._unpacker.messages(piece)
+        return messages
 
     def close(self) -> None:
-        """Close this end; the engine process then ends."""
+        """Close this end. The engine then drops the jobs of this API process."""
         self._writer.close()

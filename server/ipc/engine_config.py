@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.ipc.board import BoardSize
 from server.ipc.messages import Accelerations
 
 
@@ -15,13 +16,13 @@ class EngineConfig:
     Attributes:
         catalog_path: TOML file with the models to serve.
         models: timm names of models to serve with weights from the hub.
-        threads: number of CPU threads; 0 for one per core, divided by ``engine_count``.
+        threads: number of CPU threads; 0 for one per core, divided by the number of engines.
         levels: values of r for which the engine is warmed up.
         max_batch: most images in one batch.
         max_batch_work: most FLOPs of one batch, in images at r=0; 0 for those of ``max_batch``.
-        slots: number of slots in shared memory.
+        engine: its index.
+        board: the size of the board, which says how many engines and slots there are.
         target_seconds: time in which a job without a deadline is due.
-        engine_count: number of engines that share the CPU cores of the machine.
         accelerations: the accelerations that the engine may try.
         cpu_isa: the highest instruction set of the CPU kernels, or ``auto``.
     """
@@ -34,9 +35,9 @@ class EngineConfig:
     levels: tuple[int, ...]
     max_batch: int
     max_batch_work: float
-    slots: int
+    engine: int
+    board: BoardSize
     target_seconds: float
     log_level: str
-    engine_count: int = 1
     accelerations: Accelerations = field(default_factory=Accelerations)
     cpu_isa: str = "auto"

@@ -1,8 +1,10 @@
-"""The messages between the API process and an engine process: plain data.
+"""The messages of an engine process: plain data.
 
-API to engine: `EngineConfig`; `SlotsReady` as the answer to `Ready`; then `Job` and `Cancel`; at
-the end `Stop`. Engine to API: `Ready` or `StartFailed`; then one `BatchDone` per batch,
-and one without a batch for jobs that end without running (cancelled, expired or refused).
+Parent process to engine: `EngineConfig`; `SlotsReady` as the answer to `Ready`; at the end `Stop`;
+and those of `server.ipc.control`. Engine to parent: `Ready` or `StartFailed`.
+
+API process to engine: `Job` and `Cancel`. Engine to API process: `BatchDone`, one for each batch in
+which jobs of that process were, and some without a batch.
 
 Times are ``time.monotonic()`` seconds, which all processes of a machine share.
 """
@@ -235,10 +237,14 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchDone:
-    """One completed batch: its outcomes, and its numbers for the metrics.
+    """One completed batch: the outcomes of those jobs that the API process has sent, and numbers.
+
+    The numbers are those of the whole batch, with the jobs of other API processes.
 
     Or no batch, but the outcomes of jobs that ended without running: cancelled, expired or refused.
     Then ``model`` is empty, ``images`` is 0, and the jobs may be of several models.
+
+    Or only the cost model of ``model``, without outcomes; ``images`` is 0.
 
     Attributes:
         images: number of images in the batch.
@@ -248,7 +254,7 @@ class BatchDone:
             batch, or the one ahead of it, failed and ran again in parts.
         r0_seconds: predicted time of the same images at r=0; 0 in the same cases.
         failures: those of the batch; after a shortage of memory its halves may have succeeded.
-        cost_model: the cost model, updated with this batch.
+        cost_model: the latest cost model; None where it was sent a short time ago.
     """
 
     model: str
@@ -262,4 +268,4 @@ class BatchDone:
     cost_model: CostModel | None = None
 
 
-ToEngine = SlotsReady | Job | Cancel | Stop
+ToEngine = Job | Cancel  # from an API process

@@ -26,6 +26,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import mul
 from typing import NamedTuple
 
 from tome_core.cost import Cost
@@ -35,6 +36,7 @@ from tome_core.schedule import Schedule
 _TOKENS = 1e3
 _MACS = 1e9
 _PAIRS = 1e6
+_HOST_END = 3  # fields of `CostFeatures` that belong to the host
 
 
 class ImageCost(NamedTuple):
@@ -101,8 +103,13 @@ class CostFeatures(NamedTuple):
 
     def dot(self, other: CostFeatures) -> float:
         """Return the sum of products: seconds, for the features of a batch and coefficients."""
-        products = [a * b for a, b in zip(self, other, strict=True)]
-        return sum(products)
+        return sum(map(mul, self, other))
+
+    def seconds_of_sides(self, coefficients: CostFeatures) -> tuple[float, float]:
+        """Return the seconds of the host and those of the device, as `host_and_device` splits."""
+        host = sum(map(mul, self[:_HOST_END], coefficients))
+        device = sum(map(mul, self[_HOST_END:], coefficients[_HOST_END:]))
+        return host, device
 
 
 @dataclass(frozen=True)
@@ -231,10 +238,9 @@ def bottleneck(batch: CostFeatures, coefficients: CostFeatures) -> CostFeatures:
     """
     if not batch.device:
         return batch
+    host_seconds, device_seconds = batch.seconds_of_sides(coefficients)
     host, device = batch.host_and_device()
-    if host.dot(coefficients) > device.dot(coefficients):
-        return host
-    return device
+    return host if host_seconds > device_seconds else device
 
 
 @dataclass(frozen=True)
@@ -258,8 +264,11 @@ class CostModel:
 
     def seconds(self, batch: CostFeatures) -> float:
         """Return the predicted seconds of a batch, without the margin."""
-        slower_side = bottleneck(batch, self.coefficients)
-        undisturbed_seconds = slower_side.dot(self.coefficients)
+        # Without `bottleneck`, since several predictions are needed for each batch.
+        if batch.device:
+            undisturbed_seconds = max(batch.seconds_of_sides(self.coefficients))
+        else:
+            undisturbed_seconds = batch.dot(self.coefficients)
         return self.contention * undisturbed_seconds + self.delay
 
     def image_seconds(self, image_cost: ImageCost, mixed: bool = False) -> float:

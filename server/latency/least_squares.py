@@ -27,8 +27,8 @@ def nonnegative_least_squares(gram: Vector, moment: Vector) -> Vector:
     # Scale every column of A to length 1, so that the ridge has the same effect on each variable.
     squares = np.maximum(gram.diagonal(), _SMALLEST)
     scale = 1 / np.sqrt(squares)
-    gram = gram * np.outer(scale, scale)
-    gram = gram + _RIDGE * np.eye(size)
+    gram = gram * (scale[:, None] * scale)
+    gram.flat[:: size + 1] += _RIDGE  # on the diagonal
     moment = moment * scale
     largest = float(np.abs(moment).max())
     tolerance = _RELATIVE_TOLERANCE * max(largest, _SMALLEST)
@@ -56,9 +56,9 @@ def _minimise_free(
     A variable that would become negative is held at 0 from then on: ``free`` changes in place.
     """
     while True:
-        free_gram = gram[np.ix_(free, free)]
+        places = free.nonzero()[0]
         trial = np.zeros(len(moment))
-        trial[free] = np.linalg.solve(free_gram, moment[free])
+        trial[places] = np.linalg.solve(gram[places[:, None], places], moment[places])
         negative = free & (trial <= 0)
         if not negative.any():
             return trial

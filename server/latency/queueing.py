@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
+from typing import NamedTuple
 
 from server.latency.cost import CostModel, ImageCost
 from server.latency.queue_model import Bounds, ModelQueue
@@ -16,8 +17,7 @@ from server.latency.queue_model import Bounds, ModelQueue
 _LONGEST_RETRY = 60  # seconds; nobody can predict the queue any further ahead
 
 
-@dataclass(frozen=True)
-class WorkEstimate:
+class WorkEstimate(NamedTuple):
     """The work of one image, at least; the image may not be decoded yet.
 
     Attributes:

@@ -62,8 +62,8 @@ class MediaSettings(BaseModel):
         2,
         ge=1,
         le=64,
-        description="Processes that decode sounds and videos; they start with the first model of"
-        " either.",
+        description="Processes that decode sounds and videos, where models take these; default: 2,"
+        " or one for each API process.",
     )
     media_decode_timeout: float = Field(
         10.0,

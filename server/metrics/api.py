@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from server.decoding.process import Loss
 from server.errors import DeadlineExceeded, Refusal, RequestError
+from server.ipc.board import EngineRow
 from server.ipc.messages import BatchFailure, ModelInfo
-from server.ipc.shared_memory import Heartbeat
 from server.metrics import definitions
 from server.metrics.collector import SharedCollector
 from server.metrics.definitions import PREFIX, Definition
@@ -112,23 +111,25 @@ class Metrics:
     def observe_engine(
         self,
         engine: str,
-        read_heartbeat: Callable[[], Heartbeat],
-        is_ready: Callable[[], bool],
+        row: EngineRow,
     ) -> None:
-        """Export the state of an engine, which is read at every scrape."""
+        """Export the state of an engine, which is read from the board at every scrape."""
+
+        def is_ready() -> bool:
+            return row.ready
 
         def heartbeat_timestamp() -> float:
-            beat = read_heartbeat().beat
+            beat = row.heartbeat().beat
             if not beat:
                 return 0.0
             age = time.monotonic() - beat
             return time.time() - age
 
         def resident_bytes() -> float:
-            return read_heartbeat().resident_bytes
+            return row.heartbeat().resident_bytes
 
         def batch_limit() -> float:
-            return read_heartbeat().batch_limit
+            return row.heartbeat().batch_limit
 
         self.engine_ready.labels(engine).set_function(is_ready)
         self.engine_heartbeat.labels(engine).set_function(heartbeat_timestamp)

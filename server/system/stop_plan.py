@@ -16,6 +16,8 @@ class StopPlan:
         drain: every admitted request gets its response. Once it is over, requests are cut off.
         accept: connections that wait in the kernel are accepted and refused, before their socket
             closes. uvloop accepts one connection an iteration, so a busy loop needs time for all.
+        orders: orders of the parent process reach the API processes, and their reports reach it;
+            decode workers end.
         engines: engines end by themselves; they have no jobs any more. The others are killed.
         abort: requests that failed with their engines write their responses, and connections whose
             clients do not read are aborted.
@@ -29,6 +31,7 @@ class StopPlan:
 
     drain: float = 30.0
     accept: float = 2.0
+    orders: float = 1.0
     engines: float = 5.0
     abort: float = 1.0
     spans: float = 1.5
@@ -48,7 +51,12 @@ class StopPlan:
         return self.drain
 
     @property
+    def api_end(self) -> float:
+        """An API process without open connections ends."""
+        return self.abort + self.spans + self.orders
+
+    @property
     def total(self) -> float:
         """All phases together."""
-        after_send = self.engines + self.abort + self.spans + self.kill
+        after_send = self.api_end + self.orders + self.engines + self.kill
         return self.drain + self.accept + self.send + after_send

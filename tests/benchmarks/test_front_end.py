@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.front_end import __main__ as command_line
 from benchmarks.front_end import contenders, echo
 from benchmarks.front_end.__main__ import main, parse, plan
 from benchmarks.front_end.bodies import BODIES, SIZE, TENSOR_IMAGES
@@ -282,7 +283,8 @@ class TestReport:
 
 
 class TestCommandLine:
-    def test_all_take_turns(self, tmp_path: Path) -> None:
+    def test_all_take_turns(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(command_line, "find_spec", lambda name: True)
         args = parse(["--only", "ours,mosec,echo", "--workers", "1", "4", "--cores", "1"])
         turns = [
             (contender.name, contender.api_processes, cores)
@@ -348,7 +350,7 @@ def test_cores_are_given_back() -> None:
 def test_real_servers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.front_end.__main__.WARM_SECONDS", 0.2)
+    monkeypatch.setattr("benchmarks.front_end.__main__.WARM_SECONDS", 1)
     there = [name for name in ("mosec", "litserve") if find_spec(name)]
     only = ",".join(["ours", *there, "echo"])
     output = tmp_path / "runs.json"

@@ -1,4 +1,5 @@
-"""``make chaos``: every scenario in its long form, and the report that the numbers make.
+"""``make chaos``: every scenario in its long form, with one and with three API processes, and the
+report that the numbers make.
 
 Pieces add up: ``--only sigterm --times 10`` five times is the same as fifty at once. ``--fresh``
 forgets what the same scenarios found before.
@@ -11,7 +12,9 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -39,26 +42,33 @@ def main() -> int:
     }
     with tempfile.TemporaryDirectory() as folder:
         oracle = Oracle(Path(folder))
-        for scenario in chosen:
+        for scenario, workers in product(chosen, args.workers):
             known = read(args.results)
             if args.fresh:
-                known.pop(scenario.name, None)
-            found = run_one(scenario, oracle, args.times or scenario.long, console)
+                known.pop((scenario.name, workers), None)
+            found = run_one(scenario, oracle, args.times or scenario.long, workers, console)
             console.print(
-                f"{found.scenario}: {found.times} {found.unit}, {found.lost} lost", style="bold"
+                f"{found.scenario}, {number_of_processes(workers)}: {found.times} {found.unit},"
+                f" {found.lost} lost",
+                style="bold",
             )
             for check in found.checks:
                 console.print(f"  {check}", style=None if check.holds else "red", highlight=False)
-            known[found.scenario] = (
-                known[found.scenario] + found if found.scenario in known else found
-            )
-            ordered = [known[each.name] for each in SCENARIOS if each.name in known]
+            known[found.key] = known[found.key] + found if found.key in known else found
+            order = [each.name for each in SCENARIOS]
+            ordered = sorted(known.values(), key=lambda one: (order.index(one.scenario), one.key))
             write(args.results, where, ordered)
             args.report.write_text(markdown(where, ordered), "utf-8")
     return 0 if all(each.holds for each in read(args.results).values()) else 1
 
 
-def run_one(scenario: Scenario, oracle: Oracle, times: int, console: Console) -> Found:
+def number_of_processes(workers: int) -> str:
+    return "1 API process" if workers == 1 else f"{workers} API processes"
+
+
+def run_one(
+    scenario: Scenario, oracle: Oracle, times: int, workers: int, console: Console
+) -> Found:
     """One scenario, with a bar that shows how far it is."""
     columns = (
         TextColumn("{task.description}"),
@@ -67,12 +77,12 @@ def run_one(scenario: Scenario, oracle: Oracle, times: int, console: Console) ->
         TimeElapsedColumn(),
     )
     with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
-        task = progress.add_task(scenario.name, total=scenario.steps(times))
-        return asyncio.run(
-            scenario.run(
-                Arena(oracle, Path(folder), times, lambda more: progress.advance(task, more))
-            )
+        title = f"{scenario.name}, {number_of_processes(workers)}"
+        task = progress.add_task(title, total=scenario.steps(times))
+        arena = Arena(
+            oracle, Path(folder), times, lambda more: progress.advance(task, more), workers
         )
+        return replace(asyncio.run(scenario.run(arena)), workers=workers)
 
 
 def parse() -> argparse.Namespace:
@@ -83,6 +93,9 @@ def parse() -> argparse.Namespace:
         "--only", nargs="+", choices=[each.name for each in SCENARIOS], help="these scenarios"
     )
     parser.add_argument("--times", type=int, help="how often, instead of the long form's number")
+    parser.add_argument(
+        "--workers", nargs="+", type=int, default=[1, 3], help="numbers of API processes"
+    )
     parser.add_argument(
         "--fresh", action="store_true", help="forget what earlier runs of these scenarios found"
     )

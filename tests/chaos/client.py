@@ -42,6 +42,11 @@ class Connection:
         self.writer = writer
         self.used = False
 
+    @property
+    def local_port(self) -> int:
+        """The port at this end."""
+        return int(self.writer.get_extra_info("sockname")[1])
+
     @classmethod
     async def open(cls, port: int) -> Connection:
         """Connect. Raises `OSError`."""

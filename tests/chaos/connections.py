@@ -36,9 +36,8 @@ async def run(arena: Arena) -> Found:
             4, lambda: sum(crowd.tally.answered.values()) < 200
         )  # so that memory has its usual size
         before = await scrape(server.port)
-        files = open_files(server.process.pid)
-        pid = server.process.pid
-        memory = resident_mib(pid)
+        files = open_files(server)
+        memory = resident_mib(*server.front_end())
         crowd = Crowd(server.port, arena.oracle.draw)
         beside = asyncio.create_task(crowd.run(4, lambda: storm))
 
@@ -63,14 +62,14 @@ async def run(arena: Arena) -> Found:
                 for _ in range(wave):
                     group.create_task(one())
                 await asyncio.sleep(HEADER_SECONDS / 2)
-                most_open = max(most_open, open_files(pid) - files)
+                most_open = max(most_open, open_files(server) - files)
             opened += wave
             arena.progress(wave)
         storm = False
         await beside
         after = await settle(server.port)
-        grown = resident_mib(pid) - memory
-        leaked = await files_lost(pid, files)
+        grown = resident_mib(*server.front_end()) - memory
+        leaked = await files_lost(server, files)
     tally = crowd.tally
     checks = (
         *tally.checks(),

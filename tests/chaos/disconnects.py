@@ -42,7 +42,7 @@ async def run(arena: Arena) -> Found:
 
     with arena.server(queue_limit=SLOTS, max_batch=8) as server:
         before = await scrape(server.port)
-        files = open_files(server.process.pid)
+        files = open_files(server)
         crowd = Crowd(server.port, arena.oracle.draw, allowed={503})
         storm = True
         beside = asyncio.create_task(crowd.run(4, lambda: storm))
@@ -55,8 +55,8 @@ async def run(arena: Arena) -> Found:
         storm = False
         await beside
         after = await settle(server.port)
-        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
-        leaked = await files_lost(server.process.pid, files)
+        missing = SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
+        leaked = await files_lost(server, files)
     tally = crowd.tally
     cancelled = total(after, "tome_cancelled_total") - total(before, "tome_cancelled_total")
     checks = (

@@ -44,7 +44,7 @@ async def run(arena: Arena) -> Found:
         crowd = Crowd(server.port, draw, cancels=0.02)
         await crowd.run(32, countdown(arena.times), arena.progress)
         after = await settle(server.port)
-        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+        missing = SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
     failures = {
         kind: total(after, "tome_batch_failures_total", kind=kind)
         for kind in ("error", "nan", "out-of-memory")

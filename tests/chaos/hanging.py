@@ -36,7 +36,7 @@ async def run(arena: Arena) -> Found:
         going = False
         await load
         after = await settle(server.port)
-        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+        missing = SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
     tally = crowd.tally
     tally.answered["/classify", 503] += statuses.count(503)
     checks = (

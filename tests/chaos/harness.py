@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.chaos.api_processes import connect_to_each
 from tests.chaos.client import Connection, Lost, Reply, ask, encode
 from tests.chaos.oracle import Case, Oracle
 from tests.chaos.results import Check
@@ -33,12 +34,14 @@ class Arena:
 
     Attributes:
         progress: called with how much more of ``times`` is done.
+        workers: API processes of each server.
     """
 
     oracle: Oracle
     folder: Path
     times: int
     progress: Callable[[int], None] = lambda more: None
+    workers: int = 1
 
     @contextlib.contextmanager
     def server(
@@ -52,6 +55,7 @@ class Arena:
             "threads": 1,
             "levels": "0",
             "log_level": "error",
+            "api_workers": self.workers,
         }
         module = FAULTY if faulty else "server"
         with run_server(module=module, stderr=stderr, **(tiny | settings)) as server:
@@ -129,15 +133,21 @@ async def settle(port: int) -> Series:
             await asyncio.sleep(0.05)
 
 
-async def free_slots(port: int, limit: int, good: Case) -> int:
+async def free_slots(server: RunningServer, limit: int, good: Case) -> int:
     """How many images the server takes at once, of a ``limit`` that it should: what is missing is
     lost for ever.
+
+    Each API process has a share of the slots, so each is asked for the largest of these.
     """
+    connections = await connect_to_each(server)
+    share = -(-limit // len(connections))
     boundary = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n"
-    body = b"".join(boundary + good.body + b"\r\n" for _ in range(limit)) + b"--x--\r\n"
+    body = b"".join(boundary + good.body + b"\r\n" for _ in range(share)) + b"--x--\r\n"
     request = encode("POST", good.path, body, content_type="multipart/form-data; boundary=x")
-    reply = await ask(port, request)
-    return reply.body.count(b'"batch_size"') if reply.status == 200 else 0
+    replies = await asyncio.gather(*(connection.ask(request) for connection in connections))
+    for connection in connections:
+        connection.close()
+    return sum(reply.body.count(b'"batch_size"') for reply in replies if reply.status == 200)
 
 
 @dataclass
@@ -253,16 +263,33 @@ class Crowd:
         connection: Connection | None = None
         while go_on():
             try:
-                connection = connection or await Connection.open(self.port)
+                connection = connection or await self.connect()
             except OSError:  # nobody listens, so nothing was taken in
                 return
             keep = await self._ask(connection)
             on_answer(1)
             if not keep:
-                connection.close()
+                self.disconnect(connection)
                 connection = None
         if connection:
-            connection.close()
+            self.disconnect(connection)
+
+    async def connect(self) -> Connection:
+        """A connection for further requests. Raises `OSError` if nobody listens."""
+        return await Connection.open(self.port)
+
+    def disconnect(self, connection: Connection) -> None:
+        """Close a connection."""
+        connection.close()
+
+    def on_lost(self, connection: Connection, request_id: str) -> None:
+        """Count a request without an answer."""
+        self.tally.unanswered.append(request_id)
+
+    def on_reply(self, connection: Connection, case: Case, reply: Reply) -> bool:
+        """Count an answer; whether the client keeps its connection."""
+        self.tally.take(case, reply, self.allowed)
+        return reply.headers.get("connection") != "close"
 
     async def _ask(self, connection: Connection) -> bool:
         """One request; whether its connection can be used again."""
@@ -278,12 +305,12 @@ class Crowd:
         try:
             reply = await connection.ask(request)
         except Lost:
-            self.tally.unanswered.append(request_id)
+            self.on_lost(connection, request_id)
             return False
-        self.tally.take(case, reply, self.allowed)
+        keep = self.on_reply(connection, case, reply)
         if reply.status == 503 or self.every:
             await asyncio.sleep(max(self.every, self.pause if reply.status == 503 else 0))
-        return reply.headers.get("connection") != "close"
+        return keep
 
 
 def countdown(count: int) -> Callable[[], bool]:
@@ -301,21 +328,23 @@ def resident_mib(*pids: int) -> float:
     return kib / 1024
 
 
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+def open_files(server: RunningServer) -> int:
+    """Files that the parent and the API processes have open together."""
+    return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in server.front_end())
 
 
-async def files_lost(pid: int, before: int) -> int:
+async def files_lost(server: RunningServer, before: int) -> int:
     """How many more files than ``before`` stay open once the connections of the past have been
     closed.
     """
     with contextlib.suppress(TimeoutError):
-        await until(lambda: open_files(pid) <= before, 5)
-    return max(0, open_files(pid) - before)
+        await until(lambda: open_files(server) <= before, 5)
+    return max(0, open_files(server) - before)
 
 
-def threads(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+def threads(server: RunningServer) -> int:
+    """Threads of the parent and the API processes together."""
+    return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in server.front_end())
 
 
 class Stopwatch:

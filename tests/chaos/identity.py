@@ -15,7 +15,7 @@ async def run(arena: Arena) -> Found:
         crowd = Crowd(server.port, arena.oracle.draw, allowed={503}, cancels=0.1)
         await crowd.run(32, countdown(arena.times), arena.progress)
         after = await settle(server.port)
-        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+        missing = SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
     tally = crowd.tally
     checks = [*tally.checks(), Check("leaked slots", missing, "most", 0)]
     lost = tally.lost + tally.miscounted(before, after)

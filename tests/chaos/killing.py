@@ -53,7 +53,7 @@ async def run(arena: Arena, name: str, number: signal.Signals, idle_count: int =
         async with idle_connections(server.port, idle_count) as idle:
             slowest_start = await kill_over_and_over(arena, server, crowd, number)
         after = await settle(server.port)
-        missing = SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+        missing = SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
         ended = (await cannot_come_back(arena, server),) if number == signal.SIGKILL else ()
     tally = crowd.tally
     checks = (

@@ -32,7 +32,7 @@ BAD = 1 / 3
 WARM_REQUESTS = 0.2  # the share after which memory is measured
 # None of them takes a second. On a busy machine, the default might refuse what is right.
 DECODE_SECONDS = 60
-MORE_MIB = 40  # the largest body has 31 MB, which the API process may still hold
+MORE_MIB = 40  # the largest body has 31 MB, which an API process may still hold
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ async def survive(arena: Arena, name: str, done: str, mix: Mix, worker_mib: int)
             crowd = Crowd(server.port, mix.draw)
             warm_requests = round(WARM_REQUESTS * arena.times)
             await crowd.run(CLIENTS, countdown(warm_requests), arena.progress)
-            files = open_files(server.process.pid)
+            files = open_files(server)
             memory = memory_of(server)
             await crowd.run(CLIENTS, countdown(arena.times - warm_requests), arena.progress)
             after = await settle(server.port)
             growth = memory_of(server) - memory
         missing = await missing_slots(arena, server)
-        leaked = await files_lost(server.process.pid, files)
+        leaked = await files_lost(server, files)
     tally = crowd.tally
     workers = total(after, "tome_decode_workers_lost_total")
     refused = sum(tally.of(status) for status in (400, 404, 413, 415, 422))
@@ -100,7 +100,13 @@ async def survive(arena: Arena, name: str, done: str, mix: Mix, worker_mib: int)
         Check("leaked file descriptors", leaked, "most", 0),
         Check("lost decode workers", workers, "most", 0),
         Check("share of refused requests", refused / arena.times, "least", BAD - 0.1),
-        Check("memory of API process and engine, growth", growth, "most", MORE_MIB, "MiB"),
+        Check(
+            "memory of API processes and engine, growth",
+            growth,
+            "most",
+            MORE_MIB * arena.workers,
+            "MiB",
+        ),
         Check("memory of a decode worker", peaks.resident_mib, "most", worker_mib, "MiB"),
         Check("address space of a decode worker", peaks.mapped_mb, "most", peaks.limit_mb, "MB"),
     )
@@ -110,9 +116,9 @@ async def survive(arena: Arena, name: str, done: str, mix: Mix, worker_mib: int)
 
 async def missing_slots(arena: Arena, server: RunningServer) -> int:
     """How many slots are lost for ever, once no request is under way."""
-    return SLOTS - await free_slots(server.port, SLOTS, arena.oracle.good[-1])
+    return SLOTS - await free_slots(server, SLOTS, arena.oracle.good[-1])
 
 
 def memory_of(server: RunningServer) -> float:
-    """Resident memory of the API process and the engine, in MiB."""
-    return resident_mib(server.process.pid, *server.engines())
+    """Resident memory of the parent, the API processes and the engine, in MiB."""
+    return resident_mib(*server.front_end(), *server.engines())

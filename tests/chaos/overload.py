@@ -114,7 +114,7 @@ class Overload:
                 await asyncio.sleep(1 / PROBES_PER_SECOND)
 
     def memory(self) -> float:
-        return resident_mib(self.server.process.pid, *self.server.engines())
+        return resident_mib(*self.server.front_end(), *self.server.engines())
 
 
 async def run(arena: Arena) -> Found:
@@ -126,6 +126,7 @@ async def run(arena: Arena) -> Found:
         max_batch=BATCH,
         levels=",".join(map(str, LEVELS)),
         log_level="error",
+        api_workers=arena.workers,
     ) as server:
         overload = Overload(server, arena.folder)
         await overload.wrk(PEAK_CONNECTIONS, 5, 0)  # not counted

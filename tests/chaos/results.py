@@ -8,19 +8,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+Key: TypeAlias = tuple[str, int]  # a scenario, and the number of API processes
 
 HEAD = (
     "# Reliability",
     "",
     "Fault injection, written by `make chaos`; every row is a scenario of `tests/chaos`. *Lost*",
     "are requests that got no answer or another request's answer, or that client and `/metrics`",
-    "count differently. Of several runs the worst value counts.",
+    "count differently; but for unanswered ones of a process that the scenario itself ends. Of",
+    "several runs the worst value counts.",
     "",
 )
 TABLE_HEAD = (
-    "| scenario | size | lost | checks (with their bars) |",
-    "| --- | --- | --- | --- |",
+    "| scenario | API processes | size | lost | checks (with their bars) |",
+    "| --- | --- | --- | --- | --- |",
 )
 
 
@@ -67,6 +70,7 @@ class Found:
         times: how often, in ``unit``.
         lost: requests that got no answer, or a wrong one, or that client and server count
             differently.
+        workers: API processes of the server.
     """
 
     scenario: str
@@ -75,6 +79,12 @@ class Found:
     unit: str
     lost: int
     checks: tuple[Check, ...] = ()
+    workers: int = 1
+
+    @property
+    def key(self) -> Key:
+        """What pieces that add up have in common."""
+        return self.scenario, self.workers
 
     @property
     def holds(self) -> bool:
@@ -93,13 +103,13 @@ class Found:
         )
 
 
-def read(path: Path) -> dict[str, Found]:
-    """What earlier pieces found, by scenario."""
+def read(path: Path) -> dict[Key, Found]:
+    """What earlier pieces found."""
     rows = json.loads(path.read_text("utf-8"))["scenarios"] if path.exists() else []
     found = [
         Found(**{**row, "checks": tuple(Check(**check) for check in row["checks"])}) for row in rows
     ]
-    return {one.scenario: one for one in found}
+    return {one.key: one for one in found}
 
 
 def write(path: Path, about: dict[str, Any], found: Iterable[Found]) -> None:
@@ -112,7 +122,8 @@ def write(path: Path, about: dict[str, Any], found: Iterable[Found]) -> None:
 def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
     """The report."""
     rows = [
-        f"| {one.done} | {one.times:,} {one.unit} | {one.lost} | {checks_cell(one.checks)} |"
+        f"| {one.done} | {one.workers} | {one.times:,} {one.unit} | {one.lost}"
+        f" | {checks_cell(one.checks)} |"
         for one in found
     ]
     where = "; ".join(f"{name} {value}" for name, value in about.items())

@@ -37,7 +37,10 @@ PAUSE_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server holds, ``seconds`` after the start and ``asked`` requests; memory in MiB."""
+    """What the server holds, ``seconds`` after the start and ``asked`` requests; memory in MiB.
+
+    Memory, threads and files of the API processes are those of the parent, too.
+    """
 
     seconds: float
     asked: int
@@ -99,7 +102,7 @@ async def run(arena: Arena) -> Found:
             )
         await load
         after = await settle(server.port)
-        leaked = await files_lost(server.process.pid, samples[0].files)
+        leaked = await files_lost(server, samples[0].files)
     warm = [
         each
         for each in samples
@@ -110,10 +113,15 @@ async def run(arena: Arena) -> Found:
 
 async def sample(server: RunningServer, seconds: float, asked: int) -> Sample:
     series = await scrape(server.port)
-    pid = server.process.pid
     engine = total(series, "tome_engine_resident_bytes") / (1 << 20)
     return Sample(
-        seconds, asked, resident_mib(pid), engine, threads(pid), open_files(pid), len(series)
+        seconds,
+        asked,
+        resident_mib(*server.front_end()),
+        engine,
+        threads(server),
+        open_files(server),
+        len(series),
     )
 
 

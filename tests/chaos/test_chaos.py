@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,11 @@ from tests.chaos.oracle import Oracle
 from tests.chaos.results import Check, Found, markdown, read, write
 from tests.chaos.scenarios import SCENARIOS, Scenario
 
-SHORT = [each for each in SCENARIOS if each.short]
+SHORT = [pytest.param(each, each.short, 1, id=each.name) for each in SCENARIOS if each.short] + [
+    pytest.param(each, each.short_of_three, 3, id=f"{each.name}, 3 API processes")
+    for each in SCENARIOS
+    if each.short_of_three
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +29,11 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     return Oracle(tmp_path_factory.mktemp("chaos"))
 
 
-@pytest.mark.parametrize("scenario", SHORT, ids=lambda scenario: scenario.name)
-def test_scenario(scenario: Scenario, oracle: Oracle, tmp_path: Path) -> None:
-    found = asyncio.run(scenario.run(Arena(oracle, tmp_path, scenario.short)))
+@pytest.mark.parametrize(("scenario", "times", "workers"), SHORT)
+def test_scenario(
+    scenario: Scenario, times: int, workers: int, oracle: Oracle, tmp_path: Path
+) -> None:
+    found = asyncio.run(scenario.run(Arena(oracle, tmp_path, times, workers=workers)))
     assert found.lost == 0
     assert not [str(check) for check in found.checks if not check.holds and not check.timed]
 
@@ -60,7 +68,23 @@ class TestResults:
         path = tmp_path / "results.json"
         assert read(path) == {}
         write(path, {"where": "here"}, [self.first])
-        assert read(path) == {"a": self.first}
+        assert read(path) == {("a", 1): self.first}
+
+    def test_rows_without_a_number_of_api_processes_are_of_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.json"
+        write(path, {}, [self.first])
+        document = json.loads(path.read_text())
+        for row in document["scenarios"]:
+            del row["workers"]
+        path.write_text(json.dumps(document))
+        assert read(path) == {("a", 1): self.first}
+
+    def test_numbers_of_api_processes_stay_apart(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.json"
+        of_three = replace(self.second, workers=3)
+        write(path, {}, [self.first, of_three])
+        assert read(path) == {("a", 1): self.first, ("a", 3): of_three}
+        assert "| done | 3 | 4 times |" in markdown({}, [self.first, of_three])
 
     def test_what_was_missed_stands_out(self) -> None:
         table = markdown({}, [self.first, self.second])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from server.engine.device.placement import cpu_dtypes
 from tests.deploy import monitoring
 from tests.deploy.monitoring import (
     DASHBOARD,
@@ -84,6 +85,8 @@ def prometheus(loaded, tmp_path_factory) -> Iterator[Prometheus]:
 
 @pytest.mark.parametrize(("title", "query"), queries(), ids=lambda value: value[:60])
 def test_the_dashboard(prometheus, title, query):
+    if "tome_dtype_speedup" in query and len(cpu_dtypes()) == 1:
+        pytest.skip("this processor has one dtype that is fast, so none is compared")
     assert prometheus.present(filled(query)), title
 
 

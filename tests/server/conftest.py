@@ -20,6 +20,7 @@ import pytest
 from tests.server.engine.tiny import write_tiny
 
 ROOT = Path(__file__).parents[2]
+API = "server.api"
 
 
 @dataclass
@@ -54,17 +55,19 @@ class RunningServer:
 
     def engines(self) -> list[int]:
         """Process numbers of its engines."""
-        return [number for number in self._children() if not decodes(number)]
+        return [number for number in children(self.process.pid) if not runs(number, API)]
+
+    def api_processes(self) -> list[int]:
+        """Process numbers of its API processes."""
+        return [number for number in children(self.process.pid) if runs(number, API)]
+
+    def front_end(self) -> list[int]:
+        """Process numbers of the parent and of the API processes."""
+        return [self.process.pid, *self.api_processes()]
 
     def decode_workers(self) -> list[int]:
-        """Process numbers of the processes that decode sound."""
-        return [number for number in self._children() if decodes(number)]
-
-    def _children(self) -> list[int]:
-        """Its processes; not one that is only just forked, with its parent waiting for it."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        own = command(self.process.pid)
-        return [int(number) for number in children.split() if command(number) not in (own, None)]
+        """Process numbers of the processes that decode sounds and videos."""
+        return [worker for process in self.api_processes() for worker in children(process)]
 
     def signal_engine(self, number: signal.Signals, engine: int = 0) -> None:
         os.kill(self.engines()[engine], number)
@@ -73,9 +76,19 @@ class RunningServer:
         return httpx.get(f"{self.url}/readyz", timeout=30).status_code == 200
 
 
-def decodes(pid: int) -> bool:
-    """Whether a process decodes sound."""
-    return b"server.decoding" in (command(pid) or b"").split(b"\0")
+def children(pid: int) -> list[int]:
+    """The children of a process; not one that is only just forked, with its parent waiting."""
+    try:
+        numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:  # it has ended
+        return []
+    own = command(pid)
+    return [int(number) for number in numbers if command(number) not in (own, None)]
+
+
+def runs(pid: int, module: str) -> bool:
+    """Whether a process runs ``module``."""
+    return module.encode() in (command(pid) or b"").split(b"\0")
 
 
 def command(pid: int | str) -> bytes | None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.server.conftest import ROOT, RunningServer, eventually
 
-MOST = 21
+MOST = 30
 REQUESTS = 4
 CORE = "tome_core/model.py"
 
@@ -35,7 +35,7 @@ def recorded(
 
 def calls_so_far(running: RunningServer, folder: Path) -> Calls:
     """What all processes have called, in its order."""
-    files = [folder / f"{pid}.txt" for pid in (running.process.pid, *running.engines())]
+    files = [folder / f"{pid}.txt" for pid in (*running.api_processes(), *running.engines())]
     assert len(files) == 2
     for file in files:
         file.unlink(missing_ok=True)

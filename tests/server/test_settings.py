@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from server import settings as module
+from server.hardware import machine_defaults, runs_on_gpu
 from server.media.limits import VideoLimits
 from server.media.modality import Modality
-from server.settings import Settings, gpu_defaults, runs_on_gpu
+from server.settings import Settings, share
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +35,12 @@ def sizes(settings: Settings) -> tuple[int, int, int]:
 
 def test_defaults_on_a_cpu_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes(Settings()) == (32, 256, 2)
-    assert sizes(Settings(device="cuda:0,cuda:1")) == (128, 1024, 8)
+    assert sizes(Settings(device="cuda:0,cuda:1")) == (128, 1024, 3)
     monkeypatch.setenv("TOME_DEVICE", "cuda")
-    assert sizes(Settings()) == (128, 1024, 8)
+    assert sizes(Settings()) == (128, 1024, 3)
     monkeypatch.delenv("TOME_DEVICE")
     monkeypatch.setattr(module, "has_gpu", lambda: True)
-    assert sizes(Settings()) == (128, 1024, 8)
+    assert sizes(Settings()) == (128, 1024, 3)
     assert sizes(Settings(device="cpu")) == (32, 256, 2)
 
 
@@ -46,7 +49,7 @@ def test_settings_override_the_defaults_of_a_gpu(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TOME_QUEUE_LIMIT", "256")
     monkeypatch.setenv("TOME_MAX_BATCH", "")  # counts as not set
     assert sizes(Settings(decode_threads="3")) == (128, 256, 3)
-    assert sizes(Settings(max_batch=32)) == (32, 256, 8)
+    assert sizes(Settings(max_batch=32)) == (32, 256, 3)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +68,35 @@ def test_a_device_setting_is_a_gpu_or_not(device: str, gpu_here: bool, expected:
     assert runs_on_gpu(device, gpu_here) == expected
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (12, 8), (200, 8)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 2), (7, 3), (12, 2), (32, 3), (200, 8)])
 def test_some_cores_stay_free_for_the_processes(cores: int, threads: int) -> None:
-    assert gpu_defaults(cores)["decode_threads"] == threads
+    assert machine_defaults(cores, gpu=True)["decode_threads"] == threads
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu", "workers"),
+    [(2, False, 1), (16, False, 1), (64, False, 4), (2, True, 1), (16, True, 4), (200, True, 8)],
+)
+def test_api_processes_follow_from_the_cores(cores: int, gpu: bool, workers: int) -> None:
+    assert machine_defaults(cores, gpu)["api_workers"] == workers
+
+
+@pytest.mark.parametrize("name", ["queue_limit", "decode_workers"])
+def test_every_api_process_has_a_part_of_what_they_share(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOME_API_WORKERS", "3")
+    assert Settings().decode_workers == 3
+    monkeypatch.setenv(f"TOME_{name.upper()}", "2")
+    with pytest.raises(ValueError, match=f"{name} must not be smaller than api_workers, 3 here"):
+        Settings()
+
+
+@given(st.integers(1, 200), st.integers(1, 64))
+def test_shares_add_up(total: int, workers: int) -> None:
+    shares = [share(total, worker, workers) for worker in range(workers)]
+    assert sum(shares) == total
+    assert max(shares) - min(shares) <= 1
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from server.commands.health import is_healthy
 from tests.server.api.transport.nginx import nginx, run_nginx
-from tests.server.api.transport.test_addresses import has_ipv6, needs_ipv6
 from tests.server.conftest import ROOT, RunningServer, free_port
+from tests.server.system.test_addresses import has_ipv6, needs_ipv6
 from tests.server.wire import SNEAKER, assert_problem
 from tome_load.run import run_load
 from tome_load.spec import LoadSpec

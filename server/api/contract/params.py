@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
@@ -141,7 +142,7 @@ class Params:
             crops=self.views.crops or transform.crops,
         )
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The normal form of ``r``, or ``auto`` until the scheduler has chosen."""
         return AUTO if self.requested_r == AUTO else str(self.choices[0])

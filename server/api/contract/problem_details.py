@@ -84,11 +84,15 @@ def add_exception_handlers(app: FastAPI, metrics: Metrics) -> None:
             request, InvalidParameter("a parameter has a value that is not allowed")
         )
 
+    async def on_unexpected_error(request: Request, error: Exception) -> Response:
+        raise error  # `RequestMiddleware` logs and answers it
+
     # FastAPI types every handler as one of `Exception`.
     handlers: dict[type[Exception], Any] = {
         RequestError: on_request_error,
         HTTPException: on_http_exception,
         RequestValidationError: on_validation_error,
+        Exception: on_unexpected_error,
     }
     for error_type, handler in handlers.items():
         app.add_exception_handler(error_type, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from server.api.middleware.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from server.api.middleware.spans import RequestSpans
-    from server.engine_client.process import Result
+    from server.engine_client.link import Result
 
 
 @dataclass
@@ -20,6 +21,7 @@ class RequestContext:
         id: from ``X-Request-ID``, or generated.
         path: of the URL, without the prefix that a proxy adds.
         started: when the request's headers arrived, ``time.monotonic()`` seconds.
+        headers: of the request, by their lower-case names; the first of each name.
         model: the requested model; empty until the parameters are parsed.
         r: the requested schedule; after inference the one that was used.
         route: the path of the route, if middleware answers instead of the route.
@@ -32,6 +34,7 @@ class RequestContext:
     id: str
     path: str
     started: float
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
     model: str = ""
     r: str = ""
     route: str = ""

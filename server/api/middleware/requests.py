@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.contract.asgi_extensions import LINGERING_CLOSE
@@ -39,6 +41,8 @@ _VALID_ID = re.compile(r"[!-~]{1,128}")  # visible ASCII: safe in a header and i
 # The rest of the body is useless after these (RFC 9110, sections 15.5.9 and 15.5.14).
 _CLOSING_STATUSES = (408, 413)
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 
 class RequestMiddleware:
     """ASGI middleware: takes each request from its header to its line in the access log.
@@ -46,8 +50,11 @@ class RequestMiddleware:
     Args:
         keys: without any, every request passes.
         image_routes: the routes that take images.
+        endpoints: by path, what answers POST requests of the image routes without the way through
+            ``app``, which has the same routes: most requests are such, and its routing and its
+            dependencies cost more than all that happens here.
         check_room: raises `Overloaded` while no image can be admitted.
-        is_draining: whether the server drains.
+        is_closing: whether connections end after their responses.
         tracing: records spans of the requests; probes and scrapes only if their client traces them.
         cors_origins: whose pages may read the responses.
         root_path: the prefix that a proxy adds to paths.
@@ -59,8 +66,9 @@ class RequestMiddleware:
         metrics: Metrics,
         keys: ApiKeys | None = None,
         image_routes: Sequence[APIRoute] = (),
+        endpoints: Mapping[str, Endpoint] | None = None,
         check_room: Callable[[], None] = lambda: None,
-        is_draining: Callable[[], bool] = lambda: False,
+        is_closing: Callable[[], bool] = lambda: False,
         tracing: Tracing | None = None,
         cors_origins: tuple[str, ...] = (),
         root_path: str = "",
@@ -70,8 +78,9 @@ class RequestMiddleware:
         self.metrics = metrics
         self.keys = keys or None
         self.image_routes = image_routes
+        self.endpoints = endpoints or {}
         self.check_room = check_room
-        self.is_draining = is_draining
+        self.is_closing = is_closing
         self.tracing = tracing
         self.root_path = root_path
         # Outside of the check of the key: a preflight request has no key, and a page must be able
@@ -88,7 +97,7 @@ class RequestMiddleware:
             scope = with_root_path(scope, self.root_path)
         context = self._create_context(scope)
         scope.setdefault("state", {})["context"] = context
-        exchange = _Exchange(scope, receive, send, context, self.is_draining)
+        exchange = _Exchange(scope, receive, send, context, self.is_closing)
         self.metrics.inflight_requests.inc()
         try:
             await self.handle(scope, exchange.receive, exchange.send)
@@ -107,16 +116,22 @@ class RequestMiddleware:
             self._finish(scope, context, exchange.status)
 
     async def _check_and_route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request without its route, or pass it on."""
+        """Refuse a request without its route, answer it by its endpoint, or pass it on."""
         context: RequestContext = scope["state"]["context"]
+        response = None
         try:
             if self.keys is not None:
                 check_key(context.path, Headers(scope=scope), self.keys)
             if scope["method"] == "POST":
                 self._shed_load(context)
+                endpoint = self.endpoints.get(context.path)
+                if endpoint is not None:
+                    context.route = context.path
+                    response = await endpoint(Request(scope, receive))
         except RequestError as error:
             self.metrics.observe_error(error)
             response = problem_response(error, context.id, path=context.path)
+        if response is not None:
             return await response(scope, receive, send)
         app = self.head_app if scope["method"] == "HEAD" else self.app
         await app(scope, receive, send)
@@ -135,14 +150,17 @@ class RequestMiddleware:
                     raise
 
     def _create_context(self, scope: Scope) -> RequestContext:
-        headers = Headers(scope=scope)
-        client_id = headers.get("x-request-id", "")
+        headers = first_headers(scope)
+        client_id = headers.get(b"x-request-id", b"").decode("latin-1")
         context = RequestContext(
-            id=client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex,
+            id=client_id if client_id and _VALID_ID.fullmatch(client_id) else _new_id(),
             path=scope["path"].removeprefix(scope.get("root_path", "")),
             started=time.monotonic(),
+            headers=headers,
         )
-        caller = read_trace_context(headers) if "traceparent" in headers else None
+        caller = None
+        if b"traceparent" in headers:
+            caller = read_trace_context(Headers(scope=scope))
         if self.tracing is not None and not (caller is None and is_probe(context.path)):
             scheme = scope.get("scheme", "http")
             context.spans = self.tracing.start(scheme, context.path, caller, context.started)
@@ -161,6 +179,27 @@ class RequestMiddleware:
             names = {"model": context.model, "r": context.r, "request_id": context.id}
             context.spans.end(scope["method"], route, status, **names)
         log_request(scope, context, route, status, seconds)
+
+
+class Application(FastAPI):
+    """FastAPI whose requests meet `RequestMiddleware` first, before any middleware of FastAPI.
+
+    Attributes:
+        requests: the middleware, around `answer_by_route`.
+    """
+
+    requests: RequestMiddleware
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, or the lifespan."""
+        if scope["type"] != "http":
+            return await super().__call__(scope, receive, send)
+        scope["app"] = self  # where an endpoint finds what it works with
+        await self.requests(scope, receive, send)
+
+    async def answer_by_route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request by FastAPI's routes."""
+        await super().__call__(scope, receive, send)
 
 
 class _Exchange:
@@ -183,18 +222,18 @@ class _Exchange:
         receive: Receive,
         send: Send,
         context: RequestContext,
-        is_draining: Callable[[], bool],
+        is_closing: Callable[[], bool],
     ) -> None:
         self._receive = receive
         self._send = send
         self._context = context
-        self._is_draining = is_draining
-        headers = Headers(scope=scope)
+        self._is_closing = is_closing
+        headers = context.headers
         self._server_lingers = LINGERING_CLOSE in scope.get("extensions", {})
         self._client_closes = _asks_to_close(scope, headers)
-        self._expects_continue = "expect" in headers
+        self._expects_continue = b"expect" in headers
         self._body_unread = (
-            "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+            b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         )
         self._closing = False
         self.status = 0
@@ -211,23 +250,29 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._closing = self._must_close()
-            self._add_headers(MutableHeaders(scope=message))
-        is_end = message["type"] == "http.response.body" and not message.get("more_body")
-        if is_end and self._closing and self._body_unread and not self._server_lingers:
-            await self._send({**message, "more_body": True})
-            await discard_body(self._receive)
-            message = {"type": "http.response.body", "body": b""}
+            message["headers"] = [*message["headers"], *self._own_headers()]
+        elif self._closing and not message.get("more_body"):
+            message = await self._discard_body_before(message)
         await self._send(message)
 
-    def _add_headers(self, headers: MutableHeaders) -> None:
-        headers["X-Request-ID"] = self._context.id
+    async def _discard_body_before(self, end: Message) -> Message:
+        """Send the content of the last message, discard the body, and return what ends it then."""
+        if not self._body_unread or self._server_lingers:
+            return end
+        await self._send({**end, "more_body": True})
+        await discard_body(self._receive)
+        return {"type": "http.response.body", "body": b""}
+
+    def _own_headers(self) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", self._context.id.encode("latin-1")
         if self._context.trace is not None:
-            headers.update(self._context.trace.headers())
+            for name, value in self._context.trace.headers().items():
+                yield name.encode("latin-1"), value.encode("latin-1")
         if self._closing:
-            headers["Connection"] = "close"
+            yield b"connection", b"close"
 
     def _must_close(self) -> bool:
-        if self._is_draining() or self._client_closes:
+        if self._is_closing() or self._client_closes:
             return True
         # A client that waits for "100 Continue" may or may not send its body after another
         # response, so the next bytes on the connection are ambiguous (RFC 9110, section 10.1.1).
@@ -235,13 +280,25 @@ class _Exchange:
         return self._body_unread and is_useless
 
 
-def _asks_to_close(scope: Scope, headers: Headers) -> bool:
+def first_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers of a request by their names, the first of each name."""
+    return dict(reversed(scope["headers"]))
+
+
+def _new_id() -> str:
+    """Return 32 hexadecimal digits; unique, but no secret."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def _asks_to_close(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
     """Return whether the connection ends after one request (RFC 9112, section 9.3).
 
     uvicorn keeps no connection of HTTP/1.0 alive, whatever its header says.
     """
-    options = headers.get("connection", "").lower().split(",")
-    return scope.get("http_version") == "1.0" or "close" in map(str.strip, options)
+    if scope.get("http_version") == "1.0":
+        return True
+    options = headers.get(b"connection", b"").lower().split(b",")
+    return b"close" in map(bytes.strip, options)
 
 
 # For how long a client may still send a body that nobody needs.

@@ -12,11 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from server.api.contract.asgi_extensions import CLIENT_CONNECTION, ClientConnection
 from server.api.pipeline.base64_image import Base64Image
 from server.engine_client.routing import Lease, Router
 from server.errors import Overloaded, Refusal, SlowBody, TooLarge
@@ -46,6 +48,8 @@ class BodyLimits:
 class Reservation:
     """The bytes of one request that count against the limits; see `Admission.reserve`.
 
+    A context manager, so that none counts after it.
+
     Attributes:
         limits: of its body.
     """
@@ -66,22 +70,19 @@ class Reservation:
 
     def hold(self, size: int) -> None:
         """Count ``size`` more bytes that are in memory. Raises `Overloaded`."""
-        if self._admission.bytes_held + size > self._admission.max_total_bytes:
-            raise Overloaded(
-                "too many bytes of other requests are held",
-                retry_after=self._admission.retry_after(),
-                reason=Refusal.MEMORY_FULL,
-            )
+        self._admission.hold(size)
         self._held_bytes += size
-        self._admission.bytes_held += size
 
     def release(self, size: int) -> None:
         """Stop counting ``size`` bytes, which are decoded and no longer in memory."""
         assert size <= self._held_bytes
         self._held_bytes -= size
-        self._admission.bytes_held -= size
+        self._admission.release(size)
 
-    def release_all(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Stop counting all bytes of this body."""
         self.release(self._held_bytes)
 
@@ -145,13 +146,14 @@ class Admission:
 
     Args:
         limits: on one body, by what its model takes.
-        max_total_bytes: of all bodies that are in memory at the same time, and of the windows of
-            sounds and videos that wait for a slot.
+        max_total_bytes: of all bodies that are in the memory of all API processes at the same
+            time, and of the windows of sounds and videos that wait for a slot.
 
     Attributes:
         draining: whether the server stops, so that no more requests are admitted.
-        admitted: how many requests are in flight.
-        bytes_held: how many bytes of their bodies are in memory.
+        closing: whether connections end after their responses: the server stops, or this process.
+        admitted: how many requests are in flight in this process.
+        bytes_held: how many bytes of their bodies are in the memory of this process.
     """
 
     def __init__(
@@ -164,21 +166,44 @@ class Admission:
         self.limits = limits
         self.max_total_bytes = max_total_bytes
         self.draining = False
+        self.closing = False
         self.admitted = 0
         self.bytes_held = 0
+        self._board = router.engines.board
+        self._row = self._board.workers[router.engines.worker]
         self._body_timeouts: set[asyncio.Timeout] = set()
 
     def retry_after(self) -> int:
         """Return the seconds after which a request that is refused now may be admitted."""
         return self._router.retry_after()
 
+    def hold(self, size: int) -> None:
+        """Count ``size`` more bytes in memory. Raises `Overloaded` if those are too many."""
+        if self._board.held_bytes + size > self.max_total_bytes:
+            raise Overloaded(
+                "too many bytes of other requests are held",
+                retry_after=self.retry_after(),
+                reason=Refusal.MEMORY_FULL,
+            )
+        self.release(-size)
+
+    def release(self, size: int) -> None:
+        """Count ``size`` bytes less."""
+        self.bytes_held -= size
+        self._row.set_held_bytes(self.bytes_held)
+
     def stop_admitting(self, body_seconds: float) -> None:
         """Admit no more requests, and give arriving bodies at most ``body_seconds`` more."""
         self.draining = True
+        self.closing = True
         limit = asyncio.get_running_loop().time() + body_seconds
         for timeout in self._body_timeouts:
             if not timeout.expired():
                 timeout.reschedule(min(limit, timeout.when() or limit))
+
+    def retire(self) -> None:
+        """Let connections end after their responses: another process takes what follows."""
+        self.closing = True
 
     async def wait_until_drained(
         self, seconds: float, stop_forced: asyncio.Event | None = None
@@ -237,11 +262,15 @@ class Admission:
             self.check_deadline(estimate, deadline)
         _check_content_length(request, self.limits[modality].max_bytes)
         with self._router.lease(estimate) as lease:
-            self.admitted += 1
+            self._count_requests(1)
             try:
                 yield lease
             finally:
-                self.admitted -= 1
+                self._count_requests(-1)
+
+    def _count_requests(self, change: int) -> None:
+        self.admitted += change
+        self._row.set_requests(self.admitted)
 
     def check_deadline(
         self, estimate: WorkEstimate, deadline: float | None, images: int = 1
@@ -260,18 +289,13 @@ class Admission:
                 reason=Refusal.DEADLINE,
             )
 
-    @contextlib.contextmanager
-    def reserve(self, modality: Modality) -> Iterator[Reservation]:
-        """Count the bytes of one body against the limits, until the block is left at the latest.
+    def reserve(self, modality: Modality) -> Reservation:
+        """Count the bytes of one body against the limits, until its block is left at the latest.
 
         Args:
             modality: what the model of the request takes.
         """
-        reservation = Reservation(self, self.limits[modality])
-        try:
-            yield reservation
-        finally:
-            reservation.release_all()
+        return Reservation(self, self.limits[modality])
 
     async def read_whole_body(self, request: Request, reservation: Reservation) -> BufferedInput:
         """Return the whole body. Raises what `read_body` raises."""
@@ -293,13 +317,16 @@ class Admission:
             SlowBody: the body did not arrive in time.
             ClientDisconnect: the client has disconnected.
         """
+        connection: ClientConnection | None = request.scope.get("extensions", {}).get(
+            CLIENT_CONNECTION
+        )
+        if connection is not None and connection.body_arrived:
+            return await _receive_body(request, reservation, on_chunk)  # without a timer
         seconds = reservation.limits.timeout_seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
                 self._body_timeouts.add(timeout)
-                async for chunk in request.stream():
-                    reservation.add(len(chunk))
-                    on_chunk(chunk)
+                await _receive_body(request, reservation, on_chunk)
         except TimeoutError:
             raise self._slow_body(seconds) from None
         finally:
@@ -309,6 +336,20 @@ class Admission:
         if self.draining:
             return SlowBody("the body did not arrive before the server stopped")
         return SlowBody(f"the body did not arrive within {seconds:g} s")
+
+
+async def _receive_body(
+    request: Request, reservation: Reservation, on_chunk: Callable[[bytes], object]
+) -> None:
+    more_body = True
+    while more_body:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        reservation.add(len(chunk))
+        on_chunk(chunk)
+        more_body = message.get("more_body", False)
 
 
 def _check_content_length(request: Request, max_bytes: int) -> None:

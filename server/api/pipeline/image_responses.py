@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Embedding, Prediction, Timing, Tokens
+from server.api.contract.schemas import Answer, Embedding
 from server.imaging.visualization import draw_regions, encode_png
 from server.ipc.messages import Outcome
 
@@ -20,28 +20,35 @@ class FinishedImage:
     """One image that has run: everything that its response is built from.
 
     Attributes:
+        timing: milliseconds of its stages, as in `Timing`.
         batch_size: how many images shared its forward pass.
         pixels: the decoded image, ``uint8 (C, H, W)``; only where the response is a picture.
     """
 
     params: Params
     outcome: Outcome
-    timing: Timing
+    timing: Mapping[str, float]
     batch_size: int
     pixels: npt.NDArray[np.uint8] | None = None
 
 
 def build_classes(image: FinishedImage) -> Answer:
     """Return the best classes with their labels."""
+    return Answer(**class_fields(image))
+
+
+def class_fields(image: FinishedImage) -> dict[str, Any]:
+    """Return the fields of an `Answer`, without the time that its validation takes."""
     outcome = image.outcome
-    predictions = predictions_of(image.params.model.labels, outcome.classes, outcome.scores)
-    return Answer(predictions=predictions, **common_fields(image))
+    labels = image.params.model.labels
+    predictions = predictions_of(labels, outcome.classes, outcome.scores)
+    return _fields(image, predictions=predictions)
 
 
 def build_embedding(image: FinishedImage) -> Embedding:
     """Return the pooled features as numbers."""
     features = np.frombuffer(image.outcome.features, "<f4")
-    return Embedding(embedding=features.tolist(), **common_fields(image))
+    return Embedding(**_fields(image, embedding=features.tolist()))
 
 
 def build_raw_features(image: FinishedImage) -> bytes:
@@ -59,23 +66,24 @@ def build_picture(image: FinishedImage) -> bytes:
 
 def predictions_of(
     labels: Sequence[str], classes: Sequence[int], scores: Sequence[float]
-) -> list[Prediction]:
-    """Return ``classes`` with their labels and ``scores``."""
+) -> list[dict[str, Any]]:
+    """Return the fields of a `Prediction` for each of ``classes``."""
     return [
-        Prediction(label=labels[index], index=index, score=score)
+        {"label": labels[index], "index": index, "score": score}
         for index, score in zip(classes, scores, strict=True)
     ]
 
 
-def common_fields(image: FinishedImage) -> dict[str, Any]:
-    """Return the fields that all JSON responses share."""
+def _fields(image: FinishedImage, **output: Any) -> dict[str, Any]:
+    """Return ``output`` with the fields that all JSON responses share, in their order."""
     params = image.params
     model = params.model
     return {
         "model": model.name,
         "r": str(image.outcome.schedule),
         "r_requested": params.requested_r,
-        "tokens": Tokens(input=model.tokens, output=image.outcome.tokens_out),
+        **output,
+        "tokens": {"input": model.tokens, "output": image.outcome.tokens_out},
         "timing_ms": image.timing,
         "batch_size": image.batch_size,
     }

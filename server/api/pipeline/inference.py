@@ -8,30 +8,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
 
+from server.api.contract.asgi_extensions import CLIENT_CONNECTION, ClientConnection
 from server.api.contract.failures import error_of
 from server.api.contract.params import Params
 from server.api.contract.problem_details import problem_of
-from server.api.contract.schemas import Problem, Timing
+from server.api.contract.schemas import Problem
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
+from server.api.pipeline.cancellation import cancel_at, race_with_disconnect
 from server.api.pipeline.image_responses import FinishedImage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
 from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.response_kinds import ResponseKind
+from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
 from server.engine_client.routing import Lease, Router
-from server.errors import BadImage, DeadlineExceeded, RequestError, UnsupportedFormat
+from server.errors import BadImage, RequestError, UnsupportedFormat
+from server.imaging.small import MAX_INPUT_PIXELS, MAX_SMALL_BYTES, is_small
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.media.modality import Modality
@@ -40,6 +42,8 @@ from server.metrics.api import Metrics
 
 T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)
+
+_NO_DEADLINE = contextlib.nullcontext()
 
 
 class InferMedia(Protocol):
@@ -68,7 +72,7 @@ class InferencePipeline:
         admission: Admission,
         metrics: Metrics,
         decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
-        threads: Executor,
+        threads: Threads,
         infer_media: InferMedia,
     ) -> None:
         self._router = router
@@ -104,10 +108,10 @@ class InferencePipeline:
             ) as lease,
             self._admission.reserve(modality) as reservation,
         ):
-            async with cancel_at(params.deadline):
+            async with _until(params.deadline):
                 received = await read_images(http_request, self._admission, reservation)
                 responses = self._infer_received(received, lease, request)
-                return await cancel_on_disconnect(http_request.receive, responses)
+                return await cancel_on_disconnect(http_request, responses)
 
     async def infer_parsed(
         self,
@@ -136,7 +140,7 @@ class InferencePipeline:
             body = await self._admission.read_whole_body(http_request, reservation)
             end_stage(self._metrics, context, "body", context.started, next_stage="decode")
             responses = self._parse_and_infer(body, parse, lease, response_kind, context)
-            return await cancel_on_disconnect(http_request.receive, responses)
+            return await cancel_on_disconnect(http_request, responses)
 
     async def _infer_received(
         self, received: RequestImages, first_lease: Lease, request: InferenceRequest[T]
@@ -172,7 +176,7 @@ class InferencePipeline:
         images = body.split(parsed.images)
         parsed.images.clear()
         request = InferenceRequest(params, response_kind, context, fail_together=True)
-        async with cancel_at(params.deadline):
+        async with _until(params.deadline):
             responses = await self._infer_images(images, lease, request)
         return parsed, cast("list[T]", responses)
 
@@ -257,11 +261,11 @@ class InferencePipeline:
             raise error_of(outcome.failure, self._router.retry_after)
         context.r = str(outcome.schedule)
         context.record_run(submitted, result)
-        timing = Timing(
-            decode=decode_ms,
-            queue=record_stage(context, "queue", outcome.queue_seconds),
-            forward=record_stage(context, "forward", result.batch.forward_seconds),
-        )
+        timing = {
+            "decode": decode_ms,
+            "queue": record_stage(context, "queue", outcome.queue_seconds),
+            "forward": record_stage(context, "forward", result.batch.forward_seconds),
+        }
         finished = FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
         response = await build_response(
             lambda: kind.build(finished), request, self._threads, self._metrics
@@ -282,10 +286,16 @@ class InferencePipeline:
             except UnsupportedFormat as error:
                 raise name_modality(error, body, model.modality, model.name) from None
 
+        content = image.content
+        if len(content) <= MAX_SMALL_BYTES and isinstance(content, bytes):
+            height, width = model.transform.size[1:]
+            if height * width <= MAX_INPUT_PIXELS and is_small(content):
+                return decode()  # in less time than the way to a thread and back takes
+        del content
         return await self._run_in_thread(decode)
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        return await self._threads.run(function)
 
     def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
         return self._router.lease(self._estimate_work(request.params))
@@ -314,14 +324,14 @@ async def read_images(
 
 
 async def build_response(
-    build: Callable[[], T], request: InferenceRequest[T], threads: Executor, metrics: Metrics
+    build: Callable[[], T], request: InferenceRequest[T], threads: Threads, metrics: Metrics
 ) -> T:
     """Return the response that ``build`` makes; a picture takes a thread, and is a stage."""
     if not request.response_kind.is_picture:
         return build()
     request.context.stage = "picture"
     started = time.monotonic()
-    response = await asyncio.get_running_loop().run_in_executor(threads, build)
+    response = await threads.run(build)
     end_stage(metrics, request.context, "picture", started)
     return response
 
@@ -354,41 +364,31 @@ def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
     return milliseconds
 
 
-@contextlib.asynccontextmanager
-async def cancel_at(deadline: float | None) -> AsyncIterator[None]:
-    """Cancel the block at ``deadline``, in ``time.monotonic()`` seconds.
-
-    Raises:
-        DeadlineExceeded: the deadline has passed.
-    """
-    try:
-        # `timeout_at` takes the time of the event loop. The loops of asyncio and uvloop both use
-        # CLOCK_MONOTONIC, as ``time.monotonic()`` does.
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded("the deadline passed before the response was ready") from None
+def _until(deadline: float | None) -> contextlib.AbstractAsyncContextManager[None]:
+    """Cancel the block at ``deadline``, if there is one."""
+    return _NO_DEADLINE if deadline is None else cancel_at(deadline)
 
 
-async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of ``work``, unless the client, whose body was read, disconnects first.
 
     Raises:
         ClientDisconnect: the client has disconnected; ``work`` is cancelled.
     """
-
-    async def wait_for_disconnect() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(wait_for_disconnect())
+    connection: ClientConnection | None = request.scope.get("extensions", {}).get(CLIENT_CONNECTION)
+    if connection is None:
+        return await race_with_disconnect(request.receive, work)
+    if connection.disconnected:
+        work.close()
+        raise ClientDisconnect
+    task = cast("asyncio.Task[Any]", asyncio.current_task())
+    connection.on_disconnect = task.cancel
     try:
-        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not connection.disconnected:
+            raise  # another cancellation
+        task.uncancel()
+        raise ClientDisconnect from None
     finally:
-        for future in (task, disconnect):
-            future.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)
+        connection.on_disconnect = None

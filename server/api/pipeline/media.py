@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
@@ -27,8 +26,9 @@ from server.api.pipeline.inference import build_response, end_stage, record_stag
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.media_responses import FinishedMedia, most_merged
 from server.api.pipeline.modalities import name_modality
+from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
-from server.engine_client.process import Result
+from server.engine_client.link import Result
 from server.engine_client.routing import Lease, Router
 from server.errors import BadImage, BadMedia, UnsupportedFormat
 from server.latency.queueing import WorkEstimate
@@ -60,7 +60,7 @@ class MediaPath:
         admission: Admission,
         metrics: Metrics,
         decoder: MediaDecoder,
-        threads: Executor,
+        threads: Threads,
     ) -> None:
         self._router = router
         self._admission = admission
@@ -148,8 +148,7 @@ class MediaPath:
         if not isinstance(media.content, Base64Image):
             return media.encoded_bytes()
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, media.encoded_bytes)
+            return await self._threads.run(media.encoded_bytes)
         except BadImage:
             raise BadMedia(
                 f"the {noun} is not base64, nor a data URL with base64; the server fetches no other"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from server.api.pipeline import image_responses as images
 from server.api.pipeline import media_responses as media
@@ -34,6 +34,8 @@ class ResponseKind(Generic[T]):
 
 
 CLASSES = ResponseKind("classes", images.build_classes, media.build_classes)
+# The same, as the JSON has them: most requests get these.
+CLASS_FIELDS = ResponseKind[Any]("classes", images.class_fields, media.build_classes)
 FEATURES = ResponseKind("features", images.build_embedding, media.build_embedding)
 RAW_FEATURES = ResponseKind("features", images.build_raw_features, media.build_raw_features)
 PICTURE = ResponseKind("source", images.build_picture, media.build_picture, is_picture=True)

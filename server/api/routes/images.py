@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
+from starlette.datastructures import QueryParams
 
 from server.api.contract.content_negotiation import prefers
-from server.api.contract.params import openapi_parameters, parse_params
+from server.api.contract.params import Params, openapi_parameters, parse_params
 from server.api.contract.problem_details import error_responses
 from server.api.contract.schemas import (
     Answer,
@@ -28,19 +32,22 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.pipeline.response_kinds import (
-    CLASSES,
+    CLASS_FIELDS,
     FEATURES,
     PICTURE,
     RAW_FEATURES,
     ResponseKind,
 )
 from server.api.routes.service import AppComponents
-from server.ipc.messages import OutputKind
-from server.media.modality import Modality
+from server.ipc.messages import ModelInfo, OutputKind
 
 router = APIRouter()
 
 T = TypeVar("T")
+
+# Queries whose parameters are kept, and the size of one.
+MAX_KNOWN = 1024
+MAX_KNOWN_BYTES = 256
 
 _JSON_TYPE = "application/json"
 _PNG_TYPE = "image/png"
@@ -109,6 +116,44 @@ def openapi_success(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {"schema": _BINARY_SCHEMA}}}}
 
 
+class KnownParams:
+    """The parsed parameters of queries that came before: most clients repeat a few.
+
+    Args:
+        default_r, max_views: as those of `server.api.contract.params.parse_params`.
+    """
+
+    def __init__(self, default_r: str, max_views: int) -> None:
+        self._default_r = default_r
+        self._max_views = max_views
+        self._models: Mapping[str, ModelInfo] = {}
+        self._known: dict[tuple[bytes, OutputKind], Params] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def parse(
+        self, query: bytes, models: Mapping[str, ModelInfo], output: OutputKind, arrival: float
+    ) -> Params:
+        """Return the parameters in a query string, as `parse_params` does. Raises what it does."""
+        if models is not self._models:
+            self._models = models
+            self._known.clear()
+        params = self._known.get((query, output))
+        if params is None:
+            # As of a request that arrived at 0: its deadline is how long the others have.
+            params = parse_params(
+                QueryParams(query), models, self._default_r, 0.0, output, self._max_views
+            )
+            if len(query) <= MAX_KNOWN_BYTES:
+                if len(self._known) == MAX_KNOWN:
+                    self._known.clear()  # those that are frequent are back soon
+                self._known[query, output] = params
+        if params.deadline is None:
+            return params
+        return replace(params, deadline=arrival + params.deadline)
+
+
 async def infer(
     request: Request, response_kind: ResponseKind[T], fail_together: bool = False
 ) -> T | list[T | Problem]:
@@ -116,18 +161,14 @@ async def infer(
 
     Raises:
         Overloaded: the models are not loaded.
-        InvalidParameter, NotFound: see `parse_params`.
+        InvalidParameter, NotFound: see `server.api.contract.params.parse_params`.
     """
     components: AppComponents = request.app.state.components
-    context: RequestContext = request.state.context
-    params = parse_params(
-        request.query_params,
-        components.inference.models(),
-        components.default_r,
-        context.started,
-        response_kind.output,
-        components.media_limits[Modality.VIDEO].max_windows,
-    )
+    context: RequestContext = request.scope["state"]["context"]
+    parameters: KnownParams = request.app.state.known_params
+    query = request.scope["query_string"]
+    models = components.inference.models()
+    params = parameters.parse(query, models, response_kind.output, context.started)
     context.model = params.model.name
     context.r = params.text
     inference_request = InferenceRequest(params, response_kind, context, fail_together)
@@ -152,16 +193,17 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
         Answer | SoundAnswer | SoundAnswerByWindow | VideoAnswer | VideoAnswerByWindow | Answers
     ),
     responses=_PROBLEMS,
-    openapi_extra=openapi_operation(CLASSES.output, "or more files."),
+    openapi_extra=openapi_operation(CLASS_FIELDS.output, "or more files."),
 )
 async def classify(request: Request) -> Any:
     """Classify one image, sound or video, or several in multipart or JSON.
 
     In each block `r` tokens are merged. The scores of a sound or video are means over its windows.
     """
-    result = await infer(request, CLASSES)
-    body = Answers(results=result) if isinstance(result, list) else result
-    return timed_response(body.model_dump_json(), _JSON_TYPE, request.state.context)
+    result = await infer(request, CLASS_FIELDS)
+    body = {"results": result} if isinstance(result, list) else result
+    content = to_json(body, inf_nan_mode="null")
+    return timed_response(content, _JSON_TYPE, request.scope["state"]["context"])
 
 
 @router.post(
@@ -185,7 +227,7 @@ async def embed(request: Request) -> Any:
     It has no room for problems, so the problem of one image, with its `index`, is that of the
     request.
     """
-    context: RequestContext = request.state.context
+    context: RequestContext = request.scope["state"]["context"]
     if prefers(request.headers.get("accept"), _RAW_TYPE, _JSON_TYPE):
         rows: Any = await infer(request, RAW_FEATURES, fail_together=True)
         content = b"".join(rows) if isinstance(rows, list) else rows
@@ -209,4 +251,12 @@ async def visualize(request: Request) -> Response:
     """
     picture = await infer(request, PICTURE)
     assert isinstance(picture, bytes)
-    return timed_response(picture, _PNG_TYPE, request.state.context)
+    return timed_response(picture, _PNG_TYPE, request.scope["state"]["context"])
+
+
+def endpoints() -> dict[str, Callable[[Request], Awaitable[Response]]]:
+    """Return what answers the POST requests of these routes, by their paths.
+
+    `RequestMiddleware` calls them itself. The routes document them, and find them for others.
+    """
+    return {"/classify": classify, "/embed": embed, "/visualize": visualize}

@@ -22,8 +22,8 @@ from server.api.pipeline.admission import Admission
 from server.api.pipeline.inference import InferencePipeline
 from server.api.routes.pages import STATIC_FOLDER, Page, load_assets
 from server.audio.windows import window_seconds
-from server.engine_client.group import EngineGroup
-from server.errors import EngineLost, NotFound, Overloaded
+from server.engine_client.engines import Engines
+from server.errors import EngineLost, NotFound, Overloaded, Refusal
 from server.ipc.messages import ModelInfo
 from server.media.limits import AudioLimits, MediaLimits, VideoLimits
 from server.media.modality import Modality
@@ -41,7 +41,7 @@ _ASSETS = load_assets(STATIC_FOLDER / "page")
 class AppComponents:
     """What the routes share; ``app.state.components``."""
 
-    engines: EngineGroup
+    engines: Engines
     admission: Admission
     inference: InferencePipeline
     default_r: str
@@ -134,8 +134,11 @@ async def healthz(request: Request) -> Any:
 @router.get("/readyz", response_model=Health, responses=error_responses(503))
 async def readyz(request: Request) -> Any:
     """Readiness: 200 while requests are admitted; 503 while no engine is ready, or on shutdown."""
+    components: AppComponents = request.app.state.components
     try:
-        request.app.state.components.admission.check_open()
+        components.admission.check_open()
+        if not components.engines.all_ready:
+            raise Overloaded("the models are not loaded", reason=Refusal.NOT_READY, retry_after=1)
     except Overloaded as error:
         # Handled here: this 503 is the answer, and must not count as a refused request.
         return problem_response(error, request.state.context.id)

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import select
 import socket
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.api.transport.acceptor import Acceptor
 from server.api.transport.protocol import (
     UNIX_CLIENT,
     ConnectionRegistry,
@@ -39,18 +40,48 @@ class HttpServer(uvicorn.Server):
 
     uvicorn handles signals itself: it closes the socket first, and ends the process with the
     signal's exit code.
+
+    Args:
+        has_fewest: whether no other process that accepts from the same sockets has fewer
+            connections than so many.
+
+    Attributes:
+        accepts_pending: whether a stop accepts the connections that wait in the kernel; else they
+            are left to the other processes.
     """
 
     config: HttpConfig
+
+    def __init__(
+        self, config: HttpConfig, has_fewest: Callable[[int], bool] = lambda connections: True
+    ) -> None:
+        super().__init__(config)
+        self._has_fewest = has_fewest
+        self.accepts_pending = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Install no signal handlers."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections from ``sockets``."""
+        loop = asyncio.get_running_loop()
+        connections = self.server_state.connections
+
+        def create_protocol() -> asyncio.Protocol:
+            return LimitedProtocol(self.config, self.server_state, app_state={}, _loop=loop)
+
+        def may_accept() -> bool:
+            return self.should_exit or self._has_fewest(len(connections))
+
+        acceptors = [Acceptor(listener, create_protocol, may_accept) for listener in sockets or ()]
+        self.servers = acceptors  # type: ignore[assignment]  # has what uvicorn calls
+        self.started = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept and answer pending connections, then close the sockets."""
-        if not self.force_exit:
+        if self.accepts_pending and not self.force_exit:
             await accept_pending(sockets or (), self.config.registry.stop_plan.accept)
         await super().shutdown(sockets)
 

@@ -7,21 +7,17 @@ no limit on the size of a header, the number of connections or the number of pip
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from server.api.contract.asgi_extensions import LINGERING_CLOSE
-from server.api.contract.problem_details import problem_response
+from server.api.contract.asgi_extensions import CLIENT_CONNECTION, LINGERING_CLOSE
+from server.api.transport.cycle import RequestCycle, refusal
 from server.api.transport.lingering import LingeringClose, LingerLimits
 from server.api.transport.upgrade_offer import body_parser, framing
 from server.errors import (
@@ -108,7 +104,7 @@ class HttpConfig(uvicorn.Config):
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection with limits."""
+    """One connection with limits; it is the `ClientConnection` of its requests."""
 
     config: HttpConfig
 
@@ -125,6 +121,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         # The request in flight. With pipelining it is not `self.cycle`, the last one received.
         self._active_cycle: RequestResponseCycle | None = None
+        self._extensions = {LINGERING_CLOSE: {}, CLIENT_CONNECTION: self}
+        self.disconnected = False
+        self.on_disconnect: Callable[[], object] | None = None
 
     @property
     def is_response_pending(self) -> bool:
@@ -136,9 +135,17 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     @property
+    def body_arrived(self) -> bool:
+        """Whether the whole body of the request in flight is in memory."""
+        return self._active_cycle is not None and not self._active_cycle.more_body
+
     def is_closing(self) -> bool:
-        """Whether the connection is closed, or lingers before."""
+        """Return whether the connection is closed, or lingers before."""
         return self._lingering is not None or self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send a part of a response."""
+        self.transport.write(data)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; at the limit close an idle one, or refuse this one if none is."""
@@ -179,6 +186,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after the end of the connection."""
         self._registry.forget(self)
+        self.disconnected = True
+        if self.on_disconnect is not None:
+            self.on_disconnect()
         if self._lingering:
             self._lingering.cancel()
         for timer in (self._header_timer, self._send_timer):
@@ -195,11 +205,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse received bytes, and count those of the header."""
         if self._lingering:
             return self._lingering.discard(data)
-        if self._all_answered:
-            self._start_header_timer()
         self._unset_keepalive_if_required()
         self._parse(data)
-        if not self._in_header or self.is_closing:
+        if self._all_answered and self.timeout_keep_alive_task is None and not self.is_closing():
+            self._start_header_timer()  # what has arrived is not a whole header
+        if not self._in_header or self.is_closing():
             return
         # Data in which a header begins is not counted: it may begin with an earlier request.
         if not self._header_began:
@@ -211,7 +221,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, MemoryError):  # the request is not to blame
+                self.logger.error("a connection was cut: this process has no more memory")
+                return self.transport.abort()
             self._refuse(Malformed("this is not an HTTP/1.1 request"))
         except httptools.HttpParserUpgrade as offer:
             (header_end,) = offer.args
@@ -221,7 +234,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start to count a header."""
         super().on_message_begin()
-        self.scope["extensions"] = {LINGERING_CLOSE: {}}
+        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
         self._in_header = True
         self._in_message = True
         self._header_began = True
@@ -234,10 +247,42 @@ class LimitedProtocol(HttpToolsProtocol):
         self._registry.mark_busy(self)
         if len(self.pipeline) == MAX_PIPELINED:
             return self.transport.abort()
-        super().on_headers_complete()
-        self.cycle.transport = ResponseTransport(self)
-        if not self.pipeline:
+        is_next = self._all_answered
+        self.cycle = self._create_cycle()
+        if is_next:
             self._active_cycle = self.cycle
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _create_cycle(self) -> RequestCycle:
+        """Complete the scope of the request whose header has arrived, and return its cycle.
+
+        As uvicorn does, less what this server does not use: WebSockets, uvicorn's own prefix of
+        paths, and its limit on concurrent requests.
+        """
+        scope = self.scope
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["http_version"] = self.parser.get_http_version()
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        return RequestCycle(
+            scope=scope,
+            transport=cast("asyncio.Transport", self),  # `close` lingers
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=scope["http_version"] != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
 
     def on_message_complete(self) -> None:
         """Start the keep-alive timeout if the response came before the end of the body."""
@@ -245,7 +290,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return  # the header alone is complete
         super().on_message_complete()
         self._in_message = False
-        if self.cycle.response_complete and not self.is_closing:
+        if self.cycle.response_complete and not self.is_closing():
             self._stop_header_timer()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -254,7 +299,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next pipelined request, or mark the connection idle."""
-        if self.is_closing:
+        if self.is_closing():
             return
         if self.pipeline:
             next_cycle, _ = self.pipeline[-1]
@@ -283,7 +328,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def close(self) -> None:
         """Send what was written, then close; linger first if more input is expected."""
-        if self.is_closing:
+        if self.is_closing():
             return
         if not self._expects_input():
             return self.transport.close()
@@ -343,38 +388,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer with ``error`` without a call of the application, and close the connection."""
         self._in_message = True  # the rest of it will not be parsed
         self._registry.on_refusal(error)
-        request_id = uuid.uuid4().hex
-        response = problem_response(
-            error, request_id, {"X-Request-ID": request_id, "Connection": "close"}
-        )
-        header_lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-        self.transport.write(
-            b"".join([STATUS_LINE[error.status], *header_lines, b"\r\n", response.body])
-        )
+        self.transport.write(refusal(error))
         self.close()
-
-
-class ResponseTransport(asyncio.Transport):
-    """What uvicorn writes a response to: the transport of ``connection``, with its lingering close.
-
-    These are all methods that uvicorn calls.
-    """
-
-    def __init__(self, connection: LimitedProtocol) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def write(self, data: Any) -> None:
-        """Send ``data``."""
-        self._connection.transport.write(data)
-
-    def is_closing(self) -> bool:
-        """Return whether the connection is closed, or lingers before."""
-        return self._connection.is_closing
-
-    def close(self) -> None:
-        """Send what was written, then close."""
-        self._connection.close()
 
 
 def without_mapping(address: str) -> str:

@@ -59,9 +59,12 @@ def slowdown(recent: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _slopes(points: Sequence[_Point]) -> list[float]:
     """Return the slope between any two points that are far enough apart."""
+    inverses = [point.inverse for point in points]
+    if max(inverses) <= _MIN_RATIO * min(inverses):
+        return []  # as where every batch has one image
     slopes = []
-    for pair in combinations(points, 2):
-        low, high = sorted(pair)
+    for one, other in combinations(points, 2):
+        low, high = (one, other) if one.inverse < other.inverse else (other, one)
         if high.inverse > _MIN_RATIO * low.inverse:
             rise = high.slowdown - low.slowdown
             slopes.append(rise / (high.inverse - low.inverse))

@@ -8,21 +8,25 @@ import sys
 from dataclasses import replace
 
 from server.commands.cli import main
-from server.engine_client import group
+from server.supervision import engine_group, launch
 
 HUNG_SECONDS = 8.0
 
 
-class FaultyGroup(group.EngineGroup):
+class FaultyGroup(engine_group.EngineGroup):
     """Engines run the faulty module, and a batch counts as hung after `HUNG_SECONDS`."""
 
-    def __init__(self, configs, patience, **callbacks):
+    def __init__(self, configs, patience, shared, on_restart):
         module = f"tests.server.engine.{os.environ['FAULTY']}"
         super().__init__(
-            configs, replace(patience, batch_timeout=HUNG_SECONDS), **callbacks, module=module
+            configs,
+            replace(patience, batch_timeout=HUNG_SECONDS),
+            shared,
+            on_restart,
+            module=module,
         )
 
 
 if __name__ == "__main__":
-    group.EngineGroup = FaultyGroup  # type: ignore[misc, assignment]  # in place of a class
+    vars(launch)["EngineGroup"] = FaultyGroup  # in place of what it imported
     sys.exit(main())

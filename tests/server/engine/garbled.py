@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import sys
 
-from server.engine.heartbeat import start_heartbeat
-from server.ipc.channel import Channel, pack
+from server.engine.heartbeat import ParentWatch, start_heartbeat
+from server.ipc.board import Board
+from server.ipc.channel import Channel, WithDescriptor, pack
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
-from server.ipc.shared_memory import HeartbeatPage
 from server.latency.cost import CostFeatures, CostModel
 from server.media.transforms import ImageTransform
 from tome_core.cost import Cost
@@ -38,16 +38,19 @@ MODEL = ModelInfo(
 )
 
 
-def main(connection: socket.socket, page: int) -> None:
+def main(control: socket.socket, board: int) -> None:
     """Start, and answer one job."""
-    start_heartbeat(HeartbeatPage(page))
-    channel = Channel(connection)
+    channel = Channel(control, descriptors=True)
     config: EngineConfig = channel.receive()
+    row = Board(board, config.board).engines[config.engine]
+    start_heartbeat(row, ParentWatch(control.fileno()))
     if EARLY in config.models:
         return channel.send(Stop())
     channel.send(Ready((MODEL,), 3 * 32 * 32, {"tiny": CostModel(CostFeatures())}))
     channel.receive()  # the slots
-    job = channel.receive()
+    attached: WithDescriptor = channel.receive()
+    connection = attached.connection
+    job = Channel(connection).receive()
     if not isinstance(job, Job):
         return None
     answers = {
@@ -56,8 +59,8 @@ def main(connection: socket.socket, page: int) -> None:
         OTHER_JOB: pack(BatchDone("tiny", (Outcome(-1),))),
     }
     connection.sendall(answers[int(str(job.choices[0]))])
-    channel.receive()  # until the API process ends this one
-    return None
+    while True:
+        channel.receive()  # until the parent process ends this one
 
 
 if __name__ == "__main__":

@@ -1,39 +1,105 @@
-"""The heartbeat: what the thread writes into the shared page."""
+"""The heartbeat: what the thread writes into the engine's row, and when it ends the process."""
 
 from __future__ import annotations
 
 import builtins
 import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from server.engine import heartbeat
-from server.engine.heartbeat import resident_bytes, start_heartbeat
-from server.ipc.shared_memory import HeartbeatPage, create_memory
+from server.engine.heartbeat import EXIT_ORPHAN, ParentWatch, resident_bytes, start_heartbeat
+from server.ipc.board import Board, BoardSize, EngineRow
+
+ROOT = Path(__file__).parents[3]
+# Never closed: the heartbeat of this process would end it.
+CONTROL, ENGINE_CONTROL = (end.detach() for end in socket.socketpair())
+# An engine whose batch takes forever.
+BUSY = """
+import sys, time
+from server.engine.heartbeat import ParentWatch, start_heartbeat
+from server.ipc.board import Board, BoardSize
+row = Board.create(BoardSize(engines=1, workers=0, slots=0)).engines[0]
+start_heartbeat(row, ParentWatch(int(sys.argv[1])))
+print("started", flush=True)
+time.sleep(1e6)
+"""
+# A parent process that starts it.
+PARENT = """
+import subprocess, sys
+fd = int(sys.argv[2])
+subprocess.run([sys.executable, "-c", sys.argv[1], str(fd)], pass_fds=[fd])
+"""
 
 
-def test_the_thread_updates_the_page_until_the_process_ends(
+def test_the_thread_updates_the_row_until_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.001)
-    page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
+    (row,) = Board.create(BoardSize(engines=1, workers=0, slots=0)).engines
     started = time.monotonic()
-    thread = start_heartbeat(page)
+    thread = start_heartbeat(row, ParentWatch(ENGINE_CONTROL))
     assert thread.daemon  # so it does not keep the process from ending
-    first = wait_for_beat_after(page, started)
-    second = wait_for_beat_after(page, first)
+    first = wait_for_beat_after(row, started)
+    second = wait_for_beat_after(row, first)
     assert second > first > started
-    assert page.read().resident_bytes > 0
+    assert row.heartbeat().resident_bytes > 0
 
 
-def wait_for_beat_after(page: HeartbeatPage, moment: float) -> float:
+def wait_for_beat_after(row: EngineRow, moment: float) -> float:
     """Return the time of the first beat after ``moment``."""
     end = time.monotonic() + 30
-    while page.read().beat <= moment:
+    while row.heartbeat().beat <= moment:
         assert time.monotonic() < end
         time.sleep(0.001)
-    return page.read().beat
+    return row.heartbeat().beat
+
+
+def test_an_engine_ends_during_a_batch_when_its_control_channel_is_closed() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with parent_end, engine_end, started(engine_end, BUSY) as process:
+        assert process.poll() is None
+        parent_end.close()
+        assert process.wait(10) == EXIT_ORPHAN
+
+
+def test_an_engine_ends_during_a_batch_when_its_parent_is_killed() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with parent_end, engine_end, started(engine_end, PARENT, BUSY) as parent:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(10)
+        # The end of the engine closes the output. Its control channel is open all the time.
+        assert parent.stdout is not None
+        os.set_blocking(parent.stdout.fileno(), False)
+        end = time.monotonic() + 10
+        while parent.stdout.read() != b"":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def started(control: socket.socket, *scripts: str) -> subprocess.Popen[bytes]:
+    """A process that runs the first of ``scripts``, when its engine has started."""
+    descriptor = control.fileno()
+    command = [sys.executable, "-c", *scripts, str(descriptor)]
+    process = subprocess.Popen(command, cwd=ROOT, pass_fds=[descriptor], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    return process
+
+
+def test_a_parent_that_ended_before_the_first_look_is_noticed() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with engine_end:
+        parent_end.close()
+        assert ParentWatch(engine_end.fileno()).has_ended()
+    assert not ParentWatch(ENGINE_CONTROL).has_ended()
 
 
 def test_resident_memory_grows_with_what_is_allocated() -> None:

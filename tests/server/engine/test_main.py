@@ -15,8 +15,9 @@ import pytest
 from server.errors import ConfigError, UnsafeAcceleration
 from server.ipc.channel import Channel
 from server.ipc.messages import Accelerations, StartFailed
-from server.ipc.shared_memory import HeartbeatPage, create_memory
-from tests.server.engine_client.engines import configuration
+from server.ipc.shared_memory import create_memory
+from tests.server.engine.loops import engine_row, ignore
+from tests.server.engine.processes import configuration
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def engine() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def channels() -> Iterator[tuple[Channel, Channel]]:
-    """The ends of the API process and of the engine."""
-    api, engine = socket.socketpair()
-    with api, engine:
-        yield Channel(api), Channel(engine)
+    """The ends of the parent process and of the engine."""
+    parent, engine = socket.socketpair()
+    with parent, engine:
+        yield Channel(parent), Channel(engine)
 
 
 SAFER = Accelerations(graphs=False)
@@ -52,16 +53,16 @@ SAFER = Accelerations(graphs=False)
         ),
     ],
 )
-def test_a_failed_start_is_reported_to_the_api_process(
+def test_a_failed_start_is_reported_to_the_parent_process(
     engine: ModuleType,
     channels: tuple[Channel, Channel],
     error: Exception,
     message: StartFailed,
     exit_code: int,
 ) -> None:
-    api_channel, engine_channel = channels
+    parent_channel, engine_channel = channels
     assert engine.report_failed_start(engine_channel, error) == exit_code
-    assert api_channel.receive() == message
+    assert parent_channel.receive() == message
 
 
 def test_an_engine_with_a_wrong_configuration_reports_it_and_ends(
@@ -69,11 +70,12 @@ def test_an_engine_with_a_wrong_configuration_reports_it_and_ends(
     channels: tuple[Channel, Channel],
     tmp_path: Path,
 ) -> None:
-    api_channel, engine_channel = channels
-    page = HeartbeatPage(create_memory("page", HeartbeatPage.SIZE))
-    exit_code = engine.serve(engine_channel, configuration(tmp_path), create_memory(), page)
+    parent_channel, engine_channel = channels
+    exit_code = engine.serve(
+        engine_channel, configuration(tmp_path), create_memory(), engine_row(), ignore
+    )
     assert exit_code == 1
-    reply = api_channel.receive()
+    reply = parent_channel.receive()
     assert isinstance(reply, StartFailed)
     assert "models.toml" in reply.reason
 

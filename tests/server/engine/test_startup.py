@@ -13,7 +13,7 @@ from server.engine.loop import EngineModel
 from server.engine.startup import record_graphs, start_models
 from server.errors import UnsafeAcceleration
 from server.ipc.messages import Accelerations
-from tests.server.engine_client.engines import configuration
+from tests.server.engine.processes import configuration
 from tests.tome_core.backends.cpu.helpers import HAS_AVX512
 from tome_core.backends.cpu import library
 from tome_core.schedule import Schedule

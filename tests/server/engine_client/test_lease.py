@@ -1,106 +1,117 @@
-"""One request's hold on a slot, without an engine."""
+"""One request's hold on a slot."""
 
 import asyncio
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from server.engine_client.routing import Lease
-from server.engine_client.slots import SlotAllocator
 from server.errors import EngineLost
-from server.ipc.messages import Job
+from tests.server.engine_client.links import PLAIN, SIZE, EngineEnd, Server, serving, until
 from tome_core.schedule import Schedule
-
-SHAPE = (3, 4, 4)
-
-
-@pytest.fixture
-def slots() -> Iterator[SlotAllocator]:
-    allocator = SlotAllocator(2)
-    allocator.map(slot_bytes=4 * 3 * 4 * 4)
-    yield allocator
-    os.close(allocator.descriptor)
 
 
 @pytest.mark.parametrize(("dtype", "normalised"), [(np.uint8, False), (np.float32, True)])
 def test_an_image_is_written_to_its_slot_and_submitted_with_its_type(
-    slots: SlotAllocator, dtype: Any, normalised: bool
+    dtype: Any, normalised: bool
 ) -> None:
-    submitted: list[Job] = []
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            with server.routers[0].lease() as lease:
+                lease.write(np.full(SIZE, 7, dtype))
+                assert not lease.submitted
+                running = asyncio.create_task(
+                    lease.run("tiny", [Schedule.constant(4)], 3, 12.5, request_id="a1")
+                )
+                await end.receive(1)
+                assert lease.submitted
+                (job,) = end.jobs
+                assert (server.slots.view(job.slot, SIZE, dtype) == 7).all()
+                assert (job.model, job.choices) == ("tiny", (Schedule.constant(4),))
+                assert (job.top_k, job.deadline, job.output_kind) == (3, 12.5, "classes")
+                assert (job.normalised, job.request_id) == (normalised, "a1")
+                end.answer([job])
+                assert (await running).outcome.id == job.id
 
-    async def run() -> None:
-        def submit(job: Job) -> asyncio.Future[Any]:
-            submitted.append(job)
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            future.set_result(None)
-            return future
-
-        lease = Lease(slots, 1, submit)
-        lease.write(np.full(SHAPE, 7, dtype))
-        assert not lease.submitted
-        await lease.run("tiny", [Schedule.constant(4)], 3, 12.5, request_id="a1")
-        assert lease.submitted
-
-    asyncio.run(run())
-    assert (slots.memory.view(1, SHAPE, dtype) == 7).all()
-    (job,) = submitted
-    assert (job.slot, job.model, job.choices) == (1, "tiny", (Schedule.constant(4),))
-    assert (job.top_k, job.deadline, job.output_kind) == (3, 12.5, "classes")
-    assert (job.normalised, job.request_id) == (normalised, "a1")
-
-
-def test_a_slot_stays_with_its_request_if_no_engine_is_ready(slots: SlotAllocator) -> None:
-    def submit(job: Job) -> asyncio.Future[Any]:
-        raise EngineLost("no engine")
-
-    lease = Lease(slots, 0, submit)
-    with pytest.raises(EngineLost):
-        asyncio.run(lease.run("tiny", [Schedule.constant(4)], 3))
-    assert not lease.submitted
+    asyncio.run(main())
 
 
-def run_in_kept_slot(slots: SlotAllocator, *, cancelled: bool) -> None:
-    """Take a slot, run in it once, and keep it; the engine answers, unless it is ``cancelled``."""
+def test_a_request_that_is_cancelled_cancels_its_job() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
 
-    async def run() -> None:
-        def submit(job: Job) -> asyncio.Future[Any]:
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            if not cancelled:
-                answer(future, job)
-            return future
+            async def request() -> None:
+                with server.routers[0].lease() as lease:
+                    await lease.run("tiny", PLAIN, 3)
 
-        def answer(future: asyncio.Future[Any], job: Job) -> None:
-            asyncio.get_running_loop().call_soon(slots.release, job.slot)
-            asyncio.get_running_loop().call_soon(future.set_result, None)
+            asking = asyncio.create_task(request())
+            await end.receive(1)
+            asking.cancel()
+            await end.receive(2)
+            assert end.cancelled == [end.jobs[0].id]
+            assert server.workers[0].slots.used == 1
+            end.answer(end.jobs)
+            await until(lambda: server.workers[0].slots.used == 0)
 
-        lease = Lease(slots, slots.free.pop(), submit)
-        running = asyncio.create_task(
-            lease.run("tiny", [Schedule.constant(4)], 3, keep_slot=True),
-        )
-        await asyncio.sleep(0)
-        if cancelled:
-            running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        assert not lease.submitted
-
-    asyncio.run(run())
+    asyncio.run(main())
 
 
-def test_a_slot_that_is_kept_is_free_when_its_lease_ends(slots: SlotAllocator) -> None:
-    run_in_kept_slot(slots, cancelled=False)
-    assert slots.free == [0]
-    slots.release(1)
-    assert slots.free == [0, 1]
+async def run_in_kept_slot(server: Server, end: EngineEnd, windows: int, *, answered: int) -> None:
+    """Take a slot, and run in it ``windows`` times; the last waits longer than the request."""
+    with server.routers[0].lease() as lease:
+        for window in range(windows):
+            lease.write(np.full(SIZE, window, np.uint8))
+            running = asyncio.create_task(lease.run("tiny", PLAIN, 3, keep_slot=True))
+            await end.receive(len(end.messages) + 1)
+            assert not lease.submitted
+            job = end.jobs[-1]
+            assert (server.slots.view(job.slot, SIZE, np.uint8) == window).all()
+            assert server.workers[0].queued == 1
+            if window < answered:
+                end.answer([job])
+                await running
+                assert server.workers[0].queued == 0
+        running.cancel()
 
 
-def test_a_slot_that_is_kept_is_not_free_before_the_engine_has_answered(
-    slots: SlotAllocator,
-) -> None:
-    run_in_kept_slot(slots, cancelled=True)
-    slots.release(1)  # by the lease
-    assert slots.free == [0]
-    slots.release(1)  # by the engine
-    assert slots.free == [0, 1]
+def test_a_slot_that_is_kept_is_free_when_its_lease_ends() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            await run_in_kept_slot(server, end, windows=3, answered=3)
+            assert len({job.slot for job in end.jobs}) == 1
+            assert server.workers[0].slots.used == 0
+
+    asyncio.run(main())
+
+
+def test_a_slot_that_is_kept_is_not_free_before_the_engine_has_answered() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            await run_in_kept_slot(server, end, windows=2, answered=1)
+            assert (server.workers[0].slots.used, server.workers[0].queued) == (1, 1)
+            end.answer([end.jobs[-1]])
+            await until(lambda: server.workers[0].slots.used == 0)
+
+    asyncio.run(main())
+
+
+def test_a_slot_that_is_kept_is_not_free_before_a_lost_engine_has_ended() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            (worker,) = server.workers
+            with server.routers[0].lease() as lease:
+                running = asyncio.create_task(lease.run("tiny", PLAIN, 3, keep_slot=True))
+                await end.receive(1)
+                end.close()
+                with pytest.raises(EngineLost):
+                    await running
+            assert (worker.slots.used, worker.queued) == (1, 0)
+            worker.engine_ended(0)
+            assert worker.slots.used == 0
+
+    asyncio.run(main())

@@ -1,203 +1,284 @@
-"""Routing to a real engine process that serves two tiny models, and to two of unlike speed."""
+"""Predictions, and the choice among engines, from the queue of all API processes."""
 
 import asyncio
 import contextlib
-import os
-import signal
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from server.engine.execution.image_input import ImageInput
-from server.engine.execution.runner import Runner
 from server.engine_client.routing import Router
-from server.errors import EngineStartError, Overloaded
-from server.ipc.messages import BatchDone, OutputKind
-from server.latency.cost import CostFeatures, CostModel
-from tests.server.engine_client.engines import SIZE, classify, configuration, running, shared, until
+from server.errors import EngineLost, Overloaded, Refusal
+from server.latency.queueing import WorkEstimate
+from tests.server.engine_client.links import (
+    MAX_BATCH,
+    PLAIN,
+    SIZE,
+    TINY,
+    EngineEnd,
+    cost_model,
+    serving,
+    until,
+)
 from tome_core.schedule import Schedule
 
-Shared = tuple[asyncio.Runner, Router, list[BatchDone]]
 BLANK = np.zeros(SIZE, np.uint8)
 
 
-@pytest.fixture(scope="module")
-def two_models(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``tiny``, and ``dim``, the same network with another normalisation."""
-    folder = tmp_path_factory.mktemp("two")
-    table = (tiny_folder / "models.toml").read_text().replace('"tiny.', f'"{tiny_folder}/tiny.')
-    table = table.replace('"labels.txt"', f'"{tiny_folder}/labels.txt"')
-    dim = table.replace('name = "tiny"', 'name = "dim"').replace("0.5,", "0.1,")
-    (folder / "models.toml").write_text(table + dim)
-    return folder
+def ask(router: Router, count: int, deadline: float | None = None) -> list[asyncio.Task[None]]:
+    """Run so many images, of which the work counts from now on."""
+
+    async def run() -> None:
+        work = router.estimate_work("tiny", PLAIN, deadline)
+        with router.lease(work) as lease:
+            lease.write(BLANK)
+            await lease.run("tiny", PLAIN, 3, deadline)
+
+    return [asyncio.create_task(run()) for _ in range(count)]
 
 
-@pytest.fixture(scope="module")
-def serving(two_models: Path) -> Iterator[Shared]:
-    batches: list[BatchDone] = []
-    with shared(configuration(two_models), on_batch=batches.append) as (loop, router):
-        yield loop, router, batches
+def answer(*ends: EngineEnd) -> None:
+    """Answer all jobs that have arrived."""
+    for end in ends:
+        end.answer(end.jobs)
 
 
-def test_each_answer_belongs_to_its_image(serving: Shared, runner: Runner) -> None:
-    loop, router, batches = serving
-    images = np.random.default_rng(0).integers(0, 256, (8, *SIZE), np.uint8)
-    kinds: list[OutputKind] = ["classes", "classes", "features", "source"]
-    kinds += ["classes", "source", "features", "classes"]
-    cases = list(zip(images, [0, 1, 2, 3, 4, 5, 0, 8], kinds, strict=True))
-    expected = []
-    for image, r, kind in cases:
-        top_k = 3 if kind == "classes" else 0
-        expected += runner.run([ImageInput(image, Schedule.constant(r), top_k, kind)])
-    batches.clear()
+def last(router: Router) -> WorkEstimate:
+    """Return work that is due after all other."""
+    return router.estimate_work("tiny", PLAIN, deadline=math.inf)
+
+
+def test_an_image_goes_to_the_engine_that_would_complete_it_first() -> None:
+    """The second engine is four times as fast as the first one."""
 
     async def main() -> None:
-        assert router.engines.models["tiny"].labels == ("cat", "dog", "fish")
-        assert router.engines.models["tiny"].grid == (4, 4)
-        results = await asyncio.gather(
-            *(classify(router, image, r, output_kind=kind) for image, r, kind in cases)
-        )
-        assert (router.engines.slots.used, router.engines.queued) == (0, 0)
-        for result, prediction in zip(results, expected, strict=True):
-            outcome = result.outcome
-            assert outcome.classes == prediction.classes
-            assert outcome.scores == pytest.approx(prediction.scores, abs=1e-4)
-            features = np.frombuffer(outcome.features, "<f4")
-            expected_features = np.frombuffer(prediction.features, "<f4")
-            np.testing.assert_allclose(features, expected_features, rtol=1e-4, atol=1e-4)
-            assert outcome.source == prediction.source
+        async with serving(engines=2, slots=10) as server:
+            (router,) = server.routers
+            (slow,) = await server.start(0, seconds=0.04)
+            (fast,) = await server.start(1, seconds=0.01)
+            assert router.seconds_to_complete(last(router)) == pytest.approx(0.01)
+            # Not before one of the engines has run its half of them.
+            assert router.seconds_to_complete(last(router), images=5) == pytest.approx(0.03)
+            asking = []
+            for _ in range(10):
+                asking += ask(router, 1)
+                await asyncio.sleep(0)
+            await slow.receive(2)
+            await fast.receive(8)
+            assert router.seconds_to_complete(last(router)) == pytest.approx(0.09)
+            answer(slow, fast)
+            await asyncio.gather(*asking)
 
-    loop.run(main())
-    assert sum(batch.images for batch in batches) == 8
-    assert max(batch.images for batch in batches) <= 4
-
-
-def test_each_model_answers_its_own_requests(serving: Shared) -> None:
-    loop, router, _ = serving
-    image = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
-
-    async def main() -> None:
-        assert list(router.engines.models) == ["tiny", "dim"]
-        results = await asyncio.gather(
-            *(classify(router, image, 2, model=name) for name in ("tiny", "dim") * 3)
-        )
-        assert {result.batch.model for result in results} == {"tiny", "dim"}
-        scores = [result.outcome.scores for result in results]
-        assert scores[0] == pytest.approx(scores[2], abs=1e-5)
-        assert scores[1] == pytest.approx(scores[3], abs=1e-5)
-        assert scores[0] != pytest.approx(scores[1], abs=1e-3)
-
-    loop.run(main())
+    asyncio.run(main())
 
 
-def test_slots_bound_the_jobs_and_become_free_again(serving: Shared) -> None:
-    loop, router, _ = serving
+def test_an_idle_engine_comes_before_one_whose_images_are_all_due_later() -> None:
+    """The choice is that of two processes, of which each submits every other image."""
 
     async def main() -> None:
-        with contextlib.ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(router.lease())
+        async with serving(engines=2, workers=2) as server:
+            first = await server.start(0)
+            second = await server.start(1)
+            asking = ask(server.routers[0], 1)
+            await until(lambda: server.board.submitted_to(0) == 1)
+            asking += ask(server.routers[1], 1)
+            await until(lambda: server.board.submitted_to(1) == 1)
+            soon = time.monotonic() + 0.5
+            asking += ask(server.routers[0], 1, deadline=soon)
+            await until(lambda: server.board.submitted == 3)
+            asking += ask(server.routers[1], 1, deadline=soon)
+            await until(lambda: server.board.submitted == 4)
+            assert [server.board.submitted_to(engine) for engine in (0, 1)] == [2, 2]
+            await first[0].receive(2)
+            await second[1].receive(2)
+            answer(*first, *second)
+            await asyncio.gather(*asking)
+
+    asyncio.run(main())
+
+
+def test_each_process_sees_the_whole_queue() -> None:
+    async def main() -> None:
+        async with serving(workers=2, slots=16) as server:
+            ends = await server.start(seconds=0.1)
+            mine, other = server.routers
+            assert mine.seconds_to_complete(last(mine)) == pytest.approx(0.1)
+            asking = ask(other, 5)
+            await ends[1].receive(5)
+            for router in server.routers:
+                assert router.engines.queued == 5
+                assert router.seconds_to_complete(last(router)) == pytest.approx(0.6)
+            soon = mine.estimate_work("tiny", PLAIN, time.monotonic() - 1)
+            assert mine.seconds_to_complete(soon) == pytest.approx(0.1)
+            with other.lease(soon), other.lease(soon):
+                # Images that are not submitted yet count as well.
+                assert mine.seconds_to_complete(soon) == pytest.approx(0.3)
+                assert mine.seconds_to_complete(last(mine)) == pytest.approx(0.8)
+            answer(ends[1])
+            await asyncio.gather(*asking)
+            for router in server.routers:
+                assert router.seconds_to_complete(last(router)) == pytest.approx(0.1)
+
+    asyncio.run(main())
+
+
+def test_images_that_are_not_submitted_yet_are_divided_among_the_engines() -> None:
+    async def main() -> None:
+        async with serving(engines=2, workers=2) as server:
+            await server.start(0, seconds=0.1)
+            await server.start(1, seconds=0.1)
+            mine, other = server.routers
+            with contextlib.ExitStack() as stack:
+                for _ in range(4):
+                    stack.enter_context(other.lease(last(other)))
+                assert mine.seconds_to_complete(last(mine)) == pytest.approx(0.3)
+
+    asyncio.run(main())
+
+
+def test_an_image_is_not_ahead_of_itself() -> None:
+    """If it were, it would seem to take 0.2 s on the first engine."""
+
+    async def main() -> None:
+        async with serving(engines=2) as server:
+            (router,) = server.routers
+            ends = [*await server.start(0, seconds=0.1), *await server.start(1, seconds=0.15)]
+            asking = ask(router, 1)
+            await ends[0].receive(1)
+            answer(ends[0])
+            await asyncio.gather(*asking)
+
+    asyncio.run(main())
+
+
+def test_the_current_batch_counts_as_far_as_it_has_run() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (router,) = server.routers
+            (end,) = await server.start(seconds=10.0)
+            asking = ask(router, 3)
+            await end.receive(3)
+            row = server.board.engines[0]
+            row.begin_batch(time.monotonic() - 8.0, predicted_seconds=20.0)
+            assert router.seconds_to_complete(last(router)) == pytest.approx(32, abs=1)
+            assert router.retry_after() in (22, 23)
+            # What is due before all others waits for the current batch alone.
+            first = last(router)._replace(due=0.0)
+            assert router.seconds_to_complete(first) == pytest.approx(22, abs=1)
+            row.end_batch()
+            answer(end)
+            await asyncio.gather(*asking)
+
+    asyncio.run(main())
+
+
+def test_the_cost_model_is_the_latest_that_any_batch_has_brought() -> None:
+    async def main() -> None:
+        async with serving(workers=2) as server:
+            ends = await server.start(seconds=0.1)
+            for end in ends:  # the second process has no job in that batch
+                end.answer([], cost_model(seconds=0.7))
+            for router in server.routers:
+                await until(
+                    lambda router=router: router.seconds_to_complete(last(router)) > 0.6  # type: ignore[misc]
+                )
+
+    asyncio.run(main())
+
+
+def test_a_retry_is_due_when_the_whole_queue_is_run() -> None:
+    async def main() -> None:
+        async with serving(workers=2, slots=2 * MAX_BATCH) as server:
+            ends = await server.start(seconds=5.0)
+            mine, other = server.routers
+            asking = ask(other, MAX_BATCH)
+            await ends[1].receive(MAX_BATCH)
+            assert mine.retry_after() == 20
+            answer(ends[1])
+            await asyncio.gather(*asking)
+
+    asyncio.run(main())
+
+
+def test_a_retry_while_no_engine_is_ready_is_due_when_one_may_be() -> None:
+    async def main() -> None:
+        async with serving(engines=3) as server:
+            (router,) = server.routers
+            now = time.monotonic()
+            for engine, seconds in enumerate((30.0, 12.0, 5.0)):
+                server.board.engines[engine].expect_ready(now + seconds)
+            router.engines.engine_given_up(2)
+            assert router.retry_after() == 12
+            assert router.seconds_to_complete(
+                WorkEstimate("tiny", TINY.geometry.image_cost(PLAIN[0]), now)
+            ) == pytest.approx(0.0)
             with pytest.raises(Overloaded) as caught, router.lease():
                 pass
-            assert caught.value.retry_after
-        assert router.engines.slots.used == 0
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(classify(router, BLANK, 0), timeout=0)
-        cancelled = [asyncio.create_task(classify(router, BLANK, 0)) for _ in range(8)]
-        await asyncio.sleep(0)
-        for task in cancelled:
-            task.cancel()
-        await asyncio.gather(*cancelled, return_exceptions=True)
-        await until(
-            lambda: router.engines.slots.used == 0
-        )  # the engine has dropped or run the jobs
-        assert (await classify(router, BLANK, 0)).outcome.failure is None
-
-    loop.run(main())
-
-
-def test_a_job_whose_deadline_has_passed_is_not_run(serving: Shared) -> None:
-    loop, router, batches = serving
-    batches.clear()
-    assert loop.run(classify(router, BLANK, 0, deadline=0.0)).outcome.failure == "expired"
-    assert sum(batch.images for batch in batches) == 0
-
-
-def test_a_mistake_in_the_settings_is_raised_at_the_first_start(tiny_folder: Path) -> None:
-    restarts: list[str] = []
-
-    async def main() -> None:
-        with pytest.raises(EngineStartError, match="there is no cuda:7 here"):
-            async with running(
-                [configuration(tiny_folder, device="cuda:7")], on_restart=restarts.append
-            ):
-                pass
-
-    asyncio.run(main())
-    assert not restarts
-
-
-def test_an_image_goes_to_the_engine_that_would_complete_it_first(tiny_folder: Path) -> None:
-    """The second engine is four times as fast as the first one."""
-    per_image = [0.04, 0.01]  # seconds
-
-    async def main() -> None:
-        async with running([configuration(tiny_folder, slots=10)] * 2) as router:
-            processes = [engine.process for engine in router.engines.supervisors]
-            work = router.estimate_work("tiny", [Schedule.constant(0)], time.monotonic() + 60)
-            for process, seconds in zip(processes, per_image, strict=True):
-                os.kill(process.pid, signal.SIGSTOP)
-                per_token = seconds / work.image_cost.tokens
-                process.cost_models = {"tiny": CostModel(CostFeatures(tokens=per_token), margin=0)}
-            assert router.seconds_to_complete(work) == pytest.approx(0.01)
-            # Not before one of the engines has run its half of them.
-            assert router.seconds_to_complete(work, images=5) == pytest.approx(0.03)
-            asking = asyncio.gather(*(classify(router, BLANK, 0) for _ in range(10)))
-            await until(lambda: router.engines.queued == 10)
-            assert [process.queued for process in processes] == [2, 8]
-            last = replace(work, due=float("inf"))
-            assert router.seconds_to_complete(last) == pytest.approx(0.09)
-            for process in processes:
-                os.kill(process.pid, signal.SIGCONT)
-            await asking
+            assert caught.value.reason is Refusal.NOT_READY
+            assert caught.value.retry_after == 12
 
     asyncio.run(main())
 
 
-def test_images_that_are_not_submitted_yet_count_where_they_are_expected(tiny_folder: Path) -> None:
+def test_a_process_is_full_when_its_share_is() -> None:
     async def main() -> None:
-        async with running([configuration(tiny_folder)] * 2) as router:
-            work = router.estimate_work("tiny", [Schedule.constant(0)], None)
-            alone = router.seconds_to_complete(work)
-            with router.lease(work), router.lease(work):
-                assert router.seconds_to_complete(work) > alone
-            assert router.seconds_to_complete(work) == alone
+        async with serving(workers=2, slots=5) as server:
+            await server.start()
+            mine, other = server.routers
+            with contextlib.ExitStack() as stack:
+                for _ in range(3):
+                    stack.enter_context(mine.lease())
+                assert mine.free_slots == 0
+                with pytest.raises(Overloaded, match="3 images are waiting") as caught:
+                    stack.enter_context(mine.lease())
+                assert caught.value.reason is Refusal.QUEUE_FULL
+                assert other.free_slots == 2
+                other.check_room()
 
     asyncio.run(main())
 
 
-def test_an_idle_engine_comes_before_one_whose_images_are_all_due_later(tiny_folder: Path) -> None:
+def test_no_two_processes_use_the_same_job_id() -> None:
     async def main() -> None:
-        async with running([configuration(tiny_folder, slots=10)] * 2) as router:
-            first, second = (engine.process for engine in router.engines.supervisors)
-            second.cost_models = first.cost_models  # measured at start, and not alike
-            for process in (first, second):
-                os.kill(process.pid, signal.SIGSTOP)
-            later = [asyncio.ensure_future(classify(router, BLANK, 0)) for _ in range(2)]
-            await until(lambda: first.queued + second.queued == 2)
-            assert (first.queued, second.queued) == (1, 1)
-            soon = time.monotonic() + 0.5
-            earlier = [
-                asyncio.ensure_future(classify(router, BLANK, 0, deadline=soon)) for _ in range(2)
-            ]
-            await until(lambda: first.queued + second.queued == 4)
-            assert (first.queued, second.queued) == (2, 2)
-            for process in (first, second):
-                os.kill(process.pid, signal.SIGCONT)
-            await asyncio.gather(*later, *earlier)
+        async with serving(workers=3) as server:
+            ids = [router.next_job_id() for router in server.routers * 4]
+            assert len(set(ids)) == len(ids)
+
+    asyncio.run(main())
+
+
+def test_an_image_whose_work_was_not_known_counts_from_its_submission() -> None:
+    async def main() -> None:
+        async with serving(workers=2) as server:
+            ends = await server.start(seconds=0.1)
+            mine, other = server.routers
+            with mine.lease() as lease:
+                assert other.seconds_to_complete(last(other)) == pytest.approx(0.1)
+                running = asyncio.create_task(lease.run("tiny", [Schedule.constant(0)], 3))
+                await ends[0].receive(1)
+                assert other.seconds_to_complete(last(other)) == pytest.approx(0.2)
+                answer(ends[0])
+                await running
+                assert other.seconds_to_complete(last(other)) == pytest.approx(0.1)
+
+    asyncio.run(main())
+
+
+def test_a_slot_stays_with_its_request_if_no_engine_is_ready() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (router,) = server.routers
+            (end,) = await server.start()
+            with router.lease(last(router)) as lease:
+                end.close()
+                await until(lambda: not router.ready)
+                with pytest.raises(EngineLost) as caught:
+                    await lease.run("tiny", PLAIN, 3)
+                assert caught.value.retry_after
+                assert not lease.submitted
+                assert router.engines.slots.used == 1
+            assert router.engines.slots.used == 0
+            router.engines.engine_ended(0)
 
     asyncio.run(main())

@@ -2,13 +2,24 @@
 
 import asyncio
 import fcntl
+import os
 import resource
 import socket
+import tempfile
 import threading
 
 import pytest
 
-from server.ipc.channel import AsyncChannel, Channel, ChannelClosed, pack
+from server.ipc import channel as channel_module
+from server.ipc.channel import (
+    AsyncChannel,
+    BadMessage,
+    Channel,
+    ChannelClosed,
+    WithDescriptor,
+    pack,
+    send_with_descriptor,
+)
 from server.ipc.messages import Cancel, StartFailed
 
 
@@ -55,6 +66,11 @@ def test_messages_cross_in_both_directions() -> None:
         assert await asyncio.to_thread(engine.receive) == Cancel(1)
         engine.send(StartFailed("to the API"))
         assert await channel.receive() == StartFailed("to the API")
+        engine_end.sendall(pack(1) + pack(2) + pack(3)[:5])
+        assert await channel.receive() == 1
+        assert await channel.receive_all() == [2]
+        engine_end.sendall(pack(3)[5:])
+        assert await channel.receive_all() == [3]
         engine_end.close()
         with pytest.raises(ChannelClosed):
             await channel.receive()
@@ -88,3 +104,104 @@ def test_descriptors_may_be_larger_than_select_takes(timeout: float | None) -> N
             assert channel.receive_all(timeout) == [1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_descriptors_arrive_with_their_messages() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with parent_end, engine_end:
+        channel = Channel(engine_end, descriptors=True)
+        kept = []
+        for number in (1, 3):
+            ours, theirs = socket.socketpair()
+            send_with_descriptor(parent_end, number, theirs.fileno())
+            theirs.close()
+            kept.append(ours)
+            parent_end.sendall(pack(number + 1))
+        first, second, third, fourth = [channel.receive() for _ in range(4)]
+        assert (second, fourth) == (2, 4)
+        for ours, received, number in zip(kept, (first, third), (1, 3), strict=True):
+            assert isinstance(received, WithDescriptor)
+            assert received.message == number
+            assert not os.get_inheritable(received.connection.fileno())
+            with ours, received.connection as connection:
+                ours.sendall(b"for %d" % number)
+                assert connection.recv(100) == b"for %d" % number
+
+
+def test_a_message_without_its_descriptor_is_refused() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with parent_end, engine_end:
+        parent_end.sendall(pack(1, has_descriptor=True))
+        with pytest.raises(BadMessage, match="without its descriptor"):
+            Channel(engine_end, descriptors=True).receive()
+
+
+def test_a_descriptor_that_is_no_socket_is_refused_and_closed() -> None:
+    parent_end, engine_end = socket.socketpair()
+    with parent_end, engine_end, tempfile.TemporaryFile() as file:
+        before = os.dup(file.fileno())
+        send_with_descriptor(parent_end, 1, file.fileno())
+        os.close(before)
+        with pytest.raises(BadMessage, match="no socket"):
+            Channel(engine_end, descriptors=True).receive()
+        after = os.dup(file.fileno())  # the lowest that is free
+        os.close(after)
+        assert after == before
+
+
+def test_a_channel_that_takes_no_descriptors_drops_them() -> None:
+    parent_end, engine_end = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    with parent_end, engine_end, ours, theirs:
+        send_with_descriptor(parent_end, 1, theirs.fileno())
+        theirs.close()
+        with pytest.raises(BadMessage, match="without its descriptor"):
+            Channel(engine_end).receive()
+        assert ours.recv(1) == b""  # the other end is open nowhere
+
+
+def test_what_a_peer_does_not_read_is_kept_without_waiting() -> None:
+    api_end, engine_end = socket.socketpair()
+    with api_end, engine_end:
+        engine = Channel(engine_end)
+        messages = [bytes([number]) * 100_000 for number in range(50)]
+        for message in messages:
+            engine.post(pack(message))
+        assert engine.has_unsent
+        api = Channel(api_end)
+        received: list[bytes] = []
+        while len(received) < len(messages):
+            received += api.receive_all(timeout=0)
+            engine.flush()
+        assert received == messages
+        assert not engine.has_unsent
+
+
+def test_a_peer_that_does_not_read_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel_module, "_MOST_UNSENT_BYTES", 1000)
+    api_end, engine_end = socket.socketpair()
+    with api_end, engine_end:
+        engine = Channel(engine_end)
+        engine.post(pack(bytes(4_000_000)))  # a single message may be as long as it is
+        with pytest.raises(ChannelClosed):
+            engine.post(pack(1))
+
+
+def test_sending_waits_until_the_peer_has_room() -> None:
+    api_end, engine_end = socket.socketpair()
+    with api_end, engine_end:
+        message = bytes(range(256)) * 10_000
+        sender = threading.Thread(target=Channel(engine_end).send, args=(message,))
+        sender.start()
+        assert Channel(api_end).receive() == message
+        sender.join(30)
+        assert not sender.is_alive()
+
+
+def test_sending_to_a_closed_end_raises_channel_closed() -> None:
+    api_end, engine_end = socket.socketpair()
+    with engine_end:
+        api_end.close()
+        for send in (Channel(engine_end).send, Channel(engine_end).post):
+            with pytest.raises(ChannelClosed):
+                send(pack(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from itertools import pairwise
 from typing import TypeVar
 
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from server.ipc.channel import Channel, pack
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Job, Outcome
+from server.ipc.packing import Unpacker
 from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
 
@@ -86,3 +88,16 @@ def test_a_batch_is_the_same_after_sending(
 def test_a_pickled_job_is_small() -> None:
     job = Job(1, 1, "vit", (Schedule.constant(8),), 5, 1.0)
     assert len(pack(job)) < 100
+
+
+@given(st.lists(JOBS | st.binary(max_size=300), max_size=6), st.data())
+def test_messages_are_the_same_however_the_stream_is_split(
+    messages: list[object], data: st.DataObject
+) -> None:
+    stream = b"".join(map(pack, messages))
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
+    unpacker = Unpacker()
+    received = []
+    for start, stop in pairwise([0, *cuts, len(stream)]):
+        received += unpacker.messages(stream[start:stop])
+    assert received == messages

@@ -1,12 +1,10 @@
-"""Slots and the heartbeat page, each in two mappings of the same memory."""
+"""Slots in two mappings of the same memory."""
 
 import os
 
 import numpy as np
 
 from server.ipc.shared_memory import (
-    Heartbeat,
-    HeartbeatPage,
     Slots,
     create_memory,
     describe_slots,
@@ -44,22 +42,6 @@ def test_slots_do_not_overlap() -> None:
     assert [int(slots.view(slot, (4097,), np.uint8).min()) for slot in range(4)] == [1, 2, 3, 4]
     assert [int(slots.view(slot, (4097,), np.uint8).max()) for slot in range(4)] == [1, 2, 3, 4]
     os.close(memory)
-
-
-def test_the_api_reads_the_state_that_the_engine_writes() -> None:
-    descriptor = create_memory("test", HeartbeatPage.SIZE)
-    engine = HeartbeatPage(descriptor)
-    api = HeartbeatPage(descriptor)
-    os.close(descriptor)
-    assert api.read() == Heartbeat()
-    engine.beat(12.5, 1 << 40)
-    assert api.read() == Heartbeat(beat=12.5, resident_bytes=1 << 40)
-    engine.begin_batch(13.25, 0.5)
-    assert api.read() == Heartbeat(12.5, 13.25, predicted_seconds=0.5, resident_bytes=1 << 40)
-    engine.end_batch()
-    assert api.read().batch_started == 0
-    engine.set_batch_limit(4)
-    assert api.read().batch_limit == 4
 
 
 def test_slots_hold_the_largest_input_of_any_model_as_float32() -> None:

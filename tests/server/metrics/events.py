@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from server.errors import BadImage, DeadlineExceeded
+from server.ipc.board import Board, BoardSize
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
-from server.ipc.shared_memory import Heartbeat
 from server.media.transforms import ImageTransform
 from server.metrics.api import Metrics
 from server.metrics.engine import EngineMetrics
@@ -36,7 +36,11 @@ BATCH = BatchDone("m", OUTCOMES, 2, 394, 0.25, 0.2, 0.75, (BatchFailure.ERROR, B
 def happen(metrics: Metrics, engine: EngineMetrics, parent: ParentMetrics) -> None:
     """Count each event once."""
     metrics.observe_models((MODEL,))
-    metrics.observe_engine("0", lambda: Heartbeat(0.0, 0.0, 0.0, 1000, 16), lambda: True)
+    row = Board.create(BoardSize(engines=1, workers=1, slots=1)).engines[0]
+    row.beat(now=0.0, resident_bytes=1000)
+    row.set_batch_limit(16)
+    row.set_ready(True)
+    metrics.observe_engine("0", row)
     metrics.queue_jobs.set_function(lambda: 3)
     metrics.inflight_requests.inc()
     metrics.inflight_requests.inc()

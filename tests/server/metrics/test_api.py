@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from server.errors import BadImage, DeadlineExceeded, InferenceFailed, Overloaded, Refusal
+from server.ipc.board import Board, BoardSize
 from server.ipc.messages import Level
-from server.ipc.shared_memory import Heartbeat
 from server.metrics.api import Metrics
 from server.metrics.parent import ParentMetrics
 from tests.server.metrics import events
@@ -41,9 +41,11 @@ def test_the_speed_of_a_dtype_is_exported_if_it_was_timed(metrics):
 
 
 def test_the_state_of_each_engine_is_exported(metrics):
-    heartbeat = Heartbeat(beat=time.monotonic() - 5, resident_bytes=1000)
-    metrics.observe_engine("0", lambda: heartbeat, lambda: True)
-    metrics.observe_engine("1", Heartbeat, lambda: False)
+    rows = Board.create(BoardSize(engines=2, workers=1, slots=1)).engines
+    rows[0].beat(time.monotonic() - 5, resident_bytes=1000)
+    rows[0].set_ready(True)
+    metrics.observe_engine("0", rows[0])
+    metrics.observe_engine("1", rows[1])
     assert value(metrics, "engine_ready", engine="0") == 1
     assert value(metrics, "engine_resident_bytes", engine="0") == 1000
     assert value(metrics, "engine_heartbeat_timestamp_seconds", engine="0") == pytest.approx(

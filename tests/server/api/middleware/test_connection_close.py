@@ -18,7 +18,7 @@ BODY = {"Content-Length": "8"}
 
 
 def middleware(app: ASGIApp, draining: bool = False) -> RequestMiddleware:
-    return RequestMiddleware(app, Metrics(), is_draining=lambda: draining)
+    return RequestMiddleware(app, Metrics(), is_closing=lambda: draining)
 
 
 @pytest.mark.parametrize("status", [408, 413])

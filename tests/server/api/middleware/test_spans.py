@@ -127,7 +127,7 @@ def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
     # Binary fractions: sums with the clock lose no nanosecond, however long the machine has run.
     outcome = result.outcome._replace(queue_seconds=0.25)
     batch = replace(result.batch, forward_seconds=0.125)
-    pipeline = Pipeline([replace(result, outcome=outcome, batch=batch)])
+    pipeline = Pipeline([result._replace(outcome=outcome, batch=batch)])
     context = pipeline.context
     context.started = 5.0
     context.model = "tiny"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from starlette.requests import Request
 
 from server.errors import Overloaded, Refusal
+from server.ipc.board import Board, BoardSize
 from server.ipc.messages import ModelInfo
 from server.media.transforms import AudioTransform, ImageTransform, VideoTransform
 
@@ -83,11 +85,20 @@ class FakeLease:
         return self.results.pop(0)
 
 
+def new_board(workers: int = 1) -> Board:
+    """A board of so many API processes; its memory is freed with it."""
+    board = Board.create(BoardSize(engines=1, workers=workers, slots=1))
+    os.close(board.descriptor)
+    return board
+
+
 @dataclass
 class FakeEngines:
-    """The models that the engines have reported."""
+    """The models that the engines have reported, and the board of one API process or several."""
 
     models: dict[str, ModelInfo] = field(default_factory=dict)
+    board: Board = field(default_factory=new_board)
+    worker: int = 0
 
 
 @dataclass

@@ -12,7 +12,7 @@ from server.errors import Overloaded, SlowBody, TooLarge
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate
 from server.media.modality import Modality
-from tests.server.api.pipeline.fakes import FakeRouter, request_of
+from tests.server.api.pipeline.fakes import FakeEngines, FakeRouter, new_board, request_of
 
 IMAGE = Modality.IMAGE
 WORK = WorkEstimate("tiny", ImageCost(1.0, 1.0, 1.0), due=0.0)
@@ -58,6 +58,20 @@ class TestReservation:
             second.add(40)
             assert admission.bytes_held == 40
 
+    def test_bytes_of_other_api_processes_count(self):
+        board = new_board(workers=2)
+        mine, other = (
+            admission_of(FakeRouter(engines=FakeEngines(board=board, worker=worker)))
+            for worker in (0, 1)
+        )
+        with mine.reserve(IMAGE) as first, other.reserve(IMAGE) as second:
+            first.add(100)
+            with pytest.raises(Overloaded, match="too many bytes"):
+                second.hold(51)
+            second.hold(50)
+            assert (mine.bytes_held, other.bytes_held, board.held_bytes) == (100, 50, 150)
+        assert board.held_bytes == 0
+
     def test_all_bytes_are_released_when_the_block_is_left_by_an_error(self):
         admission = admission_of()
         with pytest.raises(ZeroDivisionError), admission.reserve(IMAGE) as reservation:
@@ -73,10 +87,12 @@ class TestAdmit:
         admission = admission_of(router)
         with admission.admit(request_of([]), IMAGE, None, None):
             assert (router.slots, admission.admitted) == (0, 1)
+            assert router.engines.board.requests == 1
             with pytest.raises(Overloaded), admission.admit(request_of([]), IMAGE, None, None):
                 pass
             assert admission.admitted == 1
         assert (router.slots, admission.admitted) == (1, 0)
+        assert router.engines.board.requests == 0
 
     def test_nothing_is_admitted_before_the_models_are_loaded(self):
         with pytest.raises(Overloaded) as caught:

@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +23,8 @@ from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.inference import InferencePipeline, record_stage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.response_kinds import CLASSES
-from server.engine_client.process import Result
+from server.api.pipeline.threads import Threads
+from server.engine_client.link import Result
 from server.errors import (
     BadImage,
     DeadlineExceeded,
@@ -36,6 +36,7 @@ from server.errors import (
     UnsupportedFormat,
 )
 from server.imaging.decode import decode
+from server.imaging.small import MAX_SMALL_BYTES
 from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
 from server.media.modality import Modality
 from server.metrics.api import Metrics
@@ -50,6 +51,7 @@ PARAMS = Params(
     top_k=1,
     deadline=None,
 )
+LARGE = SNEAKER + bytes(MAX_SMALL_BYTES)  # in bytes: they follow its end
 FORM = {"content-type": "multipart/form-data; boundary=XX"}
 
 
@@ -76,7 +78,7 @@ class Pipeline:
         limits = dict.fromkeys(Modality, BodyLimits(10**6, 30))
         self.admission = Admission(self.router, limits, 10**6)  # type: ignore[arg-type]
         self.metrics = Metrics()
-        self.threads = ThreadPoolExecutor(1)
+        self.threads = Threads(1)
         self.inference = InferencePipeline(
             self.router,  # type: ignore[arg-type]
             self.admission,
@@ -229,12 +231,13 @@ def test_a_client_that_disconnects_before_its_json_is_parsed_is_noticed():
     thread_is_free = threading.Event()
 
     async def main() -> None:
-        busy = pipeline.threads.submit(thread_is_free.wait, 30)
+        busy = asyncio.ensure_future(pipeline.threads.run(lambda: thread_is_free.wait(30)))
+        await asyncio.sleep(0)
         try:
             await pipeline.inference.infer(request, pipeline.request)
         finally:
             thread_is_free.set()
-            assert busy.result(), "the client was noticed only after the thread was free"
+            assert await busy, "the client was noticed only after the thread was free"
 
     with pytest.raises(ClientDisconnect):
         pipeline.run(main())
@@ -272,12 +275,36 @@ def test_an_image_that_waits_for_a_thread_is_dropped_when_its_request_is_cancell
     pipeline = Pipeline([])
     thread_is_free = threading.Event()
     request = replace(pipeline.request, params=replace(PARAMS, deadline=time.monotonic() + 0.05))
-    pipeline.threads.submit(thread_is_free.wait, 30)
-    try:
-        with pytest.raises(DeadlineExceeded):
-            pipeline.run(pipeline.inference.infer(request_of([SNEAKER]), request))
-    finally:
-        thread_is_free.set()
+
+    async def main() -> None:
+        busy = asyncio.ensure_future(pipeline.threads.run(lambda: thread_is_free.wait(30)))
+        await asyncio.sleep(0)
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await pipeline.inference.infer(request_of([LARGE]), request)
+        finally:
+            thread_is_free.set()
+            await busy
+
+    pipeline.run(main())
+
+
+def test_a_small_image_needs_no_thread():
+    pipeline = Pipeline([result_of()])
+    thread_is_free = threading.Event()
+
+    async def main() -> None:
+        busy = asyncio.ensure_future(pipeline.threads.run(lambda: thread_is_free.wait(30)))
+        await asyncio.sleep(0)
+        try:
+            answer = await pipeline.inference.infer(request_of([SNEAKER]), pipeline.request)
+            assert isinstance(answer, Answer)
+            assert answer.batch_size == 1
+        finally:
+            thread_is_free.set()
+            await busy
+
+    pipeline.run(main())
 
 
 def test_of_several_images_the_longest_stage_counts():

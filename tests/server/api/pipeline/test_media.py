@@ -7,7 +7,6 @@ import base64
 import gc
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +32,8 @@ from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.media import MediaPath
 from server.api.pipeline.response_kinds import CLASSES, FEATURES
-from server.engine_client.process import Result
+from server.api.pipeline.threads import Threads
+from server.engine_client.link import Result
 from server.errors import BadMedia, InferenceFailed, Overloaded, UnsupportedFormat
 from server.ipc.messages import BatchDone, Failure, Outcome
 from server.media.decoded import Decoded, SoundInfo, VideoInfo, Window
@@ -110,7 +110,7 @@ class Pipeline:
         self.admission = Admission(self.router, limits, max_total_bytes)  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.decoder = FakeDecoder()
-        threads = ThreadPoolExecutor(1)
+        threads = Threads(1)
         path = MediaPath(
             self.router,  # type: ignore[arg-type]
             self.admission,

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from pydantic_core import to_json
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Timing
+from server.api.contract.schemas import Answers
 from server.api.pipeline.image_responses import FinishedImage
-from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
+from server.api.pipeline.response_kinds import (
+    CLASS_FIELDS,
+    CLASSES,
+    FEATURES,
+    PICTURE,
+    RAW_FEATURES,
+)
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
 from tome_core.schedule import Schedule
@@ -29,7 +39,7 @@ def finished(pixels: np.ndarray | None = None, **outcome: Any) -> FinishedImage:
     return FinishedImage(
         params=params,
         outcome=Outcome(1, schedule=Schedule.constant(1), tokens_out=3, **outcome),
-        timing=Timing(decode=1, queue=2, forward=3),
+        timing={"decode": 1.5, "queue": 2, "forward": 3},
         batch_size=4,
         pixels=pixels,
     )
@@ -41,7 +51,7 @@ def test_json_responses_say_what_was_run(response_kind):
     assert response["model"] == "tiny"
     assert (response["r"], response["r_requested"]) == ("1", "auto")
     assert response["tokens"] == {"input": 5, "output": 3}
-    assert response["timing_ms"] == {"decode": 1, "queue": 2, "forward": 3}
+    assert response["timing_ms"] == {"decode": 1.5, "queue": 2, "forward": 3}
     assert response["batch_size"] == 4
 
 
@@ -49,6 +59,18 @@ def test_classes_keep_their_order_and_get_their_labels():
     answer = CLASSES.build(finished(classes=(2, 0), scores=(0.75, 0.25)))
     predictions = [(each.label, each.index, each.score) for each in answer.predictions]
     assert predictions == [("fish", 2, 0.75), ("cat", 0, 0.25)]
+
+
+@given(st.lists(st.floats(width=32), min_size=3, max_size=3), st.floats(0, 1e9))
+def test_the_json_of_the_fields_is_that_of_the_validated_answer(
+    scores: list[float], queue: float
+) -> None:
+    image = finished(classes=(2, 0, 1), scores=tuple(scores))
+    image = replace(image, timing={"decode": 0.0, "queue": queue, "forward": 1e-3})
+    fields = to_json(CLASS_FIELDS.build(image), inf_nan_mode="null")
+    assert fields == CLASSES.build(image).model_dump_json().encode()
+    results = to_json({"results": [CLASS_FIELDS.build(image)]}, inf_nan_mode="null")
+    assert results == Answers(results=[CLASSES.build(image)]).model_dump_json().encode()
 
 
 def test_features_are_numbers_in_json_and_bytes_otherwise():

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from server.api.contract.params import parse_params
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.response_kinds import CLASSES
-from server.api.routes.images import infer, openapi_operation, timed_response
+from server.api.routes.images import (
+    MAX_KNOWN,
+    MAX_KNOWN_BYTES,
+    KnownParams,
+    infer,
+    openapi_operation,
+    timed_response,
+)
 from server.errors import InvalidParameter
 from server.ipc.messages import ModelInfo
 from server.media.limits import VideoLimits
-from server.media.modality import Modality
 from tests.server.api.pipeline.fakes import MODEL
 
 
@@ -54,9 +63,11 @@ class TestQuery:
     def parse(self, query: str) -> RequestContext:
         """The context of a request, once its query is parsed."""
         context = context_of()
-        limits = {Modality.VIDEO: VideoLimits()}
-        components = SimpleNamespace(inference=FakeInference(), default_r="1", media_limits=limits)
-        app = SimpleNamespace(state=SimpleNamespace(components=components))
+        components = SimpleNamespace(inference=FakeInference())
+        known_params = KnownParams("1", VideoLimits.max_windows)
+        app = SimpleNamespace(
+            state=SimpleNamespace(components=components, known_params=known_params)
+        )
         scope = {"type": "http", "query_string": query.encode(), "headers": [], "app": app}
         request = Request(scope)
         request.state.context = context
@@ -85,3 +96,48 @@ def test_the_description_of_a_route_says_how_many_files_it_takes():
         "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",
     }  # fmt: skip
     assert "top_k" not in [parameter["name"] for parameter in operation["parameters"]]
+
+
+class TestKnownParams:
+    MODELS: ClassVar = {"tiny": MODEL}
+
+    def parse(self, known: KnownParams, query: str, arrival: float = 1.0, output="classes"):
+        return known.parse(query.encode(), self.MODELS, output, arrival)
+
+    @pytest.mark.parametrize("output", ["classes", "features", "source"])
+    @pytest.mark.parametrize("query", ["", "r=2", "r=%32", "r=1&deadline_ms=250.5", "model=tiny"])
+    def test_they_are_as_parsed_anew(self, query, output):
+        known = KnownParams("1", 8)
+        for arrival in (1.0, 2.0, 3.7):
+            expected = parse_params(QueryParams(query), self.MODELS, "1", arrival, output, 8)
+            assert self.parse(known, query, arrival, output) == expected
+
+    def test_a_known_query_is_not_parsed_again(self):
+        known = KnownParams("1", 8)
+        assert self.parse(known, "r=2") is self.parse(known, "r=2")
+
+    def test_other_models_make_all_unknown(self):
+        known = KnownParams("1", 8)
+        self.parse(known, "r=2")
+        renamed = replace(MODEL, name="other")
+        found = known.parse(b"r=2", {"other": renamed}, "classes", 1.0)
+        assert found.model is renamed
+
+    def test_a_wrong_query_is_refused_each_time(self):
+        known = KnownParams("1", 8)
+        for _ in range(2):
+            with pytest.raises(InvalidParameter):
+                self.parse(known, "r=999")
+
+    def test_few_are_kept_and_no_long_ones(self):
+        known = KnownParams("1", 8)
+        for number in range(2 * MAX_KNOWN + 1):
+            self.parse(known, f"deadline_ms={number + 1}")
+            assert len(known) <= MAX_KNOWN
+        before = len(known)
+        escaped = "".join(f"%{ord(letter):02x}" for letter in "deadline_ms")
+        long = (
+            f"{escaped}={'%30' * 10}%31&r=1&model={'%74%69%6e%79'}&top_k=1" + "&" * MAX_KNOWN_BYTES
+        )
+        assert self.parse(known, long).top_k == 1
+        assert len(known) == before

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
-from server.api.transport.addresses import listen
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.listener import HttpServer, http_config
 from server.api.transport.protocol import ConnectionRegistry
+from server.system.addresses import listen
 
 
 @dataclass

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from server.api.transport.lingering import LingerLimits
 from server.api.transport.protocol import without_mapping
 from tests.server.api.transport.in_loop import listening, run
-from tests.server.api.transport.test_addresses import needs_ipv6
+from tests.server.system.test_addresses import needs_ipv6
 
 
 @pytest.mark.parametrize(

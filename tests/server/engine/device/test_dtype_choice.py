@@ -24,7 +24,7 @@ from server.engine.startup import start_models
 from server.ipc.messages import ModelInfo
 from tests.server.engine.device.plain_network import load_plain
 from tests.server.engine.device.test_self_check import optimize_to_raise, optimize_wrongly
-from tests.server.engine_client.engines import configuration
+from tests.server.supervision.engines import configuration
 from tests.tome_core.models import make_images, make_vit
 from tests.tome_core.test_eva import MODELS as EVAS
 from tests.tome_core.test_eva import make_eva

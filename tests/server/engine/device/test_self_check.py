@@ -22,7 +22,7 @@ from server.errors import UnsafeAcceleration
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations
 from tests.server.engine.device.plain_network import load_plain
-from tests.server.engine_client.engines import configuration
+from tests.server.supervision.engines import configuration
 from tome_core.execution import Execution
 from tome_core.ragged.packed import Packed
 from tome_core.schedule import Schedule

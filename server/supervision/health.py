@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.ipc.shared_memory import Heartbeat
+from server.ipc.board import Heartbeat
 
 WATCH_SECONDS = 0.25  # between two readings of the heartbeat page
 _LONGEST_STEP = 2 * WATCH_SECONDS

@@ -2,16 +2,17 @@
 
 import asyncio
 import errno
+import time
 
 import pytest
 
-from server.engine_client import supervisor as module
-from server.engine_client.health import HealthPolicy
-from server.engine_client.process import EngineProcess
-from server.engine_client.supervisor import Supervisor
 from server.errors import EngineStartError
+from server.ipc.board import Board, BoardSize, Heartbeat
 from server.ipc.messages import Accelerations, Ready
-from server.ipc.shared_memory import Heartbeat
+from server.supervision import engine_supervisor as module
+from server.supervision.engine_process import EngineProcess
+from server.supervision.engine_supervisor import EngineSupervisor
+from server.supervision.health import HealthPolicy
 
 NO_GRAPHS = Accelerations(graphs=False)
 READY = Ready((), slot_bytes=1, cost_models={})
@@ -39,11 +40,8 @@ class MadeUpProcess(EngineProcess):
     def accept_jobs(self, slot_bytes: int) -> None:
         self.ready = True
 
-    async def receive_batches(self) -> None:
+    async def receive(self) -> None:
         return
-
-    def fail_pending(self, retry_after: float) -> None:
-        self.ready = False
 
     def kill(self) -> None:
         return
@@ -63,16 +61,21 @@ class Engine:
     ) -> None:
         self.results = list(results)
         self.launched: list[Accelerations] = []
-        self.supervisor = Supervisor(
+        self.ended = 0
+        self.row = Board.create(BoardSize(engines=1, workers=1, slots=1)).engines[0]
+        self.supervisor = EngineSupervisor(
             name="0",
             launch=self.launch,
-            on_ready=self.accept,
+            row=self.row,
+            on_loaded=lambda supervisor, ready: ready.slot_bytes,
+            on_ready=lambda supervisor: None,
+            on_ended=self.count_end,
             on_restart=self.stop_after_the_last,
             policy=HealthPolicy(failed_starts=failed_starts),
         )
 
-    async def accept(self, supervisor: Supervisor, ready: Ready) -> int:
-        return ready.slot_bytes
+    def count_end(self, supervisor: EngineSupervisor) -> None:
+        self.ended += 1
 
     def launch(self, accelerations: Accelerations) -> EngineProcess:
         self.launched.append(accelerations)
@@ -107,7 +110,7 @@ def test_an_engine_that_was_ready_restarts_at_once_as_often_as_it_is_lost(
 ) -> None:
     engine = Engine(*[READY] * 5)
     engine.run()
-    assert len(engine.launched) == 5
+    assert len(engine.launched) == engine.ended == 5
     assert waits == [0] * 4
     assert not engine.supervisor.given_up
 
@@ -167,7 +170,8 @@ def test_a_process_that_cannot_be_started_at_all_gives_the_engine_up() -> None:
 
 
 def test_an_engine_that_is_not_ready_is_expected_after_the_time_of_its_last_start() -> None:
-    engine = Engine(READY)
-    assert 1 <= engine.supervisor.ready_in <= 5
-    engine.supervisor.process.ready = True
-    assert engine.supervisor.ready_in == 0
+    engine = Engine(READY, READY)
+    assert 0 < engine.row.expected_ready - time.monotonic() <= 5
+    engine.run()
+    assert engine.row.expected_ready - time.monotonic() <= 1
+    assert not engine.row.ready

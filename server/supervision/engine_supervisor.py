@@ -6,9 +6,15 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from server.engine_client.health import (
+from server.errors import EngineStartError
+from server.ipc.board import EngineRow
+from server.ipc.channel import BadMessage
+from server.ipc.messages import Accelerations, ModelInfo, Ready
+from server.latency.cost import CostModel
+from server.supervision.engine_process import EngineProcess
+from server.supervision.health import (
     WATCH_SECONDS,
     HealthPolicy,
     HealthState,
@@ -17,11 +23,6 @@ from server.engine_client.health import (
     is_without_heartbeat,
     observe,
 )
-from server.engine_client.process import EngineProcess
-from server.errors import EngineStartError
-from server.ipc.channel import BadMessage
-from server.ipc.messages import Accelerations, ModelInfo, Ready
-from server.ipc.shared_memory import Heartbeat
 
 log = logging.getLogger("tome.engine")
 
@@ -31,19 +32,22 @@ _FIRST_LOAD_SECONDS = 5.0
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
-class Supervisor:
+class EngineSupervisor:
     """One engine, across all its processes.
 
     Args:
         name: name of the engine, in logs and metrics.
         launch: starts a process that may use the given accelerations; returns at once.
-        on_ready: awaited when the models of a process are loaded, before its first job; returns the
-            bytes of a slot.
+        row: of the engine on the board.
+        on_loaded: called when the models of a process are loaded; returns the bytes of a slot.
+        on_ready: called when the process accepts jobs.
+        on_ended: called when a process has ended, ready or not.
         on_restart: called with the engine's name whenever it gets a new process.
 
     Attributes:
         process: the current process.
         models: the models that the engine serves, or served last; empty until it was ready once.
+        cost_models: the cost model of each model, by name, as they were at the last start.
         given_up: whether the engine will not be started again.
     """
 
@@ -51,13 +55,19 @@ class Supervisor:
         self,
         name: str,
         launch: Callable[[Accelerations], EngineProcess],
-        on_ready: Callable[[Supervisor, Ready], Awaitable[int]],
+        row: EngineRow,
+        on_loaded: Callable[[EngineSupervisor, Ready], int],
+        on_ready: Callable[[EngineSupervisor], None],
+        on_ended: Callable[[EngineSupervisor], None],
         on_restart: Callable[[str], None],
         policy: HealthPolicy,
     ) -> None:
         self.name = name
         self._launch = launch
+        self._row = row
+        self._on_loaded = on_loaded
         self._on_ready = on_ready
+        self._on_ended = on_ended
         self._on_restart = on_restart
         self._policy = policy
         self._stopping = False
@@ -65,23 +75,13 @@ class Supervisor:
         self._launched = 0.0
         self._load_seconds = _FIRST_LOAD_SECONDS
         self.models: tuple[ModelInfo, ...] = ()
+        self.cost_models: dict[str, CostModel] = {}
         self.given_up = False
         self.process = self._launch_process()
 
     @property
-    def ready_in(self) -> float:
-        """Seconds until the engine may be ready, by its last start; 0 if it is ready."""
-        if self.process.ready:
-            return 0.0
-        remaining = self._launched + self._load_seconds - time.monotonic()
-        return max(1.0, remaining)
-
-    def heartbeat(self) -> Heartbeat:
-        """Return the state that the current process reports."""
-        return self.process.heartbeat
-
-    def is_ready(self) -> bool:
-        """Return whether the engine accepts jobs."""
+    def ready(self) -> bool:
+        """Whether the current process accepts jobs."""
         return self.process.ready
 
     async def run(self) -> None:
@@ -105,6 +105,7 @@ class Supervisor:
             failure = await self._run_process()
             code = await self.process.exit_code()
             await self.process.close()
+            self._on_ended(self)
             if self._stopping:
                 return
             if failure is None or self._reduce_accelerations(failure):
@@ -184,12 +185,13 @@ class Supervisor:
 
     def _launch_process(self) -> EngineProcess:
         self._launched = time.monotonic()
+        self._row.expect_ready(self._launched + self._load_seconds)
         return self._launch(self._accelerations)
 
     async def _start(self) -> None:
         """Wait until the current process is ready, and let it accept jobs."""
         ready = await self.process.wait_until_loaded(self._policy.start_timeout)
-        slot_bytes = await self._on_ready(self, ready)
+        slot_bytes = self._on_loaded(self, ready)
         self._load_seconds = time.monotonic() - self._launched
         log.info(
             "engine %s is ready, %.1f s after the start of its process",
@@ -198,16 +200,18 @@ class Supervisor:
             extra={"seconds": round(self._load_seconds, 3)},
         )
         self.process.accept_jobs(slot_bytes)
+        self._on_ready(self)
 
     async def _serve(self) -> None:
-        """Deliver results until the process is lost or must be killed; then fail its jobs."""
-        receiving = asyncio.create_task(self.process.receive_batches())
+        """Watch the process until it is lost or must be killed."""
+        receiving = asyncio.create_task(self.process.receive())
         watching = asyncio.create_task(self._watch())
         tasks = (receiving, watching)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.process.fail_pending(retry_after=self._load_seconds)
+            self._row.set_ready(False)
+            self._row.expect_ready(time.monotonic() + self._load_seconds)
             self.process.kill()
             for task in tasks:
                 task.cancel()

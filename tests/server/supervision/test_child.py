@@ -1,16 +1,16 @@
-"""The environment of an engine process."""
+"""The environment of a child process."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from server.engine_client.process import environment
+from server.supervision.child import environment
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
 
-def test_the_engine_does_not_get_the_api_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_does_not_get_the_api_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOME_API_KEYS", "secret")
     monkeypatch.setenv("TOME_DEVICE", "cpu")
     inherited = environment()

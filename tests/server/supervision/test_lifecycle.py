@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from server.api.lifecycle import ready_line
 from server.media.modality import Modality
+from server.supervision.lifecycle import ready_line
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,21 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from server.engine_client.health import HealthPolicy
-from server.engine_client.process import Result
-from server.engine_client.routing import Router
+from server.engine_client.link import Result
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.ipc.messages import BatchDone
+from server.supervision.health import HealthPolicy
 from tests.server.engine import faulty, garbled
-from tests.server.engine_client.engines import (
+from tests.server.supervision.engines import (
     POLICY,
     SIZE,
+    GroupRouter,
     classify,
     configuration,
     running,
@@ -28,7 +29,7 @@ from tests.server.engine_client.engines import (
 )
 from tome_core.schedule import Schedule
 
-Shared = tuple[asyncio.Runner, Router, list[BatchDone], list[str]]
+Shared = tuple[asyncio.Runner, GroupRouter, list[str]]
 GARBLED = "tests.server.engine.garbled"
 SHORT_BATCHES = HealthPolicy(start_timeout=60, heartbeat_timeout=8, batch_timeout=6.0)
 
@@ -36,22 +37,19 @@ SHORT_BATCHES = HealthPolicy(start_timeout=60, heartbeat_timeout=8, batch_timeou
 @pytest.fixture(scope="module")
 def faulty_engine(tiny_folder: Path) -> Iterator[Shared]:
     """One engine with the model of `faulty`; a job without a deadline is due at once."""
-    batches: list[BatchDone] = []
     restarts: list[str] = []
     with shared(
         configuration(tiny_folder, target_seconds=0.001),
-        on_batch=batches.append,
         on_restart=restarts.append,
         module="tests.server.engine.faulty",
         policy=SHORT_BATCHES,
     ) as (loop, router):
-        yield loop, router, batches, restarts
+        yield loop, router, restarts
 
 
 @pytest.fixture(autouse=True)
 def forget_earlier_tests(faulty_engine: Shared) -> None:
-    _, _, batches, restarts = faulty_engine
-    batches.clear()
+    _, _, restarts = faulty_engine
     restarts.clear()
 
 
@@ -61,14 +59,14 @@ def image(fault: int = 0) -> np.ndarray:
     return pixels
 
 
-async def ask(router: Router, faults: list[int]) -> list[Result | BaseException]:
+async def ask(router: GroupRouter, faults: list[int]) -> list[Result | BaseException]:
     """Classify one image per fault, all at once."""
     return await asyncio.gather(
         *(classify(router, image(fault), 4) for fault in faults), return_exceptions=True
     )
 
 
-async def ask_in_one_batch(router: Router, faults: list[int]) -> list[Result | BaseException]:
+async def ask_in_one_batch(router: GroupRouter, faults: list[int]) -> list[Result | BaseException]:
     """The same, while the only engine is stopped, so that it finds all jobs in its queue."""
     kill(router, signal.SIGSTOP)
     asking = asyncio.ensure_future(ask(router, faults))
@@ -84,8 +82,13 @@ def failures(results: list[Result | BaseException]) -> list[str]:
     ]
 
 
-def kill(router: Router, number: signal.Signals, engine: int = 0) -> None:
-    os.kill(router.engines.supervisors[engine].process.pid, number)
+def batches_of(results: list[Result | BaseException]) -> list[BatchDone]:
+    """The batch of each job."""
+    return [result.batch for result in results if isinstance(result, Result)]
+
+
+def kill(router: GroupRouter, number: signal.Signals, engine: int = 0) -> None:
+    os.kill(router.group.supervisors[engine].process.pid, number)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +102,14 @@ def kill(router: Router, number: signal.Signals, engine: int = 0) -> None:
 def test_a_fault_anywhere_in_a_batch_fails_its_own_image_only(
     faulty_engine: Shared, fault: int, outcome: str, metric: str
 ) -> None:
-    loop, router, batches, _ = faulty_engine
+    loop, router, _ = faulty_engine
     (expected,) = loop.run(ask(router, [0]))
+    batches: list[BatchDone] = []
     for position in range(4):
         faults = [fault if index == position else 0 for index in range(4)]
         results = loop.run(ask_in_one_batch(router, faults))
         assert failures(results) == [outcome if one == fault else "" for one in faults]
+        batches += batches_of(results)
         healthy = [scores(result) for one, result in zip(faults, results, strict=True) if one == 0]
         np.testing.assert_allclose(healthy, [scores(expected)] * 3, atol=1e-5)
     assert {one for batch in batches for one in batch.failures} == {metric}
@@ -112,24 +117,25 @@ def test_a_fault_anywhere_in_a_batch_fails_its_own_image_only(
 
 
 def test_a_batch_that_exceeds_the_device_memory_is_run_in_halves(faulty_engine: Shared) -> None:
-    loop, router, batches, _ = faulty_engine
+    loop, router, _ = faulty_engine
     results = loop.run(ask_in_one_batch(router, [faulty.MEMORY, 0, 0, faulty.MEMORY]))
     assert failures(results) == [""] * 4
-    assert [batch.failures for batch in batches if batch.images == 4] == [("out-of-memory",)]
-    assert [batch.r0_seconds > 0 for batch in batches] == [not batch.failures for batch in batches]
+    (batch, *others) = batches_of(results)
+    assert others == [batch] * 3
+    assert (batch.images, batch.failures, batch.r0_seconds) == (4, ("out-of-memory",), 0)
 
     async def restart() -> None:
         """Start a new process, whose batches are not limited by what happened here."""
-        lost = router.engines.supervisors[0].process
+        lost = router.group.supervisors[0].process
         kill(router, signal.SIGKILL)
-        await until(lambda: router.engines.supervisors[0].process is not lost)
+        await until(lambda: router.group.supervisors[0].process is not lost)
         await until(lambda: router.ready)
 
     loop.run(restart())
 
 
 def test_the_predicted_delay_includes_the_work_that_is_due_earlier(faulty_engine: Shared) -> None:
-    loop, router, _, _ = faulty_engine
+    loop, router, _ = faulty_engine
 
     async def main() -> None:
         for _ in range(8):
@@ -162,10 +168,10 @@ def test_the_predicted_delay_includes_the_work_that_is_due_earlier(faulty_engine
 
 
 def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
-    loop, router, _, restarts = faulty_engine
+    loop, router, restarts = faulty_engine
 
     async def main() -> None:
-        stopped = router.engines.supervisors[0].process
+        stopped = router.group.supervisors[0].process
         started = time.monotonic()
         kill(router, signal.SIGSTOP)
         assert failures(await ask(router, [0] * 8)) == ["EngineLost"] * 8
@@ -185,7 +191,7 @@ def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
 def test_a_killed_process_is_replaced_and_requests_without_a_job_keep_their_slots(
     faulty_engine: Shared,
 ) -> None:
-    loop, router, _, restarts = faulty_engine
+    loop, router, restarts = faulty_engine
 
     async def main() -> None:
         with router.lease() as lease:  # of a request whose image is still being decoded
@@ -193,7 +199,7 @@ def test_a_killed_process_is_replaced_and_requests_without_a_job_keep_their_slot
             await until(
                 lambda: (
                     router.engines.queued == 7
-                    and router.engines.supervisors[0].heartbeat().batch_started > 0
+                    and router.group.supervisors[0].process.heartbeat.batch_started > 0
                 )
             )
             kill(router, signal.SIGKILL)
@@ -238,7 +244,7 @@ def test_an_engine_that_sends_no_report_cannot_start(tiny_folder: Path) -> None:
 def test_a_fault_that_a_retry_cannot_repair_ends_the_process(
     faulty_engine: Shared, fault: int
 ) -> None:
-    loop, router, _, restarts = faulty_engine
+    loop, router, restarts = faulty_engine
 
     async def main() -> None:
         assert failures(await ask(router, [fault, 0, 0])) == ["EngineLost"] * 3
@@ -260,7 +266,8 @@ def test_one_of_two_engines_continues_when_the_other_is_lost(tiny_folder: Path) 
                 kill(router, signal.SIGSTOP, engine)
             asking = asyncio.ensure_future(ask(router, [0] * 8))
             await until(lambda: router.engines.queued == 8)
-            first, second = (engine.process.queued for engine in router.engines.supervisors)
+            board = router.engines.board
+            first, second = (len(board.work_of(engine, ["tiny"], inf)) for engine in (0, 1))
             assert first
             assert second
             kill(router, signal.SIGKILL, 0)
@@ -273,7 +280,7 @@ def test_one_of_two_engines_continues_when_the_other_is_lost(tiny_folder: Path) 
             labels.write_text("too few\n")  # so that it cannot be started again
             kill(router, signal.SIGKILL, 0)
             await until(lambda: router.engines.models["tiny"].device == "cpu")
-            assert router.engines.supervisors[0].given_up
+            assert router.group.supervisors[0].given_up
             assert (router.ready, router.engines.given_up) == (True, False)
             assert failures(await ask(router, [0] * 8)) == [""] * 8
 
@@ -298,9 +305,9 @@ def test_an_engine_that_never_gets_ready_is_given_up_after_three_starts(tiny_fol
     assert restarts == ["0", "0"]
 
 
-async def all_ready_again(router: Router) -> None:
+async def all_ready_again(router: GroupRouter) -> None:
     """Wait until all engines are ready again, and check that every slot is usable."""
-    await until(lambda: all(engine.is_ready() for engine in router.engines.supervisors))
+    await until(lambda: router.all_ready)
     assert failures(await ask(router, [0] * 8)) == [""] * 8
     assert router.engines.slots.used == 0
 

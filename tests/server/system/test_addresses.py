@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server.api.transport.addresses import UnixListener, listen, url
 from server.errors import ConfigError
+from server.system.addresses import UnixListener, listen, url
 
 
 def has_ipv6() -> bool:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine_client.health import (
+from server.ipc.board import Heartbeat
+from server.supervision.health import (
     WATCH_SECONDS,
     HealthPolicy,
     HealthState,
@@ -15,7 +16,6 @@ from server.engine_client.health import (
     is_without_heartbeat,
     observe,
 )
-from server.ipc.shared_memory import Heartbeat
 
 POLICY = HealthPolicy()
 STEPS = round(3 / WATCH_SECONDS)

@@ -1,0 +1,221 @@
+"""One API process, as the parent process has it: start, engines, orders, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from server.errors import ApiStartError
+from server.ipc.api_config import ApiConfig
+from server.ipc.board import Heartbeat
+from server.ipc.channel import BadMessage, ChannelClosed
+from server.ipc.control import (
+    ApiFailed,
+    Close,
+    Drain,
+    Drained,
+    EngineAttached,
+    EngineUnusable,
+    EngineUp,
+    Retire,
+    RetireWanted,
+    Serve,
+    Started,
+)
+from server.ipc.control_channel import ControlChannel
+from server.supervision.child import Child
+from server.supervision.engine_group import EngineNews
+from server.supervision.shared import SharedMemory
+
+MODULE = "server.api"
+
+
+class ApiProcess:
+    """One API process, from its start to its end. A restart makes another `ApiProcess`.
+
+    Args:
+        shared: the memory that it inherits.
+        on_attached: called with the index of each engine that the process can use from then on.
+        on_unusable: called with index and process ID of each engine that it cannot use any more.
+        on_retire_wanted: called when it has got a SIGTERM.
+
+    Raises:
+        OSError: the system has no more files, processes or memory.
+
+    Attributes:
+        served: whether it has accepted connections.
+        drained: set when it has reported that no request is in flight any more, or has ended.
+        all_answered: whether every request that it admitted has its response, once it is drained.
+        failure: why no such process can work, if it has said so.
+    """
+
+    def __init__(
+        self,
+        config: ApiConfig,
+        shared: SharedMemory,
+        on_attached: Callable[[int], None],
+        on_unusable: Callable[[int, int], None],
+        on_retire_wanted: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._row = shared.board.workers[config.worker]
+        self._on_attached = on_attached
+        self._on_unusable = on_unusable
+        self._on_retire_wanted = on_retire_wanted
+        self._control: ControlChannel | None = None
+        self._unattached: set[int] = set()  # engines that it knows of and cannot use yet
+        self._settled = asyncio.Event()  # all are attached, or it has ended
+        self.served = False
+        self.drained = asyncio.Event()
+        self.all_answered = False
+        self.failure: str | None = None
+        with contextlib.ExitStack() as after_start, contextlib.ExitStack() as after_failure:
+            self._connection, api_connection = socket.socketpair()
+            after_failure.callback(self._connection.close)
+            after_start.callback(api_connection.close)
+            descriptors = (api_connection.fileno(), *shared.descriptors)
+            listeners = (*config.listeners, *config.metrics_listeners)
+            self._child = Child(MODULE, descriptors, listeners)
+            after_failure.pop_all()
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._child.alive
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The time of its last heartbeat."""
+        return self._row.heartbeat()
+
+    async def wait_until_started(self, timeout: float) -> None:
+        """Send the configuration, and wait until the process could accept connections.
+
+        Raises:
+            ApiStartError: it has ended, or takes longer than ``timeout`` seconds.
+        """
+        self._control = ControlChannel(self._connection)
+        self._control.send(self._config)
+        try:
+            message, _ = await asyncio.wait_for(self._control.receive(), timeout)
+        except ChannelClosed:
+            code = await self._child.exit_code()
+            text = f"the API process ended while starting (exit code {code})"
+            raise ApiStartError(text) from None
+        except TimeoutError:
+            text = f"the API process has not started within {timeout:g} s"
+            raise ApiStartError(text) from None
+        except BadMessage as error:
+            raise ApiStartError(str(error)) from error
+        if not isinstance(message, Started):
+            raise ApiStartError(f"{type(message).__name__} was received, not Started")
+
+    def tell(self, news: EngineNews, connection: socket.socket | None = None) -> None:
+        """Report what has happened to an engine; see `Subscriber`."""
+        assert self._control is not None
+        if isinstance(news, EngineUp):
+            self._unattached.add(news.engine)
+        elif news.engine in self._unattached:
+            self._unattached.remove(news.engine)
+        if connection is None:
+            self._control.send(news)
+        else:
+            with connection:
+                self._control.send(news, connection.fileno())
+        self._settled.clear()
+        self._settle()
+
+    async def wait_until_attached(self) -> None:
+        """Wait until the process can use all engines that it knows of, or has ended."""
+        self._settle()
+        await self._settled.wait()
+
+    def serve(self) -> None:
+        """Let the process accept connections."""
+        self._send(Serve())
+        self.served = True
+
+    def drain(self) -> None:
+        """Let the process refuse new requests, and report when the others have responses."""
+        self._send(Drain())
+
+    def close(self, forced: bool) -> None:
+        """Let the process close its connections and end."""
+        self._send(Close(forced))
+
+    def retire(self) -> None:
+        """Let the process answer its requests and end, while others serve on."""
+        self._send(Retire())
+
+    async def receive(self) -> None:
+        """Handle what the process reports, until it ends.
+
+        Raises:
+            BadMessage: it sent something else.
+        """
+        assert self._control is not None
+        with contextlib.suppress(ChannelClosed):
+            while True:
+                message, _ = await self._control.receive()
+                self._handle(message)
+
+    def _handle(self, message: object) -> None:
+        match message:
+            case EngineAttached(engine=engine):
+                self._unattached.discard(engine)
+                self._settle()
+                self._on_attached(engine)
+            case EngineUnusable(engine=engine, pid=pid):
+                self._on_unusable(engine, pid)
+            case RetireWanted():
+                self._on_retire_wanted()
+            case Drained(all_answered=all_answered):
+                self.all_answered = all_answered
+                self.drained.set()
+            case ApiFailed(reason=reason):
+                self.failure = reason
+            case _:
+                raise BadMessage(f"the parent received {type(message).__name__}")
+
+    async def end(self) -> int:
+        """Kill the process if it has not ended, wait for that, and return its exit code."""
+        code = await self._child.exit_code()
+        if code is None:
+            self._child.kill()
+            code = await self._child.ended()
+        self.all_answered |= code == 0
+        self.drained.set()
+        self._settled.set()
+        self._row.clear()
+        if self._control is not None:
+            self._control.close()
+        else:
+            self._connection.close()
+        return code
+
+    async def ended(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        return await self._child.ended()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._child.kill()
+
+    def wait(self, timeout: float) -> None:
+        """Block until the process has ended, for at most ``timeout`` seconds."""
+        self._child.wait(timeout)
+
+    def _settle(self) -> None:
+        if not self._unattached:
+            self._settled.set()
+
+    def _send(self, order: Serve | Drain | Close | Retire) -> None:
+        if self._control is not None:
+            self._control.send(order)

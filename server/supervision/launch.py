@@ -1,0 +1,103 @@
+"""Start of all processes of a server, as the settings say."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from server.ipc.api_config import ApiConfig
+from server.ipc.board import BoardSize
+from server.ipc.engine_config import EngineConfig
+from server.metrics.parent import ParentMetrics
+from server.settings import Settings
+from server.supervision.api_group import ApiGroup
+from server.supervision.engine_group import EngineGroup
+from server.supervision.health import HealthPolicy
+from server.supervision.shared import SharedMemory
+
+# An API process that is not ready by then hangs in an import. A busy machine takes many seconds.
+_API_START_SECONDS = 60.0
+# Its heartbeat comes from the event loop, which a large JSON body or a machine with too few cores
+# stops for longer than the thread of an engine's heartbeat.
+_API_HEARTBEAT_FACTOR = 2.5
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The processes of a server."""
+
+    engines: EngineGroup
+    apis: ApiGroup
+
+
+def launch(
+    settings: Settings,
+    keys: tuple[str, ...],
+    listeners: Sequence[socket.socket],
+    metrics_listeners: Sequence[socket.socket],
+) -> Launched:
+    """Start all processes, without waiting until they are ready. The caller ends them."""
+    shared = SharedMemory.create(board_size(settings))
+    metrics = ParentMetrics(shared.metrics)
+    engines = create_engines(settings, shared, on_restart=metrics.observe_restart)
+    config = ApiConfig(
+        settings,
+        keys,
+        worker=0,
+        board=shared.size,
+        listeners=tuple(listener.fileno() for listener in listeners),
+        metrics_listeners=tuple(listener.fileno() for listener in metrics_listeners),
+    )
+    policy = HealthPolicy(
+        start_timeout=_API_START_SECONDS,
+        heartbeat_timeout=_API_HEARTBEAT_FACTOR * settings.heartbeat_timeout,
+    )
+    apis = ApiGroup(config, policy, shared, engines, on_restart=metrics.observe_worker_restart)
+    return Launched(engines, apis)
+
+
+def board_size(settings: Settings, workers: int | None = None) -> BoardSize:
+    """Return the size of the board.
+
+    Args:
+        workers: API processes; None for as many as ``settings`` say.
+    """
+    return BoardSize(len(settings.devices), workers or settings.api_workers, settings.queue_limit)
+
+
+def create_engines(
+    settings: Settings, shared: SharedMemory, on_restart: Callable[[str], None]
+) -> EngineGroup:
+    """Start one engine process per device, without waiting until its models are loaded.
+
+    The caller ends the processes with `EngineGroup.stop` or `EngineGroup.kill`.
+    """
+    configs = [
+        _engine_config(settings, engine, device, shared.size)
+        for engine, device in enumerate(settings.devices)
+    ]
+    policy = HealthPolicy(
+        start_timeout=settings.start_timeout,
+        heartbeat_timeout=settings.heartbeat_timeout,
+    )
+    return EngineGroup(configs, policy, shared, on_restart)
+
+
+def _engine_config(settings: Settings, engine: int, device: str, board: BoardSize) -> EngineConfig:
+    """Return the configuration of the engine on ``device``."""
+    return EngineConfig(
+        catalog_path=settings.config,
+        models=settings.models,
+        device=device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        levels=settings.levels,
+        max_batch=settings.max_batch,
+        max_batch_work=settings.max_batch_work,
+        target_seconds=settings.target_seconds,
+        log_level=settings.log_level,
+        engine=engine,
+        board=board,
+        cpu_isa=settings.cpu_isa,
+    )

@@ -1,0 +1,5 @@
+"""The runner of the tiny model in this process, for expected results."""
+
+from tests.server.engine.conftest import runner, tiny
+
+__all__ = ["runner", "tiny"]

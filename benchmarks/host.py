@@ -42,9 +42,10 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import graph_calibration_batches
 from server.ipc.board import Board, BoardSize
-from server.ipc.channel import Channel, pack, send_with_descriptor
+from server.ipc.channel import Channel
 from server.ipc.control import Attach
 from server.ipc.messages import BatchDone, Job
+from server.ipc.packing import pack
 from server.latency.cost import CostFeatures, CostModel, Geometry, RecordedGraphs, batch_features
 from server.latency.queue_model import Bounds
 from tome_core import Outputs
@@ -201,7 +202,8 @@ class Host:
         self._api.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
         engine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
         self._parent, control = socket.socketpair()
-        send_with_descriptor(self._parent, Attach(0), engine.fileno())
+        attach = pack(Attach(0), has_descriptor=True)
+        socket.send_fds(self._parent, [attach], [engine.fileno()])
         engine.close()
         self._control = Channel(control, descriptors=True)
         self._clients = Clients(self._control, self.scheduler)

@@ -17,7 +17,8 @@ from typing import NoReturn
 from server import logs
 from server.ipc.api_config import ApiConfig
 from server.ipc.board import Board
-from server.ipc.channel import Channel, ChannelClosed, check_type
+from server.ipc.channel import Channel, ChannelClosed
+from server.ipc.packing import check_type
 from server.metrics.memory import MetricsMemory
 
 log = logging.getLogger("tome.server")

@@ -18,9 +18,10 @@ from server import logs
 from server.engine.heartbeat import ParentWatch, start_heartbeat
 from server.errors import ConfigError, DeviceLost, UnsafeAcceleration
 from server.ipc.board import Board, EngineRow
-from server.ipc.channel import Channel, ChannelClosed, check_type
+from server.ipc.channel import Channel, ChannelClosed
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, Ready, SlotsReady, StartFailed
+from server.ipc.packing import check_type
 from server.metrics.engine import EngineMetrics
 from server.metrics.memory import MetricsMemory
 

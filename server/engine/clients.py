@@ -17,9 +17,10 @@ from typing import Any
 
 from server.engine.cost_model_news import CostModelNews
 from server.engine.scheduling.scheduler import Scheduler
-from server.ipc.channel import BadMessage, Channel, ChannelClosed, WithDescriptor, pack, wait_for
+from server.ipc.channel import Channel, ChannelClosed, wait_for
 from server.ipc.control import Attach, Detach, Detached
 from server.ipc.messages import BatchDone, Cancel, Failure, Job, Outcome, Stop
+from server.ipc.packing import BadMessage, WithDescriptor, pack
 
 log = logging.getLogger("tome.engine")
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, cast
 
 from server.engine_client.slots import SlotShare
 from server.errors import EngineLost
-from server.ipc.channel import BadMessage, check_type, pack, unpack
 from server.ipc.messages import BatchDone, Cancel, Job, Outcome
+from server.ipc.packing import BadMessage, check_type, pack, unpack
 from server.latency.cost import CostModel
 
 log = logging.getLogger("tome.engine")

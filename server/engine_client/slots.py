@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 from server.ipc.board import Board
 from server.ipc.shared_memory import Slots
-
-log = logging.getLogger("tome.engine")
 
 
 class SlotShare:

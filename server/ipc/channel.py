@@ -1,41 +1,19 @@
-"""The ends of the socket pairs between the processes of a server: of the engine and of its clients.
+"""The engine's ends of the socket pairs between the processes of a server.
 
-`server.ipc.packing` says what a message is. `server.ipc.control_channel` has the end of the parent
-process and of an API process that are connected to each other or to an engine.
+`server.ipc.packing` says what a message is. `server.ipc.control_channel` has the ends of the parent
+and of an API process that are connected with each other or with an engine, and
+`server.engine_client.link` an API process's end of its channel to an engine.
 """
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import struct
 import time
 from typing import Any
 
-from server.ipc.messages import ToEngine
-from server.ipc.packing import (
-    BadMessage,
-    Unpacker,
-    WithDescriptor,
-    check_type,
-    pack,
-    unpack,
-)
-
-__all__ = [
-    "AsyncChannel",
-    "BadMessage",
-    "Channel",
-    "ChannelClosed",
-    "WithDescriptor",
-    "check_type",
-    "pack",
-    "receive_piece",
-    "send_with_descriptor",
-    "unpack",
-    "wait_for",
-]
+from server.ipc.packing import Unpacker, pack
 
 _PIECE_BYTES = 1 << 18  # most bytes of one receive call
 _DESCRIPTOR = struct.Struct("@i")
@@ -50,20 +28,6 @@ _POLL_RESOLUTION = 0.001
 
 class ChannelClosed(Exception):
     """The other process has closed its end of the socket pair, or has ended."""
-
-
-def send_with_descriptor(connection: socket.socket, message: object, descriptor: int) -> None:
-    """Send one message with a descriptor over a blocking socket.
-
-    Raises:
-        ChannelClosed: the other end is closed.
-    """
-    data = pack(message, has_descriptor=True)
-    try:
-        sent = socket.send_fds(connection, [data], [descriptor])
-        connection.sendall(data[sent:])
-    except OSError as error:
-        raise ChannelClosed from error
 
 
 def receive_piece(connection: socket.socket, unpacker: Unpacker) -> list[Any] | None:
@@ -233,61 +197,3 @@ class Channel:
         """Close this end."""
         self._unpacker.close()
         self._socket.close()
-
-
-class AsyncChannel:
-    """The end of an API process, for asyncio.
-
-    Sending never waits: the number of slots bounds the messages that are not sent yet.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._unpacker = Unpacker()
-        self._received: list[Any] = []
-
-    @classmethod
-    async def open(cls, connection: socket.socket) -> AsyncChannel:
-        """Return a channel that owns ``connection``."""
-        reader, writer = await asyncio.open_unix_connection(sock=connection)
-        return cls(reader, writer)
-
-    def send(self, message: ToEngine) -> None:
-        """Queue one message for sending; drop it if the channel is closed."""
-        if not self._writer.transport.is_closing():
-            self._writer.write(pack(message))
-
-    async def receive(self) -> object:
-        """Wait for the next message and return it, whatever it is.
-
-        Raises:
-            ChannelClosed: the engine has closed its end, or has ended.
-            BadMessage: something else has arrived.
-        """
-        if not self._received:
-            self._received = await self.receive_all()
-        return self._received.pop(0)
-
-    async def receive_all(self) -> list[Any]:
-        """Wait for messages and return all that have arrived, whatever they are.
-
-        Raises:
-            ChannelClosed: the engine has closed its end, or has ended.
-            BadMessage: something else has arrived.
-        """
-        messages = self._received
-        self._received = []
-        while not messages:
-            try:
-                piece = await self._reader.read(_PIECE_BYTES)
-            except ConnectionError as error:
-                raise ChannelClosed from error
-            if not piece:
-                raise ChannelClosed
-            messages = self._unpacker.messages(piece)
-        return messages
-
-    def close(self) -> None:
-        """Close this end. The engine then drops the jobs of this API process."""
-        self._writer.close()

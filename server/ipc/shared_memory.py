@@ -52,6 +52,14 @@ def _stride(slot_bytes: int) -> int:
     return math.ceil(slot_bytes / _PAGE) * _PAGE
 
 
+def size_slots(descriptor: int, count: int, slot_bytes: int) -> None:
+    """Give the memory of ``count`` slots its size. Processes map it then.
+
+    The parent process does so when an engine has reported how large a slot must be.
+    """
+    os.ftruncate(descriptor, count * _stride(slot_bytes))
+
+
 def describe_slots(count: int, slot_bytes: int) -> str:
     """Return a sentence about the memory of ``count`` slots. Only what inputs fill is allocated."""
     size = _stride(slot_bytes)
@@ -62,25 +70,14 @@ class Slots:
     """The mapped memory, as ``count`` slots of at least ``slot_bytes`` bytes.
 
     Args:
-        descriptor: the file from `create_memory`.
-        create: whether to set the size of the file. The parent process does so when an engine has
-            reported how large a slot must be.
+        descriptor: the file from `create_memory`, of the size that `size_slots` gave it.
 
     Attributes:
         array: all slots, ``(count, stride)``, where ``stride`` is a whole number of pages.
     """
 
-    def __init__(
-        self,
-        descriptor: int,
-        count: int,
-        slot_bytes: int,
-        *,
-        create: bool = False,
-    ) -> None:
+    def __init__(self, descriptor: int, count: int, slot_bytes: int) -> None:
         stride = _stride(slot_bytes)
-        if create:
-            os.ftruncate(descriptor, count * stride)
         self._map = mmap.mmap(descriptor, count * stride)
         memory: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.array = memory.reshape(count, stride)

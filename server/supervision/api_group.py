@@ -47,7 +47,7 @@ class ApiGroup:
         self._restarting = asyncio.Lock()
         self._supervisors = [
             ApiSupervisor(
-                worker,
+                f"API process {worker}",
                 launch=partial(self._launch, worker),
                 on_started=partial(engines.subscribe, worker),
                 on_ended=partial(self._on_ended, worker),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from server.errors import ApiStartError
 from server.ipc.api_config import ApiConfig
 from server.ipc.board import Heartbeat
-from server.ipc.channel import BadMessage, ChannelClosed
+from server.ipc.channel import ChannelClosed
 from server.ipc.control import (
     ApiFailed,
     Close,
@@ -24,7 +24,7 @@ from server.ipc.control import (
     Serve,
     Started,
 )
-from server.ipc.control_channel import ControlChannel
+from server.ipc.packing import BadMessage
 from server.supervision.child import Child
 from server.supervision.engine_group import EngineNews
 from server.supervision.shared import SharedMemory
@@ -64,31 +64,15 @@ class ApiProcess:
         self._on_attached = on_attached
         self._on_unusable = on_unusable
         self._on_retire_wanted = on_retire_wanted
-        self._control: ControlChannel | None = None
         self._unattached: set[int] = set()  # engines that it knows of and cannot use yet
         self._settled = asyncio.Event()  # all are attached, or it has ended
         self.served = False
         self.drained = asyncio.Event()
         self.all_answered = False
         self.failure: str | None = None
-        with contextlib.ExitStack() as after_start, contextlib.ExitStack() as after_failure:
-            self._connection, api_connection = socket.socketpair()
-            after_failure.callback(self._connection.close)
-            after_start.callback(api_connection.close)
-            descriptors = (api_connection.fileno(), *shared.descriptors)
-            listeners = (*config.listeners, *config.metrics_listeners)
-            self._child = Child(MODULE, descriptors, listeners)
-            after_failure.pop_all()
-
-    @property
-    def pid(self) -> int:
-        """The process ID."""
-        return self._child.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self._child.alive
+        listeners = (*config.listeners, *config.metrics_listeners)
+        self._child = Child(MODULE, shared.descriptors, listeners)
+        self._control = self._child.control
 
     @property
     def heartbeat(self) -> Heartbeat:
@@ -101,7 +85,6 @@ class ApiProcess:
         Raises:
             ApiStartError: it has ended, or takes longer than ``timeout`` seconds.
         """
-        self._control = ControlChannel(self._connection)
         self._control.send(self._config)
         try:
             message, _ = await asyncio.wait_for(self._control.receive(), timeout)
@@ -119,11 +102,10 @@ class ApiProcess:
 
     def tell(self, news: EngineNews, connection: socket.socket | None = None) -> None:
         """Report what has happened to an engine; see `Subscriber`."""
-        assert self._control is not None
         if isinstance(news, EngineUp):
             self._unattached.add(news.engine)
-        elif news.engine in self._unattached:
-            self._unattached.remove(news.engine)
+        else:
+            self._unattached.discard(news.engine)
         if connection is None:
             self._control.send(news)
         else:
@@ -139,20 +121,20 @@ class ApiProcess:
 
     def serve(self) -> None:
         """Let the process accept connections."""
-        self._send(Serve())
+        self._control.send(Serve())
         self.served = True
 
     def drain(self) -> None:
         """Let the process refuse new requests, and report when the others have responses."""
-        self._send(Drain())
+        self._control.send(Drain())
 
     def close(self, forced: bool) -> None:
         """Let the process close its connections and end."""
-        self._send(Close(forced))
+        self._control.send(Close(forced))
 
     def retire(self) -> None:
         """Let the process answer its requests and end, while others serve on."""
-        self._send(Retire())
+        self._control.send(Retire())
 
     async def receive(self) -> None:
         """Handle what the process reports, until it ends.
@@ -160,7 +142,6 @@ class ApiProcess:
         Raises:
             BadMessage: it sent something else.
         """
-        assert self._control is not None
         with contextlib.suppress(ChannelClosed):
             while True:
                 message, _ = await self._control.receive()
@@ -181,6 +162,7 @@ class ApiProcess:
                 self.drained.set()
             case ApiFailed(reason=reason):
                 self.failure = reason
+                self.kill()
             case _:
                 raise BadMessage(f"the parent received {type(message).__name__}")
 
@@ -194,15 +176,8 @@ class ApiProcess:
         self.drained.set()
         self._settled.set()
         self._row.clear()
-        if self._control is not None:
-            self._control.close()
-        else:
-            self._connection.close()
+        self._control.close()
         return code
-
-    async def ended(self) -> int:
-        """Wait until the process has ended, and return its exit code."""
-        return await self._child.ended()
 
     def kill(self) -> None:
         """Kill the process."""
@@ -215,7 +190,3 @@ class ApiProcess:
     def _settle(self) -> None:
         if not self._unattached:
             self._settled.set()
-
-    def _send(self, order: Serve | Drain | Close | Retire) -> None:
-        if self._control is not None:
-            self._control.send(order)

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from server.errors import ApiStartError
-from server.ipc.channel import BadMessage
+from server.ipc.packing import BadMessage
 from server.supervision.api_process import ApiProcess
-from server.supervision.health import (
-    WATCH_SECONDS,
-    HealthPolicy,
-    HealthState,
-    backoff,
-    is_without_heartbeat,
-    observe,
-)
+from server.supervision.child import start_when_possible
+from server.supervision.health import WATCH_SECONDS, HealthPolicy, backoff
+from server.supervision.watching import wait_until_unhealthy
 
 log = logging.getLogger("tome.server")
 
@@ -26,7 +20,7 @@ class ApiSupervisor:
     """One API process, and those that replace it.
 
     Args:
-        worker: index of the process.
+        name: of the process, in logs.
         launch: starts a process; returns at once.
         on_started: called with a process that can accept connections, to tell it of the engines.
         on_ended: awaited when a process has ended, to take from the engines what it held.
@@ -38,14 +32,14 @@ class ApiSupervisor:
 
     def __init__(
         self,
-        worker: int,
+        name: str,
         launch: Callable[[], ApiProcess],
         on_started: Callable[[ApiProcess], None],
         on_ended: Callable[[], Awaitable[None]],
         on_restart: Callable[[], None],
         policy: HealthPolicy,
     ) -> None:
-        self.worker = worker
+        self._name = name
         self._launch = launch
         self._on_started = on_started
         self._on_ended = on_ended
@@ -79,31 +73,21 @@ class ApiSupervisor:
             if failure is not None and failed_starts == self._policy.failed_starts:
                 raise failure
             self._log_end(failure, code, backoff(failed_starts))
+            self._serving.clear()
             await asyncio.sleep(backoff(failed_starts))
-            await self._relaunch()
-            if self._stopping:
+            process = await start_when_possible(
+                self._name, self._launch, is_stopping=lambda: self._stopping
+            )
+            if process is None:
                 return
+            self.process = process
+            self._on_restart()
 
     def _log_end(self, failure: ApiStartError | None, code: int, wait: float) -> None:
         if failure is None and code == 0:
-            return log.info("API process %d has retired; it is replaced", self.worker)
+            return log.info("%s has retired; it is replaced", self._name)
         reason = failure or f"the process was lost (exit code {code})"
-        log.error("API process %d: %s; restart in %g s", self.worker, reason, wait)
-
-    async def _relaunch(self) -> None:
-        """Launch the next process; wait while the system has no files, processes or memory."""
-        self._serving.clear()
-        failures = 0
-        while not self._stopping:
-            try:
-                self.process = self._launch()
-                return self._on_restart()
-            except OSError as error:
-                failures += 1
-                wait = backoff(failures)
-                text = "API process %d: cannot be started: %s; next attempt in %g s"
-                log.error(text, self.worker, error.strerror, wait)
-                await asyncio.sleep(wait)
+        log.error("%s: %s; restart in %g s", self._name, reason, wait)
 
     async def _run_process(self) -> ApiStartError | None:
         """Watch the current process until it ends; return the error if it cannot start."""
@@ -135,21 +119,12 @@ class ApiSupervisor:
         try:
             await self.process.receive()
         except BadMessage as error:
-            log.error("API process %d: %s", self.worker, error)
+            log.error("%s: %s", self._name, error)
             self.process.kill()
 
     async def _watch(self) -> None:
         """Kill the process when it has no heartbeat, and return."""
-        state = HealthState()
-        last = time.monotonic()
-        while not is_without_heartbeat(state, self._policy):
-            await asyncio.sleep(WATCH_SECONDS)
-            now = time.monotonic()
-            state = observe(state, self.process.heartbeat, now - last)
-            last = now
-        log.error(
-            "API process %d: no heartbeat for %.1f s", self.worker, state.without_heartbeat_seconds
-        )
+        await wait_until_unhealthy(self._name, lambda: self.process.heartbeat, self._policy)
         self.process.kill()
 
     async def retire(self) -> None:

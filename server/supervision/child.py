@@ -1,39 +1,60 @@
-"""One child process of the server: its start, its exit code, its end."""
+"""One child process of the server: its start, its control channel, its exit code, its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from server.ipc.control_channel import ControlChannel
+from server.supervision.health import backoff
+
+log = logging.getLogger("tome.server")
+
+Process = TypeVar("Process")
 
 POLL_SECONDS = 0.02
 _EXIT_SECONDS = 1.0
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class Child:
     """A Python interpreter that runs ``module`` and inherits ``descriptors`` and no other file.
 
-    The numbers of the first ``descriptors`` are the arguments of its command line.
+    The arguments of its command line are the numbers of its end of the control channel and of
+    ``descriptors``.
 
     Args:
-        more: inherited as well, and not on the command line.
+        more: descriptors that it inherits as well, and that are not on its command line.
 
     Raises:
         OSError: the system has no more files, processes or memory.
+
+    Attributes:
+        control: the channel to it.
     """
 
     def __init__(self, module: str, descriptors: Sequence[int], more: Sequence[int] = ()) -> None:
-        arguments = [str(descriptor) for descriptor in descriptors]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
-            env=environment(),
-            pass_fds=(*descriptors, *more),
-            stdin=subprocess.DEVNULL,
-        )
+        connection, child_connection = socket.socketpair()
+        with child_connection, contextlib.ExitStack() as after_failure:
+            after_failure.callback(connection.close)
+            inherited = (child_connection.fileno(), *descriptors)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *map(str, inherited)],
+                env=environment(),
+                pass_fds=(*inherited, *more),
+                stdin=subprocess.DEVNULL,
+            )
+            after_failure.pop_all()
+        self.control = ControlChannel(connection)
 
     @property
     def pid(self) -> int:
@@ -69,6 +90,34 @@ class Child:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self.ended(), _EXIT_SECONDS)
         return None
+
+
+async def start_when_possible(
+    name: str, start: Callable[[], Process], is_stopping: Callable[[], bool]
+) -> Process | None:
+    """Return what ``start`` returns; None if ``is_stopping`` before that.
+
+    A shortage of files, processes or memory passes: until then ``start`` is called again and again.
+
+    Args:
+        name: of the process, for the log.
+
+    Raises:
+        OSError: the system cannot start a process, for another reason.
+    """
+    failures = 0
+    while not is_stopping():
+        try:
+            return start()
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                raise
+            failures += 1
+            wait = backoff(failures)
+            text = "%s: no process can be started: %s; next attempt in %g s"
+            log.error(text, name, error.strerror, wait)
+            await asyncio.sleep(wait)
+    return None
 
 
 def environment() -> dict[str, str]:

@@ -16,7 +16,7 @@ from server.errors import EngineStartError
 from server.ipc.control import EngineEnded, EngineGivenUp, EngineUp
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Accelerations, ModelInfo, Ready
-from server.ipc.shared_memory import Slots, describe_slots
+from server.ipc.shared_memory import describe_slots, size_slots
 from server.supervision.engine_process import MODULE, EngineProcess
 from server.supervision.engine_supervisor import EngineSupervisor
 from server.supervision.health import HealthPolicy
@@ -190,7 +190,7 @@ class EngineGroup:
         if not self.models:
             count = self._shared.size.slots
             self._slot_bytes = ready.slot_bytes
-            Slots(self._shared.slots, count, ready.slot_bytes, create=True)
+            size_slots(self._shared.slots, count, ready.slot_bytes)
             log.info("%s", describe_slots(count, ready.slot_bytes))
         elif device_independent(ready.models) != device_independent(tuple(self.models.values())):
             raise EngineStartError(

@@ -9,11 +9,11 @@ import time
 
 from server.errors import EngineStartError
 from server.ipc.board import Heartbeat
-from server.ipc.channel import BadMessage, ChannelClosed, check_type
+from server.ipc.channel import ChannelClosed
 from server.ipc.control import Attach, Detach, Detached
-from server.ipc.control_channel import ControlChannel
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Ready, SlotsReady, StartFailed, Stop
+from server.ipc.packing import BadMessage, check_type
 from server.supervision.child import POLL_SECONDS, Child
 from server.supervision.shared import SharedMemory
 
@@ -41,15 +41,10 @@ class EngineProcess:
     def __init__(self, config: EngineConfig, shared: SharedMemory, module: str = MODULE) -> None:
         self._config = config
         self._row = shared.board.engines[config.engine]
-        self._control: ControlChannel | None = None
         self._detaching: dict[int, asyncio.Event] = {}  # by API process
         self.ready = False
-        with contextlib.ExitStack() as after_start, contextlib.ExitStack() as after_failure:
-            self._connection, engine_connection = socket.socketpair()
-            after_failure.callback(self._connection.close)
-            after_start.callback(engine_connection.close)
-            self._child = Child(module, (engine_connection.fileno(), *shared.descriptors))
-            after_failure.pop_all()
+        self._child = Child(module, shared.descriptors)
+        self._control = self._child.control
 
     @property
     def pid(self) -> int:
@@ -75,7 +70,6 @@ class EngineProcess:
             EngineStartError: the engine cannot start, has ended, or takes longer than ``timeout``
                 seconds.
         """
-        self._control = ControlChannel(self._connection)
         self._control.send(self._config)
         try:
             message, _ = await asyncio.wait_for(self._control.receive(), timeout)
@@ -100,7 +94,6 @@ class EngineProcess:
 
     def accept_jobs(self, slot_bytes: int) -> None:
         """Tell the engine that the slots have ``slot_bytes`` bytes; it takes jobs from now on."""
-        assert self._control is not None
         self._control.send(SlotsReady(slot_bytes))
         self.ready = True
 
@@ -113,7 +106,6 @@ class EngineProcess:
         Raises:
             OSError: the system has no more files.
         """
-        assert self._control is not None
         api_end, engine_end = socket.socketpair()
         with engine_end:
             self._control.send(Attach(worker), engine_end.fileno())
@@ -121,7 +113,7 @@ class EngineProcess:
 
     async def detach(self, worker: int) -> None:
         """Wait until the engine, or its end, has dropped the jobs of an API process that ended."""
-        if not self.ready or self._control is None:
+        if not self.ready:
             return
         detached = self._detaching.setdefault(worker, asyncio.Event())
         self._control.send(Detach(worker))
@@ -133,7 +125,6 @@ class EngineProcess:
         Raises:
             BadMessage: the engine sent something else.
         """
-        assert self._control is not None
         with contextlib.suppress(ChannelClosed):
             while True:
                 message, _ = await self._control.receive()
@@ -159,14 +150,11 @@ class EngineProcess:
         self._row.clear()
         for detached in self._detaching.values():
             detached.set()
-        if self._control is not None:
-            self._control.close()
-        else:
-            self._connection.close()
+        self._control.close()
 
     async def stop(self) -> None:
         """Let the engine complete its jobs, and wait until its process has ended."""
-        if self.ready and self._control is not None:
+        if self.ready:
             self._control.send(Stop())
         else:
             self._child.kill()  # it reads no message before its models are loaded

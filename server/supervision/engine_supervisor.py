@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable
 
 from server.errors import EngineStartError
 from server.ipc.board import EngineRow
-from server.ipc.channel import BadMessage
 from server.ipc.messages import Accelerations, ModelInfo, Ready
+from server.ipc.packing import BadMessage
 from server.latency.cost import CostModel
+from server.supervision.child import start_when_possible
 from server.supervision.engine_process import EngineProcess
-from server.supervision.health import (
-    WATCH_SECONDS,
-    HealthPolicy,
-    HealthState,
-    backoff,
-    is_hung,
-    is_without_heartbeat,
-    observe,
-)
+from server.supervision.health import HealthPolicy, backoff
+from server.supervision.watching import wait_until_unhealthy
 
 log = logging.getLogger("tome.engine")
 
 # Load time that Retry-After assumes until a start has been measured: about that of a small model
 # on a CPU. Too short a value costs clients one more retry.
 _FIRST_LOAD_SECONDS = 5.0
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class EngineSupervisor:
@@ -121,33 +113,13 @@ class EngineSupervisor:
             wait = backoff(failed_starts)
             log.error("engine %s: %s; restart in %g s", self.name, reason, wait)
             await asyncio.sleep(wait)
-            process = await self._relaunch()
+            process = await start_when_possible(
+                f"engine {self.name}", self._launch_process, is_stopping=lambda: self._stopping
+            )
             if process is None:
                 return
             self.process = process
             self._on_restart(self.name)
-
-    async def _relaunch(self) -> EngineProcess | None:
-        """Launch the next process; None after `stop`.
-
-        A shortage of files, processes or memory passes. The server answers with 503 until then.
-
-        Raises:
-            OSError: the system cannot start a process, for another reason.
-        """
-        failures = 0
-        while not self._stopping:
-            try:
-                return self._launch_process()
-            except OSError as error:
-                if error.errno not in _SHORTAGES:
-                    raise
-                failures += 1
-                wait = backoff(failures)
-                text = "engine %s: no process can be started: %s; next attempt in %g s"
-                log.error(text, self.name, error.strerror, wait)
-                await asyncio.sleep(wait)
-        return None
 
     async def _run_process(self) -> EngineStartError | None:
         """Serve with the current process until it is lost; return the error if it cannot start."""
@@ -205,7 +177,11 @@ class EngineSupervisor:
     async def _serve(self) -> None:
         """Watch the process until it is lost or must be killed."""
         receiving = asyncio.create_task(self.process.receive())
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(
+            wait_until_unhealthy(
+                f"engine {self.name}", lambda: self.process.heartbeat, self._policy
+            )
+        )
         tasks = (receiving, watching)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -222,26 +198,3 @@ class EngineSupervisor:
                 log.error("engine %s: %s", self.name, error)
             elif error is not None:
                 log.error("engine %s: the supervision failed", self.name, exc_info=error)
-
-    async def _watch(self) -> None:
-        """Check the health of the process; return when it has no heartbeat or is hung."""
-        state = HealthState()
-        last = time.monotonic()
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            now = time.monotonic()
-            state = observe(state, self.process.heartbeat, now - last)
-            last = now
-            if is_without_heartbeat(state, self._policy):
-                log.error(
-                    "engine %s: no heartbeat for %.1f s", self.name, state.without_heartbeat_seconds
-                )
-                return
-            if is_hung(state, self._policy):
-                log.error(
-                    "engine %s: hung: a batch has run for %.1f s, predicted were %.3f s",
-                    self.name,
-                    state.batch_seconds,
-                    state.heartbeat.predicted_seconds,
-                )
-                return

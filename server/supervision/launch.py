@@ -57,13 +57,9 @@ def launch(
     return Launched(engines, apis)
 
 
-def board_size(settings: Settings, workers: int | None = None) -> BoardSize:
-    """Return the size of the board.
-
-    Args:
-        workers: API processes; None for as many as ``settings`` say.
-    """
-    return BoardSize(len(settings.devices), workers or settings.api_workers, settings.queue_limit)
+def board_size(settings: Settings) -> BoardSize:
+    """Return the size of the board."""
+    return BoardSize(len(settings.devices), settings.api_workers, settings.queue_limit)
 
 
 def create_engines(

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.server.conftest import ROOT, RunningServer, command, eventually, run_server
+from tests.server.tiny_ear import write_models
 from tests.server.wire import SNEAKER
 
 WORKERS = 3
@@ -137,7 +138,8 @@ def test_the_tree_is_a_parent_with_api_processes_and_an_engine(three: RunningSer
 
 
 def test_connections_spread_over_all_processes(three: RunningServer) -> None:
-    assert min(connections_by_process(three)) >= 2
+    # A process that the system does not run for a moment may miss its share.
+    eventually(lambda: min(connections_by_process(three)) >= 2)
 
 
 def sockets(pid: int) -> int:
@@ -174,15 +176,16 @@ def test_a_lost_process_costs_its_own_requests_alone(
     restarts = three.metric("tome_api_worker_restarts_total")
     lost = three.api_processes()[0]
     with Load(three) as load:
+        own = sockets(lost)  # each client keeps its connection, and has one request in flight
         os.kill(lost, number)
         eventually(lambda: all_serve_without(three, {lost}), 120)
         load.goes_on()
-    # The connections of one process, of which each had a request in flight at most.
-    assert load.statuses[0] <= CLIENTS - WORKERS + 1
+    assert load.statuses[0] <= own
     assert set(load.statuses) <= {0, 200, 503}
     eventually(lambda: all_slots_are_free(three))
     assert three.metric("tome_api_worker_restarts_total") == restarts + 1
-    assert answered(three) >= before + load.statuses[200]
+    # The process may have been lost between an answer and its count.
+    assert answered(three) >= before + load.statuses[200] - 1
     assert three.metric("tome_queue_jobs") == 0
 
 
@@ -223,7 +226,7 @@ def test_an_engine_is_replaced_for_all_processes(three: RunningServer) -> None:
             range(CLIENTS),
         )
         assert set(statuses) == {200}
-    assert all_slots_are_free(three)
+    eventually(lambda: all_slots_are_free(three))
 
 
 def test_sigterm_to_all_processes_at_once_stops_the_server(tiny_folder: Path) -> None:
@@ -255,22 +258,35 @@ def test_when_the_parent_is_killed_all_others_end(tiny_folder: Path) -> None:
             assert not any(map(command, others))
 
 
-def test_api_processes_that_cannot_start_end_the_server(tiny_folder: Path) -> None:
-    environment = os.environ | {
-        "TOME_CONFIG": str(tiny_folder / "models.toml"),
+def serve_to_the_end(api_module: str, config: Path) -> str:
+    """Run a server with other API processes, which ends by itself, and return its log."""
+    variables = {
+        "API_MODULE": api_module,
+        "TOME_CONFIG": str(config),
+        "TOME_LEVELS": "0",
         "TOME_PORT": "0",
         "TOME_THREADS": "1",
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.server.supervision.dying_api_server", "serve"],
+        [sys.executable, "-m", "tests.server.supervision.other_api_server", "serve"],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert "API process" in ended.stderr
-    assert "ended while starting (exit code 7)" in ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "")
+    return ended.stderr
+
+
+def test_api_processes_that_cannot_start_end_the_server(tiny_folder: Path) -> None:
+    log = serve_to_the_end("tests.server.engine.dying", tiny_folder / "models.toml")
+    assert "the API process ended while starting (exit code 7)" in log
+
+
+def test_an_api_process_that_cannot_decode_ends_the_server(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile", reason="needs the extra audio")
+    log = serve_to_the_end("tests.server.supervision.undecoding_api", write_models(tmp_path))
+    assert "no decode worker can start" in log
+    assert "tome-serve[audio]" in log

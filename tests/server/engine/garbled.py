@@ -7,9 +7,10 @@ import sys
 
 from server.engine.heartbeat import ParentWatch, start_heartbeat
 from server.ipc.board import Board
-from server.ipc.channel import Channel, WithDescriptor, pack
+from server.ipc.channel import Channel
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome, Ready, Stop
+from server.ipc.packing import WithDescriptor, pack
 from server.latency.cost import CostFeatures, CostModel
 from server.media.transforms import ImageTransform
 from tome_core.cost import Cost

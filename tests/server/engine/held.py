@@ -24,9 +24,10 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import model_info
 from server.ipc.board import EngineRow
-from server.ipc.channel import BadMessage, Channel, ChannelClosed, pack
+from server.ipc.channel import Channel, ChannelClosed
 from server.ipc.messages import BatchDone, Job, Stop
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.packing import BadMessage, pack
+from server.ipc.shared_memory import Slots, create_memory, size_slots
 from server.latency.queue_model import Bounds
 from tests.server.engine.loops import (
     Parent,
@@ -139,7 +140,9 @@ class Engine:
 @contextmanager
 def running(tiny: LoadedModel, held: int, clients: int = 1) -> Iterator[Engine]:
     """An engine with so many clients, the first ``held`` batches of which are held in flight."""
-    slots = Slots(create_memory(), SLOTS, 3 * 32 * 32, create=True)
+    memory = create_memory()
+    size_slots(memory, SLOTS, 3 * 32 * 32)
+    slots = Slots(memory, SLOTS, 3 * 32 * 32)
     for slot in range(SLOTS):
         slots.view(slot, SIZE, np.uint8)[:] = slot
     runner = HoldingRunner(tiny, held)

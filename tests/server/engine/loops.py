@@ -14,9 +14,10 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.warmup import model_info
 from server.ipc.board import Board, BoardSize, EngineRow
-from server.ipc.channel import Channel, pack, send_with_descriptor
+from server.ipc.channel import Channel
 from server.ipc.control import Attach
 from server.ipc.messages import BatchDone, Job, Stop
+from server.ipc.packing import pack
 from server.ipc.shared_memory import Slots
 from server.latency.queue_model import Bounds
 from tome_core import Schedule
@@ -44,7 +45,8 @@ class Parent:
         if small_buffer:
             engine_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         with engine_end:
-            send_with_descriptor(self.control, Attach(worker), engine_end.fileno())
+            data = pack(Attach(worker), has_descriptor=True)
+            socket.send_fds(self.control, [data], [engine_end.fileno()])
         return api_end
 
     def send(self, message: object) -> None:

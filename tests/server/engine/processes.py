@@ -18,7 +18,7 @@ from server.ipc.board import Board, BoardSize
 from server.ipc.channel import Channel
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Ready, SlotsReady, Stop
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.shared_memory import Slots, create_memory, size_slots
 from server.metrics.memory import MetricsMemory
 from tests.server.engine.loops import Parent
 
@@ -94,7 +94,8 @@ def running_engine(
             parent.send(config)
             ready = parent.channel.receive()
             assert isinstance(ready, Ready), ready
-            slots = Slots(memory, config.board.slots, ready.slot_bytes, create=True)
+            size_slots(memory, config.board.slots, ready.slot_bytes)
+            slots = Slots(memory, config.board.slots, ready.slot_bytes)
             parent.send(SlotsReady(ready.slot_bytes))
             yield EngineProcess(process, parent, slots, board)
             if exit_code is not None:

@@ -9,9 +9,10 @@ import pytest
 
 from server.engine import clients as clients_module
 from server.engine.loading.model_loader import LoadedModel
-from server.ipc.channel import BadMessage, ChannelClosed, pack
+from server.ipc.channel import ChannelClosed
 from server.ipc.control import Detach, Detached
 from server.ipc.messages import BatchDone, Cancel, Failure, Job, SlotsReady, Stop
+from server.ipc.packing import BadMessage, pack
 from tests.server.engine.held import FOUR, SLOTS, Client, Engine, job_ids, running
 from tests.server.engine.processes import wait_until
 

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from server.engine.heartbeat import EXIT_ORPHAN
-from server.ipc.channel import Channel, pack
+from server.ipc.channel import Channel
 from server.ipc.control import Detach, Detached
 from server.ipc.messages import Job, Outcome
+from server.ipc.packing import pack
 from tests.server.engine import faulty
 from tests.server.engine.loops import next_reply
 from tests.server.engine.processes import running_engine, wait_until

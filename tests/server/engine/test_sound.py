@@ -16,7 +16,7 @@ from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel
 from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
 from server.ipc.messages import Job
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.shared_memory import Slots, create_memory, size_slots
 from server.media.modality import Modality
 from tests.server.engine.device.fake_graphs import FakeRecorder
 from tests.server.engine.loading.tiny_sounds import AST, authors_ast, load, save_authors
@@ -106,7 +106,8 @@ def test_the_warm_up_runs_float32(model: LoadedModel) -> None:
 
 def test_the_loop_reads_float32_from_the_slots(model: LoadedModel) -> None:
     memory = create_memory()
-    slots = Slots(memory, 2, 4 * math.prod(SIZE), create=True)
+    size_slots(memory, 2, 4 * math.prod(SIZE))
+    slots = Slots(memory, 2, 4 * math.prod(SIZE))
     values = windows(2)
     for slot in range(2):
         slots.view(slot, SIZE, np.float32)[:] = values[slot]

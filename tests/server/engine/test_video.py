@@ -18,7 +18,7 @@ from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
 from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
 from server.ipc.messages import Job
-from server.ipc.shared_memory import Slots, create_memory, largest_input_bytes
+from server.ipc.shared_memory import Slots, create_memory, largest_input_bytes, size_slots
 from server.media.modality import Modality
 from server.media.transforms import VideoTransform
 from tests.server.engine.device.fake_graphs import FakeRecorder
@@ -100,7 +100,8 @@ def test_the_warm_up_tells_what_the_model_is(model: LoadedModel) -> None:
 
 def test_the_loop_reads_pixels_and_pixel_values_from_the_slots(model: LoadedModel) -> None:
     memory = create_memory()
-    slots = Slots(memory, 2, largest_input_bytes([SIZE]), create=True)
+    size_slots(memory, 2, largest_input_bytes([SIZE]))
+    slots = Slots(memory, 2, largest_input_bytes([SIZE]))
     pixels = clips(2)
     slots.view(0, SIZE, np.uint8)[:] = pixels[0]
     slots.view(1, SIZE, np.float32)[:] = normalised(pixels[1])

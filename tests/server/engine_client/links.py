@@ -16,10 +16,10 @@ from server.engine_client.engines import Engines
 from server.engine_client.link import Result
 from server.engine_client.routing import Router
 from server.ipc.board import Board, BoardSize
-from server.ipc.channel import pack, unpack
 from server.ipc.control import EngineUp
 from server.ipc.messages import BatchDone, Cancel, Job, ModelInfo, Outcome
-from server.ipc.shared_memory import Slots, create_memory
+from server.ipc.packing import pack, unpack
+from server.ipc.shared_memory import Slots, create_memory, size_slots
 from server.latency.cost import CostFeatures, CostModel
 from server.latency.queueing import WorkEstimate
 from server.media.transforms import ImageTransform
@@ -115,7 +115,8 @@ class Server:
         size = BoardSize(engines, workers, slots)
         self.board = Board.create(size)
         self.memory = create_memory()
-        self.slots = Slots(self.memory, slots, SLOT_BYTES, create=True)
+        size_slots(self.memory, slots, SLOT_BYTES)
+        self.slots = Slots(self.memory, slots, SLOT_BYTES)
         self.reports: list[list[str]] = [[] for _ in range(workers)]
         self.workers = [
             Engines(

@@ -16,8 +16,8 @@ from server.engine_client.link import EngineLink, Result
 from server.engine_client.slots import SlotShare
 from server.errors import EngineLost
 from server.ipc.board import Board, BoardSize
-from server.ipc.channel import pack
 from server.ipc.messages import BatchDone, Cancel, Job, Outcome, Stop
+from server.ipc.packing import pack
 from tests.server.engine_client.links import (
     PLAIN,
     TOKENS,

@@ -1,6 +1,5 @@
 """Messages over a real socket pair."""
 
-import asyncio
 import fcntl
 import os
 import resource
@@ -11,16 +10,8 @@ import threading
 import pytest
 
 from server.ipc import channel as channel_module
-from server.ipc.channel import (
-    AsyncChannel,
-    BadMessage,
-    Channel,
-    ChannelClosed,
-    WithDescriptor,
-    pack,
-    send_with_descriptor,
-)
-from server.ipc.messages import Cancel, StartFailed
+from server.ipc.channel import Channel, ChannelClosed
+from server.ipc.packing import BadMessage, WithDescriptor, pack
 
 
 def test_messages_arrive_in_order_however_the_stream_is_split() -> None:
@@ -53,30 +44,6 @@ def test_receiving_one_message_keeps_the_others() -> None:
         assert channel.receive() == 1
         assert channel.receive_all(timeout=0) == [2, 3]
         assert channel.receive_all(timeout=0) == []
-
-
-def test_messages_cross_in_both_directions() -> None:
-    api_end, engine_end = socket.socketpair()
-
-    async def main() -> None:
-        channel = await AsyncChannel.open(api_end)
-        channel.send(Cancel(1))
-        await asyncio.sleep(0)
-        engine = Channel(engine_end)
-        assert await asyncio.to_thread(engine.receive) == Cancel(1)
-        engine.send(StartFailed("to the API"))
-        assert await channel.receive() == StartFailed("to the API")
-        engine_end.sendall(pack(1) + pack(2) + pack(3)[:5])
-        assert await channel.receive() == 1
-        assert await channel.receive_all() == [2]
-        engine_end.sendall(pack(3)[5:])
-        assert await channel.receive_all() == [3]
-        engine_end.close()
-        with pytest.raises(ChannelClosed):
-            await channel.receive()
-        channel.close()
-
-    asyncio.run(main())
 
 
 def test_receiving_from_a_closed_end_raises_channel_closed() -> None:
@@ -113,7 +80,7 @@ def test_descriptors_arrive_with_their_messages() -> None:
         kept = []
         for number in (1, 3):
             ours, theirs = socket.socketpair()
-            send_with_descriptor(parent_end, number, theirs.fileno())
+            socket.send_fds(parent_end, [pack(number, has_descriptor=True)], [theirs.fileno()])
             theirs.close()
             kept.append(ours)
             parent_end.sendall(pack(number + 1))
@@ -140,7 +107,7 @@ def test_a_descriptor_that_is_no_socket_is_refused_and_closed() -> None:
     parent_end, engine_end = socket.socketpair()
     with parent_end, engine_end, tempfile.TemporaryFile() as file:
         before = os.dup(file.fileno())
-        send_with_descriptor(parent_end, 1, file.fileno())
+        socket.send_fds(parent_end, [pack(1, has_descriptor=True)], [file.fileno()])
         os.close(before)
         with pytest.raises(BadMessage, match="no socket"):
             Channel(engine_end, descriptors=True).receive()
@@ -153,7 +120,7 @@ def test_a_channel_that_takes_no_descriptors_drops_them() -> None:
     parent_end, engine_end = socket.socketpair()
     ours, theirs = socket.socketpair()
     with parent_end, engine_end, ours, theirs:
-        send_with_descriptor(parent_end, 1, theirs.fileno())
+        socket.send_fds(parent_end, [pack(1, has_descriptor=True)], [theirs.fileno()])
         theirs.close()
         with pytest.raises(BadMessage, match="without its descriptor"):
             Channel(engine_end).receive()

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from server.ipc.channel import BadMessage, Channel, ChannelClosed, WithDescriptor, pack
+from server.ipc.channel import Channel, ChannelClosed
 from server.ipc.control import Detached, EngineAttached
 from server.ipc.control_channel import ControlChannel
+from server.ipc.packing import BadMessage, WithDescriptor, pack
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 Make = Callable[[], asyncio.AbstractEventLoop]

@@ -9,9 +9,9 @@ from typing import TypeVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.ipc.channel import Channel, pack
+from server.ipc.channel import Channel
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Job, Outcome
-from server.ipc.packing import Unpacker
+from server.ipc.packing import Unpacker, pack
 from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
 

@@ -9,12 +9,14 @@ from server.ipc.shared_memory import (
     create_memory,
     describe_slots,
     largest_input_bytes,
+    size_slots,
 )
 
 
 def test_an_image_written_in_one_mapping_is_read_in_the_other() -> None:
     memory = create_memory()
-    writer = Slots(memory, count=3, slot_bytes=5000, create=True)
+    size_slots(memory, count=3, slot_bytes=5000)
+    writer = Slots(memory, count=3, slot_bytes=5000)
     reader = Slots(memory, count=3, slot_bytes=5000)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 20, 20), np.uint8)
     for slot, image in enumerate(images):
@@ -26,7 +28,8 @@ def test_an_image_written_in_one_mapping_is_read_in_the_other() -> None:
 
 def test_a_slot_can_hold_float32() -> None:
     memory = create_memory()
-    slots = Slots(memory, count=3, slot_bytes=4 * 3 * 20 * 20, create=True)
+    size_slots(memory, count=3, slot_bytes=4 * 3 * 20 * 20)
+    slots = Slots(memory, count=3, slot_bytes=4 * 3 * 20 * 20)
     values = np.random.default_rng(0).standard_normal((3, 20, 20)).astype(np.float32)
     np.copyto(slots.view(1, values.shape, np.float32), values)
     np.testing.assert_array_equal(slots.view(1, values.shape, np.float32), values)
@@ -36,7 +39,8 @@ def test_a_slot_can_hold_float32() -> None:
 
 def test_slots_do_not_overlap() -> None:
     memory = create_memory()
-    slots = Slots(memory, count=4, slot_bytes=4097, create=True)
+    size_slots(memory, count=4, slot_bytes=4097)
+    slots = Slots(memory, count=4, slot_bytes=4097)
     for slot in range(4):
         slots.view(slot, (4097,), np.uint8)[:] = slot + 1
     assert [int(slots.view(slot, (4097,), np.uint8).min()) for slot in range(4)] == [1, 2, 3, 4]
@@ -52,7 +56,8 @@ def test_slots_hold_the_largest_input_of_any_model_as_float32() -> None:
 
 def test_the_memory_of_slots_is_described_as_it_is_mapped() -> None:
     memory = create_memory()
-    slots = Slots(memory, 3, 5000, create=True)
+    size_slots(memory, 3, 5000)
+    slots = Slots(memory, 3, 5000)
     assert slots.array.nbytes == os.fstat(memory).st_size
     assert describe_slots(3, 5000) == f"slots: 3 of {slots.array.shape[1]:,} bytes, 0 MB at most"
     assert describe_slots(256, 9_633_792) == "slots: 256 of 9,633,792 bytes, 2,466 MB at most"

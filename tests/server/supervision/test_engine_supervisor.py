@@ -9,6 +9,7 @@ import pytest
 from server.errors import EngineStartError
 from server.ipc.board import Board, BoardSize, Heartbeat
 from server.ipc.messages import Accelerations, Ready
+from server.supervision import child
 from server.supervision import engine_supervisor as module
 from server.supervision.engine_process import EngineProcess
 from server.supervision.engine_supervisor import EngineSupervisor
@@ -101,7 +102,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         failures.append(failed_starts)
         return 0.0
 
-    monkeypatch.setattr(module, "backoff", no_backoff)
+    for patched in (module, child):
+        monkeypatch.setattr(patched, "backoff", no_backoff)
     return failures
 
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_day.processes import GpuBusy, children, cpu_seconds, resident_mb
+from benchmarks.gpu_day.processes import (
+    GpuBusy,
+    children,
+    command_line,
+    cpu_seconds,
+    resident_mb,
+)
 from tome_load.pictures import generate_jpeg
 from tome_top.scrape import Scrape, scrape
 
@@ -124,13 +130,15 @@ def measure(
         **between(before, after),
         "gpu_busy": busy.share(start + 0.5, over),
         "clients_cpu": round(sum(answer["cpu_s"] for answer in answers) / (seconds + warm), 2),
-        "resident_mb": {role: round(resident_mb(pid)) for role, pid in roles(ways.pid).items()},
+        "resident_mb": {
+            role: round(resident_mb(pid)) for role, pid in processes_by_role(ways.pid).items()
+        },
     }
 
 
 def read_off(ways: Ways) -> Reading:
     """What a server has done so far."""
-    used = cpu(ways.pid)
+    used = cpu_by_role(ways.pid)
     cpu_at = time.time()
     metrics = scrape(ways.metrics, TIMEOUT_SECONDS)
     now = time.time()
@@ -176,17 +184,23 @@ def client(
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def roles(api: int) -> dict[str, int]:
-    """The processes of a server by what they are."""
-    return {
-        "api": api,
-        **{f"engine{number or ''}": pid for number, pid in enumerate(children(api))},
-    }
+def processes_by_role(parent: int) -> dict[str, int]:
+    """Return the processes of a server: ``parent``, ``api``, ``api1``, …, ``engine``, ….
+
+    Args:
+        parent: the process that supervises the others.
+    """
+    found = {"parent": parent}
+    for role in ("api", "engine"):
+        started = [pid for pid in children(parent) if f"server.{role}" in command_line(pid)]
+        for number, pid in enumerate(started):
+            found[f"{role}{number or ''}"] = pid
+    return found
 
 
-def cpu(api: int) -> dict[str, float]:
-    """CPU seconds of each process of a server."""
-    return {role: cpu_seconds(pid) for role, pid in roles(api).items()}
+def cpu_by_role(parent: int) -> dict[str, float]:
+    """Return the CPU seconds of each process of a server."""
+    return {role: cpu_seconds(pid) for role, pid in processes_by_role(parent).items()}
 
 
 def get(url: str) -> str:

@@ -22,6 +22,14 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def command_line(pid: int) -> str:
+    """The arguments of one process, separated by spaces; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time of one process so far, all its threads; 0 where it has ended."""
     try:

@@ -103,7 +103,7 @@ class TestDry:
             assert row["images_per_s"] > 0 and not row["failures"]
             assert 0 < row["p50_ms"] <= row["p99_ms"]
             assert 1 <= row["batch_mean"] <= 4
-            assert {"api", "engine"} <= set(row["cpu"])
+            assert {"parent", "api", "engine"} <= set(row["cpu"])
 
     def test_kernels(self, rows: list[Row]) -> None:
         mine = of(rows, "kernels")

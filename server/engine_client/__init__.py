@@ -1,1 +1,1 @@
-"""The engines as the API process uses them: processes, supervision, routing of jobs, slots."""
+"""The engines, as an API process uses them: links to them, routing of jobs, slots."""

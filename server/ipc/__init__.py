@@ -1,1 +1,1 @@
-"""Communication of API process and engine process: messages, channel, shared memory, heartbeat."""
+"""Communication of the processes of a server: messages, channels, shared memory, board."""

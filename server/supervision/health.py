@@ -1,4 +1,4 @@
-"""Health policy: when an engine counts as lost or hung, and the back-off between restarts.
+"""Health policy: when a process counts as lost or hung, and the back-off between restarts.
 
 Pure functions, without a clock and without processes.
 """
@@ -9,25 +9,25 @@ from dataclasses import dataclass, field
 
 from server.ipc.board import Heartbeat
 
-WATCH_SECONDS = 0.25  # between two readings of the heartbeat page
+WATCH_SECONDS = 0.25  # between two readings of a heartbeat
 _LONGEST_STEP = 2 * WATCH_SECONDS
 _LONGEST_BACKOFF = 30.0  # seconds
 
 
 @dataclass(frozen=True)
 class HealthPolicy:
-    """Timeouts and limits of one engine, in seconds where nothing else is said.
+    """Timeouts and limits of one child process, in seconds where nothing else is said.
 
     Attributes:
-        start_timeout: time to load the models and to warm up.
+        start_timeout: time to be ready; an engine loads its models and warms up in it.
         heartbeat_timeout: time without a heartbeat after which the process counts as lost. It spans
             several heartbeats, and is far shorter than the timeouts of clients.
-        batch_timeout: time that every batch may take. Most batches take less than a second, and
-            one that other work on the machine slows down must not cost a restart.
+        batch_timeout: time that every batch of an engine may take. Most batches take less than a
+            second, and one that other work on the machine slows down must not cost a restart.
         batch_timeout_factor: a batch may take this many times its prediction, if that is longer, as
             with large models on a CPU. It is far above the largest margin of a prediction,
             a factor of 2.
-        failed_starts: number of consecutive failed starts after which the engine is given up.
+        failed_starts: number of consecutive failed starts after which no other is tried.
     """
 
     start_timeout: float = 600.0
@@ -39,13 +39,13 @@ class HealthPolicy:
 
 @dataclass(frozen=True)
 class HealthState:
-    """The health of an engine: its last heartbeat, and how long nothing has changed in it.
+    """The health of a process: its last heartbeat, and how long nothing has changed in it.
 
     Only time in which the supervisor itself runs is counted. While the machine or both processes
-    are stopped (a suspended laptop, a paused container, Ctrl-Z), the engine is not to blame.
+    are stopped (a suspended laptop, a paused container, Ctrl-Z), the process is not to blame.
 
     Attributes:
-        heartbeat: the last reading of the heartbeat page.
+        heartbeat: the last reading.
         without_heartbeat_seconds: time since the last new heartbeat.
         batch_seconds: time since the current batch was first seen; 0 if no batch runs.
     """
@@ -83,7 +83,7 @@ def backoff(failures: int) -> float:
     """Return the seconds to wait before the next start: 0, then 1, 2, 4 ... up to 30.
 
     Args:
-        failures: number of consecutive failed starts; 0 after an engine that was ready.
+        failures: number of consecutive failed starts; 0 after a process that was ready.
     """
     if not failures:
         return 0.0

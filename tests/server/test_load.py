@@ -50,7 +50,7 @@ def test_every_answer_is_that_of_the_image_alone(
     async def classify(client: httpx.AsyncClient, case: tuple[int, str]) -> dict[str, Any]:
         image, r = case
         # the scores of all classes: of the best five, the last changes with a rounding
-        params = {"r": r, "top_k": CLASSES}
+        params: dict[str, str | int] = {"r": r, "top_k": CLASSES}
         response = await client.post("/classify", params=params, content=bodies[image])
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()

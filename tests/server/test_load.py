@@ -49,7 +49,7 @@ def test_every_answer_is_that_of_the_image_alone(
 
     async def classify(client: httpx.AsyncClient, case: tuple[int, str]) -> dict[str, Any]:
         image, r = case
-        # the scores of all classes: of the best five, the last changes with a rounding
+        # All classes: which one is the last of the best five may change with a rounding.
         params: dict[str, str | int] = {"r": r, "top_k": CLASSES}
         response = await client.post("/classify", params=params, content=bodies[image])
         assert response.status_code == 200, response.text
@@ -70,6 +70,7 @@ def test_every_answer_is_that_of_the_image_alone(
                     expected = alone[case]
                     assert answer["r"] == case[1]
                     assert answer["tokens"] == expected["tokens"]
+                    assert answer["predictions"][0]["score"] == max(scores(answer).values())
                     assert scores(answer) == pytest.approx(scores(expected), abs=tolerance)
                     sizes.append(answer["batch_size"])
                 return sizes

@@ -106,8 +106,8 @@ def put_under(day: Day, server: Server, load: Load, busy: GpuBusy, folder: Path)
     kind, level, connections = load
     seconds, warm = (SECONDS, WARM_SECONDS) if connections > 1 else (SINGLE_SECONDS, 0.3)
     if day.dry:
-        seconds = 0.4
-        warm = 0.4
+        seconds = 1.0
+        warm = 5.0  # a busy machine may take so long to start the clients
     named = {
         "decode_threads": server.decode_threads,
         "load": kind,

@@ -338,7 +338,7 @@ async def files_lost(server: RunningServer, before: int) -> int:
     closed.
     """
     with contextlib.suppress(TimeoutError):
-        await until(lambda: open_files(server) <= before, 5)
+        await until(lambda: open_files(server) <= before, 30)
     return max(0, open_files(server) - before)
 
 

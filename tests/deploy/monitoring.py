@@ -21,7 +21,7 @@ from tests.server.conftest import ROOT, eventually, free_port
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/tome-serve.json").read_text())
-PRESENT_SECONDS = 15.0
+PRESENT_SECONDS = 60.0
 PROGRAM = shutil.which("prometheus")
 
 
@@ -75,7 +75,7 @@ class Prometheus:
         cannot run.
         """
         answer = httpx.get(
-            f"{self.url}/api/v1/query", params={"query": expression}, timeout=10
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=30
         ).json()
         assert answer["status"] == "success", answer
         result = answer["data"]["result"]
@@ -98,7 +98,7 @@ class Prometheus:
     def label_values(self, metric: str, label: str) -> list[str]:
         """What ``label`` of ``metric`` can be."""
         url = f"{self.url}/api/v1/label/{label}/values"
-        return list(httpx.get(url, params={"match[]": metric}).json()["data"])
+        return list(httpx.get(url, params={"match[]": metric}, timeout=30).json()["data"])
 
 
 @contextlib.contextmanager
@@ -125,11 +125,11 @@ def run_prometheus(folder: Path, *targets: str) -> Iterator[Prometheus]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         prometheus = Prometheus(f"http://127.0.0.1:{port}")
-        eventually(lambda: is_ready(prometheus), 30)
+        eventually(lambda: is_ready(prometheus), 90)
         yield prometheus
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def is_ready(prometheus: Prometheus) -> bool:

@@ -77,9 +77,9 @@ def prometheus(loaded, tmp_path_factory) -> Iterator[Prometheus]:
     with run_prometheus(folder, f"127.0.0.1:{loaded.port}") as running:
         # A rate needs two scrapes, and what is made of rules one more evaluation.
         eventually(
-            lambda: any(value > 0 for value in running.query("job:tome_refusals:ratio_rate5m")), 30
+            lambda: any(value > 0 for value in running.query("job:tome_refusals:ratio_rate5m")), 90
         )
-        eventually(lambda: running.query("job_model:tome_accuracy_expected:ratio_rate5m"), 30)
+        eventually(lambda: running.query("job_model:tome_accuracy_expected:ratio_rate5m"), 90)
         yield running
 
 
@@ -105,7 +105,7 @@ def test_alerts(prometheus, name):
 
 
 def test_no_rule_failed(prometheus):
-    groups = httpx.get(f"{prometheus.url}/api/v1/rules").json()["data"]["groups"]
+    groups = httpx.get(f"{prometheus.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
     found = [rule for group in groups for rule in group["rules"]]
     assert {rule["name"] for rule in found} == {*rules("record"), *rules("alert")}
     assert [(rule["health"], rule.get("lastError")) for rule in found] == [("ok", None)] * len(
@@ -142,5 +142,5 @@ def test_every_metric_is_shown_or_watched(loaded):
         [query for _, query in queries()] + [rule["expr"] for rule in rules("alert").values()]
     )
     text += " ".join(rule["expr"] for rule in rules("record").values())
-    exported = re.findall(r"# TYPE (\w+) \w+", httpx.get(f"{loaded.url}/metrics").text)
+    exported = re.findall(r"# TYPE (\w+) \w+", httpx.get(f"{loaded.url}/metrics", timeout=30).text)
     assert not [name for name in exported if name not in text]

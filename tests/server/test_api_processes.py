@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def three(tiny_folder: Path) -> Iterator[RunningServer]:
         api_workers=WORKERS,
         decode_workers=WORKERS,
         queue_limit=SLOTS,
-        heartbeat_timeout=1,
+        heartbeat_timeout=3,  # of an API process: 7.5 seconds
         levels="0",
         dtype="float32",
     ) as running:
@@ -50,12 +50,13 @@ class Load:
         self.statuses: Counter[int] = Counter()
         self._url = f"{server.url}/classify"
         self._ended = threading.Event()
+        self._served: set[int] = set()  # threads of the clients that have an answer
         self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
-        eventually(lambda: self.statuses[200] > CLIENTS)
+        eventually(lambda: len(self._served) == CLIENTS)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -76,6 +77,8 @@ class Load:
                 self.statuses[0] += 1
                 return
             self.statuses[status] += 1
+            if status == 200:
+                self._served.add(threading.get_ident())
 
     def goes_on(self) -> None:
         """Wait until every client may have had further answers."""
@@ -149,7 +152,11 @@ def sockets(pid: int) -> int:
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
         if line.split()[3] == "01"
     }
-    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    with contextlib.suppress(FileNotFoundError):  # the process has ended
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it is closed by now
+                links.append(os.readlink(path))
     return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
 
@@ -158,11 +165,15 @@ def test_every_process_reports_what_all_have_counted(three: RunningServer) -> No
     with ThreadPoolExecutor(CLIENTS) as threads:
         statuses = list(
             threads.map(
-                lambda _: httpx.post(f"{three.url}/classify", content=SNEAKER).status_code,
+                lambda _: (
+                    httpx.post(f"{three.url}/classify", content=SNEAKER, timeout=30).status_code
+                ),
                 range(60),
             )
         )
     expected = before + statuses.count(200)
+    # A process counts a request after its answer, and another one may be asked for the metrics.
+    eventually(lambda: answered(three) >= expected)
     with ThreadPoolExecutor(CLIENTS) as threads:
         seen = list(threads.map(lambda _: answered(three), range(3 * CLIENTS)))
     assert set(seen) == {expected}
@@ -178,7 +189,7 @@ def test_a_lost_process_costs_its_own_requests_alone(
     with Load(three) as load:
         own = sockets(lost)  # each client keeps its connection, and has one request in flight
         os.kill(lost, number)
-        eventually(lambda: all_serve_without(three, {lost}), 120)
+        eventually(lambda: all_serve_without(three, {lost}))
         load.goes_on()
     assert load.statuses[0] <= own
     assert set(load.statuses) <= {0, 200, 503}
@@ -193,7 +204,7 @@ def test_sigterm_to_one_process_loses_nothing(three: RunningServer) -> None:
     lost = three.api_processes()[-1]
     with Load(three) as load:
         os.kill(lost, signal.SIGTERM)
-        eventually(lambda: all_serve_without(three, {lost}), 120)
+        eventually(lambda: all_serve_without(three, {lost}))
         load.goes_on()
     assert load.statuses[0] <= 2
     assert set(load.statuses) <= {0, 200}
@@ -207,8 +218,7 @@ def test_sighup_restarts_all_processes_one_after_the_other(three: RunningServer)
         eventually(
             lambda: (
                 len(three.api_processes()) == WORKERS and not before & set(three.api_processes())
-            ),
-            60,
+            )
         )
         load.goes_on()
     assert load.statuses[0] <= 2 * WORKERS
@@ -222,7 +232,7 @@ def test_an_engine_is_replaced_for_all_processes(three: RunningServer) -> None:
     eventually(three.ready)
     with ThreadPoolExecutor(CLIENTS) as threads:
         statuses = threads.map(
-            lambda _: httpx.post(f"{three.url}/classify", content=SNEAKER).status_code,
+            lambda _: httpx.post(f"{three.url}/classify", content=SNEAKER, timeout=30).status_code,
             range(CLIENTS),
         )
         assert set(statuses) == {200}
@@ -237,7 +247,7 @@ def test_sigterm_to_all_processes_at_once_stops_the_server(tiny_folder: Path) ->
         with Load(running) as load:
             for pid in everyone:
                 os.kill(pid, signal.SIGTERM)
-            assert running.process.wait(30) == 0
+            assert running.process.wait(60) == 0
             answers = load.statuses.copy()
         assert set(answers) <= {0, 200, 503}
         assert answers[503] > 0  # whoever asked during the stop was told
@@ -252,10 +262,7 @@ def test_when_the_parent_is_killed_all_others_end(tiny_folder: Path) -> None:
         assert len(others) == 3
         with Load(running):
             running.process.kill()
-            ended = time.monotonic() + 5
-            while time.monotonic() < ended and any(map(command, others)):
-                time.sleep(0.05)
-            assert not any(map(command, others))
+            eventually(lambda: not any(map(command, others)))
 
 
 def serve_to_the_end(api_module: str, config: Path) -> str:

@@ -80,37 +80,38 @@ def test_under_load_requests_that_name_r_keep_it(server):
     with httpx.Client(base_url=server.url, timeout=30) as client:
         client.post("/classify", content=SNEAKER)
         files = [("f", ("f", SNEAKER))]
-        queries = ["r=auto&deadline_ms=400", "r=0", "r=16", "r=3"] * 6
+        queries = ["r=auto", "r=0", "r=16", "r=3"] * 6
         used: dict[str, set[str]] = {query: set() for query in queries}
 
-        def ask(query: str) -> None:
+        def ask(name: str, deadline_ms: int) -> None:
+            query = f"{name}&deadline_ms={deadline_ms}" if name == "r=auto" else name
             answer = client.post(f"/classify?{query}", files=files * 8)
             assert answer.status_code == 200 or (
                 "deadline" in query and answer.status_code in (503, 504)
             )
             results = answer.json()["results"] if answer.status_code == 200 else []
-            used[query] |= {result["r"] for result in results if "r" in result}
+            used[name] |= {result["r"] for result in results if "r" in result}
 
-        # On a busy machine a round may answer no request that has a deadline.
-        for _ in range(5):
+        # On a busy machine a round may answer no request that has so close a deadline.
+        for deadline_ms in (400, 800, 1600, 3200, 6400, 12_800):
             with ThreadPoolExecutor(len(queries)) as pool:
-                list(pool.map(ask, queries))
+                list(pool.map(ask, queries, [deadline_ms] * len(queries)))
             if all(used.values()):
                 break
     assert (used["r=0"], used["r=16"], used["r=3"]) == ({"0"}, {"16"}, {"3"})
-    assert used["r=auto&deadline_ms=400"]
-    assert used["r=auto&deadline_ms=400"] <= {"0", "16"}
+    assert used["r=auto"]
+    assert used["r=auto"] <= {"0", "16"}
 
 
-def test_without_a_deadline_the_target_is_met_by_merging(start_server):
-    """The queue takes far longer than the target at r=0. ``r=auto`` is the default here."""
-    with start_server(default_r="auto", target_ms=20, max_batch=4) as server:
+def test_without_a_deadline_a_target_that_r_0_misses_makes_it_merge(start_server):
+    """Even one image takes longer than the target. ``r=auto`` is the default here."""
+    with start_server(default_r="auto", target_ms=1, max_batch=4) as server:
         files = [("f", ("f", SNEAKER))] * 32
         results = httpx.post(f"{server.url}/classify", files=files, timeout=30).json()["results"]
         assert {result["r_requested"] for result in results} == {"auto"}
         assert "16" in {result["r"] for result in results}
         assert server.metric('tome_images_total{model="fashion-mnist",r="16"}') >= 1
-        named = httpx.post(f"{server.url}/classify?r=3", content=SNEAKER).json()
+        named = httpx.post(f"{server.url}/classify?r=3", content=SNEAKER, timeout=30).json()
         assert (named["r"], named["r_requested"]) == ("3", "3")
 
 
@@ -121,9 +122,8 @@ def test_min_accuracy_needs_a_profile(start_server, tiny_folder):
         image = io.BytesIO()
         Image.new("RGB", (32, 32)).save(image, "PNG")
         refused = httpx.post(
-            f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue()
+            f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue(), timeout=30
         )
         assert "has no profile" in assert_problem(refused, 422, "invalid-parameter")["detail"]
-        assert (
-            httpx.post(f"{server.url}/classify?r=auto", content=image.getvalue()).json()["r"] == "0"
-        )
+        answer = httpx.post(f"{server.url}/classify?r=auto", content=image.getvalue(), timeout=30)
+        assert answer.json()["r"] == "0"

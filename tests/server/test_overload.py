@@ -38,7 +38,7 @@ class TestOverload:
         problem = assert_problem(response, 503, "overloaded")
         assert problem["reason"] == "queue-full"
         assert int(response.headers["retry-after"]) >= 1
-        assert httpx.get(f"{small.url}/readyz").status_code == 200
+        assert httpx.get(f"{small.url}/readyz", timeout=30).status_code == 200
         assert [finish(connection).status_code for connection in held] == [200] * 3
         assert [small.metric(name) for name in series] == [count + 1 for count in before]
 
@@ -56,7 +56,7 @@ class TestOverload:
         )
 
         def is_refused() -> bool:
-            response = httpx.post(f"{small.url}/classify", content=b"x" * 5000)
+            response = httpx.post(f"{small.url}/classify", content=b"x" * 5000, timeout=30)
             if response.status_code != 503:
                 return False  # the server has not read the first body yet
             return assert_problem(response, 503, "overloaded")["reason"] == "memory-full"
@@ -89,27 +89,29 @@ def test_a_stop_answers_all_accepted_requests(start_server, eventually):
         idle = server.connect()
         eventually(lambda: server.metric("tome_inflight_requests") == 3)
         server.process.terminate()
-        eventually(lambda: httpx.get(f"{server.url}/readyz").status_code == 503)
-        refused = httpx.post(f"{server.url}/classify", content=SNEAKER)
+        eventually(lambda: httpx.get(f"{server.url}/readyz", timeout=30).status_code == 503)
+        refused = httpx.post(f"{server.url}/classify", content=SNEAKER, timeout=30)
         assert assert_problem(refused, 503, "overloaded")["reason"] == "draining"
         assert refused.headers["connection"] == "close"
         with server.connect() as early:
             early.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 15000000\r\n\r\n")
             early.sendall(b"x" * 15_000_000)
             assert_problem(read_response(early), 503, "overloaded")
-        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert httpx.get(f"{server.url}/healthz", timeout=30).status_code == 200
         # The same in the words of the Open Inference Protocol.
         for path in ("health/ready", "models/fashion-mnist/ready"):
-            response = httpx.get(f"{server.url}/v2/{path}")
+            response = httpx.get(f"{server.url}/v2/{path}", timeout=30)
             assert response.status_code == 503
             assert "stopping" in response.json()["error"]
-        refused = httpx.post(f"{server.url}/v2/models/fashion-mnist/infer", content=b"{}")
+        refused = httpx.post(
+            f"{server.url}/v2/models/fashion-mnist/infer", content=b"{}", timeout=30
+        )
         assert refused.status_code == 503
-        assert httpx.get(f"{server.url}/v2/health/live").json() == {"live": True}
+        assert httpx.get(f"{server.url}/v2/health/live", timeout=30).json() == {"live": True}
         responses = [finish(connection) for connection in held]
         assert [response.status_code for response in responses] == [200, 200]
         assert all(response.headers["connection"] == "close" for response in responses)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         idle.close()
 
 
@@ -121,7 +123,7 @@ def test_a_stop_during_the_start_is_clean(start_server, eventually, engines_star
         else:
             time.sleep(0.2)
         server.process.terminate()
-        assert server.process.wait(20) in ((0,) if engines_started else (0, -signal.SIGTERM))
+        assert server.process.wait(60) in ((0,) if engines_started else (0, -signal.SIGTERM))
 
 
 def test_a_slow_body_cannot_delay_a_stop(start_server, eventually):
@@ -132,7 +134,7 @@ def test_a_slow_body_cannot_delay_a_stop(start_server, eventually):
         with held:
             response = read_response(held)
         assert_problem(response, 408, "slow-body")
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_second_signal_forces_a_stop(start_server, eventually, tmp_path):
@@ -147,7 +149,7 @@ def test_a_second_signal_forces_a_stop(start_server, eventually, tmp_path):
         server.process.terminate()
         eventually(lambda: not server.ready())
         server.process.terminate()
-        assert server.process.wait(20) == 1
+        assert server.process.wait(60) == 1
         held.close()
     assert "1 requests were cut off" in log.read_text()
     assert "Traceback" not in log.read_text()
@@ -158,20 +160,20 @@ def test_requests_before_the_server_is_ready_are_refused(start_server, eventuall
         eventually(server.engines)
         server.signal_engine(signal.SIGSTOP)  # it must not become ready yet
         eventually(lambda: is_listening(server))
-        assert httpx.get(f"{server.url}/healthz").status_code == 200
-        not_ready = httpx.get(f"{server.url}/readyz")
+        assert httpx.get(f"{server.url}/healthz", timeout=30).status_code == 200
+        not_ready = httpx.get(f"{server.url}/readyz", timeout=30)
         assert assert_problem(not_ready, 503, "overloaded")["reason"] == "not-ready"
-        refused = httpx.post(f"{server.url}/classify?r=x", content=SNEAKER)
+        refused = httpx.post(f"{server.url}/classify?r=x", content=SNEAKER, timeout=30)
         assert assert_problem(refused, 503, "overloaded")["reason"] == "not-ready"
-        assert_problem(httpx.get(f"{server.url}/models"), 503, "overloaded")
+        assert_problem(httpx.get(f"{server.url}/models", timeout=30), 503, "overloaded")
         server.signal_engine(signal.SIGCONT)
         server.process.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_an_address_in_use_fails_the_start(server, start_server):
     with start_server(wait=False, port=server.port) as second:
-        assert second.process.wait(30) == 1
+        assert second.process.wait(60) == 1
 
 
 def is_listening(server) -> bool:

@@ -34,7 +34,9 @@ def test_a_request_is_traced_and_the_start_is_logged(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     log = tmp_path / "stderr"
     with log.open("w") as stderr, run_server(stderr=stderr, log_level="info") as server:
-        answer = httpx.post(f"{server.url}/classify?r=16", content=SNEAKER, headers=CALLER)
+        answer = httpx.post(
+            f"{server.url}/classify?r=16", content=SNEAKER, headers=CALLER, timeout=30
+        )
         server.process.send_signal(signal.SIGTERM)  # at once: the spans are exported at the end
         output, _ = server.process.communicate(timeout=60)
     assert (answer.status_code, server.process.returncode) == (200, 0)

@@ -55,7 +55,7 @@ def unix_server(start_server, tmp_path_factory) -> Iterator[UnixServer]:
     ):
         yield UnixServer(running, path, folder / "log", port)
         running.process.terminate()
-        assert running.process.wait(20) == 0
+        assert running.process.wait(60) == 0
         assert not path.exists()
 
 
@@ -72,7 +72,7 @@ def test_an_image_is_classified_and_the_proxy_names_the_client(unix_server, even
         assert client.post("/classify", content=SNEAKER, headers=headers).status_code == 200
         assert client.get("/models", headers={"X-Request-ID": "direct"}).status_code == 200
     # A request is logged after its answer.
-    eventually(lambda: "direct" in clients_by_request(unix_server.log), 10)
+    eventually(lambda: clients_by_request(unix_server.log).keys() >= {"forwarded", "direct"})
     clients = clients_by_request(unix_server.log)
     assert clients["forwarded"] == "192.0.2.7"
     assert clients["direct"] == "unix"
@@ -80,7 +80,7 @@ def test_an_image_is_classified_and_the_proxy_names_the_client(unix_server, even
 
 def test_its_port_is_closed(unix_server):
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{unix_server.running.url}/healthz")
+        httpx.get(f"{unix_server.running.url}/healthz", timeout=30)
 
 
 @needs_ipv6

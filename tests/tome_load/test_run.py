@@ -31,17 +31,17 @@ def test_a_stall_counts_for_every_request_that_it_delays() -> None:
 
     async def stall_once(number: int, writer: asyncio.StreamWriter) -> None:
         if number == 20:
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(2)
         writer.write(OK)
 
     report = load(stall_once, rate=100, arrivals="constant", requests=100, max_connections=1)
     assert report.outcomes == {"200": 100}
-    delayed = [record for record in report.records if record.response > 0.3]
-    assert len(delayed) >= 25
-    assert sum(record.service > 0.3 for record in report.records) <= 3
-    assert {record.number for record in delayed} > set(range(21, 45))
+    delayed = [record for record in report.records if record.response > 1]
+    assert {record.number for record in delayed} >= set(range(20, 100))
+    # Pauses of a busy machine may delay others by less, or a few as much.
+    assert sum(record.service > 1 for record in report.records) <= 3
     assert report.response is not None and report.service is not None and report.lag is not None
-    assert report.response.p90 > 300 > report.service.p95
+    assert report.response.p90 > 1000 > report.service.p95
     # The difference is the wait for a connection.
     for record in report.records:
         if record.sent:
@@ -52,11 +52,15 @@ def test_a_stall_counts_for_every_request_that_it_delays() -> None:
 def test_a_closed_loop_waits_for_its_answers() -> None:
     in_flight = 0
     peak = 0
+    all_sent = asyncio.Event()
 
     async def slow(number: int, writer: asyncio.StreamWriter) -> None:
         nonlocal in_flight, peak
         in_flight += 1
         peak = max(peak, in_flight)
+        if in_flight == 3:
+            all_sent.set()
+        await all_sent.wait()
         await asyncio.sleep(0.005)
         in_flight -= 1
         writer.write(OK)

@@ -102,7 +102,7 @@ def test_ctrl_c_restores_the_terminal(default_server: RunningServer) -> None:
             shown += os.read(terminal, 65536)
         except OSError:  # on Linux: the other side is closed
             break
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     os.close(terminal)
     enter_alternate_screen = b"\x1b[?1049h"
     leave_alternate_screen = b"\x1b[?1049l"

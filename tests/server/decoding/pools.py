@@ -74,15 +74,17 @@ def children() -> set[int]:
 
     Other tests leave servers that run for the whole session.
     """
-    tasks = Path("/proc/self/task").iterdir()
-    texts = [(task / "children").read_text() for task in tasks]
+    texts = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            texts.append((task / "children").read_text())
     return {int(number) for text in texts for number in text.split() if _is_worker(number)}
 
 
 def _is_worker(number: str) -> bool:
     try:
         arguments = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it has been waited for
         return False
     is_zombie = arguments == [b""]
     return is_zombie or b"server.decoding" in arguments

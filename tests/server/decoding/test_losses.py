@@ -55,8 +55,9 @@ def test_the_upload_fails_and_the_next_succeeds(
     assert shared.lost == [loss]
 
 
-@pytest.mark.parametrize("body", ["hang", "burn"])
-def test_a_decoder_that_takes_too_long_is_killed(body: str) -> None:
+# The kernel limits CPU time to little more, and is first if this process has to wait for a core.
+@pytest.mark.parametrize(("body", "losses"), [("hang", {"timeout"}), ("burn", {"timeout", "cpu"})])
+def test_a_decoder_that_takes_too_long_is_killed(body: str, losses: set[str]) -> None:
     lost: list[str] = []
 
     async def main() -> None:
@@ -66,7 +67,7 @@ def test_a_decoder_that_takes_too_long_is_killed(body: str) -> None:
             await until(lambda: bool(lost))
 
     asyncio.run(main())
-    assert lost == ["timeout"]
+    assert len(lost) == 1 and set(lost) <= losses
 
 
 def test_a_refusal_keeps_its_worker(shared: SharedPool) -> None:

@@ -115,7 +115,10 @@ def test_a_client_that_reads_late_gets_everything(tiny: LoadedModel) -> None:
         wait_until(lambda: not has_unsent(engine))
 
 
-def test_what_is_left_is_sent_before_the_engine_ends(tiny: LoadedModel) -> None:
+def test_what_is_left_is_sent_before_the_engine_ends(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients_module, "_FLUSH_SECONDS", 30.0)  # this thread may read late
     with running(tiny, held=0, clients=2) as engine:
         late = engine.clients[0]
         for number in range(COUNT):
@@ -214,7 +217,8 @@ def test_clients_are_attached_at_any_time_and_may_follow_another(tiny: LoadedMod
             answered(engine, 1, 2)
             engine.parent.send(Detach(0))
             assert engine.parent.channel.receive() == Detached(0)
-            assert is_closed(engine.clients[0])
+            # A cost model may have arrived before the end.
+            wait_until(lambda: is_closed(engine.clients[0]))
             answered(engine, 1, 3)
 
 

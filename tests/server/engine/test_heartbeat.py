@@ -67,18 +67,18 @@ def test_an_engine_ends_during_a_batch_when_its_control_channel_is_closed() -> N
     with parent_end, engine_end, started(engine_end, BUSY) as process:
         assert process.poll() is None
         parent_end.close()
-        assert process.wait(10) == EXIT_ORPHAN
+        assert process.wait(30) == EXIT_ORPHAN
 
 
 def test_an_engine_ends_during_a_batch_when_its_parent_is_killed() -> None:
     parent_end, engine_end = socket.socketpair()
     with parent_end, engine_end, started(engine_end, PARENT, BUSY) as parent:
         parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
+        parent.wait(30)
         # The end of the engine closes the output. Its control channel is open all the time.
         assert parent.stdout is not None
         os.set_blocking(parent.stdout.fileno(), False)
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while parent.stdout.read() != b"":
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -43,7 +43,8 @@ def test_every_model_is_measured_and_calibrated_before_it_accepts_jobs(
     assert isinstance(model, EngineModel)
     assert model.runner.acceleration == info.acceleration
     one, four = (model.calibration.predict([Schedule.constant(0)] * size) for size in (1, 4))
-    assert 0 < one < four
+    # Coefficients are not negative; those of a disturbed warm-up may be 0 for all but the batch.
+    assert 0 < one <= four
 
 
 @pytest.mark.parametrize("isa", ["avx512", "none"])

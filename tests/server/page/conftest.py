@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import (
-    NoSuchElementException,
-    StaleElementReferenceException,
-    TimeoutException,
-)
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -20,13 +17,23 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.server.page import browser as browsers
 
 WAIT_SECONDS = 60
-# The page redraws its results whenever they change, even while a test reads one.
-REDRAWN = (NoSuchElementException, StaleElementReferenceException)
 UNKNOWN = "\N{EN DASH}"  # the page shows it in place of an unknown number
+
+# The text of an element that is not rendered is empty.
+RENDERED_TEXTS = """
+    const elements = [...document.querySelectorAll(arguments[0])];
+    return elements.map(each => each.checkVisibility() ? each.innerText.trim() : '')"""
+ATTRIBUTES = """
+    const elements = [...document.querySelectorAll(arguments[0])];
+    return elements.map(each => each.getAttribute(arguments[1]))"""
 
 
 class Page:
-    """The front page in a browser."""
+    """The front page in a browser.
+
+    The page redraws its results whenever they change, even while a test reads them. So whatever it
+    draws is read in one script, which finds the elements too.
+    """
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
@@ -40,11 +47,28 @@ class Page:
         browsers.requested_urls(self.browser)
         self.browser.get(address)
 
+    def resize(self, width: int, height: int) -> None:
+        browsers.resize(self.browser, width, height)
+        self.wait_until(lambda: self.run_script("return innerWidth") == width, "the new size")
+
     def element(self, name: str) -> WebElement:
+        """Return an element of index.html, which the page changes but never replaces."""
         return self.browser.find_element(By.ID, name)
 
     def text(self, name: str) -> str:
-        return self.element(name).text
+        [text] = self.texts(f"#{name}")
+        return text
+
+    def texts(self, css_selector: str) -> list[str]:
+        """Return what is seen of the text of each element."""
+        return self.run_script(RENDERED_TEXTS, css_selector)
+
+    def attributes(self, css_selector: str, name: str) -> list[str | None]:
+        return self.run_script(ATTRIBUTES, css_selector, name)
+
+    def tokens(self) -> str:
+        """Return the tokens of the answer to what is chosen; empty until the page has it."""
+        return "".join(self.texts("#outcome:not([aria-busy=true]) #tokens"))
 
     def is_shown(self, name: str) -> bool:
         return self.element(name).is_displayed()
@@ -55,34 +79,50 @@ class Page:
     def wait_until(self, condition: Callable[[], object], description: str) -> None:
         """Wait until ``condition`` holds; ``description`` says what that is if it does not."""
         try:
-            WebDriverWait(self.browser, WAIT_SECONDS, 0.05, REDRAWN).until(lambda _: condition())
+            WebDriverWait(self.browser, WAIT_SECONDS, 0.05).until(lambda _: condition())
         except TimeoutException:
             state = {name: self.text(name) for name in ("r-value", "tokens", "labels", "problem")}
             pytest.fail(f"not seen within {WAIT_SECONDS} s: {description}; the page shows {state}")
 
     def wait_for_tokens(self, text: str) -> None:
         """Wait until the page shows ``text`` as the tokens of the latest request."""
+        self.wait_until(lambda: self.tokens() == text, text)
+
+    def wait_for_answer(self, input_tokens: int, description: str) -> None:
+        """Wait for an answer to a new upload or model, and for the answer at r=0.
+
+        The page draws the result with the first, and again with the second.
+        """
+        pattern = rf"\d+ of {input_tokens} tokens"
         self.wait_until(
-            lambda: (
-                self.text("tokens") == text
-                and self.element("outcome").get_attribute("aria-busy") != "true"
-            ),
-            text,
+            lambda: re.fullmatch(pattern, self.tokens()) and self.text("agreement"), description
         )
+
+    def forget_answer(self) -> None:
+        """Empty what tests wait for, so that they see the next answer even if it is the same.
+
+        First the page draws all of the current answer; later it would fill them again.
+        """
+        self.wait_for_regions(self.run_script("return document.getElementById('r').value"))
+        self.run_script(
+            "document.querySelectorAll('#tokens, #agreement, #regions figcaption')"
+            ".forEach(each => each.textContent = '')"
+        )
+
+    def ask_again(self) -> None:
+        """Make the page repeat its request of r=auto."""
+        self.run_script("document.getElementById('deadline').dispatchEvent(new Event('change'))")
 
     def wait_for_regions(self, r: str) -> None:
         """Wait for the pictures of merging at r=0 and at ``r``."""
 
         def drawn() -> bool:
-            captions = [
-                caption.text
-                for caption in self.element("regions").find_elements(By.TAG_NAME, "figcaption")
-            ]
+            captions = self.texts("#regions figcaption")
             loaded = """
                 const images = [...document.querySelectorAll('#regions img')];
                 return images.every(image => image.complete && image.naturalWidth)"""
             starts = ("r = 0,", f"r = {r},")
-            return self.run_script(loaded) and all(map(str.startswith, captions, starts))
+            return all(map(str.startswith, captions, starts)) and self.run_script(loaded)
 
         self.wait_until(drawn, f"regions at r=0 and r={r}")
 

@@ -70,13 +70,7 @@ def main() -> None:
 
 def wait_for_answer(page: Page) -> None:
     """Wait until the page shows an answer to what is chosen."""
-    page.wait_until(
-        lambda: (
-            page.text("tokens") != UNKNOWN
-            and page.element("outcome").get_attribute("aria-busy") != "true"
-        ),
-        "an answer",
-    )
+    page.wait_until(lambda: page.tokens() not in ("", UNKNOWN), "an answer")
 
 
 def load(url: str, name: str, seconds: float) -> None:

@@ -70,19 +70,14 @@ def test_the_page_asks_for_a_key_and_keeps_it(page_with_key):
 
 
 def test_logits_are_not_shown_as_percentages(page_with_key):
-    # In one script: the page redraws the labels when the answer at r=0 is there.
-    scores = page_with_key.run_script(
-        "return [...document.querySelectorAll('#labels b')].map(each => each.textContent)"
-    )
+    scores = page_with_key.texts("#labels b")
     assert len(scores) == 5
     assert all(re.fullmatch(r"-?\d+\.\d\d", score) for score in scores)
 
 
 def test_a_model_without_classes_shows_its_features(page_with_key):
-    assert [option.text for option in Select(page_with_key.element("model")).options] == [
-        "logits",
-        "bare",
-    ]
+    assert page_with_key.text("model").splitlines() == ["logits", "bare"]
+    page_with_key.forget_answer()
     Select(page_with_key.element("model")).select_by_value("bare")
     page_with_key.wait_until(
         lambda: page_with_key.text("agreement").startswith("cosine to r = 0: "), "its features"
@@ -126,11 +121,11 @@ def is_merged(page) -> bool:
 
     The queue may have been empty when the server chose.
     """
-    if page.element("outcome").get_attribute("aria-busy") == "true":
-        return False
-    if page.text("tokens") == "2 of 197 tokens":
+    tokens = page.tokens()
+    if tokens == "2 of 197 tokens":
         return True
-    page.run_script("document.getElementById('deadline').dispatchEvent(new Event('change'));")
+    if tokens:
+        page.ask_again()
     return False
 
 
@@ -146,8 +141,8 @@ def test_the_page_draws_and_times_the_r_that_the_server_chooses(page, start_serv
         assert page.element("r").get_attribute("value") == "16"
         page.wait_for_regions(str(MERGED))
         assert page.text("forward-r") == f"r = {MERGED}"
-        chosen = page.element("level-rows").find_element("css selector", "[aria-current=true]")
-        assert chosen.get_attribute("data-r") == str(MERGED)
+        chosen = page.attributes("#level-rows [aria-current=true]", "data-r")
+        assert chosen == [str(MERGED)]
         page.browser.get("about:blank")  # ends its requests for metrics
 
 
@@ -202,8 +197,9 @@ def test_while_models_load_it_says_so_and_retries(page, models, start_server):
         page.open(f"{server.url}/")
         page.wait_until(lambda: "Trying again" in page.text("problem"), "that it is not ready")
         server.signal_engine(signal.SIGCONT)
-        # A click cancels the request that the page is retrying.
-        page.element("examples").find_element("tag name", "button").click()
+        # A click cancels the request that the page is retrying. It is by script, since the page
+        # may draw the examples again meanwhile.
+        page.run_script("document.querySelector('#examples button').click()")
         page.wait_for_tokens("3 of 9 tokens")
         assert not page.is_shown("problem")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from selenium.webdriver.support.select import Select
 
@@ -16,7 +14,6 @@ from tests.server.tiny_clip import LABELS, TOKENS
 
 BAG = ROOT / "examples" / "bag.png"
 EXAMPLES = media_files(STATIC_FOLDER / "page" / "examples", Modality.VIDEO)
-ANSWERED = re.compile(rf"\d+ of {TOKENS} tokens")
 PLAYS = """
     const movie = document.getElementById('movie');
     return movie.duration > 0 && movie.currentTime > 0 && !movie.paused && movie.muted"""
@@ -28,26 +25,15 @@ def clip_page(page, clip_server):
     page.open(f"{clip_server.url}/")
     page.wait_until(lambda: page.text("tokens").endswith("of 17 tokens"), "an image's answer")
     Select(page.element("model")).select_by_value("clip")
-    wait_for_answer(page, "the example's answer")
+    page.wait_for_answer(TOKENS, "the example's answer")
     yield page
     page.browser.get("about:blank")  # ends its requests for metrics
 
 
-def wait_for_answer(page, description):
-    page.wait_until(
-        lambda: (
-            ANSWERED.fullmatch(page.text("tokens"))
-            and page.element("outcome").get_attribute("aria-busy") != "true"
-        ),
-        description,
-    )
-
-
 def test_the_example_plays_beside_its_contact_sheet(clip_page):
     assert clip_page.text("upload-title") == "Video"
-    buttons = clip_page.element("examples").find_elements("tag name", "button")
     titles = [path.stem.replace("-", " ") for path in EXAMPLES]
-    assert [button.text for button in buttons] == titles
+    assert clip_page.texts("#examples button") == titles
     clip_page.wait_until(lambda: clip_page.run_script(PLAYS), "that it plays")
     assert not clip_page.is_shown("preview") and not clip_page.is_shown("player")
     clip_page.wait_for_regions(clip_page.element("r").get_attribute("value"))
@@ -70,8 +56,8 @@ def test_a_file_chooses_the_model_that_takes_it(clip_page):
     assert not clip_page.is_shown("movie")
     assert clip_page.run_script("return document.getElementById('movie').paused")
     clip_page.upload(EXAMPLES[0])
-    wait_for_answer(clip_page, "the video")
-    assert Select(clip_page.element("model")).first_selected_option.text == "clip"
+    clip_page.wait_for_answer(TOKENS, "the video")
+    assert clip_page.element("model").get_attribute("value") == "clip"
     assert clip_page.is_shown("movie")
 
 
@@ -84,7 +70,7 @@ def test_a_video_that_cannot_be_read_is_reported(clip_page, tmp_path):
 
 
 def test_it_fits_a_small_screen(clip_page):
-    browsers.resize(clip_page.browser, 360, 740)
+    clip_page.resize(360, 740)
     assert clip_page.run_script("return document.scrollingElement.scrollWidth <= innerWidth")
     box = clip_page.element("movie").rect
     assert box["x"] >= 0

@@ -26,7 +26,7 @@ from tome_core.schedule import Schedule
 
 SIZE = (3, 32, 32)
 POLICY = HealthPolicy(
-    start_timeout=60, heartbeat_timeout=8
+    start_timeout=120, heartbeat_timeout=8
 )  # a busy machine may delay a healthy process
 
 
@@ -77,8 +77,8 @@ async def running(
         yield router
         assert (engines.slots.used, engines.queued) == (0, 0)
         engines.close()
-        await asyncio.wait_for(group.stop(), 10)
-        await asyncio.wait_for(supervision, 10)
+        await asyncio.wait_for(group.stop(), 30)
+        await asyncio.wait_for(supervision, 30)
     finally:
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
@@ -96,7 +96,8 @@ def shared(*configs: EngineConfig, **options: Any) -> Iterator[tuple[asyncio.Run
         runner.run(context.__aexit__(None, None, None))
 
 
-async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 180) -> None:
+    """Wait until ``condition()`` is true; an engine may start three times until then."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,9 +171,21 @@ def test_a_process_that_cannot_be_started_at_all_gives_the_engine_up() -> None:
     assert engine.supervisor.given_up
 
 
-def test_an_engine_that_is_not_ready_is_expected_after_the_time_of_its_last_start() -> None:
+def test_an_engine_that_is_not_ready_is_expected_after_the_time_of_its_last_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+
+    async def load_slowly(process: MadeUpProcess, timeout: float) -> Ready:
+        nonlocal now
+        now += 7.0
+        return READY
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(MadeUpProcess, "wait_until_loaded", load_slowly)
     engine = Engine(READY, READY)
-    assert 0 < engine.row.expected_ready - time.monotonic() <= 5
+    assert engine.row.expected_ready == now + 5
     engine.run()
-    assert engine.row.expected_ready - time.monotonic() <= 1
+    assert now == 114
+    assert engine.row.expected_ready == now + 7
     assert not engine.row.ready

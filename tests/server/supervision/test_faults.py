@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.engine_client.link import Result
+from server.engine_client.link import EngineLink, Result
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.ipc.messages import BatchDone
-from server.supervision.health import HealthPolicy
+from server.latency.queueing import WorkEstimate
 from tests.server.engine import faulty, garbled
 from tests.server.supervision.engines import (
     POLICY,
@@ -31,7 +31,7 @@ from tome_core.schedule import Schedule
 
 Shared = tuple[asyncio.Runner, GroupRouter, list[str]]
 GARBLED = "tests.server.engine.garbled"
-SHORT_BATCHES = HealthPolicy(start_timeout=60, heartbeat_timeout=8, batch_timeout=6.0)
+SHORT_BATCHES = replace(POLICY, batch_timeout=6.0)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,9 @@ def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
 
     async def main() -> None:
         stopped = router.group.supervisors[0].process
-        started = time.monotonic()
         kill(router, signal.SIGSTOP)
-        assert failures(await ask(router, [0] * 8)) == ["EngineLost"] * 8
-        assert time.monotonic() - started < 2.5 * SHORT_BATCHES.heartbeat_timeout
+        async with asyncio.timeout(60):
+            assert failures(await ask(router, [0] * 8)) == ["EngineLost"] * 8
         assert not router.ready
         with pytest.raises(Overloaded) as caught, router.lease():
             pass
@@ -262,17 +261,16 @@ def test_one_of_two_engines_continues_when_the_other_is_lost(tiny_folder: Path) 
         policy = replace(POLICY, failed_starts=1)
         async with running([configuration(tiny_folder)] * 2, policy=policy) as router:
             assert router.engines.models["tiny"].device == "cpu,cpu"
+            divide_evenly(router)
             for engine in (0, 1):
                 kill(router, signal.SIGSTOP, engine)
             asking = asyncio.ensure_future(ask(router, [0] * 8))
             await until(lambda: router.engines.queued == 8)
             board = router.engines.board
-            first, second = (len(board.work_of(engine, ["tiny"], inf)) for engine in (0, 1))
-            assert first
-            assert second
+            assert [len(board.work_of(engine, ["tiny"], inf)) for engine in (0, 1)] == [4, 4]
             kill(router, signal.SIGKILL, 0)
             kill(router, signal.SIGCONT, 1)
-            assert sorted(failures(await asking)) == [""] * second + ["EngineLost"] * first
+            assert sorted(failures(await asking)) == [""] * 4 + ["EngineLost"] * 4
             assert router.ready
             await until(lambda: router.engines.slots.used == 0)
             assert failures(await ask(router, [0] * 8)) == [""] * 8
@@ -288,6 +286,15 @@ def test_one_of_two_engines_continues_when_the_other_is_lost(tiny_folder: Path) 
         asyncio.run(main())
     finally:
         labels.write_text(text)
+
+
+def divide_evenly(router: GroupRouter) -> None:
+    """Let each image go to the shortest queue: by its cost model an engine may seem far slower."""
+
+    def seconds(work: WorkEstimate, link: EngineLink, images: int = 1) -> float:
+        return router.engines.board.submitted_to(link.engine)
+
+    router._completion_seconds = seconds  # type: ignore[method-assign]
 
 
 def test_an_engine_that_never_gets_ready_is_given_up_after_three_starts(tiny_folder: Path) -> None:

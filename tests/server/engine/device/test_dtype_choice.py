@@ -23,7 +23,11 @@ from server.engine.loading import model_loader
 from server.engine.startup import start_models
 from server.ipc.messages import ModelInfo
 from tests.server.engine.device.plain_network import load_plain
-from tests.server.engine.device.test_self_check import optimize_to_raise, optimize_wrongly
+from tests.server.engine.device.test_self_check import (
+    messages,
+    optimize_to_raise,
+    optimize_wrongly,
+)
 from tests.server.supervision.engines import configuration
 from tests.tome_core.models import make_images, make_vit
 from tests.tome_core.test_eva import MODELS as EVAS
@@ -55,11 +59,6 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Force:
 def start(folder: Path, dtype: str = "auto") -> ModelInfo:
     _, (info,) = start_models(configuration(folder, levels=LEVELS, dtype=dtype))
     return info
-
-
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the engine has logged; other loggers may warn of kernels that are not compiled."""
-    return [record.getMessage() for record in caplog.records if record.name == "tome.engine"]
 
 
 @pytest.mark.parametrize(

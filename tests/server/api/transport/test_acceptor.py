@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from server.api.transport import acceptor
 from server.api.transport.acceptor import Acceptor, ConnectionBalance
 from server.ipc.board import Board, BoardSize
 
@@ -38,9 +39,9 @@ def accepting(
 ) -> Iterator[None]:
     """Accept connections over a descriptor of its own, as another process has."""
     with listener.dup() as own:
-        acceptor = Acceptor(own, lambda: Greeting(name), may_accept)
+        one = Acceptor(own, lambda: Greeting(name), may_accept)
         yield
-        acceptor.close()
+        one.close()
 
 
 @pytest.fixture
@@ -49,7 +50,12 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_who_has_more_connections_leaves_the_next_one_to_others(listener: socket.socket) -> None:
+def test_who_has_more_connections_leaves_the_next_one_to_others(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After its time it would take whichever connection waits.
+    monkeypatch.setattr(acceptor, "_YIELD_SECONDS", 60.0)
+
     async def main() -> set[bytes]:
         with accepting(listener, b"full", lambda: False), accepting(listener, b"free"):
             return {await who_accepts(listener) for _ in range(20)}

@@ -22,11 +22,11 @@ MAX_LOOSE_MODULES = 8  # of the server, outside its folders
 # from layers below its own; those of one layer do not know each other.
 LAYERS = (
     # The core: plain operations, then the packed buffer, then how both are executed, then models.
-    ("tome_core.errors", "tome_core.split", "tome_core.attention"),
+    ("tome_core.errors", "tome_core.split", "tome_core.rules", "tome_core.attention"),
     ("tome_core.schedule", "tome_core.cost"),
     ("tome_core.pooling", "tome_core.positional", "tome_core.rotary", "tome_core.relative"),
     ("tome_core.outputs", "tome_core.pixels", "tome_core.matching", "tome_core.networks"),
-    ("tome_core.merge",),
+    ("tome_core.merge", "tome_core.pairs"),
     ("tome_core.metric", "tome_core.trace"),
     ("tome_core.merging",),
     ("tome_core.ragged",),
@@ -72,7 +72,7 @@ LAYERS = (
 )
 
 # Of the core, the API process needs what is pure Python, to parse and to price a request.
-PURE_CORE = ("tome_core.split", "tome_core.schedule", "tome_core.cost")
+PURE_CORE = ("tome_core.split", "tome_core.schedule", "tome_core.cost", "tome_core.rules")
 API_PROCESS = (
     "server.supervision",
     "server.metrics",

@@ -91,6 +91,7 @@ class Classification:
 
     Attributes:
         r, r_requested: the schedule that was used, and the requested one.
+        merging: the rule by which tokens merge.
         predictions: classes in descending order of score; of several windows, by their average.
         batch_size: number of images or windows in the forward pass.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
@@ -108,6 +109,7 @@ class Classification:
     modality: str = "image"
     media: Media | Video | None = None
     windows: tuple[Window, ...] = ()
+    merging: str = "paper"
 
     @property
     def label(self) -> str:
@@ -130,6 +132,7 @@ class Classification:
             modality=answer.get("modality", "image"),
             media=parse_media(answer),
             windows=tuple(map(parse_window, answer.get("windows", ()))),
+            merging=answer.get("merging", "paper"),
         )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tome_core.model import MergedViT
     from tome_core.optimizing import optimize
     from tome_core.outputs import Outputs
+    from tome_core.pairs import Pairs
     from tome_core.patching import patch
     from tome_core.pixels import Pixels
     from tome_core.schedule import Schedule
@@ -30,6 +31,7 @@ _MODULES = {
     "Matcher": "matching",
     "MergedViT": "model",
     "Outputs": "outputs",
+    "Pairs": "pairs",
     "Pixels": "pixels",
     "Random": "matching",
     "Schedule": "schedule",
@@ -45,6 +47,7 @@ __all__ = [
     "Matcher",
     "MergedViT",
     "Outputs",
+    "Pairs",
     "Pixels",
     "Random",
     "Schedule",

@@ -17,18 +17,20 @@ class BlockCost:
         attention: linear MACs per token that enters the block (qkv, proj, gate).
         mlp: linear MACs per token that is left after merging.
         pair: MACs per pair of tokens: products of queries and keys, and of weights and values.
-        match: MACs per compared pair of a token of A and one of B (the width of the metric).
+        match: MACs per pair of tokens that are compared by their mean keys: the width of a key.
+        heads: number of keys of a token. By the rule ``pairs``, tokens are compared by all of them.
     """
 
     attention: int
     mlp: int
     pair: int
     match: int
+    heads: int = 1
 
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image through a model, with the matching of `tome_core.Bipartite`.
+    """MACs of one image through a model that merges by one of the rules of `tome_core.patch`.
 
     Attributes:
         fixed: MACs of the patch embedding, the head and all else that merging does not change.
@@ -36,6 +38,8 @@ class Cost:
         prefix: number of prefix tokens, which are not compared in matching.
         pool: MACs per token that an attention pool reads, without the prefix tokens.
         pool_blocks: MACs of each block of the pool, which attends to these tokens and merges none.
+        pairs: whether the rule is ``pairs``, which compares all tokens that are no prefix tokens;
+            else ``paper``, which compares those of A with those of B.
     """
 
     fixed: int
@@ -43,6 +47,7 @@ class Cost:
     prefix: int = 0
     pool: int = 0
     pool_blocks: tuple[BlockCost, ...] = ()
+    pairs: bool = False
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Return the total for one image.
@@ -54,12 +59,18 @@ class Cost:
         for block, (before, after) in zip(self.blocks, pairwise(tokens), strict=True):
             total += before * before * block.pair
             if after < before:
-                tokens_of_a, tokens_of_b = set_sizes(before, self.prefix)
-                total += tokens_of_a * tokens_of_b * block.match
+                total += self._matching(block, before)
         pooled_tokens = tokens[-1] - self.prefix
         for block in self.pool_blocks:
             total += pooled_tokens * pooled_tokens * block.pair
         return total
+
+    def _matching(self, block: BlockCost, tokens: int) -> int:
+        if self.pairs:
+            mergeable = tokens - self.prefix
+            return mergeable * mergeable * block.heads * block.match
+        tokens_of_a, tokens_of_b = set_sizes(tokens, self.prefix)
+        return tokens_of_a * tokens_of_b * block.match
 
     def linear(self, tokens: Sequence[int]) -> int:
         """Return the part of `macs` that is fixed or grows linearly with the number of tokens."""

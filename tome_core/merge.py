@@ -34,6 +34,31 @@ def weighted_mean(
     return merge(tokens, sizes, matching.dest, length)
 
 
+def norm_preserving_mean(
+    tokens: Tensor,
+    sizes: Tensor,
+    matching: Matching,
+    length: int,
+) -> tuple[Tensor, Tensor]:
+    """Combine tokens by their weighted mean, as long as they are on average, weighted by size.
+
+    A mean of different vectors is shorter than they are (MLERP of ToFu, arXiv 2312.01026). A token
+    that nothing merges into keeps its value to the last bit.
+    """
+    exact = tokens.to(sizes.dtype)  # (B, N, D)
+    norms = exact.norm(dim=-1, keepdim=True)  # (B, N, 1)
+    means, merged_sizes = merge(exact, sizes, matching.dest, length)  # (B, length, D)
+    mean_norms, _ = merge(norms, sizes, matching.dest, length)  # (B, length, 1)
+    shortest = torch.finfo(means.dtype).tiny  # a mean of zero stays zero
+    scaled = means * (mean_norms / means.norm(dim=-1, keepdim=True).clamp_min(shortest))
+
+    receives = torch.zeros_like(merged_sizes, dtype=torch.bool)  # (B, length)
+    receives.scatter_reduce_(1, matching.dest, matching.merged, "amax")
+    alone = unmerge(tokens, staying_tokens(matching.dest, matching.merged, length))
+    combined = torch.where(receives.unsqueeze(-1), scaled.to(tokens.dtype), alone)
+    return combined, merged_sizes
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of metrics, sizes and weighted sums: float64 for float64, else float32."""
     return torch.promote_types(dtype, torch.float32)

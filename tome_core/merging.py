@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tome_core.matching import Bipartite, Matcher
-from tome_core.merge import Combine, weighted_mean
-from tome_core.metric import Metric, mean_key
+from tome_core.merge import Combine, norm_preserving_mean, weighted_mean
+from tome_core.metric import Metric, all_keys, mean_key
+from tome_core.pairs import Pairs
+from tome_core.rules import RuleName
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which tokens merge, and into what.
+
+    Attributes:
+        matcher: chooses which tokens merge.
+        metric: describes the tokens to ``matcher``.
+        combine: makes one token of all tokens with the same destination.
+    """
+
+    matcher: Matcher
+    metric: Metric
+    combine: Combine
+
+
+RULES: dict[RuleName, Rule] = {
+    "paper": Rule(Bipartite(), mean_key, weighted_mean),
+    "pairs": Rule(Pairs(), all_keys, norm_preserving_mean),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,11 @@ class Merging:
     prefix: int
     metric: Metric = mean_key
     combine: Combine = weighted_mean
+
+    def with_rule(self, name: RuleName) -> Merging:
+        """Return the same with another rule."""
+        rule = RULES[name]
+        return replace(self, matcher=rule.matcher, metric=rule.metric, combine=rule.combine)
 
     @property
     def follows_paper(self) -> bool:

@@ -1,4 +1,4 @@
-"""What tokens are compared by: the mean of their keys over the heads, or another metric."""
+"""What tokens are compared by: the mean of their keys over the heads, all keys, or others."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def mean_key(features: BlockTensors) -> Tensor:
     keys = features.k.detach()  # (T, H, d)
     dtype = accumulation_dtype(features.after.dtype)
     return keys.mean(dim=1, dtype=dtype)
+
+
+def all_keys(features: BlockTensors) -> Tensor:
+    """Return the keys of all heads one after the other, ``(T, H * d)``."""
+    keys = features.k.detach()  # (T, H, d)
+    dtype = accumulation_dtype(features.after.dtype)
+    return keys.to(dtype).flatten(1)

@@ -17,6 +17,7 @@ from tome_core.execution import Execution
 from tome_core.merge import accumulation_dtype
 from tome_core.merging import Merging
 from tome_core.outputs import Outputs
+from tome_core.pairs import Pairs
 from tome_core.pixels import Images, check_images, normalised
 from tome_core.positional import Positional
 from tome_core.ragged.context import BlockContext
@@ -241,7 +242,7 @@ class MergedViT(nn.Module):
 
     def cost(self) -> Cost:
         """Return the MAC count, by token counts, of an image of the model's own input size."""
-        return self.adapter.cost
+        return replace(self.adapter.cost, pairs=isinstance(self.merging.matcher, Pairs))
 
     @property
     def takes_bounds(self) -> bool:
@@ -252,7 +253,12 @@ class MergedViT(nn.Module):
         """
         reads_starts = self.encoder is not None and self.encoder.reads_starts
         pools_leading_tokens = self.execution.prune and self.adapter.leading is not None
-        return reads_starts and pools_leading_tokens and not self.training
+        return (
+            reads_starts
+            and pools_leading_tokens
+            and self.merging.follows_paper
+            and not self.training
+        )
 
     def input_tokens(self, images: Images) -> int:
         """Return the number of tokens (N0) of one image before the first block."""

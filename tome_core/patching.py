@@ -10,15 +10,17 @@ from torch import nn
 
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.execution import Execution
-from tome_core.matching import Bipartite, Matcher
-from tome_core.merging import Merging
+from tome_core.matching import Matcher
+from tome_core.merging import RULES, Merging
 from tome_core.model import MergedViT
+from tome_core.rules import RuleName
 
 
 def patch(
     vit: nn.Module,
     *,
     prop_attn: bool = True,
+    merging: RuleName = "paper",
     matcher: Matcher | None = None,
 ) -> MergedViT:
     """Return a new module that shares the weights of ``vit`` and merges tokens as calls request.
@@ -29,14 +31,19 @@ def patch(
         vit: a timm Vision Transformer.
         prop_attn: proportional attention in the blocks (paper, equation 1). Disable it for MAE
             models that were not trained with merging (paper, table 1f).
-        matcher: how tokens are matched; default `Bipartite`, as in the paper.
+        merging: the rule by which tokens merge: ``paper``, or ``pairs``, which changes the results
+            less at the same ``r`` and takes a little longer; see `tome_core.Pairs`.
+        matcher: how tokens are matched, in place of the rule's way.
 
     Raises:
+        ValueError: there is no such rule.
         UnsupportedModelError: the core does not fully understand a part of ``vit``; the message
             names it.
     """
     from tome_core.adapters import adapt
 
+    if merging not in RULES:
+        raise ValueError(f"merging={merging!r} is not known; there are {', '.join(RULES)}")
     adapt(vit)  # refuses the model before anything is copied
     # Modules are copied, so that flags such as .training belong to the copy. deepcopy takes what it
     # finds in the memo as it is, so that weights are shared.
@@ -44,9 +51,12 @@ def patch(
     for tensor in chain(vit.parameters(), vit.buffers()):
         memo[id(tensor)] = tensor
     adapter = adapt(copy.deepcopy(vit, memo))
-    merging = Merging(
-        matcher=matcher or Bipartite(),
+    rule = RULES[merging]
+    how = Merging(
+        matcher=matcher or rule.matcher,
         prop_attn=prop_attn,
         prefix=adapter.prefix,
+        metric=rule.metric,
+        combine=rule.combine,
     )
-    return MergedViT(adapter, merging, Execution(ReferenceStrategy()))
+    return MergedViT(adapter, how, Execution(ReferenceStrategy()))

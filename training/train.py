@@ -31,7 +31,6 @@ from tome_core.execution import Execution
 from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
-from training.pairs import pairs_of
 from training.stages import default_device, default_recipe
 from training.states import save_state
 
@@ -54,7 +53,7 @@ class Stage:
             cut short; for rented machines.
         start: stage whose weights this stage starts from; empty for random weights.
         r: values of ``r``, one of which is drawn at random for every step; empty for no merging.
-        pairs: merge by `training.pairs` instead of the paper's rule in half of the steps, drawn at
+        pairs: merge by the rule "pairs" instead of the paper's in half of the steps, drawn at
             random.
         width: width of the teacher.
     """
@@ -280,7 +279,9 @@ class Run:
         seed = self.seed + 1000 * done.epochs
         generator = torch.Generator(self.device).manual_seed(seed)
         choices = random.Random(seed)
-        paper: Any = getattr(model, "merging", None)
+        if isinstance(model, MergedViT):
+            paper = model.merging
+            pairs = paper.with_rule("pairs")
         steps = len(train[0]) // stage.batch_size
         steps_done = 0
         share = done.share_of(stage)
@@ -290,7 +291,7 @@ class Run:
         for images, labels in track(batches, stage.name, steps):
             images = images.bfloat16()
             if stage.pairs and isinstance(model, MergedViT):
-                model.merging = choices.choice((paper, pairs_of(paper)))
+                model.merging = choices.choice((paper, pairs))
             logits = model(images, r=choices.choice(stage.r)) if stage.r else model(images)
             loss = distillation_loss(logits, labels, teacher, images)
             loss.backward()

@@ -1,4 +1,4 @@
-"""Matching by what bipartite matching was chosen over for its speed: k-means, and greedy pairs."""
+"""Matching by k-means, over which bipartite matching was chosen for its speed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from torch import Tensor
 
 from research.ablations.limit import AtMostHalf
 from tome_core.matching import Matching
-from tome_core.split import most_mergeable
-
-# Of `Greedy`, whose check waits for the device.
-_ROUNDS_PER_CHECK = 3
 
 
 @dataclass(frozen=True)
@@ -65,65 +61,3 @@ def _nearest_of_cluster(distance: Tensor, cluster: Tensor, length: int) -> Tenso
     )
     stays = torch.zeros_like(cluster, dtype=torch.bool).scatter_(1, order[:, :length], True)
     return torch.where(stays, itself, nearest)
-
-
-@dataclass(frozen=True)
-class Greedy(AtMostHalf):
-    """Merge the most similar pair of tokens (cosine), ``r`` times, each token at most once.
-
-    Prefix tokens never merge. Of equally similar pairs, that with the lowest lower position comes
-    first, then that with the lowest higher position.
-
-    Two tokens of which each is the other's most similar one are a pair, whatever the other pairs
-    are. So all such pairs are found at once, then those of the tokens that are left, until none can
-    be among the ``r`` most similar: a few rounds instead of ``r``.
-
-    Attributes:
-        lower_stays: whether the token at the lower position stays, or the other one.
-    """
-
-    lower_stays: bool = True
-
-    @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
-        """See `tome_core.Matcher`."""
-        tokens = metric.shape[1]
-        r = min(r, most_mergeable(tokens, prefix))
-        positions = torch.arange(tokens, device=metric.device)
-        similarity = _similarity_of_pairs(metric, prefix)  # (B, N, N)
-        higher = positions.repeat(len(metric), 1)  # by the lower token of a pair
-        of_pair = torch.full_like(similarity[:, 0], -torch.inf)
-        for found in range(1, r + 1):
-            best, nearest = similarity.max(dim=-1)  # (B, N) each, the first of equal ones
-            mutual = (nearest.gather(1, nearest) == positions) & (best > -torch.inf)
-            is_lower = mutual & (positions < nearest)
-            higher = torch.where(is_lower, nearest, higher)
-            of_pair = torch.where(is_lower, best, of_pair)
-            similarity.masked_fill_(mutual.unsqueeze(2) | mutual.unsqueeze(1), -torch.inf)
-            if found % _ROUNDS_PER_CHECK == 0 and _is_complete(of_pair, similarity, r):
-                break
-        order = of_pair.argsort(dim=-1, descending=True, stable=True)
-        merges = torch.zeros_like(of_pair, dtype=torch.bool).scatter_(1, order[:, :r], True)
-        partner = torch.where(merges, higher, positions)  # a pair's higher token, of its lower one
-        if self.lower_stays:
-            lower = positions.expand_as(partner)
-            partner = lower.scatter_reduce(1, partner, lower, "amin")
-        return Matching.into(partner)
-
-
-def _similarity_of_pairs(metric: Tensor, prefix: int) -> Tensor:
-    """Return the cosine of all pairs ``(B, N, N)``, symmetric; -inf for what cannot be a pair."""
-    unit = F.normalize(metric, dim=-1)
-    above = (unit @ unit.transpose(1, 2)).triu(1)
-    positions = torch.arange(metric.shape[1], device=metric.device)
-    is_prefix = positions < prefix
-    is_no_pair = torch.eye(len(positions), dtype=torch.bool, device=metric.device)
-    is_no_pair = is_no_pair | is_prefix | is_prefix.unsqueeze(1)
-    return (above + above.transpose(1, 2)).masked_fill_(is_no_pair, -torch.inf)
-
-
-def _is_complete(of_pair: Tensor, similarity: Tensor, r: int) -> bool:
-    """Whether no pair that is left is more similar than the r-th of those found, in any image."""
-    rth = of_pair.topk(r, dim=-1).values[:, -1]
-    left = similarity.flatten(1).amax(dim=-1)
-    return bool((rth >= left).all())

@@ -29,11 +29,6 @@ def mean_value(features: BlockTensors) -> Tensor:
     return _exact(features.v, features).mean(dim=1)
 
 
-def all_keys(features: BlockTensors) -> Tensor:
-    """The keys of all heads one after the other, ``(T, H * d)``."""
-    return _exact(features.k, features).flatten(1)
-
-
 def queries_and_keys(features: BlockTensors) -> Tensor:
     """What attention can be computed from again, ``(T, 2, H, d)``."""
     return _exact(torch.stack([features.q, features.k], dim=1), features)

@@ -10,11 +10,12 @@ from torch import nn
 import tome_core
 from research.ablations import combining, metrics
 from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
-from research.ablations.clustering import Greedy, KMeans
+from research.ablations.clustering import KMeans
 from research.ablations.pruning import Prune, class_attention, random_score
 from tome_core.matching import Bipartite, Kth, Matcher, Random
 from tome_core.merge import Combine, weighted_mean
-from tome_core.metric import Metric, mean_key
+from tome_core.metric import Metric, all_keys, mean_key
+from tome_core.pairs import Pairs
 from tome_core.schedule import Schedule
 
 # The r asked for, and the model that it is for.
@@ -88,7 +89,7 @@ VARIANTS: dict[str, Variant] = {
     "feature-x": Variant(metric=metrics.token_after),
     "feature-q": Variant(metric=metrics.mean_query),
     "feature-v": Variant(metric=metrics.mean_value),
-    "feature-all-heads": Variant(metric=metrics.all_keys),
+    "feature-all-heads": Variant(metric=all_keys),
     "distance-euclidean": Variant(SoftBipartite(similarity=euclidean)),
     "distance-dot": Variant(SoftBipartite(similarity=dot)),
     "combine-keep-one": Variant(combine=combining.keep_one),
@@ -101,7 +102,7 @@ VARIANTS: dict[str, Variant] = {
     "prune-attention": Variant(Prune(class_attention), metrics.queries_and_keys, combining.drop),
     "k-means-2": Variant(KMeans(2)),
     "k-means-5": Variant(KMeans(5)),
-    "greedy": Variant(Greedy()),
+    "greedy": Variant(Pairs()),
     "random-matching": Variant(Random()),
     "kth": Variant(Kth(2), schedule=halving),
     "schedule-decreasing": Variant(schedule=decreasing),

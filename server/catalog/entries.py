@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from server.errors import ConfigError
 from server.media.modality import Modality
+from tome_core.rules import RuleName
 
 _PACKAGE = Path(str(resources.files("server")))
 BUNDLED = _PACKAGE / "bundled" / "models.toml"
@@ -103,6 +104,11 @@ class ModelSpec(BaseModel):
     )
     crops: Literal[1, 3] | None = Field(
         None, description="Of video: crops of each clip, 1 in the middle or 3; default: 1."
+    )
+    merging: RuleName = Field(
+        "paper",
+        description="Which tokens merge: as in the paper, or the most similar pairs of all, which"
+        " changes the results less at the same r and takes longer.",
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."

@@ -215,4 +215,5 @@ def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         acceleration=runner.acceleration,
         dtype_speedup=model.dtype_speedup,
         cost=model.network.cost(),
+        merging=model.spec.merging,
     )

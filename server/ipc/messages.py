@@ -19,6 +19,7 @@ from server.latency.cost import CostModel, Geometry
 from server.media.modality import Modality
 from server.media.transforms import Transform
 from tome_core.cost import Cost
+from tome_core.rules import RuleName
 from tome_core.schedule import Schedule
 from tome_core.split import most_mergeable
 
@@ -81,6 +82,7 @@ class ModelInfo:
         dtype_speedup: speed of the first block in ``dtype``, relative to the other dtype that was
             timed at start; None if none was. Below 1 if the self check rejected the faster one.
         r_max: the largest valid ``r``: half of the input tokens that can merge.
+        merging: the rule by which its tokens merge.
         modality: what it takes.
     """
 
@@ -98,6 +100,7 @@ class ModelInfo:
     acceleration: str = "reference"
     cost: Cost = field(default=Cost(0, ()))
     dtype_speedup: float | None = None
+    merging: RuleName = "paper"
     r_max: int = field(init=False)
     modality: Modality = field(init=False)
 

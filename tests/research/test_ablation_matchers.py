@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
-from research.ablations.clustering import Greedy, KMeans
+from research.ablations.clustering import KMeans
 from research.ablations.combining import drop, keep_one, maximum, plain_mean
 from research.ablations.pruning import Prune, class_attention, random_score
 from tests.tome_core import oracle
@@ -23,6 +22,7 @@ from tests.tome_core.oracle_layers import Vector
 from tome_core import Bipartite, Matcher
 from tome_core.matching import Matching
 from tome_core.merge import weighted_mean
+from tome_core.pairs import Pairs
 
 MATCHERS: dict[str, Matcher] = {
     "cosine": SoftBipartite(),
@@ -31,7 +31,7 @@ MATCHERS: dict[str, Matcher] = {
     "sequential": SoftBipartite(partition=sequential),
     "shuffled": SoftBipartite(partition=shuffled),
     "k-means": KMeans(2),
-    "greedy": Greedy(),
+    "greedy": Pairs(),
     "random-pruning": Prune(random_score),
 }
 SEEDS = st.integers(0, 2**31)
@@ -123,20 +123,6 @@ def test_random_halves_differ_by_image_and_take_all_tokens() -> None:
     assert (
         int((in_a.unsqueeze(2) == in_a.unsqueeze(1) + 1).any(dim=2).sum()) > 0
     )  # neighbours in one set
-
-
-@given(st.integers(2, 14), st.integers(0, 2), st.integers(1, 8), SEEDS)
-def test_greedy_equals_loops(patches: int, prefix: int, r: int, seed: int) -> None:
-    metric = _metric(1, patches + prefix, seed)
-    rows = list(metric[0].numpy())
-    free = set(range(prefix, patches + prefix))
-    expected = set()
-    for _ in range(min(r, patches // 2)):
-        pairs = itertools.combinations(sorted(free), 2)
-        first, second = max(pairs, key=lambda pair: oracle.cosine(rows[pair[0]], rows[pair[1]]))
-        expected.add((second, first))
-        free -= {first, second}
-    assert _pairs(Greedy()(metric, r, prefix)) == expected
 
 
 @given(st.integers(2, 14), st.integers(0, 2), st.integers(1, 7), st.integers(0, 4), SEEDS)

@@ -32,7 +32,8 @@ class TestClassify:
         assert (answer["r"], answer["r_requested"]) == ("16", "16")
         assert answer["tokens"] == {"input": 197, "output": 11}
         assert set(answer) == {
-            "model", "r", "r_requested", "predictions", "tokens", "timing_ms", "batch_size",
+            "model", "r", "r_requested", "merging", "predictions", "tokens", "timing_ms",
+            "batch_size",
         }  # fmt: skip
         assert set(answer["timing_ms"]) == {"decode", "queue", "forward"}
         assert answer["timing_ms"]["forward"] > 0
@@ -245,6 +246,7 @@ class TestOtherEndpoints:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
             "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
+            "merging",
             "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -73,6 +74,7 @@ class TestEmbed:
             "model",
             "r",
             "r_requested",
+            "merging",
             "embedding",
             "tokens",
             "timing_ms",
@@ -248,16 +250,21 @@ model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
 
 @pytest.fixture(scope="module")
 def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
-    """A server with three models that are not square: one without a classifier, two activations."""
+    """A server with four models that are not square.
+
+    One has no classifier, two have other activations, and one merges by another rule.
+    """
     folder = tmp_path_factory.mktemp("others")
     text = ""
     for name, classes, activation in (
         ("bare", 0, "softmax"),
         ("many", 7, "sigmoid"),
         ("plain", 7, "none"),
+        ("paired", 7, "none"),
     ):
         write_model(folder / f"{name}.safetensors", classes)
         text += ENTRY.format(name=name, classes=classes, activation=activation)
+    text += 'merging = "pairs"'
     (folder / "models.toml").write_text(text)
     with (
         start_server(
@@ -287,7 +294,7 @@ class TestOtherModels:
     def test_a_model_without_a_classifier_serves_features_only(self, others):
         models = others.get("/models").json()["models"]
         classes = {model["name"]: model["classes"] for model in models}
-        assert classes == {"bare": 0, "many": 7, "plain": 7}
+        assert classes == {"bare": 0, "many": 7, "plain": 7, "paired": 7}
         problem = assert_problem(
             others.post("/classify", content=SNEAKER), 422, "invalid-parameter"
         )
@@ -313,3 +320,18 @@ class TestOtherModels:
         for index, logit in logits.items():
             assert sigmoid[index] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
         assert not 0.99 < sum(sigmoid.values()) < 1.01
+
+    def test_a_model_merges_by_the_rule_of_its_entry(self, others):
+        def answer(model: str, r: int) -> dict[str, Any]:
+            return others.post(f"/classify?model={model}&r={r}", content=SNEAKER).json()
+
+        rules = {
+            model["name"]: model["merging"] for model in others.get("/models").json()["models"]
+        }
+        assert rules == {"bare": "paper", "many": "paper", "plain": "paper", "paired": "pairs"}
+        assert answer("plain", 0)["predictions"] == answer("paired", 0)["predictions"]
+        plain = answer("plain", 2)
+        paired = answer("paired", 2)
+        assert (plain["merging"], paired["merging"]) == ("paper", "pairs")
+        assert plain["tokens"] == paired["tokens"] == {"input": 9, "output": 5}
+        assert plain["predictions"] != paired["predictions"]

@@ -62,7 +62,8 @@ class TestAnswers:
     def test_a_sound_is_answered_as_an_image_is_with_what_it_is(self, client):
         answer = client.post(f"{EAR}&top_k=2&r=4", content=sound(1.5, rate=8000)).json()
         assert list(answer) == [
-            "model", "r", "r_requested", "predictions", "tokens", "timing_ms", "batch_size",
+            "model", "r", "r_requested", "merging", "predictions", "tokens", "timing_ms",
+            "batch_size",
             "modality", "media",
         ]  # fmt: skip
         assert (answer["model"], answer["r"], answer["modality"]) == ("ear", "4", "audio")
@@ -74,7 +75,8 @@ class TestAnswers:
     def test_the_answer_of_an_image_is_as_ever(self, client):
         answer = client.post("/classify?model=tiny", content=SNEAKER).json()
         assert list(answer) == [
-            "model", "r", "r_requested", "predictions", "tokens", "timing_ms", "batch_size",
+            "model", "r", "r_requested", "merging", "predictions", "tokens", "timing_ms",
+            "batch_size",
         ]  # fmt: skip
 
     def test_each_window_has_its_time_and_the_mean_is_theirs(self, client):

@@ -55,7 +55,8 @@ class TestAnswers:
     def test_a_video_is_answered_as_a_sound_is(self, client):
         answer = client.post(f"{CLIP}&top_k=2&r=4", content=video(20)).json()
         assert list(answer) == [
-            "model", "r", "r_requested", "predictions", "tokens", "timing_ms", "batch_size",
+            "model", "r", "r_requested", "merging", "predictions", "tokens", "timing_ms",
+            "batch_size",
             "modality", "media",
         ]  # fmt: skip
         assert (answer["model"], answer["r"], answer["modality"]) == ("clip", "4", "video")

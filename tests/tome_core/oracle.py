@@ -19,6 +19,7 @@ from tests.tome_core.oracle_layers import (
     NOTHING,
     Bias,
     Vector,
+    add,
     array,
     attend,
     attention_branch,
@@ -108,6 +109,19 @@ def bipartite(
     return [(token, partner) for _, token, partner in edges[: min(r, most)]], set_b
 
 
+def most_similar_pairs(metric: Sequence[Vector], r: int, prefix: int) -> list[tuple[int, int]]:
+    """Pairs ``(lower, higher)`` of the rule "pairs", one after the other."""
+    similarity = [[cosine(one, other) for other in metric] for one in metric]
+    free = list(range(prefix, len(metric)))
+    pairs = []
+    for _ in range(min(r, len(free) // 2)):
+        candidates = [(low, high) for low in free for high in free if low < high]
+        pair = max(candidates, key=lambda pair: (similarity[pair[0]][pair[1]], -pair[0], -pair[1]))
+        pairs.append(pair)
+        free = [token for token in free if token not in pair]
+    return pairs
+
+
 def kth(metric: Sequence[Vector], k: int, prefix: int) -> tuple[list[tuple[int, int]], list[int]]:
     """The same, where the last of every ``k`` tokens is a destination and the other ``k - 1``
     merge.
@@ -136,6 +150,17 @@ def new_order(
     return order
 
 
+def same_order(pairs: list[tuple[int, int]], tokens: int) -> list[list[int]]:
+    """For each new token its old ones, where the tokens that stay keep their order."""
+    merged = {into: source for source, into in pairs}
+    gone = set(merged.values())
+    return [
+        [token, merged[token]] if token in merged else [token]
+        for token in range(tokens)
+        if token not in gone
+    ]
+
+
 def dest_map(order: list[list[int]]) -> list[int]:
     """The new position of every old token."""
     positions = {old: new for new, olds in enumerate(order) for old in olds}
@@ -150,6 +175,34 @@ def combine(tokens: Sequence[Token]) -> Token:
         total = total + token.size * token.value
         members += token.members
     return Token(total / len(members), members)
+
+
+def combine_with_norm(tokens: Sequence[Token]) -> Token:
+    """The same average, as long as the tokens are on average."""
+    mean = combine(tokens)
+    length = sum(token.size * math.sqrt(float(token.value @ token.value)) for token in tokens)
+    found = math.sqrt(float(mean.value @ mean.value))
+    return Token(mean.value * (length / mean.size / found), mean.members)
+
+
+def merge_tokens(
+    tokens: list[Token], keys: list[list[Vector]], r: int, prefix: int, merging: str
+) -> list[Token]:
+    """The tokens after merging ``r`` of them; ``keys`` are those of all heads of each token."""
+    if merging == "pairs":
+        pairs = most_similar_pairs([np.concatenate(of_token) for of_token in keys], r, prefix)
+        order = same_order(pairs, len(tokens))
+        unite = combine_with_norm
+    else:
+        mean_keys = [add(of_token) / len(of_token) for of_token in keys]
+        pairs, destinations = bipartite(mean_keys, r, prefix)
+        order = new_order(pairs, destinations, len(tokens), prefix)
+        unite = combine
+    if not pairs:
+        return tokens
+    return [
+        unite([tokens[old] for old in olds]) if len(olds) > 1 else tokens[olds[0]] for olds in order
+    ]
 
 
 def embed_patches(vit: Any, image: Vector) -> list[Vector]:
@@ -226,6 +279,7 @@ def forward(
     prop_attn: bool = True,
     bias: Callable[[Any, list[int]], Bias] | None = None,
     rotate: Callable[[int, Vector], Vector] | None = None,
+    merging: str = "paper",
 ) -> Result:
     """One image through a timm Vision Transformer in evaluation mode, merging as ``spec`` says.
 
@@ -240,7 +294,7 @@ def forward(
         values = [token.value for token in tokens]
         weights = [token.size if prop_attn else 1 for token in tokens]
         places = [token.members[0] for token in tokens]
-        branch, metric = attention_branch(
+        branch, keys = attention_branch(
             block,
             values,
             weights,
@@ -252,10 +306,7 @@ def forward(
             for token, out in zip(tokens, branch, strict=True)
         ]
         if r:
-            pairs, destinations = bipartite(metric, r, prefix)
-            if pairs:
-                order = new_order(pairs, destinations, len(tokens), prefix)
-                tokens = [combine([tokens[old] for old in olds]) for olds in order]
+            tokens = merge_tokens(tokens, keys, r, prefix, merging)
         tokens = [
             Token(token.value + mlp_branch(block, token.value), token.members) for token in tokens
         ]

@@ -176,8 +176,8 @@ def attention_branch(
     sizes: Sequence[float],
     bias: Bias | None = None,
     rotations: Rotations | None = None,
-) -> tuple[list[Vector], list[Vector]]:
-    """The attention branch for each token, and each token's key averaged over all heads."""
+) -> tuple[list[Vector], list[list[Vector]]]:
+    """The attention branch for each token, and each token's keys of all heads."""
     if isinstance(block, ParallelThingsBlock):
         each = [
             self_attention(one.attn, [norm(one.norm, x) for x in values], sizes, bias)
@@ -196,7 +196,7 @@ def attention_branch(
             block.attn, [norm(block.norm1, x) for x in values], sizes, bias, rotations
         )
         branch = [scaled(block, 1, out) for out in outputs]
-    return branch, [add(head[token] for head in keys) / len(keys) for token in range(len(values))]
+    return branch, [[head[token] for head in keys] for token in range(len(values))]
 
 
 def mlp_branch(block: Any, x: Vector) -> Vector:

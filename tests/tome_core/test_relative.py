@@ -25,6 +25,7 @@ from tome_core import UnsupportedModelError, optimize, patch
 from tome_core.attention import explicit_attention
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.execution import Execution
+from tome_core.rules import RULE_NAMES, RuleName
 
 BEITS: dict[str, dict[str, Any]] = {
     "beit": {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.3},
@@ -123,7 +124,9 @@ def _log(distance: int, side: int, mode: str) -> float:
     return float(np.sign(distance) * np.log(1 + abs(distance)))
 
 
-def expected(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> oracle.Result:
+def expected(
+    vit: Any, image: Vector, spec: Spec, prop_attn: bool = True, merging: RuleName = "paper"
+) -> oracle.Result:
     """What the oracle makes of the model."""
     grid = vit.patch_embed.grid_size
     prefix = vit.num_prefix_tokens
@@ -147,7 +150,7 @@ def expected(vit: Any, image: Vector, spec: Spec, prop_attn: bool = True) -> ora
             for head in range(block.attn.num_heads)
         ]
 
-    return oracle.forward(vit, image, spec, prop_attn, bias)
+    return oracle.forward(vit, image, spec, prop_attn, bias, merging=merging)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,12 +173,13 @@ def test_is_timm_at_r_0(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("r", [1, 4])
+@pytest.mark.parametrize("merging", RULE_NAMES)
 @torch.no_grad()
-def test_every_model_equals_the_oracle(name: str, r: int) -> None:
+def test_every_model_equals_the_oracle(name: str, r: int, merging: RuleName) -> None:
     vit = make(name, seed=r)
     (image,) = images = make_images(1, (16, 12))
-    model = patch(vit)
-    oracles = expected(vit, image.numpy(), r)
+    model = patch(vit, merging=merging)
+    oracles = expected(vit, image.numpy(), r, merging=merging)
     trace = model.trace(images, r=r)
     assert not torch.allclose(trace.logits, vit(images), atol=1e-6), (
         "merging must matter, or this proves nothing"

@@ -16,7 +16,7 @@ class SelfAttention:
     Class attributes list what the module may consist of; see `require_known`.
 
     Attributes:
-        linear, pair, match: its part of a `BlockCost`.
+        linear, pair, match, heads: its part of a `BlockCost`.
     """
 
     module_type: ClassVar[type] = Attention
@@ -41,6 +41,7 @@ class SelfAttention:
         require_attention(attn, self.head_dim, where)
         self.linear = linear_macs(attn)
         self.match = self.head_dim
+        self.heads = attn.num_heads
         self.pair = 2 * attn.num_heads * self.head_dim
 
     @property
@@ -111,6 +112,7 @@ class DifferentialAttention(SelfAttention):
         super().__init__(attn, where)
         keys_width = self.head_dim
         maps = 2 * attn.num_heads
+        self.heads = maps
         self.pair = maps * (keys_width + self._values_width)
 
     @property

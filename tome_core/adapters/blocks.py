@@ -52,6 +52,7 @@ class PreNormBlock:
             mlp=linear_macs(block.mlp),
             pair=attention.pair,
             match=attention.match,
+            heads=attention.heads,
         )
 
     @property
@@ -126,6 +127,7 @@ class ParallelBlock:
             mlp=sum(linear_macs(branch) for branch in block.ffns),
             pair=sum(attention.pair for attention in self.attentions),
             match=self.attentions[0].match,
+            heads=sum(attention.heads for attention in self.attentions),
         )
 
     def _require_equal_attentions(self, where: str) -> None:

@@ -103,6 +103,7 @@ class EvaBlockAdapter:
             mlp=linear_macs(block.mlp),
             pair=2 * width,
             match=attn.head_dim,
+            heads=attn.num_heads,
         )
 
     @property

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tome_core.rules import RuleName
+
 
 class Prediction(BaseModel):
     """One class and its score."""
@@ -38,6 +40,7 @@ class Answer(BaseModel):
     model: str
     r: str = Field(description="The schedule that was used.")
     r_requested: str = Field(description="The schedule that the request named.")
+    merging: RuleName = Field(description="The rule by which tokens merge, as in `/models`.")
     predictions: list[Prediction] = Field(description="Best first.")
     tokens: Tokens
     timing_ms: Timing
@@ -50,6 +53,7 @@ class Embedding(BaseModel):
     model: str
     r: str = Field(description="The schedule that was used.")
     r_requested: str = Field(description="The schedule that the request named.")
+    merging: RuleName = Field(description="The rule by which tokens merge, as in `/models`.")
     embedding: list[float] = Field(description="float32, not normalised.")
     tokens: Tokens
     timing_ms: Timing
@@ -242,6 +246,9 @@ class ModelDescription(BaseModel):
     )
     tokens: int = Field(description="At the input, prefix tokens included.")
     blocks: int
+    merging: RuleName = Field(
+        description="The rule by which tokens merge: as in the paper, or the most similar pairs."
+    )
     r_max: int = Field(description="The largest valid `r`.")
     device: str
     dtype: str

@@ -82,6 +82,7 @@ def _fields(image: FinishedImage, **output: Any) -> dict[str, Any]:
         "model": model.name,
         "r": str(image.outcome.schedule),
         "r_requested": params.requested_r,
+        "merging": model.merging,
         **output,
         "tokens": {"input": model.tokens, "output": image.outcome.tokens_out},
         "timing_ms": image.timing,

@@ -217,6 +217,7 @@ def _common_fields(media: FinishedMedia) -> dict[str, Any]:
         "model": model.name,
         "r": str(outcome.schedule),
         "r_requested": params.requested_r,
+        "merging": model.merging,
         "tokens": Tokens(input=model.tokens, output=outcome.tokens_out),
         "timing_ms": media.timing,
         "batch_size": media.batch_size,

@@ -112,6 +112,7 @@ def _describe(model: ModelInfo) -> ModelDescription:
         classes=len(model.labels),
         tokens=model.tokens,
         blocks=model.depth,
+        merging=model.merging,
         r_max=model.r_max,
         device=model.device,
         dtype=model.dtype,

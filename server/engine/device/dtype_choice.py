@@ -131,7 +131,9 @@ def keep_first_block(plain: tome_core.MergedViT) -> tome_core.MergedViT:
     network._modules = dict(network._modules)
     blocks: Any = network.blocks
     network.blocks = blocks[:1]
-    return tome_core.patch(network, prop_attn=plain.merging.prop_attn)
+    short = tome_core.patch(network)
+    short.merging = plain.merging
+    return short
 
 
 def _prepare_run(

@@ -267,7 +267,7 @@ def find_checkpoint(spec: ModelSpec) -> Path | None:
 
 def _patch(spec: ModelSpec, vit: Any) -> tome_core.MergedViT:
     try:
-        network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn)
+        network = tome_core.patch(vit.eval(), prop_attn=spec.prop_attn, merging=spec.merging)
     except tome_core.UnsupportedModelError as error:
         raise ConfigError(f"model {spec.name} ({spec.timm}) cannot be served: {error}") from error
     if vit.in_chans not in (1, 3):

@@ -17,6 +17,7 @@ from tests.tome_core import oracle
 from tests.tome_core.models import DEPTH, as_schedule, make_images, randomise, specs
 from tests.tome_core.vjepa2 import copy_weights, make_clips, make_vjepa2, rotation
 from tome_core.networks.vjepa2 import VJepa2
+from tome_core.rules import RULE_NAMES, RuleName
 
 transformers = pytest.importorskip("transformers")
 
@@ -104,11 +105,20 @@ def test_without_classes_the_features_are_the_mean_of_the_tokens() -> None:
 
 
 @settings(max_examples=15)
-@given(spec=specs(most=14), prop_attn=st.booleans(), classes=st.sampled_from([0, 5]))
-def test_it_equals_the_oracle(spec: oracle.Spec, prop_attn: bool, classes: int) -> None:
+@given(
+    spec=specs(most=14),
+    prop_attn=st.booleans(),
+    classes=st.sampled_from([0, 5]),
+    merging=st.sampled_from(RULE_NAMES),
+)
+def test_it_equals_the_oracle(
+    spec: oracle.Spec, prop_attn: bool, classes: int, merging: RuleName
+) -> None:
     vit = make_vjepa2(num_classes=classes)
-    model = tome_core.patch(vit, prop_attn=prop_attn)
-    expected = oracle.forward(vit, CLIPS[0].numpy(), spec, prop_attn, rotate=rotation(vit))
+    model = tome_core.patch(vit, merging=merging, prop_attn=prop_attn)
+    expected = oracle.forward(
+        vit, CLIPS[0].numpy(), spec, prop_attn, rotate=rotation(vit), merging=merging
+    )
     schedule = as_schedule(spec)
     trace = model.trace(CLIPS[:1], schedule)
     for actual in (trace.logits[0], model(CLIPS[:1], schedule)[0]):

@@ -56,6 +56,7 @@ def test_scores_are_means_over_the_windows():
         "model": "ear",
         "r": "3",  # of the window that merged most
         "r_requested": "auto",
+        "merging": "paper",
         "tokens": {"input": 10, "output": 4},
         "timing_ms": {"decode": 1, "queue": 2, "forward": 3},
         "batch_size": 4,

@@ -160,8 +160,10 @@ def test_every_dtype_is_timed_on_the_first_block(
 
 def test_the_first_block_shares_its_weights(tiny_folder: Path) -> None:
     plain = load_plain(tiny_folder)
+    plain.merging = plain.merging.with_rule("pairs")
     depth = len(plain.adapter.blocks)
     short = keep_first_block(plain)
+    assert short.merging == plain.merging
     assert len(short.adapter.blocks) == 1 < depth == len(plain.adapter.blocks)
     originals = plain.state_dict()
     for name, weight in short.state_dict().items():

@@ -74,6 +74,12 @@ def test_at_r_0_the_logits_are_timm_s(tiny_folder: Path, runner: Runner) -> None
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_model_merges_by_the_rule_of_its_entry(tiny: LoadedModel, tiny_folder: Path) -> None:
+    assert tiny.network.merging.follows_paper
+    pairs = load_tiny(tiny_folder, merging="pairs").network
+    assert pairs.merging == tiny.network.merging.with_rule("pairs")
+
+
 def test_a_torch_file_gives_the_same_model(tiny: LoadedModel, tiny_folder: Path) -> None:
     model = load_tiny(tiny_folder, checkpoint=tiny_folder / "tiny.pth")
     state_dict = model.network.state_dict()

@@ -19,6 +19,7 @@ def answer_of(*predictions: tuple[str, float], r: str = "3") -> Answer:
         model="tiny",
         r=r,
         r_requested="auto",
+        merging="paper",
         predictions=[Prediction(label=label, index=0, score=score) for label, score in predictions],
         tokens=Tokens(input=17, output=11),
         timing_ms=Timing(decode=0, queue=0, forward=0),

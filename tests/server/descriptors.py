@@ -10,9 +10,8 @@ import contextlib
 import os
 
 
-def descriptors_of(descriptor: int) -> set[int]:
-    """Return all descriptors of the file that ``descriptor`` stands for (Linux)."""
-    file = os.fstat(descriptor)
+def descriptors_of(file: os.stat_result) -> set[int]:
+    """Return all descriptors that stand for ``file`` (Linux)."""
     found = set()
     for number in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):  # closed meanwhile

@@ -262,7 +262,7 @@ def test_when_the_parent_is_killed_all_others_end(tiny_folder: Path) -> None:
         assert len(others) == 3
         with Load(running):
             running.process.kill()
-            eventually(lambda: not any(map(command, others)))
+            eventually(lambda: not any(map(command, others)), 5)
 
 
 def serve_to_the_end(api_module: str, config: Path) -> str:

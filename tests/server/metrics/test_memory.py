@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import pytest
 
 from server.metrics.memory import MetricsMemory
 from server.metrics.regions import Region
+from tests.server.descriptors import descriptors_of
 
 
 def test_regions_do_not_overlap() -> None:
@@ -47,18 +47,8 @@ def test_memory_takes_no_pages_before_its_first_use_and_leaves_no_descriptor() -
     memory.worker(3).append(("name",), 1)
     assert 0 < os.fstat(descriptor).st_blocks * 512 <= 65536
     file = os.fstat(descriptor)
-    assert (file.st_dev, file.st_ino) in open_files()
+    assert descriptors_of(file)
     del memory
     gc.collect()
     # By the file, not by the number, which the next file that any thread opens gets again.
-    assert (file.st_dev, file.st_ino) not in open_files()
-
-
-def open_files() -> set[tuple[int, int]]:
-    """The files that the process has open, by device and inode (Linux)."""
-    files = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile
-            file = os.fstat(int(number))
-            files.add((file.st_dev, file.st_ino))
-    return files
+    assert not descriptors_of(file)

@@ -173,7 +173,7 @@ def test_a_stopped_process_is_replaced(faulty_engine: Shared) -> None:
     async def main() -> None:
         stopped = router.group.supervisors[0].process
         kill(router, signal.SIGSTOP)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2.5 * SHORT_BATCHES.heartbeat_timeout):
             assert failures(await ask(router, [0] * 8)) == ["EngineLost"] * 8
         assert not router.ready
         with pytest.raises(Overloaded) as caught, router.lease():

@@ -91,7 +91,7 @@ class Classification:
 
     Attributes:
         r, r_requested: the schedule that was used, and the requested one.
-        merging: the rule by which tokens merge.
+        merging: the rule by which tokens merge, ``paper`` or ``pairs``.
         predictions: classes in descending order of score; of several windows, by their average.
         batch_size: number of images or windows in the forward pass.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
@@ -189,6 +189,7 @@ class Model:
         input_size: channels, height, width; of a video, the frames lie below each other.
         classes: number of classes; 0 for a model without a classifier.
         r_max: the largest valid ``r``.
+        merging: the rule by which tokens merge, ``paper`` or ``pairs``.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
         window_seconds: duration of one window of a sound; None for other models.
         frames: of a clip of video, as the following; None for other models.
@@ -214,6 +215,7 @@ class Model:
     stride: int | None = None
     clips: int | None = None
     crops: int | None = None
+    merging: str = "paper"
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -230,6 +232,7 @@ class Model:
             input_size=(channels, height, width),
             levels=levels,
             modality=answer.get("modality", "image"),
+            merging=answer.get("merging", "paper"),
             **of_media,
             **{name: answer[name] for name in names},
         )

@@ -100,6 +100,7 @@ class TestAnswers:
             f"{default_server.url}/classify?r=16&top_k=2", content=SNEAKER, timeout=30
         ).json()
         assert (found.model, found.r, found.r_requested) == ("fashion-mnist", "16", "16")
+        assert found.merging == answer["merging"] == "paper"
         assert [one.label for one in found.predictions] == [
             one["label"] for one in answer["predictions"]
         ]
@@ -156,6 +157,7 @@ class TestAnswers:
     def test_models_and_ready(self, client):
         (model,) = client.models()
         assert (model.name, model.input_size, model.r_max) == ("fashion-mnist", (1, 28, 28), 98)
+        assert model.merging == "paper"
         assert [level.r for level in model.levels] == ["0", "16"]
         assert client.ready()
 

@@ -26,6 +26,7 @@ COMMON = {
     "model": "language",
     "r": "8",
     "r_requested": "8",
+    "merging": "pairs",
     "tokens": TOKENS,
     "timing_ms": {"decode": 1.5, "queue": 0.5, "forward": 20.0},
     "batch_size": 2,
@@ -102,7 +103,7 @@ def test_the_answer_has_the_sound_and_its_windows(make):
     with answering(200, ANSWER) as (url, received), make(url, retry=ONCE) as client:
         found = client.classify(SOUND, windows="each")
     assert received[0][0] == {"windows": ["each"]}
-    assert (found.label, found.modality) == ("en", "audio")
+    assert (found.label, found.modality, found.merging) == ("en", "audio", "pairs")
     assert found.media == Media(seconds=5.25, sample_rate=44_100, channels=2)
     prediction = Prediction("en", 2, 0.75)
     tokens = Tokens(129, 40)

@@ -18,7 +18,7 @@ class BlockCost:
         mlp: linear MACs per token that is left after merging.
         pair: MACs per pair of tokens: products of queries and keys, and of weights and values.
         match: MACs per pair of tokens that are compared by their mean keys: the width of a key.
-        heads: number of keys of a token. By the rule ``pairs``, tokens are compared by all of them.
+        heads: number of keys of a token; some rules compare all of them.
     """
 
     attention: int
@@ -30,7 +30,7 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image through a model that merges by one of the rules of `tome_core.patch`.
+    """MACs of one image through a model.
 
     Attributes:
         fixed: MACs of the patch embedding, the head and all else that merging does not change.
@@ -38,8 +38,9 @@ class Cost:
         prefix: number of prefix tokens, which are not compared in matching.
         pool: MACs per token that an attention pool reads, without the prefix tokens.
         pool_blocks: MACs of each block of the pool, which attends to these tokens and merges none.
-        pairs: whether the rule is ``pairs``, which compares all tokens that are no prefix tokens;
-            else ``paper``, which compares those of A with those of B.
+        all_pairs: whether matching compares all tokens that are no prefix tokens with each other,
+            as `tome_core.Pairs` does; else those of A with those of B, as `tome_core.Bipartite`.
+        all_heads: whether it compares the keys of all heads; else their mean.
     """
 
     fixed: int
@@ -47,7 +48,8 @@ class Cost:
     prefix: int = 0
     pool: int = 0
     pool_blocks: tuple[BlockCost, ...] = ()
-    pairs: bool = False
+    all_pairs: bool = False
+    all_heads: bool = False
 
     def macs(self, tokens: Sequence[int]) -> int:
         """Return the total for one image.
@@ -66,11 +68,12 @@ class Cost:
         return total
 
     def _matching(self, block: BlockCost, tokens: int) -> int:
-        if self.pairs:
+        width = block.match * (block.heads if self.all_heads else 1)
+        if self.all_pairs:
             mergeable = tokens - self.prefix
-            return mergeable * mergeable * block.heads * block.match
+            return mergeable * mergeable * width
         tokens_of_a, tokens_of_b = set_sizes(tokens, self.prefix)
-        return tokens_of_a * tokens_of_b * block.match
+        return tokens_of_a * tokens_of_b * width
 
     def linear(self, tokens: Sequence[int]) -> int:
         """Return the part of `macs` that is fixed or grows linearly with the number of tokens."""

@@ -72,14 +72,8 @@ class Matcher(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Bipartite:
-    """Bipartite soft matching (paper, section 3 and appendix D).
-
-    Tokens, prefix tokens included, alternate between sets A and B. Each token of A has an edge to
-    its most similar token of B (cosine similarity). The ``r`` most similar pairs merge, and several
-    tokens may merge into one. Of equal similarities the lowest index comes first.
-    """
+class AtMostHalf:
+    """A matcher that merges ``r`` tokens, or half of the mergeable ones if these are fewer."""
 
     def remaining(
         self,
@@ -87,8 +81,18 @@ class Bipartite:
         r: int,
         prefix: int,
     ) -> int:
-        """Return ``tokens - r``, where r is at most half of the mergeable tokens."""
+        """Return the tokens after a block; see `Matcher`."""
         return tokens_left(tokens, r, prefix)
+
+
+@dataclass(frozen=True)
+class Bipartite(AtMostHalf):
+    """Bipartite soft matching (paper, section 3 and appendix D).
+
+    Tokens, prefix tokens included, alternate between sets A and B. Each token of A has an edge to
+    its most similar token of B (cosine similarity). The ``r`` most similar pairs merge, and several
+    tokens may merge into one. Of equal similarities the lowest index comes first.
+    """
 
     @torch.no_grad()
     def __call__(
@@ -212,17 +216,8 @@ class Kth:
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(AtMostHalf):
     """``r`` random tokens merge, each into the most similar token that stays."""
-
-    def remaining(
-        self,
-        tokens: int,
-        r: int,
-        prefix: int,
-    ) -> int:
-        """Return the same as `Bipartite.remaining`."""
-        return tokens_left(tokens, r, prefix)
 
     @torch.no_grad()
     def __call__(

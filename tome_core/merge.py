@@ -46,9 +46,10 @@ def norm_preserving_mean(
     that nothing merges into keeps its value to the last bit.
     """
     exact = tokens.to(sizes.dtype)  # (B, N, D)
-    norms = exact.norm(dim=-1, keepdim=True)  # (B, N, 1)
-    means, merged_sizes = merge(exact, sizes, matching.dest, length)  # (B, length, D)
-    mean_norms, _ = merge(norms, sizes, matching.dest, length)  # (B, length, 1)
+    with_norms = torch.cat([exact, exact.norm(dim=-1, keepdim=True)], dim=-1)  # (B, N, D + 1)
+    merged, merged_sizes = merge(with_norms, sizes, matching.dest, length)
+    means = merged[..., :-1]  # (B, length, D)
+    mean_norms = merged[..., -1:]  # (B, length, 1)
     shortest = torch.finfo(means.dtype).tiny  # a mean of zero stays zero
     scaled = means * (mean_norms / means.norm(dim=-1, keepdim=True).clamp_min(shortest))
 

@@ -16,6 +16,7 @@ from tome_core.dense import Format, check_format, dense_features, resolve_layers
 from tome_core.execution import Execution
 from tome_core.merge import accumulation_dtype
 from tome_core.merging import Merging
+from tome_core.metric import all_keys
 from tome_core.outputs import Outputs
 from tome_core.pairs import Pairs
 from tome_core.pixels import Images, check_images, normalised
@@ -242,7 +243,11 @@ class MergedViT(nn.Module):
 
     def cost(self) -> Cost:
         """Return the MAC count, by token counts, of an image of the model's own input size."""
-        return replace(self.adapter.cost, pairs=isinstance(self.merging.matcher, Pairs))
+        return replace(
+            self.adapter.cost,
+            all_pairs=isinstance(self.merging.matcher, Pairs),
+            all_heads=self.merging.metric is all_keys,
+        )
 
     @property
     def takes_bounds(self) -> bool:

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tome_core.matching import Matching
-from tome_core.split import most_mergeable, tokens_left
+from tome_core.matching import AtMostHalf, Matching
+from tome_core.split import most_mergeable
 
 _LOWEST_SIMILARITY = -2.0  # of NaN; a cosine is at least -1
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(AtMostHalf):
     """The ``r`` most similar pairs of tokens merge, and each token is in one pair at most.
 
     The definition: ``r`` times, the most similar two of all tokens that are no prefix tokens and in
@@ -26,15 +26,6 @@ class Pairs:
     position is lowest comes first, then the one whose higher position is lowest; NaN comes last.
     The lower token of a pair merges into the higher one. The tokens that stay keep their order.
     """
-
-    def remaining(
-        self,
-        tokens: int,
-        r: int,
-        prefix: int,
-    ) -> int:
-        """Return ``tokens - r``, where r is at most half of the mergeable tokens."""
-        return tokens_left(tokens, r, prefix)
 
     @torch.no_grad()
     def __call__(
@@ -63,7 +54,7 @@ def _similarities(metric: Tensor) -> Tensor:
     unit = F.normalize(metric, dim=-1)
     above_diagonal = (unit @ unit.transpose(1, 2)).triu(1)
     similarities = above_diagonal + above_diagonal.transpose(1, 2)
-    similarities = similarities.nan_to_num(nan=_LOWEST_SIMILARITY)
+    similarities.nan_to_num_(nan=_LOWEST_SIMILARITY)
     similarities.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     return similarities
 

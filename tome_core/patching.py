@@ -31,8 +31,8 @@ def patch(
         vit: a timm Vision Transformer.
         prop_attn: proportional attention in the blocks (paper, equation 1). Disable it for MAE
             models that were not trained with merging (paper, table 1f).
-        merging: the rule by which tokens merge: ``paper``, or ``pairs``, which changes the results
-            less at the same ``r`` and takes a little longer; see `tome_core.Pairs`.
+        merging: the rule by which tokens merge: ``paper``, or ``pairs``, which compares all tokens
+            with each other; see `tome_core.Pairs`.
         matcher: how tokens are matched, in place of the rule's way.
 
     Raises:
@@ -52,11 +52,11 @@ def patch(
         memo[id(tensor)] = tensor
     adapter = adapt(copy.deepcopy(vit, memo))
     rule = RULES[merging]
-    how = Merging(
+    way_of_merging = Merging(
         matcher=matcher or rule.matcher,
         prop_attn=prop_attn,
         prefix=adapter.prefix,
         metric=rule.metric,
         combine=rule.combine,
     )
-    return MergedViT(adapter, how, Execution(ReferenceStrategy()))
+    return MergedViT(adapter, way_of_merging, Execution(ReferenceStrategy()))

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.ablations.limit import AtMostHalf
-from tome_core.matching import Matching
+from tome_core.matching import AtMostHalf, Matching
 from tome_core.split import most_mergeable, split
 
 # Tokens (B, |A|, d) and (B, |B|, d) -> how alike each pair is, (B, |A|, |B|).

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.ablations.limit import AtMostHalf
-from tome_core.matching import Matching
+from tome_core.matching import AtMostHalf, Matching
 
 
 @dataclass(frozen=True)

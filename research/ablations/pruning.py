@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from research.ablations.limit import AtMostHalf
-from tome_core.matching import Matching
+from tome_core.matching import AtMostHalf, Matching
 from tome_core.split import most_mergeable
 
 # What the metric says of all tokens (B, N, ...) and prefix -> a score of each other token (B, N -

@@ -107,8 +107,7 @@ class ModelSpec(BaseModel):
     )
     merging: RuleName = Field(
         "paper",
-        description="Which tokens merge: as in the paper, or the most similar pairs of all, which"
-        " changes the results less at the same r and takes longer.",
+        description="Which tokens merge: as in the paper, or the most similar pairs of all.",
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."

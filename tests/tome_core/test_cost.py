@@ -8,12 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tome_core.models import BEYOND_ORACLE, VARIANTS, make_images, make_vit
 from tests.tome_core.vjepa2 import make_clips, make_vjepa2
-from tome_core import Kth, Schedule, patch
+from tome_core import Kth, Pairs, Schedule, patch
 from tome_core.attention import explicit_attention
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.cost import BlockCost, Cost
 from tome_core.execution import Execution
-from tome_core.rules import RuleName
 
 R: list[Any] = [0, 1, 3, 8, Schedule.linear(3, -1), Schedule.per_layer([0, 5])]
 
@@ -49,18 +48,21 @@ def test_macs_of_v_jepa_2_and_its_pooler_equal_the_flops_that_pytorch_counts(cla
 
 
 @pytest.mark.parametrize("variant", ["class-token", "wide-heads", "differential", "side-by-side"])
-def test_macs_of_pairs_equal_the_flops_that_pytorch_counts(variant: str) -> None:
+@pytest.mark.parametrize("options", [{"merging": "pairs"}, {"matcher": Pairs()}])
+def test_macs_of_pairs_equal_the_flops_that_pytorch_counts(
+    variant: str, options: dict[str, Any]
+) -> None:
     vit = make_vit(dtype=torch.float32, **{**VARIANTS, **BEYOND_ORACLE}[variant])
-    assert_macs_are_counted(vit, make_images(1, dtype=torch.float32), "pairs")
+    assert_macs_are_counted(vit, make_images(1, dtype=torch.float32), **options)
 
 
 @torch.no_grad()
-def assert_macs_are_counted(vit: Any, image: torch.Tensor, merging: RuleName = "paper") -> None:
+def assert_macs_are_counted(vit: Any, image: torch.Tensor, **options: Any) -> None:
     # PyTorch counts explicit products on every device, and its fused kernel on some.
     for module in vit.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
-    model = patch(vit.requires_grad_(False), merging=merging)
+    model = patch(vit.requires_grad_(False), **options)
     model.execution = Execution(ReferenceStrategy(explicit_attention))
     tokens = model.input_tokens(image)
     counted = {}

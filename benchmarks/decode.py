@@ -30,9 +30,8 @@ from torchvision.transforms.v2 import functional
 from benchmarks.photographs import encode, noise, photograph
 from server.imaging import decode as decoding
 from server.imaging import resampling
-from server.imaging.decode import decode, open_container
+from server.imaging.decode import decode, decode_frame, open_container
 from server.imaging.resize import resize_and_crop
-from server.imaging.turbojpeg import decode_frame
 from server.media.transforms import ImageTransform
 
 SIDE = 224

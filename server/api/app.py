@@ -13,6 +13,7 @@ from server.api.middleware.auth import ApiKeys
 from server.api.middleware.requests import Application, RequestMiddleware
 from server.api.middleware.tracing import create_tracing
 from server.api.pipeline.admission import Admission, BodyLimits
+from server.api.pipeline.image import ImagePath
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.media import MediaPath
 from server.api.pipeline.threads import Threads
@@ -60,13 +61,14 @@ def create_app(
     admission = _create_admission(settings, router)
     threads = Threads(settings.decode_threads)
     pool = _create_pool(settings, metrics, worker)
+    decode_image = partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side)
     inference = InferencePipeline(
         router,
         admission,
         metrics,
-        decode=partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side),
-        threads=threads,
-        infer_media=MediaPath(router, admission, metrics, pool, threads).infer,
+        threads,
+        image_path=ImagePath(router, metrics, decode_image, threads),
+        media_path=MediaPath(router, admission, metrics, pool, threads),
     )
     app.state.components = service.AppComponents(
         engines, admission, inference, settings.default_r, settings.media_limits

@@ -230,7 +230,7 @@ class Router:
 
 
 class Lease(AbstractContextManager["Lease"]):
-    """One image's hold on a slot, from `Router.lease`: write the image, then run it.
+    """One image's hold on a slot, from `Router.lease`: write the image, then submit it.
 
     A sound or video may write and run several of its windows, one after the other.
 
@@ -268,7 +268,7 @@ class Lease(AbstractContextManager["Lease"]):
         dtype = np.float32 if self._normalised else np.uint8
         np.copyto(self._slots.memory.view(self._slot, pixels.shape, dtype), pixels)
 
-    async def run(
+    def submit(
         self,
         model: str,
         choices: Sequence[Schedule],
@@ -277,8 +277,8 @@ class Lease(AbstractContextManager["Lease"]):
         output_kind: OutputKind = "classes",
         request_id: str = "",
         keep_slot: bool = False,
-    ) -> Result:
-        """Submit the image and wait for its result. Cancelling the wait cancels the job.
+    ) -> asyncio.Future[Result]:
+        """Submit the image, and return its future result. Cancelling the future cancels the job.
 
         The other arguments are those of `Job`.
 
@@ -287,7 +287,8 @@ class Lease(AbstractContextManager["Lease"]):
                 be written and run.
 
         Raises:
-            EngineLost: no engine is ready, or the engine ended before the image was run.
+            EngineLost: no engine is ready. The future raises it if the engine ends before the image
+                was run.
         """
         job = Job(
             id=self._router.next_job_id(),
@@ -307,4 +308,4 @@ class Lease(AbstractContextManager["Lease"]):
             self._work = None  # the next window counts when it is submitted
         else:
             self.submitted = True
-        return await future
+        return future

@@ -16,13 +16,14 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import AvifImagePlugin, Image, ImageFile, features
 
 from server.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from server.imaging.avif import is_avif, open_avif
 from server.imaging.bmp import is_bmp, open_bmp
 from server.imaging.colours import convert, correct_transparency
-from server.imaging.container import StrippedImage
+from server.imaging.container import Frame, StrippedImage
 from server.imaging.foreign import name_format
 from server.imaging.gif import strip_gif
 from server.imaging.jpeg import strip_jpeg
@@ -31,7 +32,6 @@ from server.imaging.png import SIGNATURE as _PNG_SIGNATURE
 from server.imaging.png import strip_png
 from server.imaging.resampling import choose_library
 from server.imaging.resize import dct_reduction, is_part, resize_and_crop, resized_size
-from server.imaging.turbojpeg import decode_frame
 from server.imaging.webp import open_webp
 from server.media.transforms import ImageTransform
 
@@ -122,6 +122,39 @@ def _decode_usual_jpeg(
     reduction = dct_reduction(size, transform)
     decoded = decode_frame(stripped.body, frame, transform.size[0], reduction)
     return None if decoded is None else resize_and_crop(decoded, transform)
+
+
+def decode_frame(
+    body: bytes,
+    frame: Frame,
+    channels: int,
+    reduction: int = 1,
+) -> npt.NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG as ``uint8 (H, W, C)``; None where Pillow has to decode them.
+
+    libjpeg-turbo decodes them without Pillow's reading in Python. Pillow uses the same library in
+    the same way, so the pixels are equal. Whatever the library remarks upon, be it only a byte too
+    many, is left to Pillow, which says what is an error.
+
+    Args:
+        body: without metadata.
+        frame: its header; its size is within the limits.
+        channels: 1 or 3.
+        reduction: 1, 2, 4 or 8, which divides its sides: they become so many times shorter.
+    """
+    if channels < frame.components:
+        # Pillow computes grey from red, green and blue.
+        return None
+    height = frame.height // reduction
+    width = frame.width // reduction
+    colours = "RGB" if channels == 3 else "GRAY"
+    try:
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            body, colours, min_height=height, min_width=width, strict=True
+        )
+    except ValueError:
+        return None
+    return pixels if pixels.shape == (height, width, channels) else None
 
 
 def open_container(body: bytes) -> StrippedImage:

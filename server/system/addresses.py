@@ -224,3 +224,13 @@ def _remove_stale(path: Path) -> None:
         except BlockingIOError:
             pass  # its backlog is full
     raise ConfigError(f"cannot listen on unix:{path}: another process listens there")
+
+
+def without_mapping(address: str) -> str:
+    """Return the IPv4 address that an IPv6 address stands for, or ``address`` itself.
+
+    On a socket for both families an IPv4 client has an address such as ::ffff:192.0.2.1 (RFC 4291,
+    section 2.5.5.2). Settings and logs know it as 192.0.2.1.
+    """
+    mapped = address.removeprefix("::ffff:")
+    return mapped if "." in mapped else address

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Embedding
+from server.api.contract.schemas import Embedding
 from server.imaging.visualization import draw_regions, encode_png
 from server.ipc.messages import Outcome
 
@@ -32,13 +32,11 @@ class FinishedImage:
     pixels: npt.NDArray[np.uint8] | None = None
 
 
-def build_classes(image: FinishedImage) -> Answer:
-    """Return the best classes with their labels."""
-    return Answer(**class_fields(image))
-
-
 def class_fields(image: FinishedImage) -> dict[str, Any]:
-    """Return the fields of an `Answer`, without the time that its validation takes."""
+    """Return the best classes with their labels: the fields of an `Answer`.
+
+    Most requests get these, and to validate them takes longer than to make them.
+    """
     outcome = image.outcome
     labels = image.params.model.labels
     predictions = predictions_of(labels, outcome.classes, outcome.scores)

@@ -1,6 +1,7 @@
-"""The path of one image through the API process: admission, body, decode, submit, response.
+"""The path of a request through the API process: admission, body, and then that of its images.
 
-A sound or a video leaves it after its body: `server.api.pipeline.media`.
+The path of one image goes on in `server.api.pipeline.image`, that of a sound or a video in
+`server.api.pipeline.media`.
 """
 
 from __future__ import annotations
@@ -8,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 from starlette.requests import ClientDisconnect, Request
 
 from server.api.contract.asgi_extensions import CLIENT_CONNECTION, ClientConnection
-from server.api.contract.failures import error_of
 from server.api.contract.params import Params
 from server.api.contract.problem_details import problem_of
 from server.api.contract.schemas import Problem
@@ -24,20 +23,16 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
 from server.api.pipeline.cancellation import cancel_at, race_with_disconnect
-from server.api.pipeline.image_responses import FinishedImage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
-from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.response_kinds import ResponseKind
 from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
 from server.engine_client.routing import Lease, Router
-from server.errors import BadImage, RequestError, UnsupportedFormat
-from server.imaging.small import MAX_INPUT_PIXELS, MAX_SMALL_BYTES, is_small
+from server.errors import BadImage, RequestError
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.media.modality import Modality
-from server.media.transforms import ImageTransform
 from server.metrics.api import Metrics
 
 T = TypeVar("T")
@@ -46,11 +41,28 @@ Parsed = TypeVar("Parsed", bound=ParsedRequest)
 _NO_DEADLINE = contextlib.nullcontext()
 
 
-class InferMedia(Protocol):
-    """Decodes one sound or video, runs its windows, and builds its response, as for one image."""
+class MediaPath(Protocol):
+    """Takes one sound or video from its body to its response, for a model of it."""
 
-    async def __call__(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+    async def infer(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
         """As `server.api.pipeline.media.MediaPath.infer`."""
+        ...
+
+
+class ImagePath(Protocol):
+    """Takes one image from its body to its response, or several inputs of the model itself."""
+
+    async def infer(self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """As `server.api.pipeline.image.ImagePath.infer`."""
+        ...
+
+    async def infer_pixels(
+        self,
+        images: Sequence[BufferedInput],
+        leases: Sequence[Lease],
+        request: InferenceRequest[T],
+    ) -> list[T]:
+        """As `server.api.pipeline.image.ImagePath.infer_pixels`."""
         ...
 
 
@@ -58,12 +70,9 @@ class InferencePipeline:
     """Takes a request from its admission to the content of its response.
 
     Args:
-        decode: returns the pixels of an encoded image for a model, as
-            `server.imaging.decode.decode` does, and raises what that raises.
         threads: for work that would block the event loop: decoding, parsing and drawing. They take
             calls first come, first served. Each call belongs to a slot, so the number of slots
             bounds their queue.
-        infer_media: takes the path of a sound or a video, for a model of it.
     """
 
     def __init__(
@@ -71,16 +80,16 @@ class InferencePipeline:
         router: Router,
         admission: Admission,
         metrics: Metrics,
-        decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
         threads: Threads,
-        infer_media: InferMedia,
+        image_path: ImagePath,
+        media_path: MediaPath,
     ) -> None:
         self._router = router
         self._admission = admission
         self._metrics = metrics
-        self._decode_image = decode
         self._threads = threads
-        self._infer_media = infer_media
+        self._image_path = image_path
+        self._media_path = media_path
 
     def models(self) -> Mapping[str, ModelInfo]:
         """Return the served models by name. Raises `Overloaded` until they are loaded."""
@@ -158,7 +167,7 @@ class InferencePipeline:
             return await self._infer_images(images, first_lease, request)
         if len(images) > 1:
             raise BadImage(f"the body has {len(images)} files, but this route takes one")
-        return await self._infer_image(images[0], first_lease, request)
+        return await self._infer_one(images[0], first_lease, request)
 
     async def _parse_and_infer(
         self,
@@ -204,95 +213,35 @@ class InferencePipeline:
         async def infer(index: int, image: BufferedInput, lease: Lease | None) -> T | Problem:
             try:
                 if lease is not None:
-                    return await self._infer_image(image, lease, request)
+                    return await self._infer_one(image, lease, request)
                 with self._lease(request) as own_lease:
-                    return await self._infer_image(image, own_lease, request)
+                    return await self._infer_one(image, own_lease, request)
             except RequestError as error:
                 if request.fail_together:
-                    if len(images) > 1:
-                        error.extensions["index"] = index
+                    name_image(error, index, len(images))
                     raise
                 self._metrics.observe_error(error)
                 return problem_of(error)
 
-        leases: list[Lease | None] = [first_lease, *[None] * (len(images) - 1)]
+        indices = range(len(images))
+        if not request.fail_together:
+            no_leases = [None] * (len(images) - 1)
+            return await run_together(map(infer, indices, images, [first_lease, *no_leases]))
         with contextlib.ExitStack() as stack:
-            if request.fail_together:
-                for index in range(1, len(images)):
-                    leases[index] = stack.enter_context(self._lease(request))
-            return await run_together(
-                infer(index, image, leases[index]) for index, image in enumerate(images)
-            )
+            leases = [first_lease]
+            for _ in images[1:]:
+                leases.append(stack.enter_context(self._lease(request)))
+            if all(isinstance(image.content, np.ndarray) for image in images):
+                return [*await self._image_path.infer_pixels(images, leases, request)]
+            return await run_together(map(infer, indices, images, leases))
 
-    async def _infer_image(
-        self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]
+    async def _infer_one(
+        self, content: BufferedInput, lease: Lease, request: InferenceRequest[T]
     ) -> T:
-        """Decode one image into its slot, run it, and build its response."""
-        params = request.params
-        is_image = params.model.transform.modality is Modality.IMAGE
-        if not is_image and not isinstance(image.content, np.ndarray):
-            return await self._infer_media(image, lease, request)
-        context = request.context
-        kind = request.response_kind
-        started = time.monotonic()
-        try:
-            pixels = await self._decode(image, params.model)
-            # Tens of microseconds. A thread must not write into the slot: it could still do so when
-            # the client has disconnected and another request holds the slot.
-            lease.write(pixels)
-        finally:
-            image.release()
-        decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
-        # Only a picture needs the pixels again; other pixels are freed while their image waits.
-        picture_pixels = pixels if kind.is_picture else None
-        del pixels
-
-        submitted = time.monotonic()
-        result = await lease.run(
-            params.model.name,
-            params.choices,
-            params.top_k,
-            params.deadline,
-            kind.output,
-            request_id=context.id,
-        )
-        outcome = result.outcome
-        if outcome.failure or outcome.schedule is None:
-            raise error_of(outcome.failure, self._router.retry_after)
-        context.r = str(outcome.schedule)
-        context.record_run(submitted, result)
-        timing = {
-            "decode": decode_ms,
-            "queue": record_stage(context, "queue", outcome.queue_seconds),
-            "forward": record_stage(context, "forward", result.batch.forward_seconds),
-        }
-        finished = FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
-        response = await build_response(
-            lambda: kind.build(finished), request, self._threads, self._metrics
-        )
-        self._metrics.observe_image(params.model.name, outcome.schedule)
-        return response
-
-    async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
-        if isinstance(image.content, np.ndarray):
-            return image.content
-
-        # The content is taken when the thread begins. A call that waits in the queue holds none:
-        # after a cancellation, which releases the image, it stays there until a thread takes it.
-        def decode() -> npt.NDArray[np.uint8]:
-            body = image.encoded_bytes()
-            try:
-                return self._decode_image(body, cast("ImageTransform", model.transform))
-            except UnsupportedFormat as error:
-                raise name_modality(error, body, model.modality, model.name) from None
-
-        content = image.content
-        if len(content) <= MAX_SMALL_BYTES and isinstance(content, bytes):
-            height, width = model.transform.size[1:]
-            if height * width <= MAX_INPUT_PIXELS and is_small(content):
-                return decode()  # in less time than the way to a thread and back takes
-        del content
-        return await self._run_in_thread(decode)
+        is_image = request.params.model.transform.modality is Modality.IMAGE
+        if is_image or isinstance(content.content, np.ndarray):
+            return await self._image_path.infer(content, lease, request)
+        return await self._media_path.infer(content, lease, request)
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await self._threads.run(function)
@@ -302,6 +251,12 @@ class InferencePipeline:
 
     def _estimate_work(self, params: Params) -> WorkEstimate:
         return self._router.estimate_work(params.model.name, params.choices, params.deadline)
+
+
+def name_image(error: RequestError, index: int, images: int) -> None:
+    """Say in ``error`` which of several ``images`` it is of."""
+    if images > 1:
+        error.extensions["index"] = index
 
 
 async def read_images(

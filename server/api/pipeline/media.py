@@ -201,7 +201,7 @@ class MediaPath:
     ) -> Result:
         params = request.params
         submitted = time.monotonic()
-        result = await lease.run(
+        result = await lease.submit(
             params.model.name,
             params.choices,
             top_k,

@@ -33,9 +33,7 @@ class ResponseKind(Generic[T]):
     is_picture: bool = False
 
 
-CLASSES = ResponseKind("classes", images.build_classes, media.build_classes)
-# The same, as the JSON has them: most requests get these.
-CLASS_FIELDS = ResponseKind[Any]("classes", images.class_fields, media.build_classes)
+CLASSES = ResponseKind[Any]("classes", images.class_fields, media.build_classes)
 FEATURES = ResponseKind("features", images.build_embedding, media.build_embedding)
 RAW_FEATURES = ResponseKind("features", images.build_raw_features, media.build_raw_features)
 PICTURE = ResponseKind("source", images.build_picture, media.build_picture, is_picture=True)

@@ -32,7 +32,7 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.pipeline.response_kinds import (
-    CLASS_FIELDS,
+    CLASSES,
     FEATURES,
     PICTURE,
     RAW_FEATURES,
@@ -193,14 +193,14 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
         Answer | SoundAnswer | SoundAnswerByWindow | VideoAnswer | VideoAnswerByWindow | Answers
     ),
     responses=_PROBLEMS,
-    openapi_extra=openapi_operation(CLASS_FIELDS.output, "or more files."),
+    openapi_extra=openapi_operation(CLASSES.output, "or more files."),
 )
 async def classify(request: Request) -> Any:
     """Classify one image, sound or video, or several in multipart or JSON.
 
     In each block `r` tokens are merged. The scores of a sound or video are means over its windows.
     """
-    result = await infer(request, CLASS_FIELDS)
+    result = await infer(request, CLASSES)
     body = {"results": result} if isinstance(result, list) else result
     content = to_json(body, inf_nan_mode="null")
     return timed_response(content, _JSON_TYPE, request.scope["state"]["context"])

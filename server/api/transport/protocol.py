@@ -28,6 +28,7 @@ from server.errors import (
     RequestError,
     SlowHeader,
 )
+from server.system.addresses import without_mapping
 from server.system.stop_plan import StopPlan
 
 MAX_HEADER_BYTES = 65536
@@ -162,9 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _set_addresses(self) -> None:
         """Correct what uvicorn took for the addresses of both ends.
 
-        On a socket for both families an IPv4 client has an address such as ::ffff:192.0.2.1
-        (RFC 4291, section 2.5.5.2). Settings and logs know it as 192.0.2.1. The client of a Unix
-        socket has no address.
+        The client of a Unix socket has none.
         """
         if self.server is not None and self.server[1] is None:
             self.client = (UNIX_CLIENT, 0)
@@ -284,6 +283,15 @@ class LimitedProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
 
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body until it is received; without uvicorn's copies if it is alone."""
+        cycle: Any = self.cycle
+        if not cycle.body:
+            cycle.body = b""  # the sum with it is ``body`` itself
+        elif isinstance(cycle.body, bytes):
+            cycle.body = bytearray(cycle.body)  # further parts are added in place
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Start the keep-alive timeout if the response came before the end of the body."""
         if self.parser.should_upgrade():
@@ -390,9 +398,3 @@ class LimitedProtocol(HttpToolsProtocol):
         self._registry.on_refusal(error)
         self.transport.write(refusal(error))
         self.close()
-
-
-def without_mapping(address: str) -> str:
-    """Return the IPv4 address that an IPv6 address stands for, or ``address`` itself."""
-    mapped = address.removeprefix("::ffff:")
-    return mapped if "." in mapped else address

@@ -45,7 +45,7 @@ def test_a_restarted_engine_takes_jobs_again() -> None:
             engines.engine_ended(0)
             (end,) = await server.start(seconds=0.5)
             with router.lease() as lease:
-                running = asyncio.create_task(lease.run("tiny", PLAIN, 3))
+                running = lease.submit("tiny", PLAIN, 3)
                 await end.receive(1)
                 end.answer(end.jobs)
                 await running
@@ -107,7 +107,7 @@ def test_no_slot_stays_taken_if_the_end_of_an_engine_is_known_before_its_start()
             engines.engine_ended(0)
             (end,) = await server.start()
             with server.routers[0].lease() as lease:
-                running = asyncio.create_task(lease.run("tiny", PLAIN, 3))
+                running = lease.submit("tiny", PLAIN, 3)
                 await end.receive(1)
             end.close()
             with pytest.raises(EngineLost):
@@ -147,7 +147,7 @@ def test_a_lost_engine_takes_the_jobs_of_each_process_along() -> None:
             running = []
             for router in server.routers:
                 with router.lease() as lease:
-                    running.append(asyncio.create_task(lease.run("tiny", PLAIN, 3)))
+                    running.append(lease.submit("tiny", PLAIN, 3))
                     await asyncio.sleep(0)
             for end in ends:
                 await end.receive(1)

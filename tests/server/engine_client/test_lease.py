@@ -21,9 +21,7 @@ def test_an_image_is_written_to_its_slot_and_submitted_with_its_type(
             with server.routers[0].lease() as lease:
                 lease.write(np.full(SIZE, 7, dtype))
                 assert not lease.submitted
-                running = asyncio.create_task(
-                    lease.run("tiny", [Schedule.constant(4)], 3, 12.5, request_id="a1")
-                )
+                running = lease.submit("tiny", [Schedule.constant(4)], 3, 12.5, request_id="a1")
                 await end.receive(1)
                 assert lease.submitted
                 (job,) = end.jobs
@@ -44,7 +42,7 @@ def test_a_request_that_is_cancelled_cancels_its_job() -> None:
 
             async def request() -> None:
                 with server.routers[0].lease() as lease:
-                    await lease.run("tiny", PLAIN, 3)
+                    await lease.submit("tiny", PLAIN, 3)
 
             asking = asyncio.create_task(request())
             await end.receive(1)
@@ -63,7 +61,7 @@ async def run_in_kept_slot(server: Server, end: EngineEnd, windows: int, *, answ
     with server.routers[0].lease() as lease:
         for window in range(windows):
             lease.write(np.full(SIZE, window, np.uint8))
-            running = asyncio.create_task(lease.run("tiny", PLAIN, 3, keep_slot=True))
+            running = lease.submit("tiny", PLAIN, 3, keep_slot=True)
             await end.receive(len(end.messages) + 1)
             assert not lease.submitted
             job = end.jobs[-1]
@@ -105,7 +103,7 @@ def test_a_slot_that_is_kept_is_not_free_before_a_lost_engine_has_ended() -> Non
             (end,) = await server.start()
             (worker,) = server.workers
             with server.routers[0].lease() as lease:
-                running = asyncio.create_task(lease.run("tiny", PLAIN, 3, keep_slot=True))
+                running = lease.submit("tiny", PLAIN, 3, keep_slot=True)
                 await end.receive(1)
                 end.close()
                 with pytest.raises(EngineLost):

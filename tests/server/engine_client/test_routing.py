@@ -44,7 +44,7 @@ def ask(router: Router, count: int, deadline: float | None = None) -> list[async
         work = router.estimate_work("tiny", PLAIN, deadline)
         with router.lease(work) as lease:
             lease.write(BLANK)
-            await lease.run("tiny", PLAIN, 3, deadline)
+            await lease.submit("tiny", PLAIN, 3, deadline)
 
     return [asyncio.create_task(run()) for _ in range(count)]
 
@@ -268,7 +268,7 @@ def test_an_image_whose_work_was_not_known_counts_from_its_submission() -> None:
             mine, other = server.routers
             with mine.lease() as lease:
                 assert other.seconds_to_complete(last(other)) == pytest.approx(0.1)
-                running = asyncio.create_task(lease.run("tiny", [Schedule.constant(0)], 3))
+                running = lease.submit("tiny", [Schedule.constant(0)], 3)
                 await ends[0].receive(1)
                 assert other.seconds_to_complete(last(other)) == pytest.approx(0.2)
                 answer(ends[0])
@@ -287,7 +287,7 @@ def test_a_slot_stays_with_its_request_if_no_engine_is_ready() -> None:
                 end.close()
                 await until(lambda: not router.ready)
                 with pytest.raises(EngineLost) as caught:
-                    await lease.run("tiny", PLAIN, 3)
+                    await lease.submit("tiny", PLAIN, 3)
                 assert caught.value.retry_after
                 assert not lease.submitted
                 assert router.engines.slots.used == 1

@@ -114,4 +114,4 @@ async def classify(
     with router.lease() as lease:
         lease.write(pixels)
         top_k = 3 if output_kind == "classes" else 0
-        return await lease.run(model, [Schedule.constant(r)], top_k, deadline, output_kind)
+        return await lease.submit(model, [Schedule.constant(r)], top_k, deadline, output_kind)

@@ -205,7 +205,7 @@ def test_a_killed_process_is_replaced_and_requests_without_a_job_keep_their_slot
             assert failures(await asking) == ["EngineLost"] * 7
             await until(lambda: router.engines.slots.used == 1)
             with pytest.raises(EngineLost):
-                await lease.run("tiny", [Schedule.constant(0)], 1)
+                await lease.submit("tiny", [Schedule.constant(0)], 1)
         assert router.engines.slots.used == 0
         await all_ready_again(router)
 

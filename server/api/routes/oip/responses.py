@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.api.contract.schemas import Answer
+from server.api.pipeline import media_responses
+from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.media_responses import FinishedMedia
+from server.api.pipeline.response_kinds import ResponseKind
 from server.api.routes.oip.requests import OUTPUT_DATATYPES, InferRequest
 from server.api.routes.oip.tensors import LENGTH_BYTES
 
 MODEL_VERSION = "1"  # every model has one version
 
 
+class Row(NamedTuple):
+    """One input's row of the outputs, best class first, and the schedule that was used."""
+
+    r: str
+    labels: list[str]
+    scores: list[float]
+
+
+def _row_of_image(image: FinishedImage) -> Row:
+    outcome = image.outcome
+    labels = image.params.model.labels
+    best = [labels[index] for index in outcome.classes]
+    return Row(str(outcome.schedule), best, list(outcome.scores))
+
+
+def _row_of_media(media: FinishedMedia) -> Row:
+    answer = media_responses.build_classes(media)
+    labels = [prediction.label for prediction in answer.predictions]
+    scores = [prediction.score for prediction in answer.predictions]
+    return Row(answer.r, labels, scores)
+
+
+ROWS = ResponseKind("classes", _row_of_image, _row_of_media)
+
+
 def build_infer_response(
     request: InferRequest,
-    answers: Sequence[Answer],
+    rows: Sequence[Row],
 ) -> tuple[bytes, int | None]:
-    """Return the body for ``answers``, one per image, and the size of its JSON.
+    """Return the body for ``rows``, one per image, and the size of its JSON.
 
     The size is None if the whole body is JSON.
     """
-    shape = [len(answers), len(answers[0].predictions)]
+    shape = [len(rows), len(rows[0].labels)]
     outputs: list[dict[str, Any]] = []
     binary_data = b""
     for output in request.outputs:
@@ -32,7 +60,7 @@ def build_infer_response(
             "datatype": OUTPUT_DATATYPES[output.name],
             "shape": shape,
         }
-        values = output_values(output.name, answers)
+        values = output_values(output.name, rows)
         if output.binary:
             serialized = serialize(values)
             binary_data += serialized
@@ -40,18 +68,18 @@ def build_infer_response(
         else:
             tensor["data"] = values
         outputs.append(tensor)
-    message = response_members(request, answers)
+    message = response_members(request, rows)
     message["outputs"] = outputs
     encoded = json.dumps(message).encode()
     return encoded + binary_data, len(encoded) if binary_data else None
 
 
-def response_members(request: InferRequest, answers: Sequence[Answer]) -> dict[str, Any]:
+def response_members(request: InferRequest, rows: Sequence[Row]) -> dict[str, Any]:
     """Return the members of the response's JSON, less the outputs.
 
     The parameter ``r`` is the schedule that was used; if images got different ones, all of them.
     """
-    schedules = dict.fromkeys(answer.r for answer in answers)
+    schedules = dict.fromkeys(row.r for row in rows)
     members: dict[str, Any] = {
         "model_name": request.params.model.name,
         "model_version": MODEL_VERSION,
@@ -65,12 +93,11 @@ def response_members(request: InferRequest, answers: Sequence[Answer]) -> dict[s
     return members
 
 
-def output_values(name: str, answers: Sequence[Answer]) -> list[str] | list[float]:
+def output_values(name: str, rows: Sequence[Row]) -> list[str] | list[float]:
     """Return the elements of an output in row-major order, ``(images, classes)``."""
-    predictions = [prediction for answer in answers for prediction in answer.predictions]
     if name == "labels":
-        return [prediction.label for prediction in predictions]
-    return [prediction.score for prediction in predictions]
+        return [label for row in rows for label in row.labels]
+    return [score for row in rows for score in row.scores]
 
 
 def serialize(values: Sequence[str] | Sequence[float]) -> bytes:

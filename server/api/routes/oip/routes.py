@@ -14,7 +14,6 @@ from server.api.contract.parameter_values import QUOTED_CHARACTERS
 from server.api.contract.params import find_model
 from server.api.contract.problem_details import problem_response
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.response_kinds import CLASSES
 from server.api.routes.images import timed_response
 from server.api.routes.oip.requests import (
     INPUT_DATATYPES,
@@ -23,7 +22,7 @@ from server.api.routes.oip.requests import (
     InferRequest,
     parse_infer_request,
 )
-from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response
+from server.api.routes.oip.responses import MODEL_VERSION, ROWS, build_infer_response
 from server.api.routes.service import NAME, AppComponents
 from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
@@ -172,10 +171,10 @@ async def infer(request: Request, model: ModelDependency) -> Response:
             components.media_limits[Modality.VIDEO].max_windows,
         )
 
-    infer_request, answers = await components.inference.infer_parsed(
-        request, model, parse, CLASSES, context
+    infer_request, rows = await components.inference.infer_parsed(
+        request, model, parse, ROWS, context
     )
-    body, json_bytes = build_infer_response(infer_request, answers)
+    body, json_bytes = build_infer_response(infer_request, rows)
     if json_bytes is None:
         return timed_response(body, _JSON_TYPE, context)
     response = timed_response(body, _BINARY_TYPE, context)

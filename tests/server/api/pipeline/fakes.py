@@ -66,23 +66,41 @@ class FakeRun:
 
 @dataclass
 class FakeLease:
-    """A slot whose job gets the next prepared result, in the order of submission."""
+    """A slot whose job gets the next prepared result, in the order of submission.
+
+    Without any its result never comes.
+    """
 
     results: list[Any]
     runs: list[FakeRun]
+    futures: list[asyncio.Future[Any]]
     slot: int
     pixels: np.ndarray | None = None
 
     def write(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    async def run(self, *arguments: Any, **options: Any) -> Any:
+    def submit(self, *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         assert self.pixels is not None
         top_k = arguments[2]
         keep_slot = options.get("keep_slot", False)
         self.runs.append(FakeRun(self.slot, float(self.pixels.flat[0]), top_k, keep_slot))
-        await asyncio.sleep(0)
-        return self.results.pop(0)
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if self.results:
+            loop.call_soon(answer_with, future, self.results.pop(0))
+        self.futures.append(future)
+        return future
+
+
+def answer_with(future: asyncio.Future[Any], result: Any) -> None:
+    """Give ``future`` its result, or its error, unless it is cancelled."""
+    if future.cancelled():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def new_board(workers: int = 1) -> Board:
@@ -111,6 +129,7 @@ class FakeRouter:
     results: list[Any] = field(default_factory=list)
     engines: FakeEngines = field(default_factory=FakeEngines)
     runs: list[FakeRun] = field(default_factory=list)
+    futures: list[asyncio.Future[Any]] = field(default_factory=list)  # of the runs
 
     def retry_after(self) -> int:
         return 7
@@ -138,7 +157,7 @@ class FakeRouter:
         self.check_room()
         self.slots -= 1
         try:
-            yield FakeLease(self.results, self.runs, self.slots)
+            yield FakeLease(self.results, self.runs, self.futures, self.slots)
         finally:
             self.slots += 1
 

@@ -28,6 +28,7 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import ParsedRequest
+from server.api.pipeline.image import ImagePath
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.media import MediaPath
@@ -122,9 +123,9 @@ class Pipeline:
             self.router,  # type: ignore[arg-type]
             self.admission,
             self.metrics,
-            no_image,
             threads,
-            path.infer,
+            ImagePath(self.router, self.metrics, no_image, threads),  # type: ignore[arg-type]
+            path,
         )
         self.context = RequestContext("id", path="/classify", started=0.0)
 
@@ -376,5 +377,5 @@ def test_inputs_of_the_model_itself_need_no_decoder():
         request_of([b"pixels"]), AUDIO_MODEL, parse, CLASSES, pipeline.context
     )
     _, (answer,) = pipeline.run(work)
-    assert answer.predictions[0].label == "fish"
+    assert answer["predictions"][0]["label"] == "fish"
     assert values(pipeline) == b"\x07"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answers, Timing
+from server.api.contract.schemas import Answer, Answers, Timing
 from server.api.contract.windows import Windows
 from server.api.pipeline.media_responses import FinishedMedia
 from server.api.pipeline.response_kinds import CLASSES, FEATURES, PICTURE, RAW_FEATURES
@@ -155,7 +155,7 @@ def picture_of(media: FinishedMedia) -> Image.Image:
 def test_a_list_of_results_keeps_the_fields_of_each_of_them():
     one = FIRST._replace(scores=(0.6,), classes=(2,))
     results = [
-        CLASSES.build(finished_image(classes=(2,), scores=(0.5,))),
+        Answer(**CLASSES.build(finished_image(classes=(2,), scores=(0.5,)))),
         CLASSES.build_media(finished(one)),
         CLASSES.build_media(finished(FIRST, SECOND, windows=Windows.EACH)),
         CLASSES.build_media(finished_video(one)),

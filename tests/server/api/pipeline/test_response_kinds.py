@@ -12,10 +12,9 @@ from PIL import Image
 from pydantic_core import to_json
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answers
+from server.api.contract.schemas import Answer, Answers
 from server.api.pipeline.image_responses import FinishedImage
 from server.api.pipeline.response_kinds import (
-    CLASS_FIELDS,
     CLASSES,
     FEATURES,
     PICTURE,
@@ -45,9 +44,14 @@ def finished(pixels: np.ndarray | None = None, **outcome: Any) -> FinishedImage:
     )
 
 
-@pytest.mark.parametrize("response_kind", [CLASSES, FEATURES])
-def test_json_responses_say_what_was_run(response_kind):
-    response = response_kind.build(finished(features=VALUES.tobytes())).model_dump()
+def answer_of(image: FinishedImage) -> Answer:
+    """The validated answer with the best classes."""
+    return Answer(**CLASSES.build(image))
+
+
+@pytest.mark.parametrize("build", [answer_of, FEATURES.build], ids=["classes", "features"])
+def test_json_responses_say_what_was_run(build):
+    response = build(finished(features=VALUES.tobytes())).model_dump()
     assert response["model"] == "tiny"
     assert (response["r"], response["r_requested"]) == ("1", "auto")
     assert response["tokens"] == {"input": 5, "output": 3}
@@ -56,7 +60,7 @@ def test_json_responses_say_what_was_run(response_kind):
 
 
 def test_classes_keep_their_order_and_get_their_labels():
-    answer = CLASSES.build(finished(classes=(2, 0), scores=(0.75, 0.25)))
+    answer = answer_of(finished(classes=(2, 0), scores=(0.75, 0.25)))
     predictions = [(each.label, each.index, each.score) for each in answer.predictions]
     assert predictions == [("fish", 2, 0.75), ("cat", 0, 0.25)]
 
@@ -67,10 +71,10 @@ def test_the_json_of_the_fields_is_that_of_the_validated_answer(
 ) -> None:
     image = finished(classes=(2, 0, 1), scores=tuple(scores))
     image = replace(image, timing={"decode": 0.0, "queue": queue, "forward": 1e-3})
-    fields = to_json(CLASS_FIELDS.build(image), inf_nan_mode="null")
-    assert fields == CLASSES.build(image).model_dump_json().encode()
-    results = to_json({"results": [CLASS_FIELDS.build(image)]}, inf_nan_mode="null")
-    assert results == Answers(results=[CLASSES.build(image)]).model_dump_json().encode()
+    fields = to_json(CLASSES.build(image), inf_nan_mode="null")
+    assert fields == answer_of(image).model_dump_json().encode()
+    results = to_json({"results": [CLASSES.build(image)]}, inf_nan_mode="null")
+    assert results == Answers(results=[answer_of(image)]).model_dump_json().encode()
 
 
 def test_features_are_numbers_in_json_and_bytes_otherwise():

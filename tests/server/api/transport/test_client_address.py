@@ -7,7 +7,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from server.api.transport.lingering import LingerLimits
-from server.api.transport.protocol import without_mapping
+from server.system.addresses import without_mapping
 from tests.server.api.transport.in_loop import listening, run
 from tests.server.system.test_addresses import needs_ipv6
 

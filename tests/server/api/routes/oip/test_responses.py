@@ -6,25 +6,15 @@ from typing import Any
 import numpy as np
 
 from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Prediction, Timing, Tokens
 from server.api.routes.oip.requests import InferRequest, RequestedOutput
-from server.api.routes.oip.responses import build_infer_response, serialize
+from server.api.routes.oip.responses import Row, build_infer_response, serialize
 from server.api.routes.oip.tensors import split_bytes_elements
 from tests.server.api.pipeline.fakes import MODEL
 from tome_core.schedule import Schedule
 
 
-def answer_of(*predictions: tuple[str, float], r: str = "3") -> Answer:
-    return Answer(
-        model="tiny",
-        r=r,
-        r_requested="auto",
-        merging="paper",
-        predictions=[Prediction(label=label, index=0, score=score) for label, score in predictions],
-        tokens=Tokens(input=17, output=11),
-        timing_ms=Timing(decode=0, queue=0, forward=0),
-        batch_size=1,
-    )
+def row_of(*predictions: tuple[str, float], r: str = "3") -> Row:
+    return Row(r, [label for label, _ in predictions], [score for _, score in predictions])
 
 
 def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
@@ -40,21 +30,21 @@ def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
     return InferRequest(params, [], request_id, requested_r)
 
 
-ANSWERS = [
-    answer_of(("Kätzchen", 0.75), ("dog", 0.25)),
-    answer_of(("dog", 1.0), ("fish", 0.0)),
+ROWS = [
+    row_of(("Kätzchen", 0.75), ("dog", 0.25)),
+    row_of(("dog", 1.0), ("fish", 0.0)),
 ]
 
 
-def build(request: InferRequest, answers: list[Answer] = ANSWERS) -> dict[str, Any]:
+def build(request: InferRequest, rows: list[Row] = ROWS) -> dict[str, Any]:
     """The response, which has no binary data."""
-    body, json_bytes = build_infer_response(request, answers)
+    body, json_bytes = build_infer_response(request, rows)
     assert json_bytes is None
     return json.loads(body)
 
 
 def test_binary_outputs_follow_the_json_in_their_order():
-    body, json_bytes = build_infer_response(request_for(labels=True, scores=True), ANSWERS)
+    body, json_bytes = build_infer_response(request_for(labels=True, scores=True), ROWS)
     labels, scores = json.loads(body[:json_bytes])["outputs"]
     assert (labels["shape"], scores["shape"]) == ([2, 2], [2, 2])
     binary_data = memoryview(body)[json_bytes:]
@@ -82,8 +72,8 @@ def test_the_id_is_repeated_if_there_was_one():
 
 
 def test_all_schedules_that_were_used_are_named_once():
-    answers = [answer_of(r="3"), answer_of(r="8"), answer_of(r="3")]
-    response = build(request_for(scores=False), answers)
+    rows = [row_of(r="3"), row_of(r="8"), row_of(r="3")]
+    response = build(request_for(scores=False), rows)
     assert response["parameters"] == {"r": "3 8", "r_requested": "auto"}
 
 

@@ -12,10 +12,9 @@ from benchmarks.photographs import encode, photograph
 from server.errors import RequestError, TooLarge
 from server.imaging import decode as decoding
 from server.imaging.container import Frame
-from server.imaging.decode import decode
+from server.imaging.decode import decode, decode_frame
 from server.imaging.jpeg import strip_jpeg
 from server.imaging.resampling import choose_library
-from server.imaging.turbojpeg import decode_frame
 from server.media.transforms import ImageTransform
 from tests.hostile.build import segment
 

@@ -1,0 +1,185 @@
+"""The path of one image through the API process after its body: decode, submit, response."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from server.api.contract.failures import error_of
+from server.api.pipeline.admission import BufferedInput
+from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.inference import build_response, end_stage, name_image, record_stage
+from server.api.pipeline.inference_request import InferenceRequest
+from server.api.pipeline.modalities import name_modality
+from server.api.pipeline.threads import Threads
+from server.engine_client.link import Result
+from server.engine_client.routing import Lease, Router
+from server.errors import RequestError, UnsupportedFormat
+from server.imaging.small import MAX_INPUT_PIXELS, MAX_SMALL_BYTES, is_small
+from server.ipc.messages import ModelInfo
+from server.media.transforms import ImageTransform
+from server.metrics.api import Metrics
+
+T = TypeVar("T")
+
+
+class Run(NamedTuple):
+    """An image that is submitted.
+
+    Attributes:
+        decode_ms: milliseconds that its decoding took.
+    """
+
+    submitted: float
+    decode_ms: float
+    result: asyncio.Future[Result]
+
+    def abandon(self) -> None:
+        """Cancel the image unless it is done; its result or its error is not wanted."""
+        if not self.result.cancel() and not self.result.cancelled():
+            self.result.exception()  # else asyncio logs that nobody has seen it
+
+
+class ImagePath:
+    """Decodes an image, runs it, and builds its response.
+
+    Args:
+        decode: returns the pixels of an encoded image for a model, as
+            `server.imaging.decode.decode` does, and raises what that raises.
+        threads: for decoding and drawing.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        metrics: Metrics,
+        decode: Callable[[bytes, ImageTransform], npt.NDArray[np.uint8]],
+        threads: Threads,
+    ) -> None:
+        self._router = router
+        self._metrics = metrics
+        self._decode_image = decode
+        self._threads = threads
+
+    async def infer(self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+        """Decode one image into its slot, run it, and build its response.
+
+        Raises:
+            RequestError: it cannot be decoded, or does not run.
+        """
+        started = time.monotonic()
+        try:
+            pixels = await self._decode(image, request.params.model)
+            # Tens of microseconds. A thread must not write into the slot: it could still do so when
+            # the client has disconnected and another request holds the slot.
+            lease.write(pixels)
+        finally:
+            image.release()
+        run = self._submit(lease, request, started)
+        # Only a picture needs the pixels again; other pixels are freed while their image waits.
+        picture_pixels = pixels if request.response_kind.is_picture else None
+        del pixels
+        finished = self._finish(run, await run.result, request, picture_pixels)
+        return await build_response(
+            lambda: request.response_kind.build(finished), request, self._threads, self._metrics
+        )
+
+    async def infer_pixels(
+        self,
+        images: Sequence[BufferedInput],
+        leases: Sequence[Lease],
+        request: InferenceRequest[T],
+    ) -> list[T]:
+        """Return the responses for inputs of the model itself, which need no decoding.
+
+        All are submitted in one go. A task for each would cost more than the rest of this.
+
+        Raises:
+            RequestError: that of the first one that fails, with its ``index``; no other runs.
+        """
+        runs: list[Run] = []
+        responses: list[T] = []
+        try:
+            for image, lease in zip(images, leases, strict=True):
+                started = time.monotonic()
+                lease.write(cast("npt.NDArray[Any]", image.content))
+                image.release()
+                runs.append(self._submit(lease, request, started))
+            for run in runs:
+                finished = self._finish(run, await run.result, request)
+                responses.append(request.response_kind.build(finished))
+        except RequestError as error:
+            name_image(error, len(responses), len(images))
+            raise
+        finally:
+            for run in runs:
+                run.abandon()
+        return responses
+
+    def _submit(self, lease: Lease, request: InferenceRequest[Any], started: float) -> Run:
+        """Submit the image in the slot of ``lease``, whose decoding has ``started`` then."""
+        params = request.params
+        context = request.context
+        decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
+        result = lease.submit(
+            params.model.name,
+            params.choices,
+            params.top_k,
+            params.deadline,
+            request.response_kind.output,
+            request_id=context.id,
+        )
+        return Run(time.monotonic(), decode_ms, result)
+
+    def _finish(
+        self,
+        run: Run,
+        result: Result,
+        request: InferenceRequest[Any],
+        picture_pixels: npt.NDArray[np.uint8] | None = None,
+    ) -> FinishedImage:
+        """Return what the response of an image is built from, and count the image.
+
+        Raises:
+            RequestError: the image did not run.
+        """
+        params = request.params
+        context = request.context
+        outcome = result.outcome
+        if outcome.failure or outcome.schedule is None:
+            raise error_of(outcome.failure, self._router.retry_after)
+        context.r = str(outcome.schedule)
+        context.record_run(run.submitted, result)
+        timing = {
+            "decode": run.decode_ms,
+            "queue": record_stage(context, "queue", outcome.queue_seconds),
+            "forward": record_stage(context, "forward", result.batch.forward_seconds),
+        }
+        self._metrics.observe_image(params.model.name, outcome.schedule)
+        return FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
+
+    async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
+        if isinstance(image.content, np.ndarray):
+            return image.content
+
+        # The content is taken when the thread begins. A call that waits in the queue holds none:
+        # after a cancellation, which releases the image, it stays there until a thread takes it.
+        def decode() -> npt.NDArray[np.uint8]:
+            body = image.encoded_bytes()
+            try:
+                return self._decode_image(body, cast("ImageTransform", model.transform))
+            except UnsupportedFormat as error:
+                raise name_modality(error, body, model.modality, model.name) from None
+
+        content = image.content
+        if len(content) <= MAX_SMALL_BYTES and isinstance(content, bytes):
+            height, width = model.transform.size[1:]
+            if height * width <= MAX_INPUT_PIXELS and is_small(content):
+                return decode()  # in less time than the way to a thread and back takes
+        del content
+        return await self._threads.run(decode)

@@ -20,6 +20,7 @@ _LARGE_BLOCK_BYTES = 1 << 20
 _MAX_MAPPED_BLOCKS = 65536  # the default of glibc
 _HEAP_STEP_BYTES = 64 << 20
 _NEVER_TRIM = -1
+KEPT_BYTES = 64 << 20
 
 
 def map_large_blocks() -> bool:
@@ -51,6 +52,20 @@ def keep_freed_memory() -> bool:
             _M_MMAP_MAX: 0,
             _M_TRIM_THRESHOLD: _NEVER_TRIM,
             _M_TOP_PAD: _HEAP_STEP_BYTES,
+        }
+    )
+
+
+def keep_some_freed_memory() -> bool:
+    """Let glibc keep `KEPT_BYTES` of freed memory at most, for the bodies of the next requests.
+
+    Otherwise bodies of some megabytes may be mapped anew each time; that depends on the sizes of
+    earlier ones. Returns whether the allocator accepts the options.
+    """
+    return _set_options(
+        {
+            _M_MMAP_THRESHOLD: KEPT_BYTES // 2,
+            _M_TRIM_THRESHOLD: KEPT_BYTES,
         }
     )
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from server.allocator import freeze_live_objects
+from server.allocator import freeze_live_objects, keep_some_freed_memory
 from server.api.app import create_app
 from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
@@ -71,6 +71,7 @@ def run(
         slots: descriptor of the memory of the slots.
         metrics_memory: in which all processes count.
     """
+    keep_some_freed_memory()
     settings = config.settings
     metrics = Metrics(metrics_memory, config.worker)
     engines = Engines(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from server.allocator import KEPT_BYTES
 from server.decoding.messages import (
     MAX_BYTES,
     BadReply,
@@ -33,7 +34,6 @@ log = logging.getLogger("tome.decoding")
 _MODULE = "server.decoding"
 _POLL_SECONDS = 0.01
 _EXIT_SECONDS = 1.0
-_KEPT_BYTES = 64 << 20
 # Of the API process, a worker needs how to find Python and its libraries, and no secret.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL")
 
@@ -317,6 +317,6 @@ def _environment() -> dict[str, str]:
         "MKL_NUM_THREADS": "1",
         # glibc keeps what one body took for the next: to map it anew costs a third of a sound's
         # time.
-        "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES // 2),
-        "MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES // 2),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
     }

@@ -13,6 +13,7 @@ from tome_core.metric import BlockTensors
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan, join
+from tome_core.residuals import record_residuals
 
 
 class Block(Protocol):
@@ -132,7 +133,8 @@ def _attend_and_merge(
         # Nothing reads the sizes of leading tokens, so they are not selected.
         return packed
     features = BlockTensors(before=x, after=packed.tokens, q=q, k=k, v=v)
-    return strategy.merge(after_attention, features)
+    merged = strategy.merge(after_attention, features)
+    return record_residuals(after_attention, merged)
 
 
 def _add(

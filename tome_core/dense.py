@@ -1,7 +1,7 @@
 """Dense features of a merged backbone, for heads that need a vector at every place of the grid.
 
 Such heads are those for segmentation and depth. A token that stands for several patches gives its
-vector to each of them.
+vector to each of them; a call may add what merging took from the patch (`tome_core.residuals`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from tome_core.merge import unmerge
 from tome_core.ragged.context import BlockContext
+from tome_core.residuals import add_residual
 
 Format = Literal["NLC", "NCHW"]
+Unmerging = Literal["copy", "residual"]
 
 
 def resolve_layers(depth: int, layers: int | Sequence[int] | None) -> list[int]:
@@ -51,24 +53,40 @@ def dense_features(context: BlockContext, norm: Callable[[Tensor], Tensor] | Non
     """Return the current vector of every input token, ``(B, N0, D)``, in the order of the batch.
 
     Args:
-        context: the tokens before a block, with their sources.
-        norm: a norm for the merged tokens ``(T, D)``; cheaper before unmerging than after it.
+        context: the tokens before a block, with their sources, and with the residuals to add, if
+            any.
+        norm: a norm that works token by token, on ``(T, D)``; it follows the sum.
     """
+    has_residuals = context.packed.residuals is not None
     tokens = context.packed.tokens  # (T, D)
-    if norm is not None:
-        tokens = norm(tokens)
+    if norm is not None and not has_residuals:
+        tokens = norm(tokens)  # cheaper before unmerging than after it
+    features = _unmerge_groups(context, tokens)  # (B, N0, D)
+    if norm is not None and has_residuals:
+        normed = norm(features.flatten(0, 1))  # (B * N0, D)
+        features = normed.unflatten(0, features.shape[:2])
+    return context.plan.restore(features)
+
+
+def _unmerge_groups(context: BlockContext, tokens: Tensor) -> Tensor:
+    """Return ``tokens (T, D)``, unmerged, in the order of the buffer, ``(B, N0, D)``."""
     sources = context.packed.sources or ()
+    residuals = context.packed.residuals or (None,) * len(sources)
     unmerged = []
-    for (_, group_tokens), source in zip(context.views(tokens), sources, strict=True):
-        unmerged.append(unmerge(group_tokens, source))  # (images, N0, D)
-    return context.plan.restore(torch.cat(unmerged))
+    for (_, view), source, residual in zip(context.views(tokens), sources, residuals, strict=True):
+        copies = unmerge(view, source)  # (images, N0, D)
+        unmerged.append(add_residual(copies, residual))
+    return torch.cat(unmerged)
 
 
-def check_format(output_fmt: str) -> None:
-    """Raise ValueError if there is no such format."""
-    formats = get_args(Format)
-    if output_fmt not in formats:
-        raise ValueError(f"output_fmt={output_fmt!r} is not known; there are {', '.join(formats)}")
+def check_choices(output_fmt: str, unmerging: str) -> None:
+    """Raise ValueError if there is no such format, or no such way to unmerge."""
+    for name, value, choices in (
+        ("output_fmt", output_fmt, get_args(Format)),
+        ("unmerge", unmerging, get_args(Unmerging)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} is not known; there are {', '.join(choices)}")
 
 
 def to_format(

@@ -12,9 +12,15 @@ from torch.utils.checkpoint import checkpoint
 
 from tome_core.block import Block, Encoder, run_block
 from tome_core.cost import Cost
-from tome_core.dense import Format, check_format, dense_features, resolve_layers, to_format
+from tome_core.dense import (
+    Format,
+    Unmerging,
+    check_choices,
+    dense_features,
+    resolve_layers,
+    to_format,
+)
 from tome_core.execution import Execution
-from tome_core.merge import accumulation_dtype
 from tome_core.merging import Merging
 from tome_core.metric import all_keys
 from tome_core.outputs import Outputs
@@ -25,7 +31,7 @@ from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import BoundedPlan, Plan, make_plan, token_counts
 from tome_core.schedule import Schedule
-from tome_core.trace import Trace
+from tome_core.trace import Trace, batch_source, make_trace
 
 # One r for the batch, one for each image, or a plan that keeps all lengths on the device.
 R = SupportsIndex | Schedule | Sequence[SupportsIndex | Schedule] | BoundedPlan
@@ -144,23 +150,18 @@ class MergedViT(nn.Module):
         pooled = self._pooled(images, r)
         return self.adapter.features(pooled)
 
-    def trace(self, images: Images, r: R = 0) -> Trace:
-        """Return logits and a record of what was merged. Raises as `forward` does."""
-        plan, packed = self._encode(images, r, trace=True)
-        pooled = self._pool(plan, packed)
-        logits = self.adapter.logits(pooled)
-        tokens = []
-        sizes = []
-        final_tokens = self._by_group(plan, packed)
-        for group_tokens, group_sizes in zip(final_tokens, packed.sizes, strict=True):
-            tokens.append(group_tokens)
-            sizes.append(_sizes_or_ones(group_sizes, group_tokens))
-        return Trace(
-            logits=logits,
-            tokens=plan.by_image(tokens),
-            sizes=plan.by_image(sizes),
-            source=_source(plan, packed),
-        )
+    def trace(self, images: Images, r: R = 0, *, residual: bool = False) -> Trace:
+        """Return logits and a record of what was merged. Raises as `forward` does.
+
+        Args:
+            images, r: see `MergedViT`.
+            residual: unmerge with residuals, into ``Trace.unmerged``; see `tome_core.residuals`.
+        """
+        context = self._run_blocks(images, r, trace=True, residual=residual)
+        unmerged = dense_features(context, self.adapter.norm) if residual else None
+        context = self._apply_norm(context)
+        logits = self.adapter.logits(self._pool(context))
+        return make_trace(context, logits, unmerged)
 
     def outputs(self, images: Images, r: R = 0, *, source: bool = False) -> Outputs:
         """Return several results of one forward pass. Raises as `forward` does.
@@ -171,9 +172,9 @@ class MergedViT(nn.Module):
         """
         source_map = None
         if source:
-            plan, packed = self._encode(images, r, trace=True)
-            pooled = self._pool(plan, packed)
-            source_map = _source(plan, packed)
+            context = self._encode(images, r, trace=True)
+            pooled = self._pool(context)
+            source_map = batch_source(context)
         else:
             pooled = self._pooled(images, r)
         logits = self.adapter.logits(pooled)
@@ -185,8 +186,9 @@ class MergedViT(nn.Module):
 
         They have the form of ``Trace.tokens``.
         """
-        plan, packed = self._encode(images, r, trace=False)
-        return plan.by_image(self._by_group(plan, packed))
+        context = self._encode(images, r, trace=False)
+        views = context.views(context.packed.tokens)
+        return context.plan.by_image([view for _, view in views])
 
     def intermediates(
         self,
@@ -197,6 +199,7 @@ class MergedViT(nn.Module):
         norm: bool = False,
         output_fmt: Format = "NLC",
         return_prefix_tokens: bool = False,
+        unmerge: Unmerging = "copy",
     ) -> list[Any]:
         """Return unmerged dense features of several blocks; timm's intermediates at r=0.
 
@@ -211,14 +214,16 @@ class MergedViT(nn.Module):
                 of the patch grid.
             return_prefix_tokens: return pairs of the features and the prefix tokens
                 ``(B, prefix, D)``.
+            unmerge: ``copy`` gives every input token the features of the token that contains it;
+                ``residual`` adds what merging took from it, see `tome_core.residuals`.
 
         Raises:
-            ValueError: there is no such block or format, or patch dropout leaves too few patches
-                for a map; and as `forward` does.
+            ValueError: there is no such block, format or way to unmerge, or patch dropout leaves
+                too few patches for a map; and as `forward` does.
         """
         indices = resolve_layers(len(self.adapter.blocks), layers)
-        check_format(output_fmt)
-        context = self._first_context(images, r, trace=True)
+        check_choices(output_fmt, unmerge)
+        context = self._first_context(images, r, trace=True, residual=unmerge == "residual")
         grid = self.patch_grid(images)
         prefix = self.merging.prefix
         features: list[Any] = []
@@ -297,21 +302,33 @@ class MergedViT(nn.Module):
         r: R,
         trace: bool,
         leading: int | None = None,
-    ) -> tuple[Plan, Packed]:
+    ) -> BlockContext:
         """Run the embedding, the blocks and the final norm; for ``leading`` see `run_block`."""
-        context = self._first_context(images, r, trace)
-        plan = context.plan
+        context = self._run_blocks(images, r, trace, leading)
+        return self._apply_norm(context)
+
+    def _run_blocks(
+        self,
+        images: Images,
+        r: R,
+        trace: bool,
+        leading: int | None = None,
+        residual: bool = False,
+    ) -> BlockContext:
+        """Run the embedding and the blocks; return the context after the last one."""
+        context = self._first_context(images, r, trace, residual)
+        depth = len(self.adapter.blocks)
         encoder = None if self.training else self.encoder
         if encoder is not None and encoder.supports(context):
-            packed = encoder(context, leading)
-        else:
-            depth = len(self.adapter.blocks)
-            for index in range(depth):
-                is_last = index == depth - 1
-                context = self._run_block(context, leading if is_last else None)
-            packed = context.packed
-        normed = self.adapter.norm(packed.tokens)  # (T, D)
-        return plan, replace(packed, tokens=normed)
+            return replace(context, index=depth, packed=encoder(context, leading))
+        for index in range(depth):
+            is_last = index == depth - 1
+            context = self._run_block(context, leading if is_last else None)
+        return context
+
+    def _apply_norm(self, context: BlockContext) -> BlockContext:
+        normed = self.adapter.norm(context.packed.tokens)  # (T, D)
+        return context.with_tokens(normed)
 
     def _run_block(self, context: BlockContext, leading: int | None = None) -> BlockContext:
         """Run the block of ``context`` as `run_block` does; return the context of the next one."""
@@ -324,7 +341,7 @@ class MergedViT(nn.Module):
             packed = run_block(*arguments)
         return context.following(packed)
 
-    def _first_context(self, images: Images, r: R, trace: bool) -> BlockContext:
+    def _first_context(self, images: Images, r: R, trace: bool, residual: bool) -> BlockContext:
         """Embed the images, sort their tokens as the plan does, and return the first context."""
         check_images(images)
         plan: Plan
@@ -350,6 +367,7 @@ class MergedViT(nn.Module):
             sizes=(None,) * len(plan.groups),
             sources=input_positions if trace else None,
             positions=input_positions if positional is not None else None,
+            residuals=(None,) * len(plan.groups) if residual and plan.merges_anywhere else None,
         )
         return BlockContext(self.merging, plan, 0, packed, positional)
 
@@ -364,33 +382,17 @@ class MergedViT(nn.Module):
         """Return the result of `Adapter.pool`, for callers that need nothing else."""
         prune = self.execution.prune and not self.training and len(self.adapter.blocks) > 0
         leading = self.adapter.leading if prune else None
-        plan, packed = self._encode(images, r, trace=False, leading=leading)
+        context = self._encode(images, r, trace=False, leading=leading)
         if leading is None:
-            return self._pool(plan, packed)
+            return self._pool(context)
         # ``packed.sizes`` are not those of the leading tokens (`run_block`); no pool needs them.
-        leading_tokens = packed.tokens.unflatten(0, (len(images), leading))  # (B, leading, D)
-        pooled = self.adapter.pool(leading_tokens, None)
-        return plan.restore(pooled)
+        tokens = context.packed.tokens.unflatten(0, (len(images), leading))  # (B, leading, D)
+        pooled = self.adapter.pool(tokens, None)
+        return context.plan.restore(pooled)
 
-    def _by_group(self, plan: Plan, packed: Packed) -> list[Tensor]:
-        """Return the tokens of each group after the last block, ``(images, tokens, D)`` each."""
-        return [view for _, view in plan.views(packed.tokens, len(self.adapter.blocks))]
-
-    def _pool(self, plan: Plan, packed: Packed) -> Tensor:
+    def _pool(self, context: BlockContext) -> Tensor:
+        packed = context.packed
         pooled = []
-        for tokens, sizes in zip(self._by_group(plan, packed), packed.sizes, strict=True):
+        for (_, tokens), sizes in zip(context.views(packed.tokens), packed.sizes, strict=True):
             pooled.append(self.adapter.pool(tokens, sizes))
-        return plan.restore(torch.cat(pooled))
-
-
-def _source(plan: Plan, packed: Packed) -> Tensor:
-    assert packed.sources is not None
-    sources = torch.cat(packed.sources)  # (B, N0)
-    return plan.restore(sources)
-
-
-def _sizes_or_ones(sizes: Tensor | None, tokens: Tensor) -> Tensor:
-    if sizes is not None:
-        return sizes
-    dtype = accumulation_dtype(tokens.dtype)
-    return torch.ones(tokens.shape[:2], dtype=dtype, device=tokens.device)
+        return context.plan.restore(torch.cat(pooled))

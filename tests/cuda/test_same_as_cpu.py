@@ -31,9 +31,10 @@ def assert_same(
     r: Any,
 ) -> None:
     batch = images(name, len(MIXED)).to(device)
-    trace = model.trace(batch, r=r)
+    trace = model.trace(batch, r=r, residual=True)
     assert torch.equal(trace.source.cpu(), expected.source)
     assert_close(trace.logits, expected.logits)
+    assert_close(trace.unmerge(), expected.unmerge())
     # Without a trace, the last block may compute only the tokens that the head reads.
     assert_close(model(batch, r=r), expected.logits)
     for sizes, expected_sizes in zip(trace.sizes, expected.sizes, strict=True):
@@ -42,7 +43,7 @@ def assert_same(
 
 @torch.inference_mode()
 def trace_on_cpu(name: str, r: Any) -> Trace:
-    return network(name).trace(images(name, len(MIXED)), r=r)
+    return network(name).trace(images(name, len(MIXED)), r=r, residual=True)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

@@ -57,6 +57,7 @@ class Result:
     tokens: Vector
     sizes: list[int]
     source: list[int]
+    unmerged: list[Vector]  # of every input token, after each block, before the final norm
 
 
 def counts(spec: Spec, depth: int) -> list[int]:
@@ -159,6 +160,25 @@ def same_order(pairs: list[tuple[int, int]], tokens: int) -> list[list[int]]:
         for token in range(tokens)
         if token not in gone
     ]
+
+
+def add_branch(tokens: list[Token], branch: list[Vector]) -> list[Token]:
+    """The tokens with what a branch gives to each."""
+    return [
+        Token(token.value + out, token.members) for token, out in zip(tokens, branch, strict=True)
+    ]
+
+
+def give_to_members(unmerged: Vector, tokens: list[Token], branch: list[Vector]) -> Vector:
+    """Every input token with what a branch gives to the token that it is part of.
+
+    Unmerging with residuals is the sum of these: a merge takes nothing from an input token.
+    """
+    unmerged = unmerged.copy()
+    for token, out in zip(tokens, branch, strict=True):
+        for member in token.members:
+            unmerged[member] += out
+    return unmerged
 
 
 def dest_map(order: list[list[int]]) -> list[int]:
@@ -290,6 +310,8 @@ def forward(
     tokens = embed(vit, image)
     inputs = len(tokens)
     prefix = vit.num_prefix_tokens
+    unmerged = np.stack([token.value for token in tokens])
+    unmerged_by_block = []
     for block, r in zip(vit.blocks, counts(spec, len(vit.blocks)), strict=True):
         values = [token.value for token in tokens]
         weights = [token.size if prop_attn else 1 for token in tokens]
@@ -301,15 +323,14 @@ def forward(
             bias(block, places) if bias else None,
             [partial(rotate, place) for place in places] if rotate else None,
         )
-        tokens = [
-            Token(token.value + out, token.members)
-            for token, out in zip(tokens, branch, strict=True)
-        ]
+        unmerged = give_to_members(unmerged, tokens, branch)
+        tokens = add_branch(tokens, branch)
         if r:
             tokens = merge_tokens(tokens, keys, r, prefix, merging)
-        tokens = [
-            Token(token.value + mlp_branch(block, token.value), token.members) for token in tokens
-        ]
+        branch = [mlp_branch(block, token.value) for token in tokens]
+        unmerged = give_to_members(unmerged, tokens, branch)
+        tokens = add_branch(tokens, branch)
+        unmerged_by_block.append(unmerged)
     values = [norm(vit.norm, token.value) for token in tokens]
     sizes = [token.size for token in tokens]
     if hasattr(vit, "head_dist"):
@@ -322,4 +343,4 @@ def forward(
         next(at for at, token in enumerate(tokens) if index in token.members)
         for index in range(inputs)
     ]
-    return Result(logits, pooled, np.stack(values), sizes, source)
+    return Result(logits, pooled, np.stack(values), sizes, source, unmerged_by_block)

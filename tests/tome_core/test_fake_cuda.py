@@ -86,7 +86,7 @@ class Both(torch.nn.Module):
 
     def forward(self, images: Tensor, r: Any) -> tuple[Outputs, Trace]:
         outputs = self.model.outputs(images, r=r, source=True)
-        return outputs, self.model.trace(images, r=r)
+        return outputs, self.model.trace(images, r=r, residual=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -109,6 +109,9 @@ def test_every_r_and_mixed_batches_run_on_the_gpu(variant: str, dtype: torch.dty
             assert source is not None
             assert (source.device.type, source.dtype) == ("cuda", torch.int64)
             assert source.shape == (4, 16 + model.merging.prefix)
+        assert trace.unmerged is not None
+        assert (trace.unmerged.device.type, trace.unmerged.dtype) == ("cuda", dtype)
+        assert trace.unmerged.shape == (4, 16 + model.merging.prefix, 16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -180,11 +180,13 @@ def test_every_model_equals_the_oracle(name: str, r: int, merging: RuleName) -> 
     (image,) = images = make_images(1, (16, 12))
     model = patch(vit, merging=merging)
     oracles = expected(vit, image.numpy(), r, merging=merging)
-    trace = model.trace(images, r=r)
+    trace = model.trace(images, r=r, residual=True)
     assert not torch.allclose(trace.logits, vit(images), atol=1e-6), (
         "merging must matter, or this proves nothing"
     )
     assert trace.source[0].tolist() == oracles.source
+    unmerged = vit.norm(torch.from_numpy(oracles.unmerged[-1]))
+    torch.testing.assert_close(trace.unmerge()[0], unmerged, rtol=1e-9, atol=1e-9)
     for logits in (trace.logits, optimize(model)(images, r=r)):
         torch.testing.assert_close(
             logits[0], torch.from_numpy(oracles.logits), rtol=1e-9, atol=1e-9

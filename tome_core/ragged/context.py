@@ -17,12 +17,12 @@ from tome_core.ragged.plan import Group, Plan, join
 
 @dataclass(frozen=True)
 class BlockContext:
-    """A batch before one block.
+    """A batch before one block, or after the last.
 
     Attributes:
         merging: how the model merges.
         plan: the groups of the batch.
-        index: index of the block.
+        index: index of the block; their number after the last.
         packed: the tokens that enter the block; for merging, these tokens after attention.
         positional: positions that attention reads, if any.
     """

@@ -19,9 +19,13 @@ class Packed:
             the call does not need them.
         positions: for each group, the input position that each token has for attention,
             ``(images, tokens)``; None if attention reads no positions.
+        residuals: for each group, what merging has taken from each input token so far
+            (`tome_core.residuals`), ``(images, N0, D)``, None while the group has merged nothing;
+            None if the call does not record them.
     """
 
     tokens: Tensor
     sizes: tuple[Tensor | None, ...]
     sources: tuple[Tensor, ...] | None
     positions: tuple[Tensor, ...] | None = None
+    residuals: tuple[Tensor | None, ...] | None = None

@@ -147,6 +147,12 @@ class Plan:
         """Return whether any image loses tokens in ``block``."""
         return any(group.tokens[block] > group.tokens[block + 1] for group in self.groups)
 
+    @property
+    def merges_anywhere(self) -> bool:
+        """Whether any image loses tokens in any block."""
+        depth = len(self.groups[0].wanted)
+        return any(self.merges(block) for block in range(depth))
+
     def views(self, buffer: Tensor, blocks_run: int) -> Iterator[tuple[Group, Tensor]]:
         """Yield each group with its part of ``buffer (T, ...)`` after so many blocks.
 

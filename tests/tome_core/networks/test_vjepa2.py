@@ -120,13 +120,15 @@ def test_it_equals_the_oracle(
         vit, CLIPS[0].numpy(), spec, prop_attn, rotate=rotation(vit), merging=merging
     )
     schedule = as_schedule(spec)
-    trace = model.trace(CLIPS[:1], schedule)
+    trace = model.trace(CLIPS[:1], schedule, residual=True)
     for actual in (trace.logits[0], model(CLIPS[:1], schedule)[0]):
         np.testing.assert_allclose(actual.detach().numpy(), expected.logits, atol=1e-10)
     pooled = model.embed(CLIPS[:1], schedule)[0].detach().numpy()
     np.testing.assert_allclose(pooled, expected.pooled, atol=1e-10)
     assert trace.source[0].tolist() == expected.source
     assert trace.sizes[0].tolist() == expected.sizes
+    unmerged = vit.norm(torch.from_numpy(expected.unmerged[-1]))
+    torch.testing.assert_close(trace.unmerge()[0], unmerged, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -118,11 +118,14 @@ class KernelEncoder:
     def supports(self, context: BlockContext) -> bool:
         """Return whether the encoder can run the blocks from ``context`` on.
 
-        It tracks sources, but no positions. Gradients need no check: only `optimize` makes this
-        encoder, and its models compute none.
+        It tracks sources, but no positions and no residuals. Gradients need no check: only
+        `optimize` makes this encoder, and its models compute none.
         """
-        tokens = context.packed.tokens
-        if not context.merging.follows_paper or context.packed.positions is not None:
+        packed = context.packed
+        tokens = packed.tokens
+        if not context.merging.follows_paper:
+            return False
+        if packed.positions is not None or packed.residuals is not None:
             return False
         return tokens.device.type == "cpu" and tokens.dtype == self.dtype
 
@@ -136,8 +139,7 @@ class KernelEncoder:
         tokens, sizes, dest = self._run(context, leading)
         rows = len(plan.order) * leading if leading else plan.length(depth)
         packed = replace(context.packed, tokens=tokens[:rows])
-        nothing_merged = not any(plan.merges(index) for index in range(depth))
-        if leading or nothing_merged:
+        if leading or not plan.merges_anywhere:
             return packed
         return replace(
             packed,

@@ -159,7 +159,8 @@ class TritonEncoder:
     def supports(self, context: BlockContext) -> bool:
         """Return whether the encoder can run the blocks from ``context`` on.
 
-        It computes no gradients, and tracks neither sources nor positions.
+        It computes no gradients, and tracks neither sources nor positions. Calls that record
+        residuals track sources.
         """
         packed = context.packed
         tokens = packed.tokens

@@ -225,6 +225,17 @@ def test_unsupported_calls_run_the_operators(monkeypatch: pytest.MonkeyPatch) ->
     assert names == []
 
 
+@pytest.mark.parametrize("kind", ["plain", "eva02"])
+@torch.no_grad()
+def test_residuals_are_those_of_the_reference(kind: str) -> None:
+    reference = reference_of(kind)
+    x = images(3)
+    r = [0, 4, 2]
+    expected = reference.trace(x, r=r, residual=True).unmerge()
+    found = by_kernels(reference).trace(x, r=r, residual=True).unmerge()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
 def test_other_matchers_go_group_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = patch(reference_of("eva02").adapter.network, matcher=Kth(3))

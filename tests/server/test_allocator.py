@@ -71,4 +71,4 @@ def test_memory_of_bodies_is_kept_for_the_next_ones_within_a_limit() -> None:
     assert page_faults < 10
     assert megabytes < allocator.KEPT_BYTES / 1e6 + 10
     mapped_anew, _ = outputs(PROGRAM_OF_BODIES, "map_large_blocks")
-    assert mapped_anew > 500
+    assert mapped_anew > 100  # with huge pages there are fewer

@@ -310,6 +310,8 @@ def test_the_error_of_pixels_says_of_which_and_cancels_the_rest():
 def test_an_engine_that_is_lost_fails_all_pixels_with_one_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    gc.collect()  # what other tests have left
+    caplog.clear()
     pipeline = Pipeline([EngineLost("lost", retry_after=1) for _ in PIXELS])
     with pytest.raises(EngineLost) as caught:
         pipeline.infer_pixels(PIXELS)
@@ -323,7 +325,7 @@ def test_an_engine_that_is_lost_fails_all_pixels_with_one_error(
 def test_pixels_are_cancelled_at_their_deadline():
     pipeline = Pipeline([result_of()])
     with pytest.raises(DeadlineExceeded):
-        pipeline.infer_pixels(PIXELS, replace(PARAMS, deadline=time.monotonic() + 0.05))
+        pipeline.infer_pixels(PIXELS, replace(PARAMS, deadline=time.monotonic() + 1))
     assert [future.cancelled() for future in pipeline.router.futures] == [False, True, True]
 
 

@@ -1,6 +1,6 @@
 """Settings of glibc's allocator and of the garbage collector for a process that runs for long.
 
-Tensors of a batch are large, and every batch allocates the same sizes again.
+Tensors of a batch and bodies of requests are large, and the next ones have the same sizes again.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def keep_freed_memory() -> bool:
 
 
 def keep_some_freed_memory() -> bool:
-    """Let glibc keep `KEPT_BYTES` of freed memory at most, for the bodies of the next requests.
+    """Let glibc keep freed memory for the bodies of the next requests.
 
-    Otherwise bodies of some megabytes may be mapped anew each time; that depends on the sizes of
-    earlier ones. Returns whether the allocator accepts the options.
+    It returns to the kernel what is free at the end of an arena beyond `KEPT_BYTES`; each thread
+    may have an arena. Otherwise bodies of some megabytes may be mapped anew each time; that depends
+    on the sizes of earlier ones. Returns whether the allocator accepts the options.
     """
     return _set_options(
         {

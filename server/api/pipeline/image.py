@@ -32,7 +32,9 @@ class Run(NamedTuple):
     """An image that is submitted.
 
     Attributes:
+        submitted: when, in ``time.monotonic()`` seconds.
         decode_ms: milliseconds that its decoding took.
+        result: raises `EngineLost`.
     """
 
     submitted: float
@@ -84,10 +86,14 @@ class ImagePath:
         # Only a picture needs the pixels again; other pixels are freed while their image waits.
         picture_pixels = pixels if request.response_kind.is_picture else None
         del pixels
-        finished = self._finish(run, await run.result, request, picture_pixels)
-        return await build_response(
+        result = await run.result
+        self._check(result)
+        finished = self._finish(run, result, request, picture_pixels)
+        response = await build_response(
             lambda: request.response_kind.build(finished), request, self._threads, self._metrics
         )
+        self._count(finished)
+        return response
 
     async def infer_pixels(
         self,
@@ -100,32 +106,49 @@ class ImagePath:
         All are submitted in one go. A task for each would cost more than the rest of this.
 
         Raises:
-            RequestError: that of the first one that fails, with its ``index``; no other runs.
+            RequestError: that of the first one that fails, with its ``index``. The others are
+                cancelled then.
         """
         runs: list[Run] = []
-        responses: list[T] = []
         try:
             for image, lease in zip(images, leases, strict=True):
                 started = time.monotonic()
                 lease.write(cast("npt.NDArray[Any]", image.content))
                 image.release()
                 runs.append(self._submit(lease, request, started))
-            for run in runs:
-                finished = self._finish(run, await run.result, request)
-                responses.append(request.response_kind.build(finished))
-        except RequestError as error:
-            name_image(error, len(responses), len(images))
-            raise
+            await self._wait_for(runs)
+            return [self._respond(run, request) for run in runs]
         finally:
             for run in runs:
                 run.abandon()
-        return responses
+
+    async def _wait_for(self, runs: Sequence[Run]) -> None:
+        """Wait until all ``runs`` are done, or one has failed, and raise its `RequestError`."""
+        pending = {run.result for run in runs}
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for index, run in enumerate(runs):
+                if run.result not in done:
+                    continue
+                try:
+                    self._check(run.result.result())
+                except RequestError as error:
+                    name_image(error, index, len(runs))
+                    raise
+
+    def _respond(self, run: Run, request: InferenceRequest[T]) -> T:
+        """Return the response of an image that has run."""
+        finished = self._finish(run, run.result.result(), request)
+        response = request.response_kind.build(finished)
+        self._count(finished)
+        return response
 
     def _submit(self, lease: Lease, request: InferenceRequest[Any], started: float) -> Run:
-        """Submit the image in the slot of ``lease``, whose decoding has ``started`` then."""
+        """Submit the image in the slot of ``lease``; its decoding began at ``started``."""
         params = request.params
         context = request.context
         decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
+        submitted = time.monotonic()
         result = lease.submit(
             params.model.name,
             params.choices,
@@ -134,7 +157,13 @@ class ImagePath:
             request.response_kind.output,
             request_id=context.id,
         )
-        return Run(time.monotonic(), decode_ms, result)
+        return Run(submitted, decode_ms, result)
+
+    def _check(self, result: Result) -> None:
+        """Raise the `RequestError` of an image that did not run."""
+        outcome = result.outcome
+        if outcome.failure or outcome.schedule is None:
+            raise error_of(outcome.failure, self._router.retry_after)
 
     def _finish(
         self,
@@ -143,16 +172,10 @@ class ImagePath:
         request: InferenceRequest[Any],
         picture_pixels: npt.NDArray[np.uint8] | None = None,
     ) -> FinishedImage:
-        """Return what the response of an image is built from, and count the image.
-
-        Raises:
-            RequestError: the image did not run.
-        """
+        """Record the stages of an image that ran; return what its response is built from."""
         params = request.params
         context = request.context
         outcome = result.outcome
-        if outcome.failure or outcome.schedule is None:
-            raise error_of(outcome.failure, self._router.retry_after)
         context.r = str(outcome.schedule)
         context.record_run(run.submitted, result)
         timing = {
@@ -160,8 +183,13 @@ class ImagePath:
             "queue": record_stage(context, "queue", outcome.queue_seconds),
             "forward": record_stage(context, "forward", result.batch.forward_seconds),
         }
-        self._metrics.observe_image(params.model.name, outcome.schedule)
         return FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
+
+    def _count(self, image: FinishedImage) -> None:
+        """Count an image whose response is built."""
+        schedule = image.outcome.schedule
+        assert schedule is not None
+        self._metrics.observe_image(image.params.model.name, schedule)
 
     async def _decode(self, image: BufferedInput, model: ModelInfo) -> npt.NDArray[Any]:
         if isinstance(image.content, np.ndarray):

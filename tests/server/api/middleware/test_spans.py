@@ -21,7 +21,7 @@ from server.api.middleware.trace_context import read_trace_context
 from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 from tests.server.api.middleware.test_trace_context import PARENT, TRACE
-from tests.server.api.pipeline.test_inference import Pipeline, result_of
+from tests.server.api.pipeline.image_pipeline import Pipeline, result_of
 from tests.server.wire import SNEAKER
 
 

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import json
 import threading
 import time
-from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from server.api.contract.params import Params
-from server.api.contract.schemas import Answer, Problem
+from server.api.contract.schemas import Problem
 from server.api.middleware.request_context import RequestContext
-from server.api.pipeline.admission import Admission, BodyLimits
 from server.api.pipeline.body import ParsedRequest
-from server.api.pipeline.image import ImagePath
-from server.api.pipeline.inference import InferencePipeline, record_stage
-from server.api.pipeline.inference_request import InferenceRequest
+from server.api.pipeline.inference import record_stage
 from server.api.pipeline.response_kinds import CLASSES
-from server.api.pipeline.threads import Threads
-from server.engine_client.link import Result
 from server.errors import (
     BadImage,
     DeadlineExceeded,
-    EngineLost,
     InferenceFailed,
     InvalidParameter,
     Overloaded,
@@ -39,103 +28,20 @@ from server.errors import (
     TooLarge,
     UnsupportedFormat,
 )
-from server.imaging.decode import decode
 from server.imaging.small import MAX_SMALL_BYTES
-from server.ipc.messages import BatchDone, Failure, ModelInfo, Outcome
-from server.media.modality import Modality
-from server.metrics.api import Metrics
-from tests.server.api.pipeline.fakes import MODEL, FakeRouter, request_of
-from tests.server.wire import SNEAKER
-from tome_core.schedule import Schedule
-
-PARAMS = Params(
-    model=MODEL,
-    choices=(Schedule.constant(1),),
-    requested_r="1",
-    top_k=1,
-    deadline=None,
+from server.ipc.messages import ModelInfo
+from tests.server.api.pipeline.fakes import MODEL, request_of
+from tests.server.api.pipeline.image_pipeline import (
+    FORM,
+    PARAMS,
+    Pipeline,
+    form,
+    label_of,
+    result_of,
 )
+from tests.server.wire import SNEAKER
+
 LARGE = SNEAKER + bytes(MAX_SMALL_BYTES)  # in bytes: they follow its end
-FORM = {"content-type": "multipart/form-data; boundary=XX"}
-
-
-def result_of(failure: Failure | None = None, class_index: int = 0) -> Result:
-    if failure:
-        outcome = Outcome(1, failure)
-    else:
-        schedule = Schedule.constant(1)
-        outcome = Outcome(1, schedule=schedule, scores=(0.5,), classes=(class_index,))
-    return Result(outcome, BatchDone("tiny", (outcome,), images=1))
-
-
-def form(*files: bytes) -> list[bytes]:
-    header = b'--XX\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n'
-    return [header + content + b"\r\n" for content in files] + [b"--XX--\r\n"]
-
-
-def label_of(answer: dict[str, Any]) -> str:
-    """The best label of a valid answer."""
-    return Answer.model_validate(answer).predictions[0].label
-
-
-class NoMediaPath:
-    async def infer(self, media: Any, lease: Any, request: Any) -> Any:
-        raise AssertionError("an image is no sound or video")
-
-
-class Pipeline:
-    """An `InferencePipeline` with the parts that a test looks at."""
-
-    def __init__(self, results: Sequence[Result | EngineLost], slots: int = 4) -> None:
-        self.router = FakeRouter(slots=slots, results=list(results))
-        self.slots = slots
-        limits = dict.fromkeys(Modality, BodyLimits(10**6, 30))
-        self.admission = Admission(self.router, limits, 10**6)  # type: ignore[arg-type]
-        self.metrics = Metrics()
-        self.threads = Threads(1)
-        image_path = ImagePath(
-            self.router,  # type: ignore[arg-type]
-            self.metrics,
-            partial(decode, max_pixels=10**6, max_side=4000),
-            self.threads,
-        )
-        self.inference = InferencePipeline(
-            self.router,  # type: ignore[arg-type]
-            self.admission,
-            self.metrics,
-            self.threads,
-            image_path,
-            NoMediaPath(),
-        )
-        self.context = RequestContext("id", path="/classify", started=0.0)
-        self.request = InferenceRequest(PARAMS, CLASSES, self.context)
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Return what ``work`` returns. Whatever happens, it leaves nothing behind."""
-        try:
-            return asyncio.run(work)
-        finally:
-            assert self.router.slots == self.slots
-            assert (self.admission.admitted, self.admission.bytes_held) == (0, 0)
-
-    def infer(self, chunks: list[bytes], headers: dict[str, str] | None = None) -> Any:
-        request = request_of(chunks, headers)
-        return self.run(self.inference.infer(request, self.request))
-
-    def infer_pixels(self, pixels: list[np.ndarray], params: Params = PARAMS) -> Any:
-        """The answers for images that need no decoding, in one request."""
-
-        def parse(body: bytes) -> ParsedRequest:
-            return ParsedRequest(params, list(pixels))
-
-        request = request_of([b"pixels"])
-        work = self.inference.infer_parsed(request, MODEL, parse, CLASSES, self.context)
-        _, answers = self.run(work)
-        return answers
-
-    def infer_together(self, chunks: list[bytes]) -> Any:
-        request = replace(self.request, fail_together=True)
-        return self.run(self.inference.infer(request_of(chunks, FORM), request))
 
 
 def test_an_image_as_the_body_gets_one_response():
@@ -283,50 +189,6 @@ def test_infer_parsed_takes_parameters_and_images_from_the_body():
     assert parsed.params is PARAMS
     assert len(answers) == 2
     assert pipeline.context.model == "tiny"
-
-
-PIXELS = [np.full(MODEL.transform.size, value, np.uint8) for value in range(3)]
-
-
-def test_pixels_are_answered_in_their_order():
-    pipeline = Pipeline([result_of(class_index=index) for index in (2, 0, 1)])
-    answers = pipeline.infer_pixels(PIXELS)
-    assert [label_of(answer) for answer in answers] == ["fish", "cat", "dog"]
-    assert [run.value for run in pipeline.router.runs] == [0, 1, 2]
-    assert list(pipeline.context.stages) == ["body", "decode", "queue", "forward"]
-
-
-def test_the_error_of_pixels_says_of_which_and_cancels_the_rest():
-    pipeline = Pipeline([result_of(), result_of(Failure.FAILED)])
-    with pytest.raises(InferenceFailed) as caught:
-        pipeline.infer_pixels(PIXELS)
-    assert caught.value.extensions["index"] == 1
-    assert [future.cancelled() for future in pipeline.router.futures] == [False, False, True]
-    with pytest.raises(InferenceFailed) as caught:
-        Pipeline([result_of(Failure.FAILED)]).infer_pixels(PIXELS[:1])
-    assert "index" not in caught.value.extensions
-
-
-def test_an_engine_that_is_lost_fails_all_pixels_with_one_error(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    gc.collect()  # what other tests have left
-    caplog.clear()
-    pipeline = Pipeline([EngineLost("lost", retry_after=1) for _ in PIXELS])
-    with pytest.raises(EngineLost) as caught:
-        pipeline.infer_pixels(PIXELS)
-    assert caught.value.extensions["index"] == 0
-    del caught
-    pipeline.router.futures.clear()
-    gc.collect()
-    assert not caplog.records  # such as asyncio's of errors that nobody has seen
-
-
-def test_pixels_are_cancelled_at_their_deadline():
-    pipeline = Pipeline([result_of()])
-    with pytest.raises(DeadlineExceeded):
-        pipeline.infer_pixels(PIXELS, replace(PARAMS, deadline=time.monotonic() + 1))
-    assert [future.cancelled() for future in pipeline.router.futures] == [False, True, True]
 
 
 def test_an_error_of_the_parser_is_the_error_of_the_request():

@@ -20,7 +20,7 @@ from server.engine_client.link import Result
 from server.ipc.messages import BatchDone, Failure, Outcome
 from server.metrics.api import Metrics
 from tests.server.api.pipeline.fakes import MODEL
-from tests.server.api.pipeline.test_inference import FORM, Pipeline, form
+from tests.server.api.pipeline.image_pipeline import FORM, Pipeline, form
 from tests.server.wire import SNEAKER
 from tome_core.schedule import Schedule
 

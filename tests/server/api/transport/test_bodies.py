@@ -18,10 +18,12 @@ class Echo:
     def __init__(self, arrived: int) -> None:
         self.arrived = arrived
         self.messages: list[bytes] = []
+        self.kept_as: type | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = receive.__self__  # type: ignore[attr-defined]
         await until(lambda: len(cycle.body) >= self.arrived)
+        self.kept_as = type(cycle.body)
         more_body = True
         while more_body:
             message = await receive()
@@ -41,16 +43,18 @@ def chunked(body: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("arrived", [0, 3, 1000])
 @pytest.mark.parametrize(
-    ("framing", "body", "sent"),
+    ("framing", "body", "sent", "kept_as"),
     [
-        (b"Content-Length: 1000", LARGE[:1000], LARGE[:1000]),
-        (b"Content-Length: 2560000", LARGE, LARGE),
-        (b"Transfer-Encoding: chunked", LARGE[:1000], chunked(LARGE[:1000], 1)),
-        (b"Transfer-Encoding: chunked", LARGE, chunked(LARGE, 1001)),
+        (b"Content-Length: 1000", LARGE[:1000], LARGE[:1000], bytes),
+        (b"Content-Length: 2560000", LARGE, LARGE, bytes),
+        (b"Transfer-Encoding: chunked", LARGE[:1000], chunked(LARGE[:1000], 1), bytearray),
+        (b"Transfer-Encoding: chunked", LARGE, chunked(LARGE, 1001), bytearray),
     ],
     ids=["short", "long", "short in many chunks", "long in many chunks"],
 )
-def test_it_is_whole(framing, body, sent, arrived):
+def test_it_is_whole_and_kept_without_copies_if_it_comes_alone(
+    framing, body, sent, kept_as, arrived
+):
     echo = Echo(arrived)
 
     async def test() -> None:
@@ -63,3 +67,5 @@ def test_it_is_whole(framing, body, sent, arrived):
 
     run(uvloop.new_event_loop, test())
     assert {type(message) for message in echo.messages} == {bytes}
+    if arrived:
+        assert echo.kept_as is kept_as

@@ -20,7 +20,7 @@ _LARGE_BLOCK_BYTES = 1 << 20
 _MAX_MAPPED_BLOCKS = 65536  # the default of glibc
 _HEAP_STEP_BYTES = 64 << 20
 _NEVER_TRIM = -1
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 64 << 20  # of freed memory, of a process that takes bodies or decodes them
 
 
 def map_large_blocks() -> bool:

@@ -152,7 +152,7 @@ def test_merging_alone_is_undone_in_every_dtype(merging: RuleName, dtype: torch.
         expected = all_tokens(one, images, 0)[-1]
         found = all_tokens(one, images, [3, 2, 5])[-1]
         assert found.dtype == dtype
-        if dtype == torch.bfloat16:  # summed in float32, so that rounding restores every bit
+        if dtype == torch.bfloat16:  # summed in float32, whose errors rounding removes here
             assert torch.equal(found, expected)
         else:
             tolerance = 8 * torch.finfo(dtype).eps

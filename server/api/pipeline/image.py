@@ -1,4 +1,7 @@
-"""The path of one image through the API process after its body: decode, submit, response."""
+"""The path of one image through the API process after its body: decode, submit, response.
+
+How its stages are recorded serves sounds and videos as well.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from server.api.contract.failures import error_of
+from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import BufferedInput
 from server.api.pipeline.image_responses import FinishedImage
-from server.api.pipeline.inference import build_response, end_stage, name_image, record_stage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.threads import Threads
@@ -211,3 +214,50 @@ class ImagePath:
                 return decode()  # in less time than the way to a thread and back takes
         del content
         return await self._threads.run(decode)
+
+
+async def build_response(
+    build: Callable[[], T], request: InferenceRequest[T], threads: Threads, metrics: Metrics
+) -> T:
+    """Return the response that ``build`` makes; a picture takes a thread, and is a stage."""
+    if not request.response_kind.is_picture:
+        return build()
+    request.context.stage = "picture"
+    started = time.monotonic()
+    response = await threads.run(build)
+    end_stage(metrics, request.context, "picture", started)
+    return response
+
+
+def end_stage(
+    metrics: Metrics,
+    context: RequestContext,
+    stage: str,
+    started: float,
+    next_stage: str | None = None,
+) -> float:
+    """Record the time of a stage that began at ``started``, and return its milliseconds.
+
+    Args:
+        next_stage: the stage that begins now; None after the last one.
+    """
+    seconds = time.monotonic() - started
+    metrics.stage_duration.labels(stage).observe(seconds)
+    if context.spans is not None:
+        context.spans.record(stage, started, seconds)
+    if next_stage is not None:
+        context.stage = next_stage
+    return record_stage(context, stage, seconds)
+
+
+def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
+    """Record the time of a finished stage. Return it in milliseconds, rounded for display."""
+    milliseconds = round(seconds * 1000, 3)
+    context.stages[stage] = max(milliseconds, context.stages.get(stage, 0.0))
+    return milliseconds
+
+
+def name_image(error: RequestError, index: int, images: int) -> None:
+    """Say in ``error`` which of several ``images`` it is of."""
+    if images > 1:
+        error.extensions["index"] = index

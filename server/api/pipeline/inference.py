@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -23,8 +22,10 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
 from server.api.pipeline.cancellation import cancel_at, race_with_disconnect
+from server.api.pipeline.image import ImagePath, end_stage, name_image
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
+from server.api.pipeline.media import MediaPath
 from server.api.pipeline.response_kinds import ResponseKind
 from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
@@ -39,31 +40,6 @@ T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound=ParsedRequest)
 
 _NO_DEADLINE = contextlib.nullcontext()
-
-
-class MediaPath(Protocol):
-    """Takes one sound or video from its body to its response, for a model of it."""
-
-    async def infer(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
-        """As `server.api.pipeline.media.MediaPath.infer`."""
-        ...
-
-
-class ImagePath(Protocol):
-    """Takes one image from its body to its response, or several inputs of the model itself."""
-
-    async def infer(self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
-        """As `server.api.pipeline.image.ImagePath.infer`."""
-        ...
-
-    async def infer_pixels(
-        self,
-        images: Sequence[BufferedInput],
-        leases: Sequence[Lease],
-        request: InferenceRequest[T],
-    ) -> list[T]:
-        """As `server.api.pipeline.image.ImagePath.infer_pixels`."""
-        ...
 
 
 class InferencePipeline:
@@ -253,12 +229,6 @@ class InferencePipeline:
         return self._router.estimate_work(params.model.name, params.choices, params.deadline)
 
 
-def name_image(error: RequestError, index: int, images: int) -> None:
-    """Say in ``error`` which of several ``images`` it is of."""
-    if images > 1:
-        error.extensions["index"] = index
-
-
 async def read_images(
     request: Request, admission: Admission, reservation: Reservation
 ) -> RequestImages:
@@ -276,47 +246,6 @@ async def read_images(
     if is_json:
         check_json_type(content_type)
     return RequestImages([body], as_list=False, is_json=is_json)
-
-
-async def build_response(
-    build: Callable[[], T], request: InferenceRequest[T], threads: Threads, metrics: Metrics
-) -> T:
-    """Return the response that ``build`` makes; a picture takes a thread, and is a stage."""
-    if not request.response_kind.is_picture:
-        return build()
-    request.context.stage = "picture"
-    started = time.monotonic()
-    response = await threads.run(build)
-    end_stage(metrics, request.context, "picture", started)
-    return response
-
-
-def end_stage(
-    metrics: Metrics,
-    context: RequestContext,
-    stage: str,
-    started: float,
-    next_stage: str | None = None,
-) -> float:
-    """Record the time of a stage that began at ``started``, and return its milliseconds.
-
-    Args:
-        next_stage: the stage that begins now; None after the last one.
-    """
-    seconds = time.monotonic() - started
-    metrics.stage_duration.labels(stage).observe(seconds)
-    if context.spans is not None:
-        context.spans.record(stage, started, seconds)
-    if next_stage is not None:
-        context.stage = next_stage
-    return record_stage(context, stage, seconds)
-
-
-def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
-    """Record the time of a finished stage. Return it in milliseconds, rounded for display."""
-    milliseconds = round(seconds * 1000, 3)
-    context.stages[stage] = max(milliseconds, context.stages.get(stage, 0.0))
-    return milliseconds
 
 
 def _until(deadline: float | None) -> contextlib.AbstractAsyncContextManager[None]:

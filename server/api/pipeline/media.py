@@ -22,7 +22,7 @@ from server.api.contract.schemas import Timing
 from server.api.contract.windows import Windows
 from server.api.pipeline.admission import Admission, BufferedInput
 from server.api.pipeline.base64_image import Base64Image
-from server.api.pipeline.inference import build_response, end_stage, record_stage
+from server.api.pipeline.image import build_response, end_stage, record_stage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.media_responses import FinishedMedia, most_merged
 from server.api.pipeline.modalities import name_modality

@@ -163,7 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _set_addresses(self) -> None:
         """Correct what uvicorn took for the addresses of both ends.
 
-        The client of a Unix socket has none.
+        The client of a Unix socket has none, and is called `UNIX_CLIENT`.
         """
         if self.server is not None and self.server[1] is None:
             self.client = (UNIX_CLIENT, 0)

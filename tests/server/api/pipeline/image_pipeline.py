@@ -98,7 +98,7 @@ class Pipeline:
             self.metrics,
             self.threads,
             image_path,
-            NoMediaPath(),
+            NoMediaPath(),  # type: ignore[arg-type]
         )
         self.context = RequestContext("id", path="/classify", started=0.0)
         self.request = InferenceRequest(PARAMS, CLASSES, self.context)

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from server.api.contract.schemas import Problem
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.body import ParsedRequest
-from server.api.pipeline.inference import record_stage
+from server.api.pipeline.image import record_stage
 from server.api.pipeline.response_kinds import CLASSES
 from server.errors import (
     BadImage,

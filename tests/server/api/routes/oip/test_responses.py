@@ -6,15 +6,24 @@ from typing import Any
 import numpy as np
 
 from server.api.contract.params import Params
+from server.api.pipeline.image_responses import FinishedImage
 from server.api.routes.oip.requests import InferRequest, RequestedOutput
-from server.api.routes.oip.responses import Row, build_infer_response, serialize
+from server.api.routes.oip.responses import ROWS, Row, build_infer_response, serialize
 from server.api.routes.oip.tensors import split_bytes_elements
+from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
 from tome_core.schedule import Schedule
 
 
 def row_of(*predictions: tuple[str, float], r: str = "3") -> Row:
     return Row(r, [label for label, _ in predictions], [score for _, score in predictions])
+
+
+def test_a_row_has_the_best_classes_of_an_image():
+    outcome = Outcome(1, schedule=Schedule.constant(2), scores=(0.75, 0.25), classes=(2, 0))
+    params = request_for().params
+    row = ROWS.build(FinishedImage(params, outcome, timing={}, batch_size=1))
+    assert row == Row("2", ["fish", "cat"], [0.75, 0.25])
 
 
 def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
@@ -30,13 +39,13 @@ def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
     return InferRequest(params, [], request_id, requested_r)
 
 
-ROWS = [
+TWO = [
     row_of(("Kätzchen", 0.75), ("dog", 0.25)),
     row_of(("dog", 1.0), ("fish", 0.0)),
 ]
 
 
-def build(request: InferRequest, rows: list[Row] = ROWS) -> dict[str, Any]:
+def build(request: InferRequest, rows: list[Row] = TWO) -> dict[str, Any]:
     """The response, which has no binary data."""
     body, json_bytes = build_infer_response(request, rows)
     assert json_bytes is None
@@ -44,7 +53,7 @@ def build(request: InferRequest, rows: list[Row] = ROWS) -> dict[str, Any]:
 
 
 def test_binary_outputs_follow_the_json_in_their_order():
-    body, json_bytes = build_infer_response(request_for(labels=True, scores=True), ROWS)
+    body, json_bytes = build_infer_response(request_for(labels=True, scores=True), TWO)
     labels, scores = json.loads(body[:json_bytes])["outputs"]
     assert (labels["shape"], scores["shape"]) == ([2, 2], [2, 2])
     binary_data = memoryview(body)[json_bytes:]

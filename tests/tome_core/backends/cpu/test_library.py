@@ -130,8 +130,9 @@ def test_the_compiler_has_nothing_to_warn_of(monkeypatch: pytest.MonkeyPatch) ->
     built: dict[str, Any] = {}
     monkeypatch.setattr("setuptools.setup", built.update)
     runpy.run_path(str(ROOT / "setup.py"))
-    assert len(built["ext_modules"]) == len(DTYPES)
-    for extension in built["ext_modules"]:
+    of_kernels = [one for one in built["ext_modules"] if "_kernels_" in one.name]
+    assert len(of_kernels) == len(DTYPES)
+    for extension in of_kernels:
         flags = [*extension.extra_compile_args, "-Werror", "-fsyntax-only"]
         subprocess.run(["g++", *flags, *SOURCES.glob("*.cpp")], check=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tome_core.matching import Matching
@@ -50,8 +51,7 @@ def norm_preserving_mean(
     merged, merged_sizes = merge(with_norms, sizes, matching.dest, length)
     means = merged[..., :-1]  # (B, length, D)
     mean_norms = merged[..., -1:]  # (B, length, 1)
-    shortest = torch.finfo(means.dtype).tiny  # a mean of zero stays zero
-    scaled = means * (mean_norms / means.norm(dim=-1, keepdim=True).clamp_min(shortest))
+    scaled = F.normalize(means, dim=-1) * mean_norms  # a mean of zero stays zero
 
     receives = torch.zeros_like(merged_sizes, dtype=torch.bool)  # (B, length)
     receives.scatter_reduce_(1, matching.dest, matching.merged, "amax")

@@ -107,8 +107,9 @@ def test_a_token_that_nothing_merges_into_keeps_its_bits(dtype: torch.dtype) -> 
     assert torch.equal(merged[:, :4], values[:, [0, 1, 2, 4]])
 
 
-def test_opposite_tokens_make_a_token_of_zero_with_finite_gradients() -> None:
-    values = torch.tensor([[[1.0, 2], [-1, -2], [0, 0]]], requires_grad=True)
+@pytest.mark.parametrize("length", [1.0, 1e4])
+def test_opposite_tokens_make_a_token_of_zero_with_finite_gradients(length: float) -> None:
+    values = torch.tensor([[[length, 0], [-length, 0], [0, 0]]], requires_grad=True)
     matching = Matching.into(torch.tensor([[1, 1, 2]]))
     merged, _ = norm_preserving_mean(values, torch.ones(1, 3), matching, 2)
     assert torch.equal(merged, torch.zeros(1, 2, 2))

@@ -7,8 +7,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 _FOLDER = "tome_core/backends/cpu"
-_SOURCES = ("attention", "encoder", "linear", "merging", "norm", "processor")
-_HEADERS = ("simd", "functions", "kernels", "products")
+_SOURCES = (
+    "attention",
+    "bipartite",
+    "encoder",
+    "linear",
+    "merging",
+    "norm",
+    "pairs",
+    "processor",
+)
+_HEADERS = ("simd", "functions", "kernels", "largest", "matching", "products")
 # GCC 12 takes undefined operands in its own headers of AVX-512 for mistakes (its bug 105593).
 _WARNINGS = ("-Wall", "-Wextra", "-Wno-maybe-uninitialized")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")

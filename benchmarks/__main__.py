@@ -56,7 +56,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--r", nargs="+", type=int, help="in place of each model's own values, and without mixed r"
     )
     parser.add_argument(
-        "--contender", nargs="+", metavar="NAME", help="ours tome timm compile onnxruntime openvino"
+        "--contender",
+        nargs="+",
+        metavar="NAME",
+        help="ours pairs tome timm compile onnxruntime openvino",
     )
     parser.add_argument(
         "--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe"

@@ -15,6 +15,7 @@ from torch import Tensor
 import tome_core
 from benchmarks.cases import DTYPES, Setup
 from benchmarks.runtimes import OnnxRuntime, OpenVino
+from tome_core.rules import RuleName
 
 Forward = Callable[[Tensor, int | list[int]], Any]
 
@@ -47,11 +48,18 @@ class Contender(Protocol):
 
 
 class Ours:
-    """`tome_core.optimize` of the patched model."""
+    """`tome_core.optimize` of the patched model, by the paper's rule or by another.
 
-    name = "ours"
+    Args:
+        merging: the rule; another than the paper's gives the contender its name.
+    """
+
     merges = True
     dtypes = tuple(DTYPES)
+
+    def __init__(self, merging: RuleName = "paper") -> None:
+        self.name = "ours" if merging == "paper" else merging
+        self._merging = merging
 
     def missing(self, device: torch.device) -> str | None:
         """Never."""
@@ -59,7 +67,7 @@ class Ours:
 
     def build(self, setup: Setup) -> Forward:
         """As the server loads it."""
-        return tome_core.optimize(tome_core.patch(setup.vit), setup.dtype)
+        return tome_core.optimize(tome_core.patch(setup.vit, merging=self._merging), setup.dtype)
 
 
 class Published:
@@ -148,6 +156,7 @@ def contenders(checkout: Path | None) -> tuple[Contender, ...]:
     """All, ours first; ``checkout`` is that of the published ToMe code."""
     return (
         Ours(),
+        Ours("pairs"),
         Published(checkout),
         Timm(),
         Compiled(),

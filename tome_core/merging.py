@@ -56,10 +56,12 @@ class Merging:
         return replace(self, matcher=rule.matcher, metric=rule.metric, combine=rule.combine)
 
     @property
+    def rule(self) -> RuleName | None:
+        """The name of the rule of `RULES` that it follows; None if it is none of them."""
+        own = Rule(self.matcher, self.metric, self.combine)
+        return next((name for name, rule in RULES.items() if rule == own), None)
+
+    @property
     def follows_paper(self) -> bool:
         """Whether matching and merging are those of the paper, which all kernels implement."""
-        return (
-            self.metric is mean_key
-            and self.combine is weighted_mean
-            and self.matcher == Bipartite()
-        )
+        return self.rule == "paper"

@@ -23,6 +23,7 @@ from tome_core.backends.cpu.linears import onednn_works
 from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.patch_embedding import MatrixPatches
 from tome_core.matching import Kth
+from tome_core.rules import RULE_NAMES, RuleName
 
 KERNEL_DTYPES = [dtype for dtype in kernels.DTYPES if kernels.supports(dtype)]
 R: list[Any] = [
@@ -49,9 +50,11 @@ R: list[Any] = [
 @pytest.mark.parametrize(
     "width", [16, 32]
 )  # heads of 8, which the kernels do not support, and of 16
+@pytest.mark.parametrize("merging", RULE_NAMES)
 @torch.no_grad()
-def test_results_in_float32_are_the_same(variant: str, width: int) -> None:
-    model = patch(make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": width}))
+def test_results_in_float32_are_the_same(variant: str, width: int, merging: RuleName) -> None:
+    vit = make_vit(dtype=torch.float32, **{**VARIANTS[variant], "embed_dim": width})
+    model = patch(vit, merging=merging)
     fast = optimize(model)
     images = make_images(8, dtype=torch.float32)
     for r in R:
@@ -124,10 +127,14 @@ def test_a_model_can_be_optimized_twice() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merging", RULE_NAMES)
 @torch.no_grad()
-def test_results_do_not_depend_on_the_rest_of_the_batch(dtype: torch.dtype) -> None:
+def test_results_do_not_depend_on_the_rest_of_the_batch(
+    dtype: torch.dtype, merging: RuleName
+) -> None:
     """Bit for bit: matching is a choice, so the least difference could become a large one."""
-    fast = optimize(patch(make_vit(dtype=torch.float32, embed_dim=64, img_size=32)), dtype=dtype)
+    vit = make_vit(dtype=torch.float32, embed_dim=64, img_size=32)
+    fast = optimize(patch(vit, merging=merging), dtype=dtype)
     images = make_images(24, (32, 32), dtype=torch.float32)
     r = [0, 3, 8, 12] * 6
     together = fast(images, r=r)
@@ -164,10 +171,13 @@ def test_in_place_gives_the_same_and_changes_the_model() -> None:
     "make",
     [*(partial(make_eva, name) for name in EVAS), *(partial(make_beit, name) for name in BEITS)],
 )
+@pytest.mark.parametrize("merging", RULE_NAMES)
 @torch.no_grad()
-def test_results_of_other_families_in_float32_are_the_same(make: Callable[[], Any]) -> None:
+def test_results_of_other_families_in_float32_are_the_same(
+    make: Callable[[], Any], merging: RuleName
+) -> None:
     vit = make().float()
-    model = patch(vit)
+    model = patch(vit, merging=merging)
     fast = optimize(model)
     images = make_images(3, vit.patch_embed.img_size, dtype=torch.float32)
     for r in (0, 2, [0, 2, 4]):
@@ -227,13 +237,14 @@ def test_the_last_block_computes_only_what_the_head_reads(
     ],
 )
 @pytest.mark.parametrize("prop_attn", [True, False])
+@pytest.mark.parametrize("merging", RULE_NAMES)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @torch.no_grad()
 def test_all_blocks_at_once_are_the_blocks_one_by_one(
-    options: dict[str, Any], prop_attn: bool, dtype: torch.dtype
+    options: dict[str, Any], prop_attn: bool, merging: RuleName, dtype: torch.dtype
 ) -> None:
     plain = make_vit(dtype=torch.float32, **{**options, "img_size": 32})
-    fast = optimize(patch(plain, prop_attn=prop_attn), dtype)
+    fast = optimize(patch(plain, merging=merging, prop_attn=prop_attn), dtype)
     images = make_images(8, (32, 32), dtype=torch.float32)
     for r in R if len(plain.blocks) == 3 else [0, 9]:
         at_once = fast.trace(images, r=r)

@@ -123,7 +123,7 @@ class KernelEncoder:
         """
         packed = context.packed
         tokens = packed.tokens
-        if not context.merging.follows_paper:
+        if context.merging.rule is None:
             return False
         if packed.positions is not None or packed.residuals is not None:
             return False
@@ -180,6 +180,7 @@ class KernelEncoder:
             prefix=context.merging.prefix,
             leading=leading or 0,
             proportional=context.merging.prop_attn,
+            pairs=context.merging.rule == "pairs",
             offsets=offsets.data_ptr(),
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),

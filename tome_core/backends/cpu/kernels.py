@@ -211,18 +211,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None, offsets: Te
 
 
 def merge(
-    x: Tensor, keys: Tensor, sizes: Tensor | None, offsets: Tensor, out_offsets: Tensor, prefix: int
+    x: Tensor,
+    keys: Tensor,
+    sizes: Tensor | None,
+    offsets: Tensor,
+    out_offsets: Tensor,
+    prefix: int,
+    pairs: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Match and merge the tokens of each image of a packed buffer (paper, section 3).
 
     Args:
         x: tokens ``(T, D)``.
-        keys: ``(T, H, d)``; tokens are compared by the mean of their keys over the heads.
+        keys: ``(T, H, d)``, by which tokens are compared.
         sizes: float32 ``(T,)``, or None if all are 1.
         offsets, out_offsets: int64 ``(images + 1,)``, where each image begins before and after
             merging. An image loses as many tokens as its two lengths differ by: at most half of
             those that are not prefix tokens.
         prefix: tokens at the front of each image that never merge.
+        pairs: merge by the rule "pairs" instead of the paper's.
 
     A similarity of NaN counts as the smallest, so such a token merges last. PyTorch, and with it
     `tome_core.matching.Bipartite`, count it as the largest.
@@ -255,6 +262,7 @@ def merge(
         heads,
         head_dim,
         prefix,
+        pairs,
         out,
         out_sizes,
         dest,

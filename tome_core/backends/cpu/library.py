@@ -47,6 +47,7 @@ _SIGNATURES: dict[str, list[Any]] = {
         _INT64,
         *[_POINTER] * 3,
         *[_INT64] * 5,
+        _BOOL,
         *[_POINTER] * 4,
     ],
     "layer_norm": [*[_POINTER] * 3, *[_INT64] * 2, _FLOAT, _POINTER],

@@ -36,13 +36,13 @@ class KernelStrategy(ReferenceStrategy):
         return kernels.attention(q, k, v, context.key_sizes(), offsets)
 
     def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
-        """Match and merge all images at once, if the merging is the paper's."""
+        """Match and merge all images at once, if the merging is one of `RULES`."""
         packed = context.packed
         if not context.merges:
             return packed
         keys = features.k
         merging = context.merging
-        if not merging.follows_paper or not _is_supported(keys):
+        if merging.rule is None or not _is_supported(keys):
             return super().merge(context, features)
         following = context.index + 1
         offsets = context.plan.offsets(keys)
@@ -53,6 +53,7 @@ class KernelStrategy(ReferenceStrategy):
             offsets[context.index],
             offsets[following],
             merging.prefix,
+            merging.rule == "pairs",
         )
         packed = _follow_tokens(context, dest, merged)
         sizes_of_groups = tuple(view for _, view in context.plan.views(sizes, following))

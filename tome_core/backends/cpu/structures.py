@@ -39,6 +39,7 @@ class EncodeArguments(Structure):
         ("prefix", c_int64),
         ("leading", c_int64),
         ("proportional", c_bool),
+        ("pairs", c_bool),
         ("offsets", c_void_p),
         ("tokens", c_void_p),
         ("other_tokens", c_void_p),

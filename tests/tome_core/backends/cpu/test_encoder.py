@@ -41,6 +41,7 @@ def test_which_calls_it_takes() -> None:
     context = BlockContext(merging, plan, 0, packed)
     assert encoder.supports(context)
     assert encoder.supports(replace(context, packed=replace(packed, sources=places)))
+    assert encoder.supports(replace(context, merging=merging.with_rule("pairs")))
 
     for other in (
         replace(packed, positions=places),

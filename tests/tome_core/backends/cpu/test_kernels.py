@@ -20,8 +20,9 @@ from tests.tome_core.backends.cpu.helpers import (
 )
 from tome_core.attention import explicit_attention
 from tome_core.backends.cpu import kernels
-from tome_core.matching import Bipartite
-from tome_core.merge import merge
+from tome_core.merging import RULES
+from tome_core.metric import BlockTensors
+from tome_core.rules import RULE_NAMES, RuleName
 
 pytestmark = needs_avx512
 
@@ -73,9 +74,10 @@ def test_attention_equals_the_explicit_formula(
     st.integers(1, 50),
     dtypes,
     st.booleans(),
+    st.sampled_from(RULE_NAMES),
     st.integers(0, 99),
 )
-def test_merge_equals_bipartite_matching_and_the_weighted_mean(
+def test_merging_equals_the_rule(
     images: list[tuple[int, int]],
     prefix: int,
     h: int,
@@ -83,10 +85,12 @@ def test_merge_equals_bipartite_matching_and_the_weighted_mean(
     dim: int,
     dtype: torch.dtype,
     has_sizes: bool,
+    name: RuleName,
     seed: int,
 ) -> None:
     counts = [count for count, _ in images]
-    matcher = Bipartite()
+    rule = RULES[name]
+    matcher = rule.matcher
     left = [matcher.remaining(count, r, prefix) if r else count for count, r in images]
     tokens = sum(counts)
     x = random(tokens, dim, seed=seed, dtype=dtype)
@@ -94,7 +98,11 @@ def test_merge_equals_bipartite_matching_and_the_weighted_mean(
     sizes = torch.randint(1, 9, (tokens,)).float() if has_sizes else None
     offsets = offsets_of(counts)
     after = offsets_of(left)
-    result, result_sizes, dest, merged = kernels.merge(x, keys, sizes, offsets, after, prefix)
+    pairs = name == "pairs"
+    result, result_sizes, dest, merged = kernels.merge(
+        x, keys, sizes, offsets, after, prefix, pairs
+    )
+    metric = rule.metric(BlockTensors(x, x, keys, keys, keys))
     for i, (count, r) in enumerate(images):
         part = slice(offsets[i], offsets[i + 1])
         out = slice(after[i], after[i + 1])
@@ -105,16 +113,17 @@ def test_merge_equals_bipartite_matching_and_the_weighted_mean(
             assert torch.equal(dest[part], torch.arange(count))
             assert not merged[part].any()
             continue
-        matching = matcher(keys[part].float().mean(dim=1)[None], r, prefix)
-        expected, expected_sizes = merge(x[None, part], before, matching.dest, left[i])
+        matching = matcher(metric[None, part], r, prefix)
+        expected, expected_sizes = rule.combine(x[None, part], before, matching, left[i])
         assert torch.equal(dest[part], matching.dest[0])
         assert torch.equal(merged[part], matching.merged[0])
         assert torch.equal(result_sizes[out], expected_sizes[0])
         torch.testing.assert_close(result[out], expected[0], rtol=TOLERANCE[dtype] / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
-def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype) -> None:
+def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype, pairs: bool) -> None:
     """A single image, which is large."""
     offsets = offsets_of([1101])
     after = offsets_of([901])
@@ -124,31 +133,66 @@ def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype) -> N
     results = []
     for threads in (1, 3):
         with thread_count(threads):
-            results.append(kernels.merge(x, keys, sizes, offsets, after, 1))
+            results.append(kernels.merge(x, keys, sizes, offsets, after, 1, pairs))
     for one, shared in zip(*results, strict=True):
         assert torch.equal(one, shared)
 
 
-def test_among_equal_similarities_the_lowest_index_wins() -> None:
+@pytest.mark.parametrize("name", RULE_NAMES)
+def test_among_equal_similarities_the_lowest_index_wins(name: RuleName) -> None:
     keys = torch.ones(41, 2, 16)
     x = torch.randn(41, 8)
     _, _, dest, merged = kernels.merge(
-        x, keys, None, torch.tensor([0, 41]), torch.tensor([0, 36]), prefix=1
+        x, keys, None, torch.tensor([0, 41]), torch.tensor([0, 36]), 1, name == "pairs"
     )
-    matching = Bipartite()(keys.mean(dim=1)[None], 5, 1)
+    matching = RULES[name].matcher(keys.mean(dim=1)[None], 5, 1)
     assert torch.equal(dest, matching.dest[0])
     assert torch.equal(merged, matching.merged[0])
 
 
+@pytest.mark.parametrize(("name", "heads"), [("paper", 1), ("pairs", 4)])
+@pytest.mark.parametrize("r", [1, 7, 20, 33])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_ties_among_different_similarities_are_settled_in_order(
+    name: RuleName, heads: int, r: int, dtype: torch.dtype
+) -> None:
+    """Keys of 64 ones and minus ones have the length 8, so no similarity is rounded."""
+    keys = random(67, 64, seed=r, dtype=dtype).sign()
+    x = random(67, 8, seed=1, dtype=dtype)
+    offsets = torch.tensor([0, 67])
+    after = torch.tensor([0, 67 - r])
+    _, _, dest, merged = kernels.merge(
+        x, keys.view(67, heads, -1), None, offsets, after, 1, name == "pairs"
+    )
+    matching = RULES[name].matcher(keys[None].float(), r, 1)
+    assert torch.equal(dest, matching.dest[0])
+    assert torch.equal(merged, matching.merged[0])
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_opposite_tokens_that_become_a_pair_make_a_token_of_zero(dtype: torch.dtype) -> None:
+    x = torch.full((2, 40), 5, dtype=dtype)
+    x[1] = -5
+    keys = torch.ones(2, 1, 16, dtype=dtype)
+    tokens, sizes, _, _ = kernels.merge(
+        x, keys, None, torch.tensor([0, 2]), torch.tensor([0, 1]), 0, pairs=True
+    )
+    assert torch.equal(tokens, torch.zeros(1, 40, dtype=dtype))
+    assert sizes.tolist() == [2]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("bad_value", [float("nan"), float("inf")])
-def test_nan_or_infinity_in_one_image_does_not_reach_the_others(bad_value: float) -> None:
+def test_nan_or_infinity_in_one_image_does_not_reach_the_others(
+    bad_value: float, pairs: bool
+) -> None:
     keys = torch.randn(60, 2, 16)
     x = torch.randn(60, 8)
     offsets = torch.tensor([0, 20, 40, 60])
     after = torch.tensor([0, 15, 30, 45])
-    clean = kernels.merge(x, keys, None, offsets, after, 1)
+    clean = kernels.merge(x, keys, None, offsets, after, 1, pairs)
     keys[20:40] = bad_value
-    tokens, sizes, dest, _ = kernels.merge(x, keys, None, offsets, after, 1)
+    tokens, sizes, dest, _ = kernels.merge(x, keys, None, offsets, after, 1, pairs)
     for part in (slice(0, 15), slice(30, 45)):
         assert torch.equal(tokens[part], clean[0][part])
     assert sizes[15:30].sum() == 20

@@ -37,16 +37,17 @@ def main() -> int:
     if shutil.which("wrk") is None and any(each.name == "overload" for each in chosen):
         console.print("error: wrk is not installed; Debian's package wrk has it", style="red")
         return 2
-    where = about("tests.chaos", pick_device("cpu"), usable_cores()) | {
-        "date": datetime.now(UTC).date().isoformat()
-    }
+    today = datetime.now(UTC).date().isoformat()
+    run = about("tests.chaos", pick_device("cpu"), usable_cores()) | {"date": today}
+    where = f"{run['device']}, {today}"
     with tempfile.TemporaryDirectory() as folder:
         oracle = Oracle(Path(folder))
         for scenario, workers in product(chosen, args.workers):
             known = read(args.results)
             if args.fresh:
                 known.pop((scenario.name, workers), None)
-            found = run_one(scenario, oracle, args.times or scenario.long, workers, console)
+            times = args.times or scenario.long
+            found = replace(run_one(scenario, oracle, times, workers, console), where=where)
             console.print(
                 f"{found.scenario}, {number_of_processes(workers)}: {found.times} {found.unit},"
                 f" {found.lost} lost",
@@ -57,8 +58,8 @@ def main() -> int:
             known[found.key] = known[found.key] + found if found.key in known else found
             order = [each.name for each in SCENARIOS]
             ordered = sorted(known.values(), key=lambda one: (order.index(one.scenario), one.key))
-            write(args.results, where, ordered)
-            args.report.write_text(markdown(where, ordered), "utf-8")
+            write(args.results, run, ordered)
+            args.report.write_text(markdown(run, ordered), "utf-8")
     return 0 if all(each.holds for each in read(args.results).values()) else 1
 
 

@@ -22,8 +22,8 @@ HEAD = (
     "",
 )
 TABLE_HEAD = (
-    "| scenario | API processes | size | lost | checks (with their bars) |",
-    "| --- | --- | --- | --- | --- |",
+    "| scenario | API processes | size | lost | checks (with their bars) | measured on |",
+    "| --- | --- | --- | --- | --- | --- |",
 )
 
 
@@ -71,6 +71,7 @@ class Found:
         lost: requests that got no answer, or a wrong one, or that client and server count
             differently.
         workers: API processes of the server.
+        where: the machine, and the day.
     """
 
     scenario: str
@@ -80,6 +81,7 @@ class Found:
     lost: int
     checks: tuple[Check, ...] = ()
     workers: int = 1
+    where: str = ""
 
     @property
     def key(self) -> Key:
@@ -123,11 +125,11 @@ def markdown(about: dict[str, Any], found: Iterable[Found]) -> str:
     """The report."""
     rows = [
         f"| {one.done} | {one.workers} | {one.times:,} {one.unit} | {one.lost}"
-        f" | {checks_cell(one.checks)} |"
+        f" | {checks_cell(one.checks)} | {one.where} |"
         for one in found
     ]
-    where = "; ".join(f"{name} {value}" for name, value in about.items())
-    return "\n".join([*HEAD, f"Measured on: {where}.", "", *TABLE_HEAD, *rows]) + "\n"
+    last = "; ".join(f"{name} {value}" for name, value in about.items())
+    return "\n".join([*HEAD, f"The latest run: {last}.", "", *TABLE_HEAD, *rows]) + "\n"
 
 
 def checks_cell(checks: Iterable[Check]) -> str:

@@ -86,6 +86,12 @@ class TestResults:
         assert read(path) == {("a", 1): self.first, ("a", 3): of_three}
         assert "| done | 3 | 4 times |" in markdown({}, [self.first, of_three])
 
+    def test_each_row_says_where_it_was_measured(self) -> None:
+        here = replace(self.first, where="here, today")
+        there = replace(self.second, where="there, yesterday", scenario="b")
+        rows = markdown({}, [here, there]).splitlines()[-2:]
+        assert [row.split(" | ")[-1] for row in rows] == ["here, today |", "there, yesterday |"]
+
     def test_what_was_missed_stands_out(self) -> None:
         table = markdown({}, [self.first, self.second])
         assert table.count("**missed**") == 1

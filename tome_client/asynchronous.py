@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import httpx
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tome_client.pictures import ImageLike
 
 R = int | str | Sequence[int] | None
+Confidence = float | Literal["auto"] | None
 
 
 class AsyncClient:
@@ -39,6 +40,9 @@ class AsyncClient:
     ``r`` is a number, a list of numbers (one per block), a schedule string (``"16:-1"``) or
     ``"auto"``. With ``"auto"`` the server merges only as many tokens as ``deadline_ms`` requires.
     It uses no level above ``r_max`` and no level whose accuracy is below ``min_accuracy`` percent.
+    With ``confidence`` an image runs again at ``confidence_r`` (0 if it is not given) where the
+    probabilities of its two best classes differ by less; ``"auto"`` takes the margin from the
+    model's profile.
     ``model`` is the name of a model; the default is the server's first.
     """
 
@@ -61,6 +65,8 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        confidence: Confidence = None,
+        confidence_r: R = None,
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
@@ -73,6 +79,8 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            confidence=confidence,
+            confidence_r=confidence_r,
             top_k=top_k,
             deadline_ms=deadline_ms,
             model=model,
@@ -90,6 +98,8 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        confidence: Confidence = None,
+        confidence_r: R = None,
         top_k: int | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
@@ -102,6 +112,8 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            confidence=confidence,
+            confidence_r=confidence_r,
             top_k=top_k,
             deadline_ms=deadline_ms,
             model=model,

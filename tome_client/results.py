@@ -34,6 +34,14 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One forward pass of an image: its schedule, and the milliseconds of its batch."""
+
+    r: str
+    forward_ms: float
+
+
+@dataclass(frozen=True)
 class Media:
     """A sound: its duration, and the sample rate (Hz) and channels of its file."""
 
@@ -97,6 +105,9 @@ class Classification:
         modality: ``image``, ``audio`` or ``video``: what the model takes.
         media: the sound or the video; None for an image.
         windows: in order of time, then of crops; empty unless each was requested.
+        passes: of an image, with ``confidence``; else empty.
+        confident: with ``confidence``, whether the classes are certain, or those of a second pass;
+            else None.
     """
 
     model: str
@@ -110,6 +121,8 @@ class Classification:
     media: Media | Video | None = None
     windows: tuple[Window, ...] = ()
     merging: str = "paper"
+    passes: tuple[Pass, ...] = ()
+    confident: bool | None = None
 
     @property
     def label(self) -> str:
@@ -133,6 +146,8 @@ class Classification:
             media=parse_media(answer),
             windows=tuple(map(parse_window, answer.get("windows", ()))),
             merging=answer.get("merging", "paper"),
+            passes=tuple(Pass(each["r"], each["forward_ms"]) for each in answer.get("passes", ())),
+            confident=answer.get("confident"),
         )
 
 
@@ -179,6 +194,7 @@ class Level:
     relative_flops: float
     speedup: float | None
     accuracy: float | None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,7 @@ class Model:
         classes: number of classes; 0 for a model without a classifier.
         r_max: the largest valid ``r``.
         merging: the rule by which tokens merge, ``paper`` or ``pairs``.
+        activation: computes the scores: ``softmax``, which ``confidence`` needs, or another.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
         window_seconds: duration of one window of a sound; None for other models.
         frames: of a clip of video, as the following; None for other models.
@@ -216,6 +233,7 @@ class Model:
     clips: int | None = None
     crops: int | None = None
     merging: str = "paper"
+    activation: str = "softmax"
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -226,13 +244,15 @@ class Model:
         media_names = ("window_seconds", "frames", "sampling", "stride", "clips", "crops")
         of_media: dict[str, Any] = {name: answer.get(name) for name in media_names}
         levels = tuple(
-            Level(**{name: level[name] for name in level_names}) for level in answer["levels"]
+            Level(**{name: level[name] for name in level_names}, margin=level.get("margin"))
+            for level in answer["levels"]
         )
         return cls(
             input_size=(channels, height, width),
             levels=levels,
             modality=answer.get("modality", "image"),
             merging=answer.get("merging", "paper"),
+            activation=answer.get("activation", "softmax"),
             **of_media,
             **{name: answer[name] for name in names},
         )

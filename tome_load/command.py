@@ -83,6 +83,10 @@ class LoadCommand(BaseSettings):
         0.0,
         description="Seconds of the same load beforehand, which do not count.",
     )
+    confidence: str = Field(
+        "",
+        description="Images that are less certain run again at r=0: 0 to 1, or auto.",
+    )
     deadline_ms: float | None = Field(
         None,
         description="Deadline in each request; only answers within it are good.",
@@ -125,6 +129,7 @@ class LoadCommand(BaseSettings):
             r=tuple(self.r.split()) or ("",),
             endpoint=self.endpoint,
             model=self.model,
+            confidence=self.confidence,
             deadline_ms=self.deadline_ms,
             key=key,
             timeout=self.timeout,

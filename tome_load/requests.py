@@ -22,6 +22,8 @@ def request_url(spec: LoadSpec, r: str) -> str:
         parameters["r"] = r
     if spec.model:
         parameters["model"] = spec.model
+    if spec.confidence:
+        parameters["confidence"] = spec.confidence
     if spec.deadline_ms:
         parameters["deadline_ms"] = f"{spec.deadline_ms:g}"
     url = f"{base}/{spec.endpoint}"

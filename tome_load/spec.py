@@ -38,6 +38,7 @@ class LoadSpec:
         requests: number of requests to send.
         warmup: seconds of the same load beforehand, which do not count.
         r: schedules as text, drawn uniformly; with an empty one the server chooses.
+        confidence: below which images run again, as text; empty for one pass.
         deadline_ms: deadline in each request; only answers within it are good.
         key: API key.
         timeout: seconds to wait for an answer.
@@ -60,6 +61,7 @@ class LoadSpec:
     r: tuple[str, ...] = ("",)
     endpoint: Endpoint = "classify"
     model: str = ""
+    confidence: str = ""
     deadline_ms: float | None = None
     key: str = field(default="", repr=False)
     timeout: float = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ class ProfileRow:
         speedup: median over the batches of the time at r=0 divided by the time at this schedule.
         accuracy_low, accuracy_high: the 95 % confidence interval of ``accuracy``, in percent; None
             in profiles that were written without it.
+        agreement: of the best class with that at r=0, in percent; None where it was not measured,
+            as the following.
+        margin: between the two best probabilities, below which an image has to run again at r=0, so
+            that its class is that of r=0 in 99.9 % of all cases.
+        margin_agreement: the agreement that the measured images do show for ``margin``, in percent.
+        second_passes: share of the images below ``margin``, in percent.
+        cascade_accuracy: top-1, in percent, where these run again.
     """
 
     r: str
@@ -35,6 +42,26 @@ class ProfileRow:
     speedup: float
     accuracy_low: float | None = None
     accuracy_high: float | None = None
+    agreement: float | None = None
+    margin: float | None = None
+    margin_agreement: float | None = None
+    second_passes: float | None = None
+    cascade_accuracy: float | None = None
+
+
+def cascade_speedup(row: ProfileRow) -> float:
+    """Return the speed-up over r=0 if the second passes of ``row`` run at r=0."""
+    assert row.second_passes is not None
+    return 1 / (1 / row.speedup + row.second_passes / 100)
+
+
+def cascade_rows(rows: Sequence[ProfileRow]) -> list[ProfileRow]:
+    """Return the rows that have a margin, with the accuracy and the speed-up of its cascade."""
+    return [
+        replace(row, accuracy=row.cascade_accuracy, speedup=cascade_speedup(row))
+        for row in rows
+        if row.cascade_accuracy is not None
+    ]
 
 
 def write_profile(path: Path, rows: Sequence[ProfileRow], metadata: Mapping[str, object]) -> None:

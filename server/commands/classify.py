@@ -7,9 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from server.commands.file_prediction import BestClasses, FilePrediction, predict
+from server.commands.file_prediction import (
+    BestClasses,
+    FilePrediction,
+    SecondPass,
+    predict,
+    predict_image,
+)
 from server.commands.flags import Windows
 from server.commands.inputs import FileInputs, read_inputs
 from server.commands.offline import (
@@ -35,6 +41,8 @@ def classify(
     model: str,
     top_k: int,
     *,
+    confidence: float | Literal["auto"] | None = None,
+    confidence_r: str | None = None,
     windows: Windows = "mean",
     clips: int | None = None,
     crops: int | None = None,
@@ -46,6 +54,8 @@ def classify(
 
     Args:
         files: ``-`` is standard input.
+        confidence: the margin between the two best probabilities below which an image runs again,
+            under the schedule ``confidence_r``; ``auto`` takes it from the model's profile.
         windows: of a sound or a video: the first, the mean, or each as well.
         clips, crops: see `pick_model`.
         as_json: print one JSON object a line, with the members of the answer over HTTP and
@@ -57,13 +67,15 @@ def classify(
     readable = [file for file in files if _is_readable(file, as_json)]
     if not readable:
         return 1  # without the seconds that the model takes
-    runner = load_runner(settings, pick_model(settings, model, clips, crops))
+    spec = pick_model(settings, model, clips, crops, profiles=confidence == "auto")
+    runner = load_runner(settings, spec)
     if not runner.model.labels:
         raise ConfigError(f"model {runner.model.spec.name} has no classifier")
     takes_images = runner.model.transform.modality is Modality.IMAGE
     if takes_images and windows != "mean":
         raise ConfigError(f"model {runner.model.spec.name} takes images, which have no windows")
     schedule = parse_schedule(runner, r)
+    second = _second_pass(runner, schedule, confidence, confidence_r)
     top_k = min(top_k, len(runner.model.labels))
     failures = len(files) - len(readable)
     for file in readable:
@@ -73,14 +85,59 @@ def classify(
             failures += 1
             _report_failure(file, error, as_json)
             continue
-        found = predict(runner, inputs, schedule, top_k, windows)
+        if takes_images:
+            found = predict_image(runner, inputs.rows[0], schedule, top_k, second)
+        else:
+            found = predict(runner, inputs, schedule, top_k, windows)
         if as_json:
-            _print_json(_result(file, runner, schedule, inputs, found))
+            _print_json(_result(file, runner, inputs, found))
         else:
             _print_classes(file if len(files) > 1 else None, runner, inputs, found)
     if not as_json:
         print(tokens_left(runner, schedule))
     return 1 if failures else 0
+
+
+def _second_pass(
+    runner: Runner,
+    schedule: Schedule,
+    confidence: float | Literal["auto"] | None,
+    confidence_r: str | None,
+) -> SecondPass | None:
+    """Return when images run again; None if none does.
+
+    Raises:
+        ConfigError: the model does not say how certain it is, its profile has no margin for
+            ``schedule``, or the second pass merges as much.
+    """
+    if confidence is None:
+        if confidence_r is not None:
+            raise ConfigError("--confidence-r is the second pass of --confidence")
+        return None
+    model = runner.model
+    if model.transform.modality is not Modality.IMAGE or model.activation != "softmax":
+        raise ConfigError(
+            f"--confidence is for models of images with softmax, which {model.spec.name} is not"
+        )
+    second = parse_schedule(runner, confidence_r or "0")
+    if sum(runner.tokens(second)) > sum(runner.tokens(schedule)):
+        margin = confidence if confidence != "auto" else _profiled_margin(runner, schedule, second)
+        return SecondPass(margin, second)
+    if confidence_r is None:
+        return None  # the first pass is exact already
+    raise ConfigError("--confidence-r must merge less than -r")
+
+
+def _profiled_margin(runner: Runner, schedule: Schedule, second: Schedule) -> float:
+    if second != Schedule.constant(0):
+        raise ConfigError("--confidence auto is for a second pass at r=0; name a margin")
+    margin = runner.model.margins.get(str(schedule))
+    if margin is None:
+        raise ConfigError(
+            f"the profile of {runner.model.spec.name} has no margin for r={schedule}; `tome-serve"
+            " evaluate --profile` measures it, or name one from 0 to 1"
+        )
+    return margin
 
 
 def _print_classes(
@@ -106,11 +163,11 @@ def _print_classes(
 def _result(
     file: Path,
     runner: Runner,
-    schedule: Schedule,
     inputs: FileInputs,
     found: FilePrediction,
 ) -> dict[str, Any]:
     labels = runner.model.labels
+    schedule = found.schedules[-1]
     tokens = runner.tokens(schedule)
     result: dict[str, Any] = {
         "file": str(file),
@@ -119,6 +176,9 @@ def _result(
         "predictions": _predictions(labels, found.best),
         "tokens": {"input": tokens[0], "output": tokens[-1]},
     }
+    if found.confident is not None:
+        result["passes"] = [{"r": str(each)} for each in found.schedules]
+        result["confident"] = found.confident
     if inputs.media is not None:
         result["modality"] = runner.model.transform.modality
         result["media"] = asdict(inputs.media)

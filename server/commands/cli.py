@@ -123,6 +123,8 @@ def _classify(command: ClassifyCommand) -> int:
         command.r,
         command.model,
         command.top_k,
+        confidence=command.confidence,
+        confidence_r=command.confidence_r,
         windows=command.windows,
         clips=command.clips,
         crops=command.crops,
@@ -147,7 +149,7 @@ def _visualize(command: VisualizeCommand) -> int:
 
 def _evaluate(command: EvaluateCommand) -> int:
     _import_pytorch(command)
-    from server.catalog.profiles import profiled_model, read_profile, write_profile
+    from server.catalog.profiles import cascade_rows, profiled_model, read_profile, write_profile
     from server.commands.datasets import check_folder
     from server.commands.evaluate import evaluate
     from server.commands.plotting import plot_profiles
@@ -174,7 +176,10 @@ def _evaluate(command: EvaluateCommand) -> int:
         write_profile(command.profile, rows, conditions)
     if command.plot is not None:
         model_name = str(conditions["model"])
-        plot_profiles({model_name: rows, **other_profiles}, command.plot)
+        curves = {model_name: rows, **other_profiles}
+        if cascades := cascade_rows(rows):
+            curves[f"{model_name}, confidence=auto"] = cascades
+        plot_profiles(curves, command.plot)
     return 0
 
 

@@ -6,15 +6,18 @@ import logging
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from server.catalog.profiles import ProfileRow
+from server.catalog.profiles import ProfileRow, cascade_speedup
+from server.commands.agreement import choose_margin
 from server.commands.confidence import wilson_interval
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
@@ -50,11 +53,16 @@ class _Measurement:
     Attributes:
         means: counts the files whose best class was right.
         seconds_per_input: of an image or a window; one value for each timed batch.
+        classes, margins, labels: of the images of each batch, where the model says how certain it
+            is: the best class, the margin between the two best probabilities, and the true class.
     """
 
     schedule: Schedule
     means: WindowMeans = field(default_factory=WindowMeans)
     seconds_per_input: list[float] = field(default_factory=list)
+    classes: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    margins: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    labels: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
 
 def evaluate(
@@ -189,6 +197,19 @@ def _measure_batch(
     if runner.model.transform.modality is not Modality.IMAGE:
         scores = ACTIVATIONS[runner.model.activation](logits)
     measurement.means.add(part.items, part.labels, scores.numpy())
+    if _knows_certainty(runner):
+        best = logits.float().softmax(dim=-1).topk(2)
+        probabilities = best.values.double()  # in which the server subtracts
+        measurement.classes.append(best.indices[:, 0].numpy())
+        measurement.margins.append((probabilities[:, 0] - probabilities[:, 1]).numpy())
+        measurement.labels.append(part.labels)
+
+
+def _knows_certainty(runner: Runner) -> bool:
+    """Return whether the margin between two classes says how certain the model is of an image."""
+    model = runner.model
+    is_image = model.transform.modality is Modality.IMAGE
+    return is_image and model.activation == "softmax" and len(model.labels) > 1
 
 
 def _row(
@@ -204,7 +225,7 @@ def _row(
     speedups = [before / after for before, after in pairs]
     hits = measurement.means.hits()
     low, high = wilson_interval(hits, files)
-    return ProfileRow(
+    row = ProfileRow(
         r=str(measurement.schedule),
         accuracy=round(100 * hits / files, 3),
         tokens=tokens[-1],
@@ -213,6 +234,30 @@ def _row(
         speedup=round(statistics.median(speedups), 3),
         accuracy_low=round(100 * low, 3),
         accuracy_high=round(100 * high, 3),
+    )
+    if not measurement.classes:
+        return row
+    return _with_cascade(row, measurement, baseline)
+
+
+def _with_cascade(row: ProfileRow, measured: _Measurement, baseline: _Measurement) -> ProfileRow:
+    """Return ``row`` with its agreement with r=0, and with what second passes at r=0 give."""
+    classes = np.concatenate(measured.classes)
+    exact = np.concatenate(baseline.classes)
+    agrees = classes == exact
+    row = replace(row, agreement=round(100 * float(agrees.mean()), 3))
+    if measured is baseline:
+        return row
+    margins = np.concatenate(measured.margins)
+    chosen = choose_margin(margins, agrees)
+    final = np.where(margins < chosen.margin, exact, classes)
+    hits = final == np.concatenate(measured.labels)
+    return replace(
+        row,
+        margin=chosen.margin,
+        margin_agreement=round(100 * chosen.shown, 3),
+        second_passes=round(100 * chosen.second_passes, 2),
+        cascade_accuracy=round(100 * float(hits.mean()), 3),
     )
 
 
@@ -234,5 +279,34 @@ def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) 
             f"{row.relative_flops:.1%}",
             f"{row.images_per_s:.0f}",
             f"{row.speedup:.2f}x",
+        )
+    Console().print(table)
+    print_cascades(rows)
+
+
+def print_cascades(rows: Sequence[ProfileRow]) -> None:
+    """Print what a second pass at r=0 costs and gains, for the rows that have a margin."""
+    cascades = [row for row in rows if row.margin is not None]
+    if not cascades:
+        return
+    table = Table(
+        "r",
+        "agrees, %",
+        "margin",
+        "again, %",
+        "agree then, %",
+        "accuracy then, %",
+        "speed-up then",
+        title="Images with the class of r=0: at constant r, and (at least) with confidence=auto",
+    )
+    for row in cascades:
+        table.add_row(
+            row.r,
+            f"{row.agreement:.2f}",
+            f"{row.margin:.3f}",
+            f"{row.second_passes:.1f}",
+            f"{row.margin_agreement:.2f}",
+            f"{row.cascade_accuracy:.2f}",
+            f"{cascade_speedup(row):.2f}x",
         )
     Console().print(table)

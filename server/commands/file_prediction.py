@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.commands.flags import Windows
-from server.commands.inputs import FileInputs
+from server.commands.inputs import FileInputs, Row
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.media.window_scores import best_classes
@@ -27,10 +27,27 @@ class FilePrediction:
     Attributes:
         best: of an image, of the first window of a file, or of the mean of all its windows.
         each: of every window; empty unless it was requested.
+        schedules: of the passes. The last one counts.
+        confident: whether the classes are certain, or those of a second pass; None if that was not
+            asked for.
     """
 
     best: BestClasses
+    schedules: tuple[Schedule, ...]
     each: tuple[BestClasses, ...] = ()
+    confident: bool | None = None
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """When an image runs again, and under which schedule.
+
+    Attributes:
+        margin: of the two best probabilities, below which it does.
+    """
+
+    margin: float
+    schedule: Schedule
 
 
 def predict(
@@ -47,6 +64,28 @@ def predict(
     outputs = runner.run([ImageInput(row, schedule, count) for row in rows])
     best = BestClasses(*best_classes(outputs, top_k))
     if windows != "each":
-        return FilePrediction(best)
+        return FilePrediction(best, (schedule,))
     each = (BestClasses(found.classes[:top_k], found.scores[:top_k]) for found in outputs)
-    return FilePrediction(best, tuple(each))
+    return FilePrediction(best, (schedule,), tuple(each))
+
+
+def predict_image(
+    runner: Runner,
+    image: Row,
+    schedule: Schedule,
+    top_k: int,
+    second: SecondPass | None = None,
+) -> FilePrediction:
+    """Run an image, and once more if ``second`` says so."""
+    count = max(top_k, 2)
+    (found,) = runner.run([ImageInput(image, schedule, count)])
+    schedules: tuple[Schedule, ...] = (schedule,)
+    if second is not None and _is_uncertain(found.scores, second.margin):
+        schedules = (schedule, second.schedule)
+        (found,) = runner.run([ImageInput(image, second.schedule, count)])
+    best = BestClasses(found.classes[:top_k], found.scores[:top_k])
+    return FilePrediction(best, schedules, confident=True if second is not None else None)
+
+
+def _is_uncertain(probabilities: tuple[float, ...], margin: float) -> bool:
+    return len(probabilities) > 1 and probabilities[0] - probabilities[1] < margin

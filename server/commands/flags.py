@@ -75,6 +75,16 @@ class ClassifyCommand(ModelSettings):
     r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
     model: str = Field("", description="Name of the model; default: the first.")
     top_k: int = Field(5, ge=1, description="Number of classes to print.")
+    confidence: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
+        None,
+        description=(
+            "Run an image again at --confidence-r if the probabilities of its two best classes"
+            " differ by less than this; auto takes the margin of the model's profile."
+        ),
+    )
+    confidence_r: str | None = Field(
+        None, description="Schedule of the second pass of --confidence; default: 0."
+    )
     windows: Windows = Field(
         "mean",
         description=(

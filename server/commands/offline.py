@@ -49,19 +49,21 @@ def pick_model(
     name: str,
     clips: int | None = None,
     crops: int | None = None,
+    profiles: bool = False,
 ) -> ModelSpec:
-    """Return the model ``name`` of the catalog, by default its first, without its profile.
+    """Return the model ``name`` of the catalog, by default its first.
 
     Args:
         clips, crops: instead of those of the entry, of a model of video; None for these.
+        profiles: whether its profile is needed. It is for a server, and may be what `evaluate` is
+            about to write.
 
     Raises:
         ConfigError: there is no model of that name.
     """
     views = {"clips": clips, "crops": crops}
     given = {field: value for field, value in views.items() if value is not None}
-    # The profile is for a server, and may be what `evaluate` is about to write.
-    specs = read_catalog(settings.config, settings.models, profiles=False)
+    specs = read_catalog(settings.config, settings.models, profiles=profiles)
     for spec in specs:
         if name in ("", spec.name):
             return spec.model_copy(update=given)

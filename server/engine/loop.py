@@ -241,6 +241,9 @@ class Loop:
             return 0.0, 0.0
         calibration = launched.model.calibration
         r0_seconds = calibration.r0_seconds(launched.features, images, seconds)
+        # At r=0 no image would have run twice.
+        first_passes = sum(not scheduled.job.is_second for scheduled in launched.batch)
+        r0_seconds *= first_passes / images
         calibration.observe(launched.features, seconds)
         return launched.predicted, r0_seconds
 

@@ -171,6 +171,7 @@ def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
         relative_flops=model.network.cost().relative(tokens),
         speedup=speedup,
         accuracy=model.accuracy.get(str(schedule)),
+        margin=model.margins.get(str(schedule)),
     )
 
 
@@ -216,4 +217,5 @@ def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         dtype_speedup=model.dtype_speedup,
         cost=model.network.cost(),
         merging=model.spec.merging,
+        activation=model.activation,
     )

@@ -24,10 +24,11 @@ import numpy.typing as npt
 from server.engine_client.engines import Engines
 from server.engine_client.link import EngineLink, Result
 from server.errors import EngineLost, Overloaded, Refusal
-from server.ipc.messages import Job, OutputKind
+from server.ipc.messages import Job, OutputKind, SecondPass
 from server.latency import queueing
 from server.latency.cost import ImageCost
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
+from server.latency.second_passes import SecondPasses
 from tome_core.schedule import Schedule
 
 _RETRY_VALID_SECONDS = 0.1  # time for which a computed `Retry-After`, in whole seconds, is reused
@@ -38,6 +39,9 @@ class Router:
 
     Args:
         target_seconds: time in which an image without a deadline is due.
+
+    Attributes:
+        second_passes: how many images take one.
     """
 
     def __init__(self, engines: Engines, target_seconds: float) -> None:
@@ -49,6 +53,7 @@ class Router:
         # Clients choose schedules, and most choose the same few.
         self._image_cost = lru_cache(maxsize=1024)(self._compute_image_cost)
         self._model_index = lru_cache(maxsize=None)(self._find_model_index)
+        self.second_passes = SecondPasses()
         self._retry_seconds = 0
         self._retry_valid_until = 0.0
 
@@ -76,15 +81,23 @@ class Router:
         model: str,
         choices: Sequence[Schedule],
         deadline: float | None,
+        second: SecondPass | None = None,
     ) -> WorkEstimate:
         """Return the work of an image under the last of ``choices``, the one that merges most.
 
         Admission must not refuse an image that could be in time, so it counts the least work.
+
+        Args:
+            second: a second pass that images may take, which counts by its share.
         """
         due = deadline
         if due is None:
             due = time.monotonic() + self._target_seconds
-        return WorkEstimate(model, self._image_cost(model, choices[-1]), due)
+        image_cost = self._image_cost(model, choices[-1])
+        if second is not None:
+            second_cost = self._image_cost(model, second.schedule)
+            image_cost = image_cost.expected(second_cost, second.share)
+        return WorkEstimate(model, image_cost, due)
 
     @property
     def free_slots(self) -> int:
@@ -163,7 +176,7 @@ class Router:
                 retry_after=self.retry_after(),
             )
         if work is None:
-            work = self.estimate_work(job.model, job.choices, job.deadline)
+            work = self.estimate_work(job.model, job.choices, job.deadline, job.second)
             self._board.admit(job.slot, self._model_index(job.model), work)
         link = self._first_to_complete(work, job.slot)
         self._board.submit(job.slot, link.engine)
@@ -277,6 +290,8 @@ class Lease(AbstractContextManager["Lease"]):
         output_kind: OutputKind = "classes",
         request_id: str = "",
         keep_slot: bool = False,
+        second: SecondPass | None = None,
+        is_second: bool = False,
     ) -> asyncio.Future[Result]:
         """Submit the image, and return its future result. Cancelling the future cancels the job.
 
@@ -301,6 +316,8 @@ class Lease(AbstractContextManager["Lease"]):
             output_kind=output_kind,
             normalised=self._normalised,
             request_id=request_id,
+            second=second,
+            is_second=is_second,
         )
         future = self._router.submit(job, self._work)
         if keep_slot:

@@ -56,6 +56,8 @@ class Level:
         speedup: throughput divided by that at r=0, as measured during warm-up on this device; None
             if it was not measured.
         accuracy: top-1 accuracy in percent, from the model's profile; None if it is unknown.
+        margin: below which an image of this level runs again at r=0 with ``confidence=auto``; from
+            the profile, None if it is unknown.
     """
 
     r: str
@@ -63,6 +65,7 @@ class Level:
     relative_flops: float
     speedup: float | None = None
     accuracy: float | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class ModelInfo:
             timed at start; None if none was. Below 1 if the self check rejected the faster one.
         r_max: the largest valid ``r``: half of the input tokens that can merge.
         merging: the rule by which its tokens merge.
+        activation: computes the scores from the logits.
         modality: what it takes.
     """
 
@@ -101,6 +105,7 @@ class ModelInfo:
     cost: Cost = field(default=Cost(0, ()))
     dtype_speedup: float | None = None
     merging: RuleName = "paper"
+    activation: str = "softmax"
     r_max: int = field(init=False)
     modality: Modality = field(init=False)
 
@@ -112,6 +117,17 @@ class ModelInfo:
     def geometry(self) -> Geometry:
         """The sizes that determine the computation of one input."""
         return Geometry(self.tokens, self.prefix, self.depth, self.cost)
+
+
+class SecondPass(NamedTuple):
+    """A second pass that an image may take.
+
+    Attributes:
+        share: of such images that take it, as expected, from 0 to 1.
+    """
+
+    schedule: Schedule
+    share: float
 
 
 class Job(NamedTuple):
@@ -129,6 +145,9 @@ class Job(NamedTuple):
         normalised: whether the pixels of an image or a clip are normalised, float32; else they are
             uint8. The windows of a sound always are.
         request_id: of the request that the image belongs to, for the engine's log.
+        second: the schedule under which the image may have to run again, and the share of images
+            that do; None if it never does.
+        is_second: whether the image has run before.
     """
 
     id: int
@@ -141,6 +160,8 @@ class Job(NamedTuple):
     output_kind: OutputKind = "classes"
     normalised: bool = False
     request_id: str = ""
+    second: SecondPass | None = None
+    is_second: bool = False
 
 
 @dataclass(frozen=True)
@@ -255,7 +276,8 @@ class BatchDone:
         forward_seconds: device time from pixels to predictions.
         predicted_seconds: prediction of ``forward_seconds`` at the start of the batch; 0 if this
             batch, or the one ahead of it, failed and ran again in parts.
-        r0_seconds: predicted time of the same images at r=0; 0 in the same cases.
+        r0_seconds: predicted time of the same images at r=0, where none would run twice; 0 in the
+            same cases, and for a batch of second passes alone.
         failures: those of the batch; after a shortage of memory its halves may have succeeded.
         cost_model: the latest cost model; None where it was sent a short time ago.
     """

@@ -61,6 +61,18 @@ class ImageCost(NamedTuple):
     merging_blocks: int = 0
     relative_flops: float = 1.0
 
+    def expected(self, second: ImageCost, share: float) -> ImageCost:
+        """Return the mean computation of images of which ``share`` run again, as ``second``."""
+        return ImageCost(
+            tokens=self.tokens + share * second.tokens,
+            linear=self.linear + share * second.linear,
+            pairs=self.pairs + share * second.pairs,
+            tokens_in_merging_blocks=self.tokens_in_merging_blocks
+            + share * second.tokens_in_merging_blocks,
+            merging_blocks=self.merging_blocks,
+            relative_flops=self.relative_flops + share * second.relative_flops,
+        )
+
 
 class CostFeatures(NamedTuple):
     """The features of one batch; or the coefficients of the features, in seconds per unit.

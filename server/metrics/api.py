@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -19,6 +20,14 @@ from tome_core.schedule import Schedule
 
 # Label values that are known in advance, as those of `Refusal` and `Loss` are.
 _CANCELLED_STAGES = ("body", "decode", "queue", "picture")
+
+
+class CascadeResult(StrEnum):
+    """How an image of a request with ``confidence`` ended."""
+
+    CERTAIN = "certain"
+    AGAIN = "again"
+    UNCERTAIN = "uncertain"
 
 
 class Metrics:
@@ -49,6 +58,7 @@ class Metrics:
         writer = self._writer
         self.requests = writer.counters(definitions.REQUESTS)
         self.images = writer.counters(definitions.IMAGES)
+        self.cascade_images = writer.counters(definitions.CASCADE_IMAGES)
         self.rejected = writer.counters(definitions.REJECTED)
         self.cancelled = writer.counters(definitions.CANCELLED)
         self.deadline_missed = writer.counter(definitions.DEADLINE_MISSED)
@@ -100,6 +110,10 @@ class Metrics:
         if level not in self._levels.get(model, ()):
             level = "other"
         self.images.labels(model, level).inc()
+
+    def observe_cascade(self, model: str, result: CascadeResult) -> None:
+        """Count one image of a request with ``confidence``."""
+        self.cascade_images.labels(model, result).inc()
 
     def observe_error(self, error: RequestError) -> None:
         """Count a refusal or a missed deadline, of a request or of one file of a multipart body."""
@@ -168,3 +182,5 @@ class Metrics:
             definitions.PREDICTION_ERROR,
         ):
             self._writer.find(definition, (model,))
+        for result in CascadeResult:
+            self.cascade_images.labels(model, result)

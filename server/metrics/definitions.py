@@ -80,6 +80,13 @@ IMAGES = _counter(
     "model",
     "r",
 )
+CASCADE_IMAGES = _counter(
+    "cascade_images",
+    "Images of requests with confidence, by result: certain after one pass, run again, or uncertain"
+    " where there was no second pass in time.",
+    "model",
+    "result",
+)
 REJECTED = _counter("rejected", "Requests and files refused, by reason.", "reason")
 CANCELLED = _counter("cancelled", "Requests whose client disconnected, by stage.", "stage")
 DEADLINE_MISSED = _counter(

@@ -30,7 +30,7 @@ class EngineMetrics:
         """Count a batch; jobs that never ran belong to no batch."""
         if not batch.images:
             return
-        if batch.r0_seconds:
+        if batch.predicted_seconds:
             self._observe_speed(batch)
         self._batch_images.observe(batch.images)
         self._batch_tokens.observe(batch.tokens)

@@ -37,6 +37,7 @@ ASKED = (
     "/embed?r=16",
     "/visualize?r=8",
     "/classify?deadline_ms=1",
+    "/classify?r=16&confidence=0.5",
 )
 
 

@@ -246,7 +246,7 @@ class TestOtherEndpoints:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
             "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
-            "merging",
+            "merging", "activation",
             "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10
@@ -261,6 +261,7 @@ class TestOtherEndpoints:
             "relative_flops",
             "speedup",
             "accuracy",
+            "margin",
         }
         assert model["levels"][0]["relative_flops"] == 1
         assert 0 < model["levels"][1]["relative_flops"] < 0.7
@@ -332,8 +333,8 @@ class TestOtherEndpoints:
         operation = api["paths"]["/classify"]["post"]
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names == [
-            "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "windows", "clips",
-            "crops",
+            "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "confidence",
+            "confidence_r", "windows", "clips", "crops",
         ]  # fmt: skip
         assert set(operation["requestBody"]["content"]) == {
             "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",

@@ -126,6 +126,20 @@ class TestAnswers:
             client.embed(SNEAKER, r="auto", r_max=0), exact, atol=0.02 * np.abs(exact).max()
         )
 
+    def test_an_uncertain_image_runs_again(self, client):
+        found = client.classify(SNEAKER, r=20, confidence=1, confidence_r=4)
+        assert [one.r for one in found.passes] == ["20", "4"]
+        assert (found.r, found.r_requested, found.confident) == ("4", "20", True)
+        assert found.timing_ms.forward == pytest.approx(
+            sum(one.forward_ms for one in found.passes), abs=0.01
+        )
+        (certain,) = client.classify_many([SNEAKER], r=20, confidence=0)
+        assert ([one.r for one in certain.passes], certain.confident) == (["20"], True)
+        plain = client.classify(SNEAKER, r=20)
+        assert (plain.passes, plain.confident) == ((), None)
+        with pytest.raises(tome_client.InvalidParameter, match="evaluate --profile"):
+            client.classify(SNEAKER, r=19, confidence="auto")  # no level
+
     def test_many(self, client):
         images = [EXAMPLES["bag"], b"hello", *[SNEAKER] * 20]
         first, second, *others = client.classify_many(iter(images), r=16)

@@ -19,12 +19,13 @@ def test_a_request_has_the_parameters_of_the_spec() -> None:
         requests=1,
         r=("16:-1", "3,1"),
         model="m",
+        confidence="auto",
         deadline_ms=250,
         key="secret",
         endpoint="embed",
     )
     url = request_url(spec, "3,1")
-    assert url == "http://[::1]:81/behind/embed?r=3,1&model=m&deadline_ms=250"
+    assert url == "http://[::1]:81/behind/embed?r=3,1&model=m&confidence=auto&deadline_ms=250"
 
 
 def test_a_request_without_parameters_has_no_query() -> None:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from starlette.datastructures import QueryParams
 
 from server.api.contract.auto_schedules import AUTO, parse_auto_schedules
+from server.api.contract.confidence import Confidence, parse_confidence
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
@@ -85,7 +86,29 @@ _PARAMETERS: list[dict[str, Any]] = [
         ),
         "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
+    {
+        "name": "confidence",
+        "in": "query",
+        "description": (
+            "An image runs again at `confidence_r` if the probability of its best class exceeds"
+            " that of the second by less than this; `auto`: by the margin of the model's profile."
+        ),
+        "schema": {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "enum": ["auto"]},
+            ]
+        },
+    },
+    {
+        "name": "confidence_r",
+        "in": "query",
+        "description": "With `confidence`: `r` of the second pass; default: 0, the exact model.",
+        "schema": {"type": "string", "examples": ["0", "8"]},
+    },
 ]
+# Of no meaning for features and pictures.
+_CLASS_PARAMETERS = ("top_k", "confidence", "confidence_r")
 
 
 def openapi_parameters(output_kind: OutputKind) -> list[dict[str, Any]]:
@@ -97,7 +120,7 @@ def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
     parameters = [
         parameter
         for parameter in _PARAMETERS
-        if output_kind == "classes" or parameter["name"] != "top_k"
+        if output_kind == "classes" or parameter["name"] not in _CLASS_PARAMETERS
     ]
     return [*parameters, openapi_windows(output_kind), *OPENAPI_VIEWS]
 
@@ -120,6 +143,8 @@ class Params:
         deadline: ``time.monotonic()`` seconds, or None.
         windows: which windows of a sound or video count; of no meaning for an image.
         views: the clips and crops of a video.
+        confidence: which images run again; None if none does.
+        answer_top_k: how many classes the engine returns: two at least show how certain it is.
     """
 
     model: ModelInfo
@@ -129,6 +154,12 @@ class Params:
     deadline: float | None
     windows: Windows = Windows.MEAN
     views: Views = field(default_factory=Views)
+    confidence: Confidence | None = None
+    answer_top_k: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        least = 0 if self.confidence is None else 2
+        object.__setattr__(self, "answer_top_k", max(self.top_k, least))
 
     @property
     def transform(self) -> Transform:
@@ -195,9 +226,21 @@ def parse_params(
         requested_r=query.get("r", default_r),
         top_k=top_k,
         deadline=parse_deadline(query.get("deadline_ms") or None, arrival),
+        confidence=_parse_confidence(query, choices, model),
         windows=windows,
         views=views,
     )
+
+
+def _parse_confidence(
+    query: Mapping[str, str], choices: tuple[Schedule, ...], model: ModelInfo
+) -> Confidence | None:
+    text = query.get("confidence") or None
+    second = query.get("confidence_r") or None
+    if text is None and second is None:
+        return None
+    schedule = None if second is None else parse_r(second, model, "confidence_r")
+    return parse_confidence(text, schedule, choices, model)
 
 
 def _check_names(query: QueryParams, output_kind: OutputKind) -> None:
@@ -254,8 +297,8 @@ def parse_schedules(
     return (clamp_schedule(Schedule.parse(default_r), model),)
 
 
-def parse_r(text: str, model: ModelInfo) -> Schedule:
-    """Return the schedule of a client's ``r``.
+def parse_r(text: str, model: ModelInfo, name: str = "r") -> Schedule:
+    """Return the schedule of a client's ``r``, or of another parameter called ``name``.
 
     Raises:
         InvalidParameter: ``text`` is no schedule, or ``model`` does not support it.
@@ -263,17 +306,17 @@ def parse_r(text: str, model: ModelInfo) -> Schedule:
     try:
         schedule = Schedule.parse(text)
     except ValueError:
-        raise _not_a_schedule(text, model) from None
+        raise _not_a_schedule(text, model, name) from None
     largest = max(schedule.counts)
     if largest > model.r_max:
         raise invalid_parameter(
-            "r",
-            f"r={largest} is too large for {model.name}; allowed are 0 to {model.r_max}",
+            name,
+            f"{name}={largest} is too large for {model.name}; allowed are 0 to {model.r_max}",
         )
     length = len(schedule.counts)
     if schedule.explicit and length > model.depth:
         raise invalid_parameter(
-            "r", f"r lists {length} numbers; {model.name} has {model.depth} blocks"
+            name, f"{name} lists {length} numbers; {model.name} has {model.depth} blocks"
         )
     return schedule
 
@@ -303,12 +346,12 @@ def parse_deadline(text: str | None, arrival: float) -> float | None:
     raise value_not_allowed("deadline_ms", text, "allowed is a positive number")
 
 
-def _not_a_schedule(text: str, model: ModelInfo) -> InvalidParameter:
+def _not_a_schedule(text: str, model: ModelInfo, name: str) -> InvalidParameter:
     return invalid_parameter(
-        "r",
-        f"r={text[:QUOTED_CHARACTERS]!r} is not a schedule; allowed are a number from 0 to"
+        name,
+        f"{name}={text[:QUOTED_CHARACTERS]!r} is not a schedule; allowed are a number from 0 to"
         f" {model.r_max} (16), a number with an inflection from -1 to 1 (16:-1), up to"
-        f" {model.depth} numbers, one per block (30,0,5,20), or auto",
+        f" {model.depth} numbers, one per block (30,0,5,20)" + (", or auto" if name == "r" else ""),
     )
 
 

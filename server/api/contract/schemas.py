@@ -47,6 +47,29 @@ class Answer(BaseModel):
     batch_size: int = Field(description="How many images shared the forward pass.")
 
 
+class Pass(BaseModel):
+    """One forward pass of an image."""
+
+    r: str = Field(description="The schedule that was used.")
+    forward_ms: float = Field(description="The time of its whole batch.")
+
+
+class CascadeAnswer(Answer):
+    """The classes of one image that was to run again if they were uncertain: `confidence`.
+
+    `r`, `tokens` and `batch_size` are those of the last pass; `queue` and `forward` are sums over
+    the passes.
+    """
+
+    passes: list[Pass] = Field(description="One, or two.")
+    confident: bool = Field(
+        description=(
+            "Whether the classes are certain, or those of a second pass; false where the second"
+            " pass would have missed the deadline, or failed."
+        )
+    )
+
+
 class Embedding(BaseModel):
     """The pooled features of one image, as from timm's ``forward_head(pre_logits=True)``."""
 
@@ -205,7 +228,13 @@ class Answers(BaseModel):
 
     # The types with more fields first: an item is written as the first type that it is one of.
     results: list[
-        SoundAnswerByWindow | VideoAnswerByWindow | SoundAnswer | VideoAnswer | Answer | Problem
+        SoundAnswerByWindow
+        | VideoAnswerByWindow
+        | SoundAnswer
+        | VideoAnswer
+        | CascadeAnswer
+        | Answer
+        | Problem
     ]
 
 
@@ -230,6 +259,9 @@ class LevelDescription(BaseModel):
     relative_flops: float = Field(description="FLOPs of a forward pass, relative to r=0.")
     speedup: float | None = Field(description="Relative to r=0, measured on this device at start.")
     accuracy: float | None = Field(description="Percent, from the model's profile.")
+    margin: float | None = Field(
+        description="What `confidence=auto` means at this `r`, from the model's profile."
+    )
 
 
 class ModelDescription(BaseModel):
@@ -248,6 +280,9 @@ class ModelDescription(BaseModel):
     blocks: int
     merging: RuleName = Field(
         description="The rule by which tokens merge: as in the paper, or the most similar pairs."
+    )
+    activation: str = Field(
+        description="softmax, sigmoid or none: computes the scores. `confidence` needs softmax."
     )
     r_max: int = Field(description="The largest valid `r`.")
     device: str

@@ -245,12 +245,14 @@ class Admission:
         modality: Modality,
         estimate: WorkEstimate | None,
         deadline: float | None,
+        expected: WorkEstimate | None = None,
     ) -> Iterator[Lease]:
         """Admit ``request`` before its body is read, and hold a slot for its first image.
 
         Args:
             modality: what its model takes.
-            estimate: the work of its image, where that is known before the body is read.
+            estimate: the work of its image, at least, where that is known before the body is read.
+            expected: what counts for others; default: ``estimate``.
 
         Raises:
             Overloaded: the server stops, is not ready, is full, or cannot answer before
@@ -261,7 +263,7 @@ class Admission:
         if estimate is not None:
             self.check_deadline(estimate, deadline)
         _check_content_length(request, self.limits[modality].max_bytes)
-        with self._router.lease(estimate) as lease:
+        with self._router.lease(expected or estimate) as lease:
             self._count_requests(1)
             try:
                 yield lease

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from server.api.contract.failures import error_of
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import BufferedInput
-from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.cascade import Cascade, expected_second_pass
+from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.threads import Threads
@@ -70,6 +71,7 @@ class ImagePath:
         self._metrics = metrics
         self._decode_image = decode
         self._threads = threads
+        self._cascade = Cascade(router, metrics)
 
     async def infer(self, image: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
         """Decode one image into its slot, run it, and build its response.
@@ -85,13 +87,18 @@ class ImagePath:
             lease.write(pixels)
         finally:
             image.release()
-        run = self._submit(lease, request, started)
+        confidence = request.params.confidence
+        run = self._submit(lease, request, started, keep_slot=confidence is not None)
         # Only a picture needs the pixels again; other pixels are freed while their image waits.
         picture_pixels = pixels if request.response_kind.is_picture else None
         del pixels
         result = await run.result
         self._check(result)
-        finished = self._finish(run, result, request, picture_pixels)
+        request.context.record_run(run.submitted, result)
+        passes = Passes((result,))
+        if confidence is not None:
+            passes = await self._cascade.complete(result, lease, request, confidence)
+        finished = self._finish(run, passes, request, picture_pixels)
         response = await build_response(
             lambda: request.response_kind.build(finished), request, self._threads, self._metrics
         )
@@ -141,24 +148,37 @@ class ImagePath:
 
     def _respond(self, run: Run, request: InferenceRequest[T]) -> T:
         """Return the response of an image that has run."""
-        finished = self._finish(run, run.result.result(), request)
+        result = run.result.result()
+        request.context.record_run(run.submitted, result)
+        finished = self._finish(run, Passes((result,)), request)
         response = request.response_kind.build(finished)
         self._count(finished)
         return response
 
-    def _submit(self, lease: Lease, request: InferenceRequest[Any], started: float) -> Run:
+    def _submit(
+        self,
+        lease: Lease,
+        request: InferenceRequest[Any],
+        started: float,
+        keep_slot: bool = False,
+    ) -> Run:
         """Submit the image in the slot of ``lease``; its decoding began at ``started``."""
         params = request.params
         context = request.context
         decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
+        second = None
+        if params.confidence is not None:
+            second = expected_second_pass(self._router, params, params.confidence)
         submitted = time.monotonic()
         result = lease.submit(
             params.model.name,
             params.choices,
-            params.top_k,
+            params.answer_top_k,
             params.deadline,
             request.response_kind.output,
             request_id=context.id,
+            keep_slot=keep_slot,
+            second=second,
         )
         return Run(submitted, decode_ms, result)
 
@@ -171,22 +191,20 @@ class ImagePath:
     def _finish(
         self,
         run: Run,
-        result: Result,
+        passes: Passes,
         request: InferenceRequest[Any],
         picture_pixels: npt.NDArray[np.uint8] | None = None,
     ) -> FinishedImage:
         """Record the stages of an image that ran; return what its response is built from."""
         params = request.params
         context = request.context
-        outcome = result.outcome
-        context.r = str(outcome.schedule)
-        context.record_run(run.submitted, result)
+        context.r = str(passes.last.outcome.schedule)
         timing = {
             "decode": run.decode_ms,
-            "queue": record_stage(context, "queue", outcome.queue_seconds),
-            "forward": record_stage(context, "forward", result.batch.forward_seconds),
+            "queue": record_stage(context, "queue", passes.queue_seconds),
+            "forward": record_stage(context, "forward", passes.forward_seconds),
         }
-        return FinishedImage(params, outcome, timing, result.batch.images, picture_pixels)
+        return FinishedImage(params, passes, timing, picture_pixels)
 
     def _count(self, image: FinishedImage) -> None:
         """Count an image whose response is built."""

@@ -11,8 +11,38 @@ import numpy.typing as npt
 
 from server.api.contract.params import Params
 from server.api.contract.schemas import Embedding
+from server.engine_client.link import Result
 from server.imaging.visualization import draw_regions, encode_png
 from server.ipc.messages import Outcome
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes of one image: one, or two with the parameter ``confidence``.
+
+    Attributes:
+        results: of each pass. The last one is the answer.
+        confident: whether the answer is certain, or that of a second pass; None if the request does
+            not ask for it.
+    """
+
+    results: tuple[Result, ...]
+    confident: bool | None = None
+
+    @property
+    def last(self) -> Result:
+        """The result that is the answer."""
+        return self.results[-1]
+
+    @property
+    def queue_seconds(self) -> float:
+        """The time in the queue before all passes."""
+        return sum(result.outcome.queue_seconds for result in self.results)
+
+    @property
+    def forward_seconds(self) -> float:
+        """The time of all passes."""
+        return sum(result.batch.forward_seconds for result in self.results)
 
 
 @dataclass(frozen=True)
@@ -21,15 +51,18 @@ class FinishedImage:
 
     Attributes:
         timing: milliseconds of its stages, as in `Timing`.
-        batch_size: how many images shared its forward pass.
         pixels: the decoded image, ``uint8 (C, H, W)``; only where the response is a picture.
     """
 
     params: Params
-    outcome: Outcome
+    passes: Passes
     timing: Mapping[str, float]
-    batch_size: int
     pixels: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the answer says."""
+        return self.passes.last.outcome
 
 
 def class_fields(image: FinishedImage) -> dict[str, Any]:
@@ -39,8 +72,23 @@ def class_fields(image: FinishedImage) -> dict[str, Any]:
     """
     outcome = image.outcome
     labels = image.params.model.labels
-    predictions = predictions_of(labels, outcome.classes, outcome.scores)
-    return _fields(image, predictions=predictions)
+    top_k = image.params.top_k
+    predictions = predictions_of(labels, outcome.classes[:top_k], outcome.scores[:top_k])
+    return _fields(image, predictions=predictions) | _pass_fields(image.passes)
+
+
+def _pass_fields(passes: Passes) -> dict[str, Any]:
+    """Return the fields of an `Answer` to a request with ``confidence``."""
+    if passes.confident is None:
+        return {}
+    described = [
+        {
+            "r": str(result.outcome.schedule),
+            "forward_ms": round(1000 * result.batch.forward_seconds, 3),
+        }
+        for result in passes.results
+    ]
+    return {"passes": described, "confident": passes.confident}
 
 
 def build_embedding(image: FinishedImage) -> Embedding:
@@ -84,5 +132,5 @@ def _fields(image: FinishedImage, **output: Any) -> dict[str, Any]:
         **output,
         "tokens": {"input": model.tokens, "output": image.outcome.tokens_out},
         "timing_ms": image.timing,
-        "batch_size": image.batch_size,
+        "batch_size": image.passes.last.batch.images,
     }

@@ -22,6 +22,7 @@ from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
 from server.api.pipeline.cancellation import cancel_at, race_with_disconnect
+from server.api.pipeline.cascade import expected_second_pass
 from server.api.pipeline.image import ImagePath, end_stage, name_image
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
@@ -89,7 +90,11 @@ class InferencePipeline:
         modality = params.model.transform.modality
         with (
             self._admission.admit(
-                http_request, modality, self._estimate_work(params), params.deadline
+                http_request,
+                modality,
+                self._least_work(params),
+                params.deadline,
+                self._expected_work(params),
             ) as lease,
             self._admission.reserve(modality) as reservation,
         ):
@@ -157,7 +162,7 @@ class InferencePipeline:
         params = parsed.params
         context.model = params.model.name
         context.r = params.text
-        self._admission.check_deadline(self._estimate_work(params), params.deadline)
+        self._admission.check_deadline(self._least_work(params), params.deadline)
         images = body.split(parsed.images)
         parsed.images.clear()
         request = InferenceRequest(params, response_kind, context, fail_together=True)
@@ -207,7 +212,8 @@ class InferencePipeline:
             leases = [first_lease]
             for _ in images[1:]:
                 leases.append(stack.enter_context(self._lease(request)))
-            if all(isinstance(image.content, np.ndarray) for image in images):
+            needs_no_decoding = all(isinstance(image.content, np.ndarray) for image in images)
+            if needs_no_decoding and request.params.confidence is None:
                 return [*await self._image_path.infer_pixels(images, leases, request)]
             return await run_together(map(infer, indices, images, leases))
 
@@ -222,11 +228,21 @@ class InferencePipeline:
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await self._threads.run(function)
 
-    def _lease(self, request: InferenceRequest[T]) -> contextlib.AbstractContextManager[Lease]:
-        return self._router.lease(self._estimate_work(request.params))
+    def _lease(self, request: InferenceRequest[Any]) -> contextlib.AbstractContextManager[Lease]:
+        params = request.params
+        return self._router.lease(self._expected_work(params) or self._least_work(params))
 
-    def _estimate_work(self, params: Params) -> WorkEstimate:
+    def _least_work(self, params: Params) -> WorkEstimate:
         return self._router.estimate_work(params.model.name, params.choices, params.deadline)
+
+    def _expected_work(self, params: Params) -> WorkEstimate | None:
+        """Return the work of an image that may run twice; None if it does not."""
+        if params.confidence is None:
+            return None
+        second = expected_second_pass(self._router, params, params.confidence)
+        return self._router.estimate_work(
+            params.model.name, params.choices, params.deadline, second
+        )
 
 
 async def read_images(

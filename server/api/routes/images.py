@@ -16,6 +16,7 @@ from server.api.contract.problem_details import error_responses
 from server.api.contract.schemas import (
     Answer,
     Answers,
+    CascadeAnswer,
     Embedding,
     Embeddings,
     Problem,
@@ -190,7 +191,13 @@ def timed_response(content: str | bytes, media_type: str, context: RequestContex
 @router.post(
     "/classify",
     response_model=(
-        Answer | SoundAnswer | SoundAnswerByWindow | VideoAnswer | VideoAnswerByWindow | Answers
+        CascadeAnswer
+        | Answer
+        | SoundAnswer
+        | SoundAnswerByWindow
+        | VideoAnswer
+        | VideoAnswerByWindow
+        | Answers
     ),
     responses=_PROBLEMS,
     openapi_extra=openapi_operation(CLASSES.output, "or more files."),

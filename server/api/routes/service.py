@@ -113,6 +113,7 @@ def _describe(model: ModelInfo) -> ModelDescription:
         tokens=model.tokens,
         blocks=model.depth,
         merging=model.merging,
+        activation=model.activation,
         r_max=model.r_max,
         device=model.device,
         dtype=model.dtype,

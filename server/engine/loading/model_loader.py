@@ -64,7 +64,8 @@ class LoadedModel:
         depth: number of blocks.
         grid: rows and columns of patches.
         levels: see `server.engine.loading.levels`.
-        accuracy: by the text of a schedule, from the model's profile.
+        accuracy, margins: by the text of a schedule, from the model's profile; see
+            `server.ipc.messages.Level`.
         acceleration: of the network; see `server.engine.device.self_check`.
         dtype_speedup: see `server.ipc.messages.ModelInfo`.
     """
@@ -82,6 +83,7 @@ class LoadedModel:
     grid: tuple[int, int]
     levels: tuple[int, ...]
     accuracy: dict[str, float]
+    margins: dict[str, float]
     acceleration: str
     dtype_speedup: float | None = None
 
@@ -146,6 +148,7 @@ def _load_once(
             plain.to(device), choice.dtype, transform.size, levels, spec.name, allowed
         )
     network = checked.network
+    profile = read_profile(spec.profile) if spec.profile else []
     return LoadedModel(
         spec=spec,
         network=network,
@@ -159,7 +162,8 @@ def _load_once(
         depth=len(network.adapter.blocks),
         grid=network.patch_grid(blank),
         levels=levels,
-        accuracy=_read_accuracy(spec),
+        accuracy={row.r: row.accuracy for row in profile},
+        margins={row.r: row.margin for row in profile if row.margin is not None},
         acceleration=checked.acceleration,
         dtype_speedup=choice.speedup,
     )
@@ -273,9 +277,3 @@ def _patch(spec: ModelSpec, vit: Any) -> tome_core.MergedViT:
     if vit.in_chans not in (1, 3):
         raise ConfigError(f"model {spec.name} takes {vit.in_chans} channels; images have 1 or 3")
     return network
-
-
-def _read_accuracy(spec: ModelSpec) -> dict[str, float]:
-    if not spec.profile:
-        return {}
-    return {row.r: row.accuracy for row in read_profile(spec.profile)}

@@ -63,7 +63,7 @@ class AdaptiveR:
             queue: earliest due first.
             now: when the next batch begins.
         """
-        forecast = QueueForecast(queue, now, bounds, cost_models, self.reserve)
+        forecast = QueueForecast(queue, now, bounds, cost_models, self.reserve, second_passes=True)
         for limit in candidate_limits(queue):
             if not forecast.is_late(limit):
                 break

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from server.ipc.messages import Job
+from server.ipc.messages import Job, SecondPass
 from server.latency.cost import CostModel, ImageCost
 from tome_core.schedule import Schedule
 
@@ -16,10 +16,21 @@ _MAX_ENTRIES = 1024  # clients can send arbitrary choices
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """One schedule that a job may get, and the computation of one image under it."""
+    """One schedule that a job may get, and the computation of one image under it.
+
+    Attributes:
+        with_second: the mean computation with the second passes that images may take; None where
+            they take none.
+    """
 
     schedule: Schedule
     image_cost: ImageCost
+    with_second: ImageCost | None = None
+
+    @property
+    def expected_cost(self) -> ImageCost:
+        """The mean computation of an image, in all its passes."""
+        return self.with_second or self.image_cost
 
 
 class ModelCosts(Protocol):
@@ -81,13 +92,13 @@ class _Entry(NamedTuple):
 
 @dataclass
 class OptionsCache:
-    """Remembers the options of jobs with several choices, by their model and choices.
+    """Remembers the options of jobs, by their model, choices and second pass.
 
     Most jobs share one tuple of choices, so the key is the identity of the tuple: hashing schedules
     for every job would take too long.
     """
 
-    _entries: dict[tuple[str, int], _Entry] = field(default_factory=dict)
+    _entries: dict[tuple[str, int, SecondPass | None], _Entry] = field(default_factory=dict)
 
     def get(
         self,
@@ -98,12 +109,24 @@ class OptionsCache:
         """Return the options of ``job`` that save time in batches of ``images``."""
         choices = job.choices
         cost_model = costs.cost_model
-        key = (job.model, id(choices))
+        second = job.second
+        key = (job.model, id(choices), second)
         entry = self._entries.get(key)
         if entry is not None and entry.is_current(choices, cost_model, images):
             return entry.useful
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
         useful = useful_options(map(costs.option, choices), cost_model, images)
+        if second is not None:
+            useful = tuple(_with_second_pass(option, second, costs) for option in useful)
         self._entries[key] = _Entry(choices, useful, cost_model, images)
         return useful
+
+
+def _with_second_pass(option: Option, second: SecondPass, costs: ModelCosts) -> Option:
+    """Return ``option`` with its expected cost; what merges no more than it has no second pass."""
+    second_cost = costs.option(second.schedule).image_cost
+    if option.image_cost.relative_flops >= second_cost.relative_flops:
+        return option
+    expected = option.image_cost.expected(second_cost, second.share)
+    return replace(option, with_second=expected)

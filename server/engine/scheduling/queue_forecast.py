@@ -59,11 +59,13 @@ class _ModelJobs:
     due: list[float] = field(default_factory=list)
     neighbours: list[tuple[int, QueuedJob]] = field(default_factory=list)
 
-    def image_costs(self, work_limit: float) -> list[ImageCost]:
-        """Return the computation of each job's image within ``work_limit``."""
+    def image_costs(self, work_limit: float, second_passes: bool) -> list[ImageCost]:
+        """Return the computation of each job's image within ``work_limit``; see `QueueForecast`."""
         image_costs = []
         for count, queued in self.neighbours:
-            image_costs += [queued.option_within(work_limit).image_cost] * count
+            option = queued.option_within(work_limit)
+            image_cost = option.expected_cost if second_passes else option.image_cost
+            image_costs += [image_cost] * count
         return image_costs
 
 
@@ -75,6 +77,8 @@ class QueueForecast:
         now: when the first batch begins.
         reserve: share by which all batches but the next are lengthened, for jobs that may yet
             arrive and be due earlier.
+        second_passes: whether the second passes count that images may take, by the share of images
+            that do.
     """
 
     def __init__(
@@ -84,11 +88,13 @@ class QueueForecast:
         bounds: Bounds,
         cost_models: CostModels,
         reserve: float = 0.0,
+        second_passes: bool = False,
     ) -> None:
         self._now = now
         self._bounds = bounds
         self._cost_models = cost_models
         self._reserve = reserve
+        self._second_passes = second_passes
         self._models: dict[str, _ModelJobs] = {}
         position = 0
         for _, same_options in groupby(queue, key=attrgetter("options")):
@@ -136,6 +142,6 @@ class QueueForecast:
 
     def _model_queue(self, model: str, work_limit: float) -> ModelQueue:
         jobs = self._models[model]
-        image_costs = jobs.image_costs(work_limit)
+        image_costs = jobs.image_costs(work_limit, self._second_passes)
         cost_model = self._cost_models(model)
         return ModelQueue(image_costs, jobs.due, self._bounds, cost_model)

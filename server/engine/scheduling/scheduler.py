@@ -93,7 +93,7 @@ class Scheduler:
         """Add a job that has arrived to the queue."""
         costs = self.model_costs[job.model]
         leaves_schedule_open = len(job.choices) > 1
-        if leaves_schedule_open:
+        if leaves_schedule_open or job.second is not None:
             options = self._options.get(job, costs, self.bounds.images)
         else:
             options = (costs.option(job.choices[0]),)

@@ -1,8 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.catalog.profiles import ProfileRow, profiled_model, read_profile, write_profile
+from server.catalog.profiles import (
+    ProfileRow,
+    cascade_rows,
+    profiled_model,
+    read_profile,
+    write_profile,
+)
 from server.errors import ConfigError
 
 ROWS = [
@@ -46,3 +53,10 @@ def test_another_file_is_no_profile(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_no_profile(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no profile"):
         read_profile(tmp_path / "none.json")
+
+
+def test_a_cascade_costs_its_first_passes_and_the_share_of_second_ones() -> None:
+    measured = replace(ROWS[1], speedup=2.0, second_passes=10.0, cascade_accuracy=90.25)
+    (row,) = cascade_rows([ROWS[0], measured])
+    assert (row.r, row.accuracy) == ("8", 90.25)
+    assert row.speedup == pytest.approx(1 / (0.5 + 0.1))

@@ -136,6 +136,19 @@ def test_classify_prints_json_and_goes_on_after_a_file_that_fails(
     assert (classified["r"], classified["tokens"]) == ("16", {"input": 197, "output": 11})
 
 
+def test_classify_runs_uncertain_images_again(tome_serve: Run) -> None:
+    file = "examples/bag.png"
+    command = ("classify", file, "--r", "20", "--confidence-r", "4", "--json")
+    again = json.loads(tome_serve(*command, "--confidence", "1").stdout)
+    assert again["passes"] == [{"r": "20"}, {"r": "4"}]
+    assert (again["r"], again["predictions"][0]["label"]) == ("4", "Bag")
+    certain = json.loads(tome_serve(*command, "--confidence", "0").stdout)
+    assert (certain["passes"], certain["confident"]) == ([{"r": "20"}], True)
+    failed = tome_serve("classify", file, "--r", "4", "--confidence", "1", "--confidence-r", "8")
+    assert failed.returncode == 1
+    assert "--confidence-r must merge less than -r" in failed.stderr
+
+
 def test_the_version_is_that_of_the_project(tome_serve: Run) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for flag in ("--version", "-V"):
@@ -261,8 +274,24 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
     assert written["images"] == 10
     assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
+    assert rows[0]["agreement"] == 100
+    assert rows[0]["margin"] is None
+    for row in rows[1:]:
+        # Ten images show no more than 74% (0.05 ** 0.1), and that only if none differs.
+        assert row["margin_agreement"] == pytest.approx(74.113)
+        assert 0 <= row["margin"] <= 1
+        assert 0 <= row["second_passes"] <= 100
+        assert row["cascade_accuracy"] % 10 == 0
+    assert "agrees, %" in result.stdout
     with Image.open(plot) as picture:
         assert picture.size[0] > 500
+
+    classify = ("classify", "examples/bag.png", "--config", str(config), "--confidence", "auto")
+    answer = json.loads(tome_serve(*classify, "--r", "8", "--json").stdout)
+    assert answer["confident"]
+    unknown = tome_serve(*classify, "--r", "4")
+    assert unknown.returncode == 1
+    assert "has no margin for r=4" in unknown.stderr
 
     profile.write_text("{}")
     failed = tome_serve("evaluate", str(data), "--beside", str(profile), "--plot", str(plot))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.ipc.channel import Channel
-from server.ipc.messages import BatchDone, BatchFailure, Failure, Job, Outcome
+from server.ipc.messages import BatchDone, BatchFailure, Failure, Job, Outcome, SecondPass
 from server.ipc.packing import Unpacker, pack
 from server.latency.cost import CostFeatures, CostModel
 from tome_core.schedule import Schedule
@@ -36,6 +36,7 @@ JOBS = st.builds(
     output_kind=st.sampled_from(["classes", "features", "source"]),
     normalised=st.booleans(),
     request_id=st.text(),
+    second=st.none() | st.builds(SecondPass, schedule=SCHEDULES, share=st.floats(0, 1)),
 )
 OUTCOMES = st.builds(
     Outcome,

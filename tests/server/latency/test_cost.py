@@ -103,3 +103,13 @@ def test_a_quiet_machine_has_no_contention_no_delay_and_no_margin() -> None:
     assert slow.undisturbed() == CostModel(CostFeatures(), contention=1.0, delay=0.0, margin=0.0)
     fast = CostModel(CostFeatures(), contention=0.75)
     assert fast.undisturbed().contention == 0.75
+
+
+def test_a_second_pass_counts_by_its_share() -> None:
+    expected = R4.expected(R0, 0.25)
+    assert expected.tokens == pytest.approx(R4.tokens + R0.tokens / 4)
+    assert expected.linear == pytest.approx(R4.linear + R0.linear / 4)
+    assert expected.pairs == pytest.approx(R4.pairs + R0.pairs / 4)
+    assert expected.relative_flops == pytest.approx(R4.relative_flops + 0.25)
+    assert expected.merging_blocks == R4.merging_blocks
+    assert R4.expected(R0, 0.0) == R4

@@ -6,7 +6,7 @@ from server.errors import BadImage, DeadlineExceeded
 from server.ipc.board import Board, BoardSize
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
 from server.media.transforms import ImageTransform
-from server.metrics.api import Metrics
+from server.metrics.api import CascadeResult, Metrics
 from server.metrics.engine import EngineMetrics
 from server.metrics.parent import ParentMetrics
 from tome_core.schedule import Schedule
@@ -51,6 +51,7 @@ def happen(metrics: Metrics, engine: EngineMetrics, parent: ParentMetrics) -> No
     metrics.cancelled.labels("body").inc()
     metrics.observe_image("m", Schedule.parse("4"))
     metrics.observe_image("m", Schedule.parse("7"))
+    metrics.observe_cascade("m", CascadeResult.AGAIN)
     metrics.observe_error(BadImage(""))
     metrics.observe_error(DeadlineExceeded(""))
     metrics.observe_lost_worker("timeout")

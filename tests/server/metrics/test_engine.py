@@ -53,6 +53,16 @@ def test_a_batch_that_ran_again_in_parts_tells_nothing_of_speed() -> None:
     assert value(metrics, "prediction_error_ratio_count", model="m") is None
 
 
+def test_a_batch_of_second_passes_takes_time_that_r0_would_not() -> None:
+    metrics = Metrics()
+    engine = EngineMetrics(metrics.memory, 0)
+    engine.observe_batch(BATCH)
+    engine.observe_batch(replace(BATCH, r0_seconds=0.0))
+    assert value(metrics, "forward_seconds_total", model="m") == 0.5
+    assert value(metrics, "r0_equivalent_seconds_total", model="m") == 0.75
+    assert value(metrics, "speedup_ratio", model="m") == 1.5
+
+
 def test_neither_engine_nor_parent_imports_what_exports() -> None:
     code = (
         "import server.metrics.engine, server.metrics.parent, sys;"

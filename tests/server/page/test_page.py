@@ -181,6 +181,21 @@ def test_a_deadline_that_no_r_meets_is_reported(loaded_page):
     assert not loaded_page.is_shown("problem")
 
 
+def test_an_uncertain_picture_runs_again(loaded_page):
+    loaded_page.move_slider(20)
+    loaded_page.wait_for_regions("20")
+    loaded_page.move_slider(1, "margin")  # no two probabilities differ by so much
+    loaded_page.element("again").click()
+    loaded_page.wait_until(
+        lambda: loaded_page.text("r-value") == "r = 20, then 0: it was uncertain", "both passes"
+    )
+    loaded_page.wait_for_tokens("197 of 197 tokens")
+    assert loaded_page.text("agreement") == "as with r = 0"
+    loaded_page.move_slider(0, "margin")
+    loaded_page.wait_for_tokens("4 of 197 tokens")
+    assert loaded_page.text("r-value") == "r = 20"
+
+
 def test_an_inflection_is_part_of_r(loaded_page):
     loaded_page.browser.find_element(By.TAG_NAME, "summary").click()
     loaded_page.move_slider(-1, "inflection")
@@ -282,7 +297,7 @@ def test_it_fits_a_screen(width, loaded_page):
     loaded_page.resize(width, 740)
     loaded_page.wait_for_regions("16")
     assert loaded_page.run_script("return document.scrollingElement.scrollWidth <= innerWidth")
-    for name in ("file", "r", "auto", "deadline", "measure", "levels", "live"):
+    for name in ("file", "r", "auto", "deadline", "again", "margin", "measure", "levels", "live"):
         box = loaded_page.element(name).rect
         assert box["x"] >= 0
         assert 0 < box["width"] <= width

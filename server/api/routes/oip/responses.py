@@ -19,18 +19,34 @@ MODEL_VERSION = "1"  # every model has one version
 
 
 class Row(NamedTuple):
-    """One input's row of the outputs, best class first, and the schedule that was used."""
+    """One input's row of the outputs, best class first, and how it was computed.
+
+    Attributes:
+        r: the schedule that was used.
+        passes: how many times the input ran.
+        confident: see `server.api.pipeline.image_responses.Passes`.
+    """
 
     r: str
     labels: list[str]
     scores: list[float]
+    passes: int = 1
+    confident: bool | None = None
 
 
 def _row_of_image(image: FinishedImage) -> Row:
     outcome = image.outcome
     labels = image.params.model.labels
-    best = [labels[index] for index in outcome.classes]
-    return Row(str(outcome.schedule), best, list(outcome.scores))
+    top_k = image.params.top_k
+    best = [labels[index] for index in outcome.classes[:top_k]]
+    passes = image.passes
+    return Row(
+        r=str(outcome.schedule),
+        labels=best,
+        scores=list(outcome.scores[:top_k]),
+        passes=len(passes.results),
+        confident=passes.confident,
+    )
 
 
 def _row_of_media(media: FinishedMedia) -> Row:
@@ -78,6 +94,8 @@ def response_members(request: InferRequest, rows: Sequence[Row]) -> dict[str, An
     """Return the members of the response's JSON, less the outputs.
 
     The parameter ``r`` is the schedule that was used; if images got different ones, all of them.
+    With ``confidence``, ``second_passes`` is the number of images that ran again, and ``uncertain``
+    that of images that should have and did not.
     """
     schedules = dict.fromkeys(row.r for row in rows)
     members: dict[str, Any] = {
@@ -90,6 +108,9 @@ def response_members(request: InferRequest, rows: Sequence[Row]) -> dict[str, An
         "r": " ".join(schedules),
         "r_requested": request.params.requested_r,
     }
+    if request.params.confidence is not None:
+        members["parameters"]["second_passes"] = sum(row.passes - 1 for row in rows)
+        members["parameters"]["uncertain"] = sum(not row.confident for row in rows)
     return members
 
 

@@ -27,14 +27,15 @@ let current = new AbortController(); // of the requests whose answers are still 
 
 /** What is chosen, as the parameters that the server takes: a schedule, or a deadline for which it finds one. */
 function chosen() {
-  if (at("auto").checked) return { r: AUTO, deadline_ms: deadline() };
+  const again = at("again").checked && !at("again-line").hidden ? { confidence: number("margin") } : {};
+  if (at("auto").checked) return { r: AUTO, deadline_ms: number("deadline"), ...again };
   const [r, inflection] = [at("r").value, Number(at("inflection").value)];
-  return { r: inflection && r !== PLAIN ? `${r}:${inflection}` : r };
+  return { r: inflection && r !== PLAIN ? `${r}:${inflection}` : r, ...again };
 }
 
 // What cannot be one is put right.
-function deadline() {
-  const field = at("deadline");
+function number(id) {
+  const field = at(id);
   if (!field.validity.valid) field.value = field.defaultValue;
   return field.value;
 }
@@ -92,7 +93,9 @@ async function answer(signal) {
   const query = chosen();
   const found = await ask(query, signal);
   const { r } = found;
-  if (query.r === AUTO) showChoice(r, `, chosen for ${query.deadline_ms} ms`);
+  const first = found.passes?.[0].r ?? r;
+  const why = query.r === AUTO ? `, chosen for ${query.deadline_ms} ms` : "";
+  if (why || first !== r) showChoice(first, first === r ? why : `${why}, then ${r}: it was uncertain`);
   if (r === PLAIN) plain = found;
   at("problem").hidden = true;
   result.show(found, plain);
@@ -112,14 +115,15 @@ async function answer(signal) {
     for (const each of [r, PLAIN]) await ask({ r: each }, signal);
     showForward(r);
   }
-  return r;
+  return first;
 }
 
 async function ask(query, signal) {
   const windows = model.modality === uploads.IMAGE ? {} : { windows: "each" };
   const found = await api.ask(endpoint(), upload(), { ...query, ...windows, model: model.name }, signal);
   // A pass that it shared with others took longer for other reasons than r.
-  if (found.batch_size <= inputs(found)) alone.add(model.name, found.r, found.timing_ms.forward);
+  const isOne = !(found.passes?.length > 1);
+  if (isOne && found.batch_size <= inputs(found)) alone.add(model.name, found.r, found.timing_ms.forward);
   return found;
 }
 
@@ -208,6 +212,7 @@ function chooseModel(name) {
   at("model").value = name;
   uploads.show(model.modality, chooseExample);
   recording.abandon();
+  at("again-line").hidden = model.modality !== uploads.IMAGE || model.classes < 2 || model.activation !== "softmax";
   if (model.modality === uploads.AUDIO) recording.limitTo(model.max_seconds);
   // The frames of a contact sheet are four in a row.
   at("regions").classList.toggle("wide", model.modality === uploads.VIDEO || model.window_seconds > WIDE);
@@ -262,6 +267,8 @@ function listen() {
   at("inflection").addEventListener("input", chooseR);
   at("auto").addEventListener("change", update);
   at("deadline").addEventListener("change", () => at("auto").checked && update());
+  at("again").addEventListener("change", update);
+  at("margin").addEventListener("change", () => at("again").checked && update());
   at("model").addEventListener("change", event => chooseModel(event.target.value));
   at("measure").addEventListener("click", () => model && upload() && only(measure));
   at("file").addEventListener("change", event => event.target.files[0] && chooseUpload(event.target.files[0]));

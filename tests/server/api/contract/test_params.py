@@ -120,9 +120,10 @@ def test_only_classification_has_a_top_k(output):
         parse("top_k=3", output=output)
 
 
-def test_only_classification_documents_a_top_k():
+def test_only_classification_documents_what_is_of_classes():
     names = {parameter["name"] for parameter in openapi_parameters("classes")}
-    assert names - {parameter["name"] for parameter in openapi_parameters("features")} == {"top_k"}
+    others = {parameter["name"] for parameter in openapi_parameters("features")}
+    assert names - others == {"top_k", "confidence", "confidence_r"}
 
 
 def test_a_model_without_a_classifier_serves_other_outputs():

@@ -14,7 +14,8 @@ from starlette.requests import Request
 
 from server.errors import Overloaded, Refusal
 from server.ipc.board import Board, BoardSize
-from server.ipc.messages import ModelInfo
+from server.ipc.messages import ModelInfo, SecondPass
+from server.latency.second_passes import SecondPasses
 from server.media.transforms import AudioTransform, ImageTransform, VideoTransform
 
 MODEL = ModelInfo(
@@ -62,6 +63,9 @@ class FakeRun:
     value: float
     top_k: int
     keep_slot: bool
+    choices: tuple[Any, ...] = ()
+    second: SecondPass | None = None
+    is_second: bool = False
 
 
 @dataclass
@@ -84,7 +88,16 @@ class FakeLease:
         assert self.pixels is not None
         top_k = arguments[2]
         keep_slot = options.get("keep_slot", False)
-        self.runs.append(FakeRun(self.slot, float(self.pixels.flat[0]), top_k, keep_slot))
+        run = FakeRun(
+            self.slot,
+            float(self.pixels.flat[0]),
+            top_k,
+            keep_slot,
+            tuple(arguments[1]),
+            options.get("second"),
+            options.get("is_second", False),
+        )
+        self.runs.append(run)
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         if self.results:
@@ -130,6 +143,7 @@ class FakeRouter:
     engines: FakeEngines = field(default_factory=FakeEngines)
     runs: list[FakeRun] = field(default_factory=list)
     futures: list[asyncio.Future[Any]] = field(default_factory=list)  # of the runs
+    second_passes: SecondPasses = field(default_factory=SecondPasses)
 
     def retry_after(self) -> int:
         return 7
@@ -142,7 +156,13 @@ class FakeRouter:
         if self.slots == 0:
             raise Overloaded("no slot is free", retry_after=7, reason=Refusal.QUEUE_FULL)
 
-    def estimate_work(self, model: str, choices: Sequence[Any], deadline: float | None) -> str:
+    def estimate_work(
+        self,
+        model: str,
+        choices: Sequence[Any],
+        deadline: float | None,
+        second: SecondPass | None = None,
+    ) -> str:
         return f"work of {model}"
 
     @property

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from server.api.contract.params import Params
 from server.api.contract.schemas import Answer, Answers
-from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.pipeline.response_kinds import (
     CLASSES,
     FEATURES,
@@ -22,6 +22,7 @@ from server.api.pipeline.response_kinds import (
 )
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
+from tests.server.api.pipeline.image_pipeline import batch_of
 from tome_core.schedule import Schedule
 
 VALUES = np.array([1.5, -2.0], "<f4")
@@ -35,11 +36,11 @@ def finished(pixels: np.ndarray | None = None, **outcome: Any) -> FinishedImage:
         top_k=2,
         deadline=None,
     )
+    result = batch_of(Outcome(1, schedule=Schedule.constant(1), tokens_out=3, **outcome), images=4)
     return FinishedImage(
         params=params,
-        outcome=Outcome(1, schedule=Schedule.constant(1), tokens_out=3, **outcome),
+        passes=Passes((result,)),
         timing={"decode": 1.5, "queue": 2, "forward": 3},
-        batch_size=4,
         pixels=pixels,
     )
 

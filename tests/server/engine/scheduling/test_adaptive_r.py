@@ -13,6 +13,7 @@ from server.engine.scheduling.adaptive_r import AdaptiveR, candidate_limits
 from server.engine.scheduling.options import Option, useful_options
 from server.engine.scheduling.queue_forecast import QueuedJob
 from server.engine.scheduling.scheduler import Scheduler
+from server.ipc.messages import Job, SecondPass
 from server.latency.cost import CostFeatures, CostModel, ImageCost
 from tests.server.engine.scheduling.made_up_models import (
     LEVELS,
@@ -152,3 +153,48 @@ def test_candidate_limits_are_those_of_jobs_that_leave_r_open() -> None:
 
     assert candidate_limits([queued(middle)]) == []
     assert candidate_limits([queued(exact, fast), queued(middle), queued(exact)]) == [1.0, 0.4]
+
+
+def with_second_pass(job: Job, share: float) -> Job:
+    return job._replace(second=SecondPass(Schedule.constant(0), share))
+
+
+def test_second_passes_count_by_their_share() -> None:
+    """Four images take 0.4 s at r=0, which never runs twice, and 0.32 + 4 * share * 0.1 s at 4."""
+
+    def used(deadline: float, share: float) -> list[int]:
+        jobs = [make_job(number, deadline=deadline, choices=LEVELS) for number in range(4)]
+        scheduler = make_scheduler(*(with_second_pass(job, share) for job in jobs))
+        return used_r(scheduler.take_next(0.0).batch)
+
+    assert used(0.41, 0.5) == [0] * 4
+    assert used(0.33, 0.0) == [4] * 4
+    assert used(0.33, 0.2) == [8] * 4  # 0.24 + 0.08
+    assert used(0.25, 0.2) == [16] * 4
+
+
+def test_a_fixed_r_with_second_passes_counts_for_the_others() -> None:
+    """Two images at r=16 take 0.04 s, and in second passes 0.2 s by their share."""
+
+    def used(share: float) -> int:
+        choices = (Schedule.constant(16),)
+        fixed = [make_job(number, deadline=0.21, choices=choices) for number in range(2)]
+        job = make_job(9, deadline=0.21, choices=LEVELS)
+        scheduler = make_scheduler(*(with_second_pass(each, share) for each in fixed), job)
+        return used_r(scheduler.take_next(0.0).batch)[-1]
+
+    assert used(0.0) == 0
+    assert used(0.5) == 8  # 0.04 + 0.1 + 0.06
+
+
+def test_second_passes_refuse_no_job_that_its_first_pass_answers_in_time() -> None:
+    job = make_job(0, deadline=0.05, choices=(Schedule.constant(16),))
+    scheduler = make_scheduler(with_second_pass(job, 1.0))
+    assert job_ids(scheduler.take_next(0.0).batch) == [0]
+
+
+def test_what_merges_no_more_than_the_second_pass_has_none() -> None:
+    jobs = [make_job(number, deadline=0.33, choices=LEVELS) for number in range(4)]
+    second = SecondPass(Schedule.constant(8), 1.0)
+    scheduler = make_scheduler(*(job._replace(second=second) for job in jobs))
+    assert used_r(scheduler.take_next(0.0).batch) == [4] * 4

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from server.api.contract.confidence import Confidence
 from server.api.contract.params import Params
-from server.api.pipeline.image_responses import FinishedImage
+from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.routes.oip.requests import InferRequest, RequestedOutput
 from server.api.routes.oip.responses import ROWS, Row, build_infer_response, serialize
 from server.api.routes.oip.tensors import split_bytes_elements
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
+from tests.server.api.pipeline.image_pipeline import batch_of
 from tome_core.schedule import Schedule
 
 
@@ -22,7 +25,7 @@ def row_of(*predictions: tuple[str, float], r: str = "3") -> Row:
 def test_a_row_has_the_best_classes_of_an_image():
     outcome = Outcome(1, schedule=Schedule.constant(2), scores=(0.75, 0.25), classes=(2, 0))
     params = request_for().params
-    row = ROWS.build(FinishedImage(params, outcome, timing={}, batch_size=1))
+    row = ROWS.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))
     assert row == Row("2", ["fish", "cat"], [0.75, 0.25])
 
 
@@ -88,3 +91,17 @@ def test_all_schedules_that_were_used_are_named_once():
 
 def test_floats_are_little_endian():
     assert serialize([1.0, -2.5]) == b"\x00\x00\x80\x3f\x00\x00\x20\xc0"
+
+
+def test_second_passes_are_counted_where_they_are_asked_for():
+    request = request_for(scores=False)
+    assert "second_passes" not in build(request)["parameters"]
+    confidence = Confidence("0.5", {Schedule.constant(3): 0.5}, Schedule.constant(0))
+    asking = replace(request, params=replace(request.params, confidence=confidence))
+    rows = [
+        row_of(("cat", 1.0))._replace(passes=2, confident=True),
+        row_of(("cat", 1.0))._replace(confident=True),
+        row_of(("cat", 1.0))._replace(confident=False),
+    ]
+    parameters = build(asking, rows)["parameters"]
+    assert (parameters["second_passes"], parameters["uncertain"]) == (1, 1)

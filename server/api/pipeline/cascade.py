@@ -1,0 +1,102 @@
+"""The cascade: an image that merging leaves uncertain runs again with less merging.
+
+Most images keep their class under strong merging, and the margin between the two best probabilities
+tells which may not. Only these pay for a second pass, from the slot in which they are already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from server.api.contract.confidence import Confidence
+from server.api.contract.params import Params
+from server.api.pipeline.image_responses import Passes
+from server.api.pipeline.inference_request import InferenceRequest
+from server.engine_client.link import Result
+from server.engine_client.routing import Lease, Router
+from server.errors import RequestError
+from server.ipc.messages import SecondPass
+from server.metrics.api import CascadeResult, Metrics
+
+# The first answer must leave before the deadline that the second pass would miss, also where the
+# event loop is busy.
+ANSWER_SECONDS = 0.03
+
+
+def expected_second_pass(
+    router: Router, params: Params, confidence: Confidence
+) -> SecondPass | None:
+    """Return the second pass that the images of a request may take; None if they take none."""
+    if not confidence.margins:
+        return None
+    share = router.second_passes.share(_key(params, confidence))
+    return SecondPass(confidence.schedule, share)
+
+
+def _key(params: Params, confidence: Confidence) -> tuple[str, str, str]:
+    """Return what requests have in common of whose images about the same share is uncertain."""
+    return params.model.name, params.text, confidence.text
+
+
+class Cascade:
+    """Runs images a second time that need it."""
+
+    def __init__(self, router: Router, metrics: Metrics) -> None:
+        self._router = router
+        self._metrics = metrics
+
+    async def complete(
+        self, first: Result, lease: Lease, request: InferenceRequest[Any], confidence: Confidence
+    ) -> Passes:
+        """Return the passes of an image after its ``first`` one, whose slot ``lease`` kept.
+
+        Where the second one fails, or would be too late, the first one is the answer.
+        """
+        params = request.params
+        outcome = first.outcome
+        assert outcome.schedule is not None
+        certain = confidence.is_certain(outcome.schedule, outcome.scores)
+        self._router.second_passes.observe(_key(params, confidence), not certain)
+        second = None if certain else await self._run_again(lease, request, confidence)
+        if certain:
+            result = CascadeResult.CERTAIN
+        elif second is None:
+            result = CascadeResult.UNCERTAIN
+        else:
+            result = CascadeResult.AGAIN
+        self._metrics.observe_cascade(params.model.name, result)
+        results = (first,) if second is None else (first, second)
+        return Passes(results, confident=result is not CascadeResult.UNCERTAIN)
+
+    async def _run_again(
+        self, lease: Lease, request: InferenceRequest[Any], confidence: Confidence
+    ) -> Result | None:
+        """Return the result of a second pass; None without one in time."""
+        params = request.params
+        choices = (confidence.schedule,)
+        if params.deadline is not None:
+            work = self._router.estimate_work(params.model.name, choices, params.deadline)
+            needed = self._router.seconds_to_complete(work) + ANSWER_SECONDS
+            if time.monotonic() + needed > params.deadline:
+                return None
+        latest = None if params.deadline is None else params.deadline - ANSWER_SECONDS
+        try:
+            async with asyncio.timeout_at(latest):
+                submitted = time.monotonic()
+                result = await lease.submit(
+                    params.model.name,
+                    choices,
+                    params.answer_top_k,
+                    params.deadline,
+                    request.response_kind.output,
+                    request_id=request.context.id,
+                    is_second=True,
+                )
+        except (TimeoutError, RequestError):
+            return None
+        if result.outcome.failure:
+            return None
+        request.context.record_run(submitted, result)
+        return result

@@ -52,7 +52,15 @@ def test_a_frame_has_what_happened_between_two_scrapes_of_the_server() -> None:
 
     def work(images: int, model: str, r: int, forward: float, r0: float) -> None:
         engine.observe_batch(
-            BatchDone(model, (), images=images, tokens=1, forward_seconds=forward, r0_seconds=r0)
+            BatchDone(
+                model,
+                (),
+                images=images,
+                tokens=1,
+                forward_seconds=forward,
+                predicted_seconds=forward,
+                r0_seconds=r0,
+            )
         )
         for _ in range(images):
             metrics.observe_image(model, Schedule.constant(r))

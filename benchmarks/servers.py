@@ -36,14 +36,15 @@ def ours(config: Path, port: int, **settings: object) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "serve"], env=environment, stdout=subprocess.PIPE
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         if not process.stdout.readline():
             raise NotReady("the server ended before it was ready; its log says why")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
+        process.stdout.close()
 
 
 @contextmanager

@@ -155,18 +155,22 @@ def measure_time(
 ) -> list[tuple[float, float]]:
     """Return the time with second passes and without, of each turn, as shares of that at r=0.
 
-    Second passes are collected into batches, as those of a server under load are.
+    The three parts begin each turn in another order.
 
     Args:
         again: which of ``inputs`` run a second time.
     """
     shares = []
     for turn in range(args.turns):
-        part = slice(turn, args.turns * args.timed, args.turns)
-        baseline = seconds(runner, inputs[part], EXACT, args.batch)
-        plain = seconds(runner, inputs[part], schedule, args.batch)
-        second = seconds(runner, inputs[part][again[part]], EXACT, args.batch)
-        shares.append(((plain + second) / baseline, plain / baseline))
+        part = inputs[turn :: args.turns][: args.timed]
+        second = part[again[turn :: args.turns][: args.timed]]
+        runs = [(part, EXACT), (part, schedule), (second, EXACT)]
+        first = turn % len(runs)
+        taken = [0.0] * len(runs)
+        for index in [*range(first, len(runs)), *range(first)]:
+            taken[index] = seconds(runner, *runs[index], args.batch)
+        baseline, plain, more = taken
+        shares.append(((plain + more) / baseline, plain / baseline))
     return shares
 
 
@@ -229,7 +233,10 @@ def under_load(
     config = args.config or BUNDLED
     with servers.ours(config, PORT, threads=args.threads, dtype=args.dtype) as address:
         for number in range(args.rounds):
-            for name, (r, confidence) in loads.items():
+            first = number % len(loads)
+            turns = [*loads][first:] + [*loads][:first]
+            for name in turns:
+                r, confidence = loads[name]
                 spec = LoadSpec(
                     url=address,
                     uploads=uploads,
@@ -240,14 +247,22 @@ def under_load(
                     model=args.model,
                     confidence=confidence,
                 )
-                rate = asyncio.run(run_load(spec)).answered_per_s
+                report = asyncio.run(run_load(spec))
+                if report.answered < report.requests:
+                    raise SystemExit(
+                        f"{name}: only {report.answered} of {report.requests} answered"
+                    )
+                rate = report.answered_per_s
                 console.print(f"round {number + 1}, {name}: {rate:.0f} images/s", style="dim")
                 rates[name].append(rate)
     baseline = rates["r=0"]
-    rows = ["| load | images/s | of r=0 |", "| --- | --- | --- |"]
+    rows = ["| load | images/s | of r=0 | lowest | highest |", "| --- | --- | --- | --- | --- |"]
     for name, values in rates.items():
-        ratio = statistics.median(one / plain for one, plain in zip(values, baseline, strict=True))
-        rows.append(f"| {name} | {statistics.median(values):.0f} | {ratio:.2f}x |")
+        ratios = [one / plain for one, plain in zip(values, baseline, strict=True)]
+        rows.append(
+            f"| {name} | {statistics.median(values):.0f} | {statistics.median(ratios):.2f}x |"
+            f" {min(ratios):.2f}x | {max(ratios):.2f}x |"
+        )
     return "\n".join(rows)
 
 
@@ -272,7 +287,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=7, help="that are timed")
     parser.add_argument("--timed", type=int, default=512, help="images of a turn")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3, help="of the server")
+    parser.add_argument("--rounds", type=int, default=9, help="of the server")
     parser.add_argument(
         "--seconds", type=float, default=8, help="of each load of the server; 0: no server"
     )

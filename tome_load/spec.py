@@ -88,5 +88,7 @@ class LoadSpec:
                 raise ConfigError(f"{name} must be above 0, got {value:g}")
         if self.warmup < 0:
             raise ConfigError(f"warmup must not be negative, got {self.warmup:g}")
+        if self.confidence and self.endpoint != "classify":
+            raise ConfigError("confidence is for classify, not for embed")
         if not self.uploads or not self.r:
             raise ConfigError("there must be at least one upload and one r")

@@ -52,8 +52,8 @@ def choose_margin(
     allowed = _most_differing(images, target)
     margin = 0.0
     if len(wrong) > allowed:
-        # Just above: an image runs again if its margin is below this one.
-        margin = float(np.nextafter(float(wrong[allowed]), math.inf))
+        # Just above: an image runs again if its margin is below this one. None is above 1.
+        margin = min(float(np.nextafter(float(wrong[allowed]), math.inf)), 1.0)
     again = margins < margin
     differing = int((~agrees & ~again).sum())
     return Margin(

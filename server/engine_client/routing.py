@@ -88,7 +88,7 @@ class Router:
         Admission must not refuse an image that could be in time, so it counts the least work.
 
         Args:
-            second: a second pass that images may take, which counts by its share.
+            second: a second pass that images may take, which counts by its share of them.
         """
         due = deadline
         if due is None:
@@ -96,7 +96,7 @@ class Router:
         image_cost = self._image_cost(model, choices[-1])
         if second is not None:
             second_cost = self._image_cost(model, second.schedule)
-            image_cost = image_cost.expected(second_cost, second.share)
+            image_cost = image_cost.expected(second_cost, second.shares[-1])
         return WorkEstimate(model, image_cost, due)
 
     @property

@@ -123,11 +123,12 @@ class SecondPass(NamedTuple):
     """A second pass that an image may take.
 
     Attributes:
-        share: of such images that take it, as expected, from 0 to 1.
+        shares: of the images that take it after a first pass under each of the job's choices, as
+            expected, from 0 to 1.
     """
 
     schedule: Schedule
-    share: float
+    shares: tuple[float, ...]
 
 
 class Job(NamedTuple):
@@ -145,8 +146,8 @@ class Job(NamedTuple):
         normalised: whether the pixels of an image or a clip are normalised, float32; else they are
             uint8. The windows of a sound always are.
         request_id: of the request that the image belongs to, for the engine's log.
-        second: the schedule under which the image may have to run again, and the share of images
-            that do; None if it never does.
+        second: the schedule under which the image may have to run again, and how many images do;
+            None if it never does.
         is_second: whether the image has run before.
     """
 

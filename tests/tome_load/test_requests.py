@@ -19,13 +19,17 @@ def test_a_request_has_the_parameters_of_the_spec() -> None:
         requests=1,
         r=("16:-1", "3,1"),
         model="m",
-        confidence="auto",
         deadline_ms=250,
         key="secret",
         endpoint="embed",
     )
     url = request_url(spec, "3,1")
-    assert url == "http://[::1]:81/behind/embed?r=3,1&model=m&confidence=auto&deadline_ms=250"
+    assert url == "http://[::1]:81/behind/embed?r=3,1&model=m&deadline_ms=250"
+
+
+def test_a_request_may_ask_for_second_passes() -> None:
+    spec = LoadSpec("http://x", UPLOADS, connections=1, requests=1, confidence="auto")
+    assert request_url(spec, "16") == "http://x/classify?r=16&confidence=auto"
 
 
 def test_a_request_without_parameters_has_no_query() -> None:

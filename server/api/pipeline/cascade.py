@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable
 from typing import Any
 
 from server.api.contract.confidence import Confidence
@@ -19,6 +20,7 @@ from server.engine_client.routing import Lease, Router
 from server.errors import RequestError
 from server.ipc.messages import SecondPass
 from server.metrics.api import CascadeResult, Metrics
+from tome_core.schedule import Schedule
 
 # The first answer must leave before the deadline that the second pass would miss, also where the
 # event loop is busy.
@@ -31,13 +33,18 @@ def expected_second_pass(
     """Return the second pass that the images of a request may take; None if they take none."""
     if not confidence.margins:
         return None
-    share = router.second_passes.share(_key(params, confidence))
-    return SecondPass(confidence.schedule, share)
+    shares = [
+        router.second_passes.share(_key(params, confidence, choice))
+        if choice in confidence.margins
+        else 0.0
+        for choice in params.choices
+    ]
+    return SecondPass(confidence.schedule, tuple(shares))
 
 
-def _key(params: Params, confidence: Confidence) -> tuple[str, str, str]:
-    """Return what requests have in common of whose images about the same share is uncertain."""
-    return params.model.name, params.text, confidence.text
+def _key(params: Params, confidence: Confidence, first: Schedule) -> Hashable:
+    """Return what images have in common of which about the same share is uncertain."""
+    return params.model.name, first, confidence.margins[first], confidence.schedule
 
 
 class Cascade:
@@ -58,7 +65,9 @@ class Cascade:
         outcome = first.outcome
         assert outcome.schedule is not None
         certain = confidence.is_certain(outcome.schedule, outcome.scores)
-        self._router.second_passes.observe(_key(params, confidence), not certain)
+        if outcome.schedule in confidence.margins:
+            key = _key(params, confidence, outcome.schedule)
+            self._router.second_passes.observe(key, not certain)
         second = None if certain else await self._run_again(lease, request, confidence)
         if certain:
             result = CascadeResult.CERTAIN
@@ -89,7 +98,7 @@ class Cascade:
                     params.model.name,
                     choices,
                     params.answer_top_k,
-                    params.deadline,
+                    latest,
                     request.response_kind.output,
                     request_id=request.context.id,
                     is_second=True,

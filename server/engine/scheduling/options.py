@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from server.ipc.messages import Job, SecondPass
+from server.ipc.messages import Job
 from server.latency.cost import CostModel, ImageCost
 from tome_core.schedule import Schedule
 
@@ -49,6 +49,8 @@ def useful_options(
     options: Iterable[Option],
     cost_model: CostModel,
     images: int,
+    *,
+    all_passes: bool = False,
 ) -> tuple[Option, ...]:
     """Sort ``options`` from least to most merging, without those that save no time.
 
@@ -57,11 +59,13 @@ def useful_options(
 
     Args:
         images: size of the batch in which options are compared.
+        all_passes: whether the second passes of images count.
     """
     useful: list[Option] = []
     least_seconds = math.inf
     for option in sorted(options, key=_least_merging_first):
-        seconds = cost_model.uniform_batch_seconds(option.image_cost, images)
+        image_cost = option.expected_cost if all_passes else option.image_cost
+        seconds = cost_model.uniform_batch_seconds(image_cost, images)
         if seconds < least_seconds:
             useful.append(option)
             least_seconds = seconds
@@ -98,7 +102,7 @@ class OptionsCache:
     for every job would take too long.
     """
 
-    _entries: dict[tuple[str, int, SecondPass | None], _Entry] = field(default_factory=dict)
+    _entries: dict[Hashable, _Entry] = field(default_factory=dict)
 
     def get(
         self,
@@ -106,27 +110,36 @@ class OptionsCache:
         costs: ModelCosts,
         images: int,
     ) -> tuple[Option, ...]:
-        """Return the options of ``job`` that save time in batches of ``images``."""
+        """Return the options of ``job`` that save time in batches of ``images``.
+
+        With a deadline, the first pass may have to do, so options are compared by it alone. Without
+        one, every image takes all of its passes, and options that merge so much that most images
+        run again would only add to the load.
+        """
         choices = job.choices
         cost_model = costs.cost_model
         second = job.second
-        key = (job.model, id(choices), second)
+        all_passes = job.deadline is None
+        key = (job.model, id(choices), second, all_passes)
         entry = self._entries.get(key)
         if entry is not None and entry.is_current(choices, cost_model, images):
             return entry.useful
         if len(self._entries) >= _MAX_ENTRIES:
             self._entries.clear()
-        useful = useful_options(map(costs.option, choices), cost_model, images)
+        options = [costs.option(choice) for choice in choices]
         if second is not None:
-            useful = tuple(_with_second_pass(option, second, costs) for option in useful)
+            options = [
+                _with_second_pass(option, second.schedule, share, costs)
+                for option, share in zip(options, second.shares, strict=True)
+            ]
+        useful = useful_options(options, cost_model, images, all_passes=all_passes)
         self._entries[key] = _Entry(choices, useful, cost_model, images)
         return useful
 
 
-def _with_second_pass(option: Option, second: SecondPass, costs: ModelCosts) -> Option:
-    """Return ``option`` with its expected cost; what merges no more than it has no second pass."""
-    second_cost = costs.option(second.schedule).image_cost
-    if option.image_cost.relative_flops >= second_cost.relative_flops:
+def _with_second_pass(option: Option, second: Schedule, share: float, costs: ModelCosts) -> Option:
+    """Return ``option`` with the cost that is expected if ``share`` of the images run again."""
+    if share == 0:
         return option
-    expected = option.image_cost.expected(second_cost, second.share)
-    return replace(option, with_second=expected)
+    second_cost = costs.option(second).image_cost
+    return replace(option, with_second=option.image_cost.expected(second_cost, share))

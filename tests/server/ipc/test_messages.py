@@ -36,7 +36,11 @@ JOBS = st.builds(
     output_kind=st.sampled_from(["classes", "features", "source"]),
     normalised=st.booleans(),
     request_id=st.text(),
-    second=st.none() | st.builds(SecondPass, schedule=SCHEDULES, share=st.floats(0, 1)),
+    second=st.none()
+    | st.builds(
+        SecondPass, schedule=SCHEDULES, shares=st.lists(st.floats(0, 1), max_size=6).map(tuple)
+    ),
+    is_second=st.booleans(),
 )
 OUTCOMES = st.builds(
     Outcome,

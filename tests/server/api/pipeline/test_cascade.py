@@ -185,7 +185,16 @@ def test_admission_expects_the_share_of_second_passes_that_were_observed() -> No
     assert first.second is not None
     assert last.second is not None
     assert first.second.schedule == R0
-    assert first.second.share < 0.5 < last.second.share
+    assert first.second.shares[0] < 0.5 < last.second.shares[0]
+
+
+def test_images_that_could_not_run_twice_do_not_count() -> None:
+    exact = result((0.6, 0.4), schedule=R0)
+    pipeline = Pipeline([exact] * 50)
+    for _ in range(50):
+        assert infer(pipeline).confident
+    first, last = pipeline.router.runs[0], pipeline.router.runs[-1]
+    assert first.second == last.second
 
 
 def test_without_room_it_is_refused_as_any_other() -> None:

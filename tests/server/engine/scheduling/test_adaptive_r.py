@@ -156,7 +156,10 @@ def test_candidate_limits_are_those_of_jobs_that_leave_r_open() -> None:
 
 
 def with_second_pass(job: Job, share: float) -> Job:
-    return job._replace(second=SecondPass(Schedule.constant(0), share))
+    """An image of ``job`` runs again at r=0; one that has run so does not."""
+    r0 = Schedule.constant(0)
+    shares = tuple(0.0 if choice == r0 else share for choice in job.choices)
+    return job._replace(second=SecondPass(r0, shares))
 
 
 def test_second_passes_count_by_their_share() -> None:
@@ -193,8 +196,16 @@ def test_second_passes_refuse_no_job_that_its_first_pass_answers_in_time() -> No
     assert job_ids(scheduler.take_next(0.0).batch) == [0]
 
 
-def test_what_merges_no_more_than_the_second_pass_has_none() -> None:
-    jobs = [make_job(number, deadline=0.33, choices=LEVELS) for number in range(4)]
-    second = SecondPass(Schedule.constant(8), 1.0)
+def test_each_choice_has_its_share() -> None:
+    """Four images take 0.32 s at r=4, and 0.24 + 0.4 s at r=8 if all run again."""
+    jobs = [make_job(number, deadline=0.33, choices=LEVELS[:3]) for number in range(4)]
+    second = SecondPass(Schedule.constant(0), (0.0, 0.0, 1.0))
     scheduler = make_scheduler(*(job._replace(second=second) for job in jobs))
     assert used_r(scheduler.take_next(0.0).batch) == [4] * 4
+
+
+def test_without_deadlines_no_r_is_chosen_whose_second_passes_cost_more_than_it_saves() -> None:
+    jobs = [with_second_pass(make_job(number, choices=LEVELS), 0.9) for number in range(40)]
+    assert set(used_r(make_scheduler(*jobs).take_next(0.0).batch)) == {0}
+    jobs = [with_second_pass(make_job(number, choices=LEVELS), 0.1) for number in range(40)]
+    assert set(used_r(make_scheduler(*jobs).take_next(0.0).batch)) == {16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,8 @@ def classify(
             continue
         if takes_images:
             found = predict_image(runner, inputs.rows[0], schedule, top_k, second)
+            if confidence is not None:  # also at r=0, where no image runs twice
+                found = replace(found, confident=True)
         else:
             found = predict(runner, inputs, schedule, top_k, windows)
         if as_json:

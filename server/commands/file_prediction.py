@@ -84,7 +84,7 @@ def predict_image(
         schedules = (schedule, second.schedule)
         (found,) = runner.run([ImageInput(image, second.schedule, count)])
     best = BestClasses(found.classes[:top_k], found.scores[:top_k])
-    return FilePrediction(best, schedules, confident=True if second is not None else None)
+    return FilePrediction(best, schedules)
 
 
 def _is_uncertain(probabilities: tuple[float, ...], margin: float) -> bool:

@@ -85,7 +85,8 @@ class Router:
     ) -> WorkEstimate:
         """Return the work of an image under the last of ``choices``, the one that merges most.
 
-        Admission must not refuse an image that could be in time, so it counts the least work.
+        Admission must not refuse an image that could be in time, so it counts the least work, that
+        is without ``second``.
 
         Args:
             second: a second pass that images may take, which counts by its share of them.
@@ -245,11 +246,12 @@ class Router:
 class Lease(AbstractContextManager["Lease"]):
     """One image's hold on a slot, from `Router.lease`: write the image, then submit it.
 
-    A sound or video may write and run several of its windows, one after the other.
+    A sound or video may write and run several of its windows, one after the other, and an image may
+    run twice.
 
     Attributes:
-        submitted: whether an engine has the job, and the slot is not kept; then the engine's answer
-            frees the slot.
+        submitted: whether the lease has given its slot away: to an engine, whose answer frees it,
+            or by `release`.
     """
 
     def __init__(self, router: Router, work: WorkEstimate | None) -> None:
@@ -272,8 +274,13 @@ class Lease(AbstractContextManager["Lease"]):
         traceback: TracebackType | None,
     ) -> None:
         """Give the slot back, unless an engine has it."""
+        self.release()
+
+    def release(self) -> None:
+        """Give a slot that was kept back before the block ends: no other input will run in it."""
         if not self.submitted:
             self._slots.free_after_lease(self._slot)
+            self.submitted = True
 
     def write(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> None:
         """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
@@ -299,7 +306,7 @@ class Lease(AbstractContextManager["Lease"]):
 
         Args:
             keep_slot: whether the lease holds the slot beyond the answer, so that another input can
-                be written and run.
+                be written and run, or the same again.
 
         Raises:
             EngineLost: no engine is ready. The future raises it if the engine ends before the image
@@ -322,7 +329,7 @@ class Lease(AbstractContextManager["Lease"]):
         future = self._router.submit(job, self._work)
         if keep_slot:
             self._slots.keep(self._slot)
-            self._work = None  # the next window counts when it is submitted
+            self._work = None  # the next job counts when it is submitted
         else:
             self.submitted = True
         return future

@@ -98,6 +98,7 @@ class ImagePath:
         passes = Passes((result,))
         if confidence is not None:
             passes = await self._cascade.complete(result, lease, request, confidence)
+            lease.release()  # other images of the request may take longer
         finished = self._finish(run, passes, request, picture_pixels)
         response = await build_response(
             lambda: request.response_kind.build(finished), request, self._threads, self._metrics

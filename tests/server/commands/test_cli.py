@@ -144,6 +144,8 @@ def test_classify_runs_uncertain_images_again(tome_serve: Run) -> None:
     assert (again["r"], again["predictions"][0]["label"]) == ("4", "Bag")
     certain = json.loads(tome_serve(*command, "--confidence", "0").stdout)
     assert (certain["passes"], certain["confident"]) == ([{"r": "20"}], True)
+    exact = json.loads(tome_serve("classify", file, "--json", "--confidence", "1").stdout)
+    assert (exact["passes"], exact["confident"]) == ([{"r": "0"}], True)
     failed = tome_serve("classify", file, "--r", "4", "--confidence", "1", "--confidence-r", "8")
     assert failed.returncode == 1
     assert "--confidence-r must merge less than -r" in failed.stderr

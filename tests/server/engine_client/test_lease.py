@@ -113,3 +113,73 @@ def test_a_slot_that_is_kept_is_not_free_before_a_lost_engine_has_ended() -> Non
             assert worker.slots.used == 0
 
     asyncio.run(main())
+
+
+async def run_twice(server: Server, end: EngineEnd) -> asyncio.Future[Any]:
+    """Run an image in a slot that is kept, and again without keeping it; not answered again."""
+    with server.routers[0].lease() as lease:
+        lease.write(np.full(SIZE, 7, np.uint8))
+        first = lease.submit("tiny", PLAIN, 3, keep_slot=True)
+        await end.receive(1)
+        end.answer(end.jobs)
+        await first
+        second = lease.submit("tiny", PLAIN, 3, is_second=True)
+        await end.receive(2)
+    first_job, second_job = end.jobs
+    assert first_job.slot == second_job.slot
+    assert second_job.is_second
+    assert (server.slots.view(second_job.slot, SIZE, np.uint8) == 7).all()
+    assert server.workers[0].slots.used == 1
+    return second
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_answer_of_a_second_pass_frees_the_slot(is_cancelled: bool) -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            second = await run_twice(server, end)
+            if is_cancelled:
+                second.cancel()
+                await end.receive(3)
+                assert server.workers[0].slots.used == 1
+            end.answer([end.jobs[-1]])
+            await until(lambda: server.workers[0].slots.used == 0)
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_lost_in_a_second_pass_keeps_the_slot_until_it_has_ended() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            (worker,) = server.workers
+            second = await run_twice(server, end)
+            end.close()
+            with pytest.raises(EngineLost):
+                await second
+            assert (worker.slots.used, worker.queued) == (1, 0)
+            worker.engine_ended(0)
+            assert worker.slots.used == 0
+
+    asyncio.run(main())
+
+
+def test_a_slot_that_is_released_is_free_at_once() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            (end,) = await server.start()
+            slots = server.workers[0].slots
+            with server.routers[0].lease() as lease:
+                running = lease.submit("tiny", PLAIN, 3, keep_slot=True)
+                await end.receive(1)
+                end.answer(end.jobs)
+                await running
+                assert slots.used == 1
+                lease.release()
+                assert slots.used == 0
+                with server.routers[0].lease():
+                    lease.release()  # not once more: another request has it now
+                    assert slots.used == 1
+
+    asyncio.run(main())

@@ -80,6 +80,10 @@ class FakeLease:
     futures: list[asyncio.Future[Any]]
     slot: int
     pixels: np.ndarray | None = None
+    is_released: bool = False
+
+    def release(self) -> None:
+        self.is_released = True
 
     def write(self, pixels: np.ndarray) -> None:
         self.pixels = pixels

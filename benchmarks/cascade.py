@@ -25,7 +25,7 @@ from rich.markdown import Markdown
 from benchmarks import servers
 from benchmarks.results import about
 from server.catalog.entries import BUNDLED
-from server.commands.agreement import Margin, choose_margin
+from server.commands.agreement import Margin, best_and_margin, choose_margin
 from server.commands.datasets import load_fashion_mnist
 from server.commands.offline import load_runner, pick_model
 from server.engine.device.placement import pick_device
@@ -168,7 +168,8 @@ def measure_time(
         first = turn % len(runs)
         taken = [0.0] * len(runs)
         for index in [*range(first, len(runs)), *range(first)]:
-            taken[index] = seconds(runner, *runs[index], args.batch)
+            images, of_run = runs[index]
+            taken[index] = seconds(runner, images, of_run, args.batch)
         baseline, plain, more = taken
         shares.append(((plain + more) / baseline, plain / baseline))
     return shares
@@ -180,11 +181,9 @@ def run(runner: Runner, inputs: npt.NDArray[np.uint8], schedule: Schedule, batch
     margins = []
     for start in range(0, len(inputs), batch):
         part = inputs[start : start + batch]
-        logits = runner.logits(part, [schedule] * len(part)).float().cpu()
-        best = logits.softmax(dim=-1).topk(2)
-        values = best.values.double()
-        classes.append(best.indices[:, 0].numpy())
-        margins.append((values[:, 0] - values[:, 1]).numpy())
+        best, margin = best_and_margin(runner.logits(part, [schedule] * len(part)))
+        classes.append(best)
+        margins.append(margin)
     return Answers(np.concatenate(classes), np.concatenate(margins))
 
 

@@ -1,6 +1,6 @@
 """How often merging leaves the class of r=0, and which margin tells where it does not.
 
-Pure arithmetic over what a model says of the same images under one schedule and at r=0.
+Arithmetic over what a model says of the same images under one schedule and at r=0.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 TARGET = 0.999  # of the images whose class is to be that of r=0
 _RISK = 0.05  # that a bound does not hold
@@ -32,6 +33,23 @@ class Margin:
     shown: float
     agreement: float
     second_passes: float
+
+
+def best_and_margin(
+    logits: Tensor,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the best class of each image, and by how much its probability exceeds the second.
+
+    Args:
+        logits: float32 ``(B, classes)``, of at least two classes.
+
+    Returns:
+        Both ``(B,)``.
+    """
+    best = logits.float().softmax(dim=-1).topk(2)
+    probabilities = best.values.double()  # in which the server subtracts
+    margins = probabilities[:, 0] - probabilities[:, 1]
+    return best.indices[:, 0].cpu().numpy(), margins.cpu().numpy()
 
 
 def choose_margin(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from server.commands.file_prediction import (
     BestClasses,
     FilePrediction,
-    SecondPass,
+    SecondPassRule,
     predict,
     predict_image,
 )
@@ -105,7 +105,7 @@ def _second_pass(
     schedule: Schedule,
     confidence: float | Literal["auto"] | None,
     confidence_r: str | None,
-) -> SecondPass | None:
+) -> SecondPassRule | None:
     """Return when images run again; None if none does.
 
     Raises:
@@ -124,7 +124,7 @@ def _second_pass(
     second = parse_schedule(runner, confidence_r or "0")
     if sum(runner.tokens(second)) > sum(runner.tokens(schedule)):
         margin = confidence if confidence != "auto" else _profiled_margin(runner, schedule, second)
-        return SecondPass(margin, second)
+        return SecondPassRule(margin, second)
     if confidence_r is None:
         return None  # the first pass is exact already
     raise ConfigError("--confidence-r must merge less than -r")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow, cascade_speedup
-from server.commands.agreement import choose_margin
+from server.commands.agreement import best_and_margin, choose_margin
 from server.commands.confidence import wilson_interval
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
@@ -198,10 +198,9 @@ def _measure_batch(
         scores = ACTIVATIONS[runner.model.activation](logits)
     measurement.means.add(part.items, part.labels, scores.numpy())
     if _knows_certainty(runner):
-        best = logits.float().softmax(dim=-1).topk(2)
-        probabilities = best.values.double()  # in which the server subtracts
-        measurement.classes.append(best.indices[:, 0].numpy())
-        measurement.margins.append((probabilities[:, 0] - probabilities[:, 1]).numpy())
+        classes, margins = best_and_margin(logits)
+        measurement.classes.append(classes)
+        measurement.margins.append(margins)
         measurement.labels.append(part.labels)
 
 

@@ -39,7 +39,7 @@ class FilePrediction:
 
 
 @dataclass(frozen=True)
-class SecondPass:
+class SecondPassRule:
     """When an image runs again, and under which schedule.
 
     Attributes:
@@ -74,7 +74,7 @@ def predict_image(
     image: Row,
     schedule: Schedule,
     top_k: int,
-    second: SecondPass | None = None,
+    second: SecondPassRule | None = None,
 ) -> FilePrediction:
     """Run an image, and once more if ``second`` says so."""
     count = max(top_k, 2)

@@ -59,7 +59,6 @@ def test_metrics_count_how_images_ended(
             for result in ("certain", "again", "uncertain")
         }
         assert counts == {"certain": 1, "again": 4, "uncertain": 0}
-        # Of nine forward passes five are what r=0 would have run.
         assert server.metric("tome_batch_images_sum") == 9
 
 

@@ -24,13 +24,11 @@ class Confidence:
     An image is certain if the probability of its best class exceeds that of the second by a margin.
 
     Attributes:
-        text: of the parameter.
         margins: by the schedule of the first pass. An image of a schedule that is not among them is
             certain.
         schedule: of the second pass.
     """
 
-    text: str
     margins: Mapping[Schedule, float]
     schedule: Schedule
 
@@ -87,7 +85,7 @@ def parse_confidence(
         margins = _profiled_margins(first, second, model)
     else:
         margins = dict.fromkeys(first, _parse_margin(text))
-    return Confidence(text, margins, second or _EXACT)
+    return Confidence(margins, second or _EXACT)
 
 
 def _merging_more(

@@ -89,9 +89,17 @@ class Client:
         self.connection = connection
         self.channel = Channel(connection)
 
-    def submit(self, *numbers: int) -> None:
-        """Send jobs that arrive together; the number is that of the slot, too."""
-        jobs = [Job(number, number, "tiny", (FOUR,), 3, time.monotonic()) for number in numbers]
+    def submit(self, *numbers: int, second: Sequence[int] = ()) -> None:
+        """Send jobs that arrive together; the number is that of the slot, too.
+
+        Args:
+            second: those of them that are second passes.
+        """
+        now = time.monotonic()
+        jobs = [
+            Job(number, number, "tiny", (FOUR,), 3, now, is_second=number in second)
+            for number in numbers
+        ]
         self.connection.sendall(b"".join(map(pack, jobs)))
 
     def next_reply(self) -> BatchDone:

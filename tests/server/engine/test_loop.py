@@ -151,3 +151,19 @@ def test_a_batch_after_one_that_failed_is_not_timed(tiny: LoadedModel) -> None:
         reply = engine.next_reply()
     assert job_ids(reply) == [2] and not reply.failures
     assert reply.predicted_seconds == reply.r0_seconds == 0
+
+
+def test_at_r0_no_image_would_have_run_twice(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny, held=1) as engine:
+        calibration = engine.models["tiny"].calibration
+        monkeypatch.setattr(calibration, "r0_seconds", lambda *_: 8.0)
+        engine.launch(0)
+        engine.clients[0].submit(1, 2, 3, 4, second=[4])
+        wait_until(lambda: len(engine.runner.batches) == 2)
+        engine.release()
+        assert engine.next_reply().r0_seconds == 8.0
+        reply = engine.next_reply()
+    assert job_ids(reply) == [1, 2, 3, 4]
+    assert reply.r0_seconds == 6.0

@@ -156,3 +156,11 @@ def page(browser) -> Page:
     browsers.resize(browser, 1280, 1000)
     browsers.set_colour_scheme(browser, "light")
     return Page(browser)
+
+
+@pytest.fixture
+def loaded_page(page, server) -> Page:
+    """The page, once its first results are there."""
+    page.open(f"{server.url}/")
+    page.wait_for_tokens("11 of 197 tokens")
+    return page

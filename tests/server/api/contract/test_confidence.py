@@ -44,7 +44,7 @@ def test_without_it_no_image_runs_again() -> None:
 @pytest.mark.parametrize(("text", "margin"), [("0", 0.0), ("0.7", 0.7), ("1", 1.0), ("1.0", 1.0)])
 def test_a_margin_counts_for_the_requested_schedule(text: str, margin: float) -> None:
     confidence = confidence_of(f"r=16&confidence={text}")
-    assert confidence == Confidence(text, {Schedule.constant(16): margin}, Schedule.constant(0))
+    assert confidence == Confidence({Schedule.constant(16): margin}, Schedule.constant(0))
 
 
 def test_a_margin_counts_for_all_levels_that_may_be_chosen_but_the_second_pass() -> None:

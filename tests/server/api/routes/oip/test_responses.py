@@ -96,7 +96,7 @@ def test_floats_are_little_endian():
 def test_second_passes_are_counted_where_they_are_asked_for():
     request = request_for(scores=False)
     assert "second_passes" not in build(request)["parameters"]
-    confidence = Confidence("0.5", {Schedule.constant(3): 0.5}, Schedule.constant(0))
+    confidence = Confidence({Schedule.constant(3): 0.5}, Schedule.constant(0))
     asking = replace(request, params=replace(request.params, confidence=confidence))
     rows = [
         row_of(("cat", 1.0))._replace(passes=2, confident=True),

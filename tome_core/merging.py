@@ -60,8 +60,3 @@ class Merging:
         """The name of the rule of `RULES` that it follows; None if it is none of them."""
         own = Rule(self.matcher, self.metric, self.combine)
         return next((name for name, rule in RULES.items() if rule == own), None)
-
-    @property
-    def follows_paper(self) -> bool:
-        """Whether matching and merging are those of the paper, which all kernels implement."""
-        return self.rule == "paper"

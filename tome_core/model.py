@@ -266,7 +266,7 @@ class MergedViT(nn.Module):
         return (
             reads_starts
             and pools_leading_tokens
-            and self.merging.follows_paper
+            and self.merging.rule is not None
             and not self.training
         )
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.cases import DTYPES, MIXED, MODELS
 from benchmarks.contenders import Published
 from benchmarks.launches.counting import Counts
-from benchmarks.launches.networks import Build, R, count, operators, ours, plain, published
+from benchmarks.launches.networks import Build, R, count, operators, ours, pairs, plain, published
 
 MIXED_NAME = "mixed"
 
@@ -34,7 +34,8 @@ class Row:
     """What one forward pass asks for.
 
     Attributes:
-        network: ours, operators (ours without our own kernels), timm or tome (the published code).
+        network: ours, pairs (ours by this rule), operators (ours without our own kernels), timm or
+            tome (the published code).
         r: a number, or ``mixed``.
         block: kernels of a block in the middle of the network: what the pass launches more than
             that of a network with a block less.
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--network",
         nargs="+",
-        choices=["ours", "operators", "timm", "tome"],
+        choices=["ours", "pairs", "operators", "timm", "tome"],
         help="default: all that are there",
     )
     parser.add_argument(
@@ -122,7 +123,7 @@ def choose(names: Sequence[str] | None, checkout: Path | None) -> dict[str, Buil
     Raises:
         ValueError: the published code is wanted, and is not there; or ``checkout`` is none of it.
     """
-    found: dict[str, Build] = {"ours": ours, "operators": operators, "timm": plain}
+    found: dict[str, Build] = {"ours": ours, "pairs": pairs, "operators": operators, "timm": plain}
     if checkout is not None or "tome" in (names or ()):
         missing = Published(checkout).missing(torch.device("cuda"))
         if missing or checkout is None:
@@ -138,7 +139,7 @@ def runs(network: str, batch: int, r: str) -> bool:
         ValueError: ``r`` is neither a number nor ``mixed``.
     """
     if r == MIXED_NAME:
-        return network in ("ours", "operators") and batch > 1
+        return network in ("ours", "pairs", "operators") and batch > 1
     if not r.isdecimal():
         raise ValueError(f"r must be a number or {MIXED_NAME}, got {r!r}")
     return network != "timm" or int(r) == 0

@@ -64,6 +64,8 @@ LAUNCHES: dict[str, Launches] = {
     "aten::repeat_interleave": 2,
     # tome_core/backends/cuda/matching.py: one that compares, one that ranks.
     "tome::match": 2,
+    # tome_core/backends/cuda/pairs.py: one that compares, one that pairs and places.
+    "tome::match_pairs": 2,
 }
 
 # Operators that are a linear layer or a part of one; a GELU in the epilogue of a product is in it.

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import tome_core
 from benchmarks.launches.counting import Counter, Counts
 from tome_core import optimizing
+from tome_core.rules import RuleName
 
 R = int | list[int]
 Forward = Callable[[Tensor, R], Any]
@@ -38,10 +39,16 @@ class Pass:
     once: Counts
 
 
-def ours(vit: nn.Module, kernels: bool = True) -> Forward:
+def ours(vit: nn.Module, kernels: bool = True, merging: RuleName = "paper") -> Forward:
     """As the server loads it on a GPU, with our own ``kernels`` or without."""
+    patched = tome_core.patch(vit, merging=merging)
     with mock.patch.object(optimizing, "has_triton", return_value=True):
-        return tome_core.optimize(tome_core.patch(vit), in_place=True, kernels=kernels)
+        return tome_core.optimize(patched, in_place=True, kernels=kernels)
+
+
+def pairs(vit: nn.Module) -> Forward:
+    """Ours with the rule "pairs"."""
+    return ours(vit, merging="pairs")
 
 
 def operators(vit: nn.Module) -> Forward:

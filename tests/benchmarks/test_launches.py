@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.launches.__main__ import main
 from benchmarks.launches.counting import Call, Counter, Counts
 from benchmarks.launches.kernels import LAUNCHES, READS, total
-from benchmarks.launches.networks import count, operators, ours, plain
+from benchmarks.launches.networks import count, operators, ours, pairs, plain
 from tests.fake_cuda import needs_fake_cuda
 
 pytestmark = needs_fake_cuda
@@ -130,9 +130,10 @@ def test_kernels_a_block_without_merging(build: Any) -> None:
     assert tiny(5, 0, build, depth=4).launches - tiny(5, 0, build, depth=3).launches == 10
 
 
+@pytest.mark.parametrize("build", [ours, pairs])
 @pytest.mark.parametrize(("r", "most"), [(0, 8), (8, 10), (MIXED, 10)])
-def test_our_kernels_are_few(r: Any, most: int) -> None:
-    assert tiny(5, r, depth=4).launches - tiny(5, r, depth=3).launches <= most
+def test_our_kernels_are_few(build: Any, r: Any, most: int) -> None:
+    assert tiny(5, r, build, depth=4).launches - tiny(5, r, build, depth=3).launches <= most
 
 
 @pytest.mark.parametrize("build", [operators, plain])

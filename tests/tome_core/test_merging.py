@@ -26,7 +26,7 @@ def other_combine(
 
 def test_only_the_default_metric_matcher_and_combination_are_those_of_the_paper() -> None:
     merging = patch(make_vit()).merging
-    assert merging.follows_paper
-    assert not replace(merging, matcher=Kth(2)).follows_paper
-    assert not replace(merging, metric=other_metric).follows_paper
-    assert not replace(merging, combine=other_combine).follows_paper
+    assert merging.rule == "paper"
+    assert replace(merging, matcher=Kth(2)).rule is None
+    assert replace(merging, metric=other_metric).rule is None
+    assert replace(merging, combine=other_combine).rule is None

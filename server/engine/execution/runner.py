@@ -54,8 +54,10 @@ class Runner:
         Raises:
             CaptureFailed: recording or running them raised.
         """
-        # Other rules than the paper's make the host wait for the device; no graph can record that.
-        if self.device.type != "cuda" or not self.model.network.merging.follows_paper:
+        is_reference = self.acceleration == REFERENCE
+        # The plain network makes the host wait for pairs; no graph can record that.
+        can_record = not is_reference or self.model.network.merging.rule == "paper"
+        if self.device.type != "cuda" or not can_record:
             return
         image_size = self.model.transform.size
         name = self.model.spec.name
@@ -64,7 +66,6 @@ class Runner:
         if wrong:
             log.warning("%s: CUDA graphs are not used, because running them %s", name, wrong)
         else:
-            is_reference = self.acceleration == REFERENCE
             self.acceleration = REFERENCE_GRAPHS if is_reference else GRAPHS
 
     @property

@@ -22,6 +22,7 @@ from tome_core.backends.cuda.gelu import gelu_, launch_gelu_
 from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge_norm, merge_norm
 from tome_core.backends.cuda.norms import add_norm, launch_add_norm
+from tome_core.backends.cuda.pairs import launch_match_pairs, match_pairs
 from tome_core.merging import Merging
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
@@ -97,6 +98,7 @@ def are_supported(blocks: Sequence[BlockWeights]) -> bool:
 class _Kernels(NamedTuple):
     attention: Any
     match: Any
+    match_pairs: Any
     merge_norm: Any
     add_norm: Any
     gelu_: Any
@@ -105,6 +107,7 @@ class _Kernels(NamedTuple):
 _LAUNCHERS = _Kernels(
     attention=launch_attention,
     match=launch_match,
+    match_pairs=launch_match_pairs,
     merge_norm=launch_merge_norm,
     add_norm=launch_add_norm,
     gelu_=launch_gelu_,
@@ -112,6 +115,7 @@ _LAUNCHERS = _Kernels(
 _OPERATORS = _Kernels(
     attention=attention,
     match=match,
+    match_pairs=match_pairs,
     merge_norm=merge_norm,
     add_norm=add_norm,
     gelu_=gelu_,
@@ -165,7 +169,7 @@ class TritonEncoder:
         packed = context.packed
         tokens = packed.tokens
         weight = self.weights[0].qkv.weight
-        if not context.merging.follows_paper:
+        if context.merging.rule is None:
             return False
         if packed.positions is not None or packed.sources is not None:
             return False
@@ -203,14 +207,15 @@ class TritonEncoder:
 
     def _start(self, context: BlockContext) -> _Run:
         merging = context.merging
+        makes_pairs = merging.rule == "pairs"
         plan = context.plan
         tokens = context.packed.tokens
         extents = Extents.of(plan, tokens)
         if type(tokens) is not Tensor:
             # Fake tensors need operators; for others, launchers cost the host less.
-            return _Run(merging, plan, extents, _OPERATORS, side_stream=None)
+            return _Run(merging, makes_pairs, plan, extents, _OPERATORS, side_stream=None)
         side_stream = self._prepare_streams(plan) if tokens.is_cuda else None
-        return _Run(merging, plan, extents, _LAUNCHERS, side_stream)
+        return _Run(merging, makes_pairs, plan, extents, _LAUNCHERS, side_stream)
 
     def _prepare_streams(self, plan: Plan) -> torch.cuda.Stream | None:
         """Return a second stream if a CUDA graph is recorded now, and keep ``plan`` for the graph.
@@ -230,6 +235,7 @@ class _Run:
     """One pass over all blocks."""
 
     merging: Merging
+    makes_pairs: bool
     plan: Plan
     extents: Extents
     kernels: _Kernels
@@ -265,18 +271,26 @@ class _Run:
         if self.side_stream is not None:
             torch.cuda.current_stream().wait_stream(self.side_stream)
         state.tokens, state.normed, state.sizes = kernels.merge_norm(
-            tokens, branch, state.sizes, matched.order, matched.segment_starts, *block.norm2
+            tokens,
+            branch,
+            state.sizes,
+            matched.order,
+            matched.segment_starts,
+            *block.norm2,
+            self.makes_pairs,
         )
 
     def _match(self, keys: Tensor, index: int) -> PackedMatching:
         """Match the tokens of block ``index`` by ``keys (T, H, d)``, on the side stream if any."""
         extents = self.extents
+        kernels = self.kernels
+        match_tokens = kernels.match_pairs if self.makes_pairs else kernels.match
         with _on_side_stream(self.side_stream):
-            matched: PackedMatching = self.kernels.match(
+            matched: PackedMatching = match_tokens(
                 keys,
                 extents.starts[index],
                 extents.starts[index + 1],
-                extents.longest[0],
+                extents.longest[index if self.makes_pairs else 0],
                 extents.lengths[index + 1],
                 self.merging.prefix,
             )

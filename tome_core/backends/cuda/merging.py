@@ -36,11 +36,12 @@ def merge_norm_kernel(
     BLOCK: tl.constexpr,
     HAS_SIZES: tl.constexpr,
     FUSED: tl.constexpr,
+    KEEPS_LENGTH: tl.constexpr,
 ):
     """Compute one token after merging, of ``DIM`` channels, which fit into ``BLOCK``.
 
     If ``FUSED``, with the residual before and the norm after it. Otherwise ``branch``, ``weight``,
-    ``bias`` and ``normed`` are not used.
+    ``bias`` and ``normed`` are not used. If ``KEEPS_LENGTH``, as long as the tokens are on average.
     """
     destination = tl.program_id(0)
     begin = tl.load(segment_starts + destination)
@@ -52,6 +53,8 @@ def merge_norm_kernel(
     # The sum of the tokens that share the destination, weighted by size.
     total = tl.zeros((BLOCK,), tl.float32)
     size = tl.zeros((1,), tl.float32)
+    lengths = tl.zeros((1,), tl.float32)
+    value = total
     for order_index in range(begin, end):
         token = tl.load(order + order_index)
         row = token.to(tl.int64) * DIM + channels
@@ -65,10 +68,19 @@ def merge_norm_kernel(
             total += value * size_of_token
             size += size_of_token
         else:
+            size_of_token = 1.0
             total += value
             size += 1.0
+        if KEEPS_LENGTH:
+            lengths += tl.sqrt_rn(tl.sum(value * value, axis=0)) * size_of_token
     # Their weighted mean, and its size.
     mean = tl.div_rn(total, tl.broadcast_to(size, (BLOCK,)))
+    if KEEPS_LENGTH:
+        # 1e-12 is the eps of `F.normalize`, which `norm_preserving_mean` uses.
+        length = tl.maximum(tl.sqrt_rn(tl.sum(mean * mean, axis=0)), 1e-12)
+        scaled = mean / length * tl.broadcast_to(tl.div_rn(lengths, size), (BLOCK,))
+        # The bits of a token that is alone stay as they are.
+        mean = tl.where(end - begin > 1, scaled, value)
     merged = mean.to(tokens.dtype.element_ty)
     row = destination.to(tl.int64) * DIM + channels
     tl.store(tokens + row, merged, mask=inside)
@@ -85,13 +97,16 @@ def merge_norm_kernel(
         tl.store(normed + row, scaled.to(normed.dtype.element_ty), mask=inside)
 
 
-def constants(dim: int, has_sizes: bool, fused: bool) -> dict[str, object]:
+def constants(
+    dim: int, has_sizes: bool, fused: bool, keeps_length: bool = False
+) -> dict[str, object]:
     """Return the constants that the kernel is compiled for."""
     return {
         "DIM": dim,
         "BLOCK": triton.next_power_of_2(dim),
         "HAS_SIZES": has_sizes,
         "FUSED": fused,
+        "KEEPS_LENGTH": keeps_length,
     }
 
 
@@ -113,11 +128,12 @@ def launch_merge_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float,
+    keeps_length: bool = False,
     warps: int = WARPS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same as `merge_norm` without the operator around it, and with any number of warps."""
     fused = _Fused(branch, weight, bias, eps)
-    return _launch(x, sizes, order, segment_starts, fused, warps)
+    return _launch(x, sizes, order, segment_starts, fused, keeps_length, warps)
 
 
 def launch_merge(
@@ -125,9 +141,10 @@ def launch_merge(
     sizes: Tensor | None,
     order: Tensor,
     segment_starts: Tensor,
+    keeps_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Do the same as `merge` without the operator around it."""
-    tokens, _, new_sizes = _launch(x, sizes, order, segment_starts, None, WARPS)
+    tokens, _, new_sizes = _launch(x, sizes, order, segment_starts, None, keeps_length, WARPS)
     return tokens, new_sizes
 
 
@@ -137,6 +154,7 @@ def _launch(
     order: Tensor,
     segment_starts: Tensor,
     fused: _Fused | None,
+    keeps_length: bool,
     warps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the merged tokens, the same after the norm, and their sizes.
@@ -164,7 +182,7 @@ def _launch(
         normed,
         new_sizes,
         fused.eps,
-        **constants(dim, sizes is not None, is_fused),
+        **constants(dim, sizes is not None, is_fused, keeps_length),
         num_warps=warps,
     )
     return tokens, normed, new_sizes
@@ -175,13 +193,14 @@ def merge(
     sizes: Tensor | None,
     order: Tensor,
     segment_starts: Tensor,
+    keeps_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Merge ``x`` as `tome_core.merge.merge` does, without the other steps of `merge_norm`.
+    """Merge ``x`` without the other steps of `merge_norm`, whose arguments it takes.
 
     Returns:
         The merged tokens ``(T', D)`` and their sizes, float32 ``(T',)``.
     """
-    return _merge(x, sizes, order, segment_starts)
+    return _merge(x, sizes, order, segment_starts, keeps_length)
 
 
 def merge_norm(
@@ -193,6 +212,7 @@ def merge_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float,
+    keeps_length: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge ``x + branch`` as `tome_core.merge.merge` does, then layer norm (arXiv 1607.06450).
 
@@ -203,12 +223,13 @@ def merge_norm(
         sizes: of each token, float32 ``(T,)``; None if all are 1.
         order, segment_starts: see `tome_core.backends.cuda.matching.PackedMatching`.
         weight, bias: of the norm, ``(D,)``.
+        keeps_length: whether merging is that of `tome_core.merge.norm_preserving_mean` instead.
 
     Returns:
         Merged tokens ``(T', D)``, the same after the norm, and sizes ``(T',)``; undefined for
         destinations without tokens.
     """
-    return _operator(x, branch, sizes, order, segment_starts, weight, bias, eps)
+    return _operator(x, branch, sizes, order, segment_starts, weight, bias, eps, keeps_length)
 
 
 _operator = torch.library.custom_op(
@@ -217,7 +238,8 @@ _operator = torch.library.custom_op(
     mutates_args=(),
     schema=(
         "(Tensor x, Tensor branch, Tensor? sizes, Tensor order, Tensor segment_starts,"
-        " Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)"
+        " Tensor weight, Tensor bias, float eps, bool keeps_length=False)"
+        " -> (Tensor, Tensor, Tensor)"
     ),
 )
 
@@ -232,6 +254,7 @@ def _(
     weight: Tensor,
     bias: Tensor,
     eps: float,
+    keeps_length: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     new_tokens = segment_starts.shape[0] - 1
     tokens = x.new_empty(new_tokens, x.shape[1])
@@ -243,7 +266,10 @@ _merge = torch.library.custom_op(
     "tome::merge",
     launch_merge,
     mutates_args=(),
-    schema="(Tensor x, Tensor? sizes, Tensor order, Tensor segment_starts) -> (Tensor, Tensor)",
+    schema=(
+        "(Tensor x, Tensor? sizes, Tensor order, Tensor segment_starts, bool keeps_length=False)"
+        " -> (Tensor, Tensor)"
+    ),
 )
 
 
@@ -253,6 +279,7 @@ def _(
     sizes: Tensor | None,
     order: Tensor,
     segment_starts: Tensor,
+    keeps_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
     new_tokens = segment_starts.shape[0] - 1
     tokens = x.new_empty(new_tokens, x.shape[1])

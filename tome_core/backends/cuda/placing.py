@@ -65,7 +65,22 @@ def rank_kernel(
 
 
 @triton.jit
-def _keep_order(
+def close_segments(
+    before, after, segment_starts, segment_count, image, images, BLOCK: tl.constexpr
+):
+    """Make the segments past the last destination empty: they begin where the tokens end.
+
+    The ``images`` share the work; this is that of one of them.
+    """
+    tokens = tl.load(before + images)
+    first_unused = tl.load(after + images)
+    for begin in range(first_unused + image * BLOCK, segment_count, images * BLOCK):
+        segment = begin + tl.arange(0, BLOCK)
+        tl.store(segment_starts + segment, tokens, mask=segment < segment_count)
+
+
+@triton.jit
+def keep_order(
     start,
     new_start,
     length,
@@ -117,18 +132,12 @@ def place_kernel(
     own = in_block  # fewer registers than with an offset
     if IS_RANKED:
         own += tl.program_id(0) * BLOCK
-    # The segments past the last destination are empty: they begin where the tokens end. The images
-    # share the work of writing them.
-    images = tl.num_programs(1)
-    tokens = tl.load(before + images)
-    first_unused = tl.load(after + images)
     if is_first:
-        for begin in range(first_unused + image * BLOCK, segment_count, images * BLOCK):
-            segment = begin + in_block
-            tl.store(segment_starts + segment, tokens, mask=segment < segment_count)
+        images = tl.num_programs(1)
+        close_segments(before, after, segment_starts, segment_count, image, images, BLOCK)
     if r == 0:
         if is_first:
-            _keep_order(start, new_start, length, order, segment_starts, dest, BLOCK)
+            keep_order(start, new_start, length, order, segment_starts, dest, BLOCK)
     else:
         # Sets A and B alternate; prefix tokens are counted, but stay out of both.
         first_a = PREFIX + PREFIX % 2

@@ -22,6 +22,7 @@ from tome_core.backends.cuda.attention import (
 from tome_core.backends.cuda.extents import Extents
 from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge, merge
+from tome_core.backends.cuda.pairs import launch_match_pairs, match_pairs
 from tome_core.backends.padded import PaddedStrategy
 from tome_core.metric import BlockTensors
 from tome_core.ragged.context import BlockContext
@@ -34,19 +35,20 @@ WIDTHS = range(16, 129)  # of heads for which tiles were chosen
 class _Kernels(NamedTuple):
     attention: Any
     match: Any
+    match_pairs: Any
     merge: Any
 
 
-_LAUNCHERS = _Kernels(launch_attention, launch_match, launch_merge)
-_OPERATORS = _Kernels(attention, match, merge)
+_LAUNCHERS = _Kernels(launch_attention, launch_match, launch_match_pairs, launch_merge)
+_OPERATORS = _Kernels(attention, match, match_pairs, merge)
 
 
 @dataclass(frozen=True)
 class TritonStrategy(PaddedStrategy):
     """Attention and merging by the CUDA kernels.
 
-    Falls back to `PaddedStrategy` where they do not apply: relative bias, dropout, other matchers,
-    gradients, unsupported dtypes and head widths.
+    Falls back to `PaddedStrategy` where they do not apply: relative bias, dropout, other rules than
+    those of `tome_core.merging.RULES`, gradients, unsupported dtypes and head widths.
     """
 
     # A CUDA graph reads tensors that its plan holds, so these plans live as long as the graphs.
@@ -75,28 +77,35 @@ class TritonStrategy(PaddedStrategy):
         return attended
 
     def merge(self, context: BlockContext, features: BlockTensors) -> Packed:
-        """Match and merge all images at once, if the merging is the paper's."""
+        """Match and merge all images at once, if kernels know the rule."""
         packed = context.packed
         if not context.merges:
             return packed
         x = packed.tokens
         keys = features.k
         merging = context.merging
-        if not merging.follows_paper or not _can_merge(x, keys):
+        rule = merging.rule
+        if rule is None or not _can_merge(x, keys):
             return super().merge(context, features)
         following = context.index + 1
         extents = self._extents(context.plan, x)
         kernels = _kernels_for(x)
-        matched = kernels.match(
+        makes_pairs = rule == "pairs"
+        match_tokens = kernels.match_pairs if makes_pairs else kernels.match
+        matched = match_tokens(
             _make_heads_dense(keys),
             extents.starts[context.index],
             extents.starts[following],
-            extents.longest[0],
+            extents.longest[context.index if makes_pairs else 0],
             extents.lengths[following],
             merging.prefix,
         )
         tokens, new_sizes = kernels.merge(
-            x.contiguous(), context.sizes(), matched.order, matched.segment_starts
+            x.contiguous(),
+            context.sizes(),
+            matched.order,
+            matched.segment_starts,
+            makes_pairs,
         )
         return replace(
             packed,

@@ -75,7 +75,7 @@ def test_at_r_0_the_logits_are_timm_s(tiny_folder: Path, runner: Runner) -> None
 
 
 def test_the_model_merges_by_the_rule_of_its_entry(tiny: LoadedModel, tiny_folder: Path) -> None:
-    assert tiny.network.merging.follows_paper
+    assert tiny.network.merging.rule == "paper"
     pairs = load_tiny(tiny_folder, merging="pairs").network
     assert pairs.merging == tiny.network.merging.with_rule("pairs")
 

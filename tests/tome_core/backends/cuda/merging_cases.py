@@ -12,8 +12,11 @@ from torch import Tensor
 
 from tests.tome_core.backends.cuda.compiler import Case
 from tests.tome_core.backends.cuda.device import DEVICE
-from tome_core.backends.cuda import matching, merging, placing
+from tome_core.backends.cuda import matching, merging, pairs, placing
+from tome_core.backends.cuda import similarities as similarity
 from tome_core.split import most_mergeable
+
+DTYPES = {"*bf16": torch.bfloat16, "*fp16": torch.float16, "*fp32": torch.float32}
 
 
 def partners(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
@@ -85,7 +88,41 @@ def places(is_ranked: bool) -> Case:
     )
 
 
-def merge_norm(dtype: str, dim: int, has_sizes: bool, fused: bool = True) -> Case:
+def similarities(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
+    channels = heads * width
+    row = channels * (3 if packed else 1)
+    constants = similarity.similarity_constants(1, row, channels, DTYPES[dtype])
+    return Case(
+        name=f"similarity {dtype} {heads} heads of {width}{'' if packed else ' alone'}",
+        kernel=similarity.similarity_kernel,
+        types={"keys": dtype, "before": "*i32", "after": "*i32", "similarities": "*fp32"},
+        constants=constants,
+        aligned=("keys", "similarities"),
+        warps=similarity.WARPS,
+        stages=similarity.STAGES,
+    )
+
+
+def pairing() -> Case:
+    floats = ("similarities", "best", "found")
+    numbers = (
+        *("before", "after", "nearest", "higher", "taken", "merges", "receives"),
+        *("order", "segment_starts", "dest"),
+    )
+    counts = dict.fromkeys(("tiles", "segment_count"), "i32")
+    return Case(
+        name="pair",
+        kernel=pairs.pair_kernel,
+        types=dict.fromkeys(floats, "*fp32") | dict.fromkeys(numbers, "*i32") | counts,
+        constants=pairs.pair_constants(1),
+        aligned=("similarities", "order", "segment_starts", "dest"),
+        warps=pairs.WARPS,
+    )
+
+
+def merge_norm(
+    dtype: str, dim: int, has_sizes: bool, fused: bool = True, keeps_length: bool = False
+) -> Case:
     tokens = ("x", "branch", "weight", "bias", "tokens", "normed")
     numbers = {
         "sizes": "*fp32",
@@ -95,10 +132,10 @@ def merge_norm(dtype: str, dim: int, has_sizes: bool, fused: bool = True) -> Cas
         "eps": "fp32",
     }
     return Case(
-        name=f"{'merge_norm' if fused else 'merge'} {dtype} {dim} {has_sizes}",
+        name=f"{'merge_norm' if fused else 'merge'} {dtype} {dim} {has_sizes} {keeps_length}",
         kernel=merging.merge_norm_kernel,
         types=dict.fromkeys(tokens, dtype) | numbers,
-        constants=merging.constants(dim, has_sizes, fused),
+        constants=merging.constants(dim, has_sizes, fused, keeps_length),
         aligned=(*tokens, "order", "new_sizes"),
         warps=merging.WARPS,
     )
@@ -123,6 +160,12 @@ CASES = [
     *(merge_norm("*bf16", 768, sizes, fused=False) for sizes in (False, True)),
     merge_norm("*fp16", 768, True),
     merge_norm("*fp32", 1024, True),
+    *(merge_norm("*bf16", 768, True, fused, keeps_length=True) for fused in (False, True)),
+    *(similarities("*bf16", heads, width) for heads, width in ((12, 64), (16, 80), (6, 128))),
+    similarities("*fp16", 12, 64),
+    similarities("*bf16", 12, 64, packed=False),
+    similarities("*fp32", 16, 64),
+    pairing(),
 ]
 
 

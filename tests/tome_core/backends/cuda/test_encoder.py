@@ -93,6 +93,18 @@ def test_equals_the_reference(variant: str, batch: list[Spec]) -> None:
     torch.testing.assert_close(model_with_encoder(variant)(x, r=r), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", ["class-token", "no-prefix", "registers"])
+@torch.no_grad()
+def test_pairs_equal_the_reference(variant: str) -> None:
+    paper = reference_of(variant)
+    reference = MergedViT(paper.adapter, paper.merging.with_rule("pairs"), paper.execution).eval()
+    model = make_with_encoder(reference)
+    r: list[int | Schedule] = [3, 0, Schedule.per_layer([0, 5])]
+    torch.testing.assert_close(
+        model(images(3), r=r), reference(images(3), r=r), rtol=1e-4, atol=1e-4
+    )
+
+
 @torch.no_grad()
 def test_forward_features_with_and_without_pruning() -> None:
     r: list[int | Schedule] = [0, 3, Schedule.per_layer([0, 5])]
@@ -162,6 +174,7 @@ def test_which_calls_it_takes() -> None:
     plan = make_plan([Schedule.of(0)], DEPTH, 8, 1, Bipartite())
     context = BlockContext(model.merging, plan, 0, Packed(tokens, (None,), None))
     assert encoder.supports(context)
+    assert encoder.supports(replace(context, merging=model.merging.with_rule("pairs")))
 
     for packed in (
         replace(context.packed, sources=places),

@@ -125,6 +125,24 @@ def test_equals_the_reference(kind: str, batch: list[Spec]) -> None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["plain", "average", "registers", "rotary-average", "relative"])
+@torch.no_grad()
+def test_pairs_equal_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = reference_of(kind)
+    reference = MergedViT(paper.adapter, paper.merging.with_rule("pairs"), paper.execution).eval()
+    r: list[int | Schedule] = [3, 0, Schedule.per_layer([0, 5])]
+    x = images(3)
+    expected = reference.trace(x, r=r)
+    with launched(monkeypatch) as names:
+        result = by_kernels(reference).trace(x, r=r)
+    assert names.count("match_pairs") == DEPTH
+    assert "match" not in names
+    assert torch.equal(result.source, expected.source)
+    for name in ("tokens", "sizes"):
+        for one, other in zip(getattr(result, name), getattr(expected, name), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("r", [3, [4, 0, 2]], ids=["alike", "mixed"])
 @pytest.mark.parametrize("kind", ALL)
 @torch.no_grad()

@@ -39,7 +39,9 @@ class AsyncClient:
 
     ``r`` is a number, a list of numbers (one per block), a schedule string (``"16:-1"``) or
     ``"auto"``. With ``"auto"`` the server merges only as many tokens as ``deadline_ms`` requires.
-    It uses no level above ``r_max`` and no level whose accuracy is below ``min_accuracy`` percent.
+    It uses no level above ``r_max``, none whose accuracy is below ``min_accuracy`` percent, and
+    only those that the model's profile shows to agree with r=0 on at least ``min_agreement``
+    percent of images.
     With ``confidence`` an image runs again at ``confidence_r`` (0 if it is not given) where the
     probabilities of its two best classes differ by less; ``"auto"`` takes the margin from the
     model's profile.
@@ -65,6 +67,7 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        min_agreement: float | None = None,
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
@@ -79,6 +82,7 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            min_agreement=min_agreement,
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
@@ -98,6 +102,7 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        min_agreement: float | None = None,
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
@@ -112,6 +117,7 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            min_agreement=min_agreement,
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
@@ -133,6 +139,7 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        min_agreement: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -148,6 +155,7 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            min_agreement=min_agreement,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
@@ -163,6 +171,7 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        min_agreement: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -177,6 +186,7 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            min_agreement=min_agreement,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
@@ -193,6 +203,7 @@ class AsyncClient:
         r: R = None,
         r_max: int | None = None,
         min_accuracy: float | None = None,
+        min_agreement: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -204,6 +215,7 @@ class AsyncClient:
             r=r,
             r_max=r_max,
             min_accuracy=min_accuracy,
+            min_agreement=min_agreement,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,

@@ -187,7 +187,13 @@ def parse_window(window: Mapping[str, Any]) -> Window:
 
 @dataclass(frozen=True)
 class Level:
-    """Cost, speed-up and accuracy of one ``r``; None if not measured."""
+    """Cost, speed-up and quality of one ``r``; None if not measured.
+
+    Attributes:
+        accuracy: percent of images whose class is the right one.
+        agreement: percent of images whose class is that of r=0.
+        agreement_low: what the agreement is at least, by its 95 % confidence interval.
+    """
 
     r: str
     tokens_out: int
@@ -195,6 +201,8 @@ class Level:
     speedup: float | None
     accuracy: float | None
     margin: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -243,8 +251,12 @@ class Model:
         level_names = ("r", "tokens_out", "relative_flops", "speedup", "accuracy")
         media_names = ("window_seconds", "frames", "sampling", "stride", "clips", "crops")
         of_media: dict[str, Any] = {name: answer.get(name) for name in media_names}
+        profiled_names = ("margin", "agreement", "agreement_low")
         levels = tuple(
-            Level(**{name: level[name] for name in level_names}, margin=level.get("margin"))
+            Level(
+                **{name: level[name] for name in level_names},
+                **{name: level.get(name) for name in profiled_names},
+            )
             for level in answer["levels"]
         )
         return cls(

@@ -1,4 +1,7 @@
-"""Profiles: accuracy and speed of a model for each schedule, from ``tome-serve evaluate``."""
+"""Profiles: quality and speed of a model for each schedule.
+
+From ``tome-serve evaluate`` and ``tome-serve tune``.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ConfigError
+from tome_core.rules import RuleName
 
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """The accuracy and the cost of one schedule.
+    """The quality and the cost of one schedule. None stands for what was not measured.
 
     Attributes:
         r: text of the schedule.
-        accuracy: top-1, in percent. Of a sound, by the mean scores of its windows.
+        accuracy: top-1, in percent; needs labels. Of a sound, by the mean scores of its windows.
         tokens: left after the last block.
         relative_flops: of the forward pass, as a share of those at r=0.
         images_per_s: images, or windows of sounds: the median over the batches, including the copy
             to the device.
         speedup: median over the batches of the time at r=0 divided by the time at this schedule.
-        accuracy_low, accuracy_high: the 95 % confidence interval of ``accuracy``, in percent; None
-            in profiles that were written without it.
-        agreement: of the best class with that at r=0, in percent; None where it was not measured,
-            as the following.
+        accuracy_low, accuracy_high: the 95 % confidence interval of ``accuracy``, in percent.
+        agreement: of the best class with that at r=0, in percent.
         margin: between the two best probabilities, below which an image has to run again at r=0, so
             that its class is that of r=0 in 99.9 % of all cases.
         margin_agreement: the agreement that the measured images do show for ``margin``, in percent.
         second_passes: share of the images below ``margin``, in percent.
         cascade_accuracy: top-1, in percent, where these run again.
+        agreement_low, agreement_high: the 95 % confidence interval of ``agreement``, in percent.
+        cosine: of the pooled features with those at r=0, from -1 to 1: the mean over the images.
+        cosine_low, cosine_high: its 95 % confidence interval.
+        dense_cosine: the same of the features of each patch, with their intervals: the mean over
+            the patches of an image, and over the images.
+        merging, prop_attn: the rule under which this was measured, as in the entry of a model; None
+            in profiles that were written without it.
     """
 
     r: str
-    accuracy: float
+    accuracy: float | None
     tokens: int
     relative_flops: float
     images_per_s: float
@@ -47,6 +56,21 @@ class ProfileRow:
     margin_agreement: float | None = None
     second_passes: float | None = None
     cascade_accuracy: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    cosine: float | None = None
+    cosine_low: float | None = None
+    cosine_high: float | None = None
+    dense_cosine: float | None = None
+    dense_cosine_low: float | None = None
+    dense_cosine_high: float | None = None
+    merging: RuleName | None = None
+    prop_attn: bool | None = None
+
+    def is_of_rule(self, merging: RuleName, prop_attn: bool) -> bool:
+        """Return whether it was measured under that rule; True where the profile does not say."""
+        known = self.merging is not None and self.prop_attn is not None
+        return not known or (self.merging, self.prop_attn) == (merging, prop_attn)
 
 
 def cascade_speedup(row: ProfileRow) -> float:
@@ -90,6 +114,28 @@ def read_profile(path: Path) -> list[ProfileRow]:
         raise _not_a_profile(path) from error
 
 
+def read_rule_profile(path: Path, merging: RuleName, prop_attn: bool) -> dict[str, ProfileRow]:
+    """Return the rows of one rule, by the text of their schedule.
+
+    Raises:
+        ConfigError: ``path`` is no profile, or one of other rules alone.
+    """
+    rows = read_profile(path)
+    chosen = {row.r: row for row in rows if row.is_of_rule(merging, prop_attn)}
+    if rows and not chosen:
+        rules = {rule_text(row.merging, row.prop_attn) for row in rows}
+        raise ConfigError(
+            f"{path} was measured under {' and under '.join(sorted(rules))}, but the model merges"
+            f" under {rule_text(merging, prop_attn)}; change its entry, or measure it again"
+        )
+    return chosen
+
+
+def rule_text(merging: RuleName | None, prop_attn: bool | None) -> str:
+    """Return a rule as the entry of a model names it, in one line."""
+    return f'merging = "{merging}", prop_attn = {str(prop_attn).lower()}'
+
+
 def profiled_model(path: Path) -> str:
     """Return the name of the model that a profile belongs to; raises as `read_profile` does."""
     try:
@@ -107,4 +153,4 @@ def _read_json(path: Path) -> Any:
 
 
 def _not_a_profile(path: Path) -> ConfigError:
-    return ConfigError(f"{path} is no profile that tome-serve evaluate wrote")
+    return ConfigError(f"{path} is no profile that tome-serve evaluate or tune wrote")

@@ -165,13 +165,16 @@ def measure_levels(
 def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
     model = runner.model
     tokens = runner.tokens(schedule)
+    row = model.profile.get(str(schedule))
     return Level(
         r=str(schedule),
         tokens_out=tokens[-1],
         relative_flops=model.network.cost().relative(tokens),
         speedup=speedup,
-        accuracy=model.accuracy.get(str(schedule)),
-        margin=model.margins.get(str(schedule)),
+        accuracy=row.accuracy if row else None,
+        margin=row.margin if row else None,
+        agreement=row.agreement if row else None,
+        agreement_low=row.agreement_low if row else None,
     )
 
 

@@ -56,6 +56,9 @@ class Level:
         speedup: throughput divided by that at r=0, as measured during warm-up on this device; None
             if it was not measured.
         accuracy: top-1 accuracy in percent, from the model's profile; None if it is unknown.
+        agreement: of the best class with that at r=0, in percent, from the profile; None if it is
+            unknown, as the following.
+        agreement_low: what it is at least, by its 95 % confidence interval.
         margin: below which an image of this level runs again at r=0 with ``confidence=auto``; from
             the profile, None if it is unknown.
     """
@@ -66,6 +69,8 @@ class Level:
     speedup: float | None = None
     accuracy: float | None = None
     margin: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,8 @@ class TestOtherEndpoints:
             "relative_flops",
             "speedup",
             "accuracy",
+            "agreement",
+            "agreement_low",
             "margin",
         }
         assert model["levels"][0]["relative_flops"] == 1
@@ -333,8 +335,8 @@ class TestOtherEndpoints:
         operation = api["paths"]["/classify"]["post"]
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names == [
-            "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "confidence",
-            "confidence_r", "windows", "clips", "crops",
+            "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "min_agreement",
+            "confidence", "confidence_r", "windows", "clips", "crops",
         ]  # fmt: skip
         assert set(operation["requestBody"]["content"]) == {
             "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",

@@ -203,7 +203,8 @@ class TestLimitsOfClassify:
     def test_openapi_has_parameters_content_and_problems(self, client, path):
         operation = client.get("/openapi.json").json()["paths"][path]["post"]
         assert [parameter["name"] for parameter in operation["parameters"]] == [
-            "r", "model", "deadline_ms", "r_max", "min_accuracy", "windows", "clips", "crops",
+            "r", "model", "deadline_ms", "r_max", "min_accuracy", "min_agreement", "windows",
+            "clips", "crops",
         ]  # fmt: skip
         media = {
             "/embed": {"application/json", "application/octet-stream"},

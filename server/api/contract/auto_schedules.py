@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from server.api.contract.parameter_values import invalid_parameter, is_integer, value_not_allowed
 from server.ipc.messages import Level, ModelInfo
@@ -16,19 +17,54 @@ _MAX_R_DIGITS = 6  # int() of a very long number is slow, and Python refuses it
 _PERCENTAGE = re.compile(r"\d{1,3}(\.\d{0,12})?", re.ASCII)
 
 
+@dataclass(frozen=True)
+class Quality:
+    """What a profile says of the quality of a level.
+
+    Attributes:
+        of: returns it in percent; None where the profile does not have it.
+        command: measures it.
+    """
+
+    name: str
+    of: Callable[[Level], float | None]
+    command: str
+
+
+def _accuracy(level: Level) -> float | None:
+    return level.accuracy
+
+
+def _least_agreement(level: Level) -> float | None:
+    return level.agreement if level.agreement_low is None else level.agreement_low
+
+
+# By the parameters that bound it.
+QUALITIES = {
+    "min_accuracy": Quality("accuracy", _accuracy, "tome-serve evaluate --profile"),
+    "min_agreement": Quality("agreement", _least_agreement, "tome-serve tune"),
+}
+
+
 def parse_auto_schedules(
-    r_max: str | None, min_accuracy: str | None, model: ModelInfo
+    r_max: str | None, minima: Mapping[str, str | None], model: ModelInfo
 ) -> tuple[Schedule, ...]:
     """Return the levels of ``model`` that ``r=auto`` may choose, the one that merges least first.
 
+    Args:
+        r_max: the text of the parameter, as the following; None where it is not given.
+        minima: by the name of the parameter, a key of `QUALITIES`.
+        model: the model that the request names.
+
     Raises:
-        InvalidParameter: a bound is malformed, or no level meets both.
+        InvalidParameter: a bound is malformed, or no level meets all of them.
     """
     largest_r = parse_r_max(r_max, model)
-    lowest_accuracy = parse_accuracy(min_accuracy)
     levels = [level for level in model.levels if Schedule.parse(level.r).counts[0] <= largest_r]
-    if lowest_accuracy is not None:
-        levels = select_accurate_levels(levels, lowest_accuracy, model)
+    for parameter, text in minima.items():
+        lowest = parse_percentage(text, parameter)
+        if lowest is not None:
+            levels = select_levels(levels, lowest, parameter, model)
     return tuple(Schedule.parse(level.r) for level in drop_slow_levels(levels))
 
 
@@ -53,32 +89,31 @@ def _negative_flops(level: Level) -> float:
     return -level.relative_flops
 
 
-def select_accurate_levels(
-    levels: list[Level], lowest_accuracy: float, model: ModelInfo
+def select_levels(
+    levels: list[Level], lowest: float, parameter: str, model: ModelInfo
 ) -> list[Level]:
-    """Return the ``levels`` with an accuracy of at least ``lowest_accuracy`` percent.
+    """Return the ``levels`` with a quality of at least ``lowest`` percent.
+
+    Args:
+        parameter: the name of the bound, a key of `QUALITIES`.
 
     Raises:
-        InvalidParameter: no level has it, or ``model`` has no accuracy profile.
+        InvalidParameter: no level has it, or the profile of ``model`` does not have this quality.
     """
-    known = [level.accuracy for level in levels if level.accuracy is not None]
+    quality = QUALITIES[parameter]
+    known = [(level, value) for level in levels if (value := quality.of(level)) is not None]
     if not known:
         raise invalid_parameter(
-            "min_accuracy",
-            f"{model.name} has no profile of its accuracy;"
-            " `tome-serve evaluate --profile` writes one",
+            parameter,
+            f"{model.name} has no profile of its {quality.name}; `{quality.command}` writes one",
         )
-    highest = max(known)
-    if highest < lowest_accuracy:
+    highest = max(value for _, value in known)
+    if highest < lowest:
         raise invalid_parameter(
-            "min_accuracy",
+            parameter,
             f"the best of the allowed levels of {model.name} reaches {highest:g}%",
         )
-    return [
-        level
-        for level in levels
-        if level.accuracy is not None and level.accuracy >= lowest_accuracy
-    ]
+    return [level for level, value in known if value >= lowest]
 
 
 def parse_r_max(text: str | None, model: ModelInfo) -> float:
@@ -90,11 +125,11 @@ def parse_r_max(text: str | None, model: ModelInfo) -> float:
     raise value_not_allowed("r_max", text, f"allowed are 0 to {model.r_max}")
 
 
-def parse_accuracy(text: str | None) -> float | None:
-    """Return an accuracy in percent, or None without a bound. Raises `InvalidParameter`."""
+def parse_percentage(text: str | None, parameter: str) -> float | None:
+    """Return a bound in percent, or None without one. Raises `InvalidParameter`."""
     if text is None:
         return None
     # float() alone also accepts "9_0", "nan", surrounding blanks and digits of other scripts.
     if _PERCENTAGE.fullmatch(text) and float(text) <= 100:
         return float(text)
-    raise value_not_allowed("min_accuracy", text, "allowed is a percentage, 0 to 100")
+    raise value_not_allowed(parameter, text, "allowed is a percentage, 0 to 100")

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
 
-from server.api.contract.auto_schedules import AUTO, parse_auto_schedules
+from server.api.contract.auto_schedules import AUTO, QUALITIES, parse_auto_schedules
 from server.api.contract.confidence import Confidence, parse_confidence
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
@@ -83,6 +83,16 @@ _PARAMETERS: list[dict[str, Any]] = [
         "description": (
             "With `r=auto`: only levels for which `/models` lists at least this accuracy, in"
             " percent."
+        ),
+        "schema": {"type": "number", "minimum": 0, "maximum": 100},
+    },
+    {
+        "name": "min_agreement",
+        "in": "query",
+        "description": (
+            "With `r=auto`: only levels of which the model's profile shows that at least so many"
+            " percent of images get the class of `r=0`: `agreement_low` of `/models`, or"
+            " `agreement` where there is none."
         ),
         "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
@@ -285,13 +295,12 @@ def parse_schedules(
     r = query.get("r", default_r)
     # An HTML form sends an empty value for a field left blank.
     r_max = query.get("r_max") or None
-    min_accuracy = query.get("min_accuracy") or None
+    minima = {parameter: query.get(parameter) or None for parameter in QUALITIES}
     if r == AUTO:
-        return parse_auto_schedules(r_max, min_accuracy, model)
-    if r_max is not None:
-        raise _auto_only("r_max", r)
-    if min_accuracy is not None:
-        raise _auto_only("min_accuracy", r)
+        return parse_auto_schedules(r_max, minima, model)
+    for parameter, bound in {"r_max": r_max, **minima}.items():
+        if bound is not None:
+            raise _auto_only(parameter, r)
     if "r" in query:
         return (parse_r(r, model),)
     return (clamp_schedule(Schedule.parse(default_r), model),)

@@ -259,6 +259,12 @@ class LevelDescription(BaseModel):
     relative_flops: float = Field(description="FLOPs of a forward pass, relative to r=0.")
     speedup: float | None = Field(description="Relative to r=0, measured on this device at start.")
     accuracy: float | None = Field(description="Percent, from the model's profile.")
+    agreement: float | None = Field(
+        description="Percent of images with the class of r=0, from the model's profile."
+    )
+    agreement_low: float | None = Field(
+        description="What `agreement` is at least, by its 95% confidence interval."
+    )
     margin: float | None = Field(
         description="What `confidence=auto` means at this `r`, from the model's profile."
     )

@@ -12,7 +12,7 @@ import torch
 
 import tome_core
 from server.catalog.entries import ModelSpec
-from server.catalog.profiles import read_profile
+from server.catalog.profiles import ProfileRow, read_rule_profile
 from server.engine.device.dtype_choice import DtypeChoice, choose_dtype, dtype_name
 from server.engine.device.placement import cpu_dtypes
 from server.engine.device.self_check import REFERENCE, accelerate
@@ -64,8 +64,7 @@ class LoadedModel:
         depth: number of blocks.
         grid: rows and columns of patches.
         levels: see `server.engine.loading.levels`.
-        accuracy, margins: by the text of a schedule, from the model's profile; see
-            `server.ipc.messages.Level`.
+        profile: the rows of the model's profile, by the text of their schedule; empty without one.
         acceleration: of the network; see `server.engine.device.self_check`.
         dtype_speedup: see `server.ipc.messages.ModelInfo`.
     """
@@ -82,8 +81,7 @@ class LoadedModel:
     depth: int
     grid: tuple[int, int]
     levels: tuple[int, ...]
-    accuracy: dict[str, float]
-    margins: dict[str, float]
+    profile: dict[str, ProfileRow]
     acceleration: str
     dtype_speedup: float | None = None
 
@@ -148,7 +146,6 @@ def _load_once(
             plain.to(device), choice.dtype, transform.size, levels, spec.name, allowed
         )
     network = checked.network
-    profile = read_profile(spec.profile) if spec.profile else []
     return LoadedModel(
         spec=spec,
         network=network,
@@ -162,11 +159,16 @@ def _load_once(
         depth=len(network.adapter.blocks),
         grid=network.patch_grid(blank),
         levels=levels,
-        accuracy={row.r: row.accuracy for row in profile},
-        margins={row.r: row.margin for row in profile if row.margin is not None},
+        profile=_read_profile(spec),
         acceleration=checked.acceleration,
         dtype_speedup=choice.speedup,
     )
+
+
+def _read_profile(spec: ModelSpec) -> dict[str, ProfileRow]:
+    if spec.profile is None:
+        return {}
+    return read_rule_profile(spec.profile, spec.merging, spec.prop_attn)
 
 
 class _ModelInput(NamedTuple):

@@ -43,7 +43,7 @@ def test_a_profile_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_another_file_is_no_profile(tmp_path: Path, text: str) -> None:
     path = tmp_path / "profile.json"
     path.write_text(text)
-    message = "is no profile that tome-serve evaluate wrote"
+    message = "is no profile that tome-serve evaluate or tune wrote"
     with pytest.raises(ConfigError, match=message):
         read_profile(path)
     with pytest.raises(ConfigError, match=message):

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.commands.agreement import TARGET, choose_margin, upper_bound
+from server.commands.agreement import (
+    TARGET,
+    agreement_interval,
+    choose_margin,
+    lower_bound,
+    upper_bound,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,43 @@ def test_at_the_bound_so_few_hits_have_a_probability_of_a_twentieth(hits: int, c
         for number in range(hits + 1)
     )
     assert sum(terms) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("differing", "count", "low", "high"),
+    [
+        # Clopper and Pearson's tables: 1 of 20, 5 of 10, none of 30.
+        (1, 20, 0.7513, 0.9987),
+        (5, 10, 0.1871, 0.8129),
+        (0, 30, 1 - 0.1157, 1.0),
+    ],
+)
+def test_the_interval_is_that_of_clopper_and_pearson(
+    differing: int, count: int, low: float, high: float
+) -> None:
+    found = agreement_interval(np.arange(count) >= differing)
+    assert found == pytest.approx((low, high), abs=1e-4)
+
+
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_the_bounds_mirror_each_other_and_enclose_the_share(count: int, share: float) -> None:
+    hits = round(share * count)
+    low, high = lower_bound(hits, count), upper_bound(hits, count)
+    assert low <= hits / count <= high
+    assert low == pytest.approx(1 - upper_bound(count - hits, count), abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.98, 0.998, 0.9999])
+def test_at_least_95_of_100_intervals_hold(share: float) -> None:
+    """Over all outcomes of 60 images, weighted by how probable they are."""
+    count = 60
+    held = 0.0
+    for differing in range(count + 1):
+        low, high = agreement_interval(np.arange(count) >= differing)
+        if low <= share <= high:
+            ways = math.comb(count, differing)
+            held += ways * (1 - share) ** differing * share ** (count - differing)
+    assert held >= 0.95
 
 
 images = st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=40)

@@ -8,7 +8,13 @@ from server.ipc.messages import Level, ModelInfo
 from server.media.transforms import ImageTransform
 
 
-def level(r: int, speedup: float | None = None, accuracy: float | None = None) -> Level:
+def level(
+    r: int,
+    speedup: float | None = None,
+    accuracy: float | None = None,
+    agreement: float | None = None,
+    agreement_low: float | None = None,
+) -> Level:
     """A level with token count and FLOPs that fall with ``r``."""
     return Level(
         r=str(r),
@@ -16,6 +22,8 @@ def level(r: int, speedup: float | None = None, accuracy: float | None = None) -
         relative_flops=1 - r / 30,
         speedup=speedup,
         accuracy=accuracy,
+        agreement=agreement,
+        agreement_low=agreement_low,
     )
 
 
@@ -41,18 +49,21 @@ def model(
     )
 
 
-# r=12 has no accuracy in the profile.
+# r=12 is not in the profile, and the agreement of r=8 has no interval.
 LEVELS = (
-    level(0, accuracy=90.88),
-    level(4, accuracy=90.93),
-    level(8, accuracy=90.88),
+    level(0, accuracy=90.88, agreement=100, agreement_low=100),
+    level(4, accuracy=90.93, agreement=99.5, agreement_low=99),
+    level(8, accuracy=90.88, agreement=98),
     level(12),
-    level(16, accuracy=90.77),
+    level(16, accuracy=90.77, agreement=97, agreement_low=96),
+)
+UNMEASURED = tuple(
+    replace(each, accuracy=None, agreement=None, agreement_low=None) for each in LEVELS
 )
 
 MODELS = {
     "small": model(levels=LEVELS),
     "tiny": model("tiny", tokens=17, depth=4, classes=3),
     "bare": model("bare", classes=0),
-    "unknown": model("unknown", levels=tuple(replace(each, accuracy=None) for each in LEVELS)),
+    "unknown": model("unknown", levels=UNMEASURED),
 }

@@ -66,6 +66,11 @@ def test_the_default_is_clamped_to_the_model(default_r, clamped):
         ({"min_accuracy": "90.8"}, [0, 4, 8]),  # r=12 is not in the profile
         ({"min_accuracy": "90.9"}, [4]),
         ({"min_accuracy": "0", "r_max": "16"}, [0, 4, 8, 16]),
+        # What the interval shows counts, where there is one.
+        ({"min_agreement": "99.4"}, [0]),
+        ({"min_agreement": "99"}, [0, 4]),
+        ({"min_agreement": "97"}, [0, 4, 8]),
+        ({"min_agreement": "96", "min_accuracy": "90.8"}, [0, 4, 8]),
     ],
 )
 def test_auto_allows_the_levels_within_its_bounds(bounds, allowed):

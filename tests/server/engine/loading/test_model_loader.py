@@ -244,19 +244,20 @@ def test_imagenet_models_have_timm_s_labels_and_transform(tmp_path: Path) -> Non
     assert images(model).crop_pct == pretrained_cfg["crop_pct"]
 
 
-def test_a_profile_has_the_accuracy_of_each_schedule(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_profile_has_the_quality_of_each_schedule(tiny_folder: Path, tmp_path: Path) -> None:
     profile = tmp_path / "p.json"
     profile.write_text(
         '{"levels": [{"r": "8", "accuracy": 81.5, "tokens": 9, "relative_flops": 0.7, '
         '"images_per_s": 9, "speedup": 1.2}]}'
     )
-    assert load_tiny(tiny_folder, profile=profile).accuracy == {"8": 81.5}
+    (row,) = load_tiny(tiny_folder, profile=profile).profile.values()
+    assert (row.r, row.accuracy, row.agreement) == ("8", 81.5, None)
 
 
 def test_a_file_that_is_no_profile_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     profile = tmp_path / "p.json"
     profile.write_text("{}")
-    with pytest.raises(ConfigError, match="no profile that tome-serve evaluate wrote"):
+    with pytest.raises(ConfigError, match="no profile that tome-serve evaluate or tune wrote"):
         load_tiny(tiny_folder, profile=profile)
 
 

@@ -31,7 +31,7 @@ from benchmarks import servers
 from benchmarks.checkpoints import write_random_model
 from benchmarks.measure import Plan, alternate
 from benchmarks.results import about
-from server.catalog.profiles import read_profile
+from server.catalog.profiles import read_accuracies
 from server.commands.offline import load_runner, pick_model
 from server.engine.device.placement import pick_device
 from server.hardware import usable_cores
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, print. Returns the exit code."""
     args = parse(arguments)
     console = Console(width=None if Console().is_terminal else 160)
-    known = {row.r: row.accuracy for row in read_profile(args.profile)} if args.profile else {}
+    known = read_accuracies(args.profile) if args.profile else {}
     args.out.mkdir(parents=True, exist_ok=True)
     facts = about("benchmarks.auto", pick_device("auto"), args.threads or usable_cores())
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from server.catalog.entries import BUNDLED
-from server.catalog.profiles import read_profile
+from server.catalog.profiles import read_accuracies
 from server.engine.scheduling.adaptive_r import AdaptiveR
 from server.engine.scheduling.calibration import Calibration, Sample
 from server.engine.scheduling.queue_forecast import CostModels, QueuedJob
@@ -347,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("benchmarks/results"), help="folder for what is written"
     )
     args = parser.parse_args(arguments)
-    found = {row.r: row.accuracy for row in read_profile(args.profile)}
+    found = read_accuracies(args.profile)
     rows = list(run(args, {r: found[str(r)] for r in LEVELS}))
     write(rows, args.out)
     Console(width=None if Console().is_terminal else 160).print(Markdown(markdown(rows)))

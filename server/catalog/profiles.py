@@ -114,6 +114,12 @@ def read_profile(path: Path) -> list[ProfileRow]:
         raise _not_a_profile(path) from error
 
 
+def read_accuracies(path: Path) -> dict[str, float]:
+    """Return the accuracies in a profile, by the text of their schedule. See `read_profile`."""
+    rows = read_profile(path)
+    return {row.r: row.accuracy for row in rows if row.accuracy is not None}
+
+
 def read_rule_profile(path: Path, merging: RuleName, prop_attn: bool) -> dict[str, ProfileRow]:
     """Return the rows of one rule, by the text of their schedule.
 

@@ -1,4 +1,4 @@
-"""The command line: ``tome-serve serve | models | classify | visualize | evaluate | load | top``.
+"""The command line, ``tome-serve``: serve, models, classify, visualize, evaluate, tune, load, top.
 
 Commands import what they need when they run: ``--help`` and a wrong flag then answer at once.
 """
@@ -10,6 +10,7 @@ import logging
 import platform
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -19,6 +20,7 @@ from server.commands.flags import (
     ClassifyCommand,
     EvaluateCommand,
     ModelsCommand,
+    TuneCommand,
     VisualizeCommand,
     settings_command,
 )
@@ -47,6 +49,11 @@ _COMMANDS = (
         "evaluate [DATA]",
         "measure accuracy and speed for each r, over a folder of labelled images, sounds or videos,"
         " or the Fashion-MNIST files",
+    ),
+    (
+        "tune MODEL FOLDER",
+        "measure on pictures without labels how often each r keeps the class of r=0, how fast it"
+        " is, and which rule of merging is best; write the model's profile",
     ),
     ("load [FILE]", "send requests to a server; report latency, goodput and the r that was used"),
     ("top", "watch a server: throughput by r, latency, speed-up, queue, refusals"),
@@ -154,9 +161,7 @@ def _evaluate(command: EvaluateCommand) -> int:
     from server.commands.evaluate import evaluate
     from server.commands.plotting import plot_profiles
 
-    for written in (command.profile, command.plot):
-        if written is not None and not written.parent.is_dir():
-            raise ConfigError(f"cannot write {written}: there is no folder {written.parent}")
+    _check_folders(command.profile, command.plot)
     other_profiles = {}
     if command.beside is not None:
         other_name = profiled_model(command.beside)
@@ -181,6 +186,21 @@ def _evaluate(command: EvaluateCommand) -> int:
             curves[f"{model_name}, confidence=auto"] = cascades
         plot_profiles(curves, command.plot)
     return 0
+
+
+def _tune(command: TuneCommand) -> int:
+    _check_folders(command.profile, command.plot)
+    _import_pytorch(command)
+    from server.commands.tuning.command import tune
+
+    return tune(command)
+
+
+def _check_folders(*written: Path | None) -> None:
+    """Check before the work that there is a folder for each file that is written after it."""
+    for path in written:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
 
 
 class _Commands(click.Group):
@@ -214,6 +234,7 @@ class _Commands(click.Group):
         settings_command("classify", ClassifyCommand, _classify),
         settings_command("visualize", VisualizeCommand, _visualize),
         settings_command("evaluate", EvaluateCommand, _evaluate, repeated="r"),
+        settings_command("tune", TuneCommand, _tune, repeated="r"),
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

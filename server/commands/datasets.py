@@ -1,7 +1,7 @@
 """Labelled files to measure accuracy on: one folder per class, or the Fashion-MNIST files.
 
-Items are ``(source, class index)``. A source is an encoded file, or an array of pixels,
-so that evaluation decodes and transforms it as serving does.
+A source is an encoded file, or an array of pixels, so that evaluation decodes and transforms it as
+serving does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +104,7 @@ class LabelledData:
     """A data set to evaluate on.
 
     Attributes:
-        classes: name of the class of each index that `items` yields.
+        classes: name of the class of each index in `labels`.
         sources: files of one modality, or pixels ``uint8 (M, H, W)``.
         labels: class index of each source.
     """
@@ -116,11 +116,6 @@ class LabelledData:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def items(self) -> Iterator[tuple[Path | np.ndarray, int]]:
-        """Yield each source with its class index."""
-        for source, label in zip(self.sources, self.labels, strict=True):
-            yield source, int(label)
 
 
 def read_source(source: Path | np.ndarray, transform: Transform) -> FileInputs:

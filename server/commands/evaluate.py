@@ -17,11 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow, cascade_speedup
-from server.commands.agreement import best_and_margin, choose_margin
+from server.commands.agreement import best_and_margin
 from server.commands.confidence import wilson_interval
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
 from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.row_qualities import with_agreement, with_exact_agreement, with_margin
 from server.commands.window_means import WindowMeans
 from server.engine.device.readout import ACTIVATIONS
 from server.engine.execution.runner import Runner
@@ -157,7 +158,7 @@ def measure(
     for schedule in schedules:
         runner.seconds([schedule] * batch)  # warm up
     transform = runner.model.transform
-    with _progress() as progress:
+    with make_progress() as progress:
         task = progress.add_task(_FILES[transform.modality], total=len(data))
         for number, part in enumerate(batches(transform, data, targets, batch)):
             first = number % len(measurements)
@@ -168,7 +169,8 @@ def measure(
     return [_row(runner, each, baseline, len(data)) for each in measurements]
 
 
-def _progress() -> Progress:
+def make_progress() -> Progress:
+    """Return a progress bar on stderr that goes when it is done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -233,9 +235,13 @@ def _row(
         speedup=round(statistics.median(speedups), 3),
         accuracy_low=round(100 * low, 3),
         accuracy_high=round(100 * high, 3),
+        merging=runner.model.spec.merging,
+        prop_attn=runner.model.spec.prop_attn,
     )
     if not measurement.classes:
         return row
+    if measurement is baseline:
+        return with_exact_agreement(row)
     return _with_cascade(row, measurement, baseline)
 
 
@@ -243,21 +249,12 @@ def _with_cascade(row: ProfileRow, measured: _Measurement, baseline: _Measuremen
     """Return ``row`` with its agreement with r=0, and with what second passes at r=0 give."""
     classes = np.concatenate(measured.classes)
     exact = np.concatenate(baseline.classes)
-    agrees = classes == exact
-    row = replace(row, agreement=round(100 * float(agrees.mean()), 3))
-    if measured is baseline:
-        return row
     margins = np.concatenate(measured.margins)
-    chosen = choose_margin(margins, agrees)
-    final = np.where(margins < chosen.margin, exact, classes)
+    agrees = classes == exact
+    row = with_margin(with_agreement(row, agrees), margins, agrees)
+    final = np.where(margins < row.margin, exact, classes)
     hits = final == np.concatenate(measured.labels)
-    return replace(
-        row,
-        margin=chosen.margin,
-        margin_agreement=round(100 * chosen.shown, 3),
-        second_passes=round(100 * chosen.second_passes, 2),
-        cascade_accuracy=round(100 * float(hits.mean()), 3),
-    )
+    return replace(row, cascade_accuracy=round(100 * float(hits.mean()), 3))
 
 
 def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) -> None:
@@ -270,6 +267,7 @@ def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) 
         "r", "accuracy %", "95 % interval", "tokens", "FLOPs", speed, "speed-up", title=title
     )
     for row in rows:
+        assert row.accuracy is not None
         table.add_row(
             row.r,
             f"{row.accuracy:.2f}",

@@ -15,8 +15,8 @@ from server.errors import ConfigError
 from server.settings import ModelSettings, Settings
 from tome_core.schedule import Schedule
 
-# The fields that are arguments, not flags.
-_ARGUMENTS = ("files", "file", "data")
+# The fields that are arguments, not flags, as all are that have no default.
+_ARGUMENTS = ("files", "data")
 # Further names of a flag. A field cannot be called json, which is a method of every model.
 _OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": "--json"}
 _WITH_SHORT_FLAG = frozenset({"r", "output"})
@@ -163,8 +163,45 @@ class EvaluateCommand(ModelSettings):
     @field_validator("r")
     @classmethod
     def _normalize_schedules(cls, value: str) -> str:
-        schedules = [Schedule.parse(text) for text in value.split()]
-        return " ".join(str(schedule) for schedule in schedules)
+        return _normalize_schedules(value)
+
+
+class TuneCommand(ModelSettings):
+    """Measure on pictures without labels what each r and each rule of merging changes and gains.
+
+    Prints a table, and the lines for the model's entry; writes its profile. After Ctrl-C the same
+    command goes on.
+    """
+
+    model: str = Field(description="Name of the model.")
+    folder: Path = Field(
+        description="Folder of pictures, nested or not; or with the Fashion-MNIST test files."
+    )
+    r: str = Field("", description="Schedules, separated by spaces; default: the model's levels.")
+    batch: int = Field(50, ge=1, le=1024, description="Pictures in one forward pass.")
+    limit: int | None = Field(
+        None, ge=1, description="Largest number of pictures, taken at equal distances."
+    )
+    profile: Path | None = Field(
+        None, description="JSON file to write; default: MODEL.profile.json in this folder."
+    )
+    plot: Path | None = Field(
+        None,
+        description="Plot agreement or cosine against speed-up to this PNG, SVG or PDF file.",
+    )
+    fresh: bool = Field(
+        False, description="Forget what an interrupted measurement left, and start again."
+    )
+
+    @field_validator("r")
+    @classmethod
+    def _normalize_schedules(cls, value: str) -> str:
+        return _normalize_schedules(value)
+
+
+def _normalize_schedules(value: str) -> str:
+    schedules = [Schedule.parse(text) for text in value.split()]
+    return " ".join(str(schedule) for schedule in schedules)
 
 
 def settings_command(
@@ -224,7 +261,7 @@ def read_settings(settings: type[Command], given: dict[str, Any]) -> Command:
 def _parameter(name: str, field: FieldInfo, *, multiple: bool) -> click.Parameter:
     """Return the argument or the flag of a field; its value stays text, for pydantic to read."""
     is_list = get_origin(field.annotation) is list
-    if name in _ARGUMENTS:
+    if name in _ARGUMENTS or field.is_required():
         return click.Argument(
             [name],
             nargs=-1 if is_list else 1,

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from server.commands.datasets import LabelledData, read_source
-from server.commands.inputs import FileInputs, Row
-from server.hardware import usable_cores
-from server.media.transforms import Transform, VideoTransform
-
-# Images, sounds or windows of video that are decoded together, by as many threads as there are
-# cores. A window of video takes megabytes, and a video may have many.
-_DECODED_TOGETHER = 16
+from server.commands.datasets import LabelledData
+from server.commands.inputs import Row
+from server.commands.parallel_decoding import decode_files
+from server.errors import ConfigError
+from server.media.transforms import Transform
 
 
 class LabelledBatch(NamedTuple):
@@ -74,26 +68,9 @@ def _rows(
     targets: Sequence[int],
 ) -> Iterator[_Labelled]:
     """Yield the inputs of all files, in order."""
-    for item, (inputs, label) in enumerate(_decoded(transform, data)):
+    decoded = decode_files(transform, data.sources)
+    for item, (inputs, label) in enumerate(zip(decoded, data.labels, strict=True)):
+        if isinstance(inputs, ConfigError):
+            raise inputs
         for row in inputs.rows:
             yield _Labelled(row, targets[label], item)
-
-
-def _decoded(transform: Transform, data: LabelledData) -> Iterator[tuple[FileInputs, int]]:
-    """Yield the inputs and the class index of each file."""
-    items = data.items()
-    files = _files_together(transform)
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        while chunk := list(itertools.islice(items, files)):
-            sources: list[Path | np.ndarray] = [source for source, _ in chunk]
-            decoded = threads.map(partial(read_source, transform=transform), sources)
-            # All of them now: the threads rest before the first is used.
-            for inputs, (_, label) in zip(list(decoded), chunk, strict=True):
-                yield inputs, label
-
-
-def _files_together(transform: Transform) -> int:
-    """Return how many files are decoded together."""
-    if isinstance(transform, VideoTransform):
-        return max(1, _DECODED_TOGETHER // (transform.clips * transform.crops))
-    return _DECODED_TOGETHER

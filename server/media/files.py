@@ -22,6 +22,20 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 
+def media_files_below(folder: Path, modality: Modality) -> list[Path]:
+    """Return the images, sounds or videos in ``folder`` and in the folders below it, sorted.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    found = media_files(folder, modality)
+    for child in sorted(folder.iterdir()):
+        # A link to a folder above would never end.
+        if child.is_dir() and not child.is_symlink() and not is_hidden(child):
+            found += media_files_below(child, modality)
+    return found
+
+
 def media_files(folder: Path, modality: Modality) -> list[Path]:
     """Return the images, sounds or videos in ``folder`` by their suffix, sorted by name.
 

@@ -22,7 +22,7 @@ from benchmarks.simulation import (
     simulate,
 )
 from server.catalog.entries import BUNDLED
-from server.catalog.profiles import read_profile
+from server.catalog.profiles import read_accuracies
 from tome_load.arrivals import arrivals
 from tome_load.record import Record
 from tome_load.report import LoadReport
@@ -104,9 +104,7 @@ def test_it_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_accuracy_is_that_of_the_levels_used() -> None:
-    rows = {
-        row.r: row.accuracy for row in read_profile(BUNDLED.with_name("fashion-mnist.profile.json"))
-    }
+    rows = read_accuracies(BUNDLED.with_name("fashion-mnist.profile.json"))
     accuracy = {level: rows[str(level)] for level in LEVELS}
     tally = Tally(arrived=4, used=[(1.0, 0), (2.0, 16)], errors=[0.1])
     row = Row.of(tally, 2.0, accuracy, arrivals="poisson", load=1.0, contender="auto")

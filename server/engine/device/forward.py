@@ -155,6 +155,16 @@ class Forward:
         return read_out(outputs, self._activation, top)
 
     @torch.inference_mode()
+    def dense(self, pixels: InputArray, schedules: Sequence[Schedule]) -> Tensor:
+        """Return the features of every patch after the final norm, ``(B, patches, D)``.
+
+        A merged token gives its features to each of its patches. The arguments are those of `run`.
+        """
+        inputs = self._network_input(self._to_device(pixels))
+        (features,) = self.network.intermediates(inputs, r=list(schedules), layers=1, norm=True)
+        return features
+
+    @torch.inference_mode()
     def record(
         self,
         levels: Sequence[int],

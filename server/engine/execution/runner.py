@@ -18,6 +18,7 @@ from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.loading.model_loader import LoadedModel
 from server.logs import log_step
+from tome_core import Outputs
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
@@ -84,7 +85,17 @@ class Runner:
         Args:
             pixels: ``(B, C, H, W)``, of the dtype of the model's transform.
         """
-        return self._forward(pixels, schedules).logits.float()
+        return self.outputs(pixels, schedules).logits.float()
+
+    @torch.inference_mode()
+    def outputs(self, pixels: InputArray, schedules: Sequence[Schedule]) -> Outputs:
+        """Return logits and pooled features; the arguments are those of `logits`."""
+        return self._forward(pixels, schedules)
+
+    @torch.inference_mode()
+    def dense(self, pixels: InputArray, schedules: Sequence[Schedule]) -> Tensor:
+        """Return float32 features of every patch, ``(B, patches, D)``; see `Forward.dense`."""
+        return self._forward.dense(pixels, schedules).float()
 
     @torch.inference_mode()
     def launch(self, images: Sequence[ImageInput]) -> BatchInFlight:

@@ -52,7 +52,7 @@ def test_idx_files_are_read_gzipped_or_not(fashion: tuple[Path, np.ndarray]) -> 
     assert labels.tolist() == list(range(6))
     data = open_dataset(folder, limit=4)
     assert (len(data), data.classes) == (4, FASHION_MNIST_CLASSES)
-    for (image, _), expected in zip(data.items(), images, strict=False):
+    for image, expected in zip(data.sources, images, strict=False):
         assert (np.asarray(image) == expected).all()
 
 
@@ -63,7 +63,10 @@ def test_each_sub_folder_is_a_class(tmp_path: Path) -> None:
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     data = open_dataset(tmp_path)
     assert data.classes == ("cat", "dog")
-    items = [(pixels(source, PLAIN)[0, 0, 0], label) for source, label in data.items()]
+    items = [
+        (pixels(source, PLAIN)[0, 0, 0], label)
+        for source, label in zip(data.sources, data.labels, strict=True)
+    ]
     assert items == [(5, 0), (6, 0), (9, 1)]
 
 

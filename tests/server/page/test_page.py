@@ -11,7 +11,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from server.catalog.profiles import read_profile
+from server.catalog.profiles import read_accuracies
 from tests.server.conftest import ROOT
 from tests.server.page import browser as browsers
 from tests.server.page.conftest import UNKNOWN
@@ -202,7 +202,7 @@ def test_a_level_is_chosen_in_the_table_of_levels(loaded_page):
     assert loaded_page.attributes("#level-rows tr", "data-r") == ["0", "16"]
     rows = loaded_page.texts("#level-rows tr")
     assert "197" in rows[0]
-    measured = {row.r: row.accuracy for row in read_profile(PROFILE)}
+    measured = read_accuracies(PROFILE)
     assert f"{measured['16']:.2f}%" in rows[1]
     loaded_page.browser.find_element(By.CSS_SELECTOR, "#level-rows button").click()
     loaded_page.wait_for_tokens("197 of 197 tokens")

@@ -1,0 +1,197 @@
+"""``tome-serve tune MODEL FOLDER``: measures all rules, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import Progress, TaskID
+
+from server.catalog.entries import ModelSpec
+from server.catalog.profiles import read_profile, write_profile
+from server.commands.evaluate import make_progress
+from server.commands.flags import TuneCommand
+from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.tuning.measurement import check_same_pictures, measure_rule, new_record
+from server.commands.tuning.pictures import Pictures, open_pictures
+from server.commands.tuning.report import Report, plot_report, print_report
+from server.commands.tuning.rows import profile_rows, rule_quality
+from server.commands.tuning.rule_choice import MergingRule, choose_rule, rules_to_measure
+from server.commands.tuning.state import StateFile, TuningState, fingerprint
+from server.engine.execution.runner import Runner
+from server.engine.loading.model_loader import find_checkpoint
+from server.errors import ConfigError
+from server.media.modality import Modality
+from server.settings import VERSION
+from tome_core.schedule import Schedule
+
+log = logging.getLogger("tome.server")
+
+
+def tune(command: TuneCommand) -> int:
+    """Measure, print the table, and write the profile and the plot. Return the exit code.
+
+    Raises:
+        ConfigError: there is no such model or folder, the model does not take pictures, or a file
+            cannot be written.
+        KeyboardInterrupt: what was measured so far is kept, and the log says so.
+    """
+    spec = pick_model(command, command.model)
+    profile = command.profile or Path(f"{spec.name}.profile.json")
+    _check_profile(profile)
+    pictures = open_pictures(command.folder, command.limit)
+    file = StateFile(
+        profile.with_name(f"{profile.name}.partial"), _fingerprint(command, spec, pictures)
+    )
+    state = _begin(file, fresh=command.fresh)
+    tuning = _Tuning(command, spec, pictures, file, state)
+    try:
+        tuning.measure()
+    except KeyboardInterrupt:
+        log.warning(
+            "interrupted; %s keeps what was measured: the same command goes on from there, with"
+            " --fresh it starts again",
+            file.path,
+        )
+        raise
+    report = tuning.report()
+    print_report(report, profile)
+    write_profile(profile, report.rows, report.metadata)
+    if command.plot is not None:
+        plot_report(report, command.plot)
+    file.remove()
+    return 0
+
+
+def _check_profile(profile: Path) -> None:
+    """Raise `ConfigError` if ``profile`` has accuracies of labelled files, which would be lost."""
+    if not profile.exists():
+        return
+    if any(row.accuracy is not None for row in read_profile(profile)):
+        raise ConfigError(
+            f"{profile} has accuracies that tome-serve evaluate measured; name another --profile"
+        )
+
+
+def _fingerprint(command: TuneCommand, spec: ModelSpec, pictures: Pictures) -> str:
+    """Return a hash of all that the measurement depends on."""
+    checkpoint = find_checkpoint(spec)
+    weights = None
+    if checkpoint is not None:
+        stat = checkpoint.stat()
+        weights = [str(checkpoint), stat.st_size, stat.st_mtime_ns]
+    options = command.model_dump(
+        mode="json", include={"r", "batch", "device", "dtype", "cpu_isa", "threads"}
+    )
+    return fingerprint(VERSION, spec.model_dump(mode="json"), weights, options, pictures.identity())
+
+
+def _begin(file: StateFile, *, fresh: bool) -> TuningState:
+    """Return what an interrupted measurement left, or an empty state."""
+    state = None if fresh else file.read()
+    if state is not None:
+        log.info("going on from %s; --fresh starts again", file.path)
+        return state
+    if file.path.exists() and not fresh:
+        log.info("%s is of another measurement, and is replaced", file.path)
+    return TuningState()
+
+
+@dataclass
+class _Tuning:
+    """One measurement of a model: all rules, one after the other, that of its entry first."""
+
+    command: TuneCommand
+    spec: ModelSpec
+    pictures: Pictures
+    file: StateFile
+    state: TuningState
+
+    def measure(self) -> None:
+        """Measure what ``state`` does not have."""
+        self.file.write(self.state, now=True)  # before hours of work: it may not be writable
+        current = self._current
+        rules = rules_to_measure(current)
+        if all(self._is_done(rule) for rule in rules):
+            return
+        baseline = self._load(current)
+        schedules = self._schedules(baseline)
+        with make_progress() as progress:
+            task = progress.add_task("pictures", total=len(rules) * len(self.pictures))
+            for rule in rules:
+                if self._is_done(rule):
+                    continue
+                runner = baseline if rule == current else self._load(rule)
+                if rule not in self.state.rules:
+                    self.state.rules[rule] = new_record(runner, schedules)
+                measure_rule(
+                    runner,
+                    baseline,
+                    schedules,
+                    self.pictures,
+                    self.state.rules[rule],
+                    self.command.batch,
+                    self._recorder(progress, task),
+                )
+                self.file.write(self.state, now=True)
+
+    def report(self) -> Report:
+        """Return what was measured; see `check_same_pictures`."""
+        records = self.state.rules
+        check_same_pictures(list(records.values()), self.pictures.name)
+        measured = {rule: rule_quality(record) for rule, record in records.items()}
+        has_margin = self.spec.activation == "softmax"
+        current = records[self._current]
+        return Report(
+            model=self.spec.name,
+            data=self.pictures.name,
+            pictures=current.measured,
+            unreadable=current.unreadable,
+            conditions={**self.state.conditions, "batch": self.command.batch},
+            choice=choose_rule(measured, self._current),
+            rules={
+                rule: profile_rows(rule, record, has_margin=has_margin)
+                for rule, record in records.items()
+            },
+        )
+
+    @property
+    def _current(self) -> MergingRule:
+        return MergingRule(self.spec.merging, self.spec.prop_attn)
+
+    def _is_done(self, rule: MergingRule) -> bool:
+        record = self.state.rules.get(rule)
+        return record is not None and record.read == len(self.pictures)
+
+    def _load(self, rule: MergingRule) -> Runner:
+        """Load the model under ``rule``, in the dtype in which the first one was loaded."""
+        settings = self.command
+        conditions = self.state.conditions
+        if conditions:
+            settings = settings.model_copy(update={"dtype": conditions["dtype"]})
+        log.info("measuring %s", rule.label)
+        runner = load_runner(settings, self.spec.model_copy(update=rule._asdict()))
+        if runner.model.transform.modality is not Modality.IMAGE:
+            noun = runner.model.transform.modality.noun
+            raise ConfigError(f"{self.spec.name} takes {noun}s; tune measures models of pictures")
+        conditions.setdefault("device", str(runner.device))
+        conditions.setdefault("dtype", runner.dtype)
+        conditions.setdefault("threads", torch.get_num_threads())
+        return runner
+
+    def _schedules(self, runner: Runner) -> list[Schedule]:
+        texts = self.command.r.split() or [str(level) for level in runner.model.levels]
+        unique = dict.fromkeys(str(Schedule.parse(text)) for text in ("0", *texts))
+        return [parse_schedule(runner, text) for text in unique]
+
+    def _recorder(self, progress: Progress, task: TaskID) -> Callable[[], None]:
+        def recorded() -> None:
+            self.file.write(self.state)
+            done = sum(record.read for record in self.state.rules.values())
+            progress.update(task, completed=done)
+
+        recorded()
+        return recorded

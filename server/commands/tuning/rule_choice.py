@@ -1,0 +1,140 @@
+"""Which rule of merging is best for a model. Pure arithmetic over what was measured.
+
+A rule is as good as the speed-up that it gives at the quality that somebody demands. Nobody knows
+the demand, so it is averaged: over all qualities from the lowest that was measured to 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from server.catalog.profiles import rule_text
+from tome_core.rules import RULE_NAMES, RuleName
+
+# How sure it must be that another rule is better than that of the entry.
+_CERTAINTY = 0.95
+_RESAMPLES = 400
+
+
+class MergingRule(NamedTuple):
+    """A rule that an entry may name."""
+
+    merging: RuleName
+    prop_attn: bool
+
+    def __str__(self) -> str:
+        return rule_text(self.merging, self.prop_attn)
+
+    @property
+    def label(self) -> str:
+        """Its short name in tables and plots."""
+        return self.merging if self.prop_attn else f"{self.merging}, no prop_attn"
+
+
+def rules_to_measure(current: MergingRule) -> tuple[MergingRule, ...]:
+    """Return all rules, ``current`` first."""
+    rules = [MergingRule(*each) for each in itertools.product(RULE_NAMES, (True, False))]
+    return (current, *(rule for rule in rules if rule != current))
+
+
+@dataclass(frozen=True)
+class RuleQuality:
+    """What was measured under one rule, at each of its levels.
+
+    Attributes:
+        speedups: over r=0 of the entry's rule, by each timed batch, ``(K, L)``.
+        qualities: of each picture, at most 1: whether its class is that of r=0, or the cosine of
+            its features with those at r=0, ``(N, L)``.
+    """
+
+    speedups: npt.NDArray[np.float64]
+    qualities: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rule that is recommended.
+
+    Attributes:
+        speedups: the `mean_speedup` of each rule.
+        certainty: that ``rule`` is better than the one of the entry, from 0 to 1; None if it is
+            the one of the entry.
+    """
+
+    rule: MergingRule
+    speedups: Mapping[MergingRule, float]
+    certainty: float | None
+
+
+def choose_rule(measured: Mapping[MergingRule, RuleQuality], current: MergingRule) -> Choice:
+    """Return the rule of the largest mean speed-up; ``current`` unless another is surely better.
+
+    How sure that is says a bootstrap over pictures and batches, of which all rules have the same.
+
+    Args:
+        measured: of each rule, for the same pictures and batches.
+        current: the rule of the entry, a key of ``measured``.
+    """
+    lowest = min(float(each.qualities.mean(axis=0).min()) for each in measured.values())
+    speedups = {
+        rule: mean_speedup(np.median(each.speedups, axis=0), each.qualities.mean(axis=0), lowest)
+        for rule, each in measured.items()
+    }
+    best = max(speedups, key=lambda rule: speedups[rule])
+    if best == current:
+        return Choice(current, speedups, None)
+    gains = _resampled(measured[best], lowest) - _resampled(measured[current], lowest)
+    certainty = float((gains > 0).mean())
+    if certainty < _CERTAINTY:
+        return Choice(current, speedups, None)
+    return Choice(best, speedups, certainty)
+
+
+def mean_speedup(
+    speedups: npt.NDArray[np.float64], qualities: npt.NDArray[np.float64], lowest: float
+) -> float:
+    """Return the speed-up of the fastest level that is good enough, as a mean over all demands.
+
+    A demand is a quality from ``lowest`` to 1, each as probable. r=0 meets all, at a speed-up of 1.
+
+    Args:
+        speedups: of each level over r=0, ``(L,)``.
+        qualities: of each level, at most 1, ``(L,)``.
+        lowest: at most 1.
+    """
+    best = 1.0
+    upper = 1.0
+    total = 0.0
+    for index in np.argsort(-qualities):
+        quality = float(qualities[index])
+        if quality < lowest:
+            break
+        total += (upper - quality) * best
+        upper = quality
+        best = max(best, float(speedups[index]))
+    if lowest >= 1:
+        return best
+    total += (upper - lowest) * best
+    return total / (1 - lowest)
+
+
+def _resampled(measured: RuleQuality, lowest: float) -> npt.NDArray[np.float64]:
+    """Return the mean speed-ups for pictures and batches drawn anew, the same for every rule."""
+    generator = np.random.default_rng(0)
+    batches, pictures = len(measured.speedups), len(measured.qualities)
+    drawn = np.empty(_RESAMPLES)
+    for number in range(_RESAMPLES):
+        counts = generator.multinomial(pictures, np.full(pictures, 1 / pictures))
+        chosen = generator.integers(batches, size=batches)
+        drawn[number] = mean_speedup(
+            np.median(measured.speedups[chosen], axis=0),
+            counts @ measured.qualities / pictures,
+            lowest,
+        )
+    return drawn

@@ -137,6 +137,7 @@ class _Tuning:
                     self._recorder(progress, task),
                 )
                 self.file.write(self.state, now=True)
+                check_same_pictures(list(self.state.rules.values()), self.pictures.name)
 
     def report(self) -> Report:
         """Return what was measured; see `check_same_pictures`."""

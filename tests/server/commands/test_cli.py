@@ -2,49 +2,21 @@
 
 import io
 import json
-import logging
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from server.catalog.entries import BUNDLED
-from server.commands.cli import main
+from tests.server.commands.conftest import Run
+from tests.server.conftest import ROOT
 
-ROOT = Path(__file__).parents[3]
-
-
-@dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("TOME_THREADS", "1")
-
-    def run(*arguments: str) -> Result:
-        code = main(list(arguments))
-        return Result(code, *capfd.readouterr())
-
-    loggers = [logging.getLogger(), logging.getLogger("tome"), logging.getLogger("uvicorn")]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
-    yield run
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers = handlers
+TUNE = ("tune", "fashion-mnist", "examples")
 
 
 def test_help_needs_neither_torch_nor_the_clients() -> None:
@@ -64,12 +36,12 @@ def test_help_says_in_full_what_each_command_does(tome_serve: Run) -> None:
     text = " ".join(tome_serve("--help").stdout.split())
     assert "classify FILE... classify images, sounds or videos here, without a server; - is" in text
     kinds = "images, sounds or videos"
-    assert f"a folder of labelled {kinds}, or the Fashion-MNIST files load [FILE]" in text
+    assert f"a folder of labelled {kinds}, or the Fashion-MNIST files tune MODEL FOLDER" in text
     assert text.endswith("top watch a server: throughput by r, latency, speed-up, queue, refusals")
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "models", "classify", "visualize", "evaluate", "load", "top"]
+    "command", ["serve", "models", "classify", "visualize", "evaluate", "tune", "load", "top"]
 )
 def test_each_command_has_help(tome_serve: Run, command: str) -> None:
     result = tome_serve(command, "--help")
@@ -204,6 +176,20 @@ def test_visualize_draws_merged_regions(tome_serve: Run, tmp_path: Path) -> None
             1,
             "cannot write none/p.json: there is no folder none",
         ),
+        (["tune"], 2, "Missing argument 'MODEL'"),
+        (["tune", "fashion-mnist", "none"], 1, "none is not a folder"),
+        (["tune", "fashion-mnist", "server/catalog"], 1, "catalog holds no picture"),
+        (["tune", "cats", "examples"], 1, "there is no model 'cats'"),
+        (
+            ["tune", "fashion-mnist", "examples", "--profile", "none/p.json"],
+            1,
+            "cannot write none/p.json: there is no folder none",
+        ),
+        (
+            [*TUNE, "--profile", "server/bundled/fashion-mnist.profile.json"],
+            1,
+            "has accuracies that tome-serve evaluate measured; name another --profile",
+        ),
         (["load", "none.png"], 1, "cannot read none.png: No such file"),
         (["load", "tests"], 1, "tests holds no image file"),
         (["load", "--rate", "0"], 1, "rate must be above 0, got 0"),
@@ -276,7 +262,8 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
     assert written["images"] == 10
     assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
-    assert rows[0]["agreement"] == 100
+    assert rows[0]["agreement"] == rows[0]["agreement_low"] == 100
+    assert {(row["merging"], row["prop_attn"]) for row in rows} == {("paper", True)}
     assert rows[0]["margin"] is None
     for row in rows[1:]:
         # Ten images show no more than 74% (0.05 ** 0.1), and that only if none differs.

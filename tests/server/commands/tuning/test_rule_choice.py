@@ -1,0 +1,88 @@
+"""The mean speed-up against drawn demands, and the choice of a rule on made-up measurements."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.commands.tuning.rule_choice import (
+    MergingRule,
+    RuleQuality,
+    choose_rule,
+    mean_speedup,
+    rules_to_measure,
+)
+
+PAPER = MergingRule("paper", True)
+PAIRS = MergingRule("pairs", True)
+
+levels = st.lists(st.tuples(st.floats(0.5, 4), st.floats(0.6, 1)), min_size=1, max_size=6)
+
+
+@given(levels, st.floats(0.5, 0.95))
+def test_it_is_the_mean_over_all_demands(levels: list[tuple[float, float]], lowest: float) -> None:
+    speedups = np.array([speedup for speedup, _ in levels])
+    qualities = np.array([quality for _, quality in levels])
+    demands = np.linspace(lowest, 1, 20_000)
+    meets = qualities >= demands[:, None]
+    fastest = np.where(meets, speedups, 1.0).max(axis=1, initial=1.0)
+    found = mean_speedup(speedups, qualities, lowest)
+    assert found == pytest.approx(fastest.mean(), abs=2e-3)
+
+
+def test_where_nothing_is_lost_it_is_the_largest_speedup() -> None:
+    assert mean_speedup(np.array([1.0, 1.5, 1.4]), np.ones(3), 1.0) == 1.5
+    # Levels that are slower than r=0 gain nothing.
+    assert mean_speedup(np.array([0.9, 0.8]), np.ones(2), 0.5) == 1
+
+
+def quality(
+    agreement: float, speedup: float = 2.0, *, pictures: int = 400, noise: float = 0.02
+) -> RuleQuality:
+    """r=0, and a level that changes the class of some pictures: those with the last numbers."""
+    generator = np.random.default_rng(1)
+    agrees: npt.NDArray[np.float64] = (np.arange(pictures) < round(agreement * pictures)).astype(
+        float
+    )
+    factors = generator.normal(1, noise, size=(8, 2))
+    return RuleQuality(
+        speedups=np.array([1.0, speedup]) * factors,
+        qualities=np.stack([np.ones(pictures), agrees], axis=1),
+    )
+
+
+def test_a_rule_that_is_surely_better_is_chosen() -> None:
+    choice = choose_rule({PAPER: quality(0.8), PAIRS: quality(0.95)}, PAPER)
+    assert choice.rule == PAIRS
+    assert choice.certainty is not None
+    assert choice.certainty >= 0.95
+    assert choice.speedups[PAIRS] > choice.speedups[PAPER]
+
+
+def test_the_rule_of_the_entry_stays_where_it_is_better() -> None:
+    choice = choose_rule({PAIRS: quality(0.95), PAPER: quality(0.8)}, PAIRS)
+    assert (choice.rule, choice.certainty) == (PAIRS, None)
+
+
+def test_a_difference_by_chance_does_not_change_the_rule() -> None:
+    better = quality(0.805)
+    other = RuleQuality(better.speedups[::-1] + 0.001, better.qualities[::-1])
+    choice = choose_rule({PAPER: quality(0.8), PAIRS: other}, PAPER)
+    assert choice.speedups[PAIRS] > choice.speedups[PAPER]
+    assert (choice.rule, choice.certainty) == (PAPER, None)
+
+
+def test_a_slow_rule_is_not_chosen_for_its_quality() -> None:
+    choice = choose_rule({PAPER: quality(0.9), PAIRS: quality(0.95, speedup=0.9)}, PAPER)
+    assert choice.rule == PAPER
+    assert choice.speedups[PAIRS] == pytest.approx(1, abs=0.02)
+
+
+def test_the_rule_of_the_entry_is_measured_first_and_each_once() -> None:
+    current = MergingRule("pairs", False)
+    rules = rules_to_measure(current)
+    assert rules[0] == current
+    assert len(set(rules)) == len(rules) == 4

@@ -66,7 +66,7 @@ class ModelSpec(BaseModel):
         " names.",
     )
     profile: Path | None = Field(
-        None, description="JSON that `tome-serve evaluate --profile` wrote, for /models."
+        None, description="JSON that `tome-serve evaluate --profile` or `tune` wrote, for /models."
     )
     num_classes: int | None = Field(
         None, ge=0, description="0: no classifier; for /embed and /visualize only."

@@ -28,8 +28,8 @@ settings are listed by `tome-serve serve --help`.
 
 ## Models and devices
 
-The commands `models`, `classify`, `visualize` and `evaluate` take these settings too, with one
-device.
+The commands `models`, `classify`, `visualize`, `evaluate` and `tune` take these settings too,
+with one device.
 
 {models}
 

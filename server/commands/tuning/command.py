@@ -39,31 +39,39 @@ def tune(command: TuneCommand) -> int:
             cannot be written.
         KeyboardInterrupt: what was measured so far is kept, and the log says so.
     """
-    spec = pick_model(command, command.model)
-    profile = command.profile or Path(f"{spec.name}.profile.json")
-    _check_profile(profile)
-    pictures = open_pictures(command.folder, command.limit)
-    file = StateFile(
-        profile.with_name(f"{profile.name}.partial"), _fingerprint(command, spec, pictures)
-    )
-    state = _begin(file, fresh=command.fresh)
-    tuning = _Tuning(command, spec, pictures, file, state)
+    tuning = begin(command)
     try:
         tuning.measure()
     except KeyboardInterrupt:
         log.warning(
             "interrupted; %s keeps what was measured: the same command goes on from there, with"
             " --fresh it starts again",
-            file.path,
+            tuning.file.path,
         )
         raise
     report = tuning.report()
-    print_report(report, profile)
-    write_profile(profile, report.rows, report.metadata)
+    print_report(report, tuning.profile)
+    write_profile(tuning.profile, report.rows, report.metadata)
     if command.plot is not None:
         plot_report(report, command.plot)
-    file.remove()
+    tuning.file.remove()
     return 0
+
+
+def begin(command: TuneCommand) -> Tuning:
+    """Return the measurement that ``command`` asks for, with what an interruption left of it.
+
+    Raises:
+        ConfigError: see `tune`.
+    """
+    spec = pick_model(command, command.model)
+    profile = command.profile or Path(f"{spec.name}.profile.json")
+    _check_profile(profile)
+    pictures = open_pictures(command.folder, command.limit)
+    path = profile.with_name(f"{profile.name}.partial")
+    file = StateFile(path, _fingerprint(command, spec, pictures))
+    state = _begin_state(file, fresh=command.fresh)
+    return Tuning(command, spec, pictures, profile, file, state)
 
 
 def _check_profile(profile: Path) -> None:
@@ -89,7 +97,7 @@ def _fingerprint(command: TuneCommand, spec: ModelSpec, pictures: Pictures) -> s
     return fingerprint(VERSION, spec.model_dump(mode="json"), weights, options, pictures.identity())
 
 
-def _begin(file: StateFile, *, fresh: bool) -> TuningState:
+def _begin_state(file: StateFile, *, fresh: bool) -> TuningState:
     """Return what an interrupted measurement left, or an empty state."""
     state = None if fresh else file.read()
     if state is not None:
@@ -101,12 +109,18 @@ def _begin(file: StateFile, *, fresh: bool) -> TuningState:
 
 
 @dataclass
-class _Tuning:
-    """One measurement of a model: all rules, one after the other, that of its entry first."""
+class Tuning:
+    """One measurement of a model: all rules, one after the other, that of its entry first.
+
+    Attributes:
+        profile: the file to write in the end.
+        file: of ``state``, which has what was measured so far.
+    """
 
     command: TuneCommand
     spec: ModelSpec
     pictures: Pictures
+    profile: Path
     file: StateFile
     state: TuningState
 

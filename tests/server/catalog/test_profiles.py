@@ -7,7 +7,9 @@ from server.catalog.profiles import (
     ProfileRow,
     cascade_rows,
     profiled_model,
+    read_accuracies,
     read_profile,
+    read_rule_profile,
     write_profile,
 )
 from server.errors import ConfigError
@@ -23,6 +25,25 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_profile(path, ROWS, {"model": "tiny", "device": "cpu"})
     assert read_profile(path) == ROWS
     assert profiled_model(path) == "tiny"
+
+
+def test_only_rows_of_the_rule_count(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    first, second = ROWS
+    paper = [replace(first, merging="paper", prop_attn=True)]
+    pairs = [replace(row, accuracy=None, merging="pairs", prop_attn=False) for row in ROWS]
+    write_profile(path, [*pairs, *paper], {})
+    assert read_rule_profile(path, "paper", True) == {"0": paper[0]}
+    assert read_rule_profile(path, "pairs", False) == {"0": pairs[0], "8": pairs[1]}
+    assert read_accuracies(path) == {"0": 90.5}
+    message = (
+        'was measured under merging = "pairs", prop_attn = false and under .* change its entry'
+    )
+    with pytest.raises(ConfigError, match=message):
+        read_rule_profile(path, "pairs", True)
+    # Before the rule was written, there was no other.
+    write_profile(path, ROWS, {})
+    assert read_rule_profile(path, "pairs", False) == {"0": first, "8": second}
 
 
 def test_a_profile_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

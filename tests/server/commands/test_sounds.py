@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server.commands.test_cli import Run, tome_serve
+from tests.server.commands.conftest import Run
 from tests.server.tiny_ear import LABELS, sound, write_models
-
-__all__ = ["tome_serve"]  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,8 @@ from server.commands.datasets import open_dataset
 from server.commands.labelled_batches import batches
 from server.media.modality import Modality
 from server.media.transforms import VideoTransform
-from tests.server.commands.test_cli import Run, tome_serve
+from tests.server.commands.conftest import Run
 from tests.server.tiny_clip import LABELS, TOKENS, write_models
-
-__all__ = ["tome_serve"]  # a fixture
 
 RABBIT = "examples/rabbit.mp4"
 

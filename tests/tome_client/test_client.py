@@ -210,6 +210,7 @@ class TestErrors:
         for bounds, parameter in (
             ({"r_max": 99}, "r_max"),
             ({"min_accuracy": 99.5}, "min_accuracy"),
+            ({"min_agreement": 50}, "min_agreement"),  # the bundled profile has none
         ):
             with pytest.raises(tome_client.InvalidParameter) as caught:
                 getattr(client, method)(image, r="auto", **bounds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,31 +127,18 @@ class Tuning:
     def measure(self) -> None:
         """Measure what ``state`` does not have."""
         self.file.write(self.state, now=True)  # before hours of work: it may not be writable
-        current = self._current
-        rules = rules_to_measure(current)
+        rules = rules_to_measure(self._current)
         if all(self._is_done(rule) for rule in rules):
             return
-        baseline = self._load(current)
+        baseline = self._load(self._current)
         schedules = self._schedules(baseline)
         with make_progress() as progress:
             task = progress.add_task("pictures", total=len(rules) * len(self.pictures))
+            recorded = self._recorder(progress, task)
             for rule in rules:
-                if self._is_done(rule):
-                    continue
-                runner = baseline if rule == current else self._load(rule)
-                if rule not in self.state.rules:
-                    self.state.rules[rule] = new_record(runner, schedules)
-                measure_rule(
-                    runner,
-                    baseline,
-                    schedules,
-                    self.pictures,
-                    self.state.rules[rule],
-                    self.command.batch,
-                    self._recorder(progress, task),
-                )
-                self.file.write(self.state, now=True)
-                check_same_pictures(list(self.state.rules.values()), self.pictures.name)
+                if not self._is_done(rule):
+                    log.info("measuring %s", rule.label)
+                    self._measure_rule(rule, baseline, schedules, recorded)
 
     def report(self) -> Report:
         """Return what was measured; see `check_same_pictures`."""
@@ -173,6 +160,29 @@ class Tuning:
             },
         )
 
+    def _measure_rule(
+        self,
+        rule: MergingRule,
+        baseline: Runner,
+        schedules: Sequence[Schedule],
+        recorded: Callable[[], None],
+    ) -> None:
+        runner = baseline if rule == self._current else self._load(rule)
+        records = self.state.rules
+        if rule not in records:
+            records[rule] = new_record(runner, schedules)
+        measure_rule(
+            runner,
+            baseline,
+            schedules,
+            self.pictures,
+            records[rule],
+            self.command.batch,
+            recorded,
+        )
+        self.file.write(self.state, now=True)
+        check_same_pictures(list(records.values()), self.pictures.name)
+
     @property
     def _current(self) -> MergingRule:
         return MergingRule(self.spec.merging, self.spec.prop_attn)
@@ -187,7 +197,6 @@ class Tuning:
         conditions = self.state.conditions
         if conditions:
             settings = settings.model_copy(update={"dtype": conditions["dtype"]})
-        log.info("measuring %s", rule.label)
         runner = load_runner(settings, self.spec.model_copy(update=rule._asdict()))
         if runner.model.transform.modality is not Modality.IMAGE:
             noun = runner.model.transform.modality.noun

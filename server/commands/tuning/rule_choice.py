@@ -1,7 +1,8 @@
 """Which rule of merging is best for a model. Pure arithmetic over what was measured.
 
 A rule is as good as the speed-up that it gives at the quality that somebody demands. Nobody knows
-the demand, so it is averaged: over all qualities from the lowest that was measured to 1.
+the demand, so it is averaged: over all qualities from `LEAST_DEMAND`, or the lowest that was
+measured, to 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tome_core.rules import RULE_NAMES, RuleName
 # How sure it must be that another rule is better than that of the entry.
 _CERTAINTY = 0.95
 _RESAMPLES = 400
+# Nobody demands less than that nine of ten pictures keep their class.
+LEAST_DEMAND = 0.9
 
 
 class MergingRule(NamedTuple):
@@ -81,7 +84,8 @@ def choose_rule(measured: Mapping[MergingRule, RuleQuality], current: MergingRul
         measured: of each rule, for the same pictures and batches.
         current: the rule of the entry, a key of ``measured``.
     """
-    lowest = min(float(each.qualities.mean(axis=0).min()) for each in measured.values())
+    measured_lowest = min(float(each.qualities.mean(axis=0).min()) for each in measured.values())
+    lowest = max(LEAST_DEMAND, measured_lowest)
     speedups = {
         rule: mean_speedup(np.median(each.speedups, axis=0), each.qualities.mean(axis=0), lowest)
         for rule, each in measured.items()

@@ -55,7 +55,7 @@ def quality(
 
 
 def test_a_rule_that_is_surely_better_is_chosen() -> None:
-    choice = choose_rule({PAPER: quality(0.8), PAIRS: quality(0.95)}, PAPER)
+    choice = choose_rule({PAPER: quality(0.92), PAIRS: quality(0.98)}, PAPER)
     assert choice.rule == PAIRS
     assert choice.certainty is not None
     assert choice.certainty >= 0.95
@@ -63,20 +63,20 @@ def test_a_rule_that_is_surely_better_is_chosen() -> None:
 
 
 def test_the_rule_of_the_entry_stays_where_it_is_better() -> None:
-    choice = choose_rule({PAIRS: quality(0.95), PAPER: quality(0.8)}, PAIRS)
+    choice = choose_rule({PAIRS: quality(0.98), PAPER: quality(0.92)}, PAIRS)
     assert (choice.rule, choice.certainty) == (PAIRS, None)
 
 
 def test_a_difference_by_chance_does_not_change_the_rule() -> None:
-    better = quality(0.805)
+    better = quality(0.925)
     other = RuleQuality(better.speedups[::-1] + 0.001, better.qualities[::-1])
-    choice = choose_rule({PAPER: quality(0.8), PAIRS: other}, PAPER)
+    choice = choose_rule({PAPER: quality(0.92), PAIRS: other}, PAPER)
     assert choice.speedups[PAIRS] > choice.speedups[PAPER]
     assert (choice.rule, choice.certainty) == (PAPER, None)
 
 
 def test_a_slow_rule_is_not_chosen_for_its_quality() -> None:
-    choice = choose_rule({PAPER: quality(0.9), PAIRS: quality(0.95, speedup=0.9)}, PAPER)
+    choice = choose_rule({PAPER: quality(0.92), PAIRS: quality(0.98, speedup=0.9)}, PAPER)
     assert choice.rule == PAPER
     assert choice.speedups[PAIRS] == pytest.approx(1, abs=0.02)
 

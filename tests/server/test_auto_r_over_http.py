@@ -10,6 +10,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from server.catalog.profiles import ProfileRow, write_profile
+from tests.server.engine.tiny import write_tiny
 from tests.server.wire import SNEAKER, assert_problem
 
 RAW = {"Accept": "application/octet-stream"}
@@ -115,15 +117,28 @@ def test_without_a_deadline_a_target_that_r_0_misses_makes_it_merge(start_server
         assert (named["r"], named["r_requested"]) == ("3", "3")
 
 
-def test_min_accuracy_needs_a_profile(start_server, tiny_folder):
-    with start_server(
-        config=tiny_folder / "models.toml", levels="0,4", dtype="float32", target_ms=20_000
-    ) as server:
+def test_bounds_need_a_profile_that_has_them(start_server, tmp_path):
+    """That of ``tune``, without labels: it has the agreement alone."""
+    config = write_tiny(tmp_path)
+    labels = 'labels = "labels.txt"'
+    config.write_text(config.read_text().replace(labels, f'{labels}\nprofile = "p.json"'))
+    rows = [
+        ProfileRow("0", None, 17, 1, 100.0, 1.0, agreement=100, merging="paper", prop_attn=True),
+        ProfileRow("4", None, 9, 0.7, 130.0, 1.3, agreement=97, agreement_low=95),
+    ]
+    write_profile(tmp_path / "p.json", rows, {})
+    with start_server(config=config, levels="0,4", dtype="float32", target_ms=20_000) as server:
+        (model,) = httpx.get(f"{server.url}/models").json()["models"]
+        agreement = [(level["agreement"], level["agreement_low"]) for level in model["levels"]]
+        assert agreement == [(100, None), (97, 95)]
         image = io.BytesIO()
         Image.new("RGB", (32, 32)).save(image, "PNG")
         refused = httpx.post(
             f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue(), timeout=30
         )
         assert "has no profile" in assert_problem(refused, 422, "invalid-parameter")["detail"]
-        answer = httpx.post(f"{server.url}/classify?r=auto", content=image.getvalue(), timeout=30)
-        assert answer.json()["r"] == "0"
+        for query in ("r=auto", "r=auto&min_agreement=96", "r=auto&min_agreement=100"):
+            answer = httpx.post(
+                f"{server.url}/classify?{query}", content=image.getvalue(), timeout=30
+            )
+            assert answer.json()["r"] == "0"

@@ -1,10 +1,11 @@
-"""``tome-serve tune MODEL FOLDER``: measures all rules, and goes on where it was interrupted."""
+"""``tome-serve tune MODEL FOLDER``: measures the rules, and goes on where it was interrupted."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,7 +20,13 @@ from server.commands.tuning.measurement import check_same_pictures, measure_rule
 from server.commands.tuning.pictures import Pictures, open_pictures
 from server.commands.tuning.report import Report, plot_report, print_report
 from server.commands.tuning.rows import profile_rows, rule_quality
-from server.commands.tuning.rule_choice import MergingRule, choose_rule, rules_to_measure
+from server.commands.tuning.rule_choice import (
+    RULES_MEASURED,
+    MergingRule,
+    RuleQuality,
+    choose_rule,
+    next_rule,
+)
 from server.commands.tuning.state import StateFile, TuningState, fingerprint
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import find_checkpoint
@@ -110,7 +117,7 @@ def _begin_state(file: StateFile, *, fresh: bool) -> TuningState:
 
 @dataclass
 class Tuning:
-    """One measurement of a model: all rules, one after the other, that of its entry first.
+    """One measurement of a model: one rule after the other, that of its entry first.
 
     Attributes:
         profile: the file to write in the end.
@@ -127,24 +134,17 @@ class Tuning:
     def measure(self) -> None:
         """Measure what ``state`` does not have."""
         self.file.write(self.state, now=True)  # before hours of work: it may not be writable
-        rules = rules_to_measure(self._current)
-        if all(self._is_done(rule) for rule in rules):
-            return
-        baseline = self._load(self._current)
-        schedules = self._schedules(baseline)
         with make_progress() as progress:
-            task = progress.add_task("pictures", total=len(rules) * len(self.pictures))
-            recorded = self._recorder(progress, task)
-            for rule in rules:
-                if not self._is_done(rule):
-                    log.info("measuring %s", rule.label)
-                    self._measure_rule(rule, baseline, schedules, recorded)
+            total = RULES_MEASURED * len(self.pictures)
+            recorded = self._recorder(progress, progress.add_task("pictures", total=total))
+            while (rule := next_rule(self._measured(), self._current)) is not None:
+                log.info("measuring %s", rule.label)
+                self._measure_rule(rule, recorded)
 
     def report(self) -> Report:
         """Return what was measured; see `check_same_pictures`."""
         records = self.state.rules
         check_same_pictures(list(records.values()), self.pictures.name)
-        measured = {rule: rule_quality(record) for rule, record in records.items()}
         has_margin = self.spec.activation == "softmax"
         current = records[self._current]
         return Report(
@@ -153,43 +153,48 @@ class Tuning:
             pictures=current.measured,
             unreadable=current.unreadable,
             conditions={**self.state.conditions, "batch": self.command.batch},
-            choice=choose_rule(measured, self._current),
+            choice=choose_rule(self._measured(), self._current),
             rules={
                 rule: profile_rows(rule, record, has_margin=has_margin)
                 for rule, record in records.items()
             },
         )
 
-    def _measure_rule(
-        self,
-        rule: MergingRule,
-        baseline: Runner,
-        schedules: Sequence[Schedule],
-        recorded: Callable[[], None],
-    ) -> None:
-        runner = baseline if rule == self._current else self._load(rule)
+    def _measured(self) -> dict[MergingRule, RuleQuality]:
+        """Return the rules that are complete."""
+        return {
+            rule: rule_quality(record)
+            for rule, record in self.state.rules.items()
+            if record.read == len(self.pictures)
+        }
+
+    def _measure_rule(self, rule: MergingRule, recorded: Callable[[], None]) -> None:
+        runner = self._baseline if rule == self._current else self._load(rule)
+        # At r=0 nothing merges, and prop_attn makes no difference.
+        same_exact = rule.merging == self._current.merging
+        schedules = self._schedules(runner)
         records = self.state.rules
         if rule not in records:
             records[rule] = new_record(runner, schedules)
         measure_rule(
             runner,
-            baseline,
+            runner if same_exact else self._baseline,
             schedules,
             self.pictures,
             records[rule],
             self.command.batch,
             recorded,
         )
-        self.file.write(self.state, now=True)
         check_same_pictures(list(records.values()), self.pictures.name)
+        self.file.write(self.state, now=True)
+
+    @cached_property
+    def _baseline(self) -> Runner:
+        return self._load(self._current)
 
     @property
     def _current(self) -> MergingRule:
         return MergingRule(self.spec.merging, self.spec.prop_attn)
-
-    def _is_done(self, rule: MergingRule) -> bool:
-        record = self.state.rules.get(rule)
-        return record is not None and record.read == len(self.pictures)
 
     def _load(self, rule: MergingRule) -> Runner:
         """Load the model under ``rule``, in the dtype in which the first one was loaded."""

@@ -20,6 +20,7 @@ from tome_core import Outputs
 from tome_core.schedule import Schedule
 
 EXACT = Schedule.constant(0)
+_WARM_UP = 4  # images; the median over the batches does not see whether the first was slower
 
 
 def new_record(runner: Runner, schedules: Sequence[Schedule]) -> RuleRecord:
@@ -57,8 +58,8 @@ def measure_rule(
         recorded: is called after each batch.
     """
     for schedule in schedules:
-        runner.seconds([schedule] * batch)  # warm up
-    baseline.seconds([EXACT] * batch)
+        runner.seconds([schedule] * _WARM_UP)
+    baseline.seconds([EXACT] * _WARM_UP)
     for part in picture_batches(runner.model.transform, pictures, record.read, batch):
         passes = _run(runner, baseline, schedules, part.inputs, len(record.batch_sizes))
         _add(record, part, passes)

@@ -7,7 +7,6 @@ measured, to 1.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from server.catalog.profiles import rule_text
 from tome_core.rules import RULE_NAMES, RuleName
 
+RULES_MEASURED = len(RULE_NAMES) + 1
 # How sure it must be that another rule is better than that of the entry.
 _CERTAINTY = 0.95
 _RESAMPLES = 400
@@ -38,12 +38,6 @@ class MergingRule(NamedTuple):
     def label(self) -> str:
         """Its short name in tables and plots."""
         return self.merging if self.prop_attn else f"{self.merging}, no prop_attn"
-
-
-def rules_to_measure(current: MergingRule) -> tuple[MergingRule, ...]:
-    """Return all rules, ``current`` first."""
-    rules = [MergingRule(*each) for each in itertools.product(RULE_NAMES, (True, False))]
-    return (current, *(rule for rule in rules if rule != current))
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,28 @@ def choose_rule(measured: Mapping[MergingRule, RuleQuality], current: MergingRul
     if certainty < _CERTAINTY:
         return Choice(current, speedups, None)
     return Choice(best, speedups, certainty)
+
+
+def next_rule(
+    measured: Mapping[MergingRule, RuleQuality], current: MergingRule
+) -> MergingRule | None:
+    """Return the rule to measure after those that are ``measured``; None if it is enough.
+
+    First come the ways of merging with the ``prop_attn`` of the entry, then the better one of them
+    with the other ``prop_attn``.
+
+    Args:
+        measured: see `choose_rule`.
+        current: the rule of the entry.
+    """
+    others = [current._replace(merging=name) for name in RULE_NAMES if name != current.merging]
+    first = (current, *others)
+    for rule in first:
+        if rule not in measured:
+            return rule
+    best = choose_rule({rule: measured[rule] for rule in first}, current).rule
+    last = best._replace(prop_attn=not best.prop_attn)
+    return None if last in measured else last
 
 
 def mean_speedup(

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.commands.tuning.rule_choice import (
+    RULES_MEASURED,
     MergingRule,
     RuleQuality,
     choose_rule,
     mean_speedup,
-    rules_to_measure,
+    next_rule,
 )
 
 PAPER = MergingRule("paper", True)
@@ -81,8 +82,18 @@ def test_a_slow_rule_is_not_chosen_for_its_quality() -> None:
     assert choice.speedups[PAIRS] == pytest.approx(1, abs=0.02)
 
 
-def test_the_rule_of_the_entry_is_measured_first_and_each_once() -> None:
-    current = MergingRule("pairs", False)
-    rules = rules_to_measure(current)
-    assert rules[0] == current
-    assert len(set(rules)) == len(rules) == 4
+@pytest.mark.parametrize(("pairs", "last"), [(0.93, "paper"), (0.98, "pairs")])
+def test_the_better_way_of_merging_is_measured_with_the_other_prop_attn(
+    pairs: float, last: str
+) -> None:
+    current = MergingRule("paper", False)
+    measured: dict[MergingRule, RuleQuality] = {}
+    rules = []
+    for agreement in (0.93, pairs, 0.95):
+        rule = next_rule(measured, current)
+        assert rule is not None
+        rules.append(rule)
+        measured[rule] = quality(agreement)
+    assert rules == [current, ("pairs", False), (last, True)]
+    assert next_rule(measured, current) is None
+    assert len(rules) == RULES_MEASURED

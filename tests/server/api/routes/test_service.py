@@ -28,6 +28,8 @@ def test_a_model_is_described_with_its_levels():
             "relative_flops": 0.5,
             "speedup": 1.5,
             "accuracy": None,
+            "agreement": None,
+            "agreement_low": None,
             "margin": None,
         }
     ]

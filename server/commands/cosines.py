@@ -60,7 +60,10 @@ def dense_cosines(
 
 
 def mean_cosine(values: npt.NDArray[np.float64]) -> MeanCosine:
-    """Return the mean of the cosines of images, with Student's interval.
+    """Return the mean of the cosines of images, with Student's interval on a logarithmic scale.
+
+    Most images are close to 1 and few are far from it, so the mean of the distances from 1 errs by
+    a factor rather than by a difference.
 
     Args:
         values: of each image, ``(N,)``, N at least 1.
@@ -69,9 +72,12 @@ def mean_cosine(values: npt.NDArray[np.float64]) -> MeanCosine:
     mean = float(values.mean())
     if count < _LEAST_IMAGES:
         return MeanCosine(mean, -1.0, 1.0)
+    distance = 1 - mean
+    if distance <= 0:
+        return MeanCosine(mean, mean, 1.0)
     error = float(values.std(ddof=1)) / math.sqrt(count)
-    half_width = student_deviations(count - 1) * error
-    return MeanCosine(mean, max(-1.0, mean - half_width), min(1.0, mean + half_width))
+    factor = math.exp(student_deviations(count - 1) * error / distance)
+    return MeanCosine(mean, max(-1.0, 1 - distance * factor), 1 - distance / factor)
 
 
 def student_deviations(freedom: int) -> float:

@@ -37,6 +37,11 @@ def test_the_deviations_are_those_of_student(freedom: int, deviations: float) ->
     assert student_deviations(freedom) == pytest.approx(deviations, rel=0.01)
 
 
+def test_where_nothing_changes_the_interval_ends_at_1() -> None:
+    found = mean_cosine(np.ones(20))
+    assert (found.low, found.mean, found.high) == (1, 1, 1)
+
+
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
 def test_the_interval_encloses_the_mean_and_is_one_of_cosines(values: list[float]) -> None:
     found = mean_cosine(np.array(values))
@@ -51,4 +56,4 @@ def test_about_95_of_100_intervals_hold_for_cosines_that_are_close_to_1() -> Non
     draws = 1 - 0.05 * generator.gamma(0.7, size=(400, 500))
     expected = 1 - 0.05 * 0.7
     held = [found.low <= expected <= found.high for found in map(mean_cosine, draws)]
-    assert np.mean(held) >= 0.92
+    assert np.mean(held) >= 0.93

@@ -133,13 +133,13 @@ def _second_pass(
 def _profiled_margin(runner: Runner, schedule: Schedule, second: Schedule) -> float:
     if second != Schedule.constant(0):
         raise ConfigError("--confidence auto is for a second pass at r=0; name a margin")
-    margin = runner.model.margins.get(str(schedule))
-    if margin is None:
+    row = runner.model.profile.get(str(schedule))
+    if row is None or row.margin is None:
         raise ConfigError(
             f"the profile of {runner.model.spec.name} has no margin for r={schedule}; `tome-serve"
-            " evaluate --profile` measures it, or name one from 0 to 1"
+            " evaluate --profile` or `tune` measures it, or name one from 0 to 1"
         )
-    return margin
+    return row.margin
 
 
 def _print_classes(

@@ -170,7 +170,7 @@ def measure(
 
 
 def make_progress() -> Progress:
-    """Return a progress bar on stderr that goes when it is done."""
+    """Return a progress bar on stderr, which is removed when it is done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -252,6 +252,7 @@ def _with_cascade(row: ProfileRow, measured: _Measurement, baseline: _Measuremen
     margins = np.concatenate(measured.margins)
     agrees = classes == exact
     row = with_margin(with_agreement(row, agrees), margins, agrees)
+    assert row.margin is not None
     final = np.where(margins < row.margin, exact, classes)
     hits = final == np.concatenate(measured.labels)
     return replace(row, cascade_accuracy=round(100 * float(hits.mean()), 3))
@@ -303,7 +304,7 @@ def print_cascades(rows: Sequence[ProfileRow]) -> None:
             f"{row.margin:.3f}",
             f"{row.second_passes:.1f}",
             f"{row.margin_agreement:.2f}",
-            f"{row.cascade_accuracy:.2f}",
+            "" if row.cascade_accuracy is None else f"{row.cascade_accuracy:.2f}",
             f"{cascade_speedup(row):.2f}x",
         )
     Console().print(table)

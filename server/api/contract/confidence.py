@@ -128,6 +128,7 @@ def _profiled_margins(
         raise invalid_parameter(
             "confidence",
             f"{model.name} has no margin for r={missing[0]}, which must be one of its levels and in"
-            " the profile that `tome-serve evaluate --profile` writes; name a margin from 0 to 1",
+            " the profile that `tome-serve evaluate --profile` or `tune` writes; name a margin from"
+            " 0 to 1",
         )
     return {schedule: known[schedule] for schedule in first}

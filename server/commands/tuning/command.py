@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
@@ -27,7 +29,7 @@ from server.commands.tuning.rule_choice import (
     choose_rule,
     next_rule,
 )
-from server.commands.tuning.state import StateFile, TuningState, fingerprint
+from server.commands.tuning.state import RuleRecord, StateFile, TuningState, fingerprint
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import find_checkpoint
 from server.errors import ConfigError
@@ -57,7 +59,7 @@ def tune(command: TuneCommand) -> int:
         )
         raise
     report = tuning.report()
-    print_report(report, tuning.profile)
+    print_report(report, tuning.profile, command.config)
     write_profile(tuning.profile, report.rows, report.metadata)
     if command.plot is not None:
         plot_report(report, command.plot)
@@ -82,13 +84,19 @@ def begin(command: TuneCommand) -> Tuning:
 
 
 def _check_profile(profile: Path) -> None:
-    """Raise `ConfigError` if ``profile`` has accuracies of labelled files, which would be lost."""
+    """Check before the work that ``profile`` can be written.
+
+    Raises:
+        ConfigError: it cannot, or it has accuracies of labelled files, which would be lost.
+    """
     if not profile.exists():
         return
     if any(row.accuracy is not None for row in read_profile(profile)):
         raise ConfigError(
             f"{profile} has accuracies that tome-serve evaluate measured; name another --profile"
         )
+    if not os.access(profile, os.W_OK):
+        raise ConfigError(f"cannot write {profile}: Permission denied")
 
 
 def _fingerprint(command: TuneCommand, spec: ModelSpec, pictures: Pictures) -> str:
@@ -132,7 +140,13 @@ class Tuning:
     state: TuningState
 
     def measure(self) -> None:
-        """Measure what ``state`` does not have."""
+        """Measure what ``state`` does not have.
+
+        Raises:
+            ConfigError: no picture can be read, pictures have changed since the measurement began,
+                or it began on another device.
+        """
+        check_same_pictures(list(self._complete().values()), self.pictures.name)
         self.file.write(self.state, now=True)  # before hours of work: it may not be writable
         with make_progress() as progress:
             total = RULES_MEASURED * len(self.pictures)
@@ -142,9 +156,8 @@ class Tuning:
                 self._measure_rule(rule, recorded)
 
     def report(self) -> Report:
-        """Return what was measured; see `check_same_pictures`."""
-        records = self.state.rules
-        check_same_pictures(list(records.values()), self.pictures.name)
+        """Return what `measure` has found."""
+        records = self._complete()
         has_margin = self.spec.activation == "softmax"
         current = records[self._current]
         return Report(
@@ -160,13 +173,16 @@ class Tuning:
             },
         )
 
-    def _measured(self) -> dict[MergingRule, RuleQuality]:
-        """Return the rules that are complete."""
+    def _complete(self) -> dict[MergingRule, RuleRecord]:
+        """Return the rules under which all pictures were measured."""
         return {
-            rule: rule_quality(record)
+            rule: record
             for rule, record in self.state.rules.items()
-            if record.read == len(self.pictures)
+            if record.measured and record.read == len(self.pictures)
         }
+
+    def _measured(self) -> dict[MergingRule, RuleQuality]:
+        return {rule: rule_quality(record) for rule, record in self._complete().items()}
 
     def _measure_rule(self, rule: MergingRule, recorded: Callable[[], None]) -> None:
         runner = self._baseline if rule == self._current else self._load(rule)
@@ -174,7 +190,8 @@ class Tuning:
         same_exact = rule.merging == self._current.merging
         schedules = self._schedules(runner)
         records = self.state.rules
-        if rule not in records:
+        # Where none of the pictures could be read, they may be readable now.
+        if rule not in records or not records[rule].measured:
             records[rule] = new_record(runner, schedules)
         measure_rule(
             runner,
@@ -197,7 +214,12 @@ class Tuning:
         return MergingRule(self.spec.merging, self.spec.prop_attn)
 
     def _load(self, rule: MergingRule) -> Runner:
-        """Load the model under ``rule``, in the dtype in which the first one was loaded."""
+        """Load the model under ``rule``, in the dtype in which the first one was loaded.
+
+        Raises:
+            ConfigError: the model does not take pictures, or the measurement began on another
+                device.
+        """
         settings = self.command
         conditions = self.state.conditions
         if conditions:
@@ -206,9 +228,17 @@ class Tuning:
         if runner.model.transform.modality is not Modality.IMAGE:
             noun = runner.model.transform.modality.noun
             raise ConfigError(f"{self.spec.name} takes {noun}s; tune measures models of pictures")
-        conditions.setdefault("device", str(runner.device))
-        conditions.setdefault("dtype", runner.dtype)
-        conditions.setdefault("threads", torch.get_num_threads())
+        found = {
+            "device": str(runner.device),
+            "dtype": runner.dtype,
+            "threads": torch.get_num_threads(),
+        }
+        if conditions and conditions != found:
+            raise ConfigError(
+                f"{self.file.path} has speeds of {_listed(conditions)}, but the model runs with"
+                f" {_listed(found)} now; start again with --fresh"
+            )
+        conditions.update(found)
         return runner
 
     def _schedules(self, runner: Runner) -> list[Schedule]:
@@ -224,3 +254,7 @@ class Tuning:
 
         recorded()
         return recorded
+
+
+def _listed(conditions: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in conditions.items())

@@ -158,7 +158,7 @@ def _dense(
 ) -> list[list[float]]:
     """Return the cosines of the patches of each image, by schedule.
 
-    None for a model with a classifier, whose patches nobody reads.
+    The list is empty for a model with a classifier, whose patches nobody reads.
     """
     if has_classes(runner):
         return []
@@ -191,9 +191,15 @@ def _add(record: RuleRecord, part: PictureBatch, passes: _Passes | None) -> None
 def check_same_pictures(records: Sequence[RuleRecord], folder: str) -> None:
     """Check that every rule was measured on the same pictures.
 
+    Args:
+        records: of the rules, that of the model's entry first; may be none.
+        folder: name of the folder, for the messages.
+
     Raises:
         ConfigError: pictures have changed in between, or none can be read.
     """
+    if not records:
+        return
     first = records[0]
     if first.measured == 0:
         name, reason = next(iter(first.unreadable.items()))

@@ -40,9 +40,16 @@ class Pictures:
 
     def identity(self) -> list[list[object]]:
         """Return what tells these pictures from others: names, and size and time of each file."""
-        stats = [(str(file), file.stat()) for file in self.files]
-        files: list[list[object]] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return [list(self.names), *files]
+        return [list(self.names), *map(_file_identity, self.files)]
+
+
+def _file_identity(file: Path) -> list[object]:
+    """Return path, size and time of a file; the path alone of a link to a file that is missing."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return [str(file)]
+    return [str(file), stat.st_size, stat.st_mtime_ns]
 
 
 def open_pictures(folder: Path, limit: int | None = None) -> Pictures:
@@ -56,11 +63,14 @@ def open_pictures(folder: Path, limit: int | None = None) -> Pictures:
         ConfigError: there is no such folder, it cannot be read, or it has no picture.
     """
     check_folder(folder)
+    name = folder.resolve().name
     if any(folder.glob("t10k-images-idx3-ubyte*")):
         images, _ = load_fashion_mnist("test", folder)
+        if len(images) == 0:
+            raise ConfigError(f"the test files in {folder} hold no picture")
         chosen = _spread(len(images), limit)
-        names = [f"{folder.name}, image {index}" for index in chosen]
-        return Pictures(folder.name, names, images[chosen], [*folder.glob("t10k-images*")])
+        names = [f"{name}, image {index}" for index in chosen]
+        return Pictures(name, names, images[chosen], sorted(folder.glob("t10k-images*")))
     try:
         paths = media_files_below(folder, Modality.IMAGE)
     except OSError as error:
@@ -69,7 +79,7 @@ def open_pictures(folder: Path, limit: int | None = None) -> Pictures:
         raise ConfigError(f"{folder} holds no picture, nor do the folders in it")
     files = [paths[index] for index in _spread(len(paths), limit)]
     names = [str(file.relative_to(folder)) for file in files]
-    return Pictures(folder.resolve().name, names, files, files)
+    return Pictures(name, names, files, files)
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

@@ -58,21 +58,37 @@ class Report:
         }
 
 
-def print_report(report: Report, profile: Path) -> None:
+def print_report(report: Report, profile: Path, config: Path | None) -> None:
     """Print the tables, and what to write into the entry of the model.
 
     Args:
         report: of the measurement.
         profile: the file that is written.
+        config: the file with the entry; None for a model that has none.
     """
+    named = entry_path(profile, config)
     console = Console(width=None if Console().is_terminal else _TABLE_WIDTH)
     for name, reason in report.unreadable.items():
         console.print(f"passed over {name}: {reason}", markup=False, highlight=False)
     console.print(_table(report))
     chosen = report.rules[report.choice.rule]
     print_cascades(chosen)
-    for line in (*_margin_notes(chosen, report.pictures), *_advice(report, profile)):
+    for line in (*_margin_notes(chosen, report.pictures), *_advice(report, named)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def entry_path(profile: Path, config: Path | None) -> Path:
+    """Return ``profile`` as the entry in ``config`` has to name it.
+
+    An entry names files relative to the folder of its own file, which need not be the one that the
+    command runs in.
+    """
+    path = profile.resolve()
+    if config is not None:
+        folder = config.resolve().parent
+        if path.is_relative_to(folder):
+            return path.relative_to(folder)
+    return path
 
 
 def _table(report: Report) -> Table:
@@ -131,13 +147,13 @@ def _margin_notes(rows: Sequence[ProfileRow], pictures: int) -> list[str]:
 
 
 def _advice(report: Report, profile: Path) -> list[str]:
-    """Return which rule is better, and the lines for the entry."""
+    """Return which rule is better, and the lines for the entry; ``profile`` is its `entry_path`."""
     choice = report.choice
     merging, prop_attn = choice.rule
     speedups = ", ".join(
         f"{rule.label} {speedup:.3f}x" for rule, speedup in choice.speedups.items()
     )
-    reason = "no other rule is better than that of the entry by more than chance"
+    reason = "the measurement does not show that another rule is better than that of the entry"
     if choice.certainty is not None:
         reason = f"better than the rule of the entry with {choice.certainty:.0%} certainty"
     return [

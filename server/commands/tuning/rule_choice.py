@@ -21,6 +21,8 @@ RULES_MEASURED = len(RULE_NAMES) + 1
 # How sure it must be that another rule is better than that of the entry.
 _CERTAINTY = 0.95
 _RESAMPLES = 400
+# Fewer timed batches do not show how much speed varies by chance.
+_LEAST_BATCHES = 5
 # Nobody demands less than that nine of ten pictures keep their class.
 LEAST_DEMAND = 0.9
 
@@ -72,7 +74,8 @@ class Choice:
 def choose_rule(measured: Mapping[MergingRule, RuleQuality], current: MergingRule) -> Choice:
     """Return the rule of the largest mean speed-up; ``current`` unless another is surely better.
 
-    How sure that is says a bootstrap over pictures and batches, of which all rules have the same.
+    A bootstrap over pictures and batches, which are the same for all rules, says how sure that is.
+    With fewer than `_LEAST_BATCHES` batches the rule is always ``current``.
 
     Args:
         measured: of each rule, for the same pictures and batches.
@@ -85,7 +88,7 @@ def choose_rule(measured: Mapping[MergingRule, RuleQuality], current: MergingRul
         for rule, each in measured.items()
     }
     best = max(speedups, key=lambda rule: speedups[rule])
-    if best == current:
+    if best == current or len(measured[current].speedups) < _LEAST_BATCHES:
         return Choice(current, speedups, None)
     gains = _resampled(measured[best], lowest) - _resampled(measured[current], lowest)
     certainty = float((gains > 0).mean())

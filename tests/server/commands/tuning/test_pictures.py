@@ -55,6 +55,16 @@ def test_another_content_is_another_identity(folder: Path) -> None:
     assert open_pictures(folder).identity() != before
 
 
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(folder: Path) -> None:
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(folder / "none")
+    pictures = open_pictures(folder)
+    assert pictures.identity() == open_pictures(folder).identity()
+    (part,) = picture_batches(TRANSFORM, pictures, 0, 5)
+    assert "cannot read" in part.unreadable["a.png"]
+    assert len(part.inputs) == 4
+
+
 def test_broken_pictures_are_passed_over_and_batches_are_full(folder: Path) -> None:
     (folder / "b.png").write_bytes(b"no picture")
     (folder / "out/e.png").write_bytes(b"")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -72,6 +74,14 @@ def test_a_difference_by_chance_does_not_change_the_rule() -> None:
     better = quality(0.925)
     other = RuleQuality(better.speedups[::-1] + 0.001, better.qualities[::-1])
     choice = choose_rule({PAPER: quality(0.92), PAIRS: other}, PAPER)
+    assert choice.speedups[PAIRS] > choice.speedups[PAPER]
+    assert (choice.rule, choice.certainty) == (PAPER, None)
+
+
+def test_few_batches_do_not_change_the_rule() -> None:
+    measured = {PAPER: quality(0.92), PAIRS: quality(0.98)}
+    few = {rule: replace(each, speedups=each.speedups[:4]) for rule, each in measured.items()}
+    choice = choose_rule(few, PAPER)
     assert choice.speedups[PAIRS] > choice.speedups[PAPER]
     assert (choice.rule, choice.certainty) == (PAPER, None)
 

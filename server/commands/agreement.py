@@ -5,18 +5,16 @@ Arithmetic over what a model says of the same images under one schedule and at r
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from server.commands.proportions import exact_interval, upper_bound
+
 TARGET = 0.999  # of the images whose class is to be that of r=0
-_RISK = 0.05  # that a bound does not hold
-_HALVINGS = 60
 
 
 @dataclass(frozen=True)
@@ -95,69 +93,10 @@ def _most_differing(images: int, target: float) -> int:
 def agreement_interval(agrees: npt.NDArray[np.bool_]) -> tuple[float, float]:
     """Return the 95 % confidence interval of the share of images that agree, each from 0 to 1.
 
-    It is that of Clopper and Pearson, which holds at least so often, also where nearly all agree.
+    It is that of Clopper and Pearson, because nearly all agree.
 
     Args:
         agrees: whether the class of each image is that of r=0, ``(N,)``, N at least 1.
     """
-    images = len(agrees)
-    differing = int((~agrees).sum())
-    low = 1 - upper_bound(differing, images, _RISK / 2)
-    high = 1 - lower_bound(differing, images, _RISK / 2)
-    return low, high
-
-
-def upper_bound(hits: int, count: int, risk: float = _RISK) -> float:
-    """Return what a share is at most, with certainty ``1 - risk`` (Clopper and Pearson, 1934).
-
-    Args:
-        hits: of ``count``, which is at least 1.
-        risk: that the share is larger.
-    """
-    if hits == count:
-        return 1.0
-
-    def is_probable(share: float) -> bool:
-        return _at_most(hits, count, share) > risk
-
-    return _largest(is_probable, hits / count, 1.0)
-
-
-def lower_bound(hits: int, count: int, risk: float = _RISK) -> float:
-    """Return what a share is at least; the counterpart of `upper_bound`."""
-    if hits == 0:
-        return 0.0
-
-    def is_improbable(share: float) -> bool:
-        return 1 - _at_most(hits - 1, count, share) <= risk
-
-    return _largest(is_improbable, 0.0, hits / count)
-
-
-def _largest(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the largest share from ``low`` to ``high`` for which ``holds``, as it does below."""
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _at_most(hits: int, count: int, share: float) -> float:
-    """Return how probable at most ``hits`` of ``count`` are, by the binomial distribution."""
-    if share in (0.0, 1.0):
-        return 1.0 - share
-    factorials = _log_factorials(count)
-    numbers = np.arange(hits + 1)
-    ways = factorials[count] - factorials[numbers] - factorials[count - numbers]
-    logarithms = ways + numbers * math.log(share) + (count - numbers) * math.log1p(-share)
-    return float(np.exp(logarithms).sum())
-
-
-@functools.cache
-def _log_factorials(count: int) -> npt.NDArray[np.float64]:
-    """Return the logarithms of 0! to ``count``!."""
-    logarithms = np.log(np.arange(1, count + 1, dtype=np.float64))
-    return np.concatenate([[0.0], np.cumsum(logarithms)])
+    low, high = exact_interval(int((~agrees).sum()), len(agrees))
+    return 1 - high, 1 - low

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_DEVIATIONS = 1.959964  # of a normal distribution, within which 95 % of it lie
+from server.commands.proportions import NORMAL_DEVIATIONS
+
 # Of fewer images the spread is hardly known, and the interval is all that a cosine can be.
 _LEAST_IMAGES = 5
 
@@ -85,7 +86,7 @@ def student_deviations(freedom: int) -> float:
 
     By the expansion of Cornish and Fisher, which is exact to 1 % from 4 degrees of freedom on.
     """
-    z = _DEVIATIONS
+    z = NORMAL_DEVIATIONS
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

@@ -18,10 +18,10 @@ from rich.table import Table
 
 from server.catalog.profiles import ProfileRow, cascade_speedup
 from server.commands.agreement import best_and_margin
-from server.commands.confidence import wilson_interval
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
 from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.proportions import wilson_interval
 from server.commands.row_qualities import with_agreement, with_exact_agreement, with_margin
 from server.commands.window_means import WindowMeans
 from server.engine.device.readout import ACTIVATIONS

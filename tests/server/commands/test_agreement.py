@@ -9,40 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.commands.agreement import (
-    TARGET,
-    agreement_interval,
-    choose_margin,
-    lower_bound,
-    upper_bound,
-)
-
-
-@pytest.mark.parametrize(
-    ("hits", "count", "bound"),
-    [
-        # No hit in n: 1 - 0.05^(1/n).
-        (0, 1, 0.95),
-        (0, 10, 1 - 0.05**0.1),
-        (0, 3000, 1 - 0.05 ** (1 / 3000)),
-        # Tables of Clopper and Pearson's one-sided bound.
-        (1, 10, 0.3942),
-        (5, 10, 0.7776),
-        (10, 10, 1.0),
-    ],
-)
-def test_the_bound_is_that_of_clopper_and_pearson(hits: int, count: int, bound: float) -> None:
-    assert upper_bound(hits, count) == pytest.approx(bound, abs=1e-4)
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 50), (3, 50), (20, 40)])
-def test_at_the_bound_so_few_hits_have_a_probability_of_a_twentieth(hits: int, count: int) -> None:
-    share = upper_bound(hits, count)
-    terms = (
-        math.comb(count, number) * share**number * (1 - share) ** (count - number)
-        for number in range(hits + 1)
-    )
-    assert sum(terms) == pytest.approx(0.05)
+from server.commands.agreement import TARGET, agreement_interval, choose_margin
+from server.commands.proportions import upper_bound
 
 
 @pytest.mark.parametrize(
@@ -59,14 +27,6 @@ def test_the_interval_is_that_of_clopper_and_pearson(
 ) -> None:
     found = agreement_interval(np.arange(count) >= differing)
     assert found == pytest.approx((low, high), abs=1e-4)
-
-
-@given(st.integers(1, 300), st.floats(0, 1))
-def test_the_bounds_mirror_each_other_and_enclose_the_share(count: int, share: float) -> None:
-    hits = round(share * count)
-    low, high = lower_bound(hits, count), upper_bound(hits, count)
-    assert low <= hits / count <= high
-    assert low == pytest.approx(1 - upper_bound(count - hits, count), abs=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.98, 0.998, 0.9999])

@@ -14,6 +14,8 @@ from typing import Any
 from server.errors import ConfigError
 from tome_core.rules import RuleName
 
+COMPARED_WITH = "r=0"  # by speed-ups, agreement and cosines
+
 
 @dataclass(frozen=True)
 class ProfileRow:
@@ -95,7 +97,8 @@ def write_profile(path: Path, rows: Sequence[ProfileRow], metadata: Mapping[str,
         ConfigError: the file cannot be written.
     """
     levels = [asdict(row) for row in rows]
-    text = json.dumps({**metadata, "levels": levels}, indent=1)
+    content = {**metadata, "compared_with": COMPARED_WITH, "levels": levels}
+    text = json.dumps(content, indent=1)
     try:
         path.write_text(text + "\n", "utf-8")
     except OSError as error:

@@ -289,13 +289,13 @@ def print_cascades(rows: Sequence[ProfileRow]) -> None:
         return
     table = Table(
         "r",
-        "agrees, %",
+        "agreement with r=0, %",
         "margin",
-        "again, %",
-        "agree then, %",
+        "second passes, %",
+        "agreement then, at least, %",
         "accuracy then, %",
         "speed-up then",
-        title="Images with the class of r=0: at constant r, and (at least) with confidence=auto",
+        title="Agreement of the best class with r=0: after one pass, then with confidence=auto",
     )
     for row in cascades:
         table.add_row(

@@ -32,7 +32,7 @@ class Quality:
 
 
 ACCURACY = Quality("accuracy", "top-1 accuracy, %", 6.0)
-AGREEMENT = Quality("agreement", "images with the class of r=0, %", 6.0)
+AGREEMENT = Quality("agreement", "agreement with r=0, % of images", 6.0)
 COSINE = Quality("cosine", "mean cosine of the features with those at r=0", 0.06)
 
 # Offsets of labels from their points, in typographic points. Curves start at one point, so the

@@ -118,7 +118,7 @@ def _table(report: Report) -> Table:
 def _columns(rows: Sequence[ProfileRow]) -> dict[str, tuple[str, int]]:
     """Return the field and the decimals of each column of quality that was measured."""
     columns = {
-        "class of r=0, % (95 %)": ("agreement", 2),
+        "agreement with r=0, % (95 %)": ("agreement", 2),
         "cosine with r=0 (95 %)": ("cosine", 4),
         "cosine of patches (95 %)": ("dense_cosine", 4),
     }

@@ -259,7 +259,7 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
     assert "accuracy %" in result.stdout
     written = json.loads(profile.read_text())
     rows = written["levels"]
-    assert written["images"] == 10
+    assert (written["images"], written["compared_with"]) == (10, "r=0")
     assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
     assert rows[0]["agreement"] == rows[0]["agreement_low"] == 100
@@ -271,7 +271,7 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
         assert 0 <= row["margin"] <= 1
         assert 0 <= row["second_passes"] <= 100
         assert row["cascade_accuracy"] % 10 == 0
-    assert "agrees, %" in result.stdout
+    assert "Agreement of the best class with r=0" in " ".join(result.stdout.split())
     with Image.open(plot) as picture:
         assert picture.size[0] > 500
 

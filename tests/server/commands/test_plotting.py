@@ -24,7 +24,7 @@ def test_agreement_is_drawn_of_the_rows_that_have_it():
     draw_profiles(axes, {"paper": rows}, lambda row: row.images_per_s, AGREEMENT)
     line, _ = axes.get_lines()
     assert np.asarray(line.get_xydata()).tolist() == [[100, 100], [200, 98]]
-    assert "class of r=0" in axes.get_ylabel()
+    assert "agreement with r=0" in axes.get_ylabel()
 
 
 def test_a_line_joins_constant_r_and_other_schedules_are_marks():

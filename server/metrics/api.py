@@ -23,11 +23,16 @@ _CANCELLED_STAGES = ("body", "decode", "queue", "picture")
 
 
 class CascadeResult(StrEnum):
-    """How an image of a request with ``confidence`` ended."""
+    """How an image of a request with ``confidence`` ended.
+
+    The answer of an image that is ``UNCERTAIN`` or ``FAILED`` is that of its first pass: there was
+    no time for a second one, or the second one failed.
+    """
 
     CERTAIN = "certain"
     AGAIN = "again"
     UNCERTAIN = "uncertain"
+    FAILED = "failed"
 
 
 class Metrics:

@@ -82,8 +82,8 @@ IMAGES = _counter(
 )
 CASCADE_IMAGES = _counter(
     "cascade_images",
-    "Images of requests with confidence, by result: certain after one pass, run again, or uncertain"
-    " where there was no second pass in time.",
+    "Images of requests with confidence, by result: certain after one pass, run again, uncertain"
+    " where there was no time for a second pass, or failed where that failed.",
     "model",
     "result",
 )

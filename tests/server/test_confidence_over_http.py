@@ -56,9 +56,9 @@ def test_metrics_count_how_images_ended(
             result: server.metric(
                 f'tome_cascade_images_total{{model="fashion-mnist",result="{result}"}}'
             )
-            for result in ("certain", "again", "uncertain")
+            for result in ("certain", "again", "uncertain", "failed")
         }
-        assert counts == {"certain": 1, "again": 4, "uncertain": 0}
+        assert counts == {"certain": 1, "again": 4, "uncertain": 0, "failed": 0}
         assert server.metric("tome_batch_images_sum") == 9
 
 

@@ -46,6 +46,7 @@ def log_request(
         "r": context.r,
         "duration_ms": round(seconds * 1000, 3),
         **stages,
+        **_cascade_fields(context),
         **_trace_fields(context),
     }
     log.log(level, "request", extra=fields)
@@ -57,6 +58,13 @@ def log_failure(context: RequestContext) -> None:
         "a request failed unexpectedly",
         extra={"request_id": context.id, **_trace_fields(context)},
     )
+
+
+def _cascade_fields(context: RequestContext) -> dict[str, dict[str, int]]:
+    """Return how the images of a request with ``confidence`` ended; nothing for others."""
+    if not context.endings:
+        return {}
+    return {"confidence": {str(ended): count for ended, count in context.endings.items()}}
 
 
 def _trace_fields(context: RequestContext) -> dict[str, str]:

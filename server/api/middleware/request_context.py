@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from server.api.middleware.trace_context import TraceContext
 if TYPE_CHECKING:
     from server.api.middleware.spans import RequestSpans
     from server.engine_client.link import Result
+    from tome_core.schedule import Schedule
 
 
 @dataclass
@@ -27,6 +29,7 @@ class RequestContext:
         route: the path of the route, if middleware answers instead of the route.
         stage: the current stage: ``body``, ``decode``, ``queue`` or ``picture``.
         stages: milliseconds of each finished stage; of several images the longest.
+        endings: of a request with ``confidence``: how many images ended in which way.
         trace: this request as an operation of the client's trace; None outside a trace.
         spans: records what this request does, if spans are recorded.
     """
@@ -40,6 +43,7 @@ class RequestContext:
     route: str = ""
     stage: str = "body"
     stages: dict[str, float] = field(default_factory=dict)
+    endings: dict[str, int] = field(default_factory=dict)
     trace: TraceContext | None = None
     spans: RequestSpans | None = None
 
@@ -58,3 +62,22 @@ class RequestContext:
             r=str(result.outcome.schedule),
             batch_size=batch.images,
         )
+
+    def record_missing_pass(self, started: float, schedule: Schedule, ended: str) -> None:
+        """Record the span of a second pass that has no result.
+
+        Args:
+            started: when it was asked for, ``time.monotonic()`` seconds.
+            schedule: of the pass.
+            ended: why it has none, as in ``endings``.
+        """
+        if self.spans is None:
+            return
+        seconds = time.monotonic() - started
+        self.spans.record(
+            "second_pass", started, seconds, model=self.model, r=str(schedule), result=ended
+        )
+
+    def count_ending(self, ended: str) -> None:
+        """Count an image of a request with ``confidence`` in ``endings``."""
+        self.endings[ended] = self.endings.get(ended, 0) + 1

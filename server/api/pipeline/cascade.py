@@ -18,13 +18,15 @@ from server.api.pipeline.inference_request import InferenceRequest
 from server.engine_client.link import Result
 from server.engine_client.routing import Lease, Router
 from server.errors import RequestError
-from server.ipc.messages import SecondPass
+from server.ipc.messages import Failure, SecondPass
 from server.metrics.api import CascadeResult, Metrics
 from tome_core.schedule import Schedule
 
 # The first answer must leave before the deadline that the second pass would miss, also where the
 # event loop is busy.
 ANSWER_SECONDS = 0.03
+# Of the engine: the deadline has passed, or would pass before the image has run.
+_TOO_LATE = (Failure.EXPIRED, Failure.REFUSED)
 
 
 def expected_second_pass(
@@ -59,7 +61,8 @@ class Cascade:
     ) -> Passes:
         """Return the passes of an image after its ``first`` one, whose slot ``lease`` kept.
 
-        Where the second one fails, or would be too late, the first one is the answer.
+        Where the second one fails, or would be too late, the first one is the answer. Metrics, the
+        access log and a span say so.
         """
         params = request.params
         outcome = first.outcome
@@ -68,32 +71,45 @@ class Cascade:
         if outcome.schedule in confidence.margins:
             key = _key(params, confidence, outcome.schedule)
             self._router.second_passes.observe(key, not certain)
-        second = None if certain else await self._run_again(lease, request, confidence)
-        if certain:
-            result = CascadeResult.CERTAIN
-        elif second is None:
-            result = CascadeResult.UNCERTAIN
-        else:
-            result = CascadeResult.AGAIN
-        self._metrics.observe_cascade(params.model.name, result)
-        results = (first,) if second is None else (first, second)
-        return Passes(results, confident=result is not CascadeResult.UNCERTAIN)
+        results = [first]
+        ended = CascadeResult.CERTAIN
+        if not certain:
+            second = await self._run_again(lease, request, confidence)
+            if isinstance(second, Result):
+                results.append(second)
+                ended = CascadeResult.AGAIN
+            else:
+                ended = second
+        self._metrics.observe_cascade(params.model.name, ended)
+        request.context.count_ending(ended)
+        confident = ended in (CascadeResult.CERTAIN, CascadeResult.AGAIN)
+        return Passes(tuple(results), confident=confident)
 
     async def _run_again(
         self, lease: Lease, request: InferenceRequest[Any], confidence: Confidence
-    ) -> Result | None:
-        """Return the result of a second pass; None without one in time."""
+    ) -> Result | CascadeResult:
+        """Return the result of a second pass, or why there is none."""
+        started = time.monotonic()
+        second = await self._second_result(lease, request, confidence)
+        if isinstance(second, Result):
+            request.context.record_run(started, second)
+        else:
+            request.context.record_missing_pass(started, confidence.schedule, second)
+        return second
+
+    async def _second_result(
+        self, lease: Lease, request: InferenceRequest[Any], confidence: Confidence
+    ) -> Result | CascadeResult:
         params = request.params
         choices = (confidence.schedule,)
         if params.deadline is not None:
             work = self._router.estimate_work(params.model.name, choices, params.deadline)
             needed = self._router.seconds_to_complete(work) + ANSWER_SECONDS
             if time.monotonic() + needed > params.deadline:
-                return None
+                return CascadeResult.UNCERTAIN
         latest = None if params.deadline is None else params.deadline - ANSWER_SECONDS
         try:
             async with asyncio.timeout_at(latest):
-                submitted = time.monotonic()
                 result = await lease.submit(
                     params.model.name,
                     choices,
@@ -103,9 +119,11 @@ class Cascade:
                     request_id=request.context.id,
                     is_second=True,
                 )
-        except (TimeoutError, RequestError):
-            return None
-        if result.outcome.failure:
-            return None
-        request.context.record_run(submitted, result)
-        return result
+        except TimeoutError:
+            return CascadeResult.UNCERTAIN
+        except RequestError:
+            return CascadeResult.FAILED  # no engine is left, or the one that had it was lost
+        failure = result.outcome.failure
+        if failure is None:
+            return result
+        return CascadeResult.UNCERTAIN if failure in _TOO_LATE else CascadeResult.FAILED

@@ -37,6 +37,20 @@ def id_of(client_id: str) -> str:
     return context_of(scope).id
 
 
+def test_the_log_says_how_images_with_confidence_ended(caplog):
+    async def app(scope, receive, send):
+        for ended in ("certain", "failed", "certain"):
+            context_of(scope).count_ending(ended)
+        await answer(200)(scope, receive, send)
+
+    caplog.set_level(logging.INFO, "tome.access")
+    run(RequestMiddleware(app, Metrics()), http_scope())
+    assert vars(access_line(caplog))["confidence"] == {"certain": 2, "failed": 1}
+    caplog.clear()
+    run(RequestMiddleware(answer(200), Metrics()), http_scope())
+    assert "confidence" not in vars(access_line(caplog))
+
+
 @pytest.mark.parametrize("valid", ["abc-123", "x" * 128, "!~"])
 def test_the_id_of_a_client_is_kept(valid):
     assert id_of(valid) == valid

@@ -18,10 +18,13 @@ from starlette.types import Receive, Scope, Send
 from server.api.middleware.requests import RequestMiddleware
 from server.api.middleware.spans import Tracing
 from server.api.middleware.trace_context import read_trace_context
+from server.ipc.messages import Failure
 from server.metrics.api import Metrics
 from tests.server.api.middleware.asgi import Exchange, answer, context_of, http_scope, run
 from tests.server.api.middleware.test_trace_context import PARENT, TRACE
 from tests.server.api.pipeline.image_pipeline import Pipeline, result_of
+from tests.server.api.pipeline.test_cascade import UNCERTAIN
+from tests.server.api.pipeline.test_cascade import infer as cascade_answer
 from tests.server.wire import SNEAKER
 
 
@@ -154,6 +157,21 @@ def test_the_stages_of_an_image_are_spans_below_the_request() -> None:
     assert queue[1] - queue[0] == 250_000_000
     assert forward[0] == queue[1]
     assert forward[1] - forward[0] == 125_000_000
+
+
+def test_a_second_pass_without_a_result_is_a_span_that_says_why() -> None:
+    recorder = Recorder()
+    pipeline = Pipeline([UNCERTAIN, result_of(Failure.FAILED)])
+    context = pipeline.context
+    context.model = "tiny"
+    context.spans = recorder.tracing.start("http", "/classify", None, context.started)
+    cascade_answer(pipeline)
+    context.spans.end("POST", "/classify", 200)
+    assert dict(recorder.spans()["second_pass"].attributes or {}) == {
+        "tome.model": "tiny",
+        "tome.r": "0",
+        "tome.result": "failed",
+    }
 
 
 def test_an_export_that_hangs_does_not_keep_the_server_from_stopping(

@@ -16,6 +16,7 @@ from server.api.pipeline import cascade
 from server.engine_client.link import Result
 from server.errors import DeadlineExceeded, EngineLost, InferenceFailed, Overloaded
 from server.ipc.messages import Failure, Outcome
+from server.metrics.api import CascadeResult
 from tests.server.api.pipeline.fakes import request_of
 from tests.server.api.pipeline.image_pipeline import (
     FORM,
@@ -69,14 +70,14 @@ def infer(pipeline: Pipeline, **changes: Any) -> CascadeAnswer:
 
 def counts(pipeline: Pipeline) -> dict[str, float]:
     """How many images ended in which way."""
-    results = ("certain", "again", "uncertain")
-    return {
-        name: pipeline.metrics.registry.get_sample_value(
-            "tome_cascade_images_total", {"model": "tiny", "result": name}
-        )
-        or 0.0
-        for name in results
-    }
+    found = {}
+    for name in CascadeResult:
+        labels = {"model": "tiny", "result": name}
+        value = pipeline.metrics.registry.get_sample_value("tome_cascade_images_total", labels)
+        if value:
+            found[str(name)] = value
+    assert found == pipeline.context.endings
+    return found
 
 
 def test_a_certain_image_runs_once() -> None:
@@ -88,7 +89,7 @@ def test_a_certain_image_runs_once() -> None:
     assert [prediction.label for prediction in answer.predictions] == ["cat"]
     (run,) = pipeline.router.runs
     assert (run.top_k, run.keep_slot, run.is_second) == (2, True, False)
-    assert counts(pipeline) == {"certain": 1, "again": 0, "uncertain": 0}
+    assert counts(pipeline) == {"certain": 1}
 
 
 def test_an_uncertain_image_runs_again_from_its_slot() -> None:
@@ -104,7 +105,7 @@ def test_an_uncertain_image_runs_again_from_its_slot() -> None:
     assert first.slot == second.slot
     assert (second.choices, second.keep_slot, second.is_second) == ((R0,), False, True)
     assert pipeline.context.r == "0"
-    assert counts(pipeline) == {"certain": 0, "again": 1, "uncertain": 0}
+    assert counts(pipeline) == {"again": 1}
 
 
 def test_a_margin_of_a_class_alone_is_certain() -> None:
@@ -117,11 +118,14 @@ def test_where_the_second_pass_fails_the_first_is_the_answer(failure: Failure) -
     answer = infer(pipeline)
     assert not answer.confident
     assert (answer.r, len(answer.passes)) == ("1", 1)
-    assert counts(pipeline) == {"certain": 0, "again": 0, "uncertain": 1}
+    late = failure in (Failure.EXPIRED, Failure.REFUSED)
+    assert counts(pipeline) == {"uncertain" if late else "failed": 1}
 
 
 def test_an_engine_that_is_lost_leaves_the_first_answer() -> None:
-    assert not infer(Pipeline([UNCERTAIN, EngineLost("lost", retry_after=1)])).confident
+    pipeline = Pipeline([UNCERTAIN, EngineLost("lost", retry_after=1)])
+    assert not infer(pipeline).confident
+    assert counts(pipeline) == {"failed": 1}
 
 
 def test_a_first_pass_that_fails_is_an_error() -> None:
@@ -144,6 +148,7 @@ def test_a_second_pass_that_would_be_late_is_not_tried() -> None:
     answer = CascadeAnswer.model_validate(pipeline.run(main()))
     assert not answer.confident
     assert len(pipeline.router.runs) == 1
+    assert counts(pipeline) == {"uncertain": 1}
 
 
 def test_a_second_pass_that_is_late_leaves_the_first_answer(
@@ -156,6 +161,7 @@ def test_a_second_pass_that_is_late_leaves_the_first_answer(
     answer = infer(pipeline, deadline=time.monotonic() + 60)
     assert not answer.confident
     assert [future.cancelled() for future in pipeline.router.futures] == [False, True]
+    assert counts(pipeline) == {"uncertain": 1}
 
 
 def test_a_first_pass_that_is_late_is_an_error() -> None:
@@ -171,6 +177,7 @@ def test_each_image_of_a_form_decides_for_itself() -> None:
     first, problem, last = results
     assert isinstance(problem, Problem)
     assert [len(each["passes"]) for each in (first, last)] == [2, 1]
+    assert counts(pipeline) == {"again": 1, "certain": 1}
 
 
 def test_pixels_are_run_again_too() -> None:

@@ -95,10 +95,10 @@ class Router:
         if due is None:
             due = time.monotonic() + self._target_seconds
         image_cost = self._image_cost(model, choices[-1])
-        if second is not None:
-            second_cost = self._image_cost(model, second.schedule)
-            image_cost = image_cost.expected(second_cost, second.shares[-1])
-        return WorkEstimate(model, image_cost, due)
+        if second is None:
+            return WorkEstimate(model, image_cost, due)
+        second_cost = self._image_cost(model, second.schedule).of_share(second.shares[-1])
+        return WorkEstimate(model, image_cost, due, second_cost)
 
     @property
     def free_slots(self) -> int:

@@ -54,7 +54,8 @@ _ACCEPTING = 4
 _MODEL = 0
 _DUE = 1
 _COST = 2
-_STATE = _COST + len(ImageCost._fields)
+_SECOND = _COST + len(ImageCost._fields)
+_STATE = _SECOND + len(ImageCost._fields)
 
 # States of a slot. From `_SUBMITTED` on: the index of the engine that has its job is added.
 _FREE = 0
@@ -64,9 +65,10 @@ _SUBMITTED = 2
 # Native doubles, each of which is written at once.
 _SLOT_ROW = struct.Struct(f"@{_STATE + 1}d")
 
-# Model, due, cost. The cost stays packed: the rows of a queue have few different ones.
-_SLOT_WORK = struct.Struct(f"@2d{(_STATE - _COST) * _VALUE_BYTES}s")
-_IMAGE_COST = struct.Struct(f"@{_STATE - _COST}d")
+# Model, due, costs. The costs stay packed: the rows of a queue have few different ones.
+_COST_BYTES = (_SECOND - _COST) * _VALUE_BYTES
+_SLOT_WORK = struct.Struct(f"@2d{_COST_BYTES}s{_COST_BYTES}s")
+_IMAGE_COST = struct.Struct(f"@{_SECOND - _COST}d")
 
 
 @lru_cache(maxsize=4096)
@@ -273,7 +275,9 @@ class Board:
             model: index of its model.
         """
         start = (self._slot_start + slot * _FIELDS) * _VALUE_BYTES
-        _SLOT_ROW.pack_into(self._map, start, model, work.due, *work.image_cost, _ADMITTED)
+        _SLOT_ROW.pack_into(
+            self._map, start, model, work.due, *work.image_cost, *work.second, _ADMITTED
+        )
 
     def submit(self, slot: int, engine: int) -> None:
         """Record that ``engine`` has the job of ``slot``, which was admitted before."""
@@ -313,6 +317,6 @@ class Board:
         is_wanted = (states == state) & (self._slot_rows[:, _DUE] <= due)
         rows = self._slot_rows[is_wanted, _MODEL:_STATE].tobytes()
         return [
-            WorkEstimate(models[int(model)], _image_cost(cost), row_due)
-            for model, row_due, cost in _SLOT_WORK.iter_unpack(rows)
+            WorkEstimate(models[int(model)], _image_cost(cost), row_due, _image_cost(second))
+            for model, row_due, cost, second in _SLOT_WORK.iter_unpack(rows)
         ]

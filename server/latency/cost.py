@@ -61,17 +61,19 @@ class ImageCost(NamedTuple):
     merging_blocks: int = 0
     relative_flops: float = 1.0
 
-    def expected(self, second: ImageCost, share: float) -> ImageCost:
-        """Return the mean computation of images of which ``share`` run again, as ``second``."""
+    def of_share(self, share: float) -> ImageCost:
+        """Return the mean computation of images of which only ``share`` run."""
         return ImageCost(
-            tokens=self.tokens + share * second.tokens,
-            linear=self.linear + share * second.linear,
-            pairs=self.pairs + share * second.pairs,
-            tokens_in_merging_blocks=self.tokens_in_merging_blocks
-            + share * second.tokens_in_merging_blocks,
+            tokens=share * self.tokens,
+            linear=share * self.linear,
+            pairs=share * self.pairs,
+            tokens_in_merging_blocks=share * self.tokens_in_merging_blocks,
             merging_blocks=self.merging_blocks,
-            relative_flops=self.relative_flops + share * second.relative_flops,
+            relative_flops=share * self.relative_flops,
         )
+
+
+NO_COST = ImageCost(0.0, 0.0, 0.0, relative_flops=0.0)
 
 
 class CostFeatures(NamedTuple):

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from server.latency.cost import CostModel, ImageCost
+from server.latency.cost import NO_COST, CostModel, ImageCost
 
 # A deadline may end a batch whose images take at most this many times as long each as those of the
 # full batch. So a split costs the images that follow little throughput.
@@ -44,12 +44,28 @@ class Bounds:
     max_r0_images: float = math.inf
 
 
+def second_seconds(second_costs: Sequence[ImageCost], cost_model: CostModel) -> list[float]:
+    """Return what each second pass adds to its batch; an empty list if there is none at all.
+
+    Args:
+        second_costs: the mean computation of each; `NO_COST` for an image that runs once.
+    """
+    different = set(second_costs)
+    if different == {NO_COST}:
+        return []
+    seconds = {cost: cost_model.image_seconds(cost) for cost in different}
+    return [seconds[cost] for cost in second_costs]
+
+
 class ModelQueue:
     """The images of one model in the queue, and the batches that they make.
 
     Args:
         image_costs: of each image, earliest due first.
         due: when each image is due; infinity if that cannot end a batch.
+        second_seconds: what the second pass of each image, of those that may take one, adds to a
+            later batch, by its share of images; empty if none counts. They lengthen the batch of
+            the first pass, and do not change which CUDA graph runs it.
 
     Attributes:
         taken: number of images that have a batch.
@@ -61,11 +77,13 @@ class ModelQueue:
         due: Sequence[float],
         bounds: Bounds,
         cost_model: CostModel,
+        second_seconds: Sequence[float] = (),
     ) -> None:
         self._image_costs = image_costs
         self._due = due
         self._bounds = bounds
         self._cost_model = cost_model
+        self._second_seconds = second_seconds
         self.taken = 0
 
     def __len__(self) -> int:
@@ -112,16 +130,20 @@ class ModelQueue:
         return images
 
     def _seconds(self, images: int) -> float:
-        """Return the seconds of a batch of the next ``images``."""
+        """Return the seconds of a batch of the next ``images``, their second passes included."""
+        seconds = self._first_passes_seconds(images)
+        if self._second_seconds:
+            seconds += sum(self._second_seconds[self.taken : self.taken + images])
+        return seconds * (1 + self._cost_model.margin)
+
+    def _first_passes_seconds(self, images: int) -> float:
         cost_model = self._cost_model
         batch = self._image_costs[self.taken : self.taken + images]
         if batch.count(batch[0]) == images:
-            seconds = cost_model.uniform_batch_seconds(batch[0], images)
-            return seconds * (1 + cost_model.margin)
+            return cost_model.uniform_batch_seconds(batch[0], images)
         merging_blocks = 0
         image_seconds = 0.0
         for image_cost, count in Counter(batch).items():
             merging_blocks = max(merging_blocks, image_cost.merging_blocks)
             image_seconds += count * cost_model.image_seconds(image_cost, mixed=True)
-        seconds = cost_model.unpadded_batch_seconds(images, merging_blocks, image_seconds)
-        return seconds * (1 + cost_model.margin)
+        return cost_model.unpadded_batch_seconds(images, merging_blocks, image_seconds)

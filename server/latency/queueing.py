@@ -11,8 +11,8 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
-from server.latency.cost import CostModel, ImageCost
-from server.latency.queue_model import Bounds, ModelQueue
+from server.latency.cost import NO_COST, CostModel, ImageCost
+from server.latency.queue_model import Bounds, ModelQueue, second_seconds
 
 _LONGEST_RETRY = 60  # seconds; nobody can predict the queue any further ahead
 
@@ -25,11 +25,13 @@ class WorkEstimate(NamedTuple):
         image_cost: the computation under that schedule of the image's choices that merges most.
         due: when the answer is due, in ``time.monotonic()`` seconds; the engine runs the earliest
             first.
+        second: the mean computation of the second passes of such images, most of which take none.
     """
 
     model: str
     image_cost: ImageCost
     due: float
+    second: ImageCost = NO_COST
 
 
 def queue_seconds(
@@ -46,14 +48,16 @@ def queue_seconds(
         cost_models: the cost model of each model, by name.
         max_batch: most images in one batch.
     """
-    image_costs: dict[str, list[ImageCost]] = {}
+    by_model: dict[str, list[WorkEstimate]] = {}
     for work in sorted(queue, key=attrgetter("due")):
-        image_costs.setdefault(work.model, []).append(work.image_cost)
+        by_model.setdefault(work.model, []).append(work)
     seconds = 0.0
-    for model, costs in image_costs.items():
-        due = [math.inf] * len(costs)
+    for model, works in by_model.items():
+        image_costs = [work.image_cost for work in works]
+        due = [math.inf] * len(works)
         cost_model = replace(cost_models[model], margin=0.0)
-        model_queue = ModelQueue(costs, due, Bounds(max_batch), cost_model)
+        seconds_again = second_seconds([work.second for work in works], cost_model)
+        model_queue = ModelQueue(image_costs, due, Bounds(max_batch), cost_model, seconds_again)
         while model_queue:
             seconds += model_queue.take_batch(0.0)
     return seconds
@@ -89,8 +93,9 @@ def completion_seconds(
     """
     cost_model = cost_models[work.model]
     if not ahead:
-        alone = cost_model.undisturbed().uniform_batch_seconds(work.image_cost, 1)
-        return remaining + alone
+        undisturbed = cost_model.undisturbed()
+        alone = undisturbed.uniform_batch_seconds(work.image_cost, 1)
+        return remaining + alone + undisturbed.image_seconds(work.second)
     batches = math.ceil((len(ahead) + 1) / max_batch)
     margin = cost_model.margin / math.sqrt(batches)
     seconds = queue_seconds([*ahead, work], cost_models, max_batch) - elapsed

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from server.ipc.messages import Job
-from server.latency.cost import CostModel, ImageCost
+from server.latency.cost import NO_COST, CostModel, ImageCost
 from tome_core.schedule import Schedule
 
 _MAX_ENTRIES = 1024  # clients can send arbitrary choices
@@ -19,18 +19,13 @@ class Option:
     """One schedule that a job may get, and the computation of one image under it.
 
     Attributes:
-        with_second: the mean computation with the second passes that images may take; None where
+        second: the mean computation of the second passes that images may take; `NO_COST` where
             they take none.
     """
 
     schedule: Schedule
     image_cost: ImageCost
-    with_second: ImageCost | None = None
-
-    @property
-    def expected_cost(self) -> ImageCost:
-        """The mean computation of an image, in all its passes."""
-        return self.with_second or self.image_cost
+    second: ImageCost = NO_COST
 
 
 class ModelCosts(Protocol):
@@ -64,8 +59,9 @@ def useful_options(
     useful: list[Option] = []
     least_seconds = math.inf
     for option in sorted(options, key=_least_merging_first):
-        image_cost = option.expected_cost if all_passes else option.image_cost
-        seconds = cost_model.uniform_batch_seconds(image_cost, images)
+        seconds = cost_model.uniform_batch_seconds(option.image_cost, images)
+        if all_passes:
+            seconds += images * cost_model.image_seconds(option.second)
         if seconds < least_seconds:
             useful.append(option)
             least_seconds = seconds
@@ -142,4 +138,4 @@ def _with_second_pass(option: Option, second: Schedule, share: float, costs: Mod
     if share == 0:
         return option
     second_cost = costs.option(second).image_cost
-    return replace(option, with_second=option.image_cost.expected(second_cost, share))
+    return replace(option, second=second_cost.of_share(share))

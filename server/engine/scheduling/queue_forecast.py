@@ -13,8 +13,8 @@ from operator import attrgetter
 
 from server.engine.scheduling.options import Option
 from server.ipc.messages import Job
-from server.latency.cost import CostModel, ImageCost
-from server.latency.queue_model import Bounds, ModelQueue
+from server.latency.cost import CostModel
+from server.latency.queue_model import Bounds, ModelQueue, second_seconds
 
 # Returns the latest cost model of a network, by the name of its model.
 CostModels = Callable[[str], CostModel]
@@ -59,14 +59,12 @@ class _ModelJobs:
     due: list[float] = field(default_factory=list)
     neighbours: list[tuple[int, QueuedJob]] = field(default_factory=list)
 
-    def image_costs(self, work_limit: float, second_passes: bool) -> list[ImageCost]:
-        """Return the computation of each job's image within ``work_limit``; see `QueueForecast`."""
-        image_costs = []
+    def options_within(self, work_limit: float) -> list[Option]:
+        """Return the option of each job within ``work_limit``."""
+        options: list[Option] = []
         for count, queued in self.neighbours:
-            option = queued.option_within(work_limit)
-            image_cost = option.expected_cost if second_passes else option.image_cost
-            image_costs += [image_cost] * count
-        return image_costs
+            options += [queued.option_within(work_limit)] * count
+        return options
 
 
 class QueueForecast:
@@ -142,6 +140,10 @@ class QueueForecast:
 
     def _model_queue(self, model: str, work_limit: float) -> ModelQueue:
         jobs = self._models[model]
-        image_costs = jobs.image_costs(work_limit, self._second_passes)
+        options = jobs.options_within(work_limit)
+        image_costs = [option.image_cost for option in options]
         cost_model = self._cost_models(model)
-        return ModelQueue(image_costs, jobs.due, self._bounds, cost_model)
+        seconds_again: list[float] = []
+        if self._second_passes:
+            seconds_again = second_seconds([option.second for option in options], cost_model)
+        return ModelQueue(image_costs, jobs.due, self._bounds, cost_model, seconds_again)

@@ -106,7 +106,8 @@ def test_the_numbers_of_all_api_processes_add_up() -> None:
 
 def test_rows_do_not_overlap() -> None:
     writer, reader = two_mappings()
-    work = WorkEstimate("tiny", ImageCost(1.0, 2.0, 3.0, 4.0, 5, 6.0), due=7.0)
+    second = ImageCost(8.0, 9.0, 10.0, 11.0, 12, 13.0)
+    work = WorkEstimate("tiny", ImageCost(1.0, 2.0, 3.0, 4.0, 5, 6.0), due=7.0, second=second)
     for slot in range(SIZE.slots):
         writer.admit(slot, 0, work)
     for index, row in enumerate(writer.workers):

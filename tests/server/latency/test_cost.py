@@ -106,10 +106,10 @@ def test_a_quiet_machine_has_no_contention_no_delay_and_no_margin() -> None:
 
 
 def test_a_second_pass_counts_by_its_share() -> None:
-    expected = R4.expected(R0, 0.25)
-    assert expected.tokens == pytest.approx(R4.tokens + R0.tokens / 4)
-    assert expected.linear == pytest.approx(R4.linear + R0.linear / 4)
-    assert expected.pairs == pytest.approx(R4.pairs + R0.pairs / 4)
-    assert expected.relative_flops == pytest.approx(R4.relative_flops + 0.25)
-    assert expected.merging_blocks == R4.merging_blocks
-    assert R4.expected(R0, 0.0) == R4
+    second = R4.of_share(0.25)
+    assert second.tokens == pytest.approx(R4.tokens / 4)
+    assert second.linear == pytest.approx(R4.linear / 4)
+    assert second.pairs == pytest.approx(R4.pairs / 4)
+    assert second.tokens_in_merging_blocks == pytest.approx(R4.tokens_in_merging_blocks / 4)
+    assert second.relative_flops == pytest.approx(R4.relative_flops / 4)
+    assert R4.of_share(1.0) == R4

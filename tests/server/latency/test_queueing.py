@@ -64,6 +64,15 @@ def test_a_batch_that_a_graph_runs_takes_the_time_of_its_bucket() -> None:
     assert queue_seconds([same] * 9, GRAPHS, 4) == pytest.approx(2 * 9 + 3)
 
 
+def test_a_graph_runs_the_first_passes_of_images_that_may_run_again() -> None:
+    """Each adds half of the 2 s of an image to the batch of the graph, which is padded to four."""
+    again = WorkEstimate("m", RECORDED, 0.0, RECORDED.of_share(0.5))
+    assert completion_seconds(again, [], 0.0, GRAPHS, 4) == pytest.approx(3 + 1)
+    assert queue_seconds([again] * 2, GRAPHS, 4) == pytest.approx(9 + 2)
+    once = WorkEstimate("m", RECORDED, 0.0)
+    assert queue_seconds([again, once], GRAPHS, 4) == pytest.approx(9 + 1)
+
+
 def test_an_image_without_a_graph_makes_its_batch_a_mixed_one() -> None:
     same = WorkEstimate("m", RECORDED, 0.0)
     other = WorkEstimate("m", OTHER, 0.0)

@@ -87,35 +87,35 @@ function update() {
   only(model ? answer : begin); // to choose an example has ended the wait for models
 }
 
-/** Show all that the server makes of what is chosen; the r that it used. */
+/** Show all that the server makes of what is chosen; the r that it used, of two passes that of the first. */
 async function answer(signal) {
   await api.sleep(PAUSE, signal);
   const query = chosen();
   const found = await ask(query, signal);
-  const { r } = found;
-  const first = found.passes?.[0].r ?? r;
+  const r = found.passes?.[0].r ?? found.r;
+  const isAgain = found.r !== r;
   const why = query.r === AUTO ? `, chosen for ${query.deadline_ms} ms` : "";
-  if (why || first !== r) showChoice(first, first === r ? why : `${why}, then ${r}: it was uncertain`);
-  if (r === PLAIN) plain = found;
+  if (why || isAgain) showChoice(r, isAgain ? `${why}, then ${found.r}: it was uncertain` : why);
+  if (found.r === PLAIN) plain = found;
   at("problem").hidden = true;
-  result.show(found, plain);
+  // An answer at r=0 after a second pass says nothing of merging: what is shown beside it is the first pass.
+  result.show(found, isAgain ? null : plain);
   showForward(r);
   result.stale(false);
   at("spoken").textContent = result.sentence(found);
   // One after the other: passes that ran together would have one time. r=0 runs each time, so that both age alike.
-  if (r !== PLAIN) {
-    plain = await ask({ r: PLAIN }, signal);
-    result.show(found, plain);
-    showForward(r);
-  }
-  await drawRegions("merged", r, found, signal);
+  if (r !== PLAIN) plain = await ask({ r: PLAIN }, signal);
+  const merged = isAgain ? await ask({ r }, signal) : found;
+  result.show(found, isAgain ? merged : plain, isAgain);
+  showForward(r);
+  await drawRegions("merged", r, merged, signal);
   await drawRegions("plain", PLAIN, plain, signal);
   // The first pass at another r takes longer than those that follow, so one is not compared.
   for (let turn = alone.count(model.name, r); turn < PASSES; turn++) {
     for (const each of [r, PLAIN]) await ask({ r: each }, signal);
     showForward(r);
   }
-  return first;
+  return r;
 }
 
 async function ask(query, signal) {

@@ -5,16 +5,19 @@ import * as timeline from "./timeline.js";
 const at = id => document.getElementById(id);
 const NONE = "–";
 
-/** Labels and tokens of `answer`; `plain` is the one at r=0, or null while there is none. */
-export function show(answer, plain) {
+/**
+ * Labels and tokens of `answer`. Beside it `other`, or null while there is none: the answer at r=0, or, of a picture that
+ * ran `again`, that of its first pass.
+ */
+export function show(answer, other, again = false) {
   at("tokens").textContent = `${answer.tokens.output} of ${answer.tokens.input} tokens`;
   at("tokens-bar").style.setProperty("--share", answer.tokens.output / answer.tokens.input);
   const { decode, queue } = answer.timing_ms;
   at("timing").textContent =
     `decode ${decode.toFixed(1)}, queue ${queue.toFixed(1)}, round trip ${milliseconds(answer.round_trip)}`;
   timeline.show(answer.windows);
-  if (answer.predictions) showLabels(answer.predictions, plain?.predictions);
-  else showFeatures(answer.embedding, plain?.embedding);
+  if (answer.predictions) showLabels(answer, other, again);
+  else showFeatures(answer.embedding, other?.embedding);
 }
 
 /** Milliseconds of forward passes with r and without, or null; what they are; whether they can be compared. */
@@ -67,15 +70,19 @@ export function sentence(answer) {
   return `${seen}${at("tokens").textContent}; forward pass ${milliseconds(answer.timing_ms.forward)}`;
 }
 
-function showLabels(predictions, plain) {
-  const before = new Map(plain?.map(each => [each.index, each.score]));
+function showLabels(answer, other, again) {
+  const { predictions } = answer;
+  const before = new Map(other?.predictions.map(each => [each.index, each.score]));
   const words = inWords(predictions);
   at("labels").replaceChildren(...predictions.map((each, rank) => labelLine(each, words[rank], before.get(each.index))));
   at("tick-note").hidden = !at("labels").querySelector("s");
-  if (!plain) at("agreement").textContent = "";
-  else if (plain[0].index === predictions[0].index) at("agreement").textContent = "as with r = 0";
-  else at("agreement").textContent = `with r = 0: ${plain[0].label}`;
-  at("agreement").classList.toggle("differs", Boolean(plain) && plain[0].index !== predictions[0].index);
+  if (other) at("tick-note").textContent = `The line marks the score with r = ${other.r}.`;
+  const best = other?.predictions[0];
+  const differs = best !== undefined && best.index !== predictions[0].index;
+  const comparison = differs ? `with r = ${other.r}: ${best.label}` : `as with r = ${other?.r}`;
+  const ran = again ? `ran again at r = ${answer.r}, ` : "";
+  at("agreement").textContent = other ? ran + comparison : "";
+  at("agreement").classList.toggle("differs", differs);
 }
 
 function labelLine(prediction, words, before) {

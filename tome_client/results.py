@@ -193,6 +193,8 @@ class Level:
         accuracy: percent of images whose class is the right one.
         agreement: percent of images whose class is that of r=0.
         agreement_low: what the agreement is at least, by its 95 % confidence interval.
+        margin: what ``confidence="auto"`` means at this ``r``.
+        margin_agreement, cascade_accuracy: agreement, at least, and accuracy with that.
     """
 
     r: str
@@ -203,6 +205,8 @@ class Level:
     margin: float | None = None
     agreement: float | None = None
     agreement_low: float | None = None
+    margin_agreement: float | None = None
+    cascade_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,13 @@ class Model:
         level_names = ("r", "tokens_out", "relative_flops", "speedup", "accuracy")
         media_names = ("window_seconds", "frames", "sampling", "stride", "clips", "crops")
         of_media: dict[str, Any] = {name: answer.get(name) for name in media_names}
-        profiled_names = ("margin", "agreement", "agreement_low")
+        profiled_names = (
+            "margin",
+            "agreement",
+            "agreement_low",
+            "margin_agreement",
+            "cascade_accuracy",
+        )
         levels = tuple(
             Level(
                 **{name: level[name] for name in level_names},

@@ -175,6 +175,8 @@ def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
         margin=row.margin if row else None,
         agreement=row.agreement if row else None,
         agreement_low=row.agreement_low if row else None,
+        margin_agreement=row.margin_agreement if row else None,
+        cascade_accuracy=row.cascade_accuracy if row else None,
     )
 
 

@@ -60,7 +60,9 @@ class Level:
             unknown, as the following.
         agreement_low: what it is at least, by its 95 % confidence interval.
         margin: below which an image of this level runs again at r=0 with ``confidence=auto``; from
-            the profile, None if it is unknown.
+            the profile, None if it is unknown, as the following.
+        margin_agreement: what the agreement is at least where images run again so, in percent.
+        cascade_accuracy: top-1 accuracy where images run again so, in percent.
     """
 
     r: str
@@ -71,6 +73,8 @@ class Level:
     margin: float | None = None
     agreement: float | None = None
     agreement_low: float | None = None
+    margin_agreement: float | None = None
+    cascade_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,8 @@ class TestOtherEndpoints:
             "agreement",
             "agreement_low",
             "margin",
+            "margin_agreement",
+            "cascade_accuracy",
         }
         assert model["levels"][0]["relative_flops"] == 1
         assert 0 < model["levels"][1]["relative_flops"] < 0.7

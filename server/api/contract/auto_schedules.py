@@ -23,31 +23,59 @@ class Quality:
 
     Attributes:
         of: returns it in percent; None where the profile does not have it.
+        of_cascade: the same with the second passes that the profile was measured with.
         command: measures it.
     """
 
     name: str
     of: Callable[[Level], float | None]
+    of_cascade: Callable[[Level], float | None]
     command: str
+
+    def counted(self, level: Level, *, runs_again: bool) -> float | None:
+        """Return what counts for a bound: with second passes where the profile shows that.
+
+        Args:
+            runs_again: whether the request has such second passes.
+        """
+        of_cascade = self.of_cascade(level) if runs_again else None
+        return self.of(level) if of_cascade is None else of_cascade
 
 
 def _accuracy(level: Level) -> float | None:
     return level.accuracy
 
 
+def _cascade_accuracy(level: Level) -> float | None:
+    return level.cascade_accuracy
+
+
 def _least_agreement(level: Level) -> float | None:
     return level.agreement if level.agreement_low is None else level.agreement_low
 
 
+def _cascade_agreement(level: Level) -> float | None:
+    return level.margin_agreement
+
+
+def _never(level: Level) -> bool:
+    return False
+
+
 # By the parameters that bound it.
 QUALITIES = {
-    "min_accuracy": Quality("accuracy", _accuracy, "tome-serve evaluate --profile"),
-    "min_agreement": Quality("agreement", _least_agreement, "tome-serve tune"),
+    "min_accuracy": Quality(
+        "accuracy", _accuracy, _cascade_accuracy, "tome-serve evaluate --profile"
+    ),
+    "min_agreement": Quality("agreement", _least_agreement, _cascade_agreement, "tome-serve tune"),
 }
 
 
 def parse_auto_schedules(
-    r_max: str | None, minima: Mapping[str, str | None], model: ModelInfo
+    r_max: str | None,
+    minima: Mapping[str, str | None],
+    model: ModelInfo,
+    runs_again: Callable[[Level], bool] = _never,
 ) -> tuple[Schedule, ...]:
     """Return the levels of ``model`` that ``r=auto`` may choose, the one that merges least first.
 
@@ -55,6 +83,8 @@ def parse_auto_schedules(
         r_max: the text of the parameter, as the following; None where it is not given.
         minima: by the name of the parameter, a key of `QUALITIES`.
         model: the model that the request names.
+        runs_again: whether uncertain images of a level run again at least as often as those that
+            its profile was measured on.
 
     Raises:
         InvalidParameter: a bound is malformed, or no level meets all of them.
@@ -64,7 +94,7 @@ def parse_auto_schedules(
     for parameter, text in minima.items():
         lowest = parse_percentage(text, parameter)
         if lowest is not None:
-            levels = select_levels(levels, lowest, parameter, model)
+            levels = select_levels(levels, lowest, parameter, model, runs_again)
     return tuple(Schedule.parse(level.r) for level in drop_slow_levels(levels))
 
 
@@ -90,18 +120,27 @@ def _negative_flops(level: Level) -> float:
 
 
 def select_levels(
-    levels: list[Level], lowest: float, parameter: str, model: ModelInfo
+    levels: list[Level],
+    lowest: float,
+    parameter: str,
+    model: ModelInfo,
+    runs_again: Callable[[Level], bool],
 ) -> list[Level]:
     """Return the ``levels`` with a quality of at least ``lowest`` percent.
 
     Args:
         parameter: the name of the bound, a key of `QUALITIES`.
+        runs_again: see `parse_auto_schedules`.
 
     Raises:
         InvalidParameter: no level has it, or the profile of ``model`` does not have this quality.
     """
     quality = QUALITIES[parameter]
-    known = [(level, value) for level in levels if (value := quality.of(level)) is not None]
+    known = []
+    for level in levels:
+        value = quality.counted(level, runs_again=runs_again(level))
+        if value is not None:
+            known.append((level, value))
     if not known:
         raise invalid_parameter(
             parameter,

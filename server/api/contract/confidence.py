@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.api.contract.parameter_values import invalid_parameter, value_not_allowed
-from server.ipc.messages import ModelInfo
+from server.ipc.messages import Level, ModelInfo
 from server.media.modality import Modality
 from tome_core.schedule import Schedule
 
@@ -86,6 +86,27 @@ def parse_confidence(
     else:
         margins = dict.fromkeys(first, _parse_margin(text))
     return Confidence(margins, second or _EXACT)
+
+
+def runs_again_as_profiled(level: Level, text: str | None, second: Schedule | None) -> bool:
+    """Return whether what the profile says of second passes at ``level`` holds for a request.
+
+    It was measured with those at r=0 of the images below the profile's margin. With a larger one
+    these images run again, and others.
+
+    Args:
+        level: of the first pass.
+        text: of ``confidence``; None where it is not given.
+        second: the schedule of ``confidence_r``; None where it is not given.
+
+    Raises:
+        InvalidParameter: the margin is malformed.
+    """
+    if text is None or level.margin is None:
+        return False
+    if second is not None and second != _EXACT:
+        return False
+    return text == AUTO or _parse_margin(text) >= level.margin
 
 
 def _merging_more(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
 
 from server.api.contract.auto_schedules import AUTO, QUALITIES, parse_auto_schedules
-from server.api.contract.confidence import Confidence, parse_confidence
+from server.api.contract.confidence import (
+    Confidence,
+    parse_confidence,
+    runs_again_as_profiled,
+)
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
@@ -82,7 +86,7 @@ _PARAMETERS: list[dict[str, Any]] = [
         "in": "query",
         "description": (
             "With `r=auto`: only levels for which `/models` lists at least this accuracy, in"
-            " percent."
+            " percent; with `confidence` its `cascade_accuracy`, where that holds."
         ),
         "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
@@ -92,7 +96,8 @@ _PARAMETERS: list[dict[str, Any]] = [
         "description": (
             "With `r=auto`: only levels of which the model's profile shows that at least so many"
             " percent of images get the class of `r=0`: `agreement_low` of `/models`, or"
-            " `agreement` where there is none."
+            " `agreement` where there is none; with `confidence` its `margin_agreement`, where that"
+            " holds."
         ),
         "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
@@ -245,12 +250,17 @@ def parse_params(
 def _parse_confidence(
     query: Mapping[str, str], choices: tuple[Schedule, ...], model: ModelInfo
 ) -> Confidence | None:
-    text = query.get("confidence") or None
-    second = query.get("confidence_r") or None
+    text, second = _second_pass(query, model)
     if text is None and second is None:
         return None
-    schedule = None if second is None else parse_r(second, model, "confidence_r")
-    return parse_confidence(text, schedule, choices, model)
+    return parse_confidence(text, second, choices, model)
+
+
+def _second_pass(query: Mapping[str, str], model: ModelInfo) -> tuple[str | None, Schedule | None]:
+    """Return the text of ``confidence`` and the schedule of ``confidence_r``, None without them."""
+    text = query.get("confidence") or None
+    second = query.get("confidence_r") or None
+    return text, None if second is None else parse_r(second, model, "confidence_r")
 
 
 def _check_names(query: QueryParams, output_kind: OutputKind) -> None:
@@ -297,7 +307,9 @@ def parse_schedules(
     r_max = query.get("r_max") or None
     minima = {parameter: query.get(parameter) or None for parameter in QUALITIES}
     if r == AUTO:
-        return parse_auto_schedules(r_max, minima, model)
+        text, second = _second_pass(query, model)
+        runs_again = partial(runs_again_as_profiled, text=text, second=second)
+        return parse_auto_schedules(r_max, minima, model, runs_again)
     for parameter, bound in {"r_max": r_max, **minima}.items():
         if bound is not None:
             raise _auto_only(parameter, r)

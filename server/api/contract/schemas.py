@@ -268,6 +268,12 @@ class LevelDescription(BaseModel):
     margin: float | None = Field(
         description="What `confidence=auto` means at this `r`, from the model's profile."
     )
+    margin_agreement: float | None = Field(
+        description="What `agreement` is at least with `confidence=auto`, from the profile."
+    )
+    cascade_accuracy: float | None = Field(
+        description="The accuracy with `confidence=auto`, from the profile."
+    )
 
 
 class ModelDescription(BaseModel):

@@ -14,6 +14,7 @@ def level(
     accuracy: float | None = None,
     agreement: float | None = None,
     agreement_low: float | None = None,
+    **cascade: float,
 ) -> Level:
     """A level with token count and FLOPs that fall with ``r``."""
     return Level(
@@ -24,6 +25,7 @@ def level(
         accuracy=accuracy,
         agreement=agreement,
         agreement_low=agreement_low,
+        **cascade,
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from server.api.contract.auto_schedules import drop_slow_levels
 from server.api.contract.parameter_values import is_integer
 from server.api.contract.params import clamp_schedule, parse_schedules
+from server.errors import InvalidParameter
 from server.ipc.messages import ModelInfo
 from tests.server.api.contract.models import LEVELS, MODELS, level, model
 from tome_core.schedule import Schedule
@@ -76,6 +77,50 @@ def test_the_default_is_clamped_to_the_model(default_r, clamped):
 def test_auto_allows_the_levels_within_its_bounds(bounds, allowed):
     assert parse({"r": "auto", **bounds}) == constant_schedules(*allowed)
     assert parse(bounds, default_r="auto") == constant_schedules(*allowed)
+
+
+# The profile of r=12 was written before it had what follows the margin, and r=16 has no margin.
+CASCADES = model(
+    levels=(
+        level(0, accuracy=90.9, agreement=100, agreement_low=100),
+        level(
+            8,
+            accuracy=90.5,
+            agreement=98,
+            agreement_low=97,
+            margin=0.6,
+            margin_agreement=99.9,
+            cascade_accuracy=90.8,
+        ),
+        level(12, accuracy=90.3, agreement=97, agreement_low=96, margin=0.7),
+        level(16, accuracy=90.1, agreement=96, agreement_low=95),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "allowed"),
+    [
+        ({"min_agreement": "99"}, [0]),
+        ({"min_agreement": "99", "confidence": "auto"}, [0, 8]),
+        ({"min_agreement": "99.9", "confidence": "0.6"}, [0, 8]),
+        ({"min_agreement": "99", "confidence": "0.7", "confidence_r": "0"}, [0, 8]),
+        ({"min_accuracy": "90.8", "confidence": "auto"}, [0, 8]),
+        # The profile does not show it: what counts is the quality without second passes.
+        ({"min_agreement": "99", "confidence": "0.59"}, [0]),
+        ({"min_agreement": "99", "confidence": "0.7", "confidence_r": "4"}, [0]),
+        ({"min_agreement": "96", "confidence": "1"}, [0, 8, 12]),
+        ({"min_accuracy": "90.8"}, [0]),
+    ],
+)
+def test_second_passes_count_for_the_bounds_as_far_as_the_profile_shows(parameters, allowed):
+    assert parse({"r": "auto", **parameters}, served=CASCADES) == constant_schedules(*allowed)
+
+
+def test_a_margin_that_is_malformed_is_refused_beside_a_bound():
+    query = {"r": "auto", "min_agreement": "99", "confidence": "x"}
+    with pytest.raises(InvalidParameter, match="0 to 1, or auto"):
+        parse(query, served=CASCADES)
 
 
 @pytest.mark.parametrize(

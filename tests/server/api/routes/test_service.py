@@ -31,6 +31,8 @@ def test_a_model_is_described_with_its_levels():
             "agreement": None,
             "agreement_low": None,
             "margin": None,
+            "margin_agreement": None,
+            "cascade_accuracy": None,
         }
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ConfigError
+from server.system.files import replace_text
 from tome_core.rules import RuleName
 
 COMPARED_WITH = "r=0"  # by speed-ups, agreement and cosines
@@ -93,16 +94,15 @@ def cascade_rows(rows: Sequence[ProfileRow]) -> list[ProfileRow]:
 def write_profile(path: Path, rows: Sequence[ProfileRow], metadata: Mapping[str, object]) -> None:
     """Write ``rows`` as JSON, after ``metadata`` of the model, the data and the machine.
 
+    A server that reads the file meanwhile finds the old profile or the new one.
+
     Raises:
         ConfigError: the file cannot be written.
     """
     levels = [asdict(row) for row in rows]
     content = {**metadata, "compared_with": COMPARED_WITH, "levels": levels}
     text = json.dumps(content, indent=1)
-    try:
-        path.write_text(text + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    replace_text(path, text + "\n")
 
 
 def read_profile(path: Path) -> list[ProfileRow]:

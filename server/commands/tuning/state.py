@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server.commands.tuning.rule_choice import MergingRule
-from server.errors import ConfigError
+from server.system.files import replace_text
 
 # Least seconds between two writes, and how many times longer than a write they are at least.
 SAVE_SECONDS = 1.0
@@ -121,14 +120,7 @@ class StateFile:
         started = self._clock()
         if started < self._next_write and not now:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self._text(state), "utf-8")
-            temporary.replace(self.path)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self.path}: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_text(self.path, self._text(state))
         ended = self._clock()
         self._next_write = ended + max(SAVE_SECONDS, _SHARE_OF_WRITING * (ended - started))
 

@@ -1,0 +1,49 @@
+"""Files that are replaced as a whole: whoever reads one finds the old content or the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from server.errors import ConfigError
+
+# A folder that refuses another file, or a file that is a mount point.
+_NOT_REPLACEABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, as UTF-8, and then rename it.
+
+    A file that exists keeps its permissions, and a link stays one. What cannot be replaced is
+    written in place: a device, a file that is mounted, or one in a folder that is not writable.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, "utf-8")
+        else:
+            _replace(path.resolve(), text)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    exists = path.exists()
+    if exists:
+        path.open("ab").close()  # to rename another file to it would not ask for its permission
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8")
+        if exists:
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        if not exists or error.errno not in _NOT_REPLACEABLE:
+            raise
+        path.write_text(text, "utf-8")
+    finally:
+        temporary.unlink(missing_ok=True)

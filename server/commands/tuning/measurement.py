@@ -20,7 +20,6 @@ from tome_core import Outputs
 from tome_core.schedule import Schedule
 
 EXACT = Schedule.constant(0)
-_WARM_UP = 4  # images; the median over the batches does not see whether the first was slower
 
 
 def new_record(runner: Runner, schedules: Sequence[Schedule]) -> RuleRecord:
@@ -57,13 +56,23 @@ def measure_rule(
         batch: pictures in one forward pass.
         recorded: is called after each batch.
     """
-    for schedule in schedules:
-        runner.seconds([schedule] * _WARM_UP)
-    baseline.seconds([EXACT] * _WARM_UP)
+    _warm_up(runner, baseline, schedules, min(batch, len(pictures) - record.read))
     for part in picture_batches(runner.model.transform, pictures, record.read, batch):
         passes = _run(runner, baseline, schedules, part.inputs, len(record.batch_sizes))
         _add(record, part, passes)
         recorded()
+
+
+def _warm_up(runner: Runner, baseline: Runner, schedules: Sequence[Schedule], images: int) -> None:
+    """Run a batch of ``images`` under every schedule, so that the first one that is timed is usual.
+
+    Memory and operators are prepared for the size of a batch: one that is larger than any before
+    takes longer, and where pictures are few, no median hides it.
+    """
+    for schedule in schedules:
+        runner.seconds([schedule] * images)
+    if baseline is not runner:
+        baseline.seconds([EXACT] * images)
 
 
 @dataclass(frozen=True)

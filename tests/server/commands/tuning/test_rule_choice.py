@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.commands.proportions import lower_bound
 from server.commands.tuning.rule_choice import (
     RULES_MEASURED,
     MergingRule,
     RuleQuality,
     choose_rule,
+    least_qualities,
     mean_speedup,
     next_rule,
 )
@@ -76,6 +78,52 @@ def test_a_difference_by_chance_does_not_change_the_rule() -> None:
     choice = choose_rule({PAPER: quality(0.92), PAIRS: other}, PAPER)
     assert choice.speedups[PAIRS] > choice.speedups[PAPER]
     assert (choice.rule, choice.certainty) == (PAPER, None)
+
+
+def rules_that_differ(kept: int, lost: int) -> dict[MergingRule, RuleQuality]:
+    """Of 400 pictures so many keep their class under PAIRS alone, and so many under PAPER alone.
+
+    At the level in the middle; at r=0 all do under both, and at the largest r a half.
+    """
+    factors = np.random.default_rng(1).normal(1, 0.02, size=(8, 3))
+    qualities = np.ones((2, 400, 3))
+    qualities[:, 200:, 2] = 0
+    qualities[0, :kept, 1] = 0
+    qualities[1, kept : kept + lost, 1] = 0
+    speedups = np.array([1.0, 2.0, 3.0]) * factors
+    return {PAPER: RuleQuality(speedups, qualities[0]), PAIRS: RuleQuality(speedups, qualities[1])}
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "rule"),
+    [(3, 0, PAPER), (4, 0, PAPER), (5, 0, PAIRS), (9, 3, PAPER), (10, 2, PAIRS), (0, 0, PAPER)],
+)
+def test_few_pictures_that_differ_are_counted_by_the_sign_test(
+    kept: int, lost: int, rule: MergingRule
+) -> None:
+    """With 95 % certainty: 1 / 2^5 and 79 / 2^12 are below 0.05, 1 / 2^4 and 299 / 2^12 are not."""
+    choice = choose_rule(rules_that_differ(kept, lost), PAPER)
+    assert choice.rule == rule
+
+
+def test_a_faster_rule_may_lose_a_few_pictures() -> None:
+    measured = rules_that_differ(0, 2)
+    faster = replace(measured[PAIRS], speedups=measured[PAIRS].speedups * [1.0, 1.5, 1.5])
+    assert choose_rule({**measured, PAIRS: faster}, PAPER).rule == PAIRS
+
+
+def test_the_least_agreement_is_that_of_the_exact_bound() -> None:
+    measured = rules_that_differ(5, 1)
+    least = least_qualities(measured[PAIRS], measured[PAPER])
+    share = lower_bound(5, 6)
+    assert least == pytest.approx([1.0, 1 - 5 / 400 + (2 * share - 1) * 6 / 400, 0.5])
+    assert (least <= measured[PAIRS].qualities.mean(axis=0)).all()
+
+
+def test_cosines_are_compared_by_the_bootstrap_alone() -> None:
+    cosines = RuleQuality(np.ones((8, 2)), np.array([[1.0, 0.98], [1.0, 0.97]]))
+    lower = replace(cosines, qualities=cosines.qualities - 0.01)
+    assert least_qualities(cosines, lower) == pytest.approx(cosines.qualities.mean(axis=0))
 
 
 def test_few_batches_do_not_change_the_rule() -> None:

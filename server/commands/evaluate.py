@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,18 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow, cascade_speedup
 from server.commands.agreement import best_and_margin
+from server.commands.console import make_progress, table_console
 from server.commands.datasets import LabelledData, open_dataset
 from server.commands.labelled_batches import LabelledBatch, batches
-from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.offline import (
+    load_runner,
+    parse_schedules,
+    pick_model,
+    run_conditions,
+)
 from server.commands.proportions import wilson_interval
 from server.commands.row_qualities import with_agreement, with_exact_agreement, with_margin
+from server.commands.speeds import images_per_second, in_turn, speedups
 from server.commands.window_means import WindowMeans
 from server.engine.device.readout import ACTIVATIONS
 from server.engine.execution.runner import Runner
@@ -53,14 +56,15 @@ class _Measurement:
 
     Attributes:
         means: counts the files whose best class was right.
-        seconds_per_input: of an image or a window; one value for each timed batch.
+        batch_sizes, seconds: of each batch; the time of one image or window.
         classes, margins, labels: of the images of each batch, where the model says how certain it
             is: the best class, the margin between the two best probabilities, and the true class.
     """
 
     schedule: Schedule
     means: WindowMeans = field(default_factory=WindowMeans)
-    seconds_per_input: list[float] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     classes: list[npt.NDArray[np.int64]] = field(default_factory=list)
     margins: list[npt.NDArray[np.float64]] = field(default_factory=list)
     labels: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -94,8 +98,7 @@ def evaluate(
     data = open_dataset(folder, limit, modality)
     if r is None:
         r = IMAGE_SCHEDULES if modality is Modality.IMAGE else tuple(map(str, runner.model.levels))
-    texts = dict.fromkeys(["0", *r])  # each once; r=0 first, the baseline of speed-ups
-    schedules = [parse_schedule(runner, text) for text in texts]
+    schedules = parse_schedules(runner, r)
     targets = class_indices(data, runner.model.labels)
     files = _FILES[modality]
     with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):
@@ -106,9 +109,7 @@ def evaluate(
         "data": data.name,
         files: len(data),
         "batch": batch,
-        "device": str(runner.device),
-        "dtype": runner.dtype,
-        "threads": torch.get_num_threads(),
+        **run_conditions(runner),
     }
     if isinstance(runner.model.transform, VideoTransform):
         conditions["clips"] = runner.model.transform.clips
@@ -146,10 +147,9 @@ def measure(
 ) -> list[ProfileRow]:
     """Run every batch under every schedule, one after the other.
 
-    A change of the machine's speed then affects all schedules alike. Each batch begins with another
-    schedule, since the first pass after decoding is slower: threads of the decoder still spin. The
-    first of ``schedules`` is the baseline of the speed-ups. The probabilities of a file's windows
-    are averaged.
+    Each batch begins with another schedule (see `server.commands.speeds`). The first of
+    ``schedules`` is the baseline of the speed-ups. The probabilities of a file's windows are
+    averaged.
 
     Args:
         targets: the model's class for each class of ``data``; see `class_indices`.
@@ -161,40 +161,25 @@ def measure(
     with make_progress() as progress:
         task = progress.add_task(_FILES[transform.modality], total=len(data))
         for number, part in enumerate(batches(transform, data, targets, batch)):
-            first = number % len(measurements)
-            for measurement in measurements[first:] + measurements[:first]:
-                _measure_batch(runner, part, measurement, batch)
+            for measurement in in_turn(measurements, number):
+                _measure_batch(runner, part, measurement)
             progress.update(task, completed=int(part.items[-1]) + 1)
     baseline = measurements[0]
     return [_row(runner, each, baseline, len(data)) for each in measurements]
-
-
-def make_progress() -> Progress:
-    """Return a progress bar on stderr, which is removed when it is done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _measure_batch(
     runner: Runner,
     part: LabelledBatch,
     measurement: _Measurement,
-    size: int,
 ) -> None:
     """Run one batch under the schedule of ``measurement``, and add its time and its scores."""
     count = len(part.inputs)
     started = time.perf_counter()
     logits = runner.logits(part.inputs, [measurement.schedule] * count).cpu()
     seconds = time.perf_counter() - started
-    # A last batch that is not full runs at another speed; one that is alone has no other.
-    if count == size or not measurement.seconds_per_input:
-        measurement.seconds_per_input.append(seconds / count)
+    measurement.batch_sizes.append(count)
+    measurement.seconds.append(seconds / count)
     scores = logits
     if runner.model.transform.modality is not Modality.IMAGE:
         scores = ACTIVATIONS[runner.model.activation](logits)
@@ -221,9 +206,8 @@ def _row(
 ) -> ProfileRow:
     tokens = runner.tokens(measurement.schedule)
     cost = runner.model.network.cost()
-    seconds = measurement.seconds_per_input
-    pairs = zip(baseline.seconds_per_input, seconds, strict=True)
-    speedups = [before / after for before, after in pairs]
+    sizes = measurement.batch_sizes
+    speedup = np.median(speedups(sizes, baseline.seconds, measurement.seconds))
     hits = measurement.means.hits()
     low, high = wilson_interval(hits, files)
     row = ProfileRow(
@@ -231,8 +215,8 @@ def _row(
         accuracy=round(100 * hits / files, 3),
         tokens=tokens[-1],
         relative_flops=round(cost.relative(tokens), 4),
-        images_per_s=round(1 / statistics.median(seconds), 1),
-        speedup=round(statistics.median(speedups), 3),
+        images_per_s=round(images_per_second(sizes, measurement.seconds), 1),
+        speedup=round(float(speedup), 3),
         accuracy_low=round(100 * low, 3),
         accuracy_high=round(100 * high, 3),
         merging=runner.model.spec.merging,
@@ -278,7 +262,7 @@ def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) 
             f"{row.images_per_s:.0f}",
             f"{row.speedup:.2f}x",
         )
-    Console().print(table)
+    table_console().print(table)
     print_cascades(rows)
 
 
@@ -307,4 +291,4 @@ def print_cascades(rows: Sequence[ProfileRow]) -> None:
             "" if row.cascade_accuracy is None else f"{row.cascade_accuracy:.2f}",
             f"{cascade_speedup(row):.2f}x",
         )
-    Console().print(table)
+    table_console().print(table)

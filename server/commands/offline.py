@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL.Image import Image
-from rich.console import Console
 from rich.table import Table
 
 from server.allocator import keep_freed_memory, map_large_blocks
 from server.audio.picture import oriented_grid, oriented_source, spectrogram
 from server.catalog.entries import ModelSpec, read_catalog
+from server.commands.console import table_console
 from server.commands.inputs import Row, read_inputs
 from server.engine.device.placement import (
     configure_pytorch,
@@ -41,7 +42,6 @@ from tome_core.schedule import Schedule
 
 STANDARD_INPUT = Path("-")
 DEFAULT_LEVELS: Sequence[int] = Settings.model_fields["levels"].default
-_TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
 def pick_model(
@@ -109,6 +109,25 @@ def parse_schedule(runner: Runner, text: str) -> Schedule:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return schedule
+
+
+def parse_schedules(runner: Runner, texts: Sequence[str]) -> list[Schedule]:
+    """Parse schedules that fit the model, each once, after r=0: the baseline of what is measured.
+
+    Raises:
+        ConfigError: as `parse_schedule`.
+    """
+    schedules = [parse_schedule(runner, text) for text in ("0", *texts)]
+    return list({str(schedule): schedule for schedule in schedules}.values())
+
+
+def run_conditions(runner: Runner) -> dict[str, object]:
+    """Return what speeds depend on besides the model: device, dtype and threads."""
+    return {
+        "device": str(runner.device),
+        "dtype": runner.dtype,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def visualize(
@@ -211,8 +230,7 @@ def print_models(settings: ModelSettings, slots: int) -> int:
     Models that follow one another and have the same levels share a table. Then follows the memory
     of as many ``slots`` as a server has, which are of the largest input's size.
     """
-    width = None if Console().is_terminal else _TABLE_WIDTH
-    console = Console(width=width)
+    console = table_console()
     sizes = []
     runners = (
         load_runner(settings, spec) for spec in read_catalog(settings.config, settings.models)

@@ -10,14 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import Progress, TaskID
 
 from server.catalog.entries import ModelSpec
 from server.catalog.profiles import read_profile, write_profile
-from server.commands.evaluate import make_progress
+from server.commands.console import make_progress
 from server.commands.flags import TuneCommand
-from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.offline import (
+    load_runner,
+    parse_schedules,
+    pick_model,
+    run_conditions,
+)
 from server.commands.tuning.measurement import check_same_pictures, measure_rule, new_record
 from server.commands.tuning.pictures import Pictures, open_pictures
 from server.commands.tuning.report import Report, plot_report, print_report
@@ -228,11 +232,7 @@ class Tuning:
         if runner.model.transform.modality is not Modality.IMAGE:
             noun = runner.model.transform.modality.noun
             raise ConfigError(f"{self.spec.name} takes {noun}s; tune measures models of pictures")
-        found = {
-            "device": str(runner.device),
-            "dtype": runner.dtype,
-            "threads": torch.get_num_threads(),
-        }
+        found = run_conditions(runner)
         if conditions and conditions != found:
             raise ConfigError(
                 f"{self.file.path} has speeds of {_listed(conditions)}, but the model runs with"
@@ -243,8 +243,7 @@ class Tuning:
 
     def _schedules(self, runner: Runner) -> list[Schedule]:
         texts = self.command.r.split() or [str(level) for level in runner.model.levels]
-        unique = dict.fromkeys(str(Schedule.parse(text)) for text in ("0", *texts))
-        return [parse_schedule(runner, text) for text in unique]
+        return parse_schedules(runner, texts)
 
     def _recorder(self, progress: Progress, task: TaskID) -> Callable[[], None]:
         def recorded() -> None:

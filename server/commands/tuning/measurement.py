@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from server.commands.agreement import best_and_margin
 from server.commands.cosines import cosines, dense_cosines
+from server.commands.speeds import in_turn
 from server.commands.tuning.pictures import PictureBatch, Pictures, picture_batches
 from server.commands.tuning.state import LevelRecord, RuleRecord
 from server.engine.execution.runner import Runner
@@ -44,8 +45,8 @@ def measure_rule(
 ) -> None:
     """Measure the pictures that ``record`` does not have yet.
 
-    Every batch runs under every schedule, and at r=0 by ``baseline``, one after the other: a change
-    of the machine's speed then affects all alike. Each batch begins with another schedule.
+    Every batch runs under every schedule, and at r=0 by ``baseline``, one after the other. Each
+    batch begins with another schedule (see `server.commands.speeds`).
 
     Args:
         runner: has the model under the rule.
@@ -118,9 +119,8 @@ def _run(
     jobs = list(enumerate((runner, schedule) for schedule in schedules))
     if baseline is not runner:
         jobs.append((len(jobs), (baseline, EXACT)))
-    first = number % len(jobs)
     passes: dict[int, _Pass] = {}
-    for index, (used, schedule) in jobs[first:] + jobs[:first]:
+    for index, (used, schedule) in in_turn(jobs, number):
         passes[index] = _pass(used, inputs, schedule)
     dense = _dense(runner, schedules, inputs)
     exact = passes[0]

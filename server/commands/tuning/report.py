@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from server.catalog.profiles import ProfileRow
 from server.commands.agreement import TARGET
+from server.commands.console import table_console
 from server.commands.evaluate import print_cascades
 from server.commands.plotting import AGREEMENT, COSINE, plot_profiles
 from server.commands.tuning.rule_choice import Choice, MergingRule
-
-_TABLE_WIDTH = 160  # columns, where the output is not a terminal
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def print_report(report: Report, profile: Path, config: Path | None) -> None:
         config: the file with the entry; None for a model that has none.
     """
     named = entry_path(profile, config)
-    console = Console(width=None if Console().is_terminal else _TABLE_WIDTH)
+    console = table_console()
     for name, reason in report.unreadable.items():
         console.print(f"passed over {name}: {reason}", markup=False, highlight=False)
     console.print(_table(report))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-
 import numpy as np
-import numpy.typing as npt
 
 from server.catalog.profiles import ProfileRow
 from server.commands.row_qualities import (
@@ -15,27 +12,11 @@ from server.commands.row_qualities import (
     with_exact_agreement,
     with_margin,
 )
+from server.commands.speeds import images_per_second, speedups
 from server.commands.tuning.rule_choice import MergingRule, RuleQuality
 from server.commands.tuning.state import LevelRecord, RuleRecord
 
 _EXACT = "0"
-
-
-def full_batches(record: RuleRecord) -> list[int]:
-    """Return the indices of the batches that count for the speed.
-
-    A last batch that is not full runs at another speed; one that is alone has no other.
-    """
-    largest = max(record.batch_sizes)
-    return [index for index, size in enumerate(record.batch_sizes) if size == largest]
-
-
-def speedups(record: RuleRecord, level: LevelRecord) -> npt.NDArray[np.float64]:
-    """Return the speed-up of each full batch over r=0 under the rule of the entry, ``(K,)``."""
-    full = full_batches(record)
-    before = np.array(record.baseline_seconds)[full]
-    after = np.array(level.seconds)[full]
-    return before / after
 
 
 def rule_quality(record: RuleRecord) -> RuleQuality:
@@ -48,7 +29,13 @@ def rule_quality(record: RuleRecord) -> RuleQuality:
         else:
             qualities.append(np.array(level.cosines))
     return RuleQuality(
-        speedups=np.stack([speedups(record, level) for level in record.levels.values()], axis=1),
+        speedups=np.stack(
+            [
+                speedups(record.batch_sizes, record.baseline_seconds, level.seconds)
+                for level in record.levels.values()
+            ],
+            axis=1,
+        ),
         qualities=np.stack(qualities, axis=1),
     )
 
@@ -77,14 +64,15 @@ def _row(
     *,
     has_margin: bool,
 ) -> ProfileRow:
-    seconds = [level.seconds[index] for index in full_batches(record)]
+    sizes = record.batch_sizes
+    speedup = np.median(speedups(sizes, record.baseline_seconds, level.seconds))
     row = ProfileRow(
         r=r,
         accuracy=None,
         tokens=level.tokens,
         relative_flops=level.relative_flops,
-        images_per_s=round(1 / statistics.median(seconds), 1),
-        speedup=round(float(np.median(speedups(record, level))), 3),
+        images_per_s=round(images_per_second(sizes, level.seconds), 1),
+        speedup=round(float(speedup), 3),
         merging=rule.merging,
         prop_attn=rule.prop_attn,
     )

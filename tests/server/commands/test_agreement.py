@@ -42,7 +42,8 @@ def test_at_least_95_of_100_intervals_hold(share: float) -> None:
     assert held >= 0.95
 
 
-images = st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=1, max_size=40)
+below_one = st.floats(0, 1, width=32, exclude_max=True)
+images = st.lists(st.tuples(below_one, st.booleans()), min_size=1, max_size=40)
 
 
 @given(images, st.sampled_from([0.5, 0.8, 0.95]), st.sampled_from([np.float32, np.float64]))
@@ -65,6 +66,11 @@ def test_it_is_the_smallest_margin_that_shows_the_target(
     assert found.margin == expected
     assert found.second_passes == pytest.approx(np.mean(margins < found.margin))
     assert found.agreement == pytest.approx(1 - np.mean(~agrees & (margins >= found.margin)))
+
+
+def test_no_margin_finds_an_image_that_differs_at_a_margin_of_1() -> None:
+    found = choose_margin(np.array([1.0, 0.5]), np.array([False, True]))
+    assert (found.margin, found.second_passes, found.agreement) == (1.0, 0.5, 0.5)
 
 
 def test_three_thousand_images_show_the_target_if_none_differs() -> None:

@@ -15,7 +15,7 @@ MODELS = ("tiny", "dim")
 
 numbers = st.floats(0, 1e6)
 costs = st.builds(ImageCost, numbers, numbers, numbers, numbers, st.integers(0, 48), numbers)
-works = st.builds(WorkEstimate, st.sampled_from(MODELS), costs, st.floats(0, 10))
+works = st.builds(WorkEstimate, st.sampled_from(MODELS), costs, st.floats(0, 10), costs)
 
 
 def two_mappings() -> tuple[Board, Board]:

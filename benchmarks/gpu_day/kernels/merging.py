@@ -227,7 +227,7 @@ def merge_norm_of(block: Block, shape: str) -> Workload:
         deviation=deviation,
         variants={
             "served": partial(launch_merge_norm, *given),
-            **{f"w{warps}": partial(launch_merge_norm, *given, warps) for warps in WARPS},
+            **{f"w{warps}": partial(launch_merge_norm, *given, warps=warps) for warps in WARPS},
         },
         peers={"operators": operators},
     )

@@ -129,6 +129,7 @@ def launch_merge_norm(
     bias: Tensor,
     eps: float,
     keeps_length: bool = False,
+    *,
     warps: int = WARPS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do the same as `merge_norm` without the operator around it, and with any number of warps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -34,6 +35,17 @@ settings.register_profile(
     "explore", deadline=None, max_examples=500, suppress_health_check=_SLOW_IS_FINE
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Undo what a command configures for the whole process."""
+    loggers = [logging.getLogger(), logging.getLogger("tome"), logging.getLogger("uvicorn")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers = handlers
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ class FakeTuning:
         assert self.profile.parent.is_dir()
 
 
+@pytest.mark.usefixtures("restored_logging")
 def test_the_table_says_how_often_intervals_hold(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,17 +49,6 @@ def test_an_exception_becomes_a_traceback() -> None:
     assert formatted(failed)["traceback"].endswith("ValueError: why")
 
 
-@pytest.fixture
-def tome_logger() -> Iterator[logging.Logger]:
-    """The logger of the package, as it was before once the test has ended."""
-    logger = logging.getLogger("tome")
-    level = logger.level
-    handlers = logger.handlers
-    yield logger
-    logger.setLevel(level)
-    logger.handlers = handlers
-
-
 def test_a_step_is_logged_before_it_begins_and_with_its_seconds_after_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +74,7 @@ def test_a_step_that_fails_is_not_done(caplog) -> None:
     assert [line.getMessage() for line in caplog.records] == ["loading"]
 
 
-def test_a_terminal_gets_sentences(tome_logger: logging.Logger, capsys) -> None:
+def test_a_terminal_gets_sentences(restored_logging: None, capsys) -> None:
     configure_terminal("warning")
     logging.getLogger("tome.test").info("loading")
     logging.getLogger("tome.test").warning("slow")

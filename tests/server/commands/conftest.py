@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -23,7 +22,9 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def tome_serve(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, restored_logging: None
+) -> Run:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TOME_THREADS", "1")
 
@@ -31,9 +32,4 @@ def tome_serve(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
         code = main(list(arguments))
         return Result(code, *capfd.readouterr())
 
-    loggers = [logging.getLogger(), logging.getLogger("tome"), logging.getLogger("uvicorn")]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
-    yield run
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers = handlers
+    return run

@@ -22,7 +22,6 @@ from tests.server.wire import SNEAKER
 
 WORKERS = 3
 CLIENTS = 9
-PAUSE_SECONDS = 0.03  # of a client after an answer; leaves the cores to processes that start
 SLOTS = 12 * WORKERS  # so that two processes can take all clients
 
 
@@ -80,7 +79,6 @@ class Load:
             self.statuses[status] += 1
             if status == 200:
                 self._served.add(threading.get_ident())
-            self._ended.wait(PAUSE_SECONDS)
 
     def goes_on(self) -> None:
         """Wait until every client may have had further answers."""

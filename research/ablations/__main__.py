@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results,
             file,
         )
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             f"stopped; {file} keeps the rows that are done, and the same command goes on from"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import ConfigError
+from server.system.files import replace_text
 
 About = Mapping[str, Any]
 
@@ -60,16 +60,18 @@ def difference(a: Result, b: Result) -> tuple[float, float]:
 
 
 def write_results(path: Path, about: About, results: Mapping[str, Result]) -> None:
-    """Replace ``path`` atomically."""
+    """Replace ``path`` as a whole.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     rows = {}
     for name, result in results.items():
         packed = base64.b64encode(np.packbits(result.correct).tobytes()).decode("ascii")
         summary = {"accuracy": round(result.accuracy, 4), "error": round(result.error, 4)}
         rows[name] = summary | asdict(result) | {"correct": packed}
     text = json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(text, "utf-8")
-    os.replace(beside, path)
+    replace_text(path, text)
 
 
 def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:

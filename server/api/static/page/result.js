@@ -76,13 +76,15 @@ function showLabels(answer, other, again) {
   const words = inWords(predictions);
   at("labels").replaceChildren(...predictions.map((each, rank) => labelLine(each, words[rank], before.get(each.index))));
   at("tick-note").hidden = !at("labels").querySelector("s");
-  if (other) at("tick-note").textContent = `The line marks the score with r = ${other.r}.`;
   const best = other?.predictions[0];
-  const differs = best !== undefined && best.index !== predictions[0].index;
-  const comparison = differs ? `with r = ${other.r}: ${best.label}` : `as with r = ${other?.r}`;
-  const ran = again ? `ran again at r = ${answer.r}, ` : "";
-  at("agreement").textContent = other ? ran + comparison : "";
+  const differs = Boolean(other) && best.index !== predictions[0].index;
   at("agreement").classList.toggle("differs", differs);
+  at("agreement").textContent = "";
+  if (!other) return;
+  at("tick-note").textContent = `The line marks the score with r = ${other.r}.`;
+  const ran = again ? `ran again at r = ${answer.r}, ` : "";
+  const comparison = differs ? `with r = ${other.r}: ${best.label}` : `as with r = ${other.r}`;
+  at("agreement").textContent = ran + comparison;
 }
 
 function labelLine(prediction, words, before) {

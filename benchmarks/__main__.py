@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--contender",
         nargs="+",
         metavar="NAME",
-        help="ours pairs tome timm compile onnxruntime openvino",
+        help="ours pairs nearest tome timm compile onnxruntime openvino",
     )
     parser.add_argument(
         "--tome", type=Path, metavar="PATH", help="checkout of github.com/facebookresearch/ToMe"

@@ -157,6 +157,7 @@ def contenders(checkout: Path | None) -> tuple[Contender, ...]:
     return (
         Ours(),
         Ours("pairs"),
+        Ours("nearest"),
         Published(checkout),
         Timm(),
         Compiled(),

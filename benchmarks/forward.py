@@ -16,7 +16,7 @@ from torch import Tensor
 import tome_core
 from benchmarks.bound import Gemm, bound_seconds, fastest_gemm, gemms, model_macs
 from benchmarks.cases import DTYPES, Case, Setup
-from benchmarks.contenders import Contender, Forward
+from benchmarks.contenders import Contender, Forward, Ours
 from benchmarks.measure import Plan, alternate
 from benchmarks.results import Result, Run
 
@@ -133,10 +133,10 @@ class Bench:
 
 
 def levels(contender: Contender, case: Case) -> dict[str, int | list[int]]:
-    """What a contender runs at, by name: r=0 alone if it cannot merge, and only ours mixes."""
+    """What a contender runs at, by name: r=0 alone if it cannot merge, and mixed r if it can."""
     if not contender.merges:
         return {"0": 0}
-    if contender.name != "ours" or not case.mixed:
+    if not (isinstance(contender, Ours) and case.mixed):
         return {str(r): r for r in case.r}
     return {**{str(r): r for r in sorted({*case.r, *case.mixed})}, "mixed": case.mixed_r}
 

@@ -74,12 +74,12 @@ def peer_cell(ours: Result | None, peer: Result | None) -> str:
     return f"{ratio(ours, peer):.2f}x of {speed}" if ours else speed
 
 
-def mixed_ratio(rows: Iterable[Result]) -> float | None:
+def mixed_ratio(rows: Iterable[Result], contender: str = OURS) -> float | None:
     """Time of a mixed batch over that of its images in batches of one r; None if unmeasured.
 
     ``rows`` are of one case.
     """
-    by_r = {row.r: row for row in rows if row.contender == OURS}
+    by_r = {row.r: row for row in rows if row.contender == contender}
     if "mixed" not in by_r or not {str(r) for r in MIXED} <= by_r.keys():
         return None
     batch = by_r["mixed"].batch
@@ -111,12 +111,15 @@ def _introduction(run: Run) -> Iterator[str]:
 
 def _mixed_lines(rows: Sequence[Result]) -> Iterator[str]:
     for batch in dict.fromkeys(row.batch for row in rows):
-        found = mixed_ratio([row for row in rows if row.batch == batch])
-        if found is not None:
+        case = [row for row in rows if row.batch == batch]
+        contenders = dict.fromkeys(row.contender for row in case)
+        found = {name: mixed_ratio(case, name) for name in contenders}
+        ratios = [f"{share:.2f} ({name})" for name, share in found.items() if share is not None]
+        if ratios:
             values = ", ".join(map(str, MIXED))
             yield (
-                f"A mixed batch of {batch}, its images at r = {values} in turn, takes {found:.2f}"
-                " of the time that they take in batches of one r."
+                f"A mixed batch of {batch}, its images at r = {values} in turn, takes"
+                f" {', '.join(ratios)} of the time that they take in batches of one r."
             )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tome_core.matching import Bipartite, Matcher
 from tome_core.merge import Combine, norm_preserving_mean, weighted_mean
 from tome_core.metric import Metric, all_keys, mean_key
-from tome_core.pairs import Pairs
+from tome_core.pairs import Pairs, negative_distances
 from tome_core.rules import RuleName
 
 
@@ -29,6 +29,7 @@ class Rule:
 RULES: dict[RuleName, Rule] = {
     "paper": Rule(Bipartite(), mean_key, weighted_mean),
     "pairs": Rule(Pairs(), all_keys, norm_preserving_mean),
+    "nearest": Rule(Pairs(negative_distances), all_keys, norm_preserving_mean),
 }
 
 

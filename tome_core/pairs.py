@@ -1,10 +1,12 @@
-"""The rule "pairs": the most similar tokens of an image merge, two by two, wherever they are.
+"""The rules "pairs" and "nearest": the most similar tokens merge, two by two, wherever they are.
 
 A relative of merging mutually nearest neighbours (MPM, arXiv 2604.05718) that merges exactly r.
+The two rules differ in what similar means: a large cosine of the keys, or a small distance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,39 @@ from torch import Tensor
 from tome_core.matching import AtMostHalf, Matching
 from tome_core.split import most_mergeable
 
-_LOWEST_SIMILARITY = -2.0  # of NaN; a cosine is at least -1
+
+def cosines(metric: Tensor) -> Tensor:
+    """Return the cosine similarity of all pairs of tokens, ``(B, N, d)`` -> ``(B, N, N)``.
+
+    A token has none with itself: -inf. NaN becomes -2, below all others.
+    """
+    unit = F.normalize(metric, dim=-1)
+    return _symmetric(unit @ unit.transpose(1, 2), lowest=-2.0)
+
+
+def negative_distances(metric: Tensor) -> Tensor:
+    """Return minus half of the squared distance of all pairs of tokens, as `cosines` does.
+
+    Attention reads keys by their products with queries. When key a takes the place of key b, that
+    of query q changes by at most ``|q| * |a - b|``: the distance bounds it, and the cosine, which
+    does not see how long keys are, does not.
+    """
+    half_squares = metric.square().sum(dim=-1) / 2  # (B, N)
+    both = half_squares.unsqueeze(2) + half_squares.unsqueeze(1)
+    products = metric @ metric.transpose(1, 2)
+    return _symmetric(products - both, lowest=torch.finfo(metric.dtype).min)
+
+
+def _symmetric(similarities: Tensor, lowest: float) -> Tensor:
+    """Return the same with both entries of a pair equal to the last bit, and -inf on the diagonal.
+
+    A matrix product alone does not promise that they are. NaN becomes ``lowest``.
+    """
+    above_diagonal = similarities.triu(1)
+    symmetric = above_diagonal + above_diagonal.transpose(1, 2)
+    symmetric.nan_to_num_(nan=lowest, neginf=lowest)
+    symmetric.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    return symmetric
 
 
 @dataclass(frozen=True)
@@ -22,10 +56,16 @@ class Pairs(AtMostHalf):
     """The ``r`` most similar pairs of tokens merge, and each token is in one pair at most.
 
     The definition: ``r`` times, the most similar two of all tokens that are no prefix tokens and in
-    no pair yet (cosine similarity) become a pair. Of equal similarities, the pair whose lower
-    position is lowest comes first, then the one whose higher position is lowest; NaN comes last.
-    The lower token of a pair merges into the higher one. The tokens that stay keep their order.
+    no pair yet become a pair. Of equal similarities, the pair whose lower position is lowest comes
+    first, then the one whose higher position is lowest; NaN comes last. The lower token of a pair
+    merges into the higher one. The tokens that stay keep their order.
+
+    Attributes:
+        similarities: of all pairs of tokens, ``(B, N, d)`` -> ``(B, N, N)``; symmetric, with -inf
+            for a token and itself, and no NaN.
     """
+
+    similarities: Callable[[Tensor], Tensor] = cosines
 
     @torch.no_grad()
     def __call__(
@@ -38,25 +78,11 @@ class Pairs(AtMostHalf):
         batch, tokens, _ = metric.shape
         r = min(r, most_mergeable(tokens, prefix))
         partner = torch.arange(tokens, device=metric.device).repeat(batch, 1)  # (B, N)
-        similarity, higher = find_pairs(_similarities(metric[:, prefix:]), r)
+        similarity, higher = find_pairs(self.similarities(metric[:, prefix:]), r)
         order = similarity.argsort(dim=-1, descending=True, stable=True)  # (B, N - prefix)
         lower = order[:, :r]  # (B, r)
         partner.scatter_(1, prefix + lower, prefix + higher.gather(1, lower))
         return Matching.into(partner)
-
-
-def _similarities(metric: Tensor) -> Tensor:
-    """Return the cosine similarity of all pairs, ``(B, N, d)`` -> ``(B, N, N)``.
-
-    A token has none with itself: -inf. Both entries of a pair are equal to the last bit, which the
-    product alone does not promise.
-    """
-    unit = F.normalize(metric, dim=-1)
-    above_diagonal = (unit @ unit.transpose(1, 2)).triu(1)
-    similarities = above_diagonal + above_diagonal.transpose(1, 2)
-    similarities.nan_to_num_(nan=_LOWEST_SIMILARITY)
-    similarities.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    return similarities
 
 
 def find_pairs(similarities: Tensor, r: int) -> tuple[Tensor, Tensor]:

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-RuleName = Literal["paper", "pairs"]
+RuleName = Literal["paper", "pairs", "nearest"]
 RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)

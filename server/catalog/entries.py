@@ -107,7 +107,8 @@ class ModelSpec(BaseModel):
     )
     merging: RuleName = Field(
         "paper",
-        description="Which tokens merge: as in the paper, or the most similar pairs of all.",
+        description="Which tokens merge: as in the paper, or the most similar pairs of all, by"
+        " cosine (pairs) or by distance (nearest).",
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."

@@ -154,7 +154,8 @@ class TestCases:
 
     def test_levels(self) -> None:
         case = Case(TINY, "bf16", 32, (0, 13), MIXED)
-        assert list(levels(Ours(), case)) == ["0", "4", "8", "12", "13", "16", "mixed"]
+        for contender in (Ours(), Ours("pairs")):
+            assert list(levels(contender, case)) == ["0", "4", "8", "12", "13", "16", "mixed"]
         assert list(levels(Published(None), case)) == ["0", "13"]
         assert list(levels(Timm(), case)) == ["0"]
 
@@ -263,6 +264,7 @@ class TestReport:
         assert mixed_ratio([*rows, result("ours", "mixed", 1.05 * alone)]) == pytest.approx(1.05)
         assert mixed_ratio(rows) is None
         assert mixed_ratio([*rows[1:], result("ours", "mixed", 1.0)]) is None
+        assert mixed_ratio([*rows, result("ours", "mixed", 1.0)], "pairs") is None
 
     def test_memory_and_files(self, tmp_path: Path) -> None:
         run = Run(

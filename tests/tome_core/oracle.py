@@ -81,6 +81,11 @@ def cosine(a: Vector, b: Vector) -> float:
     return float(a @ b) / norm if norm else 0.0
 
 
+def negative_distance(a: Vector, b: Vector) -> float:
+    difference = a - b
+    return -float(difference @ difference)
+
+
 def best(metric: Sequence[Vector], token: int, candidates: Sequence[int]) -> tuple[float, int]:
     """The similarity and index of the candidate most like ``token``; of equal ones the first."""
     top = -math.inf
@@ -110,9 +115,12 @@ def bipartite(
     return [(token, partner) for _, token, partner in edges[: min(r, most)]], set_b
 
 
-def most_similar_pairs(metric: Sequence[Vector], r: int, prefix: int) -> list[tuple[int, int]]:
-    """Pairs ``(lower, higher)`` of the rule "pairs", one after the other."""
-    similarity = [[cosine(one, other) for other in metric] for one in metric]
+def most_similar_pairs(
+    metric: Sequence[Vector], r: int, prefix: int, merging: str
+) -> list[tuple[int, int]]:
+    """Pairs ``(lower, higher)`` of "pairs" or "nearest", one after the other."""
+    compare = {"pairs": cosine, "nearest": negative_distance}[merging]
+    similarity = [[compare(one, other) for other in metric] for one in metric]
     free = list(range(prefix, len(metric)))
     pairs = []
     for _ in range(min(r, len(free) // 2)):
@@ -209,8 +217,9 @@ def merge_tokens(
     tokens: list[Token], keys: list[list[Vector]], r: int, prefix: int, merging: str
 ) -> list[Token]:
     """The tokens after merging ``r`` of them; ``keys`` are those of all heads of each token."""
-    if merging == "pairs":
-        pairs = most_similar_pairs([np.concatenate(of_token) for of_token in keys], r, prefix)
+    if merging != "paper":
+        all_keys = [np.concatenate(of_token) for of_token in keys]
+        pairs = most_similar_pairs(all_keys, r, prefix, merging)
         order = same_order(pairs, len(tokens))
         unite = combine_with_norm
     else:

@@ -1,4 +1,4 @@
-"""The rule "pairs": its matching, its combination, and models that merge by it."""
+"""The rules "pairs" and "nearest": their matching, combination, and models that merge by them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ from tests.tome_core.test_model import MIXABLE, assert_equal
 from tome_core import Pairs, Schedule, optimize, patch
 from tome_core.matching import Matching
 from tome_core.merge import norm_preserving_mean
+from tome_core.merging import RULES
+from tome_core.rules import RuleName
 
 SEEDS = st.integers(0, 2**31)
+NAMES: list[RuleName] = ["pairs", "nearest"]
+names = st.sampled_from(NAMES)
 
 
 def random_metric(batch: int, tokens: int, seed: int, width: int = 6) -> Tensor:
@@ -28,49 +32,63 @@ def random_metric(batch: int, tokens: int, seed: int, width: int = 6) -> Tensor:
     return torch.randn(batch, tokens, width, generator=generator, dtype=torch.float64)
 
 
-def expected_maps(metric: Tensor, r: int, prefix: int) -> list[list[int]]:
+def match(name: RuleName, metric: Tensor, r: int, prefix: int) -> Matching:
+    return RULES[name].matcher(metric, r, prefix)
+
+
+def expected_maps(name: RuleName, metric: Tensor, r: int, prefix: int) -> list[list[int]]:
     maps = []
     for image in metric.numpy():
-        pairs = oracle.most_similar_pairs(list(image), r, prefix)
+        pairs = oracle.most_similar_pairs(list(image), r, prefix, name)
         maps.append(oracle.dest_map(oracle.same_order(pairs, len(image))))
     return maps
 
 
-@given(st.integers(0, 24), st.integers(0, 5), st.integers(0, 14), SEEDS)
-def test_the_matching_equals_the_oracle(patches: int, prefix: int, r: int, seed: int) -> None:
+@given(names, st.integers(0, 24), st.integers(0, 5), st.integers(0, 14), SEEDS)
+def test_the_matching_equals_the_oracle(
+    name: RuleName, patches: int, prefix: int, r: int, seed: int
+) -> None:
     metric = random_metric(2, patches + prefix, seed)
-    matching = Pairs()(metric, r, prefix)
-    assert matching.dest.tolist() == expected_maps(metric, r, prefix)
+    matching = match(name, metric, r, prefix)
+    assert matching.dest.tolist() == expected_maps(name, metric, r, prefix)
     left = Pairs().remaining(patches + prefix, r, prefix)
     assert (~matching.merged).sum(dim=1).tolist() == [left, left]
 
 
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=14), st.integers(0, 2), st.integers(1, 7))
+@given(
+    names,
+    st.lists(st.integers(0, 3), min_size=2, max_size=14),
+    st.integers(0, 2),
+    st.integers(1, 7),
+)
 def test_of_equal_similarities_the_lowest_positions_come_first(
-    directions: list[int], prefix: int, r: int
+    name: RuleName, directions: list[int], prefix: int, r: int
 ) -> None:
-    # Similarities are 0 and 1 exactly, so nearly all of them are equal.
+    # Similarities are 0 and 1, or -1 and 0, exactly, so nearly all of them are equal.
     metric = torch.eye(4, dtype=torch.float64)[directions].unsqueeze(0)
-    assert Pairs()(metric, r, prefix).dest.tolist() == expected_maps(metric, r, prefix)
+    assert match(name, metric, r, prefix).dest.tolist() == expected_maps(name, metric, r, prefix)
 
 
-def test_one_token_after_the_other_is_nearest_to_the_last() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_one_token_after_the_other_is_nearest_to_the_last(name: RuleName) -> None:
     # Each round finds one pair alone: every token but the two last is most like the next one.
     angles = torch.tensor([1 / position for position in range(1, 13)], dtype=torch.float64)
     metric = torch.stack([angles.cos(), angles.sin()], dim=-1).unsqueeze(0)
     for r in range(7):
-        assert Pairs()(metric, r, 0).dest.tolist() == expected_maps(metric, r, 0)
+        assert match(name, metric, r, 0).dest.tolist() == expected_maps(name, metric, r, 0)
 
 
-def test_nan_merges_last() -> None:
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_nan_and_infinity_merge_last(name: RuleName, bad: float) -> None:
     metric = random_metric(1, 9, seed=0)
-    metric[0, [2, 5]] = torch.nan
-    matching = Pairs()(metric, 3, 1)
+    metric[0, [2, 5]] = bad
+    matching = match(name, metric, 3, 1)
     others = [0, 1, 3, 4, 6, 7, 8]
     assert matching.merged[0, [2, 5]].tolist() == [False, False]
-    alone = Pairs()(metric[:, others], 3, 1)
+    alone = match(name, metric[:, others], 3, 1)
     assert matching.merged[0, others].tolist() == alone.merged[0].tolist()
-    everything = Pairs()(metric, 4, 1)
+    everything = match(name, metric, 4, 1)
     assert everything.merged.sum() == 4
     assert sorted(set(everything.dest[0].tolist())) == [0, 1, 2, 3, 4]
 
@@ -118,8 +136,16 @@ def test_opposite_tokens_make_a_token_of_zero_with_finite_gradients(length: floa
     assert bool(values.grad.isfinite().all())
 
 
+def test_lengths_count_for_nearest_alone() -> None:
+    # The first two point the same way, the last two are close to each other.
+    metric = torch.tensor([[[1.0, 0], [9, 0], [3, 1], [3, 2]]], dtype=torch.float64)
+    assert match("pairs", metric, 1, 0).dest.tolist() == [[0, 0, 1, 2]]
+    assert match("nearest", metric, 1, 0).dest.tolist() == [[0, 1, 2, 2]]
+
+
 @settings(max_examples=100)
 @given(
+    names,
     st.sampled_from(sorted(VARIANTS)),
     st.tuples(st.integers(1, 4), st.integers(1, 5)),
     specs(),
@@ -127,17 +153,17 @@ def test_opposite_tokens_make_a_token_of_zero_with_finite_gradients(length: floa
     SEEDS,
 )
 def test_a_model_equals_the_oracle(
-    variant: str, grid: tuple[int, int], spec: Spec, prop_attn: bool, seed: int
+    name: RuleName, variant: str, grid: tuple[int, int], spec: Spec, prop_attn: bool, seed: int
 ) -> None:
     size = (4 * grid[0], 4 * grid[1])
     vit = make_vit(seed, img_size=size, **VARIANTS[variant])
     image = make_images(1, size, seed)
-    model = patch(vit, merging="pairs", prop_attn=prop_attn)
+    model = patch(vit, merging=name, prop_attn=prop_attn)
     with torch.no_grad():
         trace = model.trace(image, r=as_schedule(spec))
         pooled = model.embed(image, r=as_schedule(spec))
         optimised = optimize(model)(image, r=as_schedule(spec))
-    expected = oracle.forward(vit, image[0].numpy(), spec, prop_attn, merging="pairs")
+    expected = oracle.forward(vit, image[0].numpy(), spec, prop_attn, merging=name)
     assert trace.source[0].tolist() == expected.source
     assert trace.sizes[0].tolist() == expected.sizes
     assert_equal(trace.tokens[0], torch.from_numpy(expected.tokens))
@@ -147,11 +173,11 @@ def test_a_model_equals_the_oracle(
 
 
 @settings(max_examples=40)
-@given(st.sampled_from(MIXABLE), st.lists(specs(), min_size=1, max_size=6), SEEDS)
+@given(names, st.sampled_from(MIXABLE), st.lists(specs(), min_size=1, max_size=6), SEEDS)
 def test_a_mixed_batch_equals_its_images_one_by_one(
-    variant: str, batch: list[Spec], seed: int
+    name: RuleName, variant: str, batch: list[Spec], seed: int
 ) -> None:
-    model = patch(make_vit(seed, **VARIANTS[variant]), merging="pairs")
+    model = patch(make_vit(seed, **VARIANTS[variant]), merging=name)
     images = make_images(len(batch), seed=seed)
     r = [as_schedule(spec) for spec in batch]
     with torch.no_grad():
@@ -162,17 +188,21 @@ def test_a_mixed_batch_equals_its_images_one_by_one(
             assert_equal(together.logits[at], alone.logits[0])
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("r", [0, [0, 0], Schedule.per_layer([])])
-def test_r_0_is_the_timm_model(r: Any) -> None:
+def test_r_0_is_the_timm_model(r: Any, name: RuleName) -> None:
     vit = make_vit()
     images = make_images(2)
-    assert_equal(patch(vit, merging="pairs")(images, r=r), vit(images), 1e-10)
+    assert_equal(patch(vit, merging=name)(images, r=r), vit(images), 1e-10)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_lower_precision_merges_exactly_r_and_stays_near(dtype: torch.dtype) -> None:
-    exact = patch(make_vit(), merging="pairs").trace(make_images(3), r=3)
-    model = patch(make_vit(dtype=dtype), merging="pairs")
+def test_lower_precision_merges_exactly_r_and_stays_near(
+    dtype: torch.dtype, name: RuleName
+) -> None:
+    exact = patch(make_vit(), merging=name).trace(make_images(3), r=3)
+    model = patch(make_vit(dtype=dtype), merging=name)
     trace = model.trace(make_images(3, dtype=dtype), r=3)
     assert isinstance(trace.sizes, Tensor) and isinstance(exact.sizes, Tensor)
     assert trace.sizes.shape == exact.sizes.shape == (3, 8)
@@ -183,13 +213,14 @@ def test_lower_precision_merges_exactly_r_and_stays_near(dtype: torch.dtype) -> 
     assert bool((similarity > 1 - tolerance).all())
 
 
-def test_gradients_reach_every_parameter() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter(name: RuleName) -> None:
     vit = make_vit().train()
-    model = patch(vit, merging="pairs").train()
+    model = patch(vit, merging=name).train()
     model(make_images(4), r=[0, 2, 2, 5]).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.isfinite().all()), name
+    for path, parameter in model.named_parameters():
+        assert parameter.grad is not None, path
+        assert bool(parameter.grad.isfinite().all()), path
         assert bool(parameter.grad.any()), name
 
 
@@ -206,5 +237,5 @@ def test_the_papers_rule_is_the_default_and_both_share_weights() -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="'best' is not known; there are paper, pairs"):
+    with pytest.raises(ValueError, match="'best' is not known; there are paper, pairs, nearest"):
         patch(make_vit(), merging="best")  # type: ignore[arg-type]

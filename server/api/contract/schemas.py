@@ -291,7 +291,8 @@ class ModelDescription(BaseModel):
     tokens: int = Field(description="At the input, prefix tokens included.")
     blocks: int
     merging: RuleName = Field(
-        description="The rule by which tokens merge: as in the paper, or the most similar pairs."
+        description="The rule by which tokens merge: as in the paper, or the most similar pairs, by"
+        " cosine (pairs) or by distance (nearest)."
     )
     activation: str = Field(
         description="softmax, sigmoid or none: computes the scores. `confidence` needs softmax."

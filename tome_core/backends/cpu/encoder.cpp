@@ -57,7 +57,7 @@ bool tome_encode(const EncodeArguments& args) {
         tome_linear(other, block.proj_weight, block.proj_bias, n, dim, dim, false, tokens, tokens);
         if (!only_leading && after[images] < n) {
             tome_merge(tokens, wide + dim, stride, has_sizes ? sizes : nullptr, before, after, images, dim, heads,
-                       head_dim, args.prefix, args.pairs, other, other_sizes, args.dest + i * args.dest_stride, args.merged);
+                       head_dim, args.prefix, args.rule, other, other_sizes, args.dest + i * args.dest_stride, args.merged);
             std::swap(tokens, other);
             std::swap(sizes, other_sizes);
             has_sizes = true;

@@ -24,6 +24,7 @@ from tome_core.merge import compose
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
+from tome_core.rules import RULE_NAMES
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ class KernelEncoder:
         """
         tokens = context.packed.tokens.contiguous()
         rows = len(tokens)
+        rule = context.merging.rule
+        assert rule is not None  # `supports` has checked it
         offsets = context.plan.offsets(tokens)
         is_traced = context.packed.sources is not None
         # Merging reads one buffer and writes another.
@@ -180,7 +183,7 @@ class KernelEncoder:
             prefix=context.merging.prefix,
             leading=leading or 0,
             proportional=context.merging.prop_attn,
-            pairs=context.merging.rule == "pairs",
+            rule=RULE_NAMES.index(rule),
             offsets=offsets.data_ptr(),
             tokens=tokens.data_ptr(),
             other_tokens=other_tokens.data_ptr(),

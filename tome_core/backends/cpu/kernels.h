@@ -3,6 +3,9 @@
 
 #include "simd.h"
 
+// By which tokens merge; numbered as in tome_core/rules.py.
+enum Rule : int32_t { kPaper, kPairs, kNearest };
+
 // The weights of one block, in the order in which they are used.
 struct BlockWeights {
     const float* norm1_weight;
@@ -32,7 +35,7 @@ struct EncodeArguments {
     int64_t prefix;
     int64_t leading;  // if not 0, the last block computes only so many prefix tokens of each image
     bool proportional;
-    bool pairs;  // merge by the rule "pairs" instead of the paper's
+    Rule rule;
     const int64_t* offsets;  // (depth + 1, images + 1)
     Activation* tokens;  // (T, dim): the tokens of the first block
     Activation* other_tokens;  // (T, dim): what norms, attention and merging give
@@ -56,7 +59,7 @@ void tome_attention(const Activation* q, const Activation* k, const Activation* 
                     int64_t head_dim, float scale, Activation* out);
 void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
                 const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
-                int64_t prefix, bool pairs, Activation* out, float* out_sizes, int64_t* dest, bool* merged);
+                int64_t prefix, Rule rule, Activation* out, float* out_sizes, int64_t* dest, bool* merged);
 void tome_layer_norm(const Activation* x, const float* weight, const float* bias, int64_t rows, int64_t dim, float eps,
                      Activation* out);
 void tome_normalise(const uint8_t* pixels, const float* scale, const float* shift, int64_t planes, int64_t channels,

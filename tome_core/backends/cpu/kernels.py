@@ -21,6 +21,7 @@ from tome_core.backends.cpu.library import DTYPES as DTYPES
 from tome_core.backends.cpu.library import call, load_library
 from tome_core.backends.cpu.row_padding import empty_rows
 from tome_core.backends.cpu.workspace import WORKSPACE
+from tome_core.rules import RULE_NAMES, RuleName
 
 LANES = 16  # floats in one AVX-512 register; the width of a head must be a multiple of it
 _PANEL = 64  # outputs of a linear layer that are computed together: kPanel in linear.cpp
@@ -217,7 +218,7 @@ def merge(
     offsets: Tensor,
     out_offsets: Tensor,
     prefix: int,
-    pairs: bool = False,
+    rule: RuleName = "paper",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Match and merge the tokens of each image of a packed buffer (paper, section 3).
 
@@ -229,7 +230,7 @@ def merge(
             merging. An image loses as many tokens as its two lengths differ by: at most half of
             those that are not prefix tokens.
         prefix: tokens at the front of each image that never merge.
-        pairs: merge by the rule "pairs" instead of the paper's.
+        rule: by which tokens merge.
 
     A similarity of NaN counts as the smallest, so such a token merges last. PyTorch, and with it
     `tome_core.matching.Bipartite`, count it as the largest.
@@ -262,7 +263,7 @@ def merge(
         heads,
         head_dim,
         prefix,
-        pairs,
+        RULE_NAMES.index(rule),
         out,
         out_sizes,
         dest,

@@ -29,6 +29,7 @@ ISAS = (*DTYPES.values(), NONE, AUTO)
 _log = logging.getLogger(__name__)
 _POINTER = ctypes.c_void_p
 _INT64 = ctypes.c_int64
+_INT32 = ctypes.c_int32
 _BOOL = ctypes.c_bool
 _FLOAT = ctypes.c_float
 # The parameters of each kernel, as kernels.h declares them.
@@ -47,7 +48,7 @@ _SIGNATURES: dict[str, list[Any]] = {
         _INT64,
         *[_POINTER] * 3,
         *[_INT64] * 5,
-        _BOOL,
+        _INT32,
         *[_POINTER] * 4,
     ],
     "layer_norm": [*[_POINTER] * 3, *[_INT64] * 2, _FLOAT, _POINTER],

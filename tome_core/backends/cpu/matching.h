@@ -19,4 +19,5 @@ struct Keys {
 // Each sets for all n tokens: dest[n], old position -> new position, and merged[n], whether the token merges into another.
 // r is at most half of the tokens that are no prefix tokens.
 void match_as_paper(const Keys& keys, int64_t n, int64_t prefix, int64_t r, bool shared, int64_t* dest, bool* merged);
-void match_pairs(const Keys& keys, int64_t n, int64_t prefix, int64_t r, bool shared, int64_t* dest, bool* merged);
+// By the distance of the keys if `nearest`, else by their cosine.
+void match_pairs(const Keys& keys, int64_t n, int64_t prefix, int64_t r, bool nearest, bool shared, int64_t* dest, bool* merged);

@@ -85,15 +85,18 @@ void apply(const Activation* x, const float* sizes, int64_t dim, int64_t n, cons
 
 void tome_merge(const Activation* x, const Activation* k, int64_t k_stride, const float* sizes, const int64_t* offsets,
                 const int64_t* out_offsets, int64_t images, int64_t dim, int64_t heads, int64_t head_dim,
-                int64_t prefix, bool pairs, Activation* out, float* out_sizes, int64_t* dest, bool* merged) {
+                int64_t prefix, Rule rule, Activation* out, float* out_sizes, int64_t* dest, bool* merged) {
+    const bool pairs = rule != kPaper;
     const auto merge_image = [&](int64_t image, bool shared) {
         const int64_t at = offsets[image], to = out_offsets[image], n = offsets[image + 1] - at;
         const int64_t r = n - (out_offsets[image + 1] - to);
         const float* own = sizes ? sizes + at : nullptr;
         if (r > 0) {
             const Keys keys{k + at * k_stride, k_stride, heads, head_dim};
-            const auto match = pairs ? match_pairs : match_as_paper;
-            match(keys, n, prefix, r, shared, dest + at, merged + at);
+            if (pairs)
+                match_pairs(keys, n, prefix, r, rule == kNearest, shared, dest + at, merged + at);
+            else
+                match_as_paper(keys, n, prefix, r, shared, dest + at, merged + at);
             apply(x + at * dim, own, dim, n, dest + at, merged + at, pairs, shared, out + to * dim, out_sizes + to);
             return;
         }

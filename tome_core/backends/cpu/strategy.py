@@ -53,7 +53,7 @@ class KernelStrategy(ReferenceStrategy):
             offsets[context.index],
             offsets[following],
             merging.prefix,
-            merging.rule == "pairs",
+            merging.rule,
         )
         packed = _follow_tokens(context, dest, merged)
         sizes_of_groups = tuple(view for _, view in context.plan.views(sizes, following))

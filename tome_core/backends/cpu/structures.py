@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_bool, c_float, c_int64, c_void_p
+from ctypes import Structure, c_bool, c_float, c_int32, c_int64, c_void_p
 
 
 class BlockWeights(Structure):
@@ -39,7 +39,7 @@ class EncodeArguments(Structure):
         ("prefix", c_int64),
         ("leading", c_int64),
         ("proportional", c_bool),
-        ("pairs", c_bool),
+        ("rule", c_int32),
         ("offsets", c_void_p),
         ("tokens", c_void_p),
         ("other_tokens", c_void_p),

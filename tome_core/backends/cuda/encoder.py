@@ -23,10 +23,12 @@ from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge_norm, merge_norm
 from tome_core.backends.cuda.norms import add_norm, launch_add_norm
 from tome_core.backends.cuda.pairs import launch_match_pairs, match_pairs
+from tome_core.backends.cuda.rules import match_by_rule
 from tome_core.merging import Merging
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import Plan
+from tome_core.rules import RuleName
 
 
 class Linear(NamedTuple):
@@ -207,15 +209,16 @@ class TritonEncoder:
 
     def _start(self, context: BlockContext) -> _Run:
         merging = context.merging
-        makes_pairs = merging.rule == "pairs"
+        rule = merging.rule
+        assert rule is not None  # `supports` has checked it
         plan = context.plan
         tokens = context.packed.tokens
         extents = Extents.of(plan, tokens)
         if type(tokens) is not Tensor:
             # Fake tensors need operators; for others, launchers cost the host less.
-            return _Run(merging, makes_pairs, plan, extents, _OPERATORS, side_stream=None)
+            return _Run(merging, rule, plan, extents, _OPERATORS, side_stream=None)
         side_stream = self._prepare_streams(plan) if tokens.is_cuda else None
-        return _Run(merging, makes_pairs, plan, extents, _LAUNCHERS, side_stream)
+        return _Run(merging, rule, plan, extents, _LAUNCHERS, side_stream)
 
     def _prepare_streams(self, plan: Plan) -> torch.cuda.Stream | None:
         """Return a second stream if a CUDA graph is recorded now, and keep ``plan`` for the graph.
@@ -235,7 +238,7 @@ class _Run:
     """One pass over all blocks."""
 
     merging: Merging
-    makes_pairs: bool
+    rule: RuleName
     plan: Plan
     extents: Extents
     kernels: _Kernels
@@ -277,24 +280,15 @@ class _Run:
             matched.order,
             matched.segment_starts,
             *block.norm2,
-            self.makes_pairs,
+            self.rule != "paper",
         )
 
     def _match(self, keys: Tensor, index: int) -> PackedMatching:
         """Match the tokens of block ``index`` by ``keys (T, H, d)``, on the side stream if any."""
-        extents = self.extents
-        kernels = self.kernels
-        match_tokens = kernels.match_pairs if self.makes_pairs else kernels.match
         with _on_side_stream(self.side_stream):
-            matched: PackedMatching = match_tokens(
-                keys,
-                extents.starts[index],
-                extents.starts[index + 1],
-                extents.longest[index if self.makes_pairs else 0],
-                extents.lengths[index + 1],
-                self.merging.prefix,
+            return match_by_rule(
+                self.kernels, self.rule, keys, self.extents, index, self.merging.prefix
             )
-        return matched
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The rule "pairs" for all images of a packed buffer in two launches.
+"""The rules "pairs" and "nearest" for all images of a packed buffer in two launches.
 
 The result is that of `tome_core.pairs.Pairs`. The first launch writes the similarities of all pairs
 of each image, each computed once. In the second, one program an image finds the pairs in rounds, as
@@ -307,13 +307,14 @@ def launch_match_pairs(
     longest: int,
     after_total: int,
     prefix: int,
+    by_distance: bool = False,
 ) -> PackedMatching:
     """Do the same as `match_pairs` without the operator around it."""
     tokens = keys.shape[0]
     order = before.new_empty(tokens)
     segment_starts = before.new_empty(after_total + 1)
     dest = before.new_empty(tokens)
-    similarities = launch_similarities(keys, before, after, longest, prefix)
+    similarities = launch_similarities(keys, before, after, longest, prefix, by_distance)
     images, padded, _ = similarities.shape
     pair_kernel[(images,)](
         similarities,
@@ -338,13 +339,20 @@ def match_pairs(
     longest: int,
     after_total: int,
     prefix: int,
+    by_distance: bool = False,
 ) -> PackedMatching:
     """Match the tokens of each image by the keys of all heads, as `Pairs` does.
 
-    For the arguments see `tome_core.backends.cuda.matching.match`. Similarities take 4 bytes for
-    each two tokens of each image: 256 KiB at 197 tokens, 64 MiB at 4,097.
+    Similarities take 4 bytes for each two tokens of each image: 256 KiB at 197 tokens, 64 MiB at
+    4,097.
+
+    Args:
+        by_distance: follow the rule "nearest", not "pairs".
+        For the others see `tome_core.backends.cuda.matching.match`.
     """
-    return PackedMatching(*_operator(keys, before, after, longest, after_total, prefix))
+    return PackedMatching(
+        *_operator(keys, before, after, longest, after_total, prefix, by_distance)
+    )
 
 
 _operator = torch.library.custom_op(
@@ -352,8 +360,8 @@ _operator = torch.library.custom_op(
     launch_match_pairs,
     mutates_args=(),
     schema=(
-        "(Tensor keys, Tensor before, Tensor after, SymInt longest, SymInt after_total, int prefix)"
-        " -> (Tensor, Tensor, Tensor)"
+        "(Tensor keys, Tensor before, Tensor after, SymInt longest, SymInt after_total, int prefix,"
+        " bool by_distance) -> (Tensor, Tensor, Tensor)"
     ),
 )
 
@@ -366,6 +374,7 @@ def _(
     longest: int,
     after_total: int,
     prefix: int,
+    by_distance: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tokens = keys.shape[0]
     return before.new_empty(tokens), before.new_empty(after_total + 1), before.new_empty(tokens)

@@ -1,6 +1,7 @@
-"""The cosine similarities of all pairs of tokens of each image of a packed buffer.
+"""The similarities of all pairs of tokens of each image of a packed buffer.
 
-Each pair is computed once and written at both of its places.
+They are those of `tome_core.pairs`: cosines, or negative distances for the rule "nearest". Each
+pair is computed once and written at both of its places.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _multiply(a, b, acc, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def _inverse_lengths(
+def _squares(
     first,
     tokens,
     inside,
@@ -38,7 +39,7 @@ def _inverse_lengths(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Return 1 / the length of the keys of ``tokens (TILE,)``, float32.
+    """Return the squared lengths of the keys of ``tokens (TILE,)``, float32.
 
     It reads the keys again. If the loop of the products computed the squares as well, Triton would
     not keep the operands of products on tensor cores that are still running.
@@ -52,8 +53,25 @@ def _inverse_lengths(
             other=0.0,
         ).to(tl.float32)
         squares += tl.sum(key * key, axis=1)
-    # 1e-12 is the eps of `F.normalize`, which `Pairs` uses.
-    return 1.0 / tl.maximum(tl.sqrt_rn(squares), 1e-12)
+    return squares
+
+
+@triton.jit
+def _cosines(products, squares_lower, squares_higher):
+    """Make cosines of ``products``; NaN becomes -2, below all others."""
+    # 1e-12 is the eps of `F.normalize`, which `cosines` uses.
+    scale_lower = 1.0 / tl.maximum(tl.sqrt_rn(squares_lower), 1e-12)
+    scale_higher = 1.0 / tl.maximum(tl.sqrt_rn(squares_higher), 1e-12)
+    cosines = products * (scale_lower[:, None] * scale_higher[None, :])
+    return tl.where(cosines >= -2.0, cosines, -2.0)  # else it is NaN, or -inf
+
+
+@triton.jit
+def _negative_distances(products, squares_lower, squares_higher, LOWEST: tl.constexpr):
+    """Make minus half of the squared distances of ``products``; NaN becomes ``LOWEST``."""
+    both = squares_lower[:, None] * 0.5 + squares_higher[None, :] * 0.5
+    distances = products - both
+    return tl.where(distances >= LOWEST, distances, LOWEST)
 
 
 @triton.jit(do_not_specialize=["before", "after"])
@@ -69,11 +87,13 @@ def similarity_kernel(
     STEP: tl.constexpr,
     PRECISION: tl.constexpr,
     INTERPRETED: tl.constexpr,
+    BY_DISTANCE: tl.constexpr,
+    LOWEST: tl.constexpr,
 ):
-    """Write the cosine similarities of two tiles of tokens of one image, at both places of a pair.
+    """Write the similarities of two tiles of tokens of one image, at both places of a pair.
 
-    That of a token with itself is -inf, and NaN is -2, below all others. An image has room for as
-    many rows and columns as there are tokens in all of its tiles.
+    That of a token with itself is -inf. An image has room for as many rows and columns as there are
+    tokens in all of its tiles.
     """
     lower_tile = tl.program_id(0)
     higher_tile = tl.program_id(1)
@@ -104,11 +124,13 @@ def similarity_kernel(
                 other=0.0,
             )
             products = _multiply(a, b, products, PRECISION, INTERPRETED)
-        scale_lower = _inverse_lengths(first, lower, inside_lower, ROW, WIDTH, TILE, STEP)
-        scale_higher = _inverse_lengths(first, higher, inside_higher, ROW, WIDTH, TILE, STEP)
+        squares_lower = _squares(first, lower, inside_lower, ROW, WIDTH, TILE, STEP)
+        squares_higher = _squares(first, higher, inside_higher, ROW, WIDTH, TILE, STEP)
         # Equal tokens have equal similarities to any other, on whichever side of it they lie.
-        cosines = products * (scale_lower[:, None] * scale_higher[None, :])
-        cosines = tl.where(cosines >= -2.0, cosines, -2.0)  # else it is NaN, or -inf
+        if BY_DISTANCE:
+            similar = _negative_distances(products, squares_lower, squares_higher, LOWEST)
+        else:
+            similar = _cosines(products, squares_lower, squares_higher)
         inside = inside_lower[:, None] & inside_higher[None, :]
         is_pair = lower[:, None] < higher[None, :]
         is_same = lower[:, None] == higher[None, :]
@@ -116,24 +138,25 @@ def similarity_kernel(
         rows = similarities + image.to(tl.int64) * stride * stride
         tl.store(
             rows + lower[:, None] * stride + higher[None, :],
-            tl.where(is_same, float("-inf"), cosines),
+            tl.where(is_same, float("-inf"), similar),
             mask=inside & (is_pair | is_same),
         )
         tl.store(
             rows + higher[:, None] * stride + lower[None, :],
-            tl.trans(cosines),
+            tl.trans(similar),
             mask=tl.trans(inside & is_pair),
         )
 
 
 def similarity_constants(
-    prefix: int, row_stride: int, width: int, dtype: torch.dtype
+    prefix: int, row_stride: int, width: int, dtype: torch.dtype, by_distance: bool
 ) -> dict[str, object]:
     """Return the constants that `similarity_kernel` is compiled for.
 
     Args:
         row_stride: numbers between the keys of two tokens.
         width: of the keys of all heads together.
+        by_distance: write negative distances instead of cosines.
     """
     # tf32x3 is as exact as float32 to 1e-6 (three products of high and low halves).
     is_exact = INTERPRETED or dtype != torch.float32
@@ -145,15 +168,17 @@ def similarity_constants(
         "STEP": FLOAT32_STEP if dtype == torch.float32 else STEP,
         "PRECISION": "ieee" if is_exact else "tf32x3",
         "INTERPRETED": INTERPRETED,
+        "BY_DISTANCE": by_distance,
+        "LOWEST": torch.finfo(torch.float32).min,
     }
 
 
 def launch_similarities(
-    keys: Tensor, before: Tensor, after: Tensor, longest: int, prefix: int
+    keys: Tensor, before: Tensor, after: Tensor, longest: int, prefix: int, by_distance: bool
 ) -> Tensor:
     """Return the similarities of the tokens of each image that are no prefix tokens.
 
-    For the arguments see `tome_core.backends.cuda.matching.match`.
+    For the arguments see `tome_core.backends.cuda.pairs.match_pairs`.
 
     Returns:
         float32 ``(images, n, n)``, where n is ``longest`` without the prefix, rounded up to whole
@@ -168,7 +193,7 @@ def launch_similarities(
         before,
         after,
         similarities,
-        **similarity_constants(prefix, keys.stride(0), heads * width, keys.dtype),
+        **similarity_constants(prefix, keys.stride(0), heads * width, keys.dtype, by_distance),
         num_warps=WARPS,
         num_stages=STAGES,
     )

@@ -23,6 +23,7 @@ from tome_core.backends.cuda.extents import Extents
 from tome_core.backends.cuda.matching import PackedMatching, launch_match, match
 from tome_core.backends.cuda.merging import launch_merge, merge
 from tome_core.backends.cuda.pairs import launch_match_pairs, match_pairs
+from tome_core.backends.cuda.rules import match_by_rule
 from tome_core.backends.padded import PaddedStrategy
 from tome_core.metric import BlockTensors
 from tome_core.ragged.context import BlockContext
@@ -90,14 +91,12 @@ class TritonStrategy(PaddedStrategy):
         following = context.index + 1
         extents = self._extents(context.plan, x)
         kernels = _kernels_for(x)
-        makes_pairs = rule == "pairs"
-        match_tokens = kernels.match_pairs if makes_pairs else kernels.match
-        matched = match_tokens(
+        matched = match_by_rule(
+            kernels,
+            rule,
             _make_heads_dense(keys),
-            extents.starts[context.index],
-            extents.starts[following],
-            extents.longest[context.index if makes_pairs else 0],
-            extents.lengths[following],
+            extents,
+            context.index,
             merging.prefix,
         )
         tokens, new_sizes = kernels.merge(
@@ -105,7 +104,7 @@ class TritonStrategy(PaddedStrategy):
             context.sizes(),
             matched.order,
             matched.segment_starts,
-            makes_pairs,
+            rule != "paper",
         )
         return replace(
             packed,

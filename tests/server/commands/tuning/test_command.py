@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was_interrupted(
     plot = tmp_path / "plot.png"
     resumed = tome_serve(*command, "--plot", str(plot))
     assert resumed.returncode == 0, resumed.stderr
-    assert starts == [3, 0, 0]
+    assert starts == [3, 0, 0, 0]
     assert "going on from" in resumed.stderr
     assert f"passed over {BROKEN}" in resumed.stdout
     assert f'profile = "{profile}"' in resumed.stdout
@@ -110,8 +110,8 @@ def test_it_goes_on_where_it_was_interrupted(
     rows = read_profile(profile)
     rules = {(row.merging, row.prop_attn) for row in rows}
     # Two full batches are too few for another rule than that of the entry, whatever their speed.
-    assert rules == {("paper", True), ("pairs", True), ("paper", False)}
-    assert len(rows) == 9
+    assert rules == {("paper", True), ("pairs", True), ("nearest", True), ("paper", False)}
+    assert len(rows) == 12
     assert written["recommended"] == {"merging": "paper", "prop_attn": True}
     assert (rows[0].merging, rows[0].prop_attn) == ("paper", True)
     for row in rows:

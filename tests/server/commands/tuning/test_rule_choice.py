@@ -147,11 +147,11 @@ def test_the_better_way_of_merging_is_measured_with_the_other_prop_attn(
     current = MergingRule("paper", False)
     measured: dict[MergingRule, RuleQuality] = {}
     rules = []
-    for agreement in (0.93, pairs, 0.95):
+    for agreement in (0.93, pairs, 0.92, 0.95):
         rule = next_rule(measured, current)
         assert rule is not None
         rules.append(rule)
         measured[rule] = quality(agreement)
-    assert rules == [current, ("pairs", False), (last, True)]
+    assert rules == [current, ("pairs", False), ("nearest", False), (last, True)]
     assert next_rule(measured, current) is None
     assert len(rules) == RULES_MEASURED

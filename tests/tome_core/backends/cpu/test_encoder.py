@@ -15,6 +15,7 @@ from tome_core.merging import Merging
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
+from tome_core.rules import RULE_NAMES
 
 DIM = 32
 
@@ -41,7 +42,8 @@ def test_which_calls_it_takes() -> None:
     context = BlockContext(merging, plan, 0, packed)
     assert encoder.supports(context)
     assert encoder.supports(replace(context, packed=replace(packed, sources=places)))
-    assert encoder.supports(replace(context, merging=merging.with_rule("pairs")))
+    for name in RULE_NAMES:
+        assert encoder.supports(replace(context, merging=merging.with_rule(name)))
 
     for other in (
         replace(packed, positions=places),

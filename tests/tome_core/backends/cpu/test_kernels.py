@@ -98,10 +98,7 @@ def test_merging_equals_the_rule(
     sizes = torch.randint(1, 9, (tokens,)).float() if has_sizes else None
     offsets = offsets_of(counts)
     after = offsets_of(left)
-    pairs = name == "pairs"
-    result, result_sizes, dest, merged = kernels.merge(
-        x, keys, sizes, offsets, after, prefix, pairs
-    )
+    result, result_sizes, dest, merged = kernels.merge(x, keys, sizes, offsets, after, prefix, name)
     metric = rule.metric(BlockTensors(x, x, keys, keys, keys))
     for i, (count, r) in enumerate(images):
         part = slice(offsets[i], offsets[i + 1])
@@ -121,9 +118,9 @@ def test_merging_equals_the_rule(
         torch.testing.assert_close(result[out], expected[0], rtol=TOLERANCE[dtype] / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("name", RULE_NAMES)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
-def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype, pairs: bool) -> None:
+def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype, name: RuleName) -> None:
     """A single image, which is large."""
     offsets = offsets_of([1101])
     after = offsets_of([901])
@@ -133,7 +130,7 @@ def test_threads_that_share_an_image_give_the_same_bits(dtype: torch.dtype, pair
     results = []
     for threads in (1, 3):
         with thread_count(threads):
-            results.append(kernels.merge(x, keys, sizes, offsets, after, 1, pairs))
+            results.append(kernels.merge(x, keys, sizes, offsets, after, 1, name))
     for one, shared in zip(*results, strict=True):
         assert torch.equal(one, shared)
 
@@ -143,14 +140,14 @@ def test_among_equal_similarities_the_lowest_index_wins(name: RuleName) -> None:
     keys = torch.ones(41, 2, 16)
     x = torch.randn(41, 8)
     _, _, dest, merged = kernels.merge(
-        x, keys, None, torch.tensor([0, 41]), torch.tensor([0, 36]), 1, name == "pairs"
+        x, keys, None, torch.tensor([0, 41]), torch.tensor([0, 36]), 1, name
     )
     matching = RULES[name].matcher(keys.mean(dim=1)[None], 5, 1)
     assert torch.equal(dest, matching.dest[0])
     assert torch.equal(merged, matching.merged[0])
 
 
-@pytest.mark.parametrize(("name", "heads"), [("paper", 1), ("pairs", 4)])
+@pytest.mark.parametrize(("name", "heads"), [("paper", 1), ("pairs", 4), ("nearest", 4)])
 @pytest.mark.parametrize("r", [1, 7, 20, 33])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_ties_among_different_similarities_are_settled_in_order(
@@ -161,9 +158,7 @@ def test_ties_among_different_similarities_are_settled_in_order(
     x = random(67, 8, seed=1, dtype=dtype)
     offsets = torch.tensor([0, 67])
     after = torch.tensor([0, 67 - r])
-    _, _, dest, merged = kernels.merge(
-        x, keys.view(67, heads, -1), None, offsets, after, 1, name == "pairs"
-    )
+    _, _, dest, merged = kernels.merge(x, keys.view(67, heads, -1), None, offsets, after, 1, name)
     matching = RULES[name].matcher(keys[None].float(), r, 1)
     assert torch.equal(dest, matching.dest[0])
     assert torch.equal(merged, matching.merged[0])
@@ -175,24 +170,24 @@ def test_opposite_tokens_that_become_a_pair_make_a_token_of_zero(dtype: torch.dt
     x[1] = -5
     keys = torch.ones(2, 1, 16, dtype=dtype)
     tokens, sizes, _, _ = kernels.merge(
-        x, keys, None, torch.tensor([0, 2]), torch.tensor([0, 1]), 0, pairs=True
+        x, keys, None, torch.tensor([0, 2]), torch.tensor([0, 1]), 0, "pairs"
     )
     assert torch.equal(tokens, torch.zeros(1, 40, dtype=dtype))
     assert sizes.tolist() == [2]
 
 
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("name", RULE_NAMES)
 @pytest.mark.parametrize("bad_value", [float("nan"), float("inf")])
 def test_nan_or_infinity_in_one_image_does_not_reach_the_others(
-    bad_value: float, pairs: bool
+    bad_value: float, name: RuleName
 ) -> None:
     keys = torch.randn(60, 2, 16)
     x = torch.randn(60, 8)
     offsets = torch.tensor([0, 20, 40, 60])
     after = torch.tensor([0, 15, 30, 45])
-    clean = kernels.merge(x, keys, None, offsets, after, 1, pairs)
+    clean = kernels.merge(x, keys, None, offsets, after, 1, name)
     keys[20:40] = bad_value
-    tokens, sizes, dest, _ = kernels.merge(x, keys, None, offsets, after, 1, pairs)
+    tokens, sizes, dest, _ = kernels.merge(x, keys, None, offsets, after, 1, name)
     for part in (slice(0, 15), slice(30, 45)):
         assert torch.equal(tokens[part], clean[0][part])
     assert sizes[15:30].sum() == 20

@@ -32,6 +32,7 @@ from tome_core.backends.cpu import kernels, library
 from tome_core.backends.cpu.library import DTYPES, limit_isa, load_library
 from tome_core.backends.cpu.strategy import KernelStrategy
 from tome_core.backends.cpu.structures import BlockWeights, EncodeArguments
+from tome_core.rules import RULE_NAMES
 
 ROOT = Path(tome_core.__file__).parents[1]
 SOURCES = Path(library.__file__).parent
@@ -94,9 +95,14 @@ def test_a_library_can_be_asked_on_a_processor_without_its_instructions(isa: str
     assert not {name for name in names if name.startswith("v")}
 
 
-def test_functions_and_structures_are_those_of_the_header() -> None:
+def test_functions_structures_and_rules_are_those_of_the_header() -> None:
     header = re.sub("//.*", "", (SOURCES / "kernels.h").read_text())
-    types_of_values = {"int64_t": ctypes.c_int64, "float": ctypes.c_float, "bool": ctypes.c_bool}
+    types_of_values = {
+        "int64_t": ctypes.c_int64,
+        "float": ctypes.c_float,
+        "bool": ctypes.c_bool,
+        "Rule": ctypes.c_int32,
+    }
 
     def declarations(text: str, end: str) -> list[tuple[str, Any]]:
         """Names and types of parameters or fields."""
@@ -113,6 +119,8 @@ def test_functions_and_structures_are_those_of_the_header() -> None:
         (parameters,) = re.findall(rf"tome_{name}\((.*?)\);", header, re.DOTALL)
         if name != "encode":
             assert [kind for _, kind in declarations(parameters, ",")] == types
+    (rules,) = re.findall(r"enum Rule : int32_t {(.*?)};", header)
+    assert [rule.strip().removeprefix("k").lower() for rule in rules.split(",")] == [*RULE_NAMES]
 
 
 @needs_avx512

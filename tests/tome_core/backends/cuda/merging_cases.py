@@ -88,12 +88,15 @@ def places(is_ranked: bool) -> Case:
     )
 
 
-def similarities(dtype: str, heads: int, width: int, packed: bool = True) -> Case:
+def similarities(
+    dtype: str, heads: int, width: int, packed: bool = True, by_distance: bool = False
+) -> Case:
     channels = heads * width
     row = channels * (3 if packed else 1)
-    constants = similarity.similarity_constants(1, row, channels, DTYPES[dtype])
+    constants = similarity.similarity_constants(1, row, channels, DTYPES[dtype], by_distance)
     return Case(
-        name=f"similarity {dtype} {heads} heads of {width}{'' if packed else ' alone'}",
+        name=f"{'distance' if by_distance else 'cosine'} {dtype} {heads} heads of {width}"
+        f"{'' if packed else ' alone'}",
         kernel=similarity.similarity_kernel,
         types={"keys": dtype, "before": "*i32", "after": "*i32", "similarities": "*fp32"},
         constants=constants,
@@ -165,6 +168,8 @@ CASES = [
     similarities("*fp16", 12, 64),
     similarities("*bf16", 12, 64, packed=False),
     similarities("*fp32", 16, 64),
+    similarities("*bf16", 12, 64, by_distance=True),
+    similarities("*fp32", 16, 64, by_distance=True),
     pairing(),
 ]
 

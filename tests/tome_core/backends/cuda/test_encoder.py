@@ -28,6 +28,7 @@ from tome_core.matching import Bipartite
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
+from tome_core.rules import RULE_NAMES, RuleName
 
 MODELS: dict[str, dict[str, Any]] = {
     "class-token": {},
@@ -93,11 +94,12 @@ def test_equals_the_reference(variant: str, batch: list[Spec]) -> None:
     torch.testing.assert_close(model_with_encoder(variant)(x, r=r), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["pairs", "nearest"])
 @pytest.mark.parametrize("variant", ["class-token", "no-prefix", "registers"])
 @torch.no_grad()
-def test_pairs_equal_the_reference(variant: str) -> None:
+def test_pairs_equal_the_reference(variant: str, name: RuleName) -> None:
     paper = reference_of(variant)
-    reference = MergedViT(paper.adapter, paper.merging.with_rule("pairs"), paper.execution).eval()
+    reference = MergedViT(paper.adapter, paper.merging.with_rule(name), paper.execution).eval()
     model = make_with_encoder(reference)
     r: list[int | Schedule] = [3, 0, Schedule.per_layer([0, 5])]
     torch.testing.assert_close(
@@ -174,7 +176,8 @@ def test_which_calls_it_takes() -> None:
     plan = make_plan([Schedule.of(0)], DEPTH, 8, 1, Bipartite())
     context = BlockContext(model.merging, plan, 0, Packed(tokens, (None,), None))
     assert encoder.supports(context)
-    assert encoder.supports(replace(context, merging=model.merging.with_rule("pairs")))
+    for name in RULE_NAMES:
+        assert encoder.supports(replace(context, merging=model.merging.with_rule(name)))
 
     for packed in (
         replace(context.packed, sources=places),

@@ -16,11 +16,14 @@ from tome_core.backends.cuda.merging import merge, merge_norm
 from tome_core.backends.cuda.pairs import launch_match_pairs, match_pairs
 from tome_core.matching import Matching
 from tome_core.merge import norm_preserving_mean
-from tome_core.pairs import Pairs
+from tome_core.merging import RULES
+from tome_core.rules import RuleName
 
 HEADS = 2
 WIDTH = 16
 PREFIXES = [0, 1, 2, 5]
+NAMES: list[RuleName] = ["pairs", "nearest"]
+names = st.sampled_from(NAMES)
 
 
 def random_qkv(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -28,19 +31,22 @@ def random_qkv(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32) -
     return torch.randn(tokens, 3 * HEADS * WIDTH, generator=generator).to(DEVICE, dtype)
 
 
-def run(qkv: Tensor, batch: Ragged, prefix: int) -> PackedMatching:
+def run(qkv: Tensor, batch: Ragged, prefix: int, name: RuleName = "pairs") -> PackedMatching:
     before = offsets(batch.lengths)
     after = offsets(batch.after)
     keys = unpack(qkv, HEADS)[1]
-    return match_pairs(keys, before, after, batch.longest, sum(batch.after), prefix)
+    by_distance = name == "nearest"
+    return match_pairs(keys, before, after, batch.longest, sum(batch.after), prefix, by_distance)
 
 
-def expected_matchings(qkv: Tensor, batch: Ragged, prefix: int) -> list[Matching]:
-    """What `Pairs` gives, image by image."""
+def expected_matchings(
+    qkv: Tensor, batch: Ragged, prefix: int, name: RuleName = "pairs"
+) -> list[Matching]:
+    """What the matcher of the rule gives, image by image."""
     result = []
     for part, r in zip(qkv.split(batch.lengths), batch.r, strict=True):
         keys = part.view(len(part), 3, HEADS * WIDTH)[:, 1].float()
-        result.append(Pairs()(keys[None], r, prefix))
+        result.append(RULES[name].matcher(keys[None], r, prefix))
     return result
 
 
@@ -64,10 +70,12 @@ def assert_matched(matched: PackedMatching, expected: list[Matching], batch: Rag
 @pytest.mark.parametrize("prefix", PREFIXES)
 @settings(max_examples=8)
 @given(st.data())
-def test_equals_pairs(prefix: int, data: st.DataObject) -> None:
+def test_equals_the_rule(prefix: int, data: st.DataObject) -> None:
+    name = data.draw(names)
     batch = data.draw(ragged(prefix))
     qkv = random_qkv(sum(batch.lengths), seed=data.draw(st.integers(0, 99)))
-    assert_matched(run(qkv, batch, prefix), expected_matchings(qkv, batch, prefix), batch)
+    expected = expected_matchings(qkv, batch, prefix, name)
+    assert_matched(run(qkv, batch, prefix, name), expected, batch)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -75,31 +83,35 @@ def test_equals_pairs(prefix: int, data: st.DataObject) -> None:
 @given(st.data())
 def test_among_equal_similarities_the_lowest_win(prefix: int, data: st.DataObject) -> None:
     """Each key has one of three values, with one channel that is not 0: similarities are exact."""
+    name = data.draw(names)
     batch = data.draw(ragged(prefix))
     tokens = sum(batch.lengths)
     values = data.draw(st.lists(st.integers(0, 2), min_size=tokens, max_size=tokens))
     qkv = torch.zeros(tokens, 3, HEADS, WIDTH, device=DEVICE)
     qkv[range(tokens), 1, 0, values] = 4.0
     qkv = qkv.flatten(1)
-    assert_matched(run(qkv, batch, prefix), expected_matchings(qkv, batch, prefix), batch)
+    expected = expected_matchings(qkv, batch, prefix, name)
+    assert_matched(run(qkv, batch, prefix, name), expected, batch)
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_tokens_are_equally_similar_to_others(seed: int) -> None:
+def test_equal_tokens_are_equally_similar_to_others(seed: int, name: RuleName) -> None:
     """The lowest two of five equal tokens are the first pair, the next two the second."""
     batch = Ragged((24,), (2,))
     qkv = random_qkv(24, seed, torch.float16)
     qkv[[3, 8, 14, 15, 21]] = qkv[5].clone() * 3
     qkv[5] = 0
-    matched = run(qkv, batch, 1)
+    matched = run(qkv, batch, 1, name)
     assert [matched.dest[token] for token in (3, 14)] == [matched.dest[token] for token in (8, 15)]
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_sixteen_bit_keys(dtype: torch.dtype) -> None:
+def test_sixteen_bit_keys(dtype: torch.dtype, name: RuleName) -> None:
     batch = Ragged((37, 12, 12), (16, 0, 5))
     qkv = random_qkv(61, dtype=dtype)
-    assert_matched(run(qkv, batch, 1), expected_matchings(qkv, batch, 1), batch)
+    assert_matched(run(qkv, batch, 1, name), expected_matchings(qkv, batch, 1, name), batch)
 
 
 @pytest.mark.parametrize(("length", "r", "prefix"), [(197, 16, 1), (257, 128, 1), (300, 90, 5)])
@@ -155,7 +167,7 @@ def test_a_loose_bound_gives_the_same_result_and_empty_segments() -> None:
 def test_match_pairs_is_a_valid_operator() -> None:
     batch = Ragged((9, 4), (2, 0))
     keys = unpack(random_qkv(13), HEADS)[1]
-    arguments = (keys, offsets(batch.lengths), offsets(batch.after), 9, 11, 1)
+    arguments = (keys, offsets(batch.lengths), offsets(batch.after), 9, 11, 1, True)
     torch.library.opcheck(torch.ops.tome.match_pairs.default, arguments)
 
 

@@ -35,6 +35,7 @@ from tome_core.networks.vjepa2 import VJepa2
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.ragged.plan import make_plan
+from tome_core.rules import RuleName
 
 SIZES: dict[str, Any] = {
     "img_size": 16,
@@ -125,21 +126,24 @@ def test_equals_the_reference(kind: str, batch: list[Spec]) -> None:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["pairs", "nearest"])
 @pytest.mark.parametrize("kind", ["plain", "average", "registers", "rotary-average", "relative"])
 @torch.no_grad()
-def test_pairs_equal_the_reference(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_equal_the_reference(
+    kind: str, name: RuleName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paper = reference_of(kind)
-    reference = MergedViT(paper.adapter, paper.merging.with_rule("pairs"), paper.execution).eval()
+    reference = MergedViT(paper.adapter, paper.merging.with_rule(name), paper.execution).eval()
     r: list[int | Schedule] = [3, 0, Schedule.per_layer([0, 5])]
     x = images(3)
     expected = reference.trace(x, r=r)
-    with launched(monkeypatch) as names:
+    with launched(monkeypatch) as launches:
         result = by_kernels(reference).trace(x, r=r)
-    assert names.count("match_pairs") == DEPTH
-    assert "match" not in names
+    assert launches.count("match_pairs") == DEPTH
+    assert "match" not in launches
     assert torch.equal(result.source, expected.source)
-    for name in ("tokens", "sizes"):
-        for one, other in zip(getattr(result, name), getattr(expected, name), strict=True):
+    for part in ("tokens", "sizes"):
+        for one, other in zip(getattr(result, part), getattr(expected, part), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 

@@ -5,6 +5,7 @@ From ``tome-serve evaluate`` and ``tome-serve tune``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -143,6 +144,30 @@ def read_rule_profile(path: Path, merging: RuleName, prop_attn: bool) -> dict[st
 def rule_text(merging: RuleName | None, prop_attn: bool | None) -> str:
     """Return a rule as the entry of a model names it, in one line."""
     return f'merging = "{merging}", prop_attn = {str(prop_attn).lower()}'
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """Return what a profile names the weights in ``checkpoint`` by: 16 digits of their SHA-256.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        with checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"cannot read {checkpoint}: {error.strerror or error}") from error
+
+
+def read_conditions(path: Path) -> dict[str, Any]:
+    """Return what a profile says besides its rows; raises as `read_profile` does.
+
+    That is the model and its ``weights``, the data, and what speeds depend on.
+    """
+    content = _read_json(path)
+    if not isinstance(content, dict):
+        raise _not_a_profile(path)
+    return {name: value for name, value in content.items() if name != "levels"}
 
 
 def profiled_model(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from server.catalog.profiles import ProfileRow, cascade_speedup
+from server.catalog.profiles import ProfileRow, cascade_speedup, weights_digest
 from server.commands.agreement import best_and_margin
 from server.commands.console import make_progress, table_console
 from server.commands.datasets import LabelledData, open_dataset
@@ -101,11 +101,14 @@ def evaluate(
     schedules = parse_schedules(runner, r)
     targets = class_indices(data, runner.model.labels)
     files = _FILES[modality]
+    spec = runner.model.spec
+    conditions: dict[str, object] = {"model": spec.name}
+    if spec.checkpoint is not None:
+        conditions["weights"] = weights_digest(spec.checkpoint)
     with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):
         rows = measure(runner, schedules, data, targets, batch)
     print_table(runner, data, rows)
-    conditions = {
-        "model": runner.model.spec.name,
+    conditions |= {
         "data": data.name,
         files: len(data),
         "batch": batch,

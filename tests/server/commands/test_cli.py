@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from server.catalog.entries import BUNDLED
+from server.catalog.profiles import weights_digest
 from tests.server.commands.conftest import Run
 from tests.server.conftest import ROOT
 
@@ -260,6 +261,7 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
     written = json.loads(profile.read_text())
     rows = written["levels"]
     assert (written["images"], written["compared_with"]) == (10, "r=0")
+    assert written["weights"] == weights_digest(BUNDLED.with_name("fashion-mnist.safetensors"))
     assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
     assert rows[0]["agreement"] == rows[0]["agreement_low"] == 100

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rich.progress import track
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import tome_core
@@ -32,7 +31,7 @@ from training import data
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
 from training.stages import default_device, default_recipe
-from training.states import save_state
+from training.states import read_state, read_weights, save_state
 
 RUNS_FOLDER = Path("training/runs")  # a run's own folder has the name of its recipe
 # Final weights of some stages. A run without its own weights of a stage starts from them.
@@ -88,21 +87,21 @@ STAGES = (
     Stage("twin", 2, epochs=2, lr=(5e-4, 1e-5), start="settled", batch_size=128),
 )
 
-# For a GPU that is there for minutes only: as many epochs as fit.
+# For a GPU that is there for minutes only: as many epochs as fit. Its `merged` goes on from `twin`.
 GPU_STAGES = (
     Stage("teacher", 0, seconds=45, lr=(3e-3, 1e-5), weight_decay=0.02, batch_size=512, width=64),
     Stage("settled", 4, seconds=60, lr=(2e-3, 2e-4), batch_size=512),
+    Stage("twin", 2, seconds=180, lr=(1.5e-3, 1e-5), start="settled", batch_size=512),
     Stage(
         "merged",
         2,
         seconds=180,
         lr=(1.5e-3, 1e-5),
-        start="settled",
+        start="twin",
         r=(0, 8, 13, 16, 20, 25),
         pairs=True,
         batch_size=512,
     ),
-    Stage("twin", 2, seconds=180, lr=(1.5e-3, 1e-5), start="settled", batch_size=512),
 )
 RECIPES = {"cpu": STAGES, "gpu": GPU_STAGES}
 
@@ -176,10 +175,8 @@ class Run:
         """Return the float32 weights of ``stage``, from this run or else from the repository."""
         path = self.state_path(stage)
         if path.exists():
-            state = torch.load(path, map_location="cpu", weights_only=True)["model"]
-        else:
-            state = load_file(WEIGHTS_FOLDER / f"{stage}.safetensors")
-        return {key: value.float() for key, value in state.items()}
+            return read_state(path)
+        return read_weights(WEIGHTS_FOLDER / f"{stage}.safetensors")
 
     def log(self, record: dict[str, Any]) -> None:
         """Print ``record`` as a JSON line and append it to log.jsonl."""

@@ -15,7 +15,15 @@ from training import data
 from training.data import MEAN, STD, augment
 from training.masters import MasterAdamW
 from training.models import Teacher, refine, vit
-from training.train import GPU_STAGES, STAGES, Run, Stage, learning_rate, parse_arguments
+from training.train import (
+    GPU_STAGES,
+    RECIPES,
+    STAGES,
+    Run,
+    Stage,
+    learning_rate,
+    parse_arguments,
+)
 
 
 def test_masters_step_as_adamw_does_in_float32() -> None:
@@ -97,11 +105,14 @@ def test_the_learning_rate_starts_and_ends_where_the_stage_says() -> None:
     assert abs(rates[-1] - 1e-5) < 1e-8
 
 
-def test_stages_build_on_one_another(tmp_path: Path) -> None:
-    names = [stage.name for stage in STAGES]
-    assert all(
-        not stage.start or names.index(stage.start) < names.index(stage.name) for stage in STAGES
-    )
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stages_come_after_those_that_they_start_from(recipe: str) -> None:
+    names = [stage.name for stage in RECIPES[recipe]]
+    for stage in RECIPES[recipe]:
+        assert not stage.start or names.index(stage.start) < names.index(stage.name)
+
+
+def test_a_stage_builds_on_another(tmp_path: Path) -> None:
     run = Run(tmp_path, seed=0)
     torch.save({"model": vit(4).state_dict()}, tmp_path / "medium.pt")
     model = run.build(next(stage for stage in STAGES if stage.name == "merged"))

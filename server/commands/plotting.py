@@ -36,9 +36,8 @@ AGREEMENT = Quality("agreement", "agreement with r=0, % of images", 6.0)
 COSINE = Quality("cosine", "mean cosine of the features with those at r=0", 0.06)
 
 # Offsets of labels from their points, in typographic points. Curves start at one point, so the
-# labels of the first curve are above it and those of the others below.
-_ABOVE = 5
-_BELOW = -12
+# labels of the first curve are above it, those of the second below, and those of others far above.
+_HEIGHTS = (5, -12, 14)
 _LEFT = -2
 _RIGHT = (6, -3)
 
@@ -90,7 +89,7 @@ def draw_profiles(
         constant = [row for row in rows if row.r.isdigit()]
         constant.sort(key=x_value)
         others = [row for row in rows if not row.r.isdigit()]
-        height = _ABOVE if index == 0 else _BELOW
+        height = _HEIGHTS[min(index, len(_HEIGHTS) - 1)]
         colour = _draw_line(axes, name, constant, x_value, quality, height)
         _draw_marks(axes, others, x_value, quality, colour)
     low, high = axes.get_ylim()

@@ -132,7 +132,14 @@ def _attend_and_merge(
     if leading is not None:
         # Nothing reads the sizes of leading tokens, so they are not selected.
         return packed
-    features = BlockTensors(before=x, after=packed.tokens, q=q, k=k, v=v)
+    features = BlockTensors(
+        before=x,
+        after=packed.tokens,
+        q=q,
+        k=k,
+        v=v,
+        sizes=after_attention.sizes,
+    )
     merged = strategy.merge(after_attention, features)
     return record_residuals(after_attention, merged)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,8 @@ class BlockTensors:
         before: ``(T, D)``, the tokens that entered the block.
         after: ``(T, D)``, the tokens after attention, which are those to merge.
         q, k, v: ``(T, H, d)``, as attention read them.
+        sizes: returns the patches in each token, ``(T,)``; None if all are 1. A function, since it
+            costs time that few metrics need.
     """
 
     before: Tensor
@@ -25,6 +28,7 @@ class BlockTensors:
     q: Tensor
     k: Tensor
     v: Tensor
+    sizes: Callable[[], Tensor | None] = lambda: None
 
 
 class Metric(Protocol):

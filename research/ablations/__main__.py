@@ -1,5 +1,7 @@
 """`make ablations`: the paper's ablation tables beside ours, as docs/ablations.md and JSON.
 
+With `--twin` of a model that was trained without merging, as docs/ablations-twin.md.
+
 Rows are kept as soon as they are measured, so an interrupted run goes on where it was.
 """
 
@@ -19,6 +21,8 @@ from research.ablations.results import About, Result, read_results, write_result
 from research.ablations.variants import VARIANTS
 from server.errors import ConfigError
 from server.settings import ModelSettings
+
+TWIN = Path(__file__).parents[2] / "training" / "dense.toml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,24 +48,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("docs/ablations.md"),
-        help="the report; results go beside it",
+        help="the report; results go beside it; default: docs/ablations.md, of the twin"
+        " docs/ablations-twin.md",
+    )
+    parser.add_argument(
+        "--twin",
+        action="store_true",
+        help="of a model that was trained without merging, in place of the bundled one",
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what is there already")
     args = parser.parse_args(arguments)
     names = [name for name in VARIANTS if args.only in name]
     if not names:
         parser.error(f"no row has {args.only!r} in its name; there are {', '.join(VARIANTS)}")
-    file = args.out.with_suffix(".json")
+    out: Path = args.out or Path("docs/ablations-twin.md" if args.twin else "docs/ablations.md")
+    file = out.with_suffix(".json")
     try:
-        if not args.out.parent.is_dir():
-            raise ConfigError(f"there is no folder {args.out.parent} for the report")
-        # Always the bundled model, whatever the environment would have a server serve.
+        if not out.parent.is_dir():
+            raise ConfigError(f"there is no folder {out.parent} for the report")
+        # One of our two models, whatever the environment would have a server serve.
         settings = ModelSettings(
-            config=None, models=(), device=args.device, dtype=args.dtype, threads=args.threads
+            config=TWIN if args.twin else None,
+            models=(),
+            device=args.device,
+            dtype=args.dtype,
+            threads=args.threads,
         )
         bench = load_bench(settings, args.data, args.images)
-        about = describe(bench, args.r, args.batch, args.seed)
+        about = describe(bench, args.r, args.batch, args.seed) | {"twin": args.twin}
         results = read_results(file, about, args.fresh)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -84,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    args.out.write_text(render(about, results), "utf-8")
-    Console(stderr=True).print(f"{args.out} and {file} are written")
+    out.write_text(render(about, results), "utf-8")
+    Console(stderr=True).print(f"{out} and {file} are written")
     return 0
 
 

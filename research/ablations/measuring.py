@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import nn
 import tome_core
 from research.ablations.results import Result
 from research.ablations.variants import Shape, Variant
+from server.catalog.profiles import weights_digest
 from server.commands.datasets import open_dataset
 from server.commands.evaluate import class_indices
 from server.commands.labelled_batches import batches
@@ -54,7 +54,9 @@ class Bench:
 
 
 def load_bench(settings: ModelSettings, folder: Path | None, images: int | None) -> Bench:
-    """The bundled model and the first ``images`` test images in ``folder`` (see `open_dataset`).
+    """The first model of the settings and the first ``images`` test images in ``folder``.
+
+    See `open_dataset` for the images.
 
     Raises:
         ConfigError: the data set or the device is not there.
@@ -81,7 +83,7 @@ def describe(bench: Bench, r: int, batch: int, seed: int) -> dict[str, Any]:
     assert spec.checkpoint is not None
     return {
         "model": spec.name,
-        "weights": hashlib.sha256(spec.checkpoint.read_bytes()).hexdigest()[:16],
+        "weights": weights_digest(spec.checkpoint),
         "data": bench.data,
         "images": len(bench.pixels),
         "black_patches": round(black_patches(bench), 4),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tome_core.merge import accumulation_dtype
-from tome_core.metric import BlockTensors
+from tome_core.metric import BlockTensors, mean_key
 
 
 def token_before(features: BlockTensors) -> Tensor:
@@ -32,6 +32,20 @@ def mean_value(features: BlockTensors) -> Tensor:
 def queries_and_keys(features: BlockTensors) -> Tensor:
     """What attention can be computed from again, ``(T, 2, H, d)``."""
     return _exact(torch.stack([features.q, features.k], dim=1), features)
+
+
+def all_queries_keys_and_values(features: BlockTensors) -> Tensor:
+    """Queries, keys and values of all heads side by side, ``(T, 3 * H * d)``."""
+    return _exact(torch.cat([features.q, features.k, features.v], dim=-1), features).flatten(1)
+
+
+def keys_and_sizes(features: BlockTensors) -> Tensor:
+    """The mean key, and after it the patches in each token, ``(T, d + 1)``."""
+    keys = mean_key(features)
+    sizes = features.sizes()
+    if sizes is None:
+        sizes = torch.ones_like(keys[:, 0])
+    return torch.cat([keys, sizes.to(keys.dtype).unsqueeze(1)], dim=1)
 
 
 def _exact(x: Tensor, features: BlockTensors) -> Tensor:

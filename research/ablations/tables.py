@@ -1,63 +1,13 @@
 """The paper's ablation tables (arXiv 2210.09461, section 4.1, appendix) and their claims.
 
-The paper's numbers are typed in here; ours are measured. A claim says which row is above which.
-Whether it holds is worked out from our numbers in `report`, and ``why`` is said only where it does
-not, so no sentence can contradict them.
+The paper's numbers are typed in here; ours are measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from research.ablations.variants import DEFAULT, VARIANTS
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row; ``paper`` is its accuracy there by column, empty where the paper has none."""
-
-    label: str
-    variant: str
-    paper: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise ValueError(f"there is no variant {self.variant!r}")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """``above`` has the higher accuracy, or the same as ``below`` where ``even``.
-
-    Attributes:
-        why: the likely reason, should it not hold on our model and data; continues a sentence.
-    """
-
-    text: str
-    above: str
-    below: str
-    why: str
-    even: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One ablation.
-
-    Attributes:
-        note: what the rows are, where their names do not say it.
-        columns: the models of the paper that its numbers are of; the last is the one most like
-            ours.
-        unmerged: their accuracy without merging.
-    """
-
-    title: str
-    lines: tuple[Line, ...]
-    claims: tuple[Claim, ...]
-    note: str
-    columns: tuple[str, ...] = ("ViT-L MAE",)
-    unmerged: tuple[float, ...] = (85.96,)
-
+from research.ablations.further_tables import FURTHER
+from research.ablations.table_parts import Claim, Line, Table
+from research.ablations.variants import DEFAULT
 
 FEATURES = Table(
     "What tokens are compared by",
@@ -114,8 +64,8 @@ DISTANCES = Table(
             "cosine and Euclidean distance are even",
             DEFAULT,
             "distance-euclidean",
-            "our model was trained with the cosine, under which the length of keys is free to mean"
-            " something else.",
+            "the distance sees the length of keys, too, which means something else than their"
+            " direction.",
             even=True,
         ),
         Claim(
@@ -201,11 +151,11 @@ PROP_ATTN = Table(
             "on above off, for a model trained with labels (AugReg)",
             DEFAULT,
             "prop-attn-off",
-            "where merged tokens are alike, a model can learn to do without their sizes.",
+            "where merged tokens are much alike, little depends on how many patches each is.",
         ),
     ),
     "The paper switches it off for MAE models, which were pre-trained on a part of the tokens. Ours"
-    " was trained with labels, and with proportional attention on.",
+    " was trained with labels.",
     ("ViT-L MAE", "ViT-L AugReg"),
     (85.96, 85.82),
 )
@@ -290,4 +240,5 @@ SCHEDULES = Table(
     (86.9, 85.7),
 )
 
-TABLES = (FEATURES, DISTANCES, COMBINING, PARTITIONS, PROP_ATTN, ALGORITHMS, SCHEDULES)
+PAPER_TABLES = (FEATURES, DISTANCES, COMBINING, PARTITIONS, PROP_ATTN, ALGORITHMS, SCHEDULES)
+TABLES = (*PAPER_TABLES, *FURTHER)

@@ -9,11 +9,20 @@ from torch import nn
 
 import tome_core
 from research.ablations import combining, metrics
-from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
+from research.ablations.bipartite import (
+    Protected,
+    SoftBipartite,
+    by_energy,
+    dot,
+    euclidean,
+    sequential,
+    shuffled,
+    ward,
+)
 from research.ablations.clustering import KMeans
 from research.ablations.pruning import Prune, class_attention, random_score
 from tome_core.matching import Bipartite, Kth, Matcher, Random
-from tome_core.merge import Combine, weighted_mean
+from tome_core.merge import Combine, norm_preserving_mean, weighted_mean
 from tome_core.metric import Metric, all_keys, mean_key
 from tome_core.pairs import Pairs
 from tome_core.schedule import Schedule
@@ -49,6 +58,12 @@ def decreasing(r: int, shape: Shape) -> Schedule:
 def increasing(r: int, shape: Shape) -> Schedule:
     """From 0 up to 2r."""
     return Schedule.linear(r, inflection=1)
+
+
+def late(r: int, shape: Shape) -> Schedule:
+    """Nothing in the first half of the blocks, 2r in each of the second."""
+    half = shape.depth // 2
+    return Schedule.per_layer([0] * (shape.depth - half) + [2 * r] * half)
 
 
 def halving(r: int, shape: Shape) -> Schedule:
@@ -107,4 +122,11 @@ VARIANTS: dict[str, Variant] = {
     "kth": Variant(Kth(2), schedule=halving),
     "schedule-decreasing": Variant(schedule=decreasing),
     "schedule-increasing": Variant(schedule=increasing),
+    "pairs": Variant(Pairs(), all_keys, norm_preserving_mean),
+    "pairs-all-keys": Variant(Pairs(), all_keys),
+    "feature-qkv": Variant(metric=metrics.all_queries_keys_and_values),
+    "partition-energy": Variant(SoftBipartite(partition=by_energy)),
+    "size-cost": Variant(SoftBipartite(similarity=ward), metrics.keys_and_sizes),
+    "attention-protected": Variant(Protected(0.25), metrics.queries_and_keys),
+    "schedule-late": Variant(schedule=late),
 }

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from research.ablations.bipartite import SoftBipartite, dot, euclidean, sequential, shuffled
+from research.ablations.bipartite import (
+    Protected,
+    SoftBipartite,
+    by_energy,
+    dot,
+    euclidean,
+    sequential,
+    shuffled,
+    ward,
+)
 from research.ablations.clustering import KMeans
 from research.ablations.combining import drop, keep_one, maximum, plain_mean
 from research.ablations.pruning import Prune, class_attention, random_score
@@ -30,6 +39,8 @@ MATCHERS: dict[str, Matcher] = {
     "dot": SoftBipartite(similarity=dot),
     "sequential": SoftBipartite(partition=sequential),
     "shuffled": SoftBipartite(partition=shuffled),
+    "energy": SoftBipartite(partition=by_energy),
+    "ward": SoftBipartite(similarity=ward),
     "k-means": KMeans(2),
     "greedy": Pairs(),
     "random-pruning": Prune(random_score),
@@ -112,9 +123,52 @@ def test_distances_equal_loops(patches: int, prefix: int, r: int, seed: int) -> 
     )
 
 
+# Of two tokens alone, both have the same energy.
+@given(st.integers(3, 16), st.integers(0, 3), st.integers(1, 9), SEEDS)
+def test_ward_s_cost_and_sets_by_energy_equal_loops(
+    patches: int, prefix: int, r: int, seed: int
+) -> None:
+    metric = _metric(1, patches + prefix, seed)
+    rows = list(metric[0].numpy())
+    r = min(r, patches // 2)
+
+    def energy(token: int) -> float:
+        return sum(oracle.cosine(rows[token], row) for row in rows[prefix:])
+
+    order = sorted(range(prefix, patches + prefix), key=energy, reverse=True)
+    assert _pairs(SoftBipartite(partition=by_energy)(metric, r, prefix)) == _by_loops(
+        rows, order[1::2], order[::2], r, oracle.cosine
+    )
+
+    metric[..., -1] = metric[..., -1].abs() * 5 + 1  # sizes
+    rows = list(metric[0].numpy())
+
+    def less_cost(x: Vector, y: Vector) -> float:
+        weight = float(x[-1] * y[-1] / (x[-1] + y[-1]))
+        return -weight * (1 - oracle.cosine(x[:-1], y[:-1]))
+
+    even = [token for token in range(prefix, patches + prefix) if token % 2 == 0]
+    odd = [token for token in range(prefix, patches + prefix) if token % 2 == 1]
+    by_cost = _by_loops(rows, even, odd, r, less_cost)
+    assert _pairs(SoftBipartite(similarity=ward)(metric, r, prefix)) == by_cost
+
+
+def test_what_the_class_token_attends_to_merges_last() -> None:
+    metric = _metric(1, 17, 0, 2, 3, 4)  # queries and keys of 3 heads
+    attention = class_attention(metric, 1)[0]
+    protected = {1 + int(token) for token in attention.topk(4).indices}
+    in_a = set(range(2, 17, 2))
+    few = len(in_a - protected)
+    merged = {token for token, _ in _pairs(Protected(0.25)(metric, few, 1))}
+    assert merged == in_a - protected
+    assert len(_pairs(Protected(0.25)(metric, 8, 1))) == 8  # then they merge, too
+    keys = metric[:, :, 1].mean(dim=2)
+    assert _pairs(Protected(0.0)(metric, 5, 1)) == _pairs(Bipartite()(keys, 5, 1))
+
+
 def test_random_halves_differ_by_image_and_take_all_tokens() -> None:
     torch.manual_seed(0)
-    in_a, in_b = shuffled(200, 11, 1)
+    in_a, in_b = shuffled(torch.zeros(200, 11, 4), 1)
     assert in_a.shape == (200, 5) and in_b.shape == (200, 5)
     assert torch.equal(
         torch.cat([in_a, in_b], dim=1).sort(dim=1).values, torch.arange(1, 11).expand(200, -1)

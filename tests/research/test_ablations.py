@@ -18,7 +18,7 @@ from research.ablations.__main__ import main
 from research.ablations.report import Verdict, judge, render
 from research.ablations.results import Result, difference, read_results, write_results
 from research.ablations.tables import TABLES, Claim
-from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving
+from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving, late
 from server.errors import ConfigError
 from tests.server.commands.test_datasets import idx
 from tests.tome_core.models import make_images, make_vit
@@ -39,6 +39,7 @@ ABOUT: dict[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "torch": "2",
+    "twin": False,
 }
 
 
@@ -128,6 +129,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (
         capsys.readouterr().err.startswith("error: ")
         and "--fresh" not in (tmp_path / "report.md").read_text()
+    )
+    # The twin is another model: nothing is taken over.
+    assert main([*common, "--only", "unmerged", "--twin"]) == 0
+    twin = json.loads((tmp_path / "report.json").read_text())
+    assert list(twin["rows"]) == [UNMERGED] and twin["about"]["twin"]
+    assert twin["about"]["model"] == "fashion-mnist-dense"
+    assert twin["about"]["weights"] != first["about"]["weights"]
+    report = " ".join((tmp_path / "report.md").read_text().split())
+    assert report.startswith("# The paper's ablations on a model trained without merging")
+    assert (
+        "It was trained without merging" in report and "was trained with merging on," not in report
     )
 
 
@@ -232,6 +244,24 @@ def test_a_report_of_few_rows_or_none() -> None:
         text = render(ABOUT, results)
         assert text.count("not measured") > 20
         assert "What merging costs" not in text
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_the_report_says_how_the_model_was_trained(twin: bool) -> None:
+    text = " ".join(render(ABOUT | {"twin": twin}, {}).split())
+    assert ("make ablations ARGS=--twin" in text) == twin
+    assert ("half of the steps by the paper's rule" in text) != twin
+    assert ("It was trained without merging" in text) == twin
+    assert ("docs/ablations-twin.md" in text) != twin
+
+
+def test_the_pairs_of_the_report_are_those_that_are_served() -> None:
+    assert VARIANTS["pairs"].patch(make_vit()).merging.rule == "pairs"
+
+
+def test_late_merging_has_the_sum_of_constant_merging() -> None:
+    assert str(late(4, Shape(4, 197, 1))) == "0,0,8,8"
+    assert sum(late(4, Shape(5, 197, 1)).wanted(5)) == 16
 
 
 def test_tables_hold_together() -> None:

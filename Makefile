@@ -96,5 +96,5 @@ simulate: install  ## the scheduler under load on a simulated device
 bench-ray: .venv/ray  ## images/s under Ray Serve, of one replica and of two; ARGS="--help" for more
 	$(BIN)/python -m benchmarks.ray_serve $(ARGS)
 
-ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md
+ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md; ARGS=--twin: on its twin
 	$(BIN)/python -m research.ablations $(ARGS)

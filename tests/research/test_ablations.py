@@ -17,7 +17,8 @@ import tome_core
 from research.ablations.__main__ import main
 from research.ablations.report import Verdict, judge, render
 from research.ablations.results import Result, difference, read_results, write_results
-from research.ablations.tables import TABLES, Claim
+from research.ablations.table_parts import Claim
+from research.ablations.tables import TABLES
 from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving, late
 from server.errors import ConfigError
 from tests.server.commands.test_datasets import idx

@@ -119,9 +119,16 @@ def read_profile(path: Path) -> list[ProfileRow]:
 
 
 def read_accuracies(path: Path) -> dict[str, float]:
-    """Return the accuracies in a profile, by the text of their schedule. See `read_profile`."""
-    rows = read_profile(path)
-    return {row.r: row.accuracy for row in rows if row.accuracy is not None}
+    """Return the accuracies by the first rule that has any, by the text of their schedule.
+
+    Raises as `read_profile` does.
+    """
+    accuracies: dict[str, float] = {}
+    rows = [row for row in read_profile(path) if row.accuracy is not None]
+    for row in rows:
+        if row.merging == rows[0].merging and row.accuracy is not None:
+            accuracies[row.r] = row.accuracy
+    return accuracies
 
 
 def read_rule_profile(path: Path, merging: RuleName, prop_attn: bool) -> dict[str, ProfileRow]:

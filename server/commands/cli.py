@@ -174,17 +174,21 @@ def _evaluate(command: EvaluateCommand) -> int:
         command.r.split() or None,
         command.model,
         command.batch,
+        rules=command.rules,
         clips=command.clips,
         crops=command.crops,
     )
     if command.profile is not None:
         write_profile(command.profile, rows, conditions)
     if command.plot is not None:
-        model_name = str(conditions["model"])
-        curves = {model_name: rows, **other_profiles}
-        if cascades := cascade_rows(rows):
-            curves[f"{model_name}, confidence=auto"] = cascades
-        plot_profiles(curves, command.plot)
+        curves = {}
+        for rule in dict.fromkeys(row.merging for row in rows):
+            name = f"{conditions['model']} by {rule}"
+            of_rule = [row for row in rows if row.merging == rule]
+            curves[name] = of_rule
+            if cascades := cascade_rows(of_rule):
+                curves[f"{name}, confidence=auto"] = cascades
+        plot_profiles(curves | other_profiles, command.plot)
     return 0
 
 

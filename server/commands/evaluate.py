@@ -34,6 +34,7 @@ from server.logs import log_step
 from server.media.modality import Modality
 from server.media.transforms import VideoTransform
 from server.settings import ModelSettings
+from tome_core.rules import RuleName
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.server")
@@ -52,7 +53,7 @@ _INPUTS = {
 
 @dataclass
 class _Measurement:
-    """What was measured under one schedule.
+    """What was measured under one schedule, by one rule.
 
     Attributes:
         means: counts the files whose best class was right.
@@ -61,6 +62,7 @@ class _Measurement:
             is: the best class, the margin between the two best probabilities, and the true class.
     """
 
+    runner: Runner
     schedule: Schedule
     means: WindowMeans = field(default_factory=WindowMeans)
     batch_sizes: list[int] = field(default_factory=list)
@@ -78,22 +80,30 @@ def evaluate(
     model: str,
     batch: int,
     *,
+    rules: Sequence[RuleName] = (),
     clips: int | None = None,
     crops: int | None = None,
 ) -> tuple[list[ProfileRow], dict[str, object]]:
-    """Measure and print the table; return its rows and the conditions of the measurement.
+    """Measure and print the tables; return their rows and the conditions of the measurement.
 
     Args:
         folder, limit: see `open_dataset`.
         r: the schedules; None for `IMAGE_SCHEDULES`, or for sounds and videos the levels of the
             model.
+        rules: by which tokens merge, the one that speeds are compared with first; none: by that of
+            the model's entry.
         clips, crops: see `pick_model`.
 
     Raises:
         ConfigError: there is no such data, one of its classes is not a label of the model, or a
             schedule does not fit it.
     """
-    runner = load_runner(settings, pick_model(settings, model, clips, crops))
+    spec = pick_model(settings, model, clips, crops)
+    runners = [
+        load_runner(settings, spec.model_copy(update={"merging": rule}))
+        for rule in rules or (spec.merging,)
+    ]
+    runner = runners[0]
     modality = runner.model.transform.modality
     data = open_dataset(folder, limit, modality)
     if r is None:
@@ -101,13 +111,14 @@ def evaluate(
     schedules = parse_schedules(runner, r)
     targets = class_indices(data, runner.model.labels)
     files = _FILES[modality]
-    spec = runner.model.spec
     conditions: dict[str, object] = {"model": spec.name}
     if spec.checkpoint is not None:
         conditions["weights"] = weights_digest(spec.checkpoint)
     with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):
-        rows = measure(runner, schedules, data, targets, batch)
-    print_table(runner, data, rows)
+        rows = measure(runners, schedules, data, targets, batch)
+    for each in runners:
+        merging = each.model.spec.merging
+        print_table(each, data, [row for row in rows if row.merging == merging])
     conditions |= {
         "data": data.name,
         files: len(data),
@@ -142,7 +153,7 @@ def class_indices(data: LabelledData, labels: Sequence[str]) -> list[int]:
 
 
 def measure(
-    runner: Runner,
+    runners: Sequence[Runner],
     schedules: Sequence[Schedule],
     data: LabelledData,
     targets: Sequence[int],
@@ -151,32 +162,30 @@ def measure(
     """Run every batch under every schedule, one after the other.
 
     Each batch begins with another schedule (see `server.commands.speeds`). The first of
-    ``schedules`` is the baseline of the speed-ups. The probabilities of a file's windows are
-    averaged.
+    ``schedules`` by the first of ``runners`` is the baseline of the speed-ups. The probabilities of
+    a file's windows are averaged.
 
     Args:
+        runners: of one model by several rules.
         targets: the model's class for each class of ``data``; see `class_indices`.
     """
-    measurements = [_Measurement(schedule) for schedule in schedules]
-    for schedule in schedules:
-        runner.seconds([schedule] * batch)  # warm up
-    transform = runner.model.transform
+    measurements = [_Measurement(runner, schedule) for runner in runners for schedule in schedules]
+    for measurement in measurements:
+        measurement.runner.seconds([measurement.schedule] * batch)  # warm up
+    transform = runners[0].model.transform
     with make_progress() as progress:
         task = progress.add_task(_FILES[transform.modality], total=len(data))
         for number, part in enumerate(batches(transform, data, targets, batch)):
             for measurement in in_turn(measurements, number):
-                _measure_batch(runner, part, measurement)
+                _measure_batch(part, measurement)
             progress.update(task, completed=int(part.items[-1]) + 1)
     baseline = measurements[0]
-    return [_row(runner, each, baseline, len(data)) for each in measurements]
+    return [_row(each, baseline, len(data)) for each in measurements]
 
 
-def _measure_batch(
-    runner: Runner,
-    part: LabelledBatch,
-    measurement: _Measurement,
-) -> None:
+def _measure_batch(part: LabelledBatch, measurement: _Measurement) -> None:
     """Run one batch under the schedule of ``measurement``, and add its time and its scores."""
+    runner = measurement.runner
     count = len(part.inputs)
     started = time.perf_counter()
     logits = runner.logits(part.inputs, [measurement.schedule] * count).cpu()
@@ -201,12 +210,8 @@ def _knows_certainty(runner: Runner) -> bool:
     return is_image and model.activation == "softmax" and len(model.labels) > 1
 
 
-def _row(
-    runner: Runner,
-    measurement: _Measurement,
-    baseline: _Measurement,
-    files: int,
-) -> ProfileRow:
+def _row(measurement: _Measurement, baseline: _Measurement, files: int) -> ProfileRow:
+    runner = measurement.runner
     tokens = runner.tokens(measurement.schedule)
     cost = runner.model.network.cost()
     sizes = measurement.batch_sizes
@@ -227,7 +232,7 @@ def _row(
     )
     if not measurement.classes:
         return row
-    if measurement is baseline:
+    if measurement.schedule == baseline.schedule:
         return with_exact_agreement(row)
     return _with_cascade(row, measurement, baseline)
 
@@ -248,8 +253,9 @@ def _with_cascade(row: ProfileRow, measured: _Measurement, baseline: _Measuremen
 def print_table(runner: Runner, data: LabelledData, rows: Sequence[ProfileRow]) -> None:
     """Print the rows as a table."""
     modality = runner.model.transform.modality
-    name = runner.model.spec.name
-    title = f"{name} on {len(data):,} {_FILES[modality]} of {data.name}, {runner.device}"
+    spec = runner.model.spec
+    files = f"{len(data):,} {_FILES[modality]} of {data.name}"
+    title = f"{spec.name} by {spec.merging} on {files}, {runner.device}"
     speed = f"{_INPUTS[modality]}/s"
     table = Table(
         "r", "accuracy %", "95 % interval", "tokens", "FLOPs", speed, "speed-up", title=title

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings
 
 from server.errors import ConfigError
 from server.settings import ModelSettings, Settings
+from tome_core.rules import RULE_NAMES, RuleName
 from tome_core.schedule import Schedule
 
 # The fields that are arguments, not flags, as all are that have no default.
@@ -142,6 +143,13 @@ class EvaluateCommand(ModelSettings):
             " sounds and videos."
         ),
     )
+    merging: str = Field(
+        "",
+        description=(
+            f"Rules by which tokens merge, of {', '.join(RULE_NAMES)}, separated by spaces;"
+            " default: that of the model's entry."
+        ),
+    )
     model: str = Field("", description="Name of the model; default: the first.")
     batch: int = Field(50, ge=1, le=1024, description="Images or windows in one forward pass.")
     limit: int | None = Field(None, ge=1, description="Largest number of files to evaluate.")
@@ -164,6 +172,20 @@ class EvaluateCommand(ModelSettings):
     @classmethod
     def _normalize_schedules(cls, value: str) -> str:
         return _normalize_schedules(value)
+
+    @field_validator("merging")
+    @classmethod
+    def _check_rules(cls, value: str) -> str:
+        for name in value.split():
+            if name not in RULE_NAMES:
+                raise ValueError(f"{name!r} is not a rule; there are {', '.join(RULE_NAMES)}")
+        return value
+
+    @property
+    def rules(self) -> tuple[RuleName, ...]:
+        """The rules of ``merging``, each once."""
+        named = dict.fromkeys(self.merging.split())
+        return tuple(rule for rule in RULE_NAMES if rule in named)
 
 
 class TuneCommand(ModelSettings):

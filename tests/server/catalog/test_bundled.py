@@ -45,7 +45,7 @@ def test_the_accuracy_is_that_of_the_profile(
     assert len(data) == 10_000
     indices = class_indices(data, runner.model.labels)
     schedules = [parse_schedule(runner, r) for r in ("0", "13")]
-    plain, merged = measure(runner, schedules, data, indices, batch=50)
+    plain, merged = measure([runner], schedules, data, indices, batch=50)
     assert plain.accuracy is not None
     assert merged.accuracy is not None
     assert plain.accuracy >= 92.5

@@ -36,6 +36,9 @@ def test_only_rows_of_the_rule_count(tmp_path: Path) -> None:
     assert read_rule_profile(path, "paper", True) == {"0": paper[0]}
     assert read_rule_profile(path, "pairs", False) == {"0": pairs[0], "8": pairs[1]}
     assert read_accuracies(path) == {"0": 90.5}
+    better = replace(first, accuracy=91.0, merging="nearest", prop_attn=True)
+    write_profile(path, [*pairs, *paper, better], {})
+    assert read_accuracies(path) == {"0": 90.5}
     message = (
         'was measured under merging = "pairs", prop_attn = false and under .* change its entry'
     )

@@ -172,6 +172,7 @@ def test_visualize_draws_merged_regions(tome_serve: Run, tmp_path: Path) -> None
             "x.pictures has no suffix of a picture file; use .png",
         ),
         (["evaluate", "examples"], 1, "has no sub-folder of images"),
+        (["evaluate", "examples", "--merging=paper best"], 1, "'best' is not a rule"),
         (
             ["evaluate", "examples", "--profile", "none/p.json"],
             1,
@@ -255,19 +256,21 @@ def test_evaluate_measures_over_a_labelled_folder(tome_serve: Run, tmp_path: Pat
     config = tmp_path / "models.toml"
     config.write_text(re.sub(r"(?m)^profile = .*$", 'profile = "profile.json"', entry))
     files = ["--config", str(config), "--profile", str(profile), "--plot", str(plot)]
-    result = tome_serve("evaluate", str(data), "--r=8 16:-1", "--batch=4", *files)
+    rules = "--merging=nearest paper"
+    result = tome_serve("evaluate", str(data), "--r=8 16:-1", rules, "--batch=4", *files)
     assert result.returncode == 0, result.stderr
     assert "accuracy %" in result.stdout
     written = json.loads(profile.read_text())
     rows = written["levels"]
     assert (written["images"], written["compared_with"]) == (10, "r=0")
     assert written["weights"] == weights_digest(BUNDLED.with_name("fashion-mnist.safetensors"))
-    assert [row["r"] for row in rows] == ["0", "8", "16:-1"]
+    assert [row["r"] for row in rows] == ["0", "8", "16:-1"] * 2
     assert all(row["accuracy"] % 10 == 0 and row["images_per_s"] > 0 for row in rows)
     assert rows[0]["agreement"] == rows[0]["agreement_low"] == 100
-    assert {(row["merging"], row["prop_attn"]) for row in rows} == {("paper", True)}
-    assert rows[0]["margin"] is None
-    for row in rows[1:]:
+    assert [row["merging"] for row in rows] == ["paper"] * 3 + ["nearest"] * 3
+    assert all(row["prop_attn"] for row in rows)
+    assert rows[0]["margin"] is rows[3]["margin"] is None
+    for row in (*rows[1:3], *rows[4:]):
         # Ten images show no more than 74% (0.05 ** 0.1), and that only if none differs.
         assert row["margin_agreement"] == pytest.approx(74.113)
         assert 0 <= row["margin"] <= 1

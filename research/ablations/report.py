@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 
 from research.ablations.results import About, Result, difference
-from research.ablations.tables import FEATURES, TABLES, Claim, Table
+from research.ablations.table_parts import Claim, Table
+from research.ablations.tables import FEATURES, TABLES
 from research.ablations.variants import DEFAULT, UNMERGED
 
 Results = Mapping[str, Result]

@@ -24,7 +24,7 @@ from research.ablations.pruning import Prune, class_attention, random_score
 from tome_core.matching import Bipartite, Kth, Matcher, Random
 from tome_core.merge import Combine, norm_preserving_mean, weighted_mean
 from tome_core.metric import Metric, all_keys, mean_key
-from tome_core.pairs import Pairs
+from tome_core.pairs import Pairs, negative_distances
 from tome_core.schedule import Schedule
 
 # The r asked for, and the model that it is for.
@@ -124,6 +124,7 @@ VARIANTS: dict[str, Variant] = {
     "schedule-increasing": Variant(schedule=increasing),
     "pairs": Variant(Pairs(), all_keys, norm_preserving_mean),
     "pairs-all-keys": Variant(Pairs(), all_keys),
+    "nearest": Variant(Pairs(negative_distances), all_keys, norm_preserving_mean),
     "feature-qkv": Variant(metric=metrics.all_queries_keys_and_values),
     "partition-energy": Variant(SoftBipartite(partition=by_energy)),
     "size-cost": Variant(SoftBipartite(similarity=ward), metrics.keys_and_sizes),

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from research.ablations.measuring import Bench, describe, load_bench, measure
+from research.ablations.measuring import describe, measure
 from research.ablations.report import render
-from research.ablations.results import About, Result, read_results, write_results
+from research.ablations.results import Result, read_results, write_results
 from research.ablations.variants import VARIANTS
+from research.bench import Bench, load_bench
+from research.kept_rows import About
+from research.options import positive, row_progress
+from server.commands.datasets import open_dataset
 from server.errors import ConfigError
 from server.settings import ModelSettings
 
@@ -33,12 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folder of the test images; default: where Debian has Fashion-MNIST",
     )
-    parser.add_argument("--images", type=_positive, help="only the first so many of them")
+    parser.add_argument("--images", type=positive, help="only the first so many of them")
     parser.add_argument(
         "--only", metavar="TEXT", default="", help="measure only rows with this in their name"
     )
-    parser.add_argument("--r", type=_positive, default=16, help="of all variants (default 16)")
-    parser.add_argument("--batch", type=_positive, default=100)
+    parser.add_argument("--r", type=positive, default=16, help="of all variants (default 16)")
+    parser.add_argument("--batch", type=positive, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes one per core")
     parser.add_argument("--device", default="auto")
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=args.dtype,
             threads=args.threads,
         )
-        bench = load_bench(settings, args.data, args.images)
+        bench = load_bench(settings, open_dataset(args.data, args.images))
         about = describe(bench, args.r, args.batch, args.seed) | {"twin": args.twin}
         results = read_results(file, about, args.fresh)
     except ConfigError as error:
@@ -107,44 +110,22 @@ def run(
     bench: Bench, about: About, names: list[str], results: dict[str, Result], file: Path
 ) -> None:
     """Measure ``names`` into ``results`` and ``file``, and say how far it is."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=600
-    ) as progress:
-        images = len(bench.pixels)
-        task = progress.add_task("images", total=len(names) * images)
-        spent = 0.0
-        for number, name in enumerate(names, 1):
-            progress.update(task, description=name)
+    with row_progress(len(names), len(bench.pixels)) as progress:
+        for name in names:
+            progress.start(name)
             result = results[name] = measure(
                 bench,
                 VARIANTS[name],
                 about["r"],
                 about["batch"],
                 about["seed"],
-                lambda n: progress.advance(task, n),
+                progress.advance,
             )
             write_results(
                 file, about, {name: results[name] for name in VARIANTS if name in results}
             )
-            spent += result.seconds
-            left = spent / number * (len(names) - number) / 60
-            progress.console.print(
-                f"{name:21s} {result.accuracy:6.2f} ± {result.error:.2f} %, {result.seconds:4.0f}"
-                f" s; {number} of {len(names)} rows, about {left:.0f} min left",
-                highlight=False,
-            )
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
+            text = f"{name:21s} {result.accuracy:6.2f} ± {result.error:.2f} %"
+            progress.finish(text, result.seconds)
 
 
 if __name__ == "__main__":

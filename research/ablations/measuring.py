@@ -4,98 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 
 import tome_core
 from research.ablations.results import Result
-from research.ablations.variants import Shape, Variant
-from server.catalog.profiles import weights_digest
-from server.commands.datasets import open_dataset
-from server.commands.evaluate import class_indices
-from server.commands.labelled_batches import batches
-from server.commands.offline import pick_model
-from server.engine.device.placement import pick_device, pick_dtype, set_threads
+from research.ablations.variants import Variant
+from research.bench import Bench, describe_bench
 from server.engine.execution.runner import Runner
-from server.engine.loading.model_loader import LoadedModel, load_model
-from server.engine.loading.timm_models import create_timm_model
-from server.engine.loading.weights import load_weights
-from server.settings import ModelSettings
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The model, as timm has it and as it is served, and all images in memory.
-
-    Attributes:
-        data: the name of the data set.
-        pixels: uint8 ``(M, C, H, W)``.
-        labels: the model's classes, int64 ``(M,)``.
-    """
-
-    loaded: LoadedModel
-    vit: nn.Module
-    device: torch.device
-    dtype: torch.dtype
-    data: str
-    pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-    @property
-    def shape(self) -> Shape:
-        """Of the model."""
-        return Shape(self.loaded.depth, self.loaded.tokens, self.loaded.prefix)
-
-
-def load_bench(settings: ModelSettings, folder: Path | None, images: int | None) -> Bench:
-    """The first model of the settings and the first ``images`` test images in ``folder``.
-
-    See `open_dataset` for the images.
-
-    Raises:
-        ConfigError: the data set or the device is not there.
-    """
-    set_threads(settings.threads)
-    device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device)
-    spec = pick_model(settings, "")
-    data = open_dataset(folder, images)
-    loaded = load_model(spec, device, dtype)
-    dtype = next(loaded.network.parameters()).dtype
-    vit = create_timm_model(spec, len(loaded.labels), pretrained=False)
-    assert spec.checkpoint is not None
-    load_weights(vit, spec.checkpoint)
-    targets = class_indices(data, loaded.labels)
-    parts = list(batches(loaded.transform, data, targets, 1000))
-    pixels, labels, _ = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Bench(loaded, vit.eval().to(device), device, dtype, data.name, pixels, labels)
 
 
 def describe(bench: Bench, r: int, batch: int, seed: int) -> dict[str, Any]:
     """All that results depend on, and what the report says of the images."""
-    spec = bench.loaded.spec
-    assert spec.checkpoint is not None
-    return {
-        "model": spec.name,
-        "weights": weights_digest(spec.checkpoint),
-        "data": bench.data,
-        "images": len(bench.pixels),
-        "black_patches": round(black_patches(bench), 4),
-        "r": r,
-        "tokens": bench.shape.tokens,
-        "blocks": bench.shape.depth,
-        "batch": batch,
-        "seed": seed,
-        "device": bench.device.type,
-        "dtype": str(bench.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-    }
+    black = round(black_patches(bench), 4)
+    return describe_bench(bench) | {"black_patches": black, "r": r, "batch": batch, "seed": seed}
 
 
 def black_patches(bench: Bench) -> float:

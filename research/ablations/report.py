@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum
 
-from research.ablations.results import About, Result, difference
+from research.ablations.results import Result, difference
 from research.ablations.table_parts import Claim, Table
 from research.ablations.tables import FEATURES, TABLES
 from research.ablations.variants import DEFAULT, UNMERGED
+from research.kept_rows import About
 
 Results = Mapping[str, Result]
 

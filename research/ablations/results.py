@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,10 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.errors import ConfigError
-from server.system.files import replace_text
-
-About = Mapping[str, Any]
+from research.kept_rows import About, read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -70,38 +66,12 @@ def write_results(path: Path, about: About, results: Mapping[str, Result]) -> No
         packed = base64.b64encode(np.packbits(result.correct).tobytes()).decode("ascii")
         summary = {"accuracy": round(result.accuracy, 4), "error": round(result.error, 4)}
         rows[name] = summary | asdict(result) | {"correct": packed}
-    text = json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
-    replace_text(path, text)
+    write_rows(path, about, rows)
 
 
 def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:
-    """The rows in ``path`` if they were measured as ``about`` says, else none.
-
-    Raises:
-        ConfigError: the file holds something else, or results over more images than ``about`` has,
-            and ``replace`` does not allow to give that up.
-    """
-    if not path.exists():
-        return {}
-    try:
-        kept = json.loads(path.read_text("utf-8"))
-        kept_about = kept["about"]
-        images = kept["about"]["images"]
-        results = {name: _result(row, images) for name, row in kept["rows"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if replace:
-            return {}
-        raise ConfigError(
-            f"{path} holds no results of ablations; name another with --out, or pass --fresh"
-        ) from error
-    if kept_about == about:
-        return results
-    if images > about["images"] and not replace:
-        raise ConfigError(
-            f"{path} holds results over {images:,} images, more than {about['images']:,}; name"
-            " another file with --out, or pass --fresh to give them up"
-        )
-    return {}
+    """Return the rows in ``path``; see `research.kept_rows.read_rows`."""
+    return read_rows(path, about, _result, "ablations", replace)
 
 
 def _result(row: dict[str, Any], images: int) -> Result:

@@ -21,6 +21,7 @@ from research.ablations.bipartite import (
 )
 from research.ablations.clustering import KMeans
 from research.ablations.pruning import Prune, class_attention, random_score
+from research.bench import Shape
 from tome_core.matching import Bipartite, Kth, Matcher, Random
 from tome_core.merge import Combine, norm_preserving_mean, weighted_mean
 from tome_core.metric import Metric, all_keys, mean_key
@@ -28,16 +29,7 @@ from tome_core.pairs import Pairs, negative_distances
 from tome_core.schedule import Schedule
 
 # The r asked for, and the model that it is for.
-Schedules = Callable[[int, "Shape"], Schedule]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Shape of a model: its blocks, its input tokens, and how many of these are prefix tokens."""
-
-    depth: int
-    tokens: int
-    prefix: int
+Schedules = Callable[[int, Shape], Schedule]
 
 
 def constant(r: int, shape: Shape) -> Schedule:

@@ -19,7 +19,8 @@ from research.ablations.report import Verdict, judge, render
 from research.ablations.results import Result, difference, read_results, write_results
 from research.ablations.table_parts import Claim
 from research.ablations.tables import TABLES
-from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, Shape, halving, late
+from research.ablations.variants import DEFAULT, UNMERGED, VARIANTS, halving, late
+from research.bench import Shape
 from server.errors import ConfigError
 from tests.server.commands.test_datasets import idx
 from tests.tome_core.models import make_images, make_vit

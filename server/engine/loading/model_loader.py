@@ -127,7 +127,7 @@ def _load_once(
     allowed: Accelerations,
 ) -> LoadedModel:
     labels = read_labels(spec.labels) if spec.labels else None
-    vit = _create_with_weights(spec, labels)
+    vit = create_with_weights(spec, labels)
     plain = _patch(spec, vit)
     model_input = _resolve_input(spec, vit)
     transform = model_input.transform
@@ -210,7 +210,15 @@ def _resolve_sound(spec: ModelSpec, vit: Any) -> _ModelInput:
     )
 
 
-def _create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
+def create_with_weights(spec: ModelSpec, labels: Sequence[str] | None) -> Any:
+    """Return the model of timm, as timm has it, with the weights of the entry.
+
+    Args:
+        labels: those that the entry names; None if it names none.
+
+    Raises:
+        ConfigError: it cannot be created, or there are no such weights.
+    """
     path = find_checkpoint(spec)
     if spec.folder is not None:
         config = read_json(spec.folder / "config.json")

@@ -1,0 +1,94 @@
+"""How many tokens each block merges: shapes over the blocks, and the r that makes FLOPs equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from research.bench import Shape
+from tome_core.cost import Cost
+from tome_core.matching import Matcher
+from tome_core.ragged.plan import token_counts
+from tome_core.schedule import Schedule
+
+# The number of blocks -> how much each of them merges, relative to the others.
+Weights = Callable[[int], Sequence[float]]
+
+CONSTANT = "R"
+BY_LOSS = "by-loss"
+
+
+def linear(inflection: float) -> Weights:
+    """Weights as `Schedule.linear` has them, from ``1 - inflection`` to ``1 + inflection``."""
+
+    def weights(depth: int) -> list[float]:
+        last = max(depth - 1, 1)
+        return [1 + inflection * (2 * block / last - 1) for block in range(depth)]
+
+    return weights
+
+
+def sparing(first: int = 0, last: int = 0) -> Weights:
+    """Nothing in so many of the first and of the last blocks, the same in the others."""
+
+    def weights(depth: int) -> list[float]:
+        return [float(first <= block < depth - last) for block in range(depth)]
+
+    return weights
+
+
+def every_second(depth: int) -> list[float]:
+    """All of two blocks in the first of them."""
+    return [2.0 * (block % 2 == 0) for block in range(depth)]
+
+
+# `BY_LOSS` is not among them: its weights are measured (`calibration.py`).
+SHAPES: dict[str, Weights] = {
+    CONSTANT: linear(0),
+    "R:-0.5": linear(-0.5),
+    "R:-0.25": linear(-0.25),
+    "R:0.5": linear(0.5),
+    "spare-first-1": sparing(first=1),
+    "spare-first-2": sparing(first=2),
+    "spare-first-3": sparing(first=3),
+    "spare-last-1": sparing(last=1),
+    "spare-last-2": sparing(last=2),
+    "every-second": every_second,
+}
+
+
+def spread(weights: Sequence[float], tokens: int) -> Schedule:
+    """Return the schedule that merges ``tokens`` in all blocks together, in these proportions.
+
+    A block that can merge fewer than its share merges what it can.
+    """
+    total = math.fsum(weights)
+    counts = []
+    done = 0
+    for block in range(len(weights)):
+        until = math.floor(tokens * math.fsum(weights[: block + 1]) / total + 0.5)
+        counts.append(until - done)
+        done = until
+    return Schedule.per_layer(counts)
+
+
+def relative_flops(cost: Cost, schedule: Schedule, shape: Shape, matcher: Matcher) -> float:
+    """Return the FLOPs of ``schedule``, relative to no merging."""
+    return cost.relative(token_counts(schedule, shape.depth, shape.tokens, shape.prefix, matcher))
+
+
+def equal_flops(
+    target: float, weights: Sequence[float], cost: Cost, shape: Shape, matcher: Matcher
+) -> Schedule:
+    """Return the schedule of these proportions whose relative FLOPs are nearest to ``target``.
+
+    Its r need not be a whole number: blocks differ by one where it is not, so that FLOPs differ by
+    less than a comparison of losses would notice.
+    """
+    most = shape.tokens * shape.depth
+
+    def distance(tokens: int) -> float:
+        schedule = spread(weights, tokens)
+        return abs(relative_flops(cost, schedule, shape, matcher) - target)
+
+    return spread(weights, min(range(most + 1), key=distance))

@@ -16,6 +16,16 @@ Weights = Callable[[int], Sequence[float]]
 
 CONSTANT = "R"
 BY_LOSS = "by-loss"
+_STEPS = 8  # between two whole numbers of tokens
+NOTES = {
+    CONSTANT: "the same in every block",
+    "R:x": "linear over the blocks, as the schedule of that text: from (1 - x)R to (1 + x)R",
+    "spare-first-n": "nothing in the first n blocks, the same in the others",
+    "spare-last-n": "nothing in the last n blocks, the same in the others",
+    "every-second": "one matching for two blocks: twice as many, in every second block",
+    BY_LOSS: "in inverse proportion to what merging in that block alone costs, class loss and patch"
+    " loss together, on other images",
+}
 
 
 def linear(inflection: float) -> Weights:
@@ -42,7 +52,7 @@ def every_second(depth: int) -> list[float]:
     return [2.0 * (block % 2 == 0) for block in range(depth)]
 
 
-# `BY_LOSS` is not among them: its weights are measured (`calibration.py`).
+# `BY_LOSS` is not among them: its weights are measured (`Measurer.block_losses`).
 SHAPES: dict[str, Weights] = {
     CONSTANT: linear(0),
     "R:-0.5": linear(-0.5),
@@ -57,10 +67,11 @@ SHAPES: dict[str, Weights] = {
 }
 
 
-def spread(weights: Sequence[float], tokens: int) -> Schedule:
+def spread(weights: Sequence[float], tokens: float) -> Schedule:
     """Return the schedule that merges ``tokens`` in all blocks together, in these proportions.
 
-    A block that can merge fewer than its share merges what it can.
+    It need not be a whole number: what each block has merged in sum is rounded. A block that can
+    merge fewer than its share merges what it can.
     """
     total = math.fsum(weights)
     counts = []
@@ -85,10 +96,11 @@ def equal_flops(
     Its r need not be a whole number: blocks differ by one where it is not, so that FLOPs differ by
     less than a comparison of losses would notice.
     """
-    most = shape.tokens * shape.depth
 
-    def distance(tokens: int) -> float:
+    def distance(tokens: float) -> float:
         schedule = spread(weights, tokens)
         return abs(relative_flops(cost, schedule, shape, matcher) - target)
 
-    return spread(weights, min(range(most + 1), key=distance))
+    whole = min(range(shape.tokens * shape.depth + 1), key=distance)
+    around = [max(whole + step / _STEPS, 0) for step in range(-_STEPS, _STEPS + 1)]
+    return spread(weights, min(around, key=distance))

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
 import tome_core
 from research.ablations.bipartite import SoftBipartite, euclidean
-from research.beyond.matching import ScoredPairs, half_squared_distance
+from research.beyond.informed import (
+    InformedStrategy,
+    ReusingStrategy,
+    attention_cost,
+    protect,
+    ward,
+)
+from research.beyond.matching import RoundedPairs, ScoredPairs, cosine, half_squared_distance
+from research.beyond.metrics import keys_and_values, unit_keys
 from tome_core.attention import Attend, fused_attention
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.cost import Cost
@@ -79,6 +88,12 @@ PAIRS = "pairs"
 KEYS_DISTANCE = "keys-distance"
 
 _NEAREST = ScoredPairs(half_squared_distance)
+_MOST_ALIKE = ScoredPairs(cosine)  # the same as the rule "pairs", for what changes its scores
+_WARD = partial(InformedStrategy, adjust=ward)
+_ATTENTION_COST = partial(InformedStrategy, adjust=attention_cost)
+_ATTENTION_WEIGHTS = partial(InformedStrategy, weigh_by_attention=True)
+_PROTECTED_SHARES = (0.1, 0.25)
+_REUSED = Comparisons(every=2)
 
 WAYS: dict[str, Way] = {
     PAPER: Way(
@@ -88,17 +103,84 @@ WAYS: dict[str, Way] = {
         RULES["paper"].combine,
         comparisons=Comparisons(all_pairs=False, all_heads=False),
     ),
-    PAIRS: Way("the rule of the core: cosine of the keys of all heads, all pairs"),
-    KEYS_DISTANCE: Way("Euclidean distance of the keys of all heads, all pairs", _NEAREST),
+    PAIRS: Way("the rule of the core: cosine of the keys of all heads, over all pairs"),
+    KEYS_DISTANCE: Way("Euclidean distance of the keys of all heads, over all pairs", _NEAREST),
     "keys-distance-bipartite": Way(
         "the same distance, between two alternating halves",
         SoftBipartite(similarity=euclidean),
         comparisons=Comparisons(all_pairs=False),
     ),
     "mean-key-distance": Way(
-        "Euclidean distance of the mean keys, all pairs",
+        "Euclidean distance of the mean keys, over all pairs",
         _NEAREST,
         mean_key,
         comparisons=Comparisons(all_heads=False),
+    ),
+    "keys-cosine-per-head": Way(
+        "mean over the heads of the cosine of their keys", metric=unit_keys
+    ),
+    "keys-values": Way(
+        "cosine of keys and values side by side",
+        metric=keys_and_values,
+        comparisons=Comparisons(widths=2),
+    ),
+    "keys-values-distance": Way(
+        "Euclidean distance of keys and values side by side",
+        _NEAREST,
+        keys_and_values,
+        comparisons=Comparisons(widths=2),
+    ),
+    "keys-distance-ward": Way(
+        "squared distance times a*b/(a+b) of the sizes (Ward)", _NEAREST, strategy=_WARD
+    ),
+    "keys-distance-attention-cost": Way(
+        "squared distance times a*b/(a+b) of the class token's attention",
+        _NEAREST,
+        strategy=_ATTENTION_COST,
+    ),
+    "keys-distance-attention-weights": Way(
+        "`keys-distance`, the mean weighted by size times the class token's attention",
+        _NEAREST,
+        strategy=_ATTENTION_WEIGHTS,
+    ),
+    "pairs-attention-weights": Way(
+        "`pairs`, the mean weighted by size times the class token's attention",
+        _MOST_ALIKE,
+        strategy=_ATTENTION_WEIGHTS,
+    ),
+    **{
+        f"{name}-protect-{share:.0%}".removesuffix("%"): Way(
+            f"`{name}`, but the {share:.0%} of tokens with the most attention of the class token"
+            " do not merge",
+            matcher,
+            strategy=partial(InformedStrategy, adjust=partial(protect, share=share)),
+        )
+        for name, matcher in ((PAIRS, _MOST_ALIKE), (KEYS_DISTANCE, _NEAREST))
+        for share in _PROTECTED_SHARES
+    },
+    "pairs-reuse": Way(
+        "`pairs`; every second block reuses the similarities of the block before",
+        _MOST_ALIKE,
+        strategy=ReusingStrategy,
+        comparisons=_REUSED,
+    ),
+    "keys-distance-reuse": Way(
+        "`keys-distance`; every second block reuses the distances of the block before",
+        _NEAREST,
+        strategy=ReusingStrategy,
+        comparisons=_REUSED,
+    ),
+    "pairs-bfloat16": Way("`pairs`, keys rounded to bfloat16", RoundedPairs(cosine, rerank=False)),
+    "pairs-bfloat16-reranked": Way(
+        "the same, and the best r of the best 2r pairs by exact keys",
+        RoundedPairs(cosine, rerank=True),
+    ),
+    "keys-distance-bfloat16": Way(
+        "`keys-distance`, keys rounded to bfloat16",
+        RoundedPairs(half_squared_distance, rerank=False),
+    ),
+    "keys-distance-bfloat16-reranked": Way(
+        "the same, and the best r of the best 2r pairs by exact keys",
+        RoundedPairs(half_squared_distance, rerank=True),
     ),
 }

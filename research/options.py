@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -58,12 +58,27 @@ class RowProgress:
             f"{text}, {seconds:4.0f} s; {self._done} of {self._rows} rows, about {left:.0f} min"
             " left",
             highlight=False,
+            soft_wrap=True,
         )
 
 
 @contextmanager
 def row_progress(rows: int, images: int) -> Iterator[RowProgress]:
     """Show the progress of ``rows`` over ``images`` each."""
+    with _progress() as progress:
+        task = progress.add_task("images", total=rows * images)
+        yield RowProgress(progress, task, rows)
+
+
+@contextmanager
+def step_progress(steps: int, what: str) -> Iterator[Callable[[], object]]:
+    """Show the progress of so many ``steps``; yield what is called after each."""
+    with _progress() as progress:
+        task = progress.add_task(what, total=steps)
+        yield lambda: progress.advance(task)
+
+
+def _progress() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,6 +86,4 @@ def row_progress(rows: int, images: int) -> Iterator[RowProgress]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=600) as progress:
-        task = progress.add_task("images", total=rows * images)
-        yield RowProgress(progress, task, rows)
+    return Progress(*columns, console=console, transient=True, speed_estimate_period=600)

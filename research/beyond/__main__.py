@@ -20,51 +20,43 @@ from research.beyond.results import Result, ratio, read_results, write_results
 from research.beyond.rows import Row, base_rows, make_rows
 from research.beyond.runs import Run
 from research.beyond.selection import select
+from research.beyond.speed import (
+    TURNS,
+    describe_speed,
+    measure_speed,
+    read_speed,
+    speed_table,
+    write_speed,
+)
 from research.kept_rows import About
-from research.options import count, positive, row_progress
+from research.options import count, positive, row_progress, step_progress
 from server.commands.datasets import open_dataset
+from server.engine.device.placement import pick_device, pick_dtype, set_threads
 from server.errors import ConfigError
 from server.settings import ModelSettings
+from server.system.files import replace_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    rows = make_rows(args.r)
-    names = [name for name in rows if args.only in name]
+    names = [name for name in make_rows(args.r) if args.only in name]
     if not names:
-        parser.error(f"no row has {args.only!r} in its name; there are {', '.join(rows)}")
+        parser.error(
+            f"no row has {args.only!r} in its name; there are {', '.join(make_rows(args.r))}"
+        )
     file = args.out.with_suffix(".json")
     try:
         if not args.out.parent.is_dir():
             raise ConfigError(f"there is no folder {args.out.parent} for the report")
-        settings = ModelSettings(
-            config=args.config,
-            models=(),
-            device=args.device,
-            dtype=args.dtype,
-            threads=args.threads,
-        )
-        data = select(open_dataset(args.data), args.skip, args.images, args.calibration)
-        bench = load_bench(settings, data, args.model)
-        measurer = Measurer(bench, args.images, args.batch)
-        about = describe_bench(bench) | {
-            "images": args.images,
-            "skip": args.skip,
-            "calibration": args.calibration,
-            "classes": len(bench.loaded.labels),
-            "r": args.r,
-            "batch": args.batch,
-            "seed": args.seed,
-        }
-        results = read_results(file, about, args.fresh)
+        if args.speed:
+            _measure_speed(args)
+        else:
+            _measure_rows(args, names, file)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    try:
-        missing = [rows[name] for name in names if args.fresh or name not in results]
-        run(Run(measurer, args.r), about, missing, results, file)
     except KeyboardInterrupt:
         print(
             f"stopped; {file} keeps the rows that are done, and the same command goes on from"
@@ -72,9 +64,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    args.out.write_text(render(about, results), "utf-8")
-    Console(stderr=True).print(f"{args.out} and {file} are written")
     return 0
+
+
+def _measure_rows(args: argparse.Namespace, names: Sequence[str], file: Path) -> None:
+    """Measure the rows that are asked for and not there yet, and write the report."""
+    settings = ModelSettings(
+        config=args.config,
+        models=(),
+        device=args.device,
+        dtype=args.dtype,
+        threads=args.threads,
+    )
+    data = select(open_dataset(args.data), args.skip, args.images, args.calibration)
+    bench = load_bench(settings, data, args.model)
+    measurer = Measurer(bench, args.images, args.batch)
+    about = describe_bench(bench) | {
+        "images": args.images,
+        "skip": args.skip,
+        "calibration": args.calibration,
+        "classes": len(bench.loaded.labels),
+        "r": args.r,
+        "batch": args.batch,
+        "seed": args.seed,
+    }
+    speed = read_speed(_speed_file(args))
+    results = read_results(file, about, args.fresh)
+    rows = make_rows(args.r)
+    missing = [rows[name] for name in names if args.fresh or name not in results]
+    run(Run(measurer, args.r), about, missing, results, file)
+    replace_text(args.out, render(about, results, speed))
+    Console(stderr=True).print(f"{args.out} and {file} are written")
+
+
+def _measure_speed(args: argparse.Namespace) -> None:
+    """Time a model, print and keep the times; the next report has them."""
+    set_threads(args.threads)
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.dtype, device) or torch.float32
+    with step_progress(args.rounds * TURNS, "turns") as advance:
+        speed = measure_speed(
+            args.arch, args.r, args.batch, args.rounds, device, dtype, args.seed, advance
+        )
+    file = _speed_file(args)
+    write_speed(file, speed)
+    print("\n".join([*describe_speed(speed), "", *speed_table(speed)]))
+    Console(stderr=True).print(f"{file} is written; the next report has these times")
+
+
+def _speed_file(args: argparse.Namespace) -> Path:
+    return Path(args.out.with_suffix(".speed.json"))
 
 
 def run(
@@ -93,11 +132,11 @@ def run(
 
 def _line(row: Row, r: int, results: dict[str, Result]) -> str:
     result = results[row.name]
-    text = f"{row.name:34s} class loss {result.mean('class_loss').value:.5f}"
-    for base in base_rows(row, r):
-        if base in results and base != row.name:
-            times = ratio(result, results[base], "class_loss")
-            text += f", x{times.value:.3f} ± {times.error:.3f} of {base}"
+    text = f"{row.name:40s} class loss {result.mean('class_loss').value:.6f}"
+    base = base_rows(row, r)[1]
+    if base in results:
+        times = ratio(result, results[base], "class_loss")
+        text += f", x{times.value:.3f} ± {times.error:.3f} of {base}"
     return text
 
 
@@ -145,6 +184,14 @@ def _parser() -> argparse.ArgumentParser:
         help="the report; results go beside it",
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what is there already")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--speed",
+        action="store_true",
+        help="instead of losses, time a forward pass of a model with random weights",
+    )
+    speed.add_argument("--rounds", type=positive, default=11, help="of all in turns (default 11)")
+    speed.add_argument("--arch", default="vit_small_patch16_224", help="of timm, to time")
     return parser
 
 

@@ -4,31 +4,60 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from research.beyond.findings import CLEAR, findings, paper_and_pairs
 from research.beyond.results import Mean, Result, ratio
-from research.beyond.rows import Row, base_rows, make_rows
+from research.beyond.rows import OTHER_R, Row, base_rows, make_rows
+from research.beyond.schedules import BY_LOSS, NOTES
+from research.beyond.speed import Speed, describe_speed, speed_table
+from research.beyond.ways import WAYS
 from research.kept_rows import About
 
 Results = Mapping[str, Result]
 
 
-def render(about: About, results: Results) -> str:
-    """Return the report as Markdown."""
+def render(about: About, results: Results, speed: Speed | None = None) -> str:
+    """Return the report as Markdown; ``speed`` is a part of it where it is measured."""
     r = about["r"]
     rows = [row for row in make_rows(r).values() if row.name in results]
-    equal_r = [row for row in rows if row.r == r]
-    equal_flops = [row for row in rows if row.r is None]
-    others = [row for row in rows if row.r not in (r, None)]
     parts = ['# Ideas beyond the rule "pairs"', *map(_filled, _head(about))]
     for title, group in (
-        (f"Equal schedule: r={r} in every block", equal_r),
-        (f"Equal FLOPs: those of the paper's rule at r={r}", equal_flops),
-        ("At other r", others),
+        (f"Equal schedule: r={r} in every block", [row for row in rows if row.r == r]),
+        (
+            f"Equal FLOPs: those of the paper's rule at r={r}",
+            [row for row in rows if row.r is None],
+        ),
     ):
         if group:
-            parts += [f"## {title}", "\n".join(_table(group, about, results))]
+            parts += [f"## {title}", *_items(findings(group, r, results))]
+            parts.append("\n".join(_table(group, about, results)))
+    others = [row for row in rows if row.r not in (r, None)]
+    if others:
+        parts += ["## At other r", *_items(paper_and_pairs(sorted({r, *OTHER_R}), results))]
+        parts.append("\n".join(_table(others, about, results)))
+    if speed is not None:
+        parts += ["## Speed", *map(_filled, describe_speed(speed))]
+        parts.append("\n".join(speed_table(speed)))
+    parts += ["## The rows", "\n".join(_legend(rows))]
     return "\n\n".join(parts) + "\n"
+
+
+def _items(lines: Iterable[str]) -> list[str]:
+    """Return one Markdown list of ``lines``, or nothing of none."""
+    items = [_filled(line, "  ") for line in lines]
+    return ["\n".join(items)] if items else []
+
+
+def _legend(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| name | what it is |"
+    yield "| --- | --- |"
+    measured = {row.way for row in rows}
+    for name, way in WAYS.items():
+        if name in measured:
+            yield f"| `{name}` | {way.note} |"
+    for name, note in NOTES.items():
+        yield f"| `{name}` | {note} |"
 
 
 def _filled(text: str, indent: str = "") -> str:
@@ -44,6 +73,23 @@ def _head(about: About) -> Iterator[str]:
         f" weights `{about['weights']}` ({about['device']}, {about['dtype']}, batches of"
         f" {about['batch']}, seed {about['seed']}, torch {about['torch']}). The JSON file beside it"
         " has the results of every image."
+    )
+    yield (
+        "**What was asked.** Which way to merge changes least of what the model computes, against"
+        ' the rules "paper" and "pairs", with as many tokens merged in each block, and with as many'
+        " FLOPs? Every image is compared with itself at r=0. The class loss is 1 - cosine of the"
+        " class token after the last block and the final norm; the patch loss is the mean of the"
+        " same over all patches, each with the token that contains it; KL is the divergence of the"
+        " probabilities from those at r=0. Merging in the last block changes patches alone."
+    )
+    yield (
+        "**How to read it.** All numbers are means ± their standard errors. A ratio is that of two"
+        " means over the same images, ± the standard error of the difference image by image as a"
+        f" share of the second mean. A difference of more than {CLEAR} standard errors counts. Rows"
+        " are compared with `paper` and `pairs` of the same r; those of equal FLOPs with"
+        f" `paper r={about['r']}` and with `pairs R`. R is what makes FLOPs equal; it need not be a"
+        " whole number, so that blocks may differ by one. FLOPs are relative to no merging, and"
+        f" include matching. `{BY_LOSS}` is calibrated on {about['calibration']:,} other images."
     )
 
 

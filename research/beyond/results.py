@@ -89,7 +89,7 @@ def rounded(losses: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 
 def write_results(path: Path, about: About, results: Mapping[str, Result]) -> None:
-    """Replace ``path`` atomically."""
+    """Replace ``path``; see `research.kept_rows.write_rows`."""
     write_rows(path, about, {name: _encode(result) for name, result in results.items()})
 
 

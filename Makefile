@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: help install serve test test-slow test-docker test-ray test-oldest test-python chaos pictures lint format \
-        bench bench-http bench-front-end bench-auto bench-ray gpu-day simulate ablations coverage-models docs
+        bench bench-http bench-front-end bench-auto bench-ray gpu-day simulate ablations beyond coverage-models docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,3 +98,6 @@ bench-ray: .venv/ray  ## images/s under Ray Serve, of one replica and of two; AR
 
 ablations: install  ## the paper's ablation tables on the bundled model, into docs/ablations.md; ARGS=--twin: on its twin
 	$(BIN)/python -m research.ablations $(ARGS)
+
+beyond: install  ## ideas beyond the rule "pairs", on the bundled model or another, into docs/beyond.md
+	$(BIN)/python -m research.beyond $(ARGS)

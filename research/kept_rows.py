@@ -30,6 +30,7 @@ def read_rows(
     decode: Callable[[dict[str, Any], int], Row],
     what: str,
     replace: bool = False,
+    strict: bool = False,
 ) -> dict[str, Row]:
     """Return the rows in ``path`` if they were measured as ``about`` says, else none.
 
@@ -37,10 +38,12 @@ def read_rows(
         decode: takes a row of the file and its number of images.
         what: the rows are results of, for messages.
         replace: allow to give up what is there.
+        strict: refuse to give up any row.
 
     Raises:
         ConfigError: the file holds something else, or results over more images than ``about`` has,
-            and ``replace`` does not allow to give that up.
+            or if ``strict`` any that were measured in another way; and ``replace`` does not allow
+            to give that up.
     """
     if not path.exists():
         return {}
@@ -57,9 +60,17 @@ def read_rows(
         ) from error
     if kept_about == about:
         return results
-    if images > about["images"] and not replace:
+    if replace:
+        return {}
+    if images > about["images"]:
         raise ConfigError(
             f"{path} holds results over {images:,} images, more than {about['images']:,}; name"
+            " another file with --out, or pass --fresh to give them up"
+        )
+    if strict and results:
+        fields = [name for name in about if kept_about.get(name) != about[name]]
+        raise ConfigError(
+            f"{path} holds results of another run, which differs in {', '.join(fields)}; name"
             " another file with --out, or pass --fresh to give them up"
         )
     return {}

@@ -92,7 +92,7 @@ class InformedStrategy(ReferenceStrategy):
         known = look(context, features)
         informed = replace(merging, matcher=_Adjusted(merging.matcher, self.adjust, known))
         if self.weigh_by_attention:
-            informed = replace(informed, combine=partial(_weighted, known.attention))
+            informed = replace(informed, combine=partial(attention_weighted_mean, known.attention))
         return super().merge(replace(context, merging=informed), features)
 
 
@@ -116,8 +116,8 @@ def look(context: BlockContext, features: BlockTensors) -> Known:
     ((_, q),) = context.views(features.q)  # (B, N, H, d)
     ((_, k),) = context.views(features.k)
     (sizes,) = context.packed.sizes
-    queries = q[:, 0].float() * q.shape[-1] ** -0.5  # (B, H, d), of the class token
-    logits = torch.einsum("bhd,bnhd->bhn", queries, k.float())
+    queries = q[:, 0].detach().float() * q.shape[-1] ** -0.5  # (B, H, d), of the class token
+    logits = torch.einsum("bhd,bnhd->bhn", queries, k.detach().float())
     if sizes is None:
         sizes = logits.new_ones(k.shape[:2])
     if context.merging.prop_attn:
@@ -125,7 +125,7 @@ def look(context: BlockContext, features: BlockTensors) -> Known:
     return Known(sizes, logits.softmax(dim=-1).mean(dim=1))
 
 
-def _weighted(
+def attention_weighted_mean(
     attention: Tensor, tokens: Tensor, sizes: Tensor, matching: Matching, length: int
 ) -> tuple[Tensor, Tensor]:
     """Combine tokens as `norm_preserving_mean`, weighted by attention too; sizes add up."""

@@ -95,7 +95,7 @@ def write_results(path: Path, about: About, results: Mapping[str, Result]) -> No
 
 def read_results(path: Path, about: About, replace: bool = False) -> dict[str, Result]:
     """Return the rows in ``path``; see `research.kept_rows.read_rows`."""
-    return read_rows(path, about, _decode, "ideas beyond pairs", replace)
+    return read_rows(path, about, _decode, "ideas beyond pairs", replace, strict=True)
 
 
 def _encode(result: Result) -> dict[str, Any]:

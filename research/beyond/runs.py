@@ -16,17 +16,20 @@ _LEAST_LOSS = 1e-7
 
 
 class Run:
-    """Measures rows; weights that are measured are measured once for each way.
+    """Measures rows.
 
     Args:
         measurer: of the model and the images.
         r: the paper's FLOPs at it are those of all rows that have none of their own.
+
+    Attributes:
+        block_losses: of the ways that have been calibrated; see `Measurer.block_losses`.
     """
 
     def __init__(self, measurer: Measurer, r: int) -> None:
         self._measurer = measurer
         self._r = r
-        self._weights: dict[str, Sequence[float]] = {}
+        self.block_losses: dict[str, list[float]] = {}
 
     def measure(self, row: Row, advance: Callable[[int], object] = lambda images: None) -> Result:
         """Measure one row."""
@@ -47,7 +50,6 @@ class Run:
         return equal_flops(target, weights, cost, measurer.bench.shape, way.matcher)
 
     def _weights_by_loss(self, name: str) -> Sequence[float]:
-        if name not in self._weights:
-            losses = self._measurer.block_losses(WAYS[name], self._r)
-            self._weights[name] = [1 / max(loss, _LEAST_LOSS) for loss in losses]
-        return self._weights[name]
+        if name not in self.block_losses:
+            self.block_losses[name] = self._measurer.block_losses(WAYS[name], self._r)
+        return [1 / max(loss, _LEAST_LOSS) for loss in self.block_losses[name]]

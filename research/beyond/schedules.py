@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from research.bench import Shape
@@ -97,10 +98,10 @@ def equal_flops(
     less than a comparison of losses would notice.
     """
 
-    def distance(tokens: float) -> float:
-        schedule = spread(weights, tokens)
-        return abs(relative_flops(cost, schedule, shape, matcher) - target)
+    def flops(tokens: float) -> float:
+        return relative_flops(cost, spread(weights, tokens), shape, matcher)
 
-    whole = min(range(shape.tokens * shape.depth + 1), key=distance)
-    around = [max(whole + step / _STEPS, 0) for step in range(-_STEPS, _STEPS + 1)]
-    return spread(weights, min(around, key=distance))
+    # The more tokens merge, the fewer FLOPs; but for rounding, so those around are tried too.
+    whole = bisect_left(range(shape.tokens * shape.depth), -target, key=lambda n: -flops(n))
+    around = [max(whole + step / _STEPS, 0) for step in range(-2 * _STEPS, 2 * _STEPS + 1)]
+    return spread(weights, min(around, key=lambda tokens: abs(flops(tokens) - target)))

@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from research.beyond.matching import ScoredPairs, match_by_scores, symmetric
+from research.beyond.matching import match_by_scores, symmetric
 from tome_core.backends.reference import ReferenceStrategy
 from tome_core.matching import AtMostHalf, Matching
 from tome_core.merge import norm_preserving_mean, staying_tokens
 from tome_core.metric import BlockTensors
+from tome_core.pairs import Pairs
 from tome_core.ragged.context import BlockContext
 from tome_core.ragged.packed import Packed
 from tome_core.split import most_mergeable
@@ -72,7 +73,7 @@ def _reduced(mass: Tensor) -> Tensor:
 class InformedStrategy(ReferenceStrategy):
     """Pairs by scores that sizes or attention change; all images have one schedule.
 
-    The model's matcher is a `ScoredPairs`, the prefix begins with the class token.
+    The model's matcher is a `Pairs`, the prefix begins with the class token.
 
     Attributes:
         adjust: changes its scores.
@@ -88,7 +89,7 @@ class InformedStrategy(ReferenceStrategy):
         if not context.merges:
             return context.packed
         merging = context.merging
-        assert isinstance(merging.matcher, ScoredPairs)
+        assert isinstance(merging.matcher, Pairs)
         known = look(context, features)
         informed = replace(merging, matcher=_Adjusted(merging.matcher, self.adjust, known))
         if self.weigh_by_attention:
@@ -100,14 +101,14 @@ class InformedStrategy(ReferenceStrategy):
 class _Adjusted(AtMostHalf):
     """A matcher for one block of one batch."""
 
-    pairs: ScoredPairs
+    pairs: Pairs
     adjust: Adjust
     known: Known
 
     @torch.no_grad()
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         known = Known(self.known.sizes[:, prefix:], self.known.attention[:, prefix:])
-        scores = self.adjust(self.pairs.score(metric[:, prefix:]), known)
+        scores = self.adjust(self.pairs.similarities(metric[:, prefix:]), known)
         return match_by_scores(symmetric(scores), r, prefix)
 
 
@@ -152,7 +153,7 @@ class ReusingStrategy(ReferenceStrategy):
         if not context.merges:
             return context.packed
         merging = context.merging
-        assert isinstance(merging.matcher, ScoredPairs)
+        assert isinstance(merging.matcher, Pairs)
         matcher = _Remembering(merging.matcher, kept, self._kept if is_first else [])
         return super().merge(replace(context, merging=replace(merging, matcher=matcher)), features)
 
@@ -161,7 +162,7 @@ class ReusingStrategy(ReferenceStrategy):
 class _Remembering(AtMostHalf):
     """A matcher for one block of one batch: uses ``kept`` scores, and appends those that remain."""
 
-    pairs: ScoredPairs
+    pairs: Pairs
     kept: Tensor | None
     remaining_scores: list[Tensor]
 
@@ -169,7 +170,7 @@ class _Remembering(AtMostHalf):
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         scores = self.kept
         if scores is None:
-            scores = symmetric(self.pairs.score(metric[:, prefix:]))
+            scores = self.pairs.similarities(metric[:, prefix:])
         matching = match_by_scores(scores.clone(), r, prefix)
         tokens = metric.shape[1]
         length = tokens - min(r, most_mergeable(tokens, prefix))

@@ -1,4 +1,4 @@
-"""Pairs as in `tome_core.Pairs`, by any score of how alike two tokens are."""
+"""Pairs as in `tome_core.Pairs`, by scores that are rounded, kept or changed."""
 
 from __future__ import annotations
 
@@ -6,49 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tome_core.matching import AtMostHalf, Matching
 from tome_core.pairs import find_pairs
 from tome_core.split import most_mergeable
-
-# What describes tokens (B, P, d) -> how alike each two are, (B, P, P).
-Score = Callable[[Tensor], Tensor]
-
-
-def cosine(metric: Tensor) -> Tensor:
-    """Return the cosine similarity, as the rule "pairs" compares tokens."""
-    unit = F.normalize(metric, dim=-1)
-    return unit @ unit.transpose(1, 2)
-
-
-def half_squared_distance(metric: Tensor) -> Tensor:
-    """Return ``-|a - b|^2 / 2``: the nearer in Euclidean distance, the more alike.
-
-    Distances do not change if all tokens move by their mean. Without it, products and norms of
-    keys are smaller, and so is what their difference loses to rounding.
-    """
-    centred = metric - metric.mean(dim=1, keepdim=True)
-    half_norms = centred.square().sum(dim=-1) / 2  # (B, P)
-    products = centred @ centred.transpose(1, 2)
-    return products - half_norms.unsqueeze(1) - half_norms.unsqueeze(2)
-
-
-@dataclass(frozen=True)
-class ScoredPairs(AtMostHalf):
-    """The ``r`` pairs of the highest score merge, each token in one pair at most.
-
-    As `tome_core.Pairs` is defined, with another score than the cosine.
-    """
-
-    score: Score
-
-    @torch.no_grad()
-    def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
-        """See `tome_core.Matcher`."""
-        scores = symmetric(self.score(metric[:, prefix:]))
-        return match_by_scores(scores, r, prefix)
 
 
 @dataclass(frozen=True)
@@ -58,18 +20,19 @@ class RoundedPairs(AtMostHalf):
     Products and sums are not rounded.
 
     Attributes:
+        similarities: see `tome_core.Pairs`.
         rerank: take the best 2r pairs by the rounded metric, then the best r of them by the exact
             one.
     """
 
-    score: Score
+    similarities: Callable[[Tensor], Tensor]
     rerank: bool
 
     @torch.no_grad()
     def __call__(self, metric: Tensor, r: int, prefix: int) -> Matching:
         """See `tome_core.Matcher`."""
         exact = metric[:, prefix:]
-        rough_scores = symmetric(self.score(exact.bfloat16().to(exact.dtype)))
+        rough_scores = self.similarities(exact.bfloat16().to(exact.dtype))
         if not self.rerank:
             return match_by_scores(rough_scores, r, prefix)
         most = most_mergeable(metric.shape[1], prefix)
@@ -77,7 +40,7 @@ class RoundedPairs(AtMostHalf):
         rough, higher = find_pairs(rough_scores, min(2 * r, most))
         candidates = rough.topk(min(2 * r, most), dim=-1).indices  # (B, 2r)
         is_candidate = torch.zeros_like(rough, dtype=torch.bool).scatter_(1, candidates, True)
-        scores = symmetric(self.score(exact)).gather(2, higher.unsqueeze(-1)).squeeze(-1)  # (B, P)
+        scores = self.similarities(exact).gather(2, higher.unsqueeze(-1)).squeeze(-1)  # (B, P)
         return _match_best(scores.masked_fill(~is_candidate, -torch.inf), higher, r, prefix)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from research.beyond.schedules import BY_LOSS, CONSTANT, SHAPES
-from research.beyond.ways import KEYS_DISTANCE, PAIRS, PAPER, WAYS
+from research.beyond.ways import NEAREST, PAIRS, PAPER, WAYS
 
 OTHER_R = (8, 13, 16, 20)
 
@@ -40,12 +40,12 @@ def make_rows(r: int) -> dict[str, Row]:
     # At its own r the paper's constant schedule is what others' FLOPs are equal to.
     rows += [Row(way, r=r) for way in WAYS if way not in (PAPER, PAIRS)]
     rows += [Row(way) for way in WAYS if way not in (PAPER, PAIRS)]
-    for way in (PAIRS, KEYS_DISTANCE):
+    for way in (PAIRS, NEAREST):
         rows += [Row(way, shape) for shape in (*SHAPES, BY_LOSS) if shape != CONSTANT]
     rows += [Row(PAPER, shape) for shape in SHAPES if shape.startswith("R:")]
     for other in OTHER_R:
         if other != r:
-            rows += [Row(way, r=other) for way in (PAPER, PAIRS, KEYS_DISTANCE)]
+            rows += [Row(way, r=other) for way in (PAPER, PAIRS, NEAREST)]
     return {row.name: row for row in rows}
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Plan, alternate
-from research.beyond.ways import KEYS_DISTANCE, PAIRS, PAPER, WAYS
+from research.beyond.ways import NEAREST, PAIRS, PAPER, WAYS
 from server.errors import ConfigError
 from server.system.files import replace_text
 from tome_core import MergedViT
 
-TIMED = (PAPER, PAIRS, KEYS_DISTANCE)
+TIMED = (PAPER, PAIRS, NEAREST)
 UNMERGED = "unmerged"
 TURNS = 1 + len(TIMED)  # of a round
 

@@ -17,7 +17,7 @@ from research.beyond.informed import (
     protect,
     ward,
 )
-from research.beyond.matching import RoundedPairs, ScoredPairs, cosine, half_squared_distance
+from research.beyond.matching import RoundedPairs
 from research.beyond.metrics import keys_and_values, unit_keys
 from tome_core.attention import Attend, fused_attention
 from tome_core.backends.reference import ReferenceStrategy
@@ -27,6 +27,7 @@ from tome_core.matching import Matcher
 from tome_core.merge import Combine, norm_preserving_mean
 from tome_core.merging import RULES
 from tome_core.metric import Metric, all_keys, mean_key
+from tome_core.pairs import Pairs, cosines, negative_distances
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ class Way:
 
 PAPER = "paper"
 PAIRS = "pairs"
-KEYS_DISTANCE = "keys-distance"
+NEAREST = "nearest"
 
-_NEAREST = ScoredPairs(half_squared_distance)
-_MOST_ALIKE = ScoredPairs(cosine)  # the same as the rule "pairs", for what changes its scores
+_NEAREST = Pairs(negative_distances)
+_MOST_ALIKE = Pairs(cosines)
 _WARD = partial(InformedStrategy, adjust=ward)
 _ATTENTION_COST = partial(InformedStrategy, adjust=attention_cost)
 _ATTENTION_WEIGHTS = partial(InformedStrategy, weigh_by_attention=True)
@@ -104,8 +105,8 @@ WAYS: dict[str, Way] = {
         comparisons=Comparisons(all_pairs=False, all_heads=False),
     ),
     PAIRS: Way("the rule of the core: cosine of the keys of all heads, over all pairs"),
-    KEYS_DISTANCE: Way("Euclidean distance of the keys of all heads, over all pairs", _NEAREST),
-    "keys-distance-bipartite": Way(
+    NEAREST: Way("the same by Euclidean distance: the core's other rule", _NEAREST),
+    "nearest-bipartite": Way(
         "the same distance, between two alternating halves",
         SoftBipartite(similarity=euclidean),
         comparisons=Comparisons(all_pairs=False),
@@ -130,16 +131,16 @@ WAYS: dict[str, Way] = {
         keys_and_values,
         comparisons=Comparisons(widths=2),
     ),
-    "keys-distance-ward": Way(
+    "nearest-ward": Way(
         "squared distance times a*b/(a+b) of the sizes (Ward)", _NEAREST, strategy=_WARD
     ),
-    "keys-distance-attention-cost": Way(
+    "nearest-attention-cost": Way(
         "squared distance times a*b/(a+b) of the class token's attention",
         _NEAREST,
         strategy=_ATTENTION_COST,
     ),
-    "keys-distance-attention-weights": Way(
-        "`keys-distance`, the mean weighted by size times the class token's attention",
+    "nearest-attention-weights": Way(
+        "`nearest`, the mean weighted by size times the class token's attention",
         _NEAREST,
         strategy=_ATTENTION_WEIGHTS,
     ),
@@ -155,7 +156,7 @@ WAYS: dict[str, Way] = {
             matcher,
             strategy=partial(InformedStrategy, adjust=partial(protect, share=share)),
         )
-        for name, matcher in ((PAIRS, _MOST_ALIKE), (KEYS_DISTANCE, _NEAREST))
+        for name, matcher in ((PAIRS, _MOST_ALIKE), (NEAREST, _NEAREST))
         for share in _PROTECTED_SHARES
     },
     "pairs-reuse": Way(
@@ -164,23 +165,23 @@ WAYS: dict[str, Way] = {
         strategy=ReusingStrategy,
         comparisons=_REUSED,
     ),
-    "keys-distance-reuse": Way(
-        "`keys-distance`; every second block reuses the distances of the block before",
+    "nearest-reuse": Way(
+        "`nearest`; every second block reuses the distances of the block before",
         _NEAREST,
         strategy=ReusingStrategy,
         comparisons=_REUSED,
     ),
-    "pairs-bfloat16": Way("`pairs`, keys rounded to bfloat16", RoundedPairs(cosine, rerank=False)),
+    "pairs-bfloat16": Way("`pairs`, keys rounded to bfloat16", RoundedPairs(cosines, rerank=False)),
     "pairs-bfloat16-reranked": Way(
         "the same, and the best r of the best 2r pairs by exact keys",
-        RoundedPairs(cosine, rerank=True),
+        RoundedPairs(cosines, rerank=True),
     ),
-    "keys-distance-bfloat16": Way(
-        "`keys-distance`, keys rounded to bfloat16",
-        RoundedPairs(half_squared_distance, rerank=False),
+    "nearest-bfloat16": Way(
+        "`nearest`, keys rounded to bfloat16",
+        RoundedPairs(negative_distances, rerank=False),
     ),
-    "keys-distance-bfloat16-reranked": Way(
+    "nearest-bfloat16-reranked": Way(
         "the same, and the best r of the best 2r pairs by exact keys",
-        RoundedPairs(half_squared_distance, rerank=True),
+        RoundedPairs(negative_distances, rerank=True),
     ),
 }

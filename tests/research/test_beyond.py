@@ -161,10 +161,10 @@ def test_the_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "report.md"), "--threads", "1", "--rounds", "2", "--batch", "1"]
     assert main(["--speed", "--arch", "test_vit", *out]) == 0
     printed = capsys.readouterr().out
-    assert [f"| {way} |" in printed for way in (PAPER, PAIRS, "keys-distance")] == [True] * 3
+    assert [f"| {way} |" in printed for way in (PAPER, PAIRS, "nearest")] == [True] * 3
     kept = json.loads((tmp_path / "report.speed.json").read_text())
     assert {way: len(seconds) for way, seconds in kept["seconds"].items()} == {
-        way: 2 for way in ("unmerged", PAPER, PAIRS, "keys-distance")
+        way: 2 for way in ("unmerged", PAPER, PAIRS, "nearest")
     }
     assert main(["--speed", "--arch", "no-such-model", *out]) == 1
     assert "cannot create 'no-such-model'" in capsys.readouterr().err
@@ -317,14 +317,14 @@ def test_findings_say_what_the_numbers_say() -> None:
     uneven = replace(pairs, class_loss=rounded(1e-3 * (1 + np.cos(3 * np.arange(50)))))
     results = {
         "pairs r=16": pairs,
-        "keys-distance r=16": _result(0.5e-3),
+        "nearest r=16": _result(0.5e-3),
         "mean-key-distance r=16": _result(2e-3),
         "pairs-reuse r=16": uneven,
     }
     rows = [make_rows(16)[name] for name in results]
     head, lower, nulls, higher = findings(rows, 16, results)
     assert "Of 3 rows compared with `pairs r=16`, 1 have a lower class loss" in head
-    assert lower.startswith("- **Lower:** `keys-distance r=16` x0.50 ±")
+    assert lower.startswith("- **Lower:** `nearest r=16` x0.50 ±")
     assert nulls.startswith("- **Nulls:** `pairs-reuse r=16` x1.0")
     assert higher.startswith("- **Higher:** `mean-key-distance r=16` x2.00 ±")
     assert list(findings(rows[:1], 16, results)) == []
@@ -335,11 +335,11 @@ def test_findings_say_what_the_numbers_say() -> None:
 
 
 def test_the_report_is_sorted_by_class_loss() -> None:
-    results = {"pairs r=16": _result(1e-3), "keys-distance r=16": _result(2e-3)}
+    results = {"pairs r=16": _result(1e-3), "nearest r=16": _result(2e-3)}
     results |= {"mean-key-distance r=16": _result(0.5e-3), "pairs R:0.5": _result(1e-3)}
     text = render(ABOUT, results)
     order = [line.split("`")[1] for line in text.splitlines() if " r=16` |" in line]
-    assert order == ["mean-key-distance r=16", "pairs r=16", "keys-distance r=16"]
+    assert order == ["mean-key-distance r=16", "pairs r=16", "nearest r=16"]
     assert "| `pairs R:0.5` | 0.001" in text
     assert "keys-values" not in text
     assert render(ABOUT, {}).startswith("# Ideas")

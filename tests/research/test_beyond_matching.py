@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,20 +24,14 @@ from research.beyond.informed import (
     protect,
     ward,
 )
-from research.beyond.matching import (
-    RoundedPairs,
-    ScoredPairs,
-    cosine,
-    half_squared_distance,
-    symmetric,
-)
+from research.beyond.matching import RoundedPairs, symmetric
 from research.beyond.metrics import keys_and_values, unit_keys
-from research.beyond.ways import KEYS_DISTANCE, WAYS, Way
+from research.beyond.ways import WAYS, Way
 from tests.tome_core import oracle
 from tests.tome_core.models import make_images, make_vit
 from tome_core.matching import Matcher, Matching
 from tome_core.metric import BlockTensors, all_keys
-from tome_core.pairs import Pairs
+from tome_core.pairs import Pairs, cosines, negative_distances
 from tome_core.rules import RuleName
 
 SEEDS = st.integers(0, 2**31)
@@ -66,38 +61,6 @@ def expected_map(near: Near, r: int, prefix: int, tokens: int) -> list[int]:
     return oracle.dest_map(oracle.same_order(pairs, tokens))
 
 
-@given(st.integers(0, 20), st.integers(0, 5), st.integers(0, 12), SEEDS)
-def test_keys_distance_equals_loops(patches: int, prefix: int, r: int, seed: int) -> None:
-    metric = random_metric(2, patches + prefix, seed)
-    matcher = WAYS[KEYS_DISTANCE].matcher
-    matching = matcher(metric, r, prefix)
-    left = matcher.remaining(patches + prefix, r, prefix)
-    assert left == patches + prefix - min(r, patches // 2)
-    assert (~matching.merged).sum(dim=1).tolist() == [left, left]
-    for image, dest in zip(metric.numpy(), matching.dest.tolist(), strict=True):
-
-        def near(one: int, other: int, image: np.ndarray = image) -> float:
-            return -math.dist(image[one], image[other])
-
-        assert dest == expected_map(near, r, prefix, patches + prefix)
-
-
-def test_tokens_far_from_the_origin_are_compared_as_precisely() -> None:
-    metric = random_metric(1, 21, seed=0)
-    far = (metric + 1000).float()
-    matcher = ScoredPairs(half_squared_distance)
-    assert torch.equal(matcher(far, 6, 1).dest, matcher(metric, 6, 1).dest)
-
-
-@given(st.integers(0, 20), st.integers(0, 4), st.integers(0, 12), SEEDS)
-def test_pairs_by_cosine_are_the_cores(patches: int, prefix: int, r: int, seed: int) -> None:
-    metric = random_metric(2, patches + prefix, seed)
-    ours = ScoredPairs(cosine)(metric, r, prefix)
-    cores = Pairs()(metric, r, prefix)
-    assert torch.equal(ours.dest, cores.dest)
-    assert torch.equal(ours.merged, cores.merged)
-
-
 @given(st.integers(2, 16), st.integers(0, 2), st.integers(1, 9), SEEDS)
 def test_reranking_equals_loops(patches: int, prefix: int, r: int, seed: int) -> None:
     metric = random_metric(1, patches + prefix, seed)
@@ -108,13 +71,13 @@ def test_reranking_equals_loops(patches: int, prefix: int, r: int, seed: int) ->
     )
     rough.sort(key=lambda pair: math.dist(exact[pair[0]], exact[pair[1]]))
     expected = oracle.dest_map(oracle.same_order(rough[: min(r, patches // 2)], len(exact)))
-    matcher = RoundedPairs(half_squared_distance, rerank=True)
+    matcher = RoundedPairs(negative_distances, rerank=True)
     assert matcher(metric, r, prefix).dest.tolist() == [expected]
     # What bfloat16 has exactly is not rounded.
     exact_in_both = metric.bfloat16().double()
-    plain = ScoredPairs(half_squared_distance)(exact_in_both, r, prefix)
+    plain = Pairs(negative_distances)(exact_in_both, r, prefix)
     for rerank in (False, True):
-        again = RoundedPairs(half_squared_distance, rerank)(exact_in_both, r, prefix)
+        again = RoundedPairs(negative_distances, rerank)(exact_in_both, r, prefix)
         assert torch.equal(again.dest, plain.dest)
 
 
@@ -123,9 +86,9 @@ def test_nan_is_the_lowest_score() -> None:
     metric[0, [2, 5]] = torch.nan
     scores = symmetric(metric @ metric.transpose(1, 2))
     assert not scores.isnan().any()
-    finite = ScoredPairs(cosine)(metric, 3, 1)
+    finite = Pairs()(metric, 3, 1)
     assert finite.merged[0, [2, 5]].tolist() == [False, False]
-    assert ScoredPairs(cosine)(metric, 4, 1).merged.sum() == 4
+    assert Pairs()(metric, 4, 1).merged.sum() == 4
 
 
 def _known(patches: int, seed: int) -> Known:
@@ -137,7 +100,7 @@ def _known(patches: int, seed: int) -> Known:
 @pytest.mark.parametrize("adjust", [ward, attention_cost])
 def test_costs_of_masses(adjust: Callable[[Tensor, Known], Tensor]) -> None:
     known = _known(7, seed=0)
-    scores = half_squared_distance(random_metric(1, 7, seed=1))
+    scores = negative_distances(random_metric(1, 7, seed=1))
     masses = (known.sizes if adjust is ward else known.attention)[0].tolist()
     costs = adjust(scores, known)
     for one in range(7):
@@ -150,7 +113,7 @@ def test_costs_of_masses(adjust: Callable[[Tensor, Known], Tensor]) -> None:
 def test_protected_tokens_merge_only_where_no_others_are_left() -> None:
     known = _known(12, seed=0)
     metric = random_metric(1, 12, seed=1)
-    scores = symmetric(protect(half_squared_distance(metric), known, share=0.25))
+    scores = symmetric(protect(negative_distances(metric), known, share=0.25))
     most = set(known.attention[0].topk(3).indices.tolist())
     near = scores[0].tolist()
     few = greedy(lambda one, other: near[one][other], 4, 0, 12)
@@ -162,11 +125,10 @@ def test_per_head_cosines_are_averaged() -> None:
     keys = random_metric(5, 3, seed=0, width=4)  # (T, H, d)
     nothing = torch.empty(5, 12, dtype=torch.float64)
     features = BlockTensors(nothing, nothing, keys, keys, 2 * keys)
-    by_product = cosine(unit_keys(features).unsqueeze(0))[0]
-    for one in range(5):
-        for other in range(5):
-            heads = [oracle.cosine(keys[one, h].numpy(), keys[other, h].numpy()) for h in range(3)]
-            assert float(by_product[one, other]) == pytest.approx(sum(heads) / 3)
+    by_product = cosines(unit_keys(features).unsqueeze(0))[0]
+    for one, other in itertools.permutations(range(5), 2):
+        heads = [oracle.cosine(keys[one, h].numpy(), keys[other, h].numpy()) for h in range(3)]
+        assert float(by_product[one, other]) == pytest.approx(sum(heads) / 3)
     expected = torch.cat([keys.flatten(1), 2 * keys.flatten(1)], dim=1)
     assert torch.equal(keys_and_values(features), expected)
 
@@ -224,7 +186,7 @@ def test_what_strategies_know_of_tokens() -> None:
         seen.append((known, features_of_block[-1]))
         return scores
 
-    way = Way("", ScoredPairs(cosine), metric, strategy=partial(InformedStrategy, adjust=adjust))
+    way = Way("", Pairs(), metric, strategy=partial(InformedStrategy, adjust=adjust))
     way.patch(make_vit()).trace(make_images(1), r=4)
     assert [known.sizes.shape[1] for known, _ in seen] == [16, 12, 8]
     for known, features in seen:
@@ -259,10 +221,10 @@ def test_reused_scores_equal_loops() -> None:
     computed: list[Tensor] = []
 
     def score(metric: Tensor) -> Tensor:
-        computed.append(symmetric(cosine(metric)))
+        computed.append(cosines(metric))
         return computed[-1]
 
-    way = Way("", ScoredPairs(score), strategy=ReusingStrategy)
+    way = Way("", Pairs(score), strategy=ReusingStrategy)
     trace = way.patch(make_vit(depth=2)).trace(make_images(3), r=3)
     (scores,) = computed  # once for two blocks
     for image in range(3):
@@ -285,9 +247,9 @@ def test_scores_are_not_reused_across_a_block_that_does_not_merge() -> None:
 
     def score(metric: Tensor) -> Tensor:
         calls.append(metric.shape[1])
-        return cosine(metric)
+        return cosines(metric)
 
-    model = Way("", ScoredPairs(score), strategy=ReusingStrategy).patch(make_vit(depth=4))
+    model = Way("", Pairs(score), strategy=ReusingStrategy).patch(make_vit(depth=4))
     images = make_images(2)
     model(images, r=tome_core.Schedule.per_layer([3, 0, 3, 3]))
     assert calls == [16, 13]

@@ -17,7 +17,7 @@ PAIRS = Table(
     ),
     (),
     'The last two rows are `merging = "pairs"` and `merging = "nearest"` in the entry of a model.'
-    " They compare all tokens with each other, which costs a little more at the same r.",
+    " They compare all tokens with each other by all keys, which FLOPs count.",
     (),
     (),
 )
@@ -37,14 +37,15 @@ NULLS = Table(
     (),
     "Energy is the mean cosine of a token's key to all others; the paper's other steps are as"
     " before, so this is a part of PiToMe (arXiv 2405.16148) alone. Ward's cost is the cosine's"
-    " distance times s s' / (s + s') for tokens of s and s' patches. All rows remove r tokens in"
+    " distance times s s' / (s + s') for tokens of s and s' patches. FLOPs count matching as the"
+    " paper's. All rows remove r tokens in"
     " each block, but the last two, which have the same sum over the blocks, as far as each block"
     " can merge half of its tokens, and cost more. One model and one task decide little: on"
-    " features of a DINOv2 ViT-S/14, a prototype that is no part of this repository found queries,"
-    " keys and values, Ward's cost and sets by energy within the noise of the paper's rule or"
-    " worse, and protection by attention, proportional attention off and both schedules clearly"
-    " worse. Of two models one gained by protection and one lost. `tome-serve tune` therefore"
-    " measures rules on a model's own pictures.",
+    " features of a DINOv2 ViT-S/14, a prototype that is no part of this repository saw no gain by"
+    " queries, keys and values or by Ward's cost, none by sets by energy over the keys of all heads"
+    " alone, which it tried them with, and a clear loss by protection, by proportional attention"
+    " off and by both schedules. A model like ours, trained without merging, gained by protection"
+    " there. `tome-serve tune` therefore measures rules on a model's own pictures.",
     (),
     (),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from research.ablations.results import Result, difference
@@ -111,8 +111,9 @@ def _head(about: About, results: Results) -> Iterator[str]:
 
 
 def _rows(table: Table, results: Results) -> Iterator[str]:
-    yield "| | " + " | ".join(f"paper, {column}" for column in table.columns) + " | ours | FLOPs |"
-    yield "| --- |" + " ---: |" * (len(table.columns) + 2)
+    header = ["", *(f"paper, {column}" for column in table.columns), "ours", "FLOPs"]
+    yield _row(header)
+    yield "| --- |" + " ---: |" * (len(header) - 1)
     default = next(line for line in table.lines if line.variant == DEFAULT)
     blank = (None,) * len(table.columns)
     for line in table.lines:
@@ -120,7 +121,11 @@ def _rows(table: Table, results: Results) -> Iterator[str]:
             _paper_cell(value, base)
             for value, base in zip(line.paper or blank, default.paper or blank, strict=True)
         ]
-        yield f"| {line.label} | " + " | ".join(paper) + f" | {_our_cells(line.variant, results)} |"
+        yield _row([line.label, *paper, *_our_cells(line.variant, results)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
 
 
 def _paper_cell(value: float | None, default: float | None) -> str:
@@ -130,15 +135,16 @@ def _paper_cell(value: float | None, default: float | None) -> str:
     return f"{value:.{digits}f}" + ("" if value == default else f" ({value - default:+.{digits}f})")
 
 
-def _our_cells(variant: str, results: Results) -> str:
+def _our_cells(variant: str, results: Results) -> tuple[str, str]:
+    """The accuracy with its difference from the default, and the FLOPs."""
     if variant not in results:
-        return "not measured |"
+        return "not measured", ""
     result = results[variant]
     cell = f"{result.accuracy:.2f} ± {result.error:.2f}"
     if variant != DEFAULT and DEFAULT in results:
         points, error = difference(result, results[DEFAULT])
         cell += f" ({points:+.2f} ± {error:.2f})"
-    return f"{cell} | {result.relative_flops:.1%}"
+    return cell, f"{result.relative_flops:.1%}"
 
 
 def _item(claim: Claim, table: Table, results: Results) -> str:

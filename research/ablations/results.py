@@ -23,7 +23,8 @@ class Result:
         correct: for each image, whether its class was found, ``bool (M,)``.
         schedule: its text form.
         tokens: left after the last block.
-        relative_flops: of what an image costs without merging; matching is counted as bipartite.
+        relative_flops: of what an image costs without merging. Matching is counted as bipartite,
+            or as that of `tome_core.Pairs`.
         seconds: the run took.
     """
 

@@ -257,6 +257,15 @@ def test_the_report_says_how_the_model_was_trained(twin: bool) -> None:
     assert ("docs/ablations-twin.md" in text) != twin
 
 
+def test_all_rows_of_a_table_have_as_many_cells() -> None:
+    text = render(ABOUT, {DEFAULT: _result(300), "pairs": _result(310)})
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) == len(TABLES)
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
+    assert tables[-1][0] == "| | ours | FLOPs |"
+
+
 def test_the_pairs_of_the_report_are_those_that_are_served() -> None:
     assert VARIANTS["pairs"].patch(make_vit()).merging.rule == "pairs"
 

@@ -114,18 +114,18 @@ def _encode(result: Result) -> dict[str, Any]:
 
 def _decode(row: dict[str, Any], images: int) -> Result:
     by_image = row["by_image"]
-    losses = {}
+    fields: dict[str, Any] = {}
     for what in LOSSES:
         halves = np.frombuffer(base64.b64decode(by_image[what]), np.float16)
         if len(halves) != images:
             raise ValueError(f"{what} of {len(halves)} images, not of {images}")
-        losses[what] = halves.astype(np.float64) / _SCALE
-    flags = {}
+        fields[what] = halves.astype(np.float64) / _SCALE
     for what in FLAGS:
         bits = np.frombuffer(base64.b64decode(by_image[what]), np.uint8)
-        flags[what] = np.unpackbits(bits, count=images).astype(bool)
-    rest = {name: row[name] for name in ("schedule", "tokens", "relative_flops", "seconds")}
-    return Result(**losses, **flags, **rest)
+        fields[what] = np.unpackbits(bits, count=images).astype(bool)
+    for name in ("schedule", "tokens", "relative_flops", "seconds"):
+        fields[name] = row[name]
+    return Result(**fields)
 
 
 def _halves(losses: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:

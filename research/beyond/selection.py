@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +39,7 @@ def select(data: LabelledData, skip: int, images: int, calibration: int) -> Labe
             " --calibration"
         )
     chosen = [int(index) for index in (*measured, *others[:calibration])]
+    sources: Sequence[Path] | np.ndarray
     if isinstance(data.sources, np.ndarray):
         sources = data.sources[chosen]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from server.catalog.profiles import (
     weights_digest,
 )
 from server.errors import ConfigError
+from tome_core.rules import RULE_NAMES, RuleName
 
 # What accuracies and speeds can be compared by.
 COMPARABLE = ("data", "images", "batch", "device", "dtype", "threads")
@@ -22,21 +23,26 @@ COMPARABLE = ("data", "images", "batch", "device", "dtype", "threads")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's entry and its profile are, from the root of the repository."""
+    """Where a model's entry and its profile are, from the root of the repository.
+
+    Attributes:
+        merging: the rule whose rows of the profile are meant.
+    """
 
     config: str
     profile: str
+    merging: RuleName = "paper"
 
     @property
     def command(self) -> str:
         """The command that writes the profile."""
         is_bundled = BUNDLED.match(self.config)
         config = "" if is_bundled else f" --config {self.config}"
-        return f"tome-serve evaluate{config} --profile {self.profile}"
+        rules = " ".join(RULE_NAMES)
+        return f'tome-serve evaluate{config} --merging "{rules}" --profile {self.profile}'
 
 
 PAPER = Source("server/bundled/models.toml", "server/bundled/fashion-mnist.profile.json")
-PAIRS = Source("training/pairs.toml", "training/pairs.profile.json")
 DENSE = Source("training/dense.toml", "training/dense.profile.json")
 CPU_TWIN = Source("training/twin.toml", "training/twin.profile.json")
 
@@ -77,6 +83,11 @@ class Profiled:
         return self.accuracy("0") - self.accuracy(r)
 
 
+def read_rules(root: Path, source: Source) -> dict[RuleName, Profiled]:
+    """Read the same profile by every rule; raises as `read_profiled`."""
+    return {rule: read_profiled(root, replace(source, merging=rule)) for rule in RULE_NAMES}
+
+
 def read_profiled(root: Path, source: Source) -> Profiled:
     """Read a profile of the model whose entry stands beside it.
 
@@ -84,8 +95,8 @@ def read_profiled(root: Path, source: Source) -> Profiled:
         root: of the repository.
 
     Raises:
-        ConfigError: it is missing, or of other weights or another rule than the entry says, or has
-            no accuracies.
+        ConfigError: it is missing, or of other weights than the entry says, or has no accuracies by
+            the rule.
     """
     path = root / source.profile
     again = f"measure it: {source.command}"
@@ -94,7 +105,7 @@ def read_profiled(root: Path, source: Source) -> Profiled:
     (spec,) = read_catalog(root / source.config, (), profiles=False)
     conditions = read_conditions(path)
     _check_weights(source, spec, conditions, again)
-    rows = read_rule_profile(path, spec.merging, spec.prop_attn)
+    rows = read_rule_profile(path, source.merging, spec.prop_attn)
     if "0" not in rows or any(row.accuracy is None for row in rows.values()):
         raise ConfigError(f"{source.profile} has no accuracy at every r; {again}")
     return Profiled(source, rows, conditions)

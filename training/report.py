@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from server.catalog.profiles import ProfileRow, cascade_rows, cascade_speedup
 from server.commands.plotting import ACCURACY, plot_profiles
 from server.errors import ConfigError
 from server.system.files import replace_text
+from tome_core.rules import RuleName
 from training.profiled import (
     CPU_TWIN,
     DENSE,
-    PAIRS,
     PAPER,
     Profiled,
     check_comparable,
     read_profiled,
+    read_rules,
 )
 from training.tables import markdown, replaced
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLOT = "docs/fashion-mnist.png"
 README_LEVELS = ("0", "8", "13", "16", "20")
 PLOTTED = ("0", "8", "13", "16", "20", "25")
+COMPARED_LEVELS = ("0", "8", "13", "16", "17", "20", "15:-0.5", "16:-1")
 # Of the plot: the interval of an accuracy is a point wide, and losses are smaller.
 TOP_1 = replace(ACCURACY, least_height=3.0)
 
@@ -54,14 +56,14 @@ def write(root: Path) -> list[str]:
     Raises:
         ConfigError: see `documents` and `plot_profiles`; then no table was written.
     """
-    paper = read_profiled(root, PAPER)
-    pairs = read_profiled(root, PAIRS)
-    texts = documents(root, paper, pairs)
-    rows = [paper.row(r) for r in PLOTTED]
+    bundled = read_rules(root, PAPER)
+    texts = documents(root, bundled)
+    of_rules = {rule: [bundled[rule].row(r) for r in PLOTTED] for rule in bundled}
     curves = {
-        "the paper's rule": rows,
-        "pairs": [pairs.row(r) for r in PLOTTED],
-        "the paper's rule, confidence=auto": cascade_rows(rows),
+        "the paper's rule": of_rules["paper"],
+        "pairs": of_rules["pairs"],
+        "nearest": of_rules["nearest"],
+        "the paper's rule, confidence=auto": cascade_rows(of_rules["paper"]),
     }
     plot_profiles(curves, root / PLOT, TOP_1)
     for name, text in texts.items():
@@ -69,24 +71,25 @@ def write(root: Path) -> list[str]:
     return [PLOT, *texts]
 
 
-def documents(root: Path, paper: Profiled, pairs: Profiled) -> dict[str, str]:
+def documents(root: Path, bundled: Mapping[RuleName, Profiled]) -> dict[str, str]:
     """Return the documents with the tables of now, by their paths from ``root``.
 
     Args:
-        paper, pairs: the bundled model under both rules.
+        bundled: the bundled model under every rule.
 
     Raises:
         ConfigError: a profile of another model cannot be used, or cannot be compared with
-            ``paper``; a document cannot be read, or lacks the markers of a table.
+            ``bundled``; a document cannot be read, or lacks the markers of a table.
     """
-    dense = read_profiled(root, DENSE)
+    paper = bundled["paper"]
+    dense = read_rules(root, DENSE)
     cpu_twin = read_profiled(root, CPU_TWIN)
-    check_comparable(paper, pairs)
-    check_comparable(paper, dense)
+    check_comparable(paper, dense["paper"])
     tables = {
         "training/README.md": {
-            "twins": twins_table(paper, dense, cpu_twin),
-            "rules": rules_table(paper, pairs),
+            "twins": twins_table(paper, dense["paper"], cpu_twin),
+            "rules": rules_table(bundled),
+            "dense-rules": rules_table(dense),
         },
         "README.md": {"bundled": bundled_table(paper)},
     }
@@ -126,7 +129,8 @@ def twins_table(paper: Profiled, dense: Profiled, cpu_twin: Profiled) -> str:
     ):
         header += [f"{name}: {columns[0]}", *columns[1:]]
     rows = []
-    for r, row in paper.rows.items():
+    for r in COMPARED_LEVELS:
+        row = paper.row(r)
         cells = [r, str(row.tokens), f"{row.relative_flops:.0%}"]
         cells += [*_quality(paper, r), _times(row.speedup)]
         cells += [*_quality(dense, r), _times(dense.row(r).speedup)]
@@ -142,16 +146,18 @@ def twins_table(paper: Profiled, dense: Profiled, cpu_twin: Profiled) -> str:
     return f"{text}\n\n{markdown(header, rows)}"
 
 
-def rules_table(paper: Profiled, pairs: Profiled) -> str:
-    """Return the bundled model under both rules, and with second passes at r=0."""
-    header = ["`r`", "FLOPs"]
-    for name in ("paper", "pairs"):
+def rules_table(rules: Mapping[RuleName, Profiled]) -> str:
+    """Return one model under every rule, and by the paper's rule with second passes at r=0."""
+    paper = rules["paper"]
+    header = ["`r`"]
+    for name in rules:
         header += [f"`{name}`: accuracy, %", "agreement with `r=0`, %", "speed-up"]
     header += ["second passes, %", "agreement then, at least, %", "accuracy, %", "speed-up"]
     rows = []
     for r, row in paper.rows.items():
-        cells = [r, f"{row.relative_flops:.0%}"]
-        for each in (row, pairs.row(r)):
+        cells = [r]
+        for model in rules.values():
+            each = model.row(r)
             cells += [_percent(each.accuracy), _percent(each.agreement), _times(each.speedup)]
         rows.append(cells + _cascade(row))
     return f"{_conditions(paper)}\n\n{markdown(header, rows)}"

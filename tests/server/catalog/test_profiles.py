@@ -36,14 +36,14 @@ def test_only_rows_of_the_rule_count(tmp_path: Path) -> None:
     assert read_rule_profile(path, "paper", True) == {"0": paper[0]}
     assert read_rule_profile(path, "pairs", False) == {"0": pairs[0], "8": pairs[1]}
     assert read_accuracies(path) == {"0": 90.5}
-    better = replace(first, accuracy=91.0, merging="nearest", prop_attn=True)
-    write_profile(path, [*pairs, *paper, better], {})
-    assert read_accuracies(path) == {"0": 90.5}
     message = (
         'was measured under merging = "pairs", prop_attn = false and under .* change its entry'
     )
     with pytest.raises(ConfigError, match=message):
         read_rule_profile(path, "pairs", True)
+    better = replace(first, accuracy=91.0, merging="nearest", prop_attn=True)
+    write_profile(path, [*pairs, *paper, better], {})
+    assert read_accuracies(path) == {"0": 90.5}
     # Before the rule was written, there was no other.
     write_profile(path, ROWS, {})
     assert read_rule_profile(path, "pairs", False) == {"0": first, "8": second}

@@ -115,7 +115,7 @@ def test_evaluate_measures_over_a_folder_of_sounds(
     flags = ["--dtype", "float32", "--batch=2", "--profile", str(profile)]
     result = tome_serve("evaluate", str(data), *ear, *flags)
     assert result.returncode == 0, result.stderr
-    assert "ear on 6 sounds of data, cpu" in result.stdout
+    assert "ear by paper on 6 sounds of data, cpu" in result.stdout
     assert "windows/s" in result.stdout
     written = json.loads(profile.read_text())
     assert written["sounds"] == 6

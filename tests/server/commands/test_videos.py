@@ -100,7 +100,7 @@ def test_evaluate_measures_over_a_folder_of_videos(
     flags = ["--dtype", "float32", "--batch=4", "--crops=3", "--profile", str(profile)]
     result = tome_serve("evaluate", str(data), *clip, *flags)
     assert result.returncode == 0, result.stderr
-    assert "clip on 5 videos of data, cpu" in result.stdout
+    assert "clip by paper on 5 videos of data, cpu" in result.stdout
     assert "windows/s" in result.stdout
     written = json.loads(profile.read_text())
     assert (written["videos"], written["clips"], written["crops"]) == (5, 1, 3)

@@ -210,7 +210,7 @@ class TestErrors:
         for bounds, parameter in (
             ({"r_max": 99}, "r_max"),
             ({"min_accuracy": 99.5}, "min_accuracy"),
-            ({"min_agreement": 50}, "min_agreement"),  # the bundled profile has none
+            ({"min_agreement": 101}, "min_agreement"),
         ):
             with pytest.raises(tome_client.InvalidParameter) as caught:
                 getattr(client, method)(image, r="auto", **bounds)

@@ -58,11 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"stopped; {file} keeps the rows that are done, and the same command goes on from"
-            " there",
-            file=sys.stderr,
-        )
+        kept = "nothing is kept of times"
+        if not args.speed:
+            kept = f"{file} keeps the rows that are done, and the same command goes on from there"
+        print(f"stopped; {kept}", file=sys.stderr)
         return 130
     return 0
 
@@ -84,6 +83,7 @@ def _measure_rows(args: argparse.Namespace, names: Sequence[str], file: Path) ->
         "skip": args.skip,
         "calibration": args.calibration,
         "classes": len(bench.loaded.labels),
+        "prop_attn": bench.loaded.spec.prop_attn,
         "r": args.r,
         "batch": args.batch,
         "seed": args.seed,

@@ -62,7 +62,7 @@ LAYERS = (
     ("server.api.middleware", "server.api.transport"),
     ("server.api.pipeline",),
     ("server.api.routes",),
-    ("server.api.routes.oip",),
+    ("server.api.routes.oip", "server.api.routes.openai"),
     ("server.api",),
     # and what starts them, or sends requests to them.
     ("server.supervision",),

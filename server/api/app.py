@@ -19,6 +19,7 @@ from server.api.pipeline.media import MediaPath
 from server.api.pipeline.threads import Threads
 from server.api.routes import images, prometheus, service
 from server.api.routes.oip import routes as oip
+from server.api.routes.openai import routes as openai
 from server.decoding.pool import DecodePool
 from server.engine_client.engines import Engines
 from server.engine_client.routing import Router
@@ -108,6 +109,7 @@ def _create_pool(settings: Settings, metrics: Metrics, worker: int) -> DecodePoo
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(images.router)
     app.include_router(service.router)
+    app.include_router(openai.router)
     app.include_router(oip.router)
     if settings.metrics_port is None:
         app.include_router(prometheus.router)
@@ -124,7 +126,7 @@ def _create_middleware(
         metrics,
         keys,
         image_routes=_image_routes(),
-        endpoints=images.endpoints(),
+        endpoints={**images.endpoints(), **openai.endpoints()},
         check_room=admission.check_room,
         is_closing=is_closing,
         tracing=app.state.tracing,
@@ -135,7 +137,7 @@ def _create_middleware(
 
 def _image_routes() -> list[APIRoute]:
     """Return the routes that take images: the POST routes."""
-    routes = [*images.router.routes, *oip.router.routes]
+    routes = [*images.router.routes, *openai.router.routes, *oip.router.routes]
     return [
         route for route in routes if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     ]

@@ -69,7 +69,7 @@ class ModelSpec(BaseModel):
         None, description="JSON that `tome-serve evaluate --profile` or `tune` wrote, for /models."
     )
     num_classes: int | None = Field(
-        None, ge=0, description="0: no classifier; for /embed and /visualize only."
+        None, ge=0, description="0: no classifier; for embeddings and /visualize only."
     )
     img_size: int | tuple[int, int] | None = None
     in_chans: Literal[1, 3] | None = None
@@ -112,6 +112,11 @@ class ModelSpec(BaseModel):
     )
     prop_attn: bool = Field(
         True, description="Proportional attention; false for MAE models not trained with merging."
+    )
+    matryoshka: bool = Field(
+        False,
+        description="Whether the first numbers of an embedding are one too, as after Matryoshka"
+        " training: requests of /v1/embeddings may then give `dimensions`.",
     )
     levels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None,

@@ -223,4 +223,6 @@ def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         cost=model.network.cost(),
         merging=model.spec.merging,
         activation=model.activation,
+        embedding_dim=runner.embedding_dim(),
+        matryoshka=model.spec.matryoshka,
     )

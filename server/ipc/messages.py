@@ -96,6 +96,8 @@ class ModelInfo:
         r_max: the largest valid ``r``: half of the input tokens that can merge.
         merging: the rule by which its tokens merge.
         activation: computes the scores from the logits.
+        embedding_dim: numbers of an embedding, the pooled features (D).
+        matryoshka: whether the first numbers of an embedding are an embedding as well.
         modality: what it takes.
     """
 
@@ -115,6 +117,8 @@ class ModelInfo:
     dtype_speedup: float | None = None
     merging: RuleName = "paper"
     activation: str = "softmax"
+    embedding_dim: int = 0
+    matryoshka: bool = False
     r_max: int = field(init=False)
     modality: Modality = field(init=False)
 
@@ -148,7 +152,7 @@ class Job(NamedTuple):
             frames of a clip of video lie below each other.
         choices: the requested schedule; or several, the one that merges least first, from which the
             engine chooses when the job runs.
-        top_k: number of classes to return; 0 for other outputs.
+        top_k: number of classes to return, beside other outputs too; 0 for none.
         submitted: time at which the job was sent.
         deadline: time after which the job is not run; None for the default target.
         output_kind: the output to return.

@@ -22,6 +22,7 @@ from server.api.contract.parameter_values import (
     is_integer,
     value_not_allowed,
 )
+from server.api.contract.vectors import OPENAPI_NORMALIZE, VectorForm, parse_normalize
 from server.api.contract.views import OPENAPI_VIEWS, Views, parse_views
 from server.api.contract.windows import Windows, openapi_windows, parse_windows
 from server.errors import InvalidParameter, NotFound
@@ -137,7 +138,8 @@ def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
         for parameter in _PARAMETERS
         if output_kind == "classes" or parameter["name"] not in _CLASS_PARAMETERS
     ]
-    return [*parameters, openapi_windows(output_kind), *OPENAPI_VIEWS]
+    of_vectors = [OPENAPI_NORMALIZE] if output_kind == "features" else []
+    return [*parameters, *of_vectors, openapi_windows(output_kind), *OPENAPI_VIEWS]
 
 
 _OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
@@ -159,6 +161,7 @@ class Params:
         windows: which windows of a sound or video count; of no meaning for an image.
         views: the clips and crops of a video.
         confidence: which images run again; None if none does.
+        vectors: the form of embeddings.
         answer_top_k: how many classes the engine returns: two at least show how certain it is.
     """
 
@@ -170,6 +173,7 @@ class Params:
     windows: Windows = Windows.MEAN
     views: Views = field(default_factory=Views)
     confidence: Confidence | None = None
+    vectors: VectorForm = field(default_factory=VectorForm)
     answer_top_k: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -222,7 +226,9 @@ def parse_params(
     model = find_model(query.get("model") or None, models)
     if output_kind == "classes" and not model.labels:
         raise invalid_parameter(
-            "model", f"{model.name} has no classifier; it serves /embed and /visualize only"
+            "model",
+            f"{model.name} has no classifier; it serves /embed, /visualize, /v1/embeddings and /v2"
+            " only",
         )
     choices = parse_schedules(query, default_r, model)
     top_k = 0
@@ -244,6 +250,7 @@ def parse_params(
         confidence=_parse_confidence(query, choices, model),
         windows=windows,
         views=views,
+        vectors=parse_normalize(query.get("normalize") or None),
     )
 
 

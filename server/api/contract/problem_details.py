@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from server import errors
+from server.api.contract.openai_errors import is_openai_path, openai_error, openai_status
 from server.api.contract.schemas import Problem
 from server.errors import InvalidParameter, MethodNotAllowed, NotFound, RequestError
 from server.metrics.api import Metrics
@@ -48,12 +49,14 @@ def problem_response(
         error: why the request fails.
         request_id: names the request in the problem's ``instance``.
         headers: of the response, besides those of ``error``.
-        path: of the request, as the routes know it. Below ``/v2`` the body follows the Open
-            Inference Protocol.
+        path: of the request, as the routes know it. Below ``/v1`` the body has OpenAI's form,
+            below ``/v2`` that of the Open Inference Protocol.
     """
     headers = {**error.headers, **(headers or {})}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if is_openai_path(path):
+        return JSONResponse(openai_error(error), openai_status(error), headers)
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse(oip_error(error), error.status, headers)
     body = problem_of(error, request_id).model_dump_json(exclude_none=True)

@@ -77,7 +77,7 @@ class Embedding(BaseModel):
     r: str = Field(description="The schedule that was used.")
     r_requested: str = Field(description="The schedule that the request named.")
     merging: RuleName = Field(description="The rule by which tokens merge, as in `/models`.")
-    embedding: list[float] = Field(description="float32, not normalised.")
+    embedding: list[float] = Field(description="float32; of length 1 with `normalize=true`.")
     tokens: Tokens
     timing_ms: Timing
     batch_size: int = Field(description="How many images shared the forward pass.")
@@ -121,7 +121,7 @@ class WindowEmbedding(BaseModel):
     start: float = Field(description="In seconds.")
     end: float = Field(description="In seconds; at most the end of the file.")
     r: str = Field(description="The schedule that was used.")
-    embedding: list[float] = Field(description="float32, not normalised.")
+    embedding: list[float] = Field(description="float32; of length 1 with `normalize=true`.")
     tokens: Tokens
 
 
@@ -296,6 +296,10 @@ class ModelDescription(BaseModel):
     )
     activation: str = Field(
         description="softmax, sigmoid or none: computes the scores. `confidence` needs softmax."
+    )
+    embedding_dim: int = Field(description="How many numbers an embedding has.")
+    matryoshka: bool = Field(
+        description="Whether `dimensions` of /v1/embeddings may be smaller than `embedding_dim`."
     )
     r_max: int = Field(description="The largest valid `r`.")
     device: str

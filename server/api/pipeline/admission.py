@@ -291,6 +291,16 @@ class Admission:
                 reason=Refusal.DEADLINE,
             )
 
+    def max_bytes(self, modality: Modality) -> int:
+        """Return the limit on the body of a request whose model takes ``modality``."""
+        return self.limits[modality].max_bytes
+
+    def check_size(self, size: int, modality: Modality) -> None:
+        """Raise `TooLarge` if a body of ``size`` bytes is too large for ``modality``."""
+        limit = self.max_bytes(modality)
+        if size > limit:
+            raise TooLarge(f"the body has {size} bytes; allowed are {limit}", limit=limit)
+
     def reserve(self, modality: Modality) -> Reservation:
         """Count the bytes of one body against the limits, until its block is left at the latest.
 

@@ -21,6 +21,7 @@ from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.modalities import name_modality
 from server.api.pipeline.threads import Threads
+from server.api.pipeline.together import run_together
 from server.engine_client.link import Result
 from server.engine_client.routing import Lease, Router
 from server.errors import RequestError, UnsupportedFormat
@@ -79,16 +80,9 @@ class ImagePath:
         Raises:
             RequestError: it cannot be decoded, or does not run.
         """
-        started = time.monotonic()
-        try:
-            pixels = await self._decode(image, request.params.model)
-            # Tens of microseconds. A thread must not write into the slot: it could still do so when
-            # the client has disconnected and another request holds the slot.
-            lease.write(pixels)
-        finally:
-            image.release()
+        pixels, decode_ms = await self._fill(lease, image, request)
         confidence = request.params.confidence
-        run = self._submit(lease, request, started, keep_slot=confidence is not None)
+        run = self._submit(lease, request, decode_ms, keep_slot=confidence is not None)
         # Only a picture needs the pixels again; other pixels are freed while their image waits.
         picture_pixels = pixels if request.response_kind.is_picture else None
         del pixels
@@ -106,27 +100,26 @@ class ImagePath:
         self._count(finished)
         return response
 
-    async def infer_pixels(
+    async def infer_together(
         self,
         images: Sequence[BufferedInput],
         leases: Sequence[Lease],
         request: InferenceRequest[T],
     ) -> list[T]:
-        """Return the responses for inputs of the model itself, which need no decoding.
+        """Return the responses for several images.
 
-        All are submitted in one go. A task for each would cost more than the rest of this.
+        All are submitted in one go when all are decoded, so that an idle engine runs them as one
+        batch, and not the first of them alone.
 
         Raises:
             RequestError: that of the first one that fails, with its ``index``. The others are
                 cancelled then.
         """
+        decode_ms = await self._fill_all(leases, images, request)
         runs: list[Run] = []
         try:
-            for image, lease in zip(images, leases, strict=True):
-                started = time.monotonic()
-                lease.write(cast("npt.NDArray[Any]", image.content))
-                image.release()
-                runs.append(self._submit(lease, request, started))
+            for lease, milliseconds in zip(leases, decode_ms, strict=True):
+                runs.append(self._submit(lease, request, milliseconds))
             await self._wait_for(runs)
             return [self._respond(run, request) for run in runs]
         finally:
@@ -156,17 +149,56 @@ class ImagePath:
         self._count(finished)
         return response
 
+    async def _fill_all(
+        self,
+        leases: Sequence[Lease],
+        images: Sequence[BufferedInput],
+        request: InferenceRequest[Any],
+    ) -> list[float]:
+        """Decode each image into its slot, and return the milliseconds of each."""
+
+        async def fill(index: int, lease: Lease, image: BufferedInput) -> float:
+            try:
+                _, milliseconds = await self._fill(lease, image, request)
+            except RequestError as error:
+                name_image(error, index, len(images))
+                raise
+            return milliseconds
+
+        if all(isinstance(image.content, np.ndarray) for image in images):
+            # A task for each would cost more than the rest of this.
+            return [
+                await fill(index, lease, image)
+                for index, (lease, image) in enumerate(zip(leases, images, strict=True))
+            ]
+        return await run_together(map(fill, range(len(images)), leases, images))
+
+    async def _fill(
+        self, lease: Lease, image: BufferedInput, request: InferenceRequest[Any]
+    ) -> tuple[npt.NDArray[Any], float]:
+        """Decode an image into the slot of ``lease``; return its pixels and the milliseconds."""
+        started = time.monotonic()
+        try:
+            pixels = await self._decode(image, request.params.model)
+            # Tens of microseconds. A thread must not write into the slot: it could still do so when
+            # the client has disconnected and another request holds the slot.
+            lease.write(pixels)
+        finally:
+            image.release()
+        return pixels, end_stage(
+            self._metrics, request.context, "decode", started, next_stage="queue"
+        )
+
     def _submit(
         self,
         lease: Lease,
         request: InferenceRequest[Any],
-        started: float,
+        decode_ms: float,
         keep_slot: bool = False,
     ) -> Run:
-        """Submit the image in the slot of ``lease``; its decoding began at ``started``."""
+        """Submit the image in the slot of ``lease``, whose decoding took ``decode_ms``."""
         params = request.params
         context = request.context
-        decode_ms = end_stage(self._metrics, context, "decode", started, next_stage="queue")
         second = None
         if params.confidence is not None:
             second = expected_second_pass(self._router, params, params.confidence)

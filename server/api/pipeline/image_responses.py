@@ -74,7 +74,7 @@ def class_fields(image: FinishedImage) -> dict[str, Any]:
     labels = image.params.model.labels
     top_k = image.params.top_k
     predictions = predictions_of(labels, outcome.classes[:top_k], outcome.scores[:top_k])
-    return _fields(image, predictions=predictions) | _pass_fields(image.passes)
+    return image_fields(image, predictions=predictions) | _pass_fields(image.passes)
 
 
 def _pass_fields(passes: Passes) -> dict[str, Any]:
@@ -93,13 +93,18 @@ def _pass_fields(passes: Passes) -> dict[str, Any]:
 
 def build_embedding(image: FinishedImage) -> Embedding:
     """Return the pooled features as numbers."""
-    features = np.frombuffer(image.outcome.features, "<f4")
-    return Embedding(**_fields(image, embedding=features.tolist()))
+    return Embedding(**image_fields(image, embedding=vector_of(image).tolist()))
 
 
 def build_raw_features(image: FinishedImage) -> bytes:
     """Return the pooled features as little-endian float32."""
-    return image.outcome.features
+    return vector_of(image).astype("<f4", copy=False).tobytes()
+
+
+def vector_of(image: FinishedImage) -> npt.NDArray[np.float32]:
+    """Return the pooled features ``(D,)`` in the form that the request names."""
+    features = np.frombuffer(image.outcome.features, "<f4")
+    return image.params.vectors.apply(features)
 
 
 def build_picture(image: FinishedImage) -> bytes:
@@ -120,7 +125,7 @@ def predictions_of(
     ]
 
 
-def _fields(image: FinishedImage, **output: Any) -> dict[str, Any]:
+def image_fields(image: FinishedImage, **output: Any) -> dict[str, Any]:
     """Return ``output`` with the fields that all JSON responses share, in their order."""
     params = image.params
     model = params.model

@@ -74,6 +74,14 @@ class InferencePipeline:
             self._admission.check_open()
         return self._router.engines.models
 
+    def widest_modality(self) -> Modality:
+        """Return the modality of the served models whose limit on a body is the largest.
+
+        For a body that itself names its model. Raises `Overloaded` until they are loaded.
+        """
+        modalities = {model.modality for model in self.models().values()}
+        return max(modalities, key=self._admission.max_bytes)
+
     async def infer(
         self, http_request: Request, request: InferenceRequest[T]
     ) -> T | list[T | Problem]:
@@ -106,9 +114,9 @@ class InferencePipeline:
     async def infer_parsed(
         self,
         http_request: Request,
-        model: ModelInfo,
+        modality: Modality,
         parse: Callable[[bytes], Parsed],
-        response_kind: ResponseKind[T],
+        response_kind_of: Callable[[Parsed], ResponseKind[T]],
         context: RequestContext,
     ) -> tuple[Parsed, list[T]]:
         """Parse a body that holds the parameters too, and return a response for each of its images.
@@ -116,20 +124,21 @@ class InferencePipeline:
         The error of one image is the error of the request.
 
         Args:
-            model: which the path names.
+            modality: what the model takes, for the limits on the body; where the body names the
+                model, see `widest_modality`.
             parse: parses the body, in a thread.
+            response_kind_of: what a parsed request asks for.
 
         Raises:
             As `infer`.
         """
-        modality = model.transform.modality
         with (
             self._admission.admit(http_request, modality, None, None) as lease,
             self._admission.reserve(modality) as reservation,
         ):
             body = await self._admission.read_whole_body(http_request, reservation)
             end_stage(self._metrics, context, "body", context.started, next_stage="decode")
-            responses = self._parse_and_infer(body, parse, lease, response_kind, context)
+            responses = self._parse_and_infer(body, parse, lease, response_kind_of, context)
             return await cancel_on_disconnect(http_request, responses)
 
     async def _infer_received(
@@ -155,17 +164,18 @@ class InferencePipeline:
         body: BufferedInput,
         parse: Callable[[bytes], Parsed],
         lease: Lease,
-        response_kind: ResponseKind[T],
+        response_kind_of: Callable[[Parsed], ResponseKind[T]],
         context: RequestContext,
     ) -> tuple[Parsed, list[T]]:
         parsed = await self._parse(body, parse)
         params = parsed.params
+        self._admission.check_size(body.size, params.model.modality)
         context.model = params.model.name
         context.r = params.text
         self._admission.check_deadline(self._least_work(params), params.deadline)
         images = body.split(parsed.images)
         parsed.images.clear()
-        request = InferenceRequest(params, response_kind, context, fail_together=True)
+        request = InferenceRequest(params, response_kind_of(parsed), context, fail_together=True)
         async with _until(params.deadline):
             responses = await self._infer_images(images, lease, request)
         return parsed, cast("list[T]", responses)
@@ -212,18 +222,22 @@ class InferencePipeline:
             leases = [first_lease]
             for _ in images[1:]:
                 leases.append(stack.enter_context(self._lease(request)))
-            needs_no_decoding = all(isinstance(image.content, np.ndarray) for image in images)
-            if needs_no_decoding and request.params.confidence is None:
-                return [*await self._image_path.infer_pixels(images, leases, request)]
+            are_images = all(self._is_image(image, request.params) for image in images)
+            if are_images and request.params.confidence is None:
+                return [*await self._image_path.infer_together(images, leases, request)]
             return await run_together(map(infer, indices, images, leases))
 
     async def _infer_one(
         self, content: BufferedInput, lease: Lease, request: InferenceRequest[T]
     ) -> T:
-        is_image = request.params.model.transform.modality is Modality.IMAGE
-        if is_image or isinstance(content.content, np.ndarray):
+        if self._is_image(content, request.params):
             return await self._image_path.infer(content, lease, request)
         return await self._media_path.infer(content, lease, request)
+
+    def _is_image(self, content: BufferedInput, params: Params) -> bool:
+        """Whether an input is an image, or needs no decoding and takes the path of images."""
+        is_image = params.model.transform.modality is Modality.IMAGE
+        return is_image or isinstance(content.content, np.ndarray)
 
     async def _run_in_thread(self, function: Callable[[], T]) -> T:
         return await self._threads.run(function)

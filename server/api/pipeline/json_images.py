@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -49,7 +50,7 @@ def parse_json_images(body: bytes) -> tuple[list[Base64Image], bool]:
         InvalidParameter: a member is unknown, repeated, missing, or has a wrong type.
         TooLarge: there are too many images.
     """
-    members = _parse_object(body)
+    members = parse_object(body, _EXPECTED)
     for name in members:
         if name not in _ONE + _SEVERAL:
             quoted = name[:QUOTED_CHARACTERS]
@@ -66,24 +67,35 @@ def parse_json_images(body: bytes) -> tuple[list[Base64Image], bool]:
     return _base64_images(value, name), True
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
-    """Return the members of the object that are not null."""
+def parse_object(body: bytes, expected: str) -> dict[str, Any]:
+    """Return the members of a JSON object with images that are not null.
+
+    Args:
+        expected: what errors say that a client should send.
+
+    Raises:
+        BadRequest: the body is no JSON object.
+        InvalidParameter: a member is given twice.
+        TooLarge: there are too many members or elements.
+    """
     if sum(body.count(mark) for mark in _MARKS) > _MAX_MARKS:
         raise TooLarge(
             f"the JSON has too many members or elements; allowed are {MAX_IMAGES} images",
             limit=MAX_IMAGES,
         )
     try:
-        members = json.loads(body, object_pairs_hook=_unique_members)
+        members = json.loads(body, object_pairs_hook=partial(_unique_members, expected=expected))
     except (ValueError, RecursionError):
-        raise BadRequest(f"the body is not valid JSON; {_EXPECTED}") from None
+        raise BadRequest(f"the body is not valid JSON; {expected}") from None
+    if not isinstance(members, dict):
+        raise BadRequest(f"the JSON must be an object; {expected}")
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]], expected: str) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise InvalidParameter(f"a member of the JSON is given twice; {_EXPECTED}")
+        raise InvalidParameter(f"a member of the JSON is given twice; {expected}")
     return members
 
 
@@ -92,16 +104,28 @@ def _base64_images(texts: Any, member: str) -> list[Base64Image]:
         raise InvalidParameter(
             f"{member} must be a list of base64 strings, at least one", parameter=member
         )
-    if len(texts) > MAX_IMAGES:
-        raise TooLarge(
-            f"there are {len(texts)} images; a request may have {MAX_IMAGES}", limit=MAX_IMAGES
-        )
+    check_count(len(texts))
     return [_base64_image(text, member) for text in texts]
+
+
+def check_count(images: int) -> None:
+    """Raise `TooLarge` if a request has more ``images`` than `MAX_IMAGES`."""
+    if images > MAX_IMAGES:
+        raise TooLarge(
+            f"there are {images} images; a request may have {MAX_IMAGES}", limit=MAX_IMAGES
+        )
 
 
 def _base64_image(text: Any, member: str) -> Base64Image:
     if not isinstance(text, str):
         what = "a base64 string" if member in _ONE else "a list of base64 strings"
         raise InvalidParameter(f"{member} must be {what}", parameter=member)
-    # A character that is not ASCII becomes "?", which is not base64 either: its image fails alone.
+    return as_base64_image(text)
+
+
+def as_base64_image(text: str) -> Base64Image:
+    """Return the image of a JSON string.
+
+    A character that is not ASCII becomes "?", which is not base64 either: its image fails alone.
+    """
     return Base64Image(text.encode("ascii", "replace"))

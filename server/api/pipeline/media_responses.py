@@ -104,7 +104,7 @@ def build_classes(media: FinishedMedia) -> MediaAnswer:
     labels = params.model.labels
     schemas = _SCHEMAS[params.model.modality]
     classes, scores = best_classes(media.outcomes, params.top_k)
-    fields = _common_fields(media) | {"predictions": predictions_of(labels, classes, scores)}
+    fields = media_fields(media) | {"predictions": predictions_of(labels, classes, scores)}
     if params.windows is not Windows.EACH:
         return schemas.answer(**fields)
     windows = [
@@ -122,12 +122,12 @@ def build_classes(media: FinishedMedia) -> MediaAnswer:
 def build_embedding(media: FinishedMedia) -> MediaEmbedding:
     """Return the mean of the pooled features as numbers."""
     schemas = _SCHEMAS[media.params.model.modality]
-    fields = _common_fields(media) | {"embedding": mean_features(media.outcomes).tolist()}
+    fields = media_fields(media) | {"embedding": vector_of(media).tolist()}
     if media.params.windows is not Windows.EACH:
         return schemas.embedding(**fields)
     windows = [
         schemas.window_embedding(
-            embedding=features_of(outcome).tolist(),
+            embedding=media.params.vectors.apply(features_of(outcome)).tolist(),
             **_window_fields(window, outcome, media.params.model),
         )
         for window, outcome in zip(media.windows, media.outcomes, strict=True)
@@ -138,8 +138,11 @@ def build_embedding(media: FinishedMedia) -> MediaEmbedding:
 def build_raw_features(media: FinishedMedia) -> bytes:
     """Return the mean of the pooled features as little-endian float32, or a row for each window."""
     if media.params.windows is Windows.EACH:
-        return b"".join(outcome.features for outcome in media.outcomes)
-    return mean_features(media.outcomes).astype("<f4").tobytes()
+        form = media.params.vectors
+        vectors = [form.apply(features_of(outcome)) for outcome in media.outcomes]
+    else:
+        vectors = [vector_of(media)]
+    return b"".join(vector.astype("<f4", copy=False).tobytes() for vector in vectors)
 
 
 def build_picture(media: FinishedMedia) -> bytes:
@@ -156,6 +159,11 @@ def build_picture(media: FinishedMedia) -> bytes:
 def most_merged(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome with the fewest tokens left, the first of them."""
     return min(outcomes, key=_tokens_out)
+
+
+def vector_of(media: FinishedMedia) -> npt.NDArray[np.float32]:
+    """Return the mean ``(D,)`` of the pooled features in the form that the request names."""
+    return media.params.vectors.apply(mean_features(media.outcomes))
 
 
 def mean_features(outcomes: Sequence[Outcome]) -> npt.NDArray[np.float32]:
@@ -207,7 +215,7 @@ def _window_fields(window: Window, outcome: Outcome, model: ModelInfo) -> dict[s
     }
 
 
-def _common_fields(media: FinishedMedia) -> dict[str, Any]:
+def media_fields(media: FinishedMedia) -> dict[str, Any]:
     """Return the fields that all JSON responses for sounds and videos share."""
     params = media.params
     model = params.model

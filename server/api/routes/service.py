@@ -114,6 +114,8 @@ def _describe(model: ModelInfo) -> ModelDescription:
         blocks=model.depth,
         merging=model.merging,
         activation=model.activation,
+        embedding_dim=model.embedding_dim,
+        matryoshka=model.matryoshka,
         r_max=model.r_max,
         device=model.device,
         dtype=model.dtype,

@@ -17,7 +17,7 @@ class ImageInput(NamedTuple):
     Attributes:
         pixels: ``(C, H, W)``: uint8, or float32 if they are normalised, as spectrograms are.
         schedule: under which the image runs.
-        top_k: number of classes to return; 0 for other outputs.
+        top_k: number of classes to return, beside other outputs too; 0 for none.
         output_kind: the output to return.
     """
 

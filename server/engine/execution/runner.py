@@ -145,6 +145,14 @@ class Runner:
         self.run(images)
         return time.perf_counter() - started
 
+    def embedding_dim(self) -> int:
+        """Return how many pooled features the model has, by a pass of a blank image.
+
+        Not always as many as its tokens are wide: some models pool two vectors into one.
+        """
+        blank = np.zeros((1, *self.model.transform.size), self.model.transform.dtype)
+        return self.outputs(blank, [Schedule.constant(0)]).features.shape[-1]
+
     def tokens(self, schedule: Schedule) -> tuple[int, ...]:
         """Return the token counts of one image: at the input and after each block."""
         model = self.model

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from starlette.datastructures import QueryParams
 
-from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer
+from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer, parameter_text
 from server.api.contract.params import Params, parse_params
+from server.api.contract.vectors import VectorForm, parse_normalize
 from server.api.contract.windows import Windows
 from server.api.pipeline.admission import ImageContent
 from server.api.pipeline.body import ParsedRequest
@@ -27,7 +28,7 @@ from server.api.routes.oip.tensors import (
 )
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import BadRequest, InvalidParameter, TooLarge
-from server.ipc.messages import ModelInfo
+from server.ipc.messages import ModelInfo, OutputKind
 from server.media.limits import VideoLimits
 from server.media.modality import Modality
 from server.media.transforms import VideoTransform, input_shape
@@ -45,12 +46,13 @@ INPUT_DATATYPES: dict[Modality, dict[str, tuple[str, ...]]] = {
     Modality.AUDIO: {"audio": ("BYTES",), "pixel_values": ("FP32",)},
     Modality.VIDEO: {"video": ("BYTES",), "pixel_values": ("FP32", "UINT8")},
 }
-OUTPUT_DATATYPES = {"labels": "BYTES", "scores": "FP32"}
+EMBEDDING = "embedding"
+CLASS_OUTPUTS = {"labels": "BYTES", "scores": "FP32"}
+OUTPUT_DATATYPES = {**CLASS_OUTPUTS, EMBEDDING: "FP32"}
 
 Number = TypeVar("Number", np.float32, np.uint8)
 
 _MAX_LENGTH_DIGITS = 12  # no body is that long; int() fails on thousands of digits
-_MAX_EXACT_INTEGER = 1e15  # integers below are exact as floats
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class InferRequest(ParsedRequest):
 
     id: str | None
     outputs: tuple[RequestedOutput, ...]
+
+    @property
+    def wants_embedding(self) -> bool:
+        """Whether the embedding is among the outputs."""
+        return any(output.name == EMBEDDING for output in self.outputs)
 
 
 def parse_infer_request(
@@ -96,7 +103,8 @@ def parse_infer_request(
     parameters = parameters_of(message)
     binary_output = parameters.pop("binary_data_output", False)
     check_bool(binary_output, "binary_data_output")
-    params = parse_parameters(parameters, model, default_r, arrival, max_views)
+    outputs = parse_outputs(optional_member(message, "outputs", list, []), binary_output, model)
+    params = parse_parameters(parameters, outputs, model, default_r, arrival, max_views)
 
     inputs = required_member(message, "inputs", list)
     if len(inputs) != 1:
@@ -104,8 +112,7 @@ def parse_infer_request(
     images = parse_input(inputs[0], binary_data, model)
 
     request_id = optional_member(message, "id", str, None)
-    outputs = optional_member(message, "outputs", list, [])
-    return InferRequest(params, images, request_id, parse_outputs(outputs, binary_output))
+    return InferRequest(params, images, request_id, outputs)
 
 
 def json_length(header: str | None, body_bytes: int) -> int:
@@ -206,38 +213,38 @@ def check_parameter_names(parameters: Mapping[str, Any], supported: tuple[str, .
 
 def parse_parameters(
     parameters: Mapping[str, Any],
+    outputs: tuple[RequestedOutput, ...],
     model: ModelInfo,
     default_r: str,
     arrival: float,
     max_views: int,
 ) -> Params:
-    """Parse the request's parameters: those of ``/classify``, less the model, and Triton's own.
+    """Parse the request's parameters, less the model, and Triton's own.
+
+    They are those of ``/classify``, or those of ``/embed`` if the embedding is the only output.
 
     Raises:
         InvalidParameter: a parameter is unknown, or has a value that is not allowed.
     """
     texts = {}
+    vectors = VectorForm()
     for name, value in replace_triton_parameters(parameters).items():
+        if name == "normalize" and any(output.name == EMBEDDING for output in outputs):
+            vectors = parse_normalize(str(value))
+            continue
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)
         texts[name] = parameter_text(name[:QUOTED_CHARACTERS], value)
     models = {model.name: model}
-    params = parse_params(QueryParams(texts), models, default_r, arrival, max_views=max_views)
+    wants_classes = any(output.name in CLASS_OUTPUTS for output in outputs)
+    kind: OutputKind = "classes" if wants_classes else "features"
+    params = parse_params(QueryParams(texts), models, default_r, arrival, kind, max_views)
     if params.windows is Windows.EACH:
         raise InvalidParameter(
             f"the outputs have one row for each {model.modality.noun}; allowed are first and mean",
             parameter="windows",
         )
-    return params
-
-
-def parameter_text(name: str, value: Any) -> str:
-    """Return a JSON value as it would stand in a query. Raises `InvalidParameter`."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InvalidParameter(f"{name} must be a number or a string", parameter=name)
-    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_INTEGER:
-        return str(int(value))
-    return str(value)
+    return replace(params, vectors=vectors)
 
 
 def parse_input(tensor: Any, binary_data: memoryview, model: ModelInfo) -> list[ImageContent]:
@@ -336,8 +343,15 @@ def input_data(
     return binary_data
 
 
-def parse_outputs(tensors: list[Any], binary_default: bool) -> tuple[RequestedOutput, ...]:
-    """Return the outputs that a request names, or all outputs if it names none.
+def outputs_of(model: ModelInfo) -> dict[str, str]:
+    """Return the datatypes of the outputs that ``model`` has, by their names."""
+    return OUTPUT_DATATYPES if model.labels else {EMBEDDING: OUTPUT_DATATYPES[EMBEDDING]}
+
+
+def parse_outputs(
+    tensors: list[Any], binary_default: bool, model: ModelInfo
+) -> tuple[RequestedOutput, ...]:
+    """Return the outputs that a request names; if it names none, the classes, where there are any.
 
     Args:
         binary_default: for outputs that do not say whether they are binary data.
@@ -345,16 +359,17 @@ def parse_outputs(tensors: list[Any], binary_default: bool) -> tuple[RequestedOu
     Raises:
         BadRequest: an output is unknown, repeated, or malformed.
     """
+    known = outputs_of(model)
     if not tensors:
-        tensors = [{"name": name} for name in OUTPUT_DATATYPES]
+        tensors = [{"name": name} for name in (CLASS_OUTPUTS if model.labels else known)]
     outputs: dict[str, RequestedOutput] = {}
     for tensor in tensors:
         name = required_member(tensor, "name", str)
         parameters = parameters_of(tensor)
-        if name not in OUTPUT_DATATYPES or name in outputs:
+        if name not in known or name in outputs:
             raise BadRequest(
                 f"the output {name[:QUOTED_CHARACTERS]!r} is unknown or repeated; there are"
-                f" {', '.join(OUTPUT_DATATYPES)}"
+                f" {', '.join(known)}"
             )
         check_parameter_names(parameters, ("binary_data",))
         binary = parameters.get("binary_data", binary_default)

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from server.api.pipeline import media_responses
+from server.api.pipeline import image_responses, media_responses
 from server.api.pipeline.image_responses import FinishedImage
 from server.api.pipeline.media_responses import FinishedMedia
 from server.api.pipeline.response_kinds import ResponseKind
-from server.api.routes.oip.requests import OUTPUT_DATATYPES, InferRequest
+from server.api.routes.oip.requests import EMBEDDING, OUTPUT_DATATYPES, InferRequest
 from server.api.routes.oip.tensors import LENGTH_BYTES
 
 MODEL_VERSION = "1"  # every model has one version
+_FLOAT_BYTES = 4
 
 
 class Row(NamedTuple):
@@ -25,6 +26,7 @@ class Row(NamedTuple):
         r: the schedule that was used.
         passes: how many times the input ran.
         confident: see `server.api.pipeline.image_responses.Passes`.
+        embedding: little-endian float32; empty where it is not requested.
     """
 
     r: str
@@ -32,6 +34,7 @@ class Row(NamedTuple):
     scores: list[float]
     passes: int = 1
     confident: bool | None = None
+    embedding: bytes = b""
 
 
 def _row_of_image(image: FinishedImage) -> Row:
@@ -56,7 +59,26 @@ def _row_of_media(media: FinishedMedia) -> Row:
     return Row(answer.r, labels, scores)
 
 
-ROWS = ResponseKind("classes", _row_of_image, _row_of_media)
+def _embedded_row_of_image(image: FinishedImage) -> Row:
+    return _row_of_image(image)._replace(embedding=image_responses.build_raw_features(image))
+
+
+def _embedded_row_of_media(media: FinishedMedia) -> Row:
+    embedding = media_responses.build_raw_features(media)
+    if media.params.top_k:
+        return _row_of_media(media)._replace(embedding=embedding)
+    schedule = media_responses.most_merged(media.outcomes).schedule
+    return Row(str(schedule), [], [], embedding=embedding)
+
+
+_CLASSES_ALONE = ResponseKind("classes", _row_of_image, _row_of_media)
+# With ``top_k`` the engine returns classes beside the features.
+_WITH_EMBEDDING = ResponseKind("features", _embedded_row_of_image, _embedded_row_of_media)
+
+
+def rows_of(request: InferRequest) -> ResponseKind[Row]:
+    """Return what a request asks for: the embedding is computed only where it is requested."""
+    return _WITH_EMBEDDING if request.wants_embedding else _CLASSES_ALONE
 
 
 def build_infer_response(
@@ -67,22 +89,20 @@ def build_infer_response(
 
     The size is None if the whole body is JSON.
     """
-    shape = [len(rows), len(rows[0].labels)]
     outputs: list[dict[str, Any]] = []
     binary_data = b""
     for output in request.outputs:
         tensor: dict[str, Any] = {
             "name": output.name,
             "datatype": OUTPUT_DATATYPES[output.name],
-            "shape": shape,
+            "shape": output_shape(output.name, rows),
         }
-        values = output_values(output.name, rows)
         if output.binary:
-            serialized = serialize(values)
+            serialized = serialize(output.name, rows)
             binary_data += serialized
             tensor["parameters"] = {"binary_data_size": len(serialized)}
         else:
-            tensor["data"] = values
+            tensor["data"] = output_values(output.name, rows)
         outputs.append(tensor)
     message = response_members(request, rows)
     message["outputs"] = outputs
@@ -114,16 +134,28 @@ def response_members(request: InferRequest, rows: Sequence[Row]) -> dict[str, An
     return members
 
 
+def output_shape(name: str, rows: Sequence[Row]) -> list[int]:
+    """Return the shape of an output: ``(images, classes)``, or ``(images, D)``."""
+    first = rows[0]
+    columns = len(first.embedding) // _FLOAT_BYTES if name == EMBEDDING else len(first.labels)
+    return [len(rows), columns]
+
+
 def output_values(name: str, rows: Sequence[Row]) -> list[str] | list[float]:
-    """Return the elements of an output in row-major order, ``(images, classes)``."""
+    """Return the elements of an output in row-major order; see `output_shape`."""
     if name == "labels":
         return [label for row in rows for label in row.labels]
+    if name == EMBEDDING:
+        return np.frombuffer(b"".join(row.embedding for row in rows), "<f4").tolist()
     return [score for row in rows for score in row.scores]
 
 
-def serialize(values: Sequence[str] | Sequence[float]) -> bytes:
-    """Return strings as a BYTES tensor of UTF-8, or numbers as an FP32 tensor, little-endian."""
-    if not values or not isinstance(values[0], str):
+def serialize(name: str, rows: Sequence[Row]) -> bytes:
+    """Return an output as a BYTES tensor of UTF-8, or as an FP32 tensor, little-endian."""
+    if name == EMBEDDING:
+        return b"".join(row.embedding for row in rows)
+    values = output_values(name, rows)
+    if name != "labels":
         return np.array(values, "<f4").tobytes()
     elements = []
     for text in values:

@@ -16,13 +16,14 @@ from server.api.contract.problem_details import problem_response
 from server.api.middleware.request_context import RequestContext
 from server.api.routes.images import timed_response
 from server.api.routes.oip.requests import (
+    EMBEDDING,
     INPUT_DATATYPES,
     JSON_LENGTH_HEADER,
-    OUTPUT_DATATYPES,
     InferRequest,
+    outputs_of,
     parse_infer_request,
 )
-from server.api.routes.oip.responses import MODEL_VERSION, ROWS, build_infer_response
+from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response, rows_of
 from server.api.routes.service import NAME, AppComponents
 from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
 from server.ipc.messages import ModelInfo
@@ -119,10 +120,13 @@ async def model_metadata(model: ModelDependency) -> dict[str, Any]:
         for name, datatypes in INPUT_DATATYPES[model.modality].items()
         for datatype in datatypes
     ]
-    output_datatypes = OUTPUT_DATATYPES if model.labels else {}
     outputs = [
-        {"name": name, "datatype": datatype, "shape": [_ANY_SIZE, _ANY_SIZE]}
-        for name, datatype in output_datatypes.items()
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": [_ANY_SIZE, model.embedding_dim if name == EMBEDDING else _ANY_SIZE],
+        }
+        for name, datatype in outputs_of(model).items()
     ]
     return {
         "name": model.name,
@@ -151,7 +155,11 @@ async def model_ready(request: Request, model: ModelDependency) -> Any:
 )
 @router.post(f"{_VERSION_PATH}/infer", include_in_schema=False)
 async def infer(request: Request, model: ModelDependency) -> Response:
-    """The best k classes of each image: `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k])."""
+    """The outputs of each image that `outputs` names.
+
+    `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k]), the best k classes, which are the default;
+    and `embedding` (FP32, [n, D]), the default of a model without classes.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise UnsupportedFormat(
@@ -173,7 +181,7 @@ async def infer(request: Request, model: ModelDependency) -> Response:
         )
 
     infer_request, rows = await components.inference.infer_parsed(
-        request, model, parse, ROWS, context
+        request, model.modality, parse, rows_of, context
     )
     body, json_bytes = build_infer_response(infer_request, rows)
     if json_bytes is None:

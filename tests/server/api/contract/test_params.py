@@ -132,7 +132,7 @@ def test_only_classification_documents_what_is_of_classes():
 
 
 def test_a_model_without_a_classifier_serves_other_outputs():
-    detail = "bare has no classifier; it serves /embed and /visualize only"
+    detail = "bare has no classifier; it serves /embed, /visualize, /v1/embeddings and /v2 only"
     with pytest.raises(InvalidParameter, match=detail) as info:
         parse("model=bare")
     assert info.value.extensions["parameter"] == "model"

@@ -119,7 +119,9 @@ class Pipeline:
         """The answers for images that need no decoding, in one request."""
         request = request_of([b"pixels"])
         parse = parse_as(params, pixels)
-        work = self.inference.infer_parsed(request, MODEL, parse, CLASSES, self.context)
+        work = self.inference.infer_parsed(
+            request, MODEL.modality, parse, lambda _: CLASSES, self.context
+        )
         _, answers = self.run(work)
         return answers
 

@@ -184,7 +184,9 @@ def test_infer_parsed_takes_parameters_and_images_from_the_body():
         return ParsedRequest(PARAMS, [SNEAKER, SNEAKER])
 
     request = request_of([b"two ", b"sneakers"])
-    work = pipeline.inference.infer_parsed(request, MODEL, parse, CLASSES, pipeline.context)
+    work = pipeline.inference.infer_parsed(
+        request, MODEL.modality, parse, lambda _: CLASSES, pipeline.context
+    )
     parsed, answers = pipeline.run(work)
     assert parsed.params is PARAMS
     assert len(answers) == 2
@@ -198,7 +200,7 @@ def test_an_error_of_the_parser_is_the_error_of_the_request():
         raise RequestError("the body is wrong")
 
     work = pipeline.inference.infer_parsed(
-        request_of([b"x"]), MODEL, parse, CLASSES, pipeline.context
+        request_of([b"x"]), MODEL.modality, parse, lambda _: CLASSES, pipeline.context
     )
     with pytest.raises(RequestError, match="the body is wrong"):
         pipeline.run(work)

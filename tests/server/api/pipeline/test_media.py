@@ -374,7 +374,7 @@ def test_inputs_of_the_model_itself_need_no_decoder():
         return ParsedRequest(PARAMS, [pixels])
 
     work = pipeline.inference.infer_parsed(
-        request_of([b"pixels"]), AUDIO_MODEL, parse, CLASSES, pipeline.context
+        request_of([b"pixels"]), AUDIO_MODEL.modality, parse, lambda _: CLASSES, pipeline.context
     )
     _, (answer,) = pipeline.run(work)
     assert answer["predictions"][0]["label"] == "fish"

@@ -49,7 +49,9 @@ def test_pixels_fail_at_once_if_one_does_while_another_waits():
     async def main() -> None:
         parse = parse_as(PARAMS, PIXELS)
         request = request_of([b"pixels"])
-        work = pipeline.inference.infer_parsed(request, MODEL, parse, CLASSES, pipeline.context)
+        work = pipeline.inference.infer_parsed(
+            request, MODEL.modality, parse, lambda _: CLASSES, pipeline.context
+        )
         asking = asyncio.ensure_future(work)
         async with asyncio.timeout(30):
             while len(pipeline.router.futures) < len(PIXELS):

@@ -8,9 +8,10 @@ import numpy as np
 
 from server.api.contract.confidence import Confidence
 from server.api.contract.params import Params
+from server.api.contract.vectors import VectorForm
 from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.routes.oip.requests import InferRequest, RequestedOutput
-from server.api.routes.oip.responses import ROWS, Row, build_infer_response, serialize
+from server.api.routes.oip.responses import Row, build_infer_response, rows_of, serialize
 from server.api.routes.oip.tensors import split_bytes_elements
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
@@ -25,8 +26,34 @@ def row_of(*predictions: tuple[str, float], r: str = "3") -> Row:
 def test_a_row_has_the_best_classes_of_an_image():
     outcome = Outcome(1, schedule=Schedule.constant(2), scores=(0.75, 0.25), classes=(2, 0))
     params = request_for().params
-    row = ROWS.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))
+    kind = rows_of(request_for(labels=False))
+    assert kind.output == "classes"
+    row = kind.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))
     assert row == Row("2", ["fish", "cat"], [0.75, 0.25])
+
+
+def test_an_embedding_is_computed_where_it_is_requested():
+    features = np.array([3.0, -4.0], "<f4").tobytes()
+    outcome = Outcome(1, schedule=Schedule.constant(2), features=features)
+    request = request_for(embedding=False)
+    kind = rows_of(request)
+    assert kind.output == "features"
+    params = replace(request.params, top_k=0)
+    row = kind.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))
+    assert row == Row("2", [], [], embedding=features)
+    unit = replace(params, vectors=VectorForm(normalize=True))
+    row = kind.build(FinishedImage(unit, Passes((batch_of(outcome),)), timing={}))
+    np.testing.assert_allclose(np.frombuffer(row.embedding, "<f4"), [0.6, -0.8], rtol=1e-6)
+
+
+def test_an_embedding_has_a_shape_of_its_own():
+    rows = [row._replace(embedding=np.array([1, 2, 3], "<f4").tobytes()) for row in TWO]
+    body, json_bytes = build_infer_response(request_for(embedding=True, scores=False), rows)
+    embedding, scores = json.loads(body[:json_bytes])["outputs"]
+    assert (embedding["shape"], scores["shape"]) == ([2, 3], [2, 2])
+    assert np.frombuffer(body[json_bytes:], "<f4").tolist() == [1, 2, 3] * 2
+    (in_json,) = build(request_for(embedding=False), rows)["outputs"]
+    assert in_json["data"] == [1, 2, 3] * 2
 
 
 def request_for(request_id: str | None = None, **outputs: bool) -> InferRequest:
@@ -90,7 +117,8 @@ def test_all_schedules_that_were_used_are_named_once():
 
 
 def test_floats_are_little_endian():
-    assert serialize([1.0, -2.5]) == b"\x00\x00\x80\x3f\x00\x00\x20\xc0"
+    rows = [Row("3", ["a", "b"], [1.0, -2.5])]
+    assert serialize("scores", rows) == b"\x00\x00\x80\x3f\x00\x00\x20\xc0"
 
 
 def test_second_passes_are_counted_where_they_are_asked_for():

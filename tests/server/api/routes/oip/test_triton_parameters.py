@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from server.api.contract.parameter_values import parameter_text
 from server.api.contract.params import parse_deadline
-from server.api.routes.oip.requests import parameter_text
 from server.api.routes.oip.triton_parameters import replace_triton_parameters
 from server.errors import InvalidParameter
 

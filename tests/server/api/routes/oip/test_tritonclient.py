@@ -102,6 +102,7 @@ class TestMetadata:
             "outputs": [
                 {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
                 {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+                {"name": "embedding", "datatype": "FP32", "shape": [-1, 128]},
             ],
         }
 

@@ -1,0 +1,1 @@
+"""What clients of OpenAI's API speak: ``/v1/embeddings`` and ``/v1/models``."""

@@ -129,11 +129,16 @@ class Calls:
 
 
 def parameters(**values: object) -> dict[str, str]:
-    """Return the query parameters of a request. Omit None; join a list of numbers by commas."""
+    """Return the query parameters of a request, less those that are None.
+
+    Numbers of a list are joined by commas; truth values are ``true`` and ``false``.
+    """
     texts = {}
     for name, value in values.items():
         if isinstance(value, Sequence) and not isinstance(value, str):
             texts[name] = ",".join(map(str, value))
+        elif isinstance(value, bool):
+            texts[name] = str(value).lower()
         elif value is not None:
             texts[name] = str(value)
     return texts

@@ -219,6 +219,8 @@ class Model:
         r_max: the largest valid ``r``.
         merging: the rule by which tokens merge, ``paper`` or ``pairs``.
         activation: computes the scores: ``softmax``, which ``confidence`` needs, or another.
+        embedding_dim: numbers of an embedding; None where the server does not say.
+        matryoshka: whether the first numbers of an embedding are one too.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
         window_seconds: duration of one window of a sound; None for other models.
         frames: of a clip of video, as the following; None for other models.
@@ -246,6 +248,8 @@ class Model:
     crops: int | None = None
     merging: str = "paper"
     activation: str = "softmax"
+    embedding_dim: int | None = None
+    matryoshka: bool = False
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -275,6 +279,8 @@ class Model:
             modality=answer.get("modality", "image"),
             merging=answer.get("merging", "paper"),
             activation=answer.get("activation", "softmax"),
+            embedding_dim=answer.get("embedding_dim"),
+            matryoshka=answer.get("matryoshka", False),
             **of_media,
             **{name: answer[name] for name in names},
         )

@@ -145,6 +145,7 @@ class Client:
         windows: Windows | None = None,
         clips: int | None = None,
         crops: int | None = None,
+        normalize: bool | None = None,
     ) -> Any:
         """Return the pooled features ``(D,)`` of an image.
 
@@ -161,6 +162,7 @@ class Client:
             windows=windows,
             clips=clips,
             crops=crops,
+            normalize=normalize,
         )
         return self._run(self._calls.embed(image, query))
 
@@ -177,6 +179,7 @@ class Client:
         windows: Windows | None = None,
         clips: int | None = None,
         crops: int | None = None,
+        normalize: bool | None = None,
     ) -> list[Any]:
         """Return the features of several images, a few per request. Any failure raises.
 
@@ -192,6 +195,7 @@ class Client:
             windows=windows,
             clips=clips,
             crops=crops,
+            normalize=normalize,
         )
         features: list[Any] = self._run(self._calls.embed_many(images, query))
         return features

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.server.engine.tiny import write_tiny
+from tests.server.other_models import write_other_models
 
 ROOT = Path(__file__).parents[2]
 API = "server.api"
@@ -171,6 +172,18 @@ def server() -> Iterator[RunningServer]:
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def others_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_other_models(tmp_path_factory.mktemp("others")).parent
+
+
+@pytest.fixture(scope="session")
+def others_server(others_folder: Path) -> Iterator[RunningServer]:
+    """A server with the models of `tests.server.other_models`."""
+    with run_server(config=others_folder / "models.toml", levels="0", dtype="float32") as running:
+        yield running
 
 
 def eventually(condition: Callable[[], object], seconds: float = 120) -> None:

@@ -246,13 +246,14 @@ class TestOtherEndpoints:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
             "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
-            "merging", "activation",
+            "merging", "activation", "embedding_dim", "matryoshka",
             "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10
         assert model["tokens"] == 197
         assert model["blocks"] == 12
         assert model["r_max"] == 98
+        assert (model["embedding_dim"], model["matryoshka"]) == (128, False)
         assert [level["r"] for level in model["levels"]] == ["0", "16"]
         assert [level["tokens_out"] for level in model["levels"]] == [197, 11]
         assert set(model["levels"][0]) == {

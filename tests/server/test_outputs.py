@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from server.catalog.entries import read_catalog
 from server.commands.offline import load_runner
@@ -100,6 +97,17 @@ class TestEmbed:
         assert "server-timing" in response.headers
         np.testing.assert_allclose(np.frombuffer(response.content, "<f4"), numbers, atol=1e-3)
 
+    def test_normalised_features_have_length_1(self, client):
+        plain = np.array(client.post("/embed?r=16", content=SNEAKER).json()["embedding"])
+        for query in ("normalize=true", "normalize=True"):
+            path = f"/embed?r=16&{query}"
+            numbers = np.array(client.post(path, content=SNEAKER).json()["embedding"])
+            raw = np.frombuffer(client.post(path, content=SNEAKER, headers=RAW).content, "<f4")
+            np.testing.assert_allclose(np.linalg.norm([numbers, raw], axis=1), 1, atol=1e-6)
+            np.testing.assert_allclose(numbers, plain / np.linalg.norm(plain), atol=0.01)
+        same = client.post("/embed?r=16&normalize=false", content=SNEAKER).json()["embedding"]
+        np.testing.assert_allclose(same, plain, atol=0.02 * np.abs(plain).max())
+
     def test_each_file_gets_its_own_result(self, client):
         bodies = [EXAMPLES["bag"], b"hello", SNEAKER]
         results = client.post("/embed?r=16", files=form_files(bodies)).json()["results"]
@@ -170,7 +178,9 @@ class TestLimitsOfClassify:
         ):
             assert_problem(client.post(path, content=body, headers=RAW), status, slug)
 
-    @pytest.mark.parametrize("query", ["r=99", "r=x", "top_k=3", "deadline_ms=0", "q=1"])
+    @pytest.mark.parametrize(
+        "query", ["r=99", "r=x", "top_k=3", "deadline_ms=0", "q=1", "normalize=1"]
+    )
     def test_parameters_that_are_not_allowed(self, client, path, query):
         problem = assert_problem(
             client.post(f"{path}?{query}", content=SNEAKER), 422, "invalid-parameter"
@@ -202,9 +212,10 @@ class TestLimitsOfClassify:
 
     def test_openapi_has_parameters_content_and_problems(self, client, path):
         operation = client.get("/openapi.json").json()["paths"][path]["post"]
+        of_vectors = ["normalize"] if path == "/embed" else []
         assert [parameter["name"] for parameter in operation["parameters"]] == [
-            "r", "model", "deadline_ms", "r_max", "min_accuracy", "min_agreement", "windows",
-            "clips", "crops",
+            "r", "model", "deadline_ms", "r_max", "min_accuracy", "min_agreement", *of_vectors,
+            "windows", "clips", "crops",
         ]  # fmt: skip
         media = {
             "/embed": {"application/json", "application/octet-stream"},
@@ -237,58 +248,10 @@ def test_images_of_all_routes_share_batches(server, runner):
     assert max(response.json()["batch_size"] for response in responses[0::3] + responses[1::3]) > 1
 
 
-ENTRY = """
-[[models]]
-name = "{name}"
-timm = "vit_tiny_patch16_224"
-checkpoint = "{name}.safetensors"
-img_size = [64, 32]
-num_classes = {classes}
-activation = "{activation}"
-model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
-"""
-
-
 @pytest.fixture(scope="module")
-def others(start_server, tmp_path_factory) -> Iterator[httpx.Client]:
-    """A server with four models that are not square.
-
-    One has no classifier, two have other activations, and one merges by another rule.
-    """
-    folder = tmp_path_factory.mktemp("others")
-    text = ""
-    for name, classes, activation in (
-        ("bare", 0, "softmax"),
-        ("many", 7, "sigmoid"),
-        ("plain", 7, "none"),
-        ("paired", 7, "none"),
-    ):
-        write_model(folder / f"{name}.safetensors", classes)
-        text += ENTRY.format(name=name, classes=classes, activation=activation)
-    text += 'merging = "pairs"'
-    (folder / "models.toml").write_text(text)
-    with (
-        start_server(
-            config=folder / "models.toml", levels="0", max_batch=2, dtype="float32"
-        ) as server,
-        httpx.Client(base_url=server.url, timeout=30) as client,
-    ):
+def others(others_server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=others_server.url, timeout=30) as client:
         yield client
-
-
-def write_model(path: Path, classes: int) -> None:
-    torch.manual_seed(0)
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        num_classes=classes,
-        img_size=(64, 32),
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-    )
-    for parameter in vit.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    save_file(vit.state_dict(), path)
 
 
 class TestOtherModels:

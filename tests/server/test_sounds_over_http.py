@@ -104,6 +104,32 @@ class TestAnswers:
         answer = client.post("/embed?model=ear", content=body, headers=raw)
         assert np.allclose(np.frombuffer(answer.content, "<f4"), each["embedding"], atol=1e-5)
 
+    def test_normalised_features_are_the_mean_and_each_window_of_length_1(self, client):
+        body = sound(2.5)
+        plain = client.post("/embed?model=ear&windows=each", content=body).json()
+        path = "/embed?model=ear&windows=each&normalize=true"
+        scaled = client.post(path, content=body).json()
+        raw = client.post(path, content=body, headers={"Accept": "application/octet-stream"})
+        rows = [window["embedding"] for window in scaled["windows"]]
+        assert np.allclose(np.linalg.norm([scaled["embedding"], *rows], axis=1), 1, atol=1e-6)
+        assert np.allclose(np.frombuffer(raw.content, "<f4").reshape(2, -1), rows, atol=1e-5)
+        mean = np.array(plain["embedding"])
+        assert np.allclose(scaled["embedding"], mean / np.linalg.norm(mean), atol=1e-5)
+
+    def test_a_sound_is_an_input_of_openais_embeddings(self, client):
+        body = sound(2.5)
+        expected = client.post("/embed?model=ear&normalize=true", content=body).json()
+        text = "data:audio/wav;base64," + base64.b64encode(body).decode()
+        message = {"model": "ear", "input": text}
+        answer = client.post("/v1/embeddings", json=message).json()
+        (item,) = answer["data"]
+        assert np.allclose(item["embedding"], expected["embedding"], atol=1e-5)
+        assert answer["usage"]["prompt_tokens"] == 2 * expected["tokens"]["input"]
+        assert item["tome"]["media"] == expected["media"]
+        refused = client.post("/v1/embeddings", json=message | {"windows": "each"})
+        assert refused.status_code == 400
+        assert "first and mean" in refused.json()["error"]["message"]
+
     def test_a_picture_has_the_first_window_or_all(self, client):
         assert_pictures_stack(client, "/visualize?model=ear", sound(2.5))
 

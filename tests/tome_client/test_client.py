@@ -154,6 +154,9 @@ class TestAnswers:
             f"{default_server.url}/embed?r=16", content=SNEAKER, timeout=30
         ).json()["embedding"]
         found = client.embed(SNEAKER, r=16)
+        unit = client.embed(SNEAKER, r=16, normalize=True)
+        assert np.linalg.norm(unit) == pytest.approx(1, abs=1e-6)
+        np.testing.assert_allclose(unit, found / np.linalg.norm(found), atol=0.01)
         assert (found.shape, found.dtype) == ((128,), np.float32)
         assert found.flags.writeable
         np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -66,6 +66,16 @@ def test_a_request_without_a_key_learns_nothing_about_paths_and_methods(guarded,
     assert response.headers["www-authenticate"] == 'Bearer realm="tome-serve"'
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/models", "/v1/nothing"])
+def test_paths_of_openai_need_a_key_too(guarded, path):
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        response = httpx.post(f"{guarded.url}{path}", content=b"x", headers=headers)
+        assert response.status_code == 401
+        assert response.json()["error"]["code"] == "invalid_api_key"
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    assert httpx.get(f"{guarded.url}{path}", headers=headers).status_code != 401
+
+
 @pytest.mark.parametrize(
     "path", ["/v2", "/v2/models", "/v2/models/fashion-mnist/infer", "/v2/health/ready/"]
 )

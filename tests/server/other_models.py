@@ -5,6 +5,8 @@ One has no classifier, two have other activations, and one merges by another rul
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from safetensors.torch import load_file, save_file
 SIZE = (64, 32)
 WIDTH = 32
 TOKENS = 9
-_CLASSES = {"bare": 0, "many": 7, "plain": 7, "paired": 7}
 _ENTRY = """
 [[models]]
 name = "{name}"
@@ -24,32 +25,44 @@ checkpoint = "{name}.safetensors"
 img_size = [64, 32]
 num_classes = {classes}
 model_args = {{ embed_dim = 32, depth = 2, num_heads = 2 }}
+{fields}
 """
-_FIELDS = {
-    "bare": "matryoshka = true",
-    "many": 'activation = "sigmoid"',
-    "plain": 'activation = "none"',
-    "paired": 'activation = "none"\nmerging = "pairs"',
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """What one has: the number of classes, and further fields of its entry."""
+
+    classes: int
+    fields: str
+
+
+OTHERS = {
+    "bare": OtherModel(0, "matryoshka = true"),
+    "many": OtherModel(7, 'activation = "sigmoid"'),
+    "plain": OtherModel(7, 'activation = "none"'),
+    "paired": OtherModel(7, 'activation = "none"\nmerging = "pairs"'),
 }
 
 
-def write_other_models(folder: Path) -> Path:
-    """Save all with random weights; return the path of the models file."""
+def write_other_models(folder: Path, names: Iterable[str] = OTHERS) -> Path:
+    """Save those of ``names`` with random weights; return the path of the models file."""
     text = ""
-    for name, classes in _CLASSES.items():
+    for name in names:
+        model = OTHERS[name]
         torch.manual_seed(0)
-        vit = _create(classes)
+        vit = _create(model.classes)
         for parameter in vit.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         save_file(vit.state_dict(), folder / f"{name}.safetensors")
-        text += _ENTRY.format(name=name, classes=classes) + _FIELDS[name]
+        text += _ENTRY.format(name=name, classes=model.classes, fields=model.fields)
     (folder / "models.toml").write_text(text)
     return folder / "models.toml"
 
 
 def read_other_model(folder: Path, name: str) -> Any:
     """timm's model of that name."""
-    vit = _create(_CLASSES[name])
+    vit = _create(OTHERS[name].classes)
     vit.load_state_dict(load_file(folder / f"{name}.safetensors"))
     return vit.eval()
 

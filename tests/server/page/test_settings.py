@@ -15,9 +15,9 @@ import pytest
 from selenium.webdriver.support.select import Select
 
 from tests.server.conftest import eventually, free_port
+from tests.server.other_models import write_other_models
 from tests.server.page import browser as browsers
 from tests.server.page.conftest import UNKNOWN
-from tests.server.test_outputs import ENTRY, write_model
 from tests.server.wire import SNEAKER
 
 KEY = "the-right-key"
@@ -28,13 +28,7 @@ MERGED = 24
 @pytest.fixture(scope="module")
 def models(browser, tmp_path_factory) -> Path:
     """The TOML file of two tiny models: one returns logits, one has no classifier."""
-    folder = tmp_path_factory.mktemp("models")
-    text = ""
-    for name, classes, activation in (("logits", 7, "none"), ("bare", 0, "softmax")):
-        write_model(folder / f"{name}.safetensors", classes)
-        text += ENTRY.format(name=name, classes=classes, activation=activation)
-    (folder / "models.toml").write_text(text)
-    return folder / "models.toml"
+    return write_other_models(tmp_path_factory.mktemp("models"), ("plain", "bare"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +70,7 @@ def test_logits_are_not_shown_as_percentages(page_with_key):
 
 
 def test_a_model_without_classes_shows_its_features(page_with_key):
-    assert page_with_key.text("model").splitlines() == ["logits", "bare"]
+    assert page_with_key.text("model").splitlines() == ["plain", "bare"]
     page_with_key.forget_answer()
     Select(page_with_key.element("model")).select_by_value("bare")
     page_with_key.wait_until(

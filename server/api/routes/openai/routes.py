@@ -31,6 +31,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 _JSON_TYPE = "application/json"
 _EMBEDDINGS = "/embeddings"
+# FastAPI would document its own error of a parameter that it parses.
+_OPENAPI_MODEL: dict[str, Any] = {
+    "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+}
 _INPUT_SCHEMA = {
     "type": "string",
     "description": "An encoded image, sound or video: a data URL, or bare base64.",
@@ -136,11 +140,14 @@ async def list_models(request: Request) -> OpenAIModelList:
     )
 
 
-@router.get("/models/{name}", responses=document_errors(401, 404, 503))
-async def retrieve_model(request: Request, name: str) -> OpenAIModel:
+@router.get(
+    "/models/{name}", responses=document_errors(401, 404, 503), openapi_extra=_OPENAPI_MODEL
+)
+async def retrieve_model(request: Request) -> OpenAIModel:
     """One served model."""
     components: AppComponents = request.app.state.components
-    return _described(find_model(name, components.inference.models()).name)
+    model = find_model(request.path_params["name"], components.inference.models())
+    return _described(model.name)
 
 
 def _described(name: str) -> OpenAIModel:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from server.api.contract.schemas import Problem
 from server.api.middleware.request_context import RequestContext
+from server.api.pipeline.admission import BodyLimits
 from server.api.pipeline.body import ParsedRequest
 from server.api.pipeline.image import record_stage
 from server.api.pipeline.response_kinds import CLASSES
@@ -30,13 +31,16 @@ from server.errors import (
 )
 from server.imaging.small import MAX_SMALL_BYTES
 from server.ipc.messages import ModelInfo
-from tests.server.api.pipeline.fakes import MODEL, request_of
+from server.media.modality import Modality
+from tests.server.api.pipeline.fakes import MODEL, VIDEO_MODEL, request_of
 from tests.server.api.pipeline.image_pipeline import (
     FORM,
     PARAMS,
+    PIXELS,
     Pipeline,
     form,
     label_of,
+    parse_as,
     result_of,
 )
 from tests.server.wire import SNEAKER
@@ -191,6 +195,24 @@ def test_infer_parsed_takes_parameters_and_images_from_the_body():
     assert parsed.params is PARAMS
     assert len(answers) == 2
     assert pipeline.context.model == "tiny"
+
+
+def test_a_body_that_names_its_model_has_the_limit_of_that_model():
+    pipeline = Pipeline([])
+    pipeline.router.engines.models = {"tiny": MODEL, "clip": VIDEO_MODEL}
+    pipeline.admission.limits = {
+        Modality.IMAGE: BodyLimits(10, 30),
+        Modality.VIDEO: BodyLimits(100, 30),
+    }
+    widest = pipeline.inference.widest_modality()
+    assert widest is Modality.VIDEO
+    parse = parse_as(PARAMS, PIXELS)
+    for size, message in ((11, "11 bytes; allowed are 10"), (101, "more than 100 bytes")):
+        work = pipeline.inference.infer_parsed(
+            request_of([bytes(size)]), widest, parse, lambda _: CLASSES, pipeline.context
+        )
+        with pytest.raises(TooLarge, match=message):
+            pipeline.run(work)
 
 
 def test_an_error_of_the_parser_is_the_error_of_the_request():

@@ -125,7 +125,7 @@ def _create_middleware(
         app.answer_by_route,
         metrics,
         keys,
-        image_routes=_image_routes(),
+        image_routes=image_routes(),
         endpoints={**images.endpoints(), **openai.endpoints()},
         check_room=admission.check_room,
         is_closing=is_closing,
@@ -135,7 +135,7 @@ def _create_middleware(
     )
 
 
-def _image_routes() -> list[APIRoute]:
+def image_routes() -> list[APIRoute]:
     """Return the routes that take images: the POST routes."""
     routes = [*images.router.routes, *openai.router.routes, *oip.router.routes]
     return [

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from server.api.app import image_routes
 from tests.deploy.monitoring import DASHBOARD, PROMETHEUS, queries, rules
 from tests.server.conftest import ROOT
 
@@ -45,6 +46,20 @@ def test_every_alert_says_what_to_do(name):
     section = re.search(rf"^### {name}\n\n(.+?)(?=^##|\Z)", OPERATIONS, re.MULTILINE | re.DOTALL)
     assert section, "docs/operations.md has no section of that name"
     assert len(section[1]) > 100
+
+
+@pytest.mark.parametrize("path", [route.path for route in image_routes()])
+def test_what_is_asked_of_requests_for_images_counts_every_route(path):
+    expressions = [*(rule["expr"] for rule in rules("record").values())]
+    expressions += [query for _, query in queries()]
+    patterns = [
+        pattern
+        for expression in expressions
+        for pattern in re.findall(r'\broute=~"([^"]*)"', expression)
+    ]
+    assert len(patterns) > 20
+    for pattern in patterns:
+        assert re.fullmatch(pattern, path)
 
 
 def test_no_section_is_of_an_alert_that_is_gone():

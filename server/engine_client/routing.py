@@ -101,6 +101,16 @@ class Router:
         return WorkEstimate(model, image_cost, due, second_cost)
 
     @property
+    def max_batch(self) -> int:
+        """How many images an engine runs in one batch, at most."""
+        return self.engines.max_batch
+
+    @property
+    def slot_count(self) -> int:
+        """How many slots this process has."""
+        return self._slots.count
+
+    @property
     def free_slots(self) -> int:
         """How many images could be leased a slot of this process now."""
         return len(self._slots.free)
@@ -209,8 +219,7 @@ class Router:
     def _queue_seconds(self, link: EngineLink) -> float:
         """Return the seconds from now until the engine has run its queue and current batch."""
         queue = self._queue(link, due=math.inf)
-        max_batch = self.engines.max_batch
-        seconds = queueing.queue_seconds(queue, link.cost_models, max_batch)
+        seconds = queueing.queue_seconds(queue, link.cost_models, self.max_batch)
         elapsed, _ = self._current_batch_seconds(link)
         return max(0.0, seconds - elapsed)
 
@@ -218,9 +227,8 @@ class Router:
         """Return the seconds until the last of ``images`` is complete; see `queueing`."""
         ahead = self._queue(link, work.due) + [work] * (images - 1)
         elapsed, remaining = self._current_batch_seconds(link)
-        max_batch = self.engines.max_batch
         return queueing.completion_seconds(
-            work, ahead, elapsed, link.cost_models, max_batch, remaining
+            work, ahead, elapsed, link.cost_models, self.max_batch, remaining
         )
 
     def _current_batch_seconds(self, link: EngineLink) -> tuple[float, float]:

@@ -181,8 +181,14 @@ def others_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def others_server(others_folder: Path) -> Iterator[RunningServer]:
-    """A server with the models of `tests.server.other_models`."""
-    with run_server(config=others_folder / "models.toml", levels="0", dtype="float32") as running:
+    """A server with the models of `tests.server.other_models`, and slots for one batch."""
+    with run_server(
+        config=others_folder / "models.toml",
+        levels="0",
+        dtype="float32",
+        queue_limit=8,
+        api_workers=1,
+    ) as running:
         yield running
 
 

@@ -124,6 +124,13 @@ class TestOpenAI:
         np.testing.assert_allclose(answer.data[6].embedding, second, atol=1e-6)
         assert np.abs(np.subtract(first, second)).max() > 0.01
 
+    def test_inputs_may_be_more_than_the_slots_of_the_server(self, client, embed):
+        bodies = [*IMAGES] * 4
+        answer = client.embeddings.create(model="bare", input=[url_of(body) for body in bodies])
+        vectors = np.array([each.embedding for each in answer.data])
+        expected = unit(embed("bare", 0, *IMAGES))
+        np.testing.assert_allclose(vectors, np.tile(expected, (4, 1)), atol=1e-6)
+
     def test_lengths_and_dimensions_are_those_that_are_requested(self, client, embed):
         (expected,) = embed("bare", 0, SNEAKER)
         for options, vector in (

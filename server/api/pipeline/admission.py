@@ -1,7 +1,8 @@
 """Admission of requests: one slot per image, and limits on the bytes of all bodies in memory.
 
 A request is admitted with the lease of one slot, for its first image. Further images of the request
-lease their slots after the body is read, see `server.api.pipeline.inference`.
+lease their slots after the body is read, as far as some are free; see
+`server.api.pipeline.inference`.
 """
 
 from __future__ import annotations

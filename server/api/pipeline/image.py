@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from server.api.pipeline.cascade import Cascade, expected_second_pass
 from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.modalities import name_modality
+from server.api.pipeline.rounds import Round
 from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
 from server.engine_client.link import Result
@@ -100,44 +101,75 @@ class ImagePath:
         self._count(finished)
         return response
 
-    async def infer_together(
-        self,
-        images: Sequence[BufferedInput],
-        leases: Sequence[Lease],
-        request: InferenceRequest[T],
-    ) -> list[T]:
+    async def infer_together(self, images: Round, request: InferenceRequest[T]) -> list[T]:
         """Return the responses for several images.
 
-        All are submitted in one go when all are decoded, so that an idle engine runs them as one
-        batch, and not the first of them alone.
+        As soon as enough for the largest batch are decoded, they are submitted in one go, so that
+        they run while the others are decoded; the rest are when all are. So an idle engine runs
+        images that fit in one batch as one, and not the first of them alone.
 
         Raises:
             RequestError: that of the first one that fails, with its ``index``. The others are
                 cancelled then.
         """
-        decode_ms = await self._fill_all(leases, images, request)
-        runs: list[Run] = []
+        runs: dict[int, Run] = {}  # by position
         try:
-            for lease, milliseconds in zip(leases, decode_ms, strict=True):
-                runs.append(self._submit(lease, request, milliseconds))
-            await self._wait_for(runs)
-            return [self._respond(run, request) for run in runs]
+            await self._run_all(images, request, runs)
+            await self._wait_for(runs, images)
+            return [self._respond(runs[position], request) for position in range(len(runs))]
         finally:
-            for run in runs:
+            for run in runs.values():
                 run.abandon()
 
-    async def _wait_for(self, runs: Sequence[Run]) -> None:
+    async def _run_all(
+        self, images: Round, request: InferenceRequest[Any], runs: dict[int, Run]
+    ) -> None:
+        """Decode each image into its slot, and submit it: into ``runs``, by its position."""
+        decoded: dict[int, float] = {}  # milliseconds, by position; not submitted yet
+
+        def submit_decoded() -> None:
+            while decoded:
+                position = next(iter(decoded))
+                runs[position] = self._submit(
+                    images.leases[position],
+                    request,
+                    decoded.pop(position),
+                    images.keeps_slot(position),
+                )
+
+        async def decode(position: int) -> None:
+            try:
+                _, decoded[position] = await self._fill(
+                    images.leases[position], images.inputs[position], request
+                )
+            except RequestError as error:
+                images.name_input(error, position)
+                raise
+            if len(decoded) >= self._router.max_batch:
+                submit_decoded()
+
+        positions = range(len(images.inputs))
+        if all(isinstance(image.content, np.ndarray) for image in images.inputs):
+            # A task for each would cost more than the rest of this.
+            for position in positions:
+                await decode(position)
+        else:
+            await run_together(map(decode, positions))
+        submit_decoded()
+
+    async def _wait_for(self, runs: Mapping[int, Run], images: Round) -> None:
         """Wait until all ``runs`` are done, or one has failed, and raise its `RequestError`."""
-        pending = {run.result for run in runs}
+        pending = {run.result for run in runs.values()}
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for index, run in enumerate(runs):
-                if run.result not in done:
+            for position in range(len(runs)):
+                result = runs[position].result
+                if result not in done:
                     continue
                 try:
-                    self._check(run.result.result())
+                    self._check(result.result())
                 except RequestError as error:
-                    name_image(error, index, len(runs))
+                    images.name_input(error, position)
                     raise
 
     def _respond(self, run: Run, request: InferenceRequest[T]) -> T:
@@ -148,30 +180,6 @@ class ImagePath:
         response = request.response_kind.build(finished)
         self._count(finished)
         return response
-
-    async def _fill_all(
-        self,
-        leases: Sequence[Lease],
-        images: Sequence[BufferedInput],
-        request: InferenceRequest[Any],
-    ) -> list[float]:
-        """Decode each image into its slot, and return the milliseconds of each."""
-
-        async def fill(index: int, lease: Lease, image: BufferedInput) -> float:
-            try:
-                _, milliseconds = await self._fill(lease, image, request)
-            except RequestError as error:
-                name_image(error, index, len(images))
-                raise
-            return milliseconds
-
-        if all(isinstance(image.content, np.ndarray) for image in images):
-            # A task for each would cost more than the rest of this.
-            return [
-                await fill(index, lease, image)
-                for index, (lease, image) in enumerate(zip(leases, images, strict=True))
-            ]
-        return await run_together(map(fill, range(len(images)), leases, images))
 
     async def _fill(
         self, lease: Lease, image: BufferedInput, request: InferenceRequest[Any]
@@ -306,9 +314,3 @@ def record_stage(context: RequestContext, stage: str, seconds: float) -> float:
     milliseconds = round(seconds * 1000, 3)
     context.stages[stage] = max(milliseconds, context.stages.get(stage, 0.0))
     return milliseconds
-
-
-def name_image(error: RequestError, index: int, images: int) -> None:
-    """Say in ``error`` which of several ``images`` it is of."""
-    if images > 1:
-        error.extensions["index"] = index

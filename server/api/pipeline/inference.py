@@ -23,15 +23,16 @@ from server.api.pipeline.admission import Admission, BufferedInput, Reservation
 from server.api.pipeline.body import ParsedRequest, RequestImages, read_files
 from server.api.pipeline.cancellation import cancel_at, race_with_disconnect
 from server.api.pipeline.cascade import expected_second_pass
-from server.api.pipeline.image import ImagePath, end_stage, name_image
+from server.api.pipeline.image import ImagePath, end_stage
 from server.api.pipeline.inference_request import InferenceRequest
 from server.api.pipeline.json_images import OBJECT_START, check_json_type, parse_json_images
 from server.api.pipeline.media import MediaPath
 from server.api.pipeline.response_kinds import ResponseKind
+from server.api.pipeline.rounds import Round
 from server.api.pipeline.threads import Threads
 from server.api.pipeline.together import run_together
 from server.engine_client.routing import Lease, Router
-from server.errors import BadImage, RequestError
+from server.errors import BadImage, RequestError, TooLarge
 from server.ipc.messages import ModelInfo
 from server.latency.queueing import WorkEstimate
 from server.media.modality import Modality
@@ -192,50 +193,102 @@ class InferencePipeline:
     ) -> list[T | Problem]:
         """Return the result of each image; they are processed at the same time.
 
-        The first image uses the slot that the request holds. Where images fail together, the others
-        get their slots before the work on the first one begins; else each gets its own, and fails
-        alone if none is free.
+        The first image uses the slot that the request holds. Each of the others gets its own, and
+        fails alone if none is free; but see `_infer_together`.
 
         Raises:
             RequestError: that of the first image that fails, with its ``index``, if images fail
                 together.
         """
+        if request.fail_together:
+            return [*await self._infer_together(images, first_lease, request)]
 
-        async def infer(index: int, image: BufferedInput, lease: Lease | None) -> T | Problem:
+        async def infer(image: BufferedInput, lease: Lease | None) -> T | Problem:
             try:
                 if lease is not None:
                     return await self._infer_one(image, lease, request)
                 with self._lease(request) as own_lease:
                     return await self._infer_one(image, own_lease, request)
             except RequestError as error:
-                if request.fail_together:
-                    name_image(error, index, len(images))
-                    raise
                 self._metrics.observe_error(error)
                 return problem_of(error)
 
-        indices = range(len(images))
-        if not request.fail_together:
-            no_leases = [None] * (len(images) - 1)
-            return await run_together(map(infer, indices, images, [first_lease, *no_leases]))
-        with contextlib.ExitStack() as stack:
-            leases = [first_lease]
-            for _ in images[1:]:
-                leases.append(stack.enter_context(self._lease(request)))
-            are_images = all(self._is_image(image, request.params) for image in images)
-            if are_images and request.params.confidence is None:
-                return [*await self._image_path.infer_together(images, leases, request)]
-            return await run_together(map(infer, indices, images, leases))
+        no_leases = [None] * (len(images) - 1)
+        return await run_together(map(infer, images, [first_lease, *no_leases]))
+
+    async def _infer_together(
+        self, images: list[BufferedInput], first_lease: Lease, request: InferenceRequest[T]
+    ) -> list[T]:
+        """Return the responses for images that succeed together.
+
+        The request takes slots besides its own only as far as they are free, without waiting, and
+        runs the images in rounds. So every admitted request proceeds, however many they are.
+
+        Raises:
+            RequestError: that of the first image that fails, with its ``index``.
+        """
+        if request.params.confidence is not None:
+            self._check_slots(len(images))
+        responses: list[T] = []
+        while len(responses) < len(images):
+            start = len(responses)
+            further = len(images) - start - 1
+            if request.params.confidence is None:
+                further = min(further, self._router.free_slots)
+            with contextlib.ExitStack() as further_slots:
+                leases = [first_lease]
+                for _ in range(further):
+                    leases.append(further_slots.enter_context(self._lease(request)))
+                inputs = images[start : start + len(leases)]
+                responses += await self._run_round(
+                    Round(inputs, leases, start, len(images)), request
+                )
+        return responses
+
+    def _check_slots(self, images: int) -> None:
+        """Raise `TooLarge` if the process has fewer slots than a request has ``images``.
+
+        Images that may run twice take no turns: after a second pass that failed, or that came too
+        late, the engine may still read the slot.
+        """
+        slots = self._router.slot_count
+        if images > slots:
+            raise TooLarge(
+                f"there are {images} images; with confidence a request may have {slots} here",
+                limit=slots,
+            )
+
+    async def _run_round(self, images: Round, request: InferenceRequest[T]) -> list[T]:
+        is_image = all(self._takes_path_of_images(each, request.params) for each in images.inputs)
+        if is_image and request.params.confidence is None:
+            return await self._image_path.infer_together(images, request)
+
+        async def infer(position: int) -> T:
+            keep_slot = images.keeps_slot(position)
+            try:
+                return await self._infer_one(
+                    images.inputs[position], images.leases[position], request, keep_slot
+                )
+            except RequestError as error:
+                images.name_input(error, position)
+                raise
+
+        return await run_together(map(infer, range(len(images.inputs))))
 
     async def _infer_one(
-        self, content: BufferedInput, lease: Lease, request: InferenceRequest[T]
+        self,
+        content: BufferedInput,
+        lease: Lease,
+        request: InferenceRequest[T],
+        keep_slot: bool = False,
     ) -> T:
-        if self._is_image(content, request.params):
+        if self._takes_path_of_images(content, request.params):
+            assert not keep_slot
             return await self._image_path.infer(content, lease, request)
-        return await self._media_path.infer(content, lease, request)
+        return await self._media_path.infer(content, lease, request, keep_slot)
 
-    def _is_image(self, content: BufferedInput, params: Params) -> bool:
-        """Whether an input is an image, or needs no decoding and takes the path of images."""
+    def _takes_path_of_images(self, content: BufferedInput, params: Params) -> bool:
+        """Whether an input is an image, or needs no decoding."""
         is_image = params.model.transform.modality is Modality.IMAGE
         return is_image or isinstance(content.content, np.ndarray)
 

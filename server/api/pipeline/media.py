@@ -68,11 +68,18 @@ class MediaPath:
         self._decoder = decoder
         self._threads = threads
 
-    async def infer(self, media: BufferedInput, lease: Lease, request: InferenceRequest[T]) -> T:
+    async def infer(
+        self,
+        media: BufferedInput,
+        lease: Lease,
+        request: InferenceRequest[T],
+        keep_slot: bool = False,
+    ) -> T:
         """Decode one sound or video, run its windows, and build its response.
 
         Args:
             lease: the slot that it holds.
+            keep_slot: whether another input will use that slot.
 
         Raises:
             RequestError: it cannot be decoded, or one of its windows fails.
@@ -95,7 +102,7 @@ class MediaPath:
             # Only a picture needs the inputs again; others are freed once they are in their slots.
             del decoded
             self._check_deadline(request, len(waiting))
-            results = await self._run_windows(waiting, media, lease, request)
+            results = await self._run_windows(waiting, media, lease, request, keep_slot)
         finally:
             media.release()
         timing = self._timing(request, decode_ms, results)
@@ -161,6 +168,7 @@ class MediaPath:
         media: BufferedInput,
         lease: Lease,
         request: InferenceRequest[Any],
+        keep_slot: bool,
     ) -> list[Result]:
         """Run the inputs ``waiting``, in rounds of as many as get a slot, and return their results.
 
@@ -168,6 +176,7 @@ class MediaPath:
             waiting: becomes empty.
             media: gives its bytes back when all its inputs are in slots.
             lease: the slot that it holds.
+            keep_slot: whether it holds that slot beyond the last round.
         """
         # To average, all classes are needed.
         top_k = request.params.top_k
@@ -190,7 +199,7 @@ class MediaPath:
                         own_lease,
                         request,
                         top_k,
-                        keep_slot=own_lease is lease and not is_last_round,
+                        keep_slot=own_lease is lease and (keep_slot or not is_last_round),
                     )
                     for own_lease in leases
                 )

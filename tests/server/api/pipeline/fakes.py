@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from server.errors import Overloaded, Refusal
+from server.errors import EngineLost, Overloaded, Refusal
 from server.ipc.board import Board, BoardSize
 from server.ipc.messages import ModelInfo, SecondPass
 from server.latency.second_passes import SecondPasses
@@ -72,7 +72,7 @@ class FakeRun:
 class FakeLease:
     """A slot whose job gets the next prepared result, in the order of submission.
 
-    Without any its result never comes.
+    Without any its result never comes. None for a result: no engine takes the job.
     """
 
     results: list[Any]
@@ -90,6 +90,8 @@ class FakeLease:
 
     def submit(self, *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         assert self.pixels is not None
+        if self.results and self.results[0] is None:
+            raise EngineLost("no engine is ready", retry_after=7)
         top_k = arguments[2]
         keep_slot = options.get("keep_slot", False)
         run = FakeRun(
@@ -141,6 +143,7 @@ class FakeRouter:
     """Stands in for `server.engine_client.routing.Router`."""
 
     slots: int = 4
+    max_batch: int = 8
     ready: bool = True
     needed_seconds: float = 0.0
     results: list[Any] = field(default_factory=list)
@@ -148,6 +151,10 @@ class FakeRouter:
     runs: list[FakeRun] = field(default_factory=list)
     futures: list[asyncio.Future[Any]] = field(default_factory=list)  # of the runs
     second_passes: SecondPasses = field(default_factory=SecondPasses)
+    slot_count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slot_count = self.slots
 
     def retry_after(self) -> int:
         return 7

@@ -79,7 +79,7 @@ class NoMediaPath:
 class Pipeline:
     """An `InferencePipeline` with the parts that a test looks at."""
 
-    def __init__(self, results: Sequence[Result | EngineLost], slots: int = 4) -> None:
+    def __init__(self, results: Sequence[Result | EngineLost | None], slots: int = 4) -> None:
         self.router = FakeRouter(slots=slots, results=list(results))
         self.slots = slots
         limits = dict.fromkeys(Modality, BodyLimits(10**6, 30))

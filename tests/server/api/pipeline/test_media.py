@@ -379,3 +379,21 @@ def test_inputs_of_the_model_itself_need_no_decoder():
     _, (answer,) = pipeline.run(work)
     assert answer["predictions"][0]["label"] == "fish"
     assert values(pipeline) == b"\x07"
+
+
+def test_more_sounds_than_slots_take_turns():
+    pipeline = Pipeline(*[result_of(index) for index in (0, 1, 2, 2)], slots=2)
+    work = pipeline.inference.infer_parsed(
+        request_of([b"x"]),
+        AUDIO_MODEL.modality,
+        lambda _: ParsedRequest(PARAMS, [b"a", b"b", b"cd"]),
+        lambda _: CLASSES,
+        pipeline.context,
+    )
+    _, answers = pipeline.run(work)
+    labels = [answer.predictions[0].label for answer in answers]
+    assert labels == ["cat", "dog", "fish"]
+    assert values(pipeline) == b"abcd"
+    runs = pipeline.router.runs
+    assert [run.keep_slot for run in runs] == [True, False, False, False]
+    assert runs[0].slot == runs[2].slot

@@ -103,11 +103,15 @@ class RequestError(Exception):
         headers: Mapping[str, str] | None = None,
         **extensions: Any,
     ) -> None:
+        detail = _writable(detail)
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
         self.headers = dict(headers or {})
-        self.extensions = extensions
+        self.extensions = {
+            name: _writable(value) if isinstance(value, str) else value
+            for name, value in extensions.items()
+        }
 
     @property
     def refused_for(self) -> str | None:
@@ -116,6 +120,14 @@ class RequestError(Exception):
         Failures (status 5xx) appear in ``tome_requests_total`` alone.
         """
         return self.slug if self.status < 500 else None
+
+
+def _writable(text: str) -> str:
+    r"""Return ``text``, which may quote a client, so that it can be written as UTF-8.
+
+    JSON can hold half of a surrogate pair (``"\ud800"``), which UTF-8 cannot.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class BadImage(RequestError):

@@ -31,6 +31,12 @@ def test_further_arguments_become_members_of_the_problem() -> None:
     assert error.retry_after is None
 
 
+def test_half_a_surrogate_pair_of_a_client_can_be_written() -> None:
+    error = TooLarge("no member 'ü\ud800'", parameter="\ud800", limit=1)
+    assert error.detail == str(error) == "no member 'ü\\ud800'"
+    assert error.extensions == {"parameter": "\\ud800", "limit": 1}
+
+
 def test_the_time_to_a_retry_is_no_member() -> None:
     error = Overloaded("the queue is full", retry_after=1.5, reason=Refusal.QUEUE_FULL)
     assert error.retry_after == 1.5

@@ -75,3 +75,24 @@ def test_type_and_content_decide_together_whether_a_body_is_json(client):
 )
 def test_wrong_json_is_refused(client, content, status, slug):
     assert_problem(client.post("/classify", content=content, headers=JSON), status, slug)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/classify", {"image": "a", "\ud800": 1}, 422),
+        ("/v1/embeddings", {"input": "a", "\ud800": 1}, 400),
+        ("/v1/embeddings", {"input": "a", "model": "\ud800"}, 404),
+        ("/v2/models/fashion-mnist/infer", {"parameters": {"\ud800": 1}}, 422),
+        (
+            "/v2/models/fashion-mnist/infer",
+            {"inputs": [{"name": "image", "datatype": "\ud800", "shape": [1], "data": [""]}]},
+            400,
+        ),
+    ],
+)
+def test_half_a_surrogate_pair_is_named_in_the_error(client, path, body, status):
+    """JSON can hold it, and UTF-8, in which errors are written, cannot."""
+    response = client.post(path, content=json.dumps(body), headers=JSON)
+    assert response.status_code == status, response.text
+    assert r"\ud800" in response.text.replace("\\\\", "\\")

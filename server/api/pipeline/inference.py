@@ -170,10 +170,12 @@ class InferencePipeline:
     ) -> tuple[Parsed, list[T]]:
         parsed = await self._parse(body, parse)
         params = parsed.params
-        self._admission.check_size(body.size, params.model.modality)
         context.model = params.model.name
         context.r = params.text
-        self._admission.check_deadline(self._least_work(params), params.deadline)
+        self._admission.check_size(body.size, params.model.modality)
+        self._admission.check_deadline(
+            self._least_work(params), params.deadline, len(parsed.images)
+        )
         images = body.split(parsed.images)
         parsed.images.clear()
         request = InferenceRequest(params, response_kind_of(parsed), context, fail_together=True)

@@ -206,6 +206,7 @@ def test_a_body_that_names_its_model_has_the_limit_of_that_model():
         )
         with pytest.raises(TooLarge, match=message):
             pipeline.run(work)
+    assert (pipeline.context.model, pipeline.context.r) == ("tiny", "1")  # of the first
 
 
 def test_an_error_of_the_parser_is_the_error_of_the_request():

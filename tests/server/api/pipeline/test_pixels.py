@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from dataclasses import replace
@@ -78,6 +79,16 @@ def test_an_engine_that_is_lost_fails_all_pixels_with_one_error(
     pipeline.router.futures.clear()
     gc.collect()
     assert not caplog.records  # such as asyncio's of errors that nobody has seen
+
+
+def test_pixels_are_refused_if_the_last_of_them_would_miss_the_deadline():
+    params = replace(PARAMS, deadline=time.monotonic() + 50)
+    for images, error in ((2, None), (3, Overloaded)):
+        pipeline = Pipeline([result_of()] * images)
+        pipeline.router.needed_seconds = 20
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            pipeline.infer_pixels(PIXELS[:images], params)
+        assert len(pipeline.router.runs) == (0 if error else images)
 
 
 def test_pixels_are_cancelled_at_their_deadline():

@@ -89,6 +89,9 @@ class RequestError(Exception):
         headers: of the response.
         extensions: further members of the problem (RFC 9457, section 3.2), such as the invalid
             ``parameter``.
+
+    Attributes:
+        of_input: whether one of the inputs failed, where they fail as one request.
     """
 
     status = 500
@@ -108,6 +111,7 @@ class RequestError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.headers = dict(headers or {})
+        self.of_input = False
         self.extensions = {
             name: _writable(value) if isinstance(value, str) else value
             for name, value in extensions.items()

@@ -37,6 +37,13 @@ def large_jpeg() -> bytes:
     return file.getvalue()
 
 
+def enormous_png() -> bytes:
+    """An image of few bytes that has more pixels than the server decodes."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    return file.getvalue()
+
+
 IMAGES = [large_jpeg(), *(EXAMPLES[name] for name in ("bag", "sneaker", "trouser", "t-shirt-top"))]
 
 
@@ -171,6 +178,7 @@ WRONG: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str | None]]
     ({"input": "https://example.org/a.jpg"}, openai.BadRequestError, "fetches no other", "input"),
     ({"input": [url_of(SNEAKER), ""]}, openai.BadRequestError, "input 1: the body is", "input"),
     ({"input": [text_of(b"hello")]}, openai.APIStatusError, "not an image", "input"),
+    ({"input": text_of(enormous_png())}, openai.APIStatusError, "pixels", "input"),
     ({"input": [text_of(SNEAKER)] * 65}, openai.APIStatusError, "may have 64", None),
     ({"model": "x"}, openai.NotFoundError, "there is no model 'x'", "model"),
     ({"dimensions": 33}, openai.BadRequestError, "from 1 to 32 for bare", "dimensions"),
@@ -196,6 +204,23 @@ def test_wrong_requests_are_refused(client, members, error, message, parameter):
     OpenAIError.model_validate_json(caught.value.response.content, strict=True)
     assert caught.value.param == parameter
     assert not LEAKS.search(caught.value.response.text)
+
+
+def test_a_request_that_would_fail_again_is_not_repeated(others_server):
+    """The client repeats a request after a 5xx unless the response says no."""
+    sent: list[httpx.Request] = []
+    with (
+        httpx.Client(event_hooks={"request": [sent.append]}) as http_client,
+        openai.OpenAI(
+            base_url=f"{others_server.url}/v1", api_key="none", http_client=http_client
+        ) as client,
+    ):
+        assert client.max_retries > 0
+        with pytest.raises(openai.InternalServerError, match="deadline passed"):
+            client.embeddings.create(
+                model="bare", input=url_of(SNEAKER), extra_body={"deadline_ms": 0.01}
+            )
+    assert len(sent) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from server.errors import (
-    BadImage,
-    BadMedia,
+    DeadlineExceeded,
+    InferenceFailed,
     InvalidParameter,
     NotFound,
     RequestError,
     Unauthorized,
-    UnsupportedFormat,
 )
 
-_ERRORS_OF_AN_INPUT = (BadImage, BadMedia, UnsupportedFormat)
+# OpenAI's clients send a request again after any 5xx. These would fail again, or come too late.
+_NOT_TO_RETRY = (DeadlineExceeded, InferenceFailed)
 
 
 def is_openai_path(path: str) -> bool:
@@ -27,6 +27,11 @@ def openai_status(error: RequestError) -> int:
     return 400 if isinstance(error, InvalidParameter) else error.status
 
 
+def openai_headers(error: RequestError) -> dict[str, str]:
+    """Return the headers that say to OpenAI's clients whether to send the request again."""
+    return {"x-should-retry": "false"} if isinstance(error, _NOT_TO_RETRY) else {}
+
+
 def openai_error(error: RequestError) -> dict[str, dict[str, Any]]:
     """Return ``error`` as OpenAI's error object.
 
@@ -37,7 +42,7 @@ def openai_error(error: RequestError) -> dict[str, dict[str, Any]]:
     message = error.detail
     if index is not None:
         message = f"input {index}: {message}"
-    if index is not None or isinstance(error, _ERRORS_OF_AN_INPUT):
+    if error.of_input and error.status < 500:
         parameter = "input"
     return {
         "error": {

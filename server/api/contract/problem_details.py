@@ -13,7 +13,12 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from server import errors
-from server.api.contract.openai_errors import is_openai_path, openai_error, openai_status
+from server.api.contract.openai_errors import (
+    is_openai_path,
+    openai_error,
+    openai_headers,
+    openai_status,
+)
 from server.api.contract.schemas import Problem
 from server.errors import InvalidParameter, MethodNotAllowed, NotFound, RequestError
 from server.metrics.api import Metrics
@@ -56,6 +61,7 @@ def problem_response(
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     if is_openai_path(path):
+        headers |= openai_headers(error)
         return JSONResponse(openai_error(error), openai_status(error), headers)
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse(oip_error(error), error.status, headers)

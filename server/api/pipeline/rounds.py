@@ -30,6 +30,7 @@ class Round(NamedTuple):
         return position == 0 and self.start + len(self.inputs) < self.total
 
     def name_input(self, error: RequestError, position: int) -> None:
-        """Say in ``error`` that it is of the input at ``position``, if the request has several."""
+        """Say in ``error`` that it is of the input at ``position``; of several, of which one."""
+        error.of_input = True
         if self.total > 1:
             error.extensions["index"] = self.start + position

@@ -297,7 +297,7 @@ class TestOpenInferenceProtocol:
             ("bare", ("labels",), {}, "there are embedding"),
             ("many", ("embedding", "embedding"), {}, "unknown or repeated"),
             ("many", ("embedding",), {"top_k": 1}, "no parameter 'top_k'"),
-            ("many", ("scores",), {"normalize": True}, "normalize"),
+            ("many", ("scores",), {"normalize": True}, "name it in outputs"),
             ("many", ("embedding",), {"normalize": 3}, "allowed are true and false"),
         ],
     )

@@ -73,7 +73,12 @@ class InferRequest(ParsedRequest):
     @property
     def wants_embedding(self) -> bool:
         """Whether the embedding is among the outputs."""
-        return any(output.name == EMBEDDING for output in self.outputs)
+        return names_embedding(self.outputs)
+
+
+def names_embedding(outputs: tuple[RequestedOutput, ...]) -> bool:
+    """Whether the embedding is among ``outputs``."""
+    return any(output.name == EMBEDDING for output in outputs)
 
 
 def parse_infer_request(
@@ -221,15 +226,21 @@ def parse_parameters(
 ) -> Params:
     """Parse the request's parameters, less the model, and Triton's own.
 
-    They are those of ``/classify``, or those of ``/embed`` if the embedding is the only output.
+    They are those of ``/classify``, or those of ``/embed`` if the embedding is the only output;
+    ``normalize`` stands beside both if it is one of them.
 
     Raises:
         InvalidParameter: a parameter is unknown, or has a value that is not allowed.
     """
     texts = {}
     vectors = VectorForm()
+    wants_embedding = names_embedding(outputs)
     for name, value in replace_triton_parameters(parameters).items():
-        if name == "normalize" and any(output.name == EMBEDDING for output in outputs):
+        if name == "normalize":
+            if not wants_embedding:
+                raise InvalidParameter(
+                    f"normalize is of the output {EMBEDDING}; name it in outputs", parameter=name
+                )
             vectors = parse_normalize(str(value))
             continue
         if name == "model":

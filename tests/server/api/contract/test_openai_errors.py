@@ -39,7 +39,7 @@ def of_input(error: RequestError, inputs: int = 1) -> RequestError:
     ],
 )
 def test_the_input_is_at_fault_only_where_it_is(error, parameter, message):
-    body = json.loads(problem_response(error, path="/v1/embeddings").body)
+    body = json.loads(bytes(problem_response(error, path="/v1/embeddings").body))
     assert body["error"]["param"] == parameter
     assert body["error"]["message"] == message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from server.imaging.decode import decode
 from server.imaging.small import MAX_SMALL_BYTES
 from server.media.transforms import ImageTransform
 from tests.server.other_models import SIZE, TOKENS, WIDTH, read_other_model
-from tests.server.wire import EXAMPLES, LEAKS, SNEAKER
+from tests.server.wire import EXAMPLES, LEAKS, SNEAKER, half_sent, read_response
 
 EMBEDDINGS = "/v1/embeddings"
 
@@ -239,6 +240,33 @@ def test_wrong_bodies_are_refused(http, content, status, message):
     response = http.post(EMBEDDINGS, content=content)
     assert response.status_code == status
     assert message in OpenAIError.model_validate_json(response.content).error.message
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("speed=1", 400, "no parameter 'speed'"),
+        ("r=1&r=1", 400, "2 times"),
+        ("model=x", 404, "no model 'x'"),
+        ("model=many&r=99", 400, "r=99 is too large"),
+        ("deadline_ms=soon", 400, "a positive number"),
+        ("normalize=1", 400, "true and false"),
+    ],
+)
+def test_a_wrong_query_is_refused_before_the_body_is_read(others_server, query, status, message):
+    with half_sent(others_server, EMBEDDINGS, query) as connection:
+        response = read_response(connection)
+    assert response.status_code == status
+    assert message in OpenAIError.model_validate_json(response.content).error.message
+
+
+def test_compressed_bodies_are_refused(http):
+    headers = {"Content-Encoding": "gzip"}
+    response = http.post(EMBEDDINGS, content=gzip.compress(b"{}"), headers=headers)
+    assert response.status_code == 415
+    error = OpenAIError.model_validate_json(response.content).error
+    assert error.message.startswith("compressed bodies are not supported")
+    assert error.param is None
 
 
 def test_other_paths_and_methods_have_errors_of_openai_too(http):

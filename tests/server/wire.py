@@ -36,13 +36,13 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict:
     return problem
 
 
-def half_sent(server: RunningServer, path: str = "/classify") -> socket.socket:
+def half_sent(server: RunningServer, path: str = "/classify", query: str = "r=16") -> socket.socket:
     """A connection on which a request was sent, except for most of its body.
 
     The server may not have read any of it yet.
     """
     connection = server.connect()
-    head = f"POST {path}?r=16 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"
+    head = f"POST {path}?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SNEAKER)}\r\n\r\n"
     connection.sendall(head.encode() + SNEAKER[:100])
     return connection
 

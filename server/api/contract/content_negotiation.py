@@ -1,6 +1,18 @@
-"""Content negotiation: which of two media types a client prefers (RFC 9110, section 12.5.1)."""
+"""What a client prefers of two media types (RFC 9110, section 12.5.1), and how it may send."""
 
 from __future__ import annotations
+
+from starlette.datastructures import Headers
+
+from server.errors import UnsupportedFormat
+
+
+def check_not_compressed(headers: Headers) -> None:
+    """Raise `UnsupportedFormat` if a body is compressed (RFC 9110, section 8.4)."""
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedFormat(
+            "compressed bodies are not supported; images are compressed already"
+        )
 
 
 def prefers(accept: str | None, offered: str, default: str) -> bool:

@@ -221,7 +221,7 @@ def parse_params(
             the model has no classes.
         NotFound: there is no such model.
     """
-    _check_names(query, output_kind)
+    check_names(query, output_kind)
     # An HTML form sends an empty value for a field left blank.
     model = find_model(query.get("model") or None, models)
     if output_kind == "classes" and not model.labels:
@@ -270,7 +270,7 @@ def _second_pass(query: Mapping[str, str], model: ModelInfo) -> tuple[str | None
     return text, None if second is None else parse_r(second, model, "confidence_r")
 
 
-def _check_names(query: QueryParams, output_kind: OutputKind) -> None:
+def check_names(query: QueryParams, output_kind: OutputKind) -> None:
     """Check that every parameter is known and given once. Raises `InvalidParameter`."""
     names = [parameter["name"] for parameter in openapi_parameters(output_kind)]
     for name in query:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from server.api.contract.content_negotiation import check_not_compressed
 from server.api.contract.parameter_values import QUOTED_CHARACTERS
 from server.api.contract.params import find_model
 from server.api.contract.problem_details import problem_response
@@ -25,7 +26,7 @@ from server.api.routes.oip.requests import (
 )
 from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response, rows_of
 from server.api.routes.service import NAME, AppComponents
-from server.errors import EngineLost, NotFound, Overloaded, RequestError, UnsupportedFormat
+from server.errors import EngineLost, NotFound, Overloaded, RequestError
 from server.ipc.messages import ModelInfo
 from server.media.modality import Modality
 from server.media.transforms import input_shape
@@ -160,11 +161,7 @@ async def infer(request: Request, model: ModelDependency) -> Response:
     `labels` (BYTES, [n, k]) and `scores` (FP32, [n, k]), the best k classes, which are the default;
     and `embedding` (FP32, [n, D]), the default of a model without classes.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedFormat(
-            "compressed bodies are not supported; images are compressed already"
-        )
+    check_not_compressed(request.headers)
     components: AppComponents = request.app.state.components
     context: RequestContext = request.state.context
     context.model = model.name

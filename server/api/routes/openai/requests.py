@@ -8,13 +8,22 @@ from typing import Any, Literal, cast, get_args
 
 from starlette.datastructures import QueryParams
 
+from server.api.contract.auto_schedules import AUTO
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
     parameter_text,
 )
-from server.api.contract.params import Params, openapi_parameters, parse_params
-from server.api.contract.vectors import shortened
+from server.api.contract.params import (
+    Params,
+    check_names,
+    find_model,
+    openapi_parameters,
+    parse_deadline,
+    parse_params,
+    parse_r,
+)
+from server.api.contract.vectors import parse_normalize, shortened
 from server.api.contract.windows import Windows
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import ParsedRequest
@@ -35,6 +44,27 @@ class EmbeddingsRequest(ParsedRequest):
     """A request for embeddings, one for each of its inputs."""
 
     encoding_format: EncodingFormat
+
+
+def check_query(query: QueryParams, models: Mapping[str, ModelInfo]) -> ModelInfo | None:
+    """Check what of a query can be checked without the body, and return the model that it names.
+
+    Other values may depend on members of the body.
+
+    Raises:
+        InvalidParameter: a parameter is unknown, repeated, or has a value that is never allowed.
+        NotFound: there is no such model.
+    """
+    check_names(query, "features")
+    parse_deadline(query.get("deadline_ms") or None, arrival=0.0)
+    parse_normalize(query.get("normalize") or None)
+    name = query.get("model") or None
+    if name is None:
+        return None
+    model = find_model(name, models)
+    if query.get("r", AUTO) != AUTO:
+        parse_r(query["r"], model)
+    return model
 
 
 def parse_embeddings_request(

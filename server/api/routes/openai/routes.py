@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 
+from server.api.contract.content_negotiation import check_not_compressed
 from server.api.contract.openai_schemas import (
     EmbeddingList,
     OpenAIError,
@@ -22,7 +23,11 @@ from server.api.contract.params import find_model, openapi_parameters
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.routes.images import timed_response
-from server.api.routes.openai.requests import EmbeddingsRequest, parse_embeddings_request
+from server.api.routes.openai.requests import (
+    EmbeddingsRequest,
+    check_query,
+    parse_embeddings_request,
+)
 from server.api.routes.openai.responses import EMBEDDED_INPUTS, embedding_list
 from server.api.routes.service import NAME, AppComponents
 from server.media.modality import Modality
@@ -105,10 +110,17 @@ async def embeddings(request: Request) -> Any:
 
     They succeed together or not at all. Parameters of `/embed` stand in the body or in the query.
     """
+    check_not_compressed(request.headers)
     components: AppComponents = request.app.state.components
     context: RequestContext = request.scope["state"]["context"]
     models = components.inference.models()
     query = QueryParams(request.scope["query_string"])
+    model = check_query(query, models)
+    if model is None:
+        modality = components.inference.widest_modality()
+    else:
+        context.model = model.name
+        modality = model.modality
 
     def parse(body: bytes) -> EmbeddingsRequest:
         return parse_embeddings_request(
@@ -121,11 +133,7 @@ async def embeddings(request: Request) -> Any:
         )
 
     parsed, embedded = await components.inference.infer_parsed(
-        request,
-        components.inference.widest_modality(),
-        parse,
-        lambda _: EMBEDDED_INPUTS,
-        context,
+        request, modality, parse, lambda _: EMBEDDED_INPUTS, context
     )
     content = to_json(embedding_list(parsed, embedded))
     return timed_response(content, _JSON_TYPE, context)

@@ -1,4 +1,4 @@
-"""The command line, ``tome-serve``: serve, models, classify, visualize, evaluate, tune, load, top.
+"""The command line, ``tome-serve``: a server, commands without one, and its clients.
 
 Commands import what they need when they run: ``--help`` and a wrong flag then answer at once.
 """
@@ -18,6 +18,7 @@ import click
 from server import logs
 from server.commands.flags import (
     ClassifyCommand,
+    EmbedCommand,
     EvaluateCommand,
     ModelsCommand,
     TuneCommand,
@@ -39,7 +40,12 @@ _COMMANDS = (
     ),
     (
         "classify FILE...",
-        "classify images, sounds or videos here, without a server; - is standard input",
+        "classify images, sounds or videos here, without a server; - is standard input; with -o all"
+        " pictures of a folder or a list, into a CSV file",
+    ),
+    (
+        "embed FOLDER",
+        "write the features of all pictures of a folder or a list to one file, without a server",
     ),
     (
         "visualize FILE",
@@ -122,6 +128,10 @@ def _models(command: ModelsCommand) -> int:
 
 def _classify(command: ClassifyCommand) -> int:
     _import_pytorch(command)
+    if command.output is not None:
+        from server.commands.folders.command import classify_folder
+
+        return classify_folder(command, command.output)
     from server.commands.classify import classify
 
     return classify(
@@ -137,6 +147,13 @@ def _classify(command: ClassifyCommand) -> int:
         crops=command.crops,
         as_json=command.json_lines,
     )
+
+
+def _embed(command: EmbedCommand) -> int:
+    _import_pytorch(command)
+    from server.commands.folders.command import embed_folder
+
+    return embed_folder(command)
 
 
 def _visualize(command: VisualizeCommand) -> int:
@@ -236,6 +253,7 @@ class _Commands(click.Group):
         settings_command("serve", Settings, _serve, help_text="Start the HTTP server."),
         settings_command("models", ModelsCommand, _models),
         settings_command("classify", ClassifyCommand, _classify),
+        settings_command("embed", EmbedCommand, _embed),
         settings_command("visualize", VisualizeCommand, _visualize),
         settings_command("evaluate", EvaluateCommand, _evaluate, repeated="r"),
         settings_command("tune", TuneCommand, _tune, repeated="r"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -19,7 +19,13 @@ from tome_core.schedule import Schedule
 # The fields that are arguments, not flags, as all are that have no default.
 _ARGUMENTS = ("files", "data")
 # Further names of a flag. A field cannot be called json, which is a method of every model.
-_OTHER_NAMES = {"r": "-r", "output": "-o", "json_file": "--json", "json_lines": "--json"}
+_OTHER_NAMES = {
+    "r": "-r",
+    "output": "-o",
+    "top_k": "--top",
+    "json_file": "--json",
+    "json_lines": "--json",
+}
 _WITH_SHORT_FLAG = frozenset({"r", "output"})
 _METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
 
@@ -65,17 +71,77 @@ class ModelsCommand(ModelSettings):
     )
 
 
-class ClassifyCommand(ModelSettings):
-    """Classify images, sounds or videos here, without a server."""
+class FolderSettings(ModelSettings):
+    """How a model runs over all pictures of a folder or a list."""
+
+    r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
+    model: str = Field("", description="Name of the model; default: the first.")
+    batch: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Of a folder: pictures in one forward pass; default: 32, on a GPU 128.",
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="Of a folder: threads that decode; 0: one per core."
+    )
+    recursive: bool = Field(True, description="Of a folder: take those below it, too; the default.")
+    fresh: bool = Field(
+        False,
+        description="Of a folder: forget what an interrupted command left, and start again.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_machine_defaults(cls, data: Any) -> Any:
+        """Leave out the defaults of a server, which shares the cores with API processes."""
+        return data
+
+    @field_validator("r")
+    @classmethod
+    def _normalize_schedule(cls, value: str) -> str:
+        return str(Schedule.parse(value))
+
+
+class EmbedCommand(FolderSettings):
+    """Write the pooled features of all pictures of a folder or a list to one file.
+
+    After Ctrl-C or a crash the same command goes on.
+    """
+
+    folder: Path = Field(description="Folder of pictures, or a text file with one path a line.")
+    output: Path | None = Field(
+        None,
+        validate_default=True,
+        description="File to write; its suffix selects the format: .npy, .safetensors or .parquet.",
+    )
+    normalize: bool = Field(False, description="Divide each vector by its Euclidean norm.")
+
+    @field_validator("output")
+    @classmethod
+    def _require_output(cls, value: Path | None) -> Path:
+        if value is None:
+            raise ValueError("name the file to write: -o features.npy, .safetensors or .parquet")
+        return value
+
+
+class ClassifyCommand(FolderSettings):
+    """Classify images, sounds or videos here, without a server.
+
+    With -o: all pictures of a folder or a list, into a CSV file; after Ctrl-C or a crash the same
+    command goes on.
+    """
 
     files: list[Path] = Field(
         [],
-        description="Image, sound or video files, as the model takes; - is standard input.",
+        description=(
+            "Image, sound or video files, as the model takes; - is standard input. With -o one"
+            " folder of pictures, or a text file with one path a line."
+        ),
         validate_default=True,
     )
-    r: str = Field("0", description="Schedule: 16, 16:-1 or 30,0,5,20.")
-    model: str = Field("", description="Name of the model; default: the first.")
-    top_k: int = Field(5, ge=1, description="Number of classes to print.")
+    output: Path | None = Field(None, description="CSV file to write, of a folder or a list.")
+    top_k: int = Field(5, ge=1, description="Number of classes.")
     confidence: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
         None,
         description=(

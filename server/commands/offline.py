@@ -193,6 +193,10 @@ def check_readable(path: Path) -> None:
     """Raise `ConfigError` as `read_file`; standard input is not looked at."""
     if path == STANDARD_INPUT:
         return
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder; -o labels.csv classifies its pictures, into that file"
+        )
     try:
         path.open("rb").close()
     except OSError as error:

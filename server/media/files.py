@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from server.media.modality import Modality
@@ -47,3 +49,28 @@ def media_files(folder: Path, modality: Modality) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES[modality] and not is_hidden(path)
     )
+
+
+def walk_media(folder: Path, modality: Modality, *, recursive: bool = True) -> Iterator[str]:
+    """Yield the paths of the images, sounds or videos in ``folder``, in no order.
+
+    Other than a list of them, this takes no memory that grows with their number. Links to folders
+    are not followed, for one to a folder above would never end.
+
+    Args:
+        recursive: whether those in the folders below it count.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if is_hidden(Path(entry.name)):
+                    continue
+                if entry.is_dir():
+                    if recursive and not entry.is_symlink():
+                        folders.append(entry.path)
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES[modality]:
+                    yield entry.path

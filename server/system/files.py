@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from server.errors import ConfigError
 
@@ -45,5 +48,33 @@ def _replace(path: Path, text: str) -> None:
         if not exists or error.errno not in _NOT_REPLACEABLE:
             raise
         path.write_text(text, "utf-8")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside ``path`` to write, and rename it to ``path`` when the block succeeds.
+
+    It is on the disk before it is renamed. A file that exists keeps its permissions, and a link
+    stays one.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    target = path.resolve()
+    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        if target.exists():
+            target.open("ab").close()  # as in `replace_text`
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)

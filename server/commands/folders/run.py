@@ -31,6 +31,7 @@ from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import find_checkpoint
 from server.errors import ConfigError
 from server.hardware import usable_cores
+from server.logs import log_step
 from server.media.transforms import ImageTransform
 from server.settings import VERSION
 from server.system.files import replacing
@@ -153,7 +154,9 @@ def _run(
         # of its steps would wait for the slowest core.
         pauses=not on_gpu and torch.get_num_threads() >= cores,
     )
-    _Pass(runner, schedule, task, working_file, decoder, batch).run(paths)
+    remaining = len(paths) - working_file.done
+    with log_step(log, f"running {remaining:,} of {len(paths):,} pictures in batches of {batch}"):
+        _Pass(runner, schedule, task, working_file, decoder, batch).run(paths)
     return Results(runner, schedule, paths, working_file)
 
 

@@ -107,16 +107,24 @@ class Embedding:
         assert code == 0, f"tome-serve embed ended with {code}"
         return (time.perf_counter() - begun) / count
 
-    def run_and_kill(self, seconds: float) -> int:
-        """Kill it so many seconds after its start; return how many pictures it had to do."""
+    def run_and_kill(self, seconds: float, draw: random.Random) -> str:
+        """Kill it at a random time, and say when.
+
+        Args:
+            seconds: that a picture takes.
+            draw: of the time.
+        """
         process = self._start()
         count, _ = _wait_for_begin(process)
+        # Not too late, so that the next start has something to do.
+        delay = draw.uniform(0.05, 0.5) * count * seconds
         try:
-            process.wait(seconds)
+            process.wait(delay)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        return count
+            return f"{count:,} pictures to do; killed after {delay:.2f} s"
+        return f"{count:,} pictures to do; ended before it was to be killed, after {delay:.2f} s"
 
     def resume(self) -> int:
         """Run it to its end; return how many pictures it had to do."""
@@ -206,24 +214,19 @@ def kill_and_resume(
 
     Args:
         output: which an undisturbed run has written.
-        seconds: that an undisturbed run takes.
+        seconds: that an undisturbed run takes for one picture.
     """
     expected = np.load(output)
     draw = random.Random(0)
     for _ in range(times):
-        # The remaining runs get shorter, and each has to be killed before its end.
-        delay = draw.uniform(0.02, 0.9 * seconds / times)
-        count = command.run_and_kill(delay)
-        yield f"{count:,} of {len(files):,} pictures to do; killed after {delay:.2f} s"
+        yield command.run_and_kill(seconds, draw)
     yield f"{command.resume():,} pictures to do; ran to its end"
     found = output.with_suffix(".paths.txt").read_text("utf-8").splitlines()
     if found != sorted(map(str, files)):
         raise SystemExit("the output does not have every file exactly once")
     embeddings = np.load(output)
-    if (
-        embeddings.shape != expected.shape
-        or not (cosines(embeddings, expected) > LEAST_COSINE).all()
-    ):
+    same_shape = embeddings.shape == expected.shape
+    if not same_shape or not (cosines(embeddings, expected) > LEAST_COSINE).all():
         raise SystemExit("the embeddings differ from those of an undisturbed run")
     largest = np.abs(embeddings - expected).max() / np.abs(expected).max()
     yield (
@@ -271,12 +274,11 @@ def main() -> int:
         times = measure(runner, files, schedule, args.batch, command, args.rounds)
         cores = usable_cores()
         console.print(
-            f"{args.model} in {args.dtype}, r={args.r}, batches of {args.batch}; {len(files):,} JPEGs"
-            f" of {SIZES[0][0]}x{SIZES[0][1]} to {SIZES[-1][0]}x{SIZES[-1][1]}; {os.uname().machine},"
-            f" {cores} cores; medians of {args.rounds} rounds"
+            f"{args.model} in {args.dtype}, r={args.r}, batches of {args.batch}; {len(files):,}"
+            f" JPEGs of {SIZES[0]} to {SIZES[-1]}; {cores} cores; medians of {args.rounds} rounds"
         )
         console.print(report(times, cores))
-        seconds = statistics.median(times.command) * len(files)
+        seconds = statistics.median(times.command)
         for line in kill_and_resume(command, files, output, args.kills, seconds):
             console.print(line)
     return 0

@@ -11,7 +11,6 @@ that an undisturbed run gives. Pictures and weights are random, and the same eac
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import re
 import signal

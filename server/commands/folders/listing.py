@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import itertools
@@ -10,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from server.errors import ConfigError
 from server.media.files import walk_media
@@ -25,7 +26,7 @@ _SNIFFED_BYTES = 4096
 class PathList:
     """Paths in an order, in a temporary file without a name, which ends with this process.
 
-    One iteration at a time.
+    One iteration at a time. To be closed, also by `with`.
 
     Args:
         paths: in their order.
@@ -41,16 +42,30 @@ class PathList:
         self._count = 0
         self.text_bytes = 0
         digest = hashlib.sha256()
-        for path in paths:
-            line = _line(path)
-            self._file.write(line)
-            digest.update(line.encode("ascii"))
-            self._count += 1
-            self.text_bytes += len(line) + 1
+        try:
+            for path in paths:
+                line = _line(path)
+                self._file.write(line)
+                digest.update(line.encode("ascii"))
+                self._count += 1
+                self.text_bytes += len(line) + 1
+        except BaseException:
+            self.close()
+            raise
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return self._count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
 
     def read(self, start: int = 0) -> Iterator[str]:
         """Yield the paths from index ``start`` on."""
@@ -81,6 +96,7 @@ def list_pictures(source: Path, workplace: Path, *, recursive: bool = True) -> P
         name = error.filename or source
         raise ConfigError(f"cannot read {name}: {error.strerror or error}") from error
     if not len(paths):
+        paths.close()
         raise ConfigError(f"{source} {'holds' if source.is_dir() else 'names'} no picture")
     return paths
 
@@ -101,13 +117,14 @@ def _read_list(source: Path) -> Iterator[str]:
 def _sorted(paths: Iterable[str], workplace: Path) -> Iterator[str]:
     """Sort ``paths`` in parts, which are merged from temporary files."""
     remaining = iter(paths)
-    files = []
-    while part := sorted(itertools.islice(remaining, _SORTED_TOGETHER)):
-        file = _temporary_file(workplace)
-        file.writelines(map(_line, part))
-        file.seek(0)
-        files.append(file)
-    return heapq.merge(*(map(json.loads, file) for file in files))
+    with contextlib.ExitStack() as opened:
+        files = []
+        while part := sorted(itertools.islice(remaining, _SORTED_TOGETHER)):
+            file = opened.enter_context(_temporary_file(workplace))
+            file.writelines(map(_line, part))
+            file.seek(0)
+            files.append(file)
+        yield from heapq.merge(*(map(json.loads, file) for file in files))
 
 
 def _line(path: str) -> str:

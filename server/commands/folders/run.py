@@ -63,10 +63,14 @@ def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
     output = task.output
     _check_writable(output)
     spec = pick_model(settings, settings.model)
-    paths = list_pictures(source, output.parent, recursive=settings.recursive)
-    task.check_list(paths)
+    with list_pictures(source, output.parent, recursive=settings.recursive) as paths:
+        task.check_list(paths)
+        return _run_list(settings, spec, paths, task)
+
+
+def _run_list(settings: FolderSettings, spec: ModelSpec, paths: PathList, task: Task) -> int:
     working_file = WorkingFile(
-        output.with_name(f"{output.name}.partial"),
+        task.output.with_name(f"{task.output.name}.partial"),
         _identity(settings, spec, paths, task),
         fresh=settings.fresh,
     )

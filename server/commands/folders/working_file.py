@@ -85,8 +85,12 @@ class WorkingFile:
         self.payload_bytes = 0
         self._file: FileIO | None = None
         if path.exists() and not fresh:
-            self._open("r+b")
-            self._read_header()
+            try:
+                self._open("r+b")
+                self._read_header()
+            except ConfigError:
+                self.close()
+                raise
 
     def begin(self, payload_bytes: int, conditions: dict[str, Any]) -> None:
         """Write the first line, unless the file has one.
@@ -168,6 +172,7 @@ class WorkingFile:
             self._file = self.path.open(mode, buffering=0)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise ConfigError(f"another command is writing {self.path}; wait for its end") from None
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror or error}") from error

@@ -109,6 +109,7 @@ class WorkingFile:
         if self._file is None:
             self._open("a+b")  # which does not empty it before it is locked
         self._opened.truncate(0)
+        self._opened.seek(0)
         header = {
             "format": _FORMAT,
             "identity": self._identity,

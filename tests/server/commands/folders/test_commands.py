@@ -232,12 +232,12 @@ def test_after_ctrl_c_the_same_command_goes_on_and_another_is_refused(
     assert output.read_bytes() == b"old"
     kept = partial.read_bytes()
     changed = {
-        "--normalize": command("embed", pictures, output, config, "--normalize"),
-        r"r (it was 4:-0.5, now it is 8)": command("embed", pictures, output, config, "-r", "8"),
-        "the list of files": command("embed", pictures, output, config, "--no-recursive"),
+        "--normalize (it was False, now it is True)": ("--normalize",),
+        "r (it was 4:-0.5, now it is 8)": ("-r", "8"),
+        "the list of files": ("--no-recursive",),
     }
-    for difference, arguments in changed.items():
-        refused = tome_serve(*arguments)
+    for difference, flags in changed.items():
+        refused = tome_serve(*command("embed", pictures, output, config, *flags))
         assert refused.returncode == 1
         assert f"from which this one differs: {difference}. " in refused.stderr
         assert "--fresh" in refused.stderr

@@ -103,7 +103,7 @@ def test_what_is_no_regular_file_is_unreadable(
         empty: "it is empty",
         pipe: "it is not a file",
         large: "it has 11 bytes; allowed are 10",
-        tmp_path: "it is not a file",
+        tmp_path: "cannot be read: Is a directory",
         tmp_path / "none.png": "cannot be read: No such file or directory",
         tmp_path / "a\nb.png": "its name is not UTF-8 or has a line break; rename it",
         tmp_path / os.fsdecode(b"\xff.png"): "its name is not UTF-8 or has a line break",

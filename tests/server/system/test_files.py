@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ConfigError
-from server.system.files import replace_text
+from server.system.files import replace_text, replacing
 
 
 def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -87,3 +87,27 @@ def test_a_file_that_may_not_be_written_stays(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Permission denied"):
         replace_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_file_is_there_when_its_block_ends_and_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o640)
+    with replacing(path) as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_the_block_fails_the_old_content_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyError), replacing(path) as file:
+        file.write(b"n")
+        raise KeyError
+    with pytest.raises(ConfigError, match=r"cannot write .*file: No space"), replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

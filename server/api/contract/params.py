@@ -22,7 +22,7 @@ from server.api.contract.parameter_values import (
     is_integer,
     value_not_allowed,
 )
-from server.api.contract.vectors import OPENAPI_NORMALIZE, VectorForm, parse_normalize
+from server.api.contract.vectors import OPENAPI_NORMALIZE, VectorForm, parse_vector_form
 from server.api.contract.views import OPENAPI_VIEWS, Views, parse_views
 from server.api.contract.windows import Windows, openapi_windows, parse_windows
 from server.errors import InvalidParameter, NotFound
@@ -250,7 +250,7 @@ def parse_params(
         confidence=_parse_confidence(query, choices, model),
         windows=windows,
         views=views,
-        vectors=parse_normalize(query.get("normalize") or None),
+        vectors=parse_vector_form(query.get("normalize") or None),
     )
 
 

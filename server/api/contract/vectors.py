@@ -47,16 +47,16 @@ class VectorForm:
         return (exact / length).astype(np.float32)
 
 
-def parse_normalize(text: str | None) -> VectorForm:
-    """Return the form that ``normalize`` asks for. Raises `InvalidParameter`."""
-    if text is None:
+def parse_vector_form(normalize: str | None) -> VectorForm:
+    """Return the form that the parameter ``normalize`` asks for. Raises `InvalidParameter`."""
+    if normalize is None:
         return VectorForm()
-    if text.lower() not in _BOOLEANS:
-        raise value_not_allowed("normalize", text, "allowed are true and false")
-    return VectorForm(normalize=_BOOLEANS[text.lower()])
+    if normalize.lower() not in _BOOLEANS:
+        raise value_not_allowed("normalize", normalize, "allowed are true and false")
+    return VectorForm(normalize=_BOOLEANS[normalize.lower()])
 
 
-def shortened(form: VectorForm, dimensions: Any, model: ModelInfo) -> VectorForm:
+def with_dimensions(form: VectorForm, dimensions: Any, model: ModelInfo) -> VectorForm:
     """Return ``form`` with the first ``dimensions`` of the embeddings of ``model``; None for all.
 
     Raises:

@@ -16,7 +16,7 @@ from starlette.datastructures import QueryParams
 
 from server.api.contract.parameter_values import QUOTED_CHARACTERS, is_integer, parameter_text
 from server.api.contract.params import Params, parse_params
-from server.api.contract.vectors import VectorForm, parse_normalize
+from server.api.contract.vectors import VectorForm, parse_vector_form
 from server.api.contract.windows import Windows
 from server.api.pipeline.admission import ImageContent
 from server.api.pipeline.body import ParsedRequest
@@ -241,7 +241,7 @@ def parse_parameters(
                 raise InvalidParameter(
                     f"normalize is of the output {EMBEDDING}; name it in outputs", parameter=name
                 )
-            vectors = parse_normalize(str(value))
+            vectors = parse_vector_form(str(value))
             continue
         if name == "model":
             raise InvalidParameter("the model is named in the path", parameter=name)

@@ -76,7 +76,7 @@ _CLASSES_ALONE = ResponseKind("classes", _row_of_image, _row_of_media)
 _WITH_EMBEDDING = ResponseKind("features", _embedded_row_of_image, _embedded_row_of_media)
 
 
-def rows_of(request: InferRequest) -> ResponseKind[Row]:
+def response_kind_of(request: InferRequest) -> ResponseKind[Row]:
     """Return what a request asks for: the embedding is computed only where it is requested."""
     return _WITH_EMBEDDING if request.wants_embedding else _CLASSES_ALONE
 

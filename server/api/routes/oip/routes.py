@@ -24,7 +24,7 @@ from server.api.routes.oip.requests import (
     outputs_of,
     parse_infer_request,
 )
-from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response, rows_of
+from server.api.routes.oip.responses import MODEL_VERSION, build_infer_response, response_kind_of
 from server.api.routes.service import NAME, AppComponents
 from server.errors import EngineLost, NotFound, Overloaded, RequestError
 from server.ipc.messages import ModelInfo
@@ -178,7 +178,7 @@ async def infer(request: Request, model: ModelDependency) -> Response:
         )
 
     infer_request, rows = await components.inference.infer_parsed(
-        request, model.modality, parse, rows_of, context
+        request, model.modality, parse, response_kind_of, context
     )
     body, json_bytes = build_infer_response(infer_request, rows)
     if json_bytes is None:

@@ -23,7 +23,7 @@ from server.api.contract.params import (
     parse_params,
     parse_r,
 )
-from server.api.contract.vectors import parse_normalize, shortened
+from server.api.contract.vectors import parse_vector_form, with_dimensions
 from server.api.contract.windows import Windows
 from server.api.pipeline.base64_image import Base64Image
 from server.api.pipeline.body import ParsedRequest
@@ -57,7 +57,7 @@ def check_query(query: QueryParams, models: Mapping[str, ModelInfo]) -> ModelInf
     """
     check_names(query, "features")
     parse_deadline(query.get("deadline_ms") or None, arrival=0.0)
-    parse_normalize(query.get("normalize") or None)
+    parse_vector_form(query.get("normalize") or None)
     name = query.get("model") or None
     if name is None:
         return None
@@ -127,7 +127,7 @@ def _with_vectors(
     form = params.vectors
     if not any(name == "normalize" and text for name, text in given):
         form = replace(form, normalize=True)
-    form = shortened(form, members.get("dimensions"), params.model)
+    form = with_dimensions(form, members.get("dimensions"), params.model)
     return replace(params, vectors=form)
 
 

@@ -6,6 +6,7 @@ Their errors have its form too, by `server.api.contract.problem_details`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -23,11 +24,7 @@ from server.api.contract.params import find_model, openapi_parameters
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.routes.images import timed_response
-from server.api.routes.openai.requests import (
-    EmbeddingsRequest,
-    check_query,
-    parse_embeddings_request,
-)
+from server.api.routes.openai.requests import check_query, parse_embeddings_request
 from server.api.routes.openai.responses import EMBEDDED_INPUTS, embedding_list
 from server.api.routes.service import NAME, AppComponents
 from server.media.modality import Modality
@@ -47,63 +44,58 @@ _INPUT_SCHEMA = {
 }
 
 
+_PARAMETERS = openapi_parameters("features")
+_MEMBERS: dict[str, dict[str, Any]] = {
+    parameter["name"]: {**parameter["schema"], "description": parameter["description"]}
+    for parameter in _PARAMETERS
+}
+_EMBEDDINGS_SCHEMA = {
+    "type": "object",
+    "required": ["input"],
+    "additionalProperties": False,
+    "properties": {
+        "input": {
+            "anyOf": [
+                _INPUT_SCHEMA,
+                {"type": "array", "items": _INPUT_SCHEMA, "minItems": 1, "maxItems": MAX_IMAGES},
+            ]
+        },
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {
+            "type": "integer",
+            "minimum": 1,
+            "description": (
+                "How many of the first numbers to return; less than all only of a model that"
+                " `/models` lists as `matryoshka`."
+            ),
+        },
+        "user": {"description": "Ignored."},
+        **_MEMBERS,
+        "r": {**_MEMBERS["r"], "type": ["string", "integer"]},  # a number is as good as its text
+        "normalize": {
+            "type": "boolean",
+            "default": True,
+            "description": "Whether embeddings are scaled to length 1 (L2); here by default.",
+        },
+    },
+}
+# Parameters may stand in the query or in the body.
+_OPENAPI_EMBEDDINGS: dict[str, Any] = {
+    "parameters": _PARAMETERS,
+    "requestBody": {"required": True, "content": {_JSON_TYPE: {"schema": _EMBEDDINGS_SCHEMA}}},
+}
+
+
 def document_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI ``responses`` of a route that can fail with ``statuses``."""
     return {status: {"description": "What was wrong.", "model": OpenAIError} for status in statuses}
-
-
-def _openapi_embeddings() -> dict[str, Any]:
-    """Return the parameters, which may stand in the query or in the body, and the body."""
-    parameters = openapi_parameters("features")
-    of_embed = {
-        parameter["name"]: {**parameter["schema"], "description": parameter["description"]}
-        for parameter in parameters
-    }
-    # A number is as good as its text.
-    of_embed["r"] = {"type": ["string", "integer"], "description": of_embed["r"]["description"]}
-    of_embed["normalize"] = {
-        "type": "boolean",
-        "default": True,
-        "description": "Whether embeddings are scaled to length 1 (L2); here they are by default.",
-    }
-    schema = {
-        "type": "object",
-        "required": ["input"],
-        "additionalProperties": False,
-        "properties": {
-            "input": {
-                "anyOf": [
-                    _INPUT_SCHEMA,
-                    {
-                        "type": "array",
-                        "items": _INPUT_SCHEMA,
-                        "minItems": 1,
-                        "maxItems": MAX_IMAGES,
-                    },
-                ]
-            },
-            "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
-            "dimensions": {
-                "type": "integer",
-                "minimum": 1,
-                "description": (
-                    "How many of the first numbers to return; less than all only of a model that"
-                    " `/models` lists as `matryoshka`."
-                ),
-            },
-            "user": {"description": "Ignored."},
-            **of_embed,
-        },
-    }
-    body = {"required": True, "content": {_JSON_TYPE: {"schema": schema}}}
-    return {"parameters": parameters, "requestBody": body}
 
 
 @router.post(
     _EMBEDDINGS,
     response_model=EmbeddingList,
     responses=document_errors(400, 401, 404, 408, 413, 415, 500, 503, 504),
-    openapi_extra=_openapi_embeddings(),
+    openapi_extra=_OPENAPI_EMBEDDINGS,
 )
 async def embeddings(request: Request) -> Any:
     """The embeddings of one image, sound or video, or of several, which share batches.
@@ -122,21 +114,18 @@ async def embeddings(request: Request) -> Any:
         context.model = model.name
         modality = model.modality
 
-    def parse(body: bytes) -> EmbeddingsRequest:
-        return parse_embeddings_request(
-            body,
-            query,
-            models,
-            components.default_r,
-            context.started,
-            components.media_limits[Modality.VIDEO].max_windows,
-        )
-
+    parse = partial(
+        parse_embeddings_request,
+        query=query,
+        models=models,
+        default_r=components.default_r,
+        arrival=context.started,
+        max_views=components.media_limits[Modality.VIDEO].max_windows,
+    )
     parsed, embedded = await components.inference.infer_parsed(
         request, modality, parse, lambda _: EMBEDDED_INPUTS, context
     )
-    content = to_json(embedding_list(parsed, embedded))
-    return timed_response(content, _JSON_TYPE, context)
+    return timed_response(to_json(embedding_list(parsed, embedded)), _JSON_TYPE, context)
 
 
 @router.get("/models", responses=document_errors(401, 503))

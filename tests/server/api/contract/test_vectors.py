@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from server.api.contract.vectors import VectorForm, parse_normalize, shortened
+from server.api.contract.vectors import VectorForm, parse_vector_form, with_dimensions
 from server.errors import InvalidParameter
 from tests.server.api.pipeline.fakes import MODEL
 
@@ -34,17 +34,17 @@ def test_no_vector_is_too_long_or_too_short_to_be_scaled():
 
 @pytest.mark.parametrize(("text", "value"), [(None, False), ("true", True), ("False", False)])
 def test_normalize_is_true_or_false(text, value):
-    assert parse_normalize(text).normalize is value
+    assert parse_vector_form(text).normalize is value
 
 
 def test_another_value_of_normalize_is_refused():
     with pytest.raises(InvalidParameter, match="allowed are true and false"):
-        parse_normalize("yes")
+        parse_vector_form("yes")
 
 
 @pytest.mark.parametrize(("dimensions", "model"), [(None, WIDE), (4, WIDE), (1, NESTED)])
 def test_dimensions_that_the_model_has(dimensions, model):
-    assert shortened(VectorForm(True), dimensions, model) == VectorForm(True, dimensions)
+    assert with_dimensions(VectorForm(True), dimensions, model) == VectorForm(True, dimensions)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_dimensions_that_the_model_has(dimensions, model):
 )
 def test_dimensions_that_it_does_not_have(dimensions, model, message):
     with pytest.raises(InvalidParameter, match=message):
-        shortened(VectorForm(), dimensions, model)
+        with_dimensions(VectorForm(), dimensions, model)

@@ -11,7 +11,7 @@ from server.api.contract.params import Params
 from server.api.contract.vectors import VectorForm
 from server.api.pipeline.image_responses import FinishedImage, Passes
 from server.api.routes.oip.requests import InferRequest, RequestedOutput
-from server.api.routes.oip.responses import Row, build_infer_response, rows_of, serialize
+from server.api.routes.oip.responses import Row, build_infer_response, response_kind_of, serialize
 from server.api.routes.oip.tensors import split_bytes_elements
 from server.ipc.messages import Outcome
 from tests.server.api.pipeline.fakes import MODEL
@@ -26,7 +26,7 @@ def row_of(*predictions: tuple[str, float], r: str = "3") -> Row:
 def test_a_row_has_the_best_classes_of_an_image():
     outcome = Outcome(1, schedule=Schedule.constant(2), scores=(0.75, 0.25), classes=(2, 0))
     params = request_for().params
-    kind = rows_of(request_for(labels=False))
+    kind = response_kind_of(request_for(labels=False))
     assert kind.output == "classes"
     row = kind.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))
     assert row == Row("2", ["fish", "cat"], [0.75, 0.25])
@@ -36,7 +36,7 @@ def test_an_embedding_is_computed_where_it_is_requested():
     features = np.array([3.0, -4.0], "<f4").tobytes()
     outcome = Outcome(1, schedule=Schedule.constant(2), features=features)
     request = request_for(embedding=False)
-    kind = rows_of(request)
+    kind = response_kind_of(request)
     assert kind.output == "features"
     params = replace(request.params, top_k=0)
     row = kind.build(FinishedImage(params, Passes((batch_of(outcome),)), timing={}))

@@ -108,7 +108,8 @@ FORMATS = {".npy": read_numpy, ".safetensors": read_safetensors, ".parquet": rea
 
 
 def check_close(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
-    assert (found.dtype, found.shape) == (np.float32, wanted.shape)
+    assert found.dtype == np.float32
+    assert found.shape == wanted.shape
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from server.commands.folders import decoding
 from server.commands.folders.decoding import ParallelDecoder, Unreadable, read_picture
+from server.commands.inputs import read_inputs
 from server.media.transforms import ImageTransform
 
 TRANSFORM = ImageTransform((1, 2, 2), "nearest", 1.0, "squash")
@@ -56,7 +57,6 @@ def test_none_is_decoded_during_a_pause(
 ) -> None:
     read = threading.Semaphore(0)
     decoded = threading.Semaphore(0)
-    read_inputs = decoding.read_inputs
 
     def record_reading(path: str) -> bytes:
         read.release()

@@ -250,8 +250,7 @@ class EvaluateCommand(ModelSettings):
     @property
     def rules(self) -> tuple[RuleName, ...]:
         """The rules of ``merging``, each once."""
-        named = dict.fromkeys(self.merging.split())
-        return tuple(rule for rule in RULE_NAMES if rule in named)
+        return tuple(rule for rule in RULE_NAMES if rule in self.merging.split())
 
 
 class TuneCommand(ModelSettings):

@@ -299,10 +299,8 @@ class TestOverload:
             assert [isinstance(one, tome_client.Overloaded) for one in found] == [False] * 3 + [
                 True
             ] * 2
-            with pytest.raises(tome_client.Overloaded) as caught:
-                client.embed_many([SNEAKER] * 4)
-            assert caught.value.retry_after is not None
-            assert caught.value.retry_after >= 1
+            # Features of several files are one answer, so they take turns where slots are few.
+            assert len(client.embed_many([SNEAKER] * 4)) == 4
 
 
 def test_clients_outlast_the_replacement_of_a_server():

@@ -54,8 +54,7 @@ def media_files(folder: Path, modality: Modality) -> list[Path]:
 def walk_media(folder: Path, modality: Modality, *, recursive: bool = True) -> Iterator[str]:
     """Yield the paths of the images, sounds or videos in ``folder``, in no order.
 
-    Other than a list of them, this takes no memory that grows with their number. Links to folders
-    are not followed, for one to a folder above would never end.
+    Links to folders are not followed, for one to a folder above would never end.
 
     Args:
         recursive: whether those in the folders below it count.
@@ -63,14 +62,14 @@ def walk_media(folder: Path, modality: Modality, *, recursive: bool = True) -> I
     Raises:
         OSError: a folder cannot be read.
     """
-    folders = [str(folder)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if is_hidden(Path(entry.name)):
-                    continue
-                if entry.is_dir():
-                    if recursive and not entry.is_symlink():
-                        folders.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES[modality]:
-                    yield entry.path
+    for parent, folders, names in os.walk(folder, onerror=_fail):
+        # What is left in it is visited.
+        folders[:] = [name for name in folders if recursive and not is_hidden(Path(name))]
+        for name in names:
+            is_media = os.path.splitext(name)[1].lower() in SUFFIXES[modality]
+            if is_media and not is_hidden(Path(name)):
+                yield os.path.join(parent, name)
+
+
+def _fail(error: OSError) -> None:
+    raise error

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from server.commands.folders.listing import PathList
 from server.commands.folders.results import Result, Results, Task
 from server.commands.inputs import Row
 from server.engine.execution.image_input import ImageInput
@@ -52,11 +51,11 @@ class Embed(Task):
         """See `Task.identity`."""
         return {"--normalize": self.normalize}
 
-    def check_list(self, paths: PathList) -> None:
+    def check_list(self, paths: list[str]) -> None:
         """See `Task.check_list`."""
-        # In the header the paths are JSON within JSON: each quotation mark is escaped once more.
-        header = paths.text_bytes + 2 * len(paths) + _HEADER_WITHOUT_PATHS
-        if self.output.suffix == ".safetensors" and header > _MAX_SAFETENSORS_HEADER:
+        if self.output.suffix != ".safetensors":
+            return
+        if len(_paths_in_header(paths)) + _HEADER_WITHOUT_PATHS > _MAX_SAFETENSORS_HEADER:
             raise ConfigError(
                 f"the paths of {len(paths):,} pictures do not fit in a safetensors file; name an"
                 " .npy or .parquet file"
@@ -106,31 +105,25 @@ def _write_numpy(output: Path, results: Results, normalize: bool) -> None:
 
 def _write_safetensors(output: Path, results: Results, normalize: bool) -> None:
     """Write a tensor ``embeddings``, with the paths as a JSON array among the metadata."""
-    with replacing(output) as file:
-        length_bytes = 8
-        file.write(bytes(length_bytes))
-        _write_safetensors_header(file, results, normalize)
-        file.write(b" " * (-file.tell() % _SAFETENSORS_ALIGNMENT))
-        end = file.tell()
-        for result in results:
-            file.write(result.payload)
-        file.seek(0)
-        file.write((end - length_bytes).to_bytes(length_bytes, "little"))
-
-
-def _write_safetensors_header(file: BinaryIO, results: Results, normalize: bool) -> None:
-    """Write the JSON piece by piece: all paths at once could take much memory."""
     tensor = {
         "dtype": "F32",
         "shape": [len(results), _size(results)],
         "data_offsets": [0, len(results) * results.payload_bytes],
     }
-    metadata = json.dumps(_metadata(results, normalize))
-    file.write(f'{{"__metadata__": {metadata[:-1]}, "paths": "['.encode())
-    for number, result in enumerate(results):
-        in_json = json.dumps(json.dumps(result.path))[1:-1]
-        file.write(f"{', ' if number else ''}{in_json}".encode())
-    file.write(f']"}}, "embeddings": {json.dumps(tensor)}}}'.encode())
+    paths = json.dumps([result.path for result in results])
+    metadata = _metadata(results, normalize) | {"paths": paths}
+    header = json.dumps({"__metadata__": metadata, "embeddings": tensor}).encode()
+    header += b" " * (-len(header) % _SAFETENSORS_ALIGNMENT)
+    with replacing(output) as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for result in results:
+            file.write(result.payload)
+
+
+def _paths_in_header(paths: list[str]) -> str:
+    """Return the paths as they are in the header: a JSON array within JSON."""
+    return json.dumps(json.dumps(paths))
 
 
 def _write_parquet(output: Path, results: Results, normalize: bool) -> None:

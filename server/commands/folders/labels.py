@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from server.commands.folders.listing import PathList
 from server.commands.folders.results import Results, Task
 from server.commands.inputs import Row
 from server.engine.execution.image_input import ImageInput
@@ -43,7 +42,7 @@ class Classify(Task):
         """See `Task.identity`."""
         return {"--top-k": self.top_k}
 
-    def check_list(self, paths: PathList) -> None:
+    def check_list(self, paths: list[str]) -> None:
         """A CSV file may have any length."""
 
     def check_model(self, runner: Runner) -> None:

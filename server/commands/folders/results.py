@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server.commands.folders.listing import PathList
 from server.commands.folders.working_file import WorkingFile
 from server.commands.inputs import Row
 from server.engine.execution.image_input import ImageInput
@@ -37,7 +36,7 @@ class Results:
         self,
         runner: Runner,
         schedule: Schedule,
-        paths: PathList,
+        paths: list[str],
         working_file: WorkingFile,
     ) -> None:
         self.model = runner.model.spec.name
@@ -51,13 +50,13 @@ class Results:
         return self._working_file.done - self._working_file.failed
 
     def __iter__(self) -> Iterator[Result]:
-        for path, record in zip(self._paths.read(), self._working_file.read(), strict=True):
+        for path, record in zip(self._paths, self._working_file.read(), strict=True):
             if not record.reason:
                 yield Result(path, record.payload)
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Yield path and reason of each picture that has no result."""
-        for path, record in zip(self._paths.read(), self._working_file.read(), strict=True):
+        for path, record in zip(self._paths, self._working_file.read(), strict=True):
             if record.reason:
                 yield path, record.reason
 
@@ -72,7 +71,7 @@ class Task(ABC):
         """Return the options on which results depend, by names for people."""
 
     @abstractmethod
-    def check_list(self, paths: PathList) -> None:
+    def check_list(self, paths: list[str]) -> None:
         """Raise `ConfigError` if ``output`` cannot have the results of so many pictures."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ from server.catalog.entries import ModelSpec
 from server.commands.console import make_progress
 from server.commands.flags import FolderSettings
 from server.commands.folders.decoding import ParallelDecoder, Picture
-from server.commands.folders.listing import PathList, list_pictures
+from server.commands.folders.listing import digest_paths, list_pictures
 from server.commands.folders.results import Results, Task
 from server.commands.folders.working_file import Record, WorkingFile
 from server.commands.offline import load_runner, parse_schedule, pick_model
@@ -63,14 +63,10 @@ def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
     output = task.output
     _check_writable(output)
     spec = pick_model(settings, settings.model)
-    with list_pictures(source, output.parent, recursive=settings.recursive) as paths:
-        task.check_list(paths)
-        return _run_list(settings, spec, paths, task)
-
-
-def _run_list(settings: FolderSettings, spec: ModelSpec, paths: PathList, task: Task) -> int:
+    paths = list_pictures(source, recursive=settings.recursive)
+    task.check_list(paths)
     working_file = WorkingFile(
-        task.output.with_name(f"{task.output.name}.partial"),
+        output.with_name(f"{output.name}.partial"),
         _identity(settings, spec, paths, task),
         fresh=settings.fresh,
     )
@@ -101,7 +97,7 @@ def _check_writable(output: Path) -> None:
 
 
 def _identity(
-    settings: FolderSettings, spec: ModelSpec, paths: PathList, task: Task
+    settings: FolderSettings, spec: ModelSpec, paths: list[str], task: Task
 ) -> dict[str, Any]:
     """Return all that the results depend on, by names for people."""
     checkpoint = find_checkpoint(spec)
@@ -119,7 +115,7 @@ def _identity(
         "--device": settings.device,
         "--dtype": settings.dtype,
         "--cpu-isa": settings.cpu_isa,
-        "the list of files": [len(paths), paths.digest],
+        "the list of files": [len(paths), digest_paths(paths)],
         **task.identity(),
     }
 
@@ -127,7 +123,7 @@ def _identity(
 def _run(
     settings: FolderSettings,
     spec: ModelSpec,
-    paths: PathList,
+    paths: list[str],
     task: Task,
     working_file: WorkingFile,
 ) -> Results:
@@ -188,7 +184,7 @@ class _Pass:
     decoder: ParallelDecoder
     batch: int
 
-    def run(self, paths: PathList) -> None:
+    def run(self, paths: list[str]) -> None:
         """Append a record for each picture.
 
         Raises:
@@ -197,7 +193,7 @@ class _Pass:
         launched: _Launched | None = None
         with self.decoder, make_progress() as progress:
             bar = progress.add_task("pictures", total=len(paths), completed=self.working_file.done)
-            decoded = self.decoder.decode(paths.read(self.working_file.done))
+            decoded = self.decoder.decode(paths[self.working_file.done :])
             try:
                 for pictures in self._batches(decoded):
                     following = self._launch(pictures)

@@ -115,8 +115,7 @@ def read_picture(path: str) -> bytes:
     if not _is_writable_name(path):
         raise Unreadable("its name is not UTF-8 or has a line break; rename it")
     try:
-        # A pipe without a writer would block for ever when it is opened, unless told not to.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise Unreadable("it is not a file")
@@ -127,6 +126,11 @@ def read_picture(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise Unreadable(f"cannot be read: {error.strerror or error}") from error
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe without a writer would otherwise block for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _is_writable_name(path: str) -> bool:

@@ -108,6 +108,8 @@ def test_what_is_no_regular_file_is_unreadable(
         tmp_path / "a\nb.png": "its name is not UTF-8 or has a line break; rename it",
         tmp_path / os.fsdecode(b"\xff.png"): "its name is not UTF-8 or has a line break",
     }
+    descriptors = len(os.listdir("/proc/self/fd"))
     for path, reason in reasons.items():
         with pytest.raises(Unreadable, match=reason):
             read_picture(str(path))
+    assert len(os.listdir("/proc/self/fd")) == descriptors

@@ -57,17 +57,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file beside ``path`` to write, and rename it to ``path`` when the block succeeds.
 
     It is on the disk before it is renamed. A file that exists keeps its permissions, and a link
-    stays one.
+    stays one. One process at a time may do so: what one that was killed has left beside ``path`` is
+    written over by the next.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     target = path.resolve()
-    temporary = target.with_name(f"{target.name}.{os.getpid()}")
+    temporary = target.with_name(f"{target.name}.tmp")
     try:
         if target.exists():
             target.open("ab").close()  # as in `replace_text`
-        with temporary.open("w+b") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

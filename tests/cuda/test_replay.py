@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import tome_core
-from server.engine.device import self_check
 from server.engine.device.forward import Forward
+from server.engine.device.tolerance import judge, relative_errors
 from tests.cuda.networks import LEVELS, POSITIONS, SMALL, SOUND, VIDEO, image_shape, network
 from tome_core.schedule import Schedule
 
@@ -72,9 +72,9 @@ def assert_replays_match(
         doubled_pixels = np.concatenate([pixels, pixels])
         doubled = without_graphs(doubled_pixels, [*schedules] * 2).logits[:count]
         replayed = with_graphs(pixels, schedules).logits
-        errors += self_check.relative_errors([replayed], [reference])
-        rounding_errors += self_check.relative_errors([doubled], [reference])
-    assert self_check.judge(errors, rounding_errors, torch.finfo(dtype).eps) == ""
+        errors += relative_errors([replayed], [reference])
+        rounding_errors += relative_errors([doubled], [reference])
+    assert judge(errors, rounding_errors, torch.finfo(dtype).eps) == ""
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

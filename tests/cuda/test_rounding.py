@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import tome_core
-from server.engine.device import self_check
+from server.engine.device import self_check, tolerance
+from server.engine.device.tolerance import relative_errors
 from tests.cuda.networks import (
     LEVELS,
     MIXED,
@@ -60,7 +61,7 @@ def judge(
     """Return the verdict of the self check, without the outliers of a correct network."""
     outliers = max(1, len(errors) // IMAGES_PER_OUTLIER)
     without_outliers = sorted(errors)[:-outliers]
-    return self_check.judge(without_outliers, rounding_errors, torch.finfo(dtype).eps)
+    return tolerance.judge(without_outliers, rounding_errors, torch.finfo(dtype).eps)
 
 
 def inputs() -> Iterator[tuple[int, Any]]:
@@ -106,8 +107,8 @@ def test_errors_are_those_of_the_dtype(
     plain = network(name, gpu, dtype)
     fast = tome_core.optimize(network(name, gpu, FLOAT32), dtype)
     reference = reference_logits(name, gpu)
-    rounding_errors = self_check.relative_errors(all_logits(plain, name, gpu), reference)
-    errors = self_check.relative_errors(all_logits(fast, name, gpu), reference)
+    rounding_errors = relative_errors(all_logits(plain, name, gpu), reference)
+    errors = relative_errors(all_logits(fast, name, gpu), reference)
     assert judge(errors, rounding_errors, dtype) == ""
 
 
@@ -149,7 +150,7 @@ def test_an_image_alone_has_the_logits_that_it_has_in_a_mixed_batch(
             each_alone = [fast(batch[i : i + 1], r=MIXED[i]) for i in range(len(MIXED))]
             alone = torch.cat(each_alone)
             together = fast(batch, r=r)
-            errors += self_check.relative_errors([together], [alone])
+            errors += relative_errors([together], [alone])
             rounded = plain(batch, r=r)
-            rounding_errors += self_check.relative_errors([rounded], [exact(batch, r=r)])
+            rounding_errors += relative_errors([rounded], [exact(batch, r=r)])
     assert judge(errors, rounding_errors, dtype) == ""

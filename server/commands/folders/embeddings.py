@@ -89,18 +89,17 @@ def _size(results: Results) -> int:
 
 def _write_numpy(output: Path, results: Results, normalize: bool) -> None:
     """Write an array ``float32 (n, D)``, and beside it its paths, one a line."""
-    with replacing(output.with_suffix(".paths.txt")) as file:
-        for result in results:
-            file.write(f"{result.path}\n".encode())
     header = {
         "descr": "<f4",
         "fortran_order": False,
         "shape": (len(results), _size(results)),
     }
-    with replacing(output) as file:
+    # Neither file is replaced before both are written.
+    with replacing(output.with_suffix(".paths.txt")) as names, replacing(output) as file:
         np.lib.format.write_array_header_1_0(file, header)
         for result in results:
             file.write(result.payload)
+            names.write(f"{result.path}\n".encode())
 
 
 def _write_safetensors(output: Path, results: Results, normalize: bool) -> None:

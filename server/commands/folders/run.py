@@ -26,6 +26,7 @@ from server.commands.folders.listing import digest_paths, list_pictures
 from server.commands.folders.results import Results, Task
 from server.commands.folders.working_file import Record, WorkingFile
 from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.engine.device.placement import pick_device
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import find_checkpoint
@@ -62,6 +63,7 @@ def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
     """
     output = task.output
     _check_writable(output)
+    _check_source(source, output)
     spec = pick_model(settings, settings.model)
     paths = list_pictures(source, recursive=settings.recursive)
     task.check_list(paths)
@@ -91,9 +93,22 @@ def _check_writable(output: Path) -> None:
     """Check before the work that ``output`` can be written."""
     if not output.parent.is_dir():
         raise ConfigError(f"cannot write {output}: there is no folder {output.parent}")
-    is_replaceable = output.is_file() or not output.exists()
-    if not is_replaceable or not os.access(output.parent, os.W_OK):
+    is_writable = os.access(output.parent, os.W_OK)
+    if output.exists():
+        is_writable &= output.is_file() and os.access(output, os.W_OK)
+    if not is_writable:
         raise ConfigError(f"cannot write {output}: Permission denied, or it is not a file")
+
+
+def _check_source(source: Path, output: Path) -> None:
+    """Check that a list is not written over: those of an earlier run are lists as well."""
+    written = [output, output.with_suffix(".paths.txt"), _failures_file(output)]
+    if source.resolve() in [path.resolve() for path in written]:
+        raise ConfigError(f"{source} would be written over; name another output than {output}")
+
+
+def _failures_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.failed.csv")
 
 
 def _identity(
@@ -112,7 +127,7 @@ def _identity(
         "the model's entry": [hashlib.sha256(entry.encode()).hexdigest()],
         "weights": weights,
         "r": settings.r,
-        "--device": settings.device,
+        "--device": str(pick_device(settings.device)),
         "--dtype": settings.dtype,
         "--cpu-isa": settings.cpu_isa,
         "the list of files": [len(paths), digest_paths(paths)],
@@ -244,7 +259,7 @@ class _Pass:
 def _finish(task: Task, results: Results, working_file: WorkingFile) -> int:
     """Write the output and the list of failures, remove the working file, return the exit code."""
     failed = working_file.failed
-    failures = task.output.with_name(f"{task.output.name}.failed.csv")
+    failures = _failures_file(task.output)
     if failed:
         _write_failures(failures, results)
         _print_failures(failures, results, failed)

@@ -139,9 +139,6 @@ class WorkingFile:
             row["checksum"] = zlib.crc32(row.tobytes()[:-4])
             self.done += 1
         self._write(rows.tobytes())
-        if self._clock() - self._synced >= SYNC_SECONDS:
-            os.fsync(self._opened.fileno())
-            self._synced = self._clock()
 
     def read(self) -> Iterator[Record]:
         """Yield all records, in the order of the pictures."""
@@ -184,6 +181,10 @@ class WorkingFile:
             # A write may stop in the middle, at the end of the disk. Then the next one raises.
             while remaining:
                 remaining = remaining[self._opened.write(remaining) :]
+            # A network drive may say only now that it is full.
+            if self._clock() - self._synced >= SYNC_SECONDS:
+                os.fsync(self._opened.fileno())
+                self._synced = self._clock()
         except OSError as error:
             raise ConfigError(
                 f"cannot write {self.path}: {error.strerror or error}; the same command goes on"

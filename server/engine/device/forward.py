@@ -21,6 +21,7 @@ from server.engine.device.cuda_graphs import CudaRecorder, Graphs, Recorder
 from server.engine.device.graph_inputs import GraphInputs
 from server.engine.device.pinned_memory import InputArray, PinnedMemory
 from server.engine.device.readout import Readout, read_out
+from server.engine.device.tolerance import judge, relative_errors
 from tome_core import MergedViT, Outputs, Pixels
 from tome_core.backends.cpu import kernels
 from tome_core.pixels import normalised
@@ -248,14 +249,14 @@ class Forward:
             reference = self.run_on_device(pixels, schedules).outputs.logits
             readout = graphs.run(match, len(schedules))
             logits = readout.outputs.logits
-            errors += self_check.relative_errors([logits], [reference])
+            errors += relative_errors([logits], [reference])
             regrouped = self._run_regrouped(pixels, schedules)
-            rounding_errors += self_check.relative_errors([regrouped], [reference])
+            rounding_errors += relative_errors([regrouped], [reference])
             expected = read_out(readout.outputs, self._activation, readout.top)
-            best_errors += self_check.relative_errors([readout.best], [expected.best])
+            best_errors += relative_errors([readout.best], [expected.best])
         resolution = torch.finfo(reference.dtype).eps
-        failure = self_check.judge(errors, rounding_errors, resolution)
-        return failure or self_check.judge(best_errors, [0.0], resolution)
+        failure = judge(errors, rounding_errors, resolution)
+        return failure or judge(best_errors, [0.0], resolution)
 
     def _run_regrouped(
         self,

@@ -93,6 +93,7 @@ def test_a_file_is_there_when_its_block_ends_and_keeps_its_permissions(tmp_path:
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o640)
+    (tmp_path / "file.tmp").write_text("of a process that was killed")
     with replacing(path) as file:
         file.write(b"new")
         assert path.read_text() == "old"

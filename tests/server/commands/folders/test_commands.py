@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -347,3 +348,47 @@ def test_many_failures_are_listed_in_the_file_alone(
     assert f"{pictures}/broken.jpg: " in result.stderr
     assert f"{pictures}/empty.png: " not in result.stderr
     assert (tmp_path / "labels.csv.failed.csv").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "output"),
+    [
+        ("embed", "features.paths.txt", "features.npy"),
+        ("embed", "features.npy.failed.csv", "features.npy"),
+        ("classify", "labels.csv", "labels.csv"),
+    ],
+)
+def test_a_list_is_not_written_over(
+    tome_serve: Run, tmp_path: Path, config: Path, name: str, source: str, output: str
+) -> None:
+    path = tmp_path / source
+    path.write_text("a.png\n")
+    result = tome_serve(*command(name, path, tmp_path / output, config))
+    assert result.returncode == 1
+    assert f"{path} would be written over; name another output than" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_where_an_array_cannot_be_written_the_old_paths_stay(
+    tome_serve: Run,
+    tmp_path: Path,
+    config: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "features.npy"
+    names = tmp_path / "features.paths.txt"
+    names.write_text("old")
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np.lib.format, "write_array_header_1_0", refuse)
+        result = tome_serve(*command("embed", pictures, output, config))
+    assert result.returncode == 1
+    assert f"cannot write {output}: No space left on device" in result.stderr
+    assert names.read_text() == "old"
+    assert tome_serve(*command("embed", pictures, output, config)).returncode == 0
+    assert len(read_numpy(output)[0]) == 24
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob("*.partial"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,35 @@ def test_a_record_that_did_not_reach_the_disk_and_all_after_it_are_cut_off(tmp_p
     path.write_bytes(content[:start] + bytes(11) + content[start + 11 :])
     file = WorkingFile(path, IDENTITY)
     assert list(file.read()) == RECORDS[:1]
+    file.close()
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_is_an_error_that_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    file = WorkingFile(path, IDENTITY, clock=itertools.count(step=10).__next__)
+    file.begin(8, CONDITIONS)
+    file.append(RECORDS[:1])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "fsync":
+        monkeypatch.setattr(os, "fsync", refuse)
+    else:  # in the middle of the record
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"cannot write .*; the same command goes on"):
+            file.append(RECORDS[1:2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    file.close()
+    file = WorkingFile(path, IDENTITY)
+    written = 1 if call == "write" else 2
+    assert list(file.read()) == RECORDS[:written]
     file.close()
 
 

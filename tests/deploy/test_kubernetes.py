@@ -4,6 +4,9 @@ another.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -62,6 +65,38 @@ def test_all_mean_the_same_pods():
     assert [end["port"] for end in monitor["endpoints"]] == [
         port["name"] for port in load("service.yml")["spec"]["ports"]
     ]
+
+
+def test_keda_scales_as_the_autoscaler_does():
+    scaled = load("keda/scaledobject.yml")["spec"]
+    autoscaler = load("autoscaling.yml")["spec"]
+    (trigger,) = scaled["triggers"]
+    (metric,) = autoscaler["metrics"]
+    assert scaled["scaleTargetRef"] == autoscaler["scaleTargetRef"]
+    assert scaled["minReplicaCount"] == autoscaler["minReplicas"]
+    assert scaled["maxReplicaCount"] == autoscaler["maxReplicas"]
+    assert trigger["metadata"]["threshold"] == metric["pods"]["target"]["averageValue"]
+    assert scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == autoscaler["behavior"]
+    # KEDA takes strings alone.
+    assert {type(value) for value in trigger["metadata"].values()} == {str}
+
+
+def applied_kinds(folder: Path) -> set[str]:
+    """What ``kubectl apply -k folder`` would apply."""
+    text = subprocess.check_output(["kubectl", "kustomize", folder], text=True)
+    return {document["kind"] for document in yaml.safe_load_all(text)}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_keda_replaces_the_autoscaler(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    kustomization = folder / "kustomization.yml"
+    text = kustomization.read_text()
+    kustomization.write_text(text.replace("# components: [keda]", "components: [keda]"))
+    without = applied_kinds(FOLDER)
+    with_keda = applied_kinds(folder)
+    assert without - with_keda == {"HorizontalPodAutoscaler"}
+    assert with_keda - without == {"ScaledObject"}
 
 
 def test_probes():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+import yaml
 
 from server.engine.device.placement import cpu_dtypes
 from tests.deploy import monitoring
@@ -23,7 +24,7 @@ from tests.deploy.monitoring import (
     run_prometheus,
     unfiltered,
 )
-from tests.server.conftest import RunningServer, eventually, run_server
+from tests.server.conftest import ROOT, RunningServer, eventually, run_server
 from tests.server.wire import EXAMPLES
 
 pytestmark = pytest.mark.skipif(monitoring.PROGRAM is None, reason="prometheus is not installed")
@@ -89,6 +90,13 @@ def test_the_dashboard(prometheus, title, query):
     if "tome_dtype_speedup" in query and len(cpu_dtypes()) == 1:
         pytest.skip("this processor has one dtype that is fast, so none is compared")
     assert prometheus.present(filled(query)), title
+
+
+def test_what_keda_asks(prometheus):
+    scaled = yaml.safe_load((ROOT / "deploy/kubernetes/keda/scaledobject.yml").read_text())
+    (trigger,) = scaled["spec"]["triggers"]
+    (waiting,) = prometheus.present(trigger["metadata"]["query"])
+    assert 0 <= waiting < 100
 
 
 @pytest.mark.parametrize("name", rules("record"))

@@ -1,11 +1,12 @@
 """`python -m benchmarks.folders`: how near `tome-serve embed FOLDER` comes to what the cores allow.
 
-Decoding and the forward pass are measured alone, in turns with the whole command: seconds of one
-thread for a picture, from the file to its pixels, and seconds of the model for a picture, on all
-cores. The bound is 1 / (forward + decode / cores) pictures a second. The command counts from the
-end of its start (imports, the model) to its end, with the file that it writes. Then it is killed at
-random times, goes on each time, and every file must be in its output exactly once, with the vector
-that an undisturbed run gives. Pictures and weights are random, and the same each time.
+Decoding and the forward pass are measured alone, before and after each run of the whole command,
+which is compared with the mean of both: seconds of one thread for a picture, from the file to its
+pixels, and seconds of the model for a picture, on all cores. The bound is 1 / (forward + decode /
+cores) pictures a second. The command counts from the end of its start (imports, the model) to its
+end, with the file that it writes. Then it is killed at random times, goes on each time, and every
+file must be in its output exactly once, with the vector that an undisturbed run gives. Pictures and
+weights are random, and the same each time.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _BEGINS = re.compile(r"running ([\d,]+) of [\d,]+ pictures")
 
 @dataclass
 class Times:
-    """Seconds for one picture, of each round."""
+    """Seconds for one picture, of each round. What is measured before and after is their mean."""
 
     decode: list[float] = field(default_factory=list)
     forward: list[float] = field(default_factory=list)
@@ -161,17 +162,22 @@ def measure(
     command: Embedding,
     rounds: int,
 ) -> Times:
-    """Measure decoding, the forward pass and the command, one after the other."""
+    """Measure decoding and the forward pass alone, before and after each run of the command."""
     times = Times()
     draw = random.Random(0)
-    for number in track(range(rounds + 1), "rounds", transient=True):
+
+    def measure_alone() -> tuple[float, float]:
         rows, decode = decode_alone(runner, draw.sample(files, min(SAMPLE, len(files))))
-        forward = forward_alone(runner, rows, schedule, batch)
-        if number == 0:
-            continue  # warm
-        times.decode.append(decode)
-        times.forward.append(forward)
+        return decode, forward_alone(runner, rows, schedule, batch)
+
+    measure_alone()  # fills caches
+    for _ in track(range(rounds), "rounds", transient=True):
+        # Minutes pass, in which the machine's own speed may change.
+        decode_before, forward_before = measure_alone()
         times.command.append(command.run())
+        decode_after, forward_after = measure_alone()
+        times.decode.append((decode_before + decode_after) / 2)
+        times.forward.append((forward_before + forward_after) / 2)
     return times
 
 

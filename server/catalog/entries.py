@@ -30,6 +30,9 @@ Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "hamming", 
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
 _NAME_CHARACTERS = "A-Za-z0-9._-"
+# What requests call the label set of an entry that names one file of them.
+DEFAULT_LABEL_SET = "default"
+Name = Annotated[str, Field(pattern=rf"^[{_NAME_CHARACTERS}]+$")]
 
 
 class ModelSpec(BaseModel):
@@ -41,10 +44,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(
-        pattern=rf"^[{_NAME_CHARACTERS}]+$",
-        description="What requests call it.",
-    )
+    name: Name = Field(description="What requests call it.")
     timm: str = Field(
         description="timm architecture, with or without a pretrained tag; or `local-dir:FOLDER`, a"
         " folder of timm or transformers."
@@ -65,6 +65,11 @@ class ModelSpec(BaseModel):
         description="Text file, one label a line; default: those of the folder, or timm's ImageNet"
         " names.",
     )
+    text: Path | dict[Name, Path] | None = Field(
+        None,
+        description="Label set for zero-shot classification, a file that `tome-serve text` wrote;"
+        " or a table of several by name, the default first.",
+    )
     profile: Path | None = Field(
         None, description="JSON that `tome-serve evaluate --profile` or `tune` wrote, for /models."
     )
@@ -78,10 +83,11 @@ class ModelSpec(BaseModel):
     interpolation: Interpolation | None = None
     crop_pct: float | None = Field(None, gt=0, le=1)
     crop_mode: Literal["center", "squash", "border"] | None = None
-    activation: Literal["softmax", "sigmoid", "none"] = Field(
+    activation: Literal["softmax", "sigmoid", "none", "cosine"] = Field(
         "softmax",
-        description="Of the scores; none: logits. Default for sound: sigmoid, unless its folder"
-        " says that a sound has one label.",
+        description="Of the scores; none: logits; cosine: of image and text. Default for sound:"
+        " sigmoid, unless its folder says that a sound has one label; with `text`: as the file"
+        " says.",
     )
     subtract_mean: bool | None = Field(
         None,
@@ -133,6 +139,13 @@ class ModelSpec(BaseModel):
         if self.timm.startswith(LOCAL_FOLDER):
             return Path(self.timm.removeprefix(LOCAL_FOLDER))
         return None
+
+    @property
+    def label_files(self) -> dict[str, Path]:
+        """The file of each label set, by its name, the default first; empty without ``text``."""
+        if isinstance(self.text, Path):
+            return {DEFAULT_LABEL_SET: self.text}
+        return self.text or {}
 
 
 def read_catalog(
@@ -226,9 +239,15 @@ def _resolve_paths(path: Path, spec: ModelSpec) -> ModelSpec:
                 f"{path}, model {spec.name}: {name}: {file} is a folder; name a file, or set"
                 f' timm = "{LOCAL_FOLDER}{relative}" for a folder of timm or transformers'
             )
-        if not file.is_file():
-            raise ConfigError(f"{path}, model {spec.name}: {name}: there is no file {file}")
+        _check_file(path, spec, name, file)
         resolved[name] = file
+    if spec.text is not None:
+        if not spec.label_files:
+            raise ConfigError(f"{path}, model {spec.name}: text: the table names no file")
+        files = {name: path.parent / relative for name, relative in spec.label_files.items()}
+        for file in files.values():
+            _check_file(path, spec, "text", file)
+        resolved["text"] = files
     if spec.folder is not None:
         folder = path.parent / spec.folder
         config = folder / "config.json"
@@ -239,3 +258,8 @@ def _resolve_paths(path: Path, spec: ModelSpec) -> ModelSpec:
             )
         resolved["timm"] = f"{LOCAL_FOLDER}{folder}"
     return spec.model_copy(update=resolved)
+
+
+def _check_file(path: Path, spec: ModelSpec, field: str, file: Path) -> None:
+    if not file.is_file():
+        raise ConfigError(f"{path}, model {spec.name}: {field}: there is no file {file}")

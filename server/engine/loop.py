@@ -330,7 +330,7 @@ class Loop:
             pixels = self._slots.view(job.slot, transform.size, np.float32)
         else:
             pixels = self._slots.view(job.slot, transform.size, np.uint8)
-        return ImageInput(pixels, scheduled.schedule, job.top_k, job.output_kind)
+        return ImageInput(pixels, scheduled.schedule, job.top_k, job.output_kind, job.label_set)
 
     def _check_device(self, runner: Runner, error: Exception) -> None:
         """Raise `DeviceLost` if no further call on the device can succeed."""

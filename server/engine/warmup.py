@@ -8,7 +8,7 @@ from itertools import count
 
 from server.engine.execution.runner import Runner
 from server.engine.scheduling.calibration import Sample
-from server.ipc.messages import Level, ModelInfo
+from server.ipc.messages import LabelSet, Level, ModelInfo
 from tome_core.schedule import Schedule
 
 ROUNDS = 3  # in which each batch is timed, after one that fills caches
@@ -225,4 +225,5 @@ def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:
         activation=model.activation,
         embedding_dim=runner.embedding_dim(),
         matryoshka=model.spec.matryoshka,
+        label_sets=tuple(LabelSet(name, one.labels) for name, one in model.label_sets.items()),
     )

@@ -307,6 +307,7 @@ class Lease(AbstractContextManager["Lease"]):
         keep_slot: bool = False,
         second: SecondPass | None = None,
         is_second: bool = False,
+        label_set: str = "",
     ) -> asyncio.Future[Result]:
         """Submit the image, and return its future result. Cancelling the future cancels the job.
 
@@ -333,6 +334,7 @@ class Lease(AbstractContextManager["Lease"]):
             request_id=request_id,
             second=second,
             is_second=is_second,
+            label_set=label_set,
         )
         future = self._router.submit(job, self._work)
         if keep_slot:

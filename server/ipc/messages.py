@@ -77,12 +77,20 @@ class Level:
     cascade_accuracy: float | None = None
 
 
+class LabelSet(NamedTuple):
+    """One of the sets of labels that images can be compared with; ``name`` is for requests."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """One served model, as reported by the engine. The API process does not build the network.
 
     Attributes:
-        labels: one per class; empty for a model without a classifier.
+        labels: one per class; empty for a model without a classifier. Where there are label sets,
+            those of the first.
         tokens: tokens at the input of the first block (N0), prefix tokens included.
         prefix: prefix tokens (class token, registers), which never merge.
         depth: number of blocks.
@@ -98,6 +106,7 @@ class ModelInfo:
         activation: computes the scores from the logits.
         embedding_dim: numbers of an embedding, the pooled features (D).
         matryoshka: whether the first numbers of an embedding are an embedding as well.
+        label_sets: for zero-shot classification, the default first; empty for other models.
         modality: what it takes.
     """
 
@@ -119,6 +128,7 @@ class ModelInfo:
     activation: str = "softmax"
     embedding_dim: int = 0
     matryoshka: bool = False
+    label_sets: tuple[LabelSet, ...] = ()
     r_max: int = field(init=False)
     modality: Modality = field(init=False)
 
@@ -162,6 +172,7 @@ class Job(NamedTuple):
         second: the schedule under which the image may have to run again, and how many images do;
             None if it never does.
         is_second: whether the image has run before.
+        label_set: name of the labels to compare with; empty for the default, or a model without.
     """
 
     id: int
@@ -176,6 +187,7 @@ class Job(NamedTuple):
     request_id: str = ""
     second: SecondPass | None = None
     is_second: bool = False
+    label_set: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, get_args
 
 from starlette.datastructures import QueryParams
 
@@ -16,136 +15,29 @@ from server.api.contract.confidence import (
     parse_confidence,
     runs_again_as_profiled,
 )
+from server.api.contract.label_sets import parse_label_set
+from server.api.contract.openapi_parameters import DEFAULT_TOP_K, openapi_parameters
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
     is_integer,
     value_not_allowed,
 )
-from server.api.contract.vectors import OPENAPI_NORMALIZE, VectorForm, parse_vector_form
-from server.api.contract.views import OPENAPI_VIEWS, Views, parse_views
-from server.api.contract.windows import Windows, openapi_windows, parse_windows
+from server.api.contract.vectors import VectorForm, parse_vector_form
+from server.api.contract.views import Views, parse_views
+from server.api.contract.windows import Windows, parse_windows
 from server.errors import InvalidParameter, NotFound
-from server.ipc.messages import ModelInfo, OutputKind
+from server.ipc.messages import LabelSet, ModelInfo, OutputKind
 from server.media.limits import VideoLimits
 from server.media.modality import Modality
 from server.media.transforms import Transform, VideoTransform
 from tome_core.schedule import Schedule
 
-DEFAULT_TOP_K = 5
-
 _MAX_TOP_K_DIGITS = 9
 _QUOTED_MODEL_CHARACTERS = 80  # model names are longer than other values
 _MILLISECONDS = re.compile(r"\d{1,12}(\.\d{0,12})?", re.ASCII)
-
-# For /openapi.json. FastAPI does not validate them: its error texts come from its library, so the
-# functions below parse the query.
-_PARAMETERS: list[dict[str, Any]] = [
-    {
-        "name": "r",
-        "in": "query",
-        "description": (
-            "Tokens merged away per block: `16`; `16:-1`, changing linearly over the blocks with an"
-            " inflection from -1 (most in the first blocks) to 1; or `30,0,5,20`, one number per"
-            " block. 0 is the exact original model. `auto`: the smallest of the model's levels that"
-            " meets the deadlines."
-        ),
-        "schema": {"type": "string", "examples": ["16", "16:-1", "30,0,5,20", "auto"]},
-    },
-    {
-        "name": "model",
-        "in": "query",
-        "description": "A name that `/models` lists; default: the first of them.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]+$"},
-    },
-    {
-        "name": "top_k",
-        "in": "query",
-        "description": f"How many classes to return, best first; default: {DEFAULT_TOP_K}.",
-        "schema": {"type": "integer", "minimum": 1},
-    },
-    {
-        "name": "deadline_ms",
-        "in": "query",
-        "description": (
-            "Milliseconds from the arrival of the request's headers; a request that misses its"
-            " deadline gets a 504."
-        ),
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    },
-    {
-        "name": "r_max",
-        "in": "query",
-        "description": (
-            "With `r=auto`: the largest level that may be chosen; default: all that `/models`"
-            " lists."
-        ),
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    {
-        "name": "min_accuracy",
-        "in": "query",
-        "description": (
-            "With `r=auto`: only levels for which `/models` lists at least this accuracy, in"
-            " percent; with `confidence` its `cascade_accuracy`, where that holds."
-        ),
-        "schema": {"type": "number", "minimum": 0, "maximum": 100},
-    },
-    {
-        "name": "min_agreement",
-        "in": "query",
-        "description": (
-            "With `r=auto`: only levels of which the model's profile shows that at least so many"
-            " percent of images get the class of `r=0`: `agreement_low` of `/models`, or"
-            " `agreement` where there is none; with `confidence` its `margin_agreement`, where that"
-            " holds."
-        ),
-        "schema": {"type": "number", "minimum": 0, "maximum": 100},
-    },
-    {
-        "name": "confidence",
-        "in": "query",
-        "description": (
-            "An image runs again at `confidence_r` if the probability of its best class exceeds"
-            " that of the second by less than this; `auto`: by the margin of the model's profile."
-        ),
-        "schema": {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 1},
-                {"type": "string", "enum": ["auto"]},
-            ]
-        },
-    },
-    {
-        "name": "confidence_r",
-        "in": "query",
-        "description": "With `confidence`: `r` of the second pass; default: 0, the exact model.",
-        "schema": {"type": "string", "examples": ["0", "8"]},
-    },
-]
-# Of no meaning for features and pictures.
-_CLASS_PARAMETERS = ("top_k", "confidence", "confidence_r")
-
-
-def openapi_parameters(output_kind: OutputKind) -> list[dict[str, Any]]:
-    """Return the OpenAPI parameters of an endpoint whose output is ``output_kind``."""
-    return list(_PARAMETERS_OF[output_kind])
-
-
-def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
-    parameters = [
-        parameter
-        for parameter in _PARAMETERS
-        if output_kind == "classes" or parameter["name"] not in _CLASS_PARAMETERS
-    ]
-    of_vectors = [OPENAPI_NORMALIZE] if output_kind == "features" else []
-    return [*parameters, *of_vectors, openapi_windows(output_kind), *OPENAPI_VIEWS]
-
-
-_OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 # Of no meaning for an image.
 _MEDIA_PARAMETERS = ("windows", "clips", "crops")
-_PARAMETERS_OF = {kind: _parameters_of(kind) for kind in _OUTPUT_KINDS}
 
 
 @dataclass(frozen=True)
@@ -162,6 +54,8 @@ class Params:
         views: the clips and crops of a video.
         confidence: which images run again; None if none does.
         vectors: the form of embeddings.
+        label_set: the labels that images are compared with; None for the default, or a model
+            without label sets.
         answer_top_k: how many classes the engine returns: two at least show how certain it is.
     """
 
@@ -174,11 +68,22 @@ class Params:
     views: Views = field(default_factory=Views)
     confidence: Confidence | None = None
     vectors: VectorForm = field(default_factory=VectorForm)
+    label_set: LabelSet | None = None
     answer_top_k: int = field(init=False)
 
     def __post_init__(self) -> None:
         least = 0 if self.confidence is None else 2
         object.__setattr__(self, "answer_top_k", max(self.top_k, least))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those of the classes that are returned."""
+        return self.model.labels if self.label_set is None else self.label_set.labels
+
+    @property
+    def label_set_name(self) -> str:
+        """As `Job.label_set`."""
+        return "" if self.label_set is None else self.label_set.name
 
     @property
     def transform(self) -> Transform:
@@ -231,9 +136,13 @@ def parse_params(
             " only",
         )
     choices = parse_schedules(query, default_r, model)
+    label_set = None
+    if "text" in query:
+        label_set = parse_label_set(query["text"], model)
     top_k = 0
     if output_kind == "classes":
-        top_k = parse_top_k(query.get("top_k"), len(model.labels))
+        labels = model.labels if label_set is None else label_set.labels
+        top_k = parse_top_k(query.get("top_k"), len(labels))
     # Requests of images, the most frequent, do not enter the modules of these parameters.
     windows = Windows.MEAN
     views = Views()
@@ -251,6 +160,7 @@ def parse_params(
         windows=windows,
         views=views,
         vectors=parse_vector_form(query.get("normalize") or None),
+        label_set=label_set,
     )
 
 

@@ -15,7 +15,8 @@ class Prediction(BaseModel):
     label: str
     index: int = Field(description="The class number in the model's output.")
     score: float = Field(
-        description="Probability from 0 to 1; the logit for a model of activation none."
+        description="Probability from 0 to 1; the logit for a model of activation none, the cosine"
+        " of image and text for one of activation cosine."
     )
 
 
@@ -276,6 +277,13 @@ class LevelDescription(BaseModel):
     )
 
 
+class LabelSetDescription(BaseModel):
+    """Labels that images can be compared with: zero-shot classification."""
+
+    name: str = Field(description="For the parameter `text`.")
+    labels: int = Field(description="How many there are.")
+
+
 class ModelDescription(BaseModel):
     """One served model."""
 
@@ -286,7 +294,8 @@ class ModelDescription(BaseModel):
         description="Channels, height, width. The frames of a clip lie below each other."
     )
     classes: int = Field(
-        description="0 for a model without a classifier, which does not serve /classify."
+        description="0 for a model without a classifier, which does not serve /classify; with label"
+        " sets, the labels of the default."
     )
     tokens: int = Field(description="At the input, prefix tokens included.")
     blocks: int
@@ -295,7 +304,11 @@ class ModelDescription(BaseModel):
         " cosine (pairs) or by distance (nearest)."
     )
     activation: str = Field(
-        description="softmax, sigmoid or none: computes the scores. `confidence` needs softmax."
+        description="softmax, sigmoid, none or cosine: computes the scores. `confidence` needs"
+        " softmax."
+    )
+    label_sets: list[LabelSetDescription] = Field(
+        description="Of a model of zero-shot classification, the default first; empty for others."
     )
     embedding_dim: int = Field(description="How many numbers an embedding has.")
     matryoshka: bool = Field(

@@ -46,7 +46,8 @@ def expected_second_pass(
 
 def _key(params: Params, confidence: Confidence, first: Schedule) -> Hashable:
     """Return what images have in common of which about the same share is uncertain."""
-    return params.model.name, first, confidence.margins[first], confidence.schedule
+    margin = confidence.margins[first]
+    return params.model.name, params.label_set_name, first, margin, confidence.schedule
 
 
 class Cascade:
@@ -118,6 +119,7 @@ class Cascade:
                     request.response_kind.output,
                     request_id=request.context.id,
                     is_second=True,
+                    label_set=params.label_set_name,
                 )
         except TimeoutError:
             return CascadeResult.UNCERTAIN

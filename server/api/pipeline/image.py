@@ -220,6 +220,7 @@ class ImagePath:
             request_id=context.id,
             keep_slot=keep_slot,
             second=second,
+            label_set=params.label_set_name,
         )
         return Run(submitted, decode_ms, result)
 

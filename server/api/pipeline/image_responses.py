@@ -71,7 +71,7 @@ def class_fields(image: FinishedImage) -> dict[str, Any]:
     Most requests get these, and to validate them takes longer than to make them.
     """
     outcome = image.outcome
-    labels = image.params.model.labels
+    labels = image.params.labels
     top_k = image.params.top_k
     predictions = predictions_of(labels, outcome.classes[:top_k], outcome.scores[:top_k])
     return image_fields(image, predictions=predictions) | _pass_fields(image.passes)

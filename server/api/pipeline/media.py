@@ -181,7 +181,7 @@ class MediaPath:
         # To average, all classes are needed.
         top_k = request.params.top_k
         if len(waiting) > 1 and top_k:
-            top_k = len(request.params.model.labels)
+            top_k = len(request.params.labels)
         results: list[Result] = []
         while waiting:
             with contextlib.ExitStack() as further_slots:
@@ -218,6 +218,7 @@ class MediaPath:
             request.response_kind.output,
             request_id=request.context.id,
             keep_slot=keep_slot,
+            label_set=params.label_set_name,
         )
         outcome = result.outcome
         if outcome.failure or outcome.schedule is None:

@@ -101,7 +101,7 @@ class FinishedMedia:
 def build_classes(media: FinishedMedia) -> MediaAnswer:
     """Return the best classes by their mean scores, with their labels."""
     params = media.params
-    labels = params.model.labels
+    labels = params.labels
     schemas = _SCHEMAS[params.model.modality]
     classes, scores = best_classes(media.outcomes, params.top_k)
     fields = media_fields(media) | {"predictions": predictions_of(labels, classes, scores)}

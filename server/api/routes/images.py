@@ -11,7 +11,8 @@ from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 
 from server.api.contract.content_negotiation import prefers
-from server.api.contract.params import Params, openapi_parameters, parse_params
+from server.api.contract.openapi_parameters import openapi_parameters
+from server.api.contract.params import Params, parse_params
 from server.api.contract.problem_details import error_responses
 from server.api.contract.schemas import (
     Answer,

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from server.api.contract.problem_details import error_responses, problem_response
 from server.api.contract.schemas import (
     Health,
+    LabelSetDescription,
     LevelDescription,
     ModelDescription,
     Models,
@@ -114,6 +115,9 @@ def _describe(model: ModelInfo) -> ModelDescription:
         blocks=model.depth,
         merging=model.merging,
         activation=model.activation,
+        label_sets=[
+            LabelSetDescription(name=name, labels=len(labels)) for name, labels in model.label_sets
+        ],
         embedding_dim=model.embedding_dim,
         matryoshka=model.matryoshka,
         r_max=model.r_max,

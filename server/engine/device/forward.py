@@ -21,6 +21,7 @@ from server.engine.device.cuda_graphs import CudaRecorder, Graphs, Recorder
 from server.engine.device.graph_inputs import GraphInputs
 from server.engine.device.pinned_memory import InputArray, PinnedMemory
 from server.engine.device.readout import Readout, read_out
+from server.engine.device.text_head import TextHeads
 from server.engine.device.tolerance import judge, relative_errors
 from tome_core import MergedViT, Outputs, Pixels
 from tome_core.backends.cpu import kernels
@@ -75,6 +76,8 @@ class Forward:
         mean, std: per channel, for pixels on a scale of 0 to 1; not used for float32.
         activation: computes the scores; see `server.engine.device.readout`.
         input_dtype: of the pixels, uint8 or float32.
+        text: for zero-shot classification. The logits are then those of the default label set, and
+            the features are the embedding that is compared with the labels: the network's logits.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class Forward:
         device: torch.device,
         activation: str = "softmax",
         input_dtype: torch.dtype = torch.uint8,
+        text: TextHeads | None = None,
     ) -> None:
         self.network = network
+        self._text = text
         self._input_dtype = input_dtype
         self._device = device
         self._activation = activation
@@ -129,6 +134,7 @@ class Forward:
         *,
         source: bool = False,
         float_images: FloatImages | None = None,
+        label_sets: Sequence[str] = (),
     ) -> Readout:
         """Run ``pixels (B, C, H, W)``, of the input's dtype, with a schedule for each image.
 
@@ -138,7 +144,22 @@ class Forward:
             top: read out at least this many classes of each image, or all if there are fewer.
             source: return source maps too, as `MergedViT.outputs` does.
             float_images: images that replace their rows of ``pixels``, whose contents are ignored.
+            label_sets: names of that of each image; empty if all images have the default.
         """
+        readout = self._run(pixels, schedules, top, source, float_images)
+        if self._text is None or not label_sets:
+            return readout
+        return self._text.read_out_each(readout.outputs, label_sets, top)
+
+    def _run(
+        self,
+        pixels: InputArray,
+        schedules: Sequence[Schedule],
+        top: int,
+        source: bool,
+        float_images: FloatImages | None,
+    ) -> Readout:
+        """Return the readout of the default label set; the arguments are those of `run`."""
         graphs = self._graphs
         if graphs is not None and not source and float_images is None:
             match = graphs.find(schedules)
@@ -152,8 +173,17 @@ class Forward:
         inputs = self._network_input(self._to_device(pixels))
         if float_images is not None:
             inputs = self._replace_rows(inputs, float_images)
-        outputs = self.network.outputs(inputs, r=list(schedules), source=source)
+        outputs = self._outputs(inputs, list(schedules), source)
         return read_out(outputs, self._activation, top)
+
+    def _outputs(
+        self,
+        inputs: Tensor | Pixels,
+        r: Schedule | BoundedPlan | list[Schedule],
+        source: bool = False,
+    ) -> Outputs:
+        outputs = self.network.outputs(inputs, r=r, source=source)
+        return outputs if self._text is None else self._text.compare(outputs)
 
     @torch.inference_mode()
     def dense(self, pixels: InputArray, schedules: Sequence[Schedule]) -> Tensor:
@@ -223,7 +253,7 @@ class Forward:
         r: Schedule | Sequence[Schedule] | BoundedPlan,
     ) -> Readout:
         """Run ``pixels`` that are on the device. This is the pass that a graph records."""
-        outputs = self.network.outputs(self._network_input(pixels), r=r)
+        outputs = self._outputs(self._network_input(pixels), r)
         return read_out(outputs, self._activation, RECORDED_TOP)
 
     def _make_graph_inputs(self, pixels: Tensor) -> GraphInputs:
@@ -246,9 +276,9 @@ class Forward:
         best_errors: list[float] = []
         for match, schedules in graphs.test_batches(random.Random(0)):
             pixels = graphs.pixels[: len(schedules)]
-            reference = self.run_on_device(pixels, schedules).outputs.logits
+            reference = self._network_logits(self.run_on_device(pixels, schedules))
             readout = graphs.run(match, len(schedules))
-            logits = readout.outputs.logits
+            logits = self._network_logits(readout)
             errors += relative_errors([logits], [reference])
             regrouped = self._run_regrouped(pixels, schedules)
             rounding_errors += relative_errors([regrouped], [reference])
@@ -270,10 +300,15 @@ class Forward:
         half = len(schedules) // 2
         if half == 0:
             doubled = pixels.repeat(2, 1, 1, 1)
-            return self.run_on_device(doubled, [*schedules] * 2).outputs.logits[:1]
+            return self._network_logits(self.run_on_device(doubled, [*schedules] * 2))[:1]
         first = self.run_on_device(pixels[:half], schedules[:half])
         second = self.run_on_device(pixels[half:], schedules[half:])
-        return torch.cat([first.outputs.logits, second.outputs.logits])
+        return torch.cat([self._network_logits(first), self._network_logits(second)])
+
+    def _network_logits(self, readout: Readout) -> Tensor:
+        """Return the logits of the network itself: those of labels hide differences by a bias."""
+        outputs = readout.outputs
+        return outputs.logits if self._text is None else outputs.features
 
     def _network_input(self, pixels: Tensor) -> Tensor | Pixels:
         """Return the input of the network, which normalises `Pixels` itself."""

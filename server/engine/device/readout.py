@@ -23,6 +23,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": _softmax,
     "sigmoid": torch.sigmoid,
     "none": _identity,
+    "cosine": _identity,  # which the logits are then, see `text_head`
 }
 
 

@@ -19,9 +19,11 @@ class ImageInput(NamedTuple):
         schedule: under which the image runs.
         top_k: number of classes to return, beside other outputs too; 0 for none.
         output_kind: the output to return.
+        label_set: name of the labels to compare with; empty for the default, or a model without.
     """
 
     pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     schedule: Schedule
     top_k: int
     output_kind: OutputKind = "classes"
+    label_set: str = ""

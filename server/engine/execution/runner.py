@@ -16,6 +16,7 @@ from server.engine.device.self_check import GRAPHS, REFERENCE, REFERENCE_GRAPHS
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.image_output import ImageOutput
 from server.engine.execution.in_flight import BatchInFlight
+from server.engine.loading.label_vectors import text_heads
 from server.engine.loading.model_loader import LoadedModel
 from server.logs import log_step
 from tome_core import Outputs
@@ -47,6 +48,7 @@ class Runner:
             device,
             model.activation,
             getattr(torch, model.transform.dtype),
+            text_heads(model.label_sets, model.activation, device),
         )
 
     def record_graphs(self, max_batch: int) -> None:
@@ -82,6 +84,8 @@ class Runner:
     ) -> Tensor:
         """Return float32 logits ``(B, classes)``, each image under its own schedule.
 
+        Where there are label sets, those of the default.
+
         Args:
             pixels: ``(B, C, H, W)``, of the dtype of the model's transform.
         """
@@ -104,15 +108,29 @@ class Runner:
         At most two batches may be in flight, since there are two buffers for pixels.
         """
         pixels, float_images = self._gather(images)
+        most_labels = len(self.model.labels)
+        label_sets: Sequence[str] = ()
+        if any(image.label_set for image in images):
+            images = [self._limited(image) for image in images]
+            label_sets = [image.label_set for image in images]
+            most_labels = max(len(one.labels) for one in self.model.label_sets.values())
         most_classes = max(image.top_k for image in images)
         readout = self._forward.run(
             pixels,
             [image.schedule for image in images],
-            min(most_classes, len(self.model.labels)),
+            min(most_classes, most_labels),
             source=any(image.output_kind == "source" for image in images),
             float_images=float_images,
+            label_sets=label_sets,
         )
         return BatchInFlight(readout, images)
+
+    def _limited(self, image: ImageInput) -> ImageInput:
+        """Return ``image`` with at most as many classes as its label set has."""
+        labels = self.model.labels
+        if image.label_set:
+            labels = self.model.label_sets[image.label_set].labels
+        return image._replace(top_k=min(image.top_k, len(labels)))
 
     def run(self, images: Sequence[ImageInput]) -> list[ImageOutput]:
         """Run one forward pass and wait for its results."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,12 @@ from server.engine.loading.data_config import (
     resolve_data_config,
 )
 from server.engine.loading.front_end import audio_activation, make_audio_transform
+from server.engine.loading.label_vectors import (
+    LabelVectors,
+    activation_of,
+    check_width,
+    read_label_sets,
+)
 from server.engine.loading.labels import (
     Labels,
     default_labels,
@@ -59,7 +65,8 @@ class LoadedModel:
         mean, std: per channel, for pixels on a scale of 0 to 1; empty for a model of sound, whose
             inputs are normalised.
         activation: computes the scores from the logits.
-        labels: of the classes; empty for a model without a classifier.
+        labels: of the classes; empty for a model without a classifier. Where there are label sets,
+            those of the first.
         tokens, prefix: number of all tokens and of prefix tokens at the input of the first block.
         depth: number of blocks.
         grid: rows and columns of patches.
@@ -67,6 +74,8 @@ class LoadedModel:
         profile: the rows of the model's profile, by the text of their schedule; empty without one.
         acceleration: of the network; see `server.engine.device.self_check`.
         dtype_speedup: see `server.ipc.messages.ModelInfo`.
+        label_sets: for zero-shot classification, by name, the default first; the logits of the
+            network are then the embedding that is compared with them.
     """
 
     spec: ModelSpec
@@ -84,6 +93,7 @@ class LoadedModel:
     profile: dict[str, ProfileRow]
     acceleration: str
     dtype_speedup: float | None = None
+    label_sets: Mapping[str, LabelVectors] = field(default_factory=dict)
 
 
 def load_model(
@@ -126,8 +136,10 @@ def _load_once(
     levels: Sequence[int],
     allowed: Accelerations,
 ) -> LoadedModel:
+    label_sets = read_label_sets(spec)
     labels = read_labels(spec.labels) if spec.labels else None
     vit = create_with_weights(spec, labels)
+    check_width(spec, label_sets, vit.num_classes or vit.num_features)
     plain = _patch(spec, vit)
     model_input = _resolve_input(spec, vit)
     transform = model_input.transform
@@ -152,8 +164,8 @@ def _load_once(
         transform=transform,
         mean=model_input.mean,
         std=model_input.std,
-        activation=model_input.activation,
-        labels=resolve_labels(spec, labels or model_input.labels, vit.num_classes),
+        activation=activation_of(spec, label_sets) if label_sets else model_input.activation,
+        labels=_resolve_labels(spec, labels or model_input.labels, vit, label_sets),
         tokens=tokens,
         prefix=prefix,
         depth=len(network.adapter.blocks),
@@ -162,7 +174,16 @@ def _load_once(
         profile=_read_profile(spec),
         acceleration=checked.acceleration,
         dtype_speedup=choice.speedup,
+        label_sets=label_sets,
     )
+
+
+def _resolve_labels(
+    spec: ModelSpec, labels: Labels | None, vit: Any, label_sets: Mapping[str, LabelVectors]
+) -> Labels:
+    for default in label_sets.values():
+        return default.labels
+    return resolve_labels(spec, labels, vit.num_classes)
 
 
 def _read_profile(spec: ModelSpec) -> dict[str, ProfileRow]:

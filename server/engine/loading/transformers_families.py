@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from timm.layers import GELUTanh, LayerNorm, QuickGELU, SwiGLUPacked
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
@@ -13,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from server.engine.loading.sinusoids import sinusoid_positions
-from server.engine.loading.transformers_names import fill_key_biases
+from server.engine.loading.transformers_names import PROJECTION, fill_key_biases
 from server.errors import ConfigError
 from server.media.modality import Modality
 from tome_core.adapters.class_and_mean import ClassAndMeanViT
@@ -186,16 +187,26 @@ def _build_siglip(config: Config, tensors: StateDict, arguments: dict[str, Any])
 
 
 def _build_clip(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
-    """Build CLIP: its classifier reads the mean of patches without a norm."""
+    """Build CLIP: its classifier reads the mean of patches without a norm.
+
+    With its projection among the tensors, that is the head, and reads the class token.
+    """
+    projection = tensors.pop(PROJECTION, None)
     has_classifier = "head.weight" in tensors
+    if projection is not None:
+        arguments["num_classes"] = len(projection)
     if has_classifier:
         _drop(tensors, "norm.")
-    return VisionTransformer(
+    vit = VisionTransformer(
         pre_norm=True,
         final_norm=not has_classifier,
         global_pool="avg" if has_classifier else "token",
         **arguments,
     )
+    if projection is not None:
+        tensors["head.weight"] = projection
+        tensors["head.bias"] = torch.zeros(len(projection))
+    return vit
 
 
 def _build_ast(config: Config, tensors: StateDict, arguments: dict[str, Any]) -> nn.Module:
@@ -262,6 +273,7 @@ class Family:
         antialias: whether transformers resizes its positions with antialiasing.
         modality: what it takes.
         stride: of video: see `VideoTransform`; as the authors of the model sample.
+        has_projection: whether a linear layer leads to the space that images share with texts.
         renamed: what the other types call fields that its configuration calls otherwise.
     """
 
@@ -271,6 +283,7 @@ class Family:
     antialias: bool = False
     modality: Modality = Modality.IMAGE
     stride: int = 4
+    has_projection: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -282,8 +295,8 @@ FAMILIES = {
     "dinov2_with_registers": Family(_build_dinov2, _DINOV2, "Bit", antialias=True),
     "siglip": Family(_build_siglip, _SIGLIP, "Siglip"),
     "siglip_vision_model": Family(_build_siglip, _SIGLIP, "Siglip"),
-    "clip": Family(_build_clip, _CLIP, "CLIP"),
-    "clip_vision_model": Family(_build_clip, _CLIP, "CLIP"),
+    "clip": Family(_build_clip, _CLIP, "CLIP", has_projection=True),
+    "clip_vision_model": Family(_build_clip, _CLIP, "CLIP", has_projection=True),
     "audio-spectrogram-transformer": Family(_build_ast, _AST, "", modality=Modality.AUDIO),
     "videomae": Family(_build_videomae, _VIDEOMAE, "VideoMAE", modality=Modality.VIDEO),
     "vivit": Family(_build_vivit, _VIVIT, "Vivit", modality=Modality.VIDEO, stride=2),

@@ -29,6 +29,7 @@ from server.engine.loading.transformers_families import (
     StateDict,
 )
 from server.engine.loading.transformers_names import (
+    PROJECTION,
     is_transformers,
     names_in_file,
     transformers_to_timm,
@@ -77,6 +78,8 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
             f" {next(iter(state_dict))}"
         )
     tensors = transformers_to_timm(state_dict)
+    if spec.text is not None:
+        _keep_projection(spec, family, state_dict, tensors, path)
     try:
         vit = _BUILDERS[family.modality](spec, folder, family, settings, tensors)
     except ConfigError:
@@ -95,6 +98,29 @@ def load_transformers_model(spec: ModelSpec, folder: Path, path: Path, config: C
     if family.modality is not Modality.AUDIO:
         _check_activation(spec, config)
     return vit
+
+
+def _keep_projection(
+    spec: ModelSpec, family: Family, state_dict: StateDict, tensors: StateDict, path: Path
+) -> None:
+    """Add to ``tensors`` what leads to the embedding that is compared with labels.
+
+    Raises:
+        ConfigError: there is a classifier, or CLIP's projection is missing.
+    """
+    if "head.weight" in tensors:
+        raise ConfigError(
+            f"model {spec.name}: text needs an embedding, and {path} is of a model with a"
+            " classifier: leave text out, or name the model that the text tower belongs to"
+        )
+    if not family.has_projection:
+        return
+    if PROJECTION not in state_dict:
+        raise ConfigError(
+            f"model {spec.name}: text needs {PROJECTION}, which {path} lacks: save CLIPModel or"
+            " CLIPVisionModelWithProjection"
+        )
+    tensors[PROJECTION] = state_dict[PROJECTION]
 
 
 def _check_modality(spec: ModelSpec, family: Family, path: Path) -> None:

@@ -22,9 +22,11 @@ _PATCH_EMBEDDING = re.compile(
     r"(?:[a-z0-9_]+\.)?embeddings\.patch_embeddings?(?:\.projection)?\.weight"
     r"|(?:vjepa2\.)?encoder\.embeddings\.patch_embeddings\.proj\.weight"
 )
+# Of CLIP: from its pooled features to the space that it shares with texts.
+PROJECTION = "visual_projection.weight"
 # Parts that take no part in what the server computes: the text models and projections of CLIP and
-# SigLIP, the tokens of masked pre-training, the tanh layer of ViTModel's pooler_output, buffers,
-# and the predictor with which V-JEPA 2 is pre-trained.
+# SigLIP (but see `PROJECTION`), the tokens of masked pre-training, the tanh layer of ViTModel's
+# pooler_output, buffers, and the predictor with which V-JEPA 2 is pre-trained.
 _LEFT_OUT = re.compile(
     r"text_model\.|text_projection\.|visual_projection\.|logit_scale$|logit_bias$"
     r"|(?:.*\.)?(?:mask_token|position_ids|relative_position_index)$"

@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 def _row_of_image(image: FinishedImage) -> Row:
     outcome = image.outcome
-    labels = image.params.model.labels
+    labels = image.params.labels
     top_k = image.params.top_k
     best = [labels[index] for index in outcome.classes[:top_k]]
     passes = image.passes

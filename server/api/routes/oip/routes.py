@@ -59,7 +59,7 @@ _OPENAPI_INFER: dict[str, Any] = {
             "One input: `image` (BYTES, [n], encoded images; base64 in JSON), for a model of sound"
             " `audio`, for one of video `video`; or `pixel_values` ([n, C, H, W], of video"
             " [n, T, C, H, W]): FP32 that is normalised, or, but for sound, UINT8 that is not."
-            " Parameters: `r`, `top_k`, `deadline_ms`, `r_max`, `min_accuracy`,"
+            " Parameters: `r`, `top_k`, `text`, `deadline_ms`, `r_max`, `min_accuracy`,"
             " `min_agreement`, for images"
             " `confidence` and `confidence_r`, for sounds and videos `windows`, for videos `clips`"
             " and `crops`, `binary_data_output`, and Triton's `timeout`. Triton's `priority`,"

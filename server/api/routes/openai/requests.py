@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 from starlette.datastructures import QueryParams
 
 from server.api.contract.auto_schedules import AUTO
+from server.api.contract.openapi_parameters import openapi_parameters
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
@@ -18,7 +19,6 @@ from server.api.contract.params import (
     Params,
     check_names,
     find_model,
-    openapi_parameters,
     parse_deadline,
     parse_params,
     parse_r,

@@ -20,7 +20,8 @@ from server.api.contract.openai_schemas import (
     OpenAIModel,
     OpenAIModelList,
 )
-from server.api.contract.params import find_model, openapi_parameters
+from server.api.contract.openapi_parameters import openapi_parameters
+from server.api.contract.params import find_model
 from server.api.middleware.request_context import RequestContext
 from server.api.pipeline.json_images import MAX_IMAGES
 from server.api.routes.images import timed_response

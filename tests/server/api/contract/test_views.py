@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import QueryParams
 
-from server.api.contract.params import Params, openapi_parameters, parse_params
+from server.api.contract.openapi_parameters import openapi_parameters
+from server.api.contract.params import Params, parse_params
 from server.errors import InvalidParameter
 from server.media.transforms import VideoTransform
 from tests.server.api.pipeline.fakes import AUDIO_MODEL, MODEL, VIDEO_MODEL

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import QueryParams
 
-from server.api.contract.params import openapi_parameters, parse_params
+from server.api.contract.openapi_parameters import openapi_parameters
+from server.api.contract.params import parse_params
 from server.api.contract.windows import Windows
 from server.errors import InvalidParameter
 from server.ipc.messages import OutputKind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -221,6 +221,8 @@ class Model:
         activation: computes the scores: ``softmax``, which ``confidence`` needs, or another.
         embedding_dim: numbers of an embedding; None where the server does not say.
         matryoshka: whether the first numbers of an embedding are one too.
+        label_sets: numbers of labels by the names of the sets that images can be compared with, the
+            default first; empty for models without zero-shot classification.
         modality: ``image``, ``audio`` or ``video``: what the model takes.
         window_seconds: duration of one window of a sound; None for other models.
         frames: of a clip of video, as the following; None for other models.
@@ -250,6 +252,7 @@ class Model:
     activation: str = "softmax"
     embedding_dim: int | None = None
     matryoshka: bool = False
+    label_sets: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Model:
@@ -281,6 +284,7 @@ class Model:
             activation=answer.get("activation", "softmax"),
             embedding_dim=answer.get("embedding_dim"),
             matryoshka=answer.get("matryoshka", False),
+            label_sets={each["name"]: each["labels"] for each in answer.get("label_sets", ())},
             **of_media,
             **{name: answer[name] for name in names},
         )

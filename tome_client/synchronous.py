@@ -71,13 +71,17 @@ class Client:
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
+        text: str | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
         clips: int | None = None,
         crops: int | None = None,
     ) -> Classification:
-        """Return the best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds."""
+        """Return the best ``top_k`` classes of an image, within ``deadline_ms`` milliseconds.
+
+        ``text`` names one of the `Model.label_sets`.
+        """
         query = parameters(
             r=r,
             r_max=r_max,
@@ -86,6 +90,7 @@ class Client:
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
+            text=text,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
@@ -106,6 +111,7 @@ class Client:
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
+        text: str | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -121,6 +127,7 @@ class Client:
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
+            text=text,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,

@@ -46,6 +46,7 @@ def classify(
     windows: Windows = "mean",
     clips: int | None = None,
     crops: int | None = None,
+    text: str = "",
     as_json: bool = False,
 ) -> int:
     """Print the best classes of each image, sound or video; return the exit code.
@@ -57,7 +58,7 @@ def classify(
         confidence: the margin between the two best probabilities below which an image runs again,
             under the schedule ``confidence_r``; ``auto`` takes it from the model's profile.
         windows: of a sound or a video: the first, the mean, or each as well.
-        clips, crops: see `pick_model`.
+        clips, crops, text: see `pick_model`.
         as_json: print one JSON object a line, with the members of the answer over HTTP and
             ``file``; or with ``file`` and ``error``.
 
@@ -67,7 +68,7 @@ def classify(
     readable = [file for file in files if _is_readable(file, as_json)]
     if not readable:
         return 1  # without the seconds that the model takes
-    spec = pick_model(settings, model, clips, crops, profiles=confidence == "auto")
+    spec = pick_model(settings, model, clips, crops, profiles=confidence == "auto", text=text)
     runner = load_runner(settings, spec)
     if not runner.model.labels:
         raise ConfigError(f"model {runner.model.spec.name} has no classifier")

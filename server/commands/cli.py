@@ -23,8 +23,9 @@ from server.commands.flags import (
     ModelsCommand,
     TuneCommand,
     VisualizeCommand,
-    settings_command,
 )
+from server.commands.settings_command import settings_command
+from server.commands.text.flags import TextCommand
 from server.errors import ConfigError, EngineStartError, RequestError
 from server.settings import VERSION, ModelSettings, Settings
 
@@ -60,6 +61,11 @@ _COMMANDS = (
         "tune MODEL FOLDER",
         "measure on pictures without labels how often each r keeps the class of r=0, how fast it"
         " is, and which rule of merging is best; write the model's profile",
+    ),
+    (
+        "text MODEL LABELS",
+        "write the vectors of labels, by the text tower of a CLIP or SigLIP, for zero-shot"
+        " classification",
     ),
     ("load [FILE]", "send requests to a server; report latency, goodput and the r that was used"),
     ("top", "watch a server: throughput by r, latency, speed-up, queue, refusals"),
@@ -145,6 +151,7 @@ def _classify(command: ClassifyCommand) -> int:
         windows=command.windows,
         clips=command.clips,
         crops=command.crops,
+        text=command.text,
         as_json=command.json_lines,
     )
 
@@ -194,6 +201,7 @@ def _evaluate(command: EvaluateCommand) -> int:
         rules=command.rules,
         clips=command.clips,
         crops=command.crops,
+        text=command.text,
     )
     if command.profile is not None:
         write_profile(command.profile, rows, conditions)
@@ -215,6 +223,13 @@ def _tune(command: TuneCommand) -> int:
     from server.commands.tuning.command import tune
 
     return tune(command)
+
+
+def _text(command: TextCommand) -> int:
+    logs.configure_terminal(command.log_level)
+    with logs.log_step(log, "importing PyTorch"):
+        from server.commands.text.command import write_text
+    return write_text(command)
 
 
 def _check_folders(*written: Path | None) -> None:
@@ -257,6 +272,7 @@ class _Commands(click.Group):
         settings_command("visualize", VisualizeCommand, _visualize),
         settings_command("evaluate", EvaluateCommand, _evaluate, repeated="r"),
         settings_command("tune", TuneCommand, _tune, repeated="r"),
+        settings_command("text", TextCommand, _text),
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

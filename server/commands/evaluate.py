@@ -83,6 +83,7 @@ def evaluate(
     rules: Sequence[RuleName] = (),
     clips: int | None = None,
     crops: int | None = None,
+    text: str = "",
 ) -> tuple[list[ProfileRow], dict[str, object]]:
     """Measure and print the tables; return their rows and the conditions of the measurement.
 
@@ -92,13 +93,13 @@ def evaluate(
             model.
         rules: by which tokens merge, the one that speeds are compared with first; none: by that of
             the model's entry.
-        clips, crops: see `pick_model`.
+        clips, crops, text: see `pick_model`.
 
     Raises:
         ConfigError: there is no such data, one of its classes is not a label of the model, or a
             schedule does not fit it.
     """
-    spec = pick_model(settings, model, clips, crops)
+    spec = pick_model(settings, model, clips, crops, text=text)
     runners = [
         load_runner(settings, spec.model_copy(update={"merging": rule}))
         for rule in rules or (spec.merging,)
@@ -114,6 +115,8 @@ def evaluate(
     conditions: dict[str, object] = {"model": spec.name}
     if spec.checkpoint is not None:
         conditions["weights"] = weights_digest(spec.checkpoint)
+    if spec.text is not None:
+        conditions["text"] = next(iter(spec.label_files))
     with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):
         rows = measure(runners, schedules, data, targets, batch)
     for each in runners:

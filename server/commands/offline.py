@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,7 @@ def pick_model(
     clips: int | None = None,
     crops: int | None = None,
     profiles: bool = False,
+    text: str = "",
 ) -> ModelSpec:
     """Return the model ``name`` of the catalog, by default its first.
 
@@ -57,18 +59,36 @@ def pick_model(
         clips, crops: instead of those of the entry, of a model of video; None for these.
         profiles: whether its profile is needed. It is for a server, and may be what `evaluate` is
             about to write.
+        text: the only label set that it then has; empty for those of the entry.
 
     Raises:
-        ConfigError: there is no model of that name.
+        ConfigError: there is no model of that name, or no such label set of it.
     """
     views = {"clips": clips, "crops": crops}
     given = {field: value for field, value in views.items() if value is not None}
     specs = read_catalog(settings.config, settings.models, profiles=profiles)
     for spec in specs:
         if name in ("", spec.name):
+            if text:
+                given_text = _pick_label_set(spec, text)
+                return spec.model_copy(update={**given, "text": given_text})
             return spec.model_copy(update=given)
     names = ", ".join(spec.name for spec in specs)
     raise ConfigError(f"there is no model {name!r}; there are {names}")
+
+
+def _pick_label_set(spec: ModelSpec, name: str) -> dict[str, Path]:
+    files = spec.label_files
+    if name not in files:
+        known = f"there are {', '.join(files)}" if files else "it has none"
+        raise ConfigError(f"model {spec.name} has no label set {name!r}; {known}")
+    return {name: files[name]}
+
+
+def label_set_versions(spec: ModelSpec) -> list[list[Any]]:
+    """Return path, size and time of change of each file of labels of a model."""
+    stats = [(path, path.stat()) for path in spec.label_files.values()]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 def load_runner(

@@ -33,4 +33,5 @@ def classify_folder(command: ClassifyCommand, output: Path) -> int:
         if getattr(command, name) != default:
             flag = "--json" if name == "json_lines" else f"--{name.replace('_', '-')}"
             raise ConfigError(f"{flag} is for single files, without -o")
-    return run_folder(command, command.files[0], Classify(output, command.top_k))
+    task = Classify(output, command.top_k)
+    return run_folder(command, command.files[0], task, command.text)

@@ -25,7 +25,12 @@ from server.commands.folders.decoding import ParallelDecoder, Picture
 from server.commands.folders.listing import digest_paths, list_pictures
 from server.commands.folders.results import Results, Task
 from server.commands.folders.working_file import Record, WorkingFile
-from server.commands.offline import load_runner, parse_schedule, pick_model
+from server.commands.offline import (
+    label_set_versions,
+    load_runner,
+    parse_schedule,
+    pick_model,
+)
 from server.engine.device.placement import pick_device
 from server.engine.execution.in_flight import BatchInFlight
 from server.engine.execution.runner import Runner
@@ -47,7 +52,7 @@ _BATCHES_AHEAD = 2
 _FAILURES_PRINTED = 20
 
 
-def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
+def run_folder(settings: FolderSettings, source: Path, task: Task, text: str = "") -> int:
     """Compute and write the results for all pictures of ``source``; return the exit code.
 
     It is 1 if no picture has a result, else 0.
@@ -56,6 +61,7 @@ def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
         settings: how.
         source: a folder, or a text file with one path a line.
         task: what.
+        text: see `pick_model`.
 
     Raises:
         ConfigError: a setting or file is wrong, or an interrupted run differs from this one.
@@ -64,7 +70,7 @@ def run_folder(settings: FolderSettings, source: Path, task: Task) -> int:
     output = task.output
     _check_writable(output)
     _check_source(source, output)
-    spec = pick_model(settings, settings.model)
+    spec = pick_model(settings, settings.model, text=text)
     paths = list_pictures(source, recursive=settings.recursive)
     task.check_list(paths)
     working_file = WorkingFile(
@@ -126,6 +132,7 @@ def _identity(
         "model": spec.name,
         "the model's entry": [hashlib.sha256(entry.encode()).hexdigest()],
         "weights": weights,
+        "the label sets": label_set_versions(spec),
         "r": settings.r,
         "--device": str(pick_device(settings.device)),
         "--dtype": settings.dtype,

@@ -17,6 +17,7 @@ from server.catalog.profiles import read_profile, write_profile
 from server.commands.console import make_progress
 from server.commands.flags import TuneCommand
 from server.commands.offline import (
+    label_set_versions,
     load_runner,
     parse_schedules,
     pick_model,
@@ -35,6 +36,7 @@ from server.commands.tuning.rule_choice import (
 )
 from server.commands.tuning.state import RuleRecord, StateFile, TuningState, fingerprint
 from server.engine.execution.runner import Runner
+from server.engine.loading.label_vectors import activation_of, read_label_sets
 from server.engine.loading.model_loader import find_checkpoint
 from server.errors import ConfigError
 from server.media.modality import Modality
@@ -77,7 +79,9 @@ def begin(command: TuneCommand) -> Tuning:
     Raises:
         ConfigError: see `tune`.
     """
-    spec = pick_model(command, command.model)
+    spec = pick_model(command, command.model, text=command.text)
+    if label_sets := read_label_sets(spec):
+        spec = spec.model_copy(update={"activation": activation_of(spec, label_sets)})
     profile = command.profile or Path(f"{spec.name}.profile.json")
     _check_profile(profile)
     pictures = open_pictures(command.folder, command.limit)
@@ -113,7 +117,14 @@ def _fingerprint(command: TuneCommand, spec: ModelSpec, pictures: Pictures) -> s
     options = command.model_dump(
         mode="json", include={"r", "batch", "device", "dtype", "cpu_isa", "threads"}
     )
-    return fingerprint(VERSION, spec.model_dump(mode="json"), weights, options, pictures.identity())
+    return fingerprint(
+        VERSION,
+        spec.model_dump(mode="json"),
+        weights,
+        label_set_versions(spec),
+        options,
+        pictures.identity(),
+    )
 
 
 def _begin_state(file: StateFile, *, fresh: bool) -> TuningState:

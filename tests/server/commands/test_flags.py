@@ -11,8 +11,8 @@ from server.commands.flags import (
     ClassifyCommand,
     EvaluateCommand,
     VisualizeCommand,
-    settings_command,
 )
+from server.commands.settings_command import settings_command
 from server.errors import ConfigError
 from tome_load.command import LoadCommand
 

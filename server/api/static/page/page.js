@@ -120,7 +120,8 @@ async function answer(signal) {
 
 async function ask(query, signal) {
   const windows = model.modality === uploads.IMAGE ? {} : { windows: "each" };
-  const found = await api.ask(endpoint(), upload(), { ...query, ...windows, model: model.name }, signal);
+  const text = model.label_sets.length ? { text: at("text").value } : {};
+  const found = await api.ask(endpoint(), upload(), { ...query, ...windows, ...text, model: model.name }, signal);
   // A pass that it shared with others took longer for other reasons than r.
   const isOne = !(found.passes?.length > 1);
   if (isOne && found.batch_size <= inputs(found)) alone.add(model.name, found.r, found.timing_ms.forward);
@@ -212,6 +213,8 @@ function chooseModel(name) {
   at("model").value = name;
   uploads.show(model.modality, chooseExample);
   recording.abandon();
+  at("text").replaceChildren(...model.label_sets.map(each => new Option(`${each.name} (${each.labels})`, each.name)));
+  at("text-choice").hidden = model.label_sets.length < 2;
   at("again-line").hidden = model.modality !== uploads.IMAGE || model.classes < 2 || model.activation !== "softmax";
   if (model.modality === uploads.AUDIO) recording.limitTo(model.max_seconds);
   // The frames of a contact sheet are four in a row.
@@ -270,6 +273,7 @@ function listen() {
   at("again").addEventListener("change", update);
   at("margin").addEventListener("change", () => at("again").checked && update());
   at("model").addEventListener("change", event => chooseModel(event.target.value));
+  at("text").addEventListener("change", renew);
   at("measure").addEventListener("click", () => model && upload() && only(measure));
   at("file").addEventListener("change", event => event.target.files[0] && chooseUpload(event.target.files[0]));
   document.addEventListener("paste", event => take(event, event.clipboardData));

@@ -1,4 +1,4 @@
-"""Text towers of transformers and open_clip: from texts to the space that they share with images."""
+"""Text towers of transformers and open_clip: vectors of texts in the space shared with images."""
 
 from __future__ import annotations
 

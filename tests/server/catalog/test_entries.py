@@ -63,7 +63,7 @@ def test_a_folder_is_relative_to_the_toml_file(tmp_path: Path) -> None:
         (TABLE + "image_size = 3\n", "image_size: Extra inputs are not permitted"),
         (
             TABLE + 'activation = "relu"\n',
-            "activation: Input should be 'softmax', 'sigmoid' or 'none'",
+            "activation: Input should be 'softmax', 'sigmoid', 'none' or 'cosine'",
         ),
         (TABLE + "std = [0.5, 0, 0.5]\n", r"std\.1: Input should be greater than 0"),
         (TABLE + "mean = [nan]\n", r"mean\.0: Input should be a finite number"),
@@ -126,3 +126,29 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read .*no\.toml: No such file"):
         read_catalog(tmp_path / "no.toml", ())
+
+
+def test_a_label_set_is_a_file_or_a_table_of_them(tmp_path: Path) -> None:
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    file = tmp_path / "b.safetensors"
+    (spec,) = read_catalog(write(tmp_path, TABLE + 'text = "b.safetensors"\n'), ())
+    assert spec.label_files == {"default": file}
+    text = 'text = { birds = "b.safetensors", a = "b.safetensors" }\n'
+    (spec,) = read_catalog(write(tmp_path, TABLE + text), ())
+    assert list(spec.label_files.items()) == [("birds", file), ("a", file)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('"none.safetensors"', r"model a: text: there is no file .*none\.safetensors"),
+        ('{ b = "none.safetensors" }', r"model a: text: there is no file .*none\.safetensors"),
+        ("{}", "model a: text: the table names no file"),
+        ('{ "b c" = "a" }', "String should match pattern"),
+        ("3", "model 1: text"),
+    ],
+)
+def test_mistakes_in_label_sets(tmp_path: Path, text: str, sentence: str) -> None:
+    path = write(tmp_path, TABLE + f"text = {text}\n")
+    with pytest.raises(ConfigError, match=sentence):
+        read_catalog(path, ())

@@ -192,6 +192,21 @@ def others_server(others_folder: Path) -> Iterator[RunningServer]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.server.tiny_pairs import write_pairs  # transformers takes seconds to import
+
+    return write_pairs(tmp_path_factory.mktemp("pairs")).parent
+
+
+@pytest.fixture(scope="session")
+def pairs_server(pairs_folder: Path) -> Iterator[RunningServer]:
+    """A server with the models of `tests.server.tiny_pairs`, which have label sets."""
+    config = pairs_folder / "models.toml"
+    with run_server(config=config, levels="0,4", dtype="float32", api_workers=1) as running:
+        yield running
+
+
 def eventually(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until ``condition`` holds; a busy machine takes a minute to start an engine."""
     end = time.monotonic() + seconds

@@ -246,7 +246,7 @@ class TestOtherEndpoints:
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
             "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
-            "merging", "activation", "embedding_dim", "matryoshka",
+            "merging", "activation", "label_sets", "embedding_dim", "matryoshka",
             "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10

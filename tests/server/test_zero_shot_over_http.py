@@ -16,7 +16,7 @@ import tritonclient.http as triton
 from PIL import Image
 
 from server.commands.cli import main
-from tests.server.conftest import run_server
+from tests.server.conftest import RunningServer
 from tests.server.tiny_pairs import (
     BIRDS,
     COLOURS,
@@ -26,32 +26,10 @@ from tests.server.tiny_pairs import (
     make_pair,
     normalised,
     probabilities,
-    save_pair,
 )
 from tome_client import Client, ProblemError
 
 PICTURES = images(4)
-MODELS = """
-[[models]]
-name = "clip"
-timm = "local-dir:clip"
-text = { birds = "clip-birds.safetensors", colours = "clip-colours.safetensors" }
-
-[[models]]
-name = "siglip"
-timm = "local-dir:siglip"
-text = "siglip-birds.safetensors"
-
-[[models]]
-name = "cosine"
-timm = "local-dir:clip"
-text = "clip-birds.safetensors"
-activation = "cosine"
-
-[[models]]
-name = "features"
-timm = "local-dir:clip"
-"""
 
 
 def png(pixels: Any) -> bytes:
@@ -61,27 +39,13 @@ def png(pixels: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models in their folders, and label sets that the command wrote."""
-    folder = tmp_path_factory.mktemp("pairs")
-    (folder / "birds.txt").write_text("\n".join(BIRDS) + "\n")
-    (folder / "colours.txt").write_text("\n".join(COLOURS))
-    for kind in ("clip", "siglip"):
-        save_pair(make_pair(kind), folder / kind)
-    for kind, name in (("clip", "birds"), ("clip", "colours"), ("siglip", "birds")):
-        output = folder / f"{kind}-{name}.safetensors"
-        arguments = ["text", str(folder / kind), str(folder / f"{name}.txt"), "-o", str(output)]
-        assert main([*arguments, "--device", "cpu", "--log-level", "error"]) == 0
-    (folder / "models.toml").write_text(MODELS)
-    return folder
+def folder(pairs_folder: Path) -> Path:
+    return pairs_folder
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path) -> Iterator[str]:
-    with run_server(
-        config=folder / "models.toml", levels="0,4", dtype="float32", api_workers=1
-    ) as running:
-        yield running.url
+def url(pairs_server: RunningServer) -> str:
+    return pairs_server.url
 
 
 @pytest.fixture(scope="module")

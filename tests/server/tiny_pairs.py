@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
+from server.commands.cli import main
 from tests.server.engine.loading.published import randomise
 
 SIDE = 32
@@ -23,6 +24,29 @@ TEMPLATES = ("a photo of a {}.", "{}", "the {} in the garden")
 # What the configurations of transformers have where nothing else is said.
 MEANS = {"clip": (0.48145466, 0.4578275, 0.40821073), "siglip": (0.5, 0.5, 0.5)}
 STDS = {"clip": (0.26862954, 0.26130258, 0.27577711), "siglip": (0.5, 0.5, 0.5)}
+
+# Entries of their folders, of which the last two are the same CLIP.
+MODELS = """
+[[models]]
+name = "clip"
+timm = "local-dir:clip"
+text = { birds = "clip-birds.safetensors", colours = "clip-colours.safetensors" }
+
+[[models]]
+name = "siglip"
+timm = "local-dir:siglip"
+text = "siglip-birds.safetensors"
+
+[[models]]
+name = "cosine"
+timm = "local-dir:clip"
+text = "clip-birds.safetensors"
+activation = "cosine"
+
+[[models]]
+name = "features"
+timm = "local-dir:clip"
+"""
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _VISION = {
@@ -112,3 +136,17 @@ def images(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Pictures of the model's own size, ``uint8 (count, H, W, 3)``: nothing is resized."""
     values = np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3))
     return values.astype(np.uint8)
+
+
+def write_pairs(folder: Path) -> Path:
+    """Save both with label sets that ``tome-serve text`` writes; return the models file."""
+    (folder / "birds.txt").write_text("\n".join(BIRDS) + "\n")
+    (folder / "colours.txt").write_text("\n".join(COLOURS))
+    for kind in ("clip", "siglip"):
+        save_pair(make_pair(kind), folder / kind)
+    for kind, name in (("clip", "birds"), ("clip", "colours"), ("siglip", "birds")):
+        output = folder / f"{kind}-{name}.safetensors"
+        arguments = ["text", str(folder / kind), str(folder / f"{name}.txt"), "-o", str(output)]
+        assert main([*arguments, "--device", "cpu", "--log-level", "error"]) == 0
+    (folder / "models.toml").write_text(MODELS)
+    return folder / "models.toml"

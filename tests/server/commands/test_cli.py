@@ -43,7 +43,18 @@ def test_help_says_in_full_what_each_command_does(tome_serve: Run) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "models", "classify", "embed", "visualize", "evaluate", "tune", "load", "top"],
+    [
+        "serve",
+        "models",
+        "classify",
+        "embed",
+        "visualize",
+        "evaluate",
+        "tune",
+        "text",
+        "load",
+        "top",
+    ],
 )
 def test_each_command_has_help(tome_serve: Run, command: str) -> None:
     result = tome_serve(command, "--help")

@@ -41,6 +41,7 @@ JOBS = st.builds(
         SecondPass, schedule=SCHEDULES, shares=st.lists(st.floats(0, 1), max_size=6).map(tuple)
     ),
     is_second=st.booleans(),
+    label_set=st.text(max_size=8),
 )
 OUTCOMES = st.builds(
     Outcome,

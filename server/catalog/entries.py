@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 
 from server.errors import ConfigError
 from server.media.modality import Modality
@@ -33,6 +33,18 @@ _NAME_CHARACTERS = "A-Za-z0-9._-"
 # What requests call the label set of an entry that names one file of them.
 DEFAULT_LABEL_SET = "default"
 Name = Annotated[str, Field(pattern=rf"^[{_NAME_CHARACTERS}]+$")]
+
+
+def _as_table(value: Any) -> Any:
+    """Return the table of label sets that an entry with one file stands for."""
+    if isinstance(value, str | Path):
+        return {DEFAULT_LABEL_SET: value}
+    if not isinstance(value, dict | None):
+        raise ValueError("it must be a file, or a table of several by name")
+    return value
+
+
+LabelFiles = Annotated[dict[Name, Path] | None, BeforeValidator(_as_table)]
 
 
 class ModelSpec(BaseModel):
@@ -65,7 +77,7 @@ class ModelSpec(BaseModel):
         description="Text file, one label a line; default: those of the folder, or timm's ImageNet"
         " names.",
     )
-    text: Path | dict[Name, Path] | None = Field(
+    text: LabelFiles = Field(
         None,
         description="Label set for zero-shot classification, a file that `tome-serve text` wrote;"
         " or a table of several by name, the default first.",
@@ -143,8 +155,6 @@ class ModelSpec(BaseModel):
     @property
     def label_files(self) -> dict[str, Path]:
         """The file of each label set, by its name, the default first; empty without ``text``."""
-        if isinstance(self.text, Path):
-            return {DEFAULT_LABEL_SET: self.text}
         return self.text or {}
 
 

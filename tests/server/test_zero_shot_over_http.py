@@ -27,7 +27,7 @@ from tests.server.tiny_pairs import (
     normalised,
     probabilities,
 )
-from tome_client import Client, ProblemError
+from tome_client import Classification, Client, ProblemError
 
 PICTURES = images(4)
 
@@ -172,7 +172,8 @@ def test_the_client_names_a_label_set(url: str) -> None:
     with Client(url) as client:
         best = client.classify(png(PICTURES[0]), model="clip", text="colours")
         assert {each.label for each in best.predictions} == set(COLOURS)
-        (first, _) = client.classify_many([png(PICTURES[0])] * 2, model="clip", text="colours")
+        first, _ = client.classify_many([png(PICTURES[0])] * 2, model="clip", text="colours")
+        assert isinstance(first, Classification)
         assert first.predictions[0].label == best.predictions[0].label
         assert client.models()[0].label_sets == {"birds": 6, "colours": 2}
         with pytest.raises(ProblemError, match="birds, colours"):

@@ -179,7 +179,7 @@ class Forward:
     def _outputs(
         self,
         inputs: Tensor | Pixels,
-        r: Schedule | BoundedPlan | list[Schedule],
+        r: Schedule | Sequence[Schedule] | BoundedPlan,
         source: bool = False,
     ) -> Outputs:
         outputs = self.network.outputs(inputs, r=r, source=source)

@@ -145,7 +145,7 @@ def test_a_label_set_is_a_file_or_a_table_of_them(tmp_path: Path) -> None:
         ('{ b = "none.safetensors" }', r"model a: text: there is no file .*none\.safetensors"),
         ("{}", "model a: text: the table names no file"),
         ('{ "b c" = "a" }', "String should match pattern"),
-        ("3", "model 1: text"),
+        ("3", "model 1: text: Value error, it must be a file, or a table of several by name"),
     ],
 )
 def test_mistakes_in_label_sets(tmp_path: Path, text: str, sentence: str) -> None:

@@ -339,7 +339,7 @@ class TestOtherEndpoints:
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names == [
             "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "min_agreement",
-            "confidence", "confidence_r", "windows", "clips", "crops",
+            "confidence", "confidence_r", "text", "windows", "clips", "crops",
         ]  # fmt: skip
         assert set(operation["requestBody"]["content"]) == {
             "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",

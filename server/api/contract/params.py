@@ -57,6 +57,8 @@ class Params:
         label_set: the labels that images are compared with; None for the default, or a model
             without label sets.
         answer_top_k: how many classes the engine returns: two at least show how certain it is.
+        labels: of the classes from which the engine returns the best.
+        label_set_name: as of `Job`.
     """
 
     model: ModelInfo
@@ -70,20 +72,15 @@ class Params:
     vectors: VectorForm = field(default_factory=VectorForm)
     label_set: LabelSet | None = None
     answer_top_k: int = field(init=False)
+    labels: tuple[str, ...] = field(init=False)
+    label_set_name: str = field(init=False)
 
     def __post_init__(self) -> None:
         least = 0 if self.confidence is None else 2
         object.__setattr__(self, "answer_top_k", max(self.top_k, least))
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Those of the classes that are returned."""
-        return self.model.labels if self.label_set is None else self.label_set.labels
-
-    @property
-    def label_set_name(self) -> str:
-        """As `Job.label_set`."""
-        return "" if self.label_set is None else self.label_set.name
+        name, labels = self.label_set or LabelSet("", self.model.labels)
+        object.__setattr__(self, "label_set_name", name)
+        object.__setattr__(self, "labels", labels)
 
     @property
     def transform(self) -> Transform:

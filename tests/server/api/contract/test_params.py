@@ -129,7 +129,7 @@ def test_only_classification_has_a_top_k(output):
 def test_only_classification_documents_what_is_of_classes():
     names = {parameter["name"] for parameter in openapi_parameters("classes")}
     others = {parameter["name"] for parameter in openapi_parameters("features")}
-    assert names - others == {"top_k", "confidence", "confidence_r"}
+    assert names - others == {"top_k", "confidence", "confidence_r", "text"}
 
 
 def test_a_model_without_a_classifier_serves_other_outputs():

@@ -56,10 +56,11 @@ def main() -> int:
     parser.add_argument("--r", default="0", help="schedule of all images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     args = parser.parse_args()
     device = pick_device(args.device)
     configure_pytorch(device)
-    threads = set_threads(0)
+    threads = set_threads(args.threads)
     network = load(device, args.dtype)
     dtype = dtype_name(next(network.parameters()).dtype)
     table = Table(

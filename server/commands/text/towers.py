@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,6 +141,8 @@ class OpenClipTower:
     """The text tower of a model of open_clip; the arguments are those of `TransformersTower`."""
 
     def __init__(self, name: str, folder: Path | None, device: torch.device) -> None:
+        # It logs by functions of `logging`, which print all of this process where no handler is.
+        logging.getLogger().addHandler(logging.NullHandler())
         open_clip = _import("open_clip", "open_clip_torch")
         full_name = name if name.startswith(_HUB) else f"{_HUB}{name}"
         if folder is not None:

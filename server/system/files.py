@@ -52,6 +52,21 @@ def _replace(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(output: Path) -> None:
+    """Check before the work that ``output`` can be written.
+
+    Raises:
+        ConfigError: its folder is missing or may not be written, or it is no file.
+    """
+    if not output.parent.is_dir():
+        raise ConfigError(f"cannot write {output}: there is no folder {output.parent}")
+    is_writable = os.access(output.parent, os.W_OK)
+    if output.exists():
+        is_writable &= output.is_file() and os.access(output, os.W_OK)
+    if not is_writable:
+        raise ConfigError(f"cannot write {output}: Permission denied, or it is not a file")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a file beside ``path`` to write, and rename it to ``path`` when the block succeeds.

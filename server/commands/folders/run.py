@@ -8,7 +8,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from server.hardware import usable_cores
 from server.logs import log_step
 from server.media.transforms import ImageTransform
 from server.settings import VERSION
-from server.system.files import replacing
+from server.system.files import check_writable, replacing
 from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.server")
@@ -68,7 +67,7 @@ def run_folder(settings: FolderSettings, source: Path, task: Task, text: str = "
         KeyboardInterrupt: what was found so far is kept, and the log says so.
     """
     output = task.output
-    _check_writable(output)
+    check_writable(output)
     _check_source(source, output)
     spec = pick_model(settings, settings.model, text=text)
     paths = list_pictures(source, recursive=settings.recursive)
@@ -93,17 +92,6 @@ def run_folder(settings: FolderSettings, source: Path, task: Task, text: str = "
         raise
     finally:
         working_file.close()
-
-
-def _check_writable(output: Path) -> None:
-    """Check before the work that ``output`` can be written."""
-    if not output.parent.is_dir():
-        raise ConfigError(f"cannot write {output}: there is no folder {output.parent}")
-    is_writable = os.access(output.parent, os.W_OK)
-    if output.exists():
-        is_writable &= output.is_file() and os.access(output, os.W_OK)
-    if not is_writable:
-        raise ConfigError(f"cannot write {output}: Permission denied, or it is not a file")
 
 
 def _check_source(source: Path, output: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from server.engine.loading.label_vectors import LabelVectors, write_label_vector
 from server.engine.loading.labels import read_labels
 from server.errors import ConfigError
 from server.logs import log_step
+from server.system.files import check_writable
 
 log = logging.getLogger("tome.server")
 
@@ -35,7 +35,7 @@ def write_text(command: TextCommand) -> int:
     assert command.output is not None, "its validator requires it"
     labels = read_label_list(command.labels)
     templates = (PLACE,) if command.templates is None else read_templates(command.templates)
-    _check_writable(command.output)
+    check_writable(command.output)
     with log_step(log, f"loading the text tower of {command.model}"):
         tower = load_tower(command.model, command.library, pick_device(command.device))
     vectors = mean_vectors(tower, labels, templates, command.batch)
@@ -111,12 +111,3 @@ def mean_vectors(
             progress.update(task, completed=done)
     assert sums is not None, "there is a label"
     return functional.normalize(sums, dim=-1).float()
-
-
-def _check_writable(output: Path) -> None:
-    """Check before the work that ``output`` can be written."""
-    if not output.parent.is_dir():
-        raise ConfigError(f"cannot write {output}: there is no folder {output.parent}")
-    is_replaceable = output.is_file() or not output.exists()
-    if not is_replaceable or not os.access(output.parent, os.W_OK):
-        raise ConfigError(f"cannot write {output}: Permission denied, or it is not a file")

@@ -12,6 +12,8 @@ from server.commands.cli import main
 from server.engine.loading.label_vectors import read_label_vectors
 from tests.server.tiny_pairs import BIRDS, TEMPLATES, make_pair, save_pair, tokens_of
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,6 +4,11 @@ A block is run as it stands, unless a comment right before its fence says otherw
 
     <!-- not run: why -->     it cannot be
     <!-- output -->           it is what the block before it printed
+    <!-- needs: litserve -->  it is run where that Python package is installed
+    <!-- server: URL -->      in examples/: it runs until the end of its file; the next block waits
+                              until the URL answers with 200
+
+A server may need a package too: ``<!-- server: URL, needs: litserve -->``.
 
 JSON of an output must have the members and types of what was printed; other text must be that text.
 """
@@ -17,6 +22,8 @@ from pathlib import Path
 OUTPUT = "<!-- output -->"
 _FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*([\w+-]*)[^`]*$")
 _NOT_RUN = re.compile(r"^<!-- not run: (.+) -->$")
+_SERVER = re.compile(r"^<!-- server: ([^ ,]+)(?:, needs: \w+)? -->$")
+_NEEDS = re.compile(r"^<!-- (?:server: [^ ,]+, )?needs: (\w+) -->$")
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,18 @@ class Block:
     @property
     def is_output(self) -> bool:
         return self.comment == OUTPUT
+
+    @property
+    def server(self) -> str:
+        """The URL at which it serves; empty if it starts no server."""
+        found = _SERVER.match(self.comment)
+        return found[1] if found else ""
+
+    @property
+    def needs(self) -> str:
+        """The Python package that it is not run without; empty if there is none."""
+        found = _NEEDS.match(self.comment)
+        return found[1] if found else ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"

@@ -42,3 +42,17 @@ def test_a_comment_is_for_the_next_block_alone():
 def test_a_fence_that_is_never_closed():
     with pytest.raises(ValueError, match=r"x\.md:1: the block is never closed"):
         read_blocks("```bash\ncurl\n", "x.md")
+
+
+@pytest.mark.parametrize(
+    ("comment", "server", "needs"),
+    [
+        ("server: http://127.0.0.1:8000/readyz", "http://127.0.0.1:8000/readyz", ""),
+        ("server: http://127.0.0.1:8001/, needs: litserve", "http://127.0.0.1:8001/", "litserve"),
+        ("needs: faiss", "", "faiss"),
+        ("output", "", ""),
+    ],
+)
+def test_what_a_block_serves_and_needs(comment, server, needs):
+    (block,) = read_blocks(f"<!-- {comment} -->\n```\n```\n", "x.md")
+    assert (block.server, block.needs) == (server, needs)

@@ -1,19 +1,13 @@
 """Every block of code in README.md and docs/ is run, against a real server where it asks one; see
-`blocks` for how.
+`blocks` for how. Those of `examples/` are run by tests/examples.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +16,16 @@ import yaml
 
 from server.catalog.entries import ModelSpec
 from tests.docs.blocks import Block, read_files
+from tests.docs.running import COMMANDS, Example, examples_of, run_example, shape
 from tests.server.conftest import ROOT
 
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = read_files(FILES, ROOT)
-SECONDS = 120
+BLOCKS = read_files([ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ROOT)
+EXAMPLES = examples_of(BLOCKS)
+RECIPE_BLOCKS = read_files(sorted((ROOT / "examples").rglob("*.md")), ROOT)
+ALL_BLOCKS = [*BLOCKS, *RECIPE_BLOCKS]
+ALL_EXAMPLES = [*EXAMPLES, *examples_of(RECIPE_BLOCKS)]
 # Where the documents say that the server is, and all ways to write it.
 ADDRESS = re.compile(r"\b(127\.0\.0\.1|localhost):8000\b")
-
-COMMANDS: dict[str, list[str]] = {
-    "bash": ["bash", "-euo", "pipefail", "-c"],
-    "sh": ["sh", "-eu", "-c"],
-    "python": [sys.executable, "-c"],
-    "javascript": ["node", "--input-type=module", "--eval"],
-    "js": ["node", "--input-type=module", "--eval"],
-}
 
 
 def check_toml(text: str) -> None:
@@ -52,31 +41,10 @@ CHECKS: dict[str, Callable[[str], Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """A block that is run, and what it is said to print."""
-
-    block: Block
-    output: Block | None
-
-
-def examples() -> list[Example]:
-    following = {id(block): after for block, after in itertools.pairwise(BLOCKS)}
-    found = []
-    for block in BLOCKS:
-        if not block.reason and not block.is_output and block.language in COMMANDS:
-            after = following.get(id(block))
-            found.append(Example(block, after if after is not None and after.is_output else None))
-    return found
-
-
-EXAMPLES = examples()
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", ALL_BLOCKS, ids=str)
 def test_a_block_is_run_or_says_why_not(block: Block) -> None:
     if block.is_output:
-        assert any(example.output is block for example in EXAMPLES), (
+        assert any(example.output is block for example in ALL_EXAMPLES), (
             "it is the output of nothing that is run"
         )
     elif block.comment.startswith("<!-- not run"):
@@ -92,7 +60,7 @@ def test_a_block_is_run_or_says_why_not(block: Block) -> None:
     "block",
     [
         block
-        for block in BLOCKS
+        for block in ALL_BLOCKS
         if block.language in CHECKS and not block.reason and not block.is_output
     ],
     ids=str,
@@ -103,53 +71,9 @@ def test_data(block: Block) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: str(example.block))
 def test_example(example: Example, default_server, tmp_path: Path) -> None:
-    block = example.block
-    command = COMMANDS[block.language]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    code = ADDRESS.sub(rf"\1:{default_server.port}", block.text)
-    done = subprocess.run(
-        [*command, code],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    if example.output is None:
-        return
-    if example.output.language == "json":
-        assert shape(json.loads(done.stdout)) == shape(json.loads(example.output.text))
-    else:
-        assert done.stdout.split() == example.output.text.split()
-
-
-def environment() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("TOME_")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return ours | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-# null where the processor has one dtype alone that is fast.
-OPTIONAL = {"dtype_speedup"}
-
-
-def shape(value: Any) -> Any:
-    """Members and types of a JSON value; of a list, those of its first element. An int is a number
-    like a float. What depends on the processor is left out.
-    """
-    if isinstance(value, dict):
-        return {name: shape(each) for name, each in value.items() if name not in OPTIONAL}
-    if isinstance(value, list):
-        return [shape(each) for each in value[:1]]
-    return (
-        "number"
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else type(value).__name__
-    )
+    code = ADDRESS.sub(rf"\1:{default_server.port}", example.block.text)
+    run_example(example, code, tmp_path)
 
 
 def test_something_is_run_of_each_language() -> None:

@@ -1,0 +1,6 @@
+from tests.examples.recipes import Recipe
+
+
+def test_readme(default_server, tmp_path):
+    with Recipe("image-search", tmp_path, running=default_server).run():
+        pass

@@ -1,0 +1,79 @@
+"""The recipe behind nginx, with one of its two servers gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.examples.recipes import Recipe
+from tests.server.conftest import eventually
+from tests.server.wire import SNEAKER, assert_problem
+
+pytestmark = pytest.mark.skipif(
+    not Path("/usr/sbin/nginx").exists(), reason="nginx is not installed"
+)
+CLIENT = "127.0.0.2"  # an address of this machine, and not the one from which nginx connects
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
+    """The recipe, after its README and while its servers run."""
+    recipe = Recipe("nginx", tmp_path_factory.mktemp("nginx"), log_level="info")
+    with recipe.run():
+        yield recipe
+
+
+@pytest.fixture(scope="module")
+def client(recipe: Recipe) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(local_address=CLIENT)
+    with httpx.Client(base_url=recipe.url("8080"), transport=transport, timeout=60) as client:
+        yield client
+
+
+def logged(recipe: Recipe, request_id: str) -> dict[str, Any]:
+    """The line of a request in the server's log."""
+    for path in recipe.folder.glob("server-*.log"):
+        for line in path.read_text().splitlines():
+            if request_id in line and '"tome.access"' in line:
+                return json.loads(line)
+    raise AssertionError(f"no log has {request_id}")
+
+
+def test_the_server_logs_the_client_that_nginx_saw(recipe: Recipe, client: httpx.Client) -> None:
+    forged = {"X-Forwarded-For": "203.0.113.9", "X-Request-ID": "forged"}
+    answer = client.post("/classify", content=SNEAKER, headers=forged)
+    assert answer.status_code == 200
+    request_id = answer.headers["x-request-id"]
+    assert logged(recipe, request_id)["client"] == CLIENT
+    log = recipe.folder / "nginx-files" / "access.log"
+    eventually(lambda: f"200 {request_id}" in log.read_text())
+
+
+def test_no_request_is_lost_to_the_server_that_is_gone(
+    recipe: Recipe, client: httpx.Client
+) -> None:
+    for _ in range(10):
+        assert client.post("/classify?r=16", content=SNEAKER).status_code == 200
+    tried = (recipe.folder / "nginx-files" / "access.log").read_text()
+    assert f":{recipe.ports['8001']}, " in tried, "the second server was never tried"
+
+
+def test_answers_larger_than_its_buffers_pass(client: httpx.Client) -> None:
+    files = [("file", ("sneaker.jpg", SNEAKER))] * 64
+    answer = client.post("/embed?r=16", files=files)
+    assert len(answer.json()["results"]) == 64
+
+
+def test_early_refusals_pass(client: httpx.Client) -> None:
+    for _ in range(5):
+        refused = client.post("/classify?r=99", content=bytes(8_000_000))
+        assert_problem(refused, 422, "invalid-parameter")
+
+
+def test_metrics_are_not_public(client: httpx.Client) -> None:
+    assert client.get("/metrics").status_code == 404

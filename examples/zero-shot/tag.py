@@ -25,9 +25,7 @@ def main() -> None:
     with Client(args.server) as client:
         model = client.models()[0]
         for name in model.label_sets:
-            answers = client.classify_many(
-                paths, model=model.name, text=name, r=args.r, top_k=1
-            )
+            answers = client.classify_many(paths, model=model.name, text=name, r=args.r, top_k=1)
             for path, answer in zip(paths, answers, strict=True):
                 if isinstance(answer, ProblemError):
                     print(f"{path}: {answer}")

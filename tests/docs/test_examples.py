@@ -16,7 +16,7 @@ import yaml
 
 from server.catalog.entries import ModelSpec
 from tests.docs.blocks import Block, read_files
-from tests.docs.running import COMMANDS, Example, examples_of, run_example, shape
+from tests.docs.running import COMMANDS, Example, examples_of, run_example, same_text, shape
 from tests.server.conftest import ROOT
 
 BLOCKS = read_files([ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ROOT)
@@ -91,3 +91,18 @@ def test_shapes_tell_answers_apart() -> None:
         {**answer, "b": [{"e": "x"}]},
     ):
         assert shape(answer) != shape(other)
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_same"),
+    [
+        ("0.98  bag-8.png\n", True),
+        ("0.97 bag-8.png", True),
+        ("0.96 bag-8.png", False),
+        ("0.98 bag-7.png", False),
+        ("0.98", False),
+        ("0.98 bag-8.png 1", False),
+    ],
+)
+def test_text_is_the_same_but_for_the_last_digit(printed: str, is_same: bool) -> None:
+    assert same_text(printed, "0.98 bag-8.png") == is_same

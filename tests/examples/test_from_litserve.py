@@ -7,6 +7,7 @@ from tests.examples.recipes import Recipe
 from tests.server.wire import EXAMPLES
 
 
+@pytest.mark.slow
 def test_readme_and_both_answer_the_same(tmp_path):
     recipe = Recipe("from-litserve", tmp_path)
     with recipe.run():

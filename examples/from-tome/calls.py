@@ -32,7 +32,7 @@ with torch.inference_mode():
     # tome.patch.timm(vit, trace_source=True); vit(images)
     # vit._tome_info["source"], vit._tome_info["size"]
     trace = model.trace(images, r=16)
-    print("source", tuple(trace.source.shape), "sizes", tuple(trace.sizes.shape))
+    print("source", tuple(trace.source.shape), "tokens left", len(trace.sizes[0]))
 
     # Without a counterpart: each image has an r of its own, in one forward pass.
     logits = model(images, r=[0, 16])

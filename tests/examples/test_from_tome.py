@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 
 import pytest
 import timm
@@ -23,10 +23,9 @@ def test_readme(tmp_path):
         ([5, 0], Schedule.per_layer([5, 0])),
     ],
 )
-def test_r_is_kept_between_calls(r, schedule):
-    spec = importlib.util.spec_from_file_location("keep_r", ROOT / "examples/from-tome/keep_r.py")
-    keep_r = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(keep_r)
+def test_r_is_kept_between_calls(r, schedule, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "from-tome")
+    keep_r = importlib.import_module("keep_r")
     vit = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
     images = torch.randn(2, 3, 64, 64)
     model = keep_r.KeepsR(vit)

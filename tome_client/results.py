@@ -195,6 +195,11 @@ class Level:
         agreement_low: what the agreement is at least, by its 95 % confidence interval.
         margin: what ``confidence="auto"`` means at this ``r``.
         margin_agreement, cascade_accuracy: agreement, at least, and accuracy with that.
+        cosine: the mean of embeddings with those of r=0.
+        cosine_low: what it is at least, by its 95 % confidence interval.
+        cosine_p1, cosine_p5: below these are 1 % and 5 % of the images.
+        recall_1, recall_10: percent of the 1 and 10 nearest neighbours of r=0 that stay so.
+        mixed_recall_1, mixed_recall_10: the same where half of the embeddings are of r=0.
     """
 
     r: str
@@ -207,6 +212,14 @@ class Level:
     agreement_low: float | None = None
     margin_agreement: float | None = None
     cascade_accuracy: float | None = None
+    cosine: float | None = None
+    cosine_low: float | None = None
+    cosine_p1: float | None = None
+    cosine_p5: float | None = None
+    recall_1: float | None = None
+    recall_10: float | None = None
+    mixed_recall_1: float | None = None
+    mixed_recall_10: float | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +281,14 @@ class Model:
             "agreement_low",
             "margin_agreement",
             "cascade_accuracy",
+            "cosine",
+            "cosine_low",
+            "cosine_p1",
+            "cosine_p5",
+            "recall_1",
+            "recall_10",
+            "mixed_recall_1",
+            "mixed_recall_10",
         )
         levels = tuple(
             Level(

@@ -41,7 +41,8 @@ class Client:
     ``"auto"``. With ``"auto"`` the server merges only as many tokens as ``deadline_ms`` requires.
     It uses no level above ``r_max``, none whose accuracy is below ``min_accuracy`` percent, and
     only those that the model's profile shows to agree with r=0 on at least ``min_agreement``
-    percent of images.
+    percent of images, and to have embeddings of a mean cosine of at least ``min_fidelity`` with
+    those of r=0.
     With ``confidence`` an image runs again at ``confidence_r`` (0 if it is not given) where the
     probabilities of its two best classes differ by less; ``"auto"`` takes the margin from the
     model's profile.
@@ -68,6 +69,7 @@ class Client:
         r_max: int | None = None,
         min_accuracy: float | None = None,
         min_agreement: float | None = None,
+        min_fidelity: float | None = None,
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
@@ -87,6 +89,7 @@ class Client:
             r_max=r_max,
             min_accuracy=min_accuracy,
             min_agreement=min_agreement,
+            min_fidelity=min_fidelity,
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
@@ -108,6 +111,7 @@ class Client:
         r_max: int | None = None,
         min_accuracy: float | None = None,
         min_agreement: float | None = None,
+        min_fidelity: float | None = None,
         confidence: Confidence = None,
         confidence_r: R = None,
         top_k: int | None = None,
@@ -124,6 +128,7 @@ class Client:
             r_max=r_max,
             min_accuracy=min_accuracy,
             min_agreement=min_agreement,
+            min_fidelity=min_fidelity,
             confidence=confidence,
             confidence_r=confidence_r,
             top_k=top_k,
@@ -147,6 +152,7 @@ class Client:
         r_max: int | None = None,
         min_accuracy: float | None = None,
         min_agreement: float | None = None,
+        min_fidelity: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -164,6 +170,7 @@ class Client:
             r_max=r_max,
             min_accuracy=min_accuracy,
             min_agreement=min_agreement,
+            min_fidelity=min_fidelity,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
@@ -181,6 +188,7 @@ class Client:
         r_max: int | None = None,
         min_accuracy: float | None = None,
         min_agreement: float | None = None,
+        min_fidelity: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -197,6 +205,7 @@ class Client:
             r_max=r_max,
             min_accuracy=min_accuracy,
             min_agreement=min_agreement,
+            min_fidelity=min_fidelity,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,
@@ -215,6 +224,7 @@ class Client:
         r_max: int | None = None,
         min_accuracy: float | None = None,
         min_agreement: float | None = None,
+        min_fidelity: float | None = None,
         deadline_ms: float | None = None,
         model: str | None = None,
         windows: Windows | None = None,
@@ -227,6 +237,7 @@ class Client:
             r_max=r_max,
             min_accuracy=min_accuracy,
             min_agreement=min_agreement,
+            min_fidelity=min_fidelity,
             deadline_ms=deadline_ms,
             model=model,
             windows=windows,

@@ -41,6 +41,11 @@ class ProfileRow:
         agreement_low, agreement_high: the 95 % confidence interval of ``agreement``, in percent.
         cosine: of the pooled features with those at r=0, from -1 to 1: the mean over the images.
         cosine_low, cosine_high: its 95 % confidence interval.
+        cosine_p1, cosine_p5: below these are 1 % and 5 % of the images.
+        recall_1, recall_10: of the 1 and 10 images with the closest pooled features at r=0, those
+            that are as close among the features at this schedule, in percent: the mean over the
+            images. It depends on how many images there are.
+        mixed_recall_1, mixed_recall_10: the same where a random half of the features is of r=0.
         dense_cosine: the same of the features of each patch, with their intervals: the mean over
             the patches of an image, and over the images.
         merging, prop_attn: the rule under which this was measured, as in the entry of a model; None
@@ -65,6 +70,12 @@ class ProfileRow:
     cosine: float | None = None
     cosine_low: float | None = None
     cosine_high: float | None = None
+    cosine_p1: float | None = None
+    cosine_p5: float | None = None
+    recall_1: float | None = None
+    recall_10: float | None = None
+    mixed_recall_1: float | None = None
+    mixed_recall_10: float | None = None
     dense_cosine: float | None = None
     dense_cosine_low: float | None = None
     dense_cosine_high: float | None = None

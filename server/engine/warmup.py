@@ -22,6 +22,24 @@ LEVEL_SECONDS = 0.5
 
 CPU_LEVEL_BATCH = 8  # images in a batch that measures a level on a CPU
 
+# What a level has from the row of the model's profile.
+_OF_PROFILE = (
+    "accuracy",
+    "margin",
+    "agreement",
+    "agreement_low",
+    "margin_agreement",
+    "cascade_accuracy",
+    "cosine",
+    "cosine_low",
+    "cosine_p1",
+    "cosine_p5",
+    "recall_1",
+    "recall_10",
+    "mixed_recall_1",
+    "mixed_recall_10",
+)
+
 # Batch sizes that are timed, besides the largest: without CUDA graphs, and beside them.
 _SIZES = (1, 4, 12)
 _GRAPH_SIZES = (1, 8, 32)
@@ -171,12 +189,7 @@ def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
         tokens_out=tokens[-1],
         relative_flops=model.network.cost().relative(tokens),
         speedup=speedup,
-        accuracy=row.accuracy if row else None,
-        margin=row.margin if row else None,
-        agreement=row.agreement if row else None,
-        agreement_low=row.agreement_low if row else None,
-        margin_agreement=row.margin_agreement if row else None,
-        cascade_accuracy=row.cascade_accuracy if row else None,
+        **{name: getattr(row, name) for name in _OF_PROFILE if row},
     )
 
 

@@ -63,6 +63,13 @@ class Level:
             the profile, None if it is unknown, as the following.
         margin_agreement: what the agreement is at least where images run again so, in percent.
         cascade_accuracy: top-1 accuracy where images run again so, in percent.
+        cosine: mean of the pooled features with those at r=0, from the profile; None if it is
+            unknown, as the following.
+        cosine_low: what it is at least, by its 95 % confidence interval.
+        cosine_p1, cosine_p5: below these are 1 % and 5 % of the images.
+        recall_1, recall_10: of the nearest images by the features at r=0, those that are nearest at
+            this ``r`` too, in percent.
+        mixed_recall_1, mixed_recall_10: the same where half of the features is of r=0.
     """
 
     r: str
@@ -75,6 +82,14 @@ class Level:
     agreement_low: float | None = None
     margin_agreement: float | None = None
     cascade_accuracy: float | None = None
+    cosine: float | None = None
+    cosine_low: float | None = None
+    cosine_p1: float | None = None
+    cosine_p5: float | None = None
+    recall_1: float | None = None
+    recall_10: float | None = None
+    mixed_recall_1: float | None = None
+    mixed_recall_10: float | None = None
 
 
 class LabelSet(NamedTuple):

@@ -267,6 +267,14 @@ class TestOtherEndpoints:
             "margin",
             "margin_agreement",
             "cascade_accuracy",
+            "cosine",
+            "cosine_low",
+            "cosine_p1",
+            "cosine_p5",
+            "recall_1",
+            "recall_10",
+            "mixed_recall_1",
+            "mixed_recall_10",
         }
         assert model["levels"][0]["relative_flops"] == 1
         assert 0 < model["levels"][1]["relative_flops"] < 0.7
@@ -339,7 +347,7 @@ class TestOtherEndpoints:
         names = [parameter["name"] for parameter in operation["parameters"]]
         assert names == [
             "r", "model", "top_k", "deadline_ms", "r_max", "min_accuracy", "min_agreement",
-            "confidence", "confidence_r", "text", "windows", "clips", "crops",
+            "min_fidelity", "confidence", "confidence_r", "text", "windows", "clips", "crops",
         ]  # fmt: skip
         assert set(operation["requestBody"]["content"]) == {
             "image/*", "audio/*", "video/*", "multipart/form-data", "application/json",

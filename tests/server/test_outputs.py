@@ -214,8 +214,8 @@ class TestLimitsOfClassify:
         operation = client.get("/openapi.json").json()["paths"][path]["post"]
         of_vectors = ["normalize"] if path == "/embed" else []
         assert [parameter["name"] for parameter in operation["parameters"]] == [
-            "r", "model", "deadline_ms", "r_max", "min_accuracy", "min_agreement", *of_vectors,
-            "windows", "clips", "crops",
+            "r", "model", "deadline_ms", "r_max", "min_accuracy", "min_agreement", "min_fidelity",
+            *of_vectors, "windows", "clips", "crops",
         ]  # fmt: skip
         media = {
             "/embed": {"application/json", "application/octet-stream"},

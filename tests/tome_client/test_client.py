@@ -214,6 +214,7 @@ class TestErrors:
             ({"r_max": 99}, "r_max"),
             ({"min_accuracy": 99.5}, "min_accuracy"),
             ({"min_agreement": 101}, "min_agreement"),
+            ({"min_fidelity": 1.1}, "min_fidelity"),
         ):
             with pytest.raises(tome_client.InvalidParameter) as caught:
                 getattr(client, method)(image, r="auto", **bounds)

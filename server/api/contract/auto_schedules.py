@@ -14,7 +14,7 @@ from tome_core.schedule import Schedule
 AUTO = "auto"
 
 _MAX_R_DIGITS = 6  # int() of a very long number is slow, and Python refuses it
-_PERCENTAGE = re.compile(r"\d{1,3}(\.\d{0,12})?", re.ASCII)
+_DECIMAL = re.compile(r"\d{1,3}(\.\d{0,12})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,21 @@ class Quality:
     """What a profile says of the quality of a level.
 
     Attributes:
-        of: returns it in percent; None where the profile does not have it.
+        of: returns it; None where the profile does not have it.
         of_cascade: the same with the second passes that the profile was measured with.
         command: measures it.
+        is_percentage: or a cosine, which is 1 at most.
     """
 
     name: str
     of: Callable[[Level], float | None]
     of_cascade: Callable[[Level], float | None]
     command: str
+    is_percentage: bool = True
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{value:g}%" if self.is_percentage else f"{value:g}"
 
     def counted(self, level: Level, *, runs_again: bool) -> float | None:
         """Return what counts for a bound: with second passes where the profile shows that.
@@ -58,6 +64,14 @@ def _cascade_agreement(level: Level) -> float | None:
     return level.margin_agreement
 
 
+def _least_cosine(level: Level) -> float | None:
+    return level.cosine if level.cosine_low is None else level.cosine_low
+
+
+def _unknown(level: Level) -> float | None:
+    return None
+
+
 def _never(level: Level) -> bool:
     return False
 
@@ -68,6 +82,14 @@ QUALITIES = {
         "accuracy", _accuracy, _cascade_accuracy, "tome-serve evaluate --profile"
     ),
     "min_agreement": Quality("agreement", _least_agreement, _cascade_agreement, "tome-serve tune"),
+    # Second passes are for classes alone.
+    "min_fidelity": Quality(
+        "fidelity",
+        _least_cosine,
+        _unknown,
+        "tome-serve evaluate --task embed --profile",
+        is_percentage=False,
+    ),
 }
 
 
@@ -92,7 +114,7 @@ def parse_auto_schedules(
     largest_r = parse_r_max(r_max, model)
     levels = [level for level in model.levels if Schedule.parse(level.r).counts[0] <= largest_r]
     for parameter, text in minima.items():
-        lowest = parse_percentage(text, parameter)
+        lowest = parse_bound(text, parameter)
         if lowest is not None:
             levels = select_levels(levels, lowest, parameter, model, runs_again)
     return tuple(Schedule.parse(level.r) for level in drop_slow_levels(levels))
@@ -126,7 +148,7 @@ def select_levels(
     model: ModelInfo,
     runs_again: Callable[[Level], bool],
 ) -> list[Level]:
-    """Return the ``levels`` with a quality of at least ``lowest`` percent.
+    """Return the ``levels`` with a quality of at least ``lowest``.
 
     Args:
         parameter: the name of the bound, a key of `QUALITIES`.
@@ -150,7 +172,7 @@ def select_levels(
     if highest < lowest:
         raise invalid_parameter(
             parameter,
-            f"the best of the allowed levels of {model.name} reaches {highest:g}%",
+            f"the best of the allowed levels of {model.name} reaches {quality.text(highest)}",
         )
     return [level for level, value in known if value >= lowest]
 
@@ -164,11 +186,18 @@ def parse_r_max(text: str | None, model: ModelInfo) -> float:
     raise value_not_allowed("r_max", text, f"allowed are 0 to {model.r_max}")
 
 
-def parse_percentage(text: str | None, parameter: str) -> float | None:
-    """Return a bound in percent, or None without one. Raises `InvalidParameter`."""
+def parse_bound(text: str | None, parameter: str) -> float | None:
+    """Return a bound of a quality, or None without one. Raises `InvalidParameter`.
+
+    Args:
+        parameter: the name of the bound, a key of `QUALITIES`.
+    """
     if text is None:
         return None
+    most, allowed = 1, "allowed is a mean cosine, 0 to 1"
+    if QUALITIES[parameter].is_percentage:
+        most, allowed = 100, "allowed is a percentage, 0 to 100"
     # float() alone also accepts "9_0", "nan", surrounding blanks and digits of other scripts.
-    if _PERCENTAGE.fullmatch(text) and float(text) <= 100:
+    if _DECIMAL.fullmatch(text) and float(text) <= most:
         return float(text)
-    raise value_not_allowed(parameter, text, "allowed is a percentage, 0 to 100")
+    raise value_not_allowed(parameter, text, allowed)

@@ -1,4 +1,8 @@
-"""The query parameters of the image endpoints, as ``/openapi.json`` describes them."""
+"""The query parameters of the image endpoints as ``/openapi.json`` describes them.
+
+FastAPI does not validate them: its error texts come from its library, so
+`server.api.contract.params` parses the query.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,6 @@ from server.ipc.messages import OutputKind
 
 DEFAULT_TOP_K = 5
 
-# For /openapi.json. FastAPI does not validate them: its error texts come from its library, so
-# `server.api.contract.params` parses the query.
 _PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "r",
@@ -77,6 +79,16 @@ _PARAMETERS: list[dict[str, Any]] = [
         "schema": {"type": "number", "minimum": 0, "maximum": 100},
     },
     {
+        "name": "min_fidelity",
+        "in": "query",
+        "description": (
+            "With `r=auto`: only levels of which the model's profile shows that the mean cosine of"
+            " embeddings with those of `r=0` is at least this: `cosine_low` of `/models`, or"
+            " `cosine` where there is none."
+        ),
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+    {
         "name": "confidence",
         "in": "query",
         "description": (
@@ -119,3 +131,8 @@ def _parameters_of(output_kind: OutputKind) -> list[dict[str, Any]]:
 
 _OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
 _PARAMETERS_OF = {kind: _parameters_of(kind) for kind in _OUTPUT_KINDS}
+# By the output of the endpoint.
+PARAMETER_NAMES = {
+    kind: tuple(str(parameter["name"]) for parameter in parameters)
+    for kind, parameters in _PARAMETERS_OF.items()
+}

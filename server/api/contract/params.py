@@ -16,7 +16,7 @@ from server.api.contract.confidence import (
     runs_again_as_profiled,
 )
 from server.api.contract.label_sets import parse_label_set
-from server.api.contract.openapi_parameters import DEFAULT_TOP_K, openapi_parameters
+from server.api.contract.openapi_parameters import DEFAULT_TOP_K, PARAMETER_NAMES
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
@@ -179,7 +179,7 @@ def _second_pass(query: Mapping[str, str], model: ModelInfo) -> tuple[str | None
 
 def check_names(query: QueryParams, output_kind: OutputKind) -> None:
     """Check that every parameter is known and given once. Raises `InvalidParameter`."""
-    names = [parameter["name"] for parameter in openapi_parameters(output_kind)]
+    names = PARAMETER_NAMES[output_kind]
     for name in query:
         if name not in names:
             quoted = name[:QUOTED_CHARACTERS]

@@ -275,6 +275,26 @@ class LevelDescription(BaseModel):
     cascade_accuracy: float | None = Field(
         description="The accuracy with `confidence=auto`, from the profile."
     )
+    cosine: float | None = Field(
+        description="Mean cosine of embeddings with those of `r=0`, from the model's profile."
+    )
+    cosine_low: float | None = Field(
+        description="What `cosine` is at least, by its 95% confidence interval."
+    )
+    cosine_p1: float | None = Field(description="Below it is the cosine of 1% of images.")
+    cosine_p5: float | None = Field(description="Below it is the cosine of 5% of images.")
+    recall_1: float | None = Field(
+        description="Percent of images that keep their nearest neighbour of `r=0`."
+    )
+    recall_10: float | None = Field(
+        description="Percent of the 10 nearest neighbours of `r=0` that stay among the 10 nearest."
+    )
+    mixed_recall_1: float | None = Field(
+        description="`recall_1` where half of the embeddings in the index are of `r=0`."
+    )
+    mixed_recall_10: float | None = Field(
+        description="`recall_10` where half of the embeddings in the index are of `r=0`."
+    )
 
 
 class LabelSetDescription(BaseModel):

@@ -60,7 +60,7 @@ _OPENAPI_INFER: dict[str, Any] = {
             " `audio`, for one of video `video`; or `pixel_values` ([n, C, H, W], of video"
             " [n, T, C, H, W]): FP32 that is normalised, or, but for sound, UINT8 that is not."
             " Parameters: `r`, `top_k`, `text`, `deadline_ms`, `r_max`, `min_accuracy`,"
-            " `min_agreement`, for images"
+            " `min_agreement`, `min_fidelity`, for images"
             " `confidence` and `confidence_r`, for sounds and videos `windows`, for videos `clips`"
             " and `crops`, `binary_data_output`, and Triton's `timeout`. Triton's `priority`,"
             " sequences and classification extension are not supported."

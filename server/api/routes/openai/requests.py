@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 from starlette.datastructures import QueryParams
 
 from server.api.contract.auto_schedules import AUTO
-from server.api.contract.openapi_parameters import openapi_parameters
+from server.api.contract.openapi_parameters import PARAMETER_NAMES
 from server.api.contract.parameter_values import (
     QUOTED_CHARACTERS,
     invalid_parameter,
@@ -34,7 +34,7 @@ from server.media.limits import VideoLimits
 EncodingFormat = Literal["float", "base64"]
 # Members of OpenAI's; `model` is a parameter of `/embed` as well.
 OPENAI_MEMBERS = ("input", "encoding_format", "dimensions", "user")
-PARAMETERS = tuple(parameter["name"] for parameter in openapi_parameters("features"))
+PARAMETERS = PARAMETER_NAMES["features"]
 
 _EXPECTED = 'send {"model": "NAME", "input": "data:image/jpeg;base64,..."}, or a list as input'
 

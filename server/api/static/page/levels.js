@@ -1,11 +1,14 @@
 // The table of what each level of r costs and gives.
 
 const rows = document.getElementById("level-rows");
+const ofEmbeddings = document.querySelectorAll("#levels .of-embeddings");
 
 /** Fill it for a model; `choose` is called with the level whose button is pressed. */
 export function show(model, choose) {
   const most = Math.max(1, ...model.levels.map(level => level.speedup ?? 0));
-  rows.replaceChildren(...model.levels.map(level => row(level, most, choose)));
+  const known = model.levels.some(level => level.cosine !== null);
+  for (const each of ofEmbeddings) each.hidden = !known;
+  rows.replaceChildren(...model.levels.map(level => row(level, most, known, choose)));
 }
 
 /** Which level is the chosen one, if any. */
@@ -17,7 +20,7 @@ export function mark(r) {
   }
 }
 
-function row(level, most, choose) {
+function row(level, most, known, choose) {
   const button = element("button", level.r);
   button.type = "button";
   button.setAttribute("aria-label", `Use r=${level.r}`);
@@ -34,6 +37,10 @@ function row(level, most, choose) {
   const line = element("tr", head, element("td", level.tokens_out),
     element("td", `${Math.round(100 * level.relative_flops)}%`), speed,
     element("td", level.accuracy === null ? "–" : `${level.accuracy.toFixed(2)}%`));
+  if (known) {
+    line.append(element("td", level.cosine === null ? "–" : level.cosine.toFixed(4)),
+      element("td", level.recall_10 === null ? "–" : `${level.recall_10.toFixed(1)}%`));
+  }
   line.dataset.r = level.r;
   return line;
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from server.ipc.messages import Level, ModelInfo
 from server.media.transforms import ImageTransform
 
@@ -14,7 +12,7 @@ def level(
     accuracy: float | None = None,
     agreement: float | None = None,
     agreement_low: float | None = None,
-    **cascade: float,
+    **others: float,
 ) -> Level:
     """A level with token count and FLOPs that fall with ``r``."""
     return Level(
@@ -25,7 +23,7 @@ def level(
         accuracy=accuracy,
         agreement=agreement,
         agreement_low=agreement_low,
-        **cascade,
+        **others,
     )
 
 
@@ -51,17 +49,15 @@ def model(
     )
 
 
-# r=12 is not in the profile, and the agreement of r=8 has no interval.
+# r=12 is not in the profile, and agreement and cosine of r=8 have no interval.
 LEVELS = (
-    level(0, accuracy=90.88, agreement=100, agreement_low=100),
-    level(4, accuracy=90.93, agreement=99.5, agreement_low=99),
-    level(8, accuracy=90.88, agreement=98),
+    level(0, accuracy=90.88, agreement=100, agreement_low=100, cosine=1, cosine_low=1),
+    level(4, accuracy=90.93, agreement=99.5, agreement_low=99, cosine=0.997, cosine_low=0.995),
+    level(8, accuracy=90.88, agreement=98, cosine=0.99),
     level(12),
-    level(16, accuracy=90.77, agreement=97, agreement_low=96),
+    level(16, accuracy=90.77, agreement=97, agreement_low=96, cosine=0.97, cosine_low=0.96),
 )
-UNMEASURED = tuple(
-    replace(each, accuracy=None, agreement=None, agreement_low=None) for each in LEVELS
-)
+UNMEASURED = tuple(Level(each.r, each.tokens_out, each.relative_flops) for each in LEVELS)
 
 MODELS = {
     "small": model(levels=LEVELS),

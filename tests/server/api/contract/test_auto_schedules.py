@@ -72,6 +72,10 @@ def test_the_default_is_clamped_to_the_model(default_r, clamped):
         ({"min_agreement": "99"}, [0, 4]),
         ({"min_agreement": "97"}, [0, 4, 8]),
         ({"min_agreement": "96", "min_accuracy": "90.8"}, [0, 4, 8]),
+        ({"min_fidelity": "0.996"}, [0]),
+        ({"min_fidelity": "0.99"}, [0, 4, 8]),
+        ({"min_fidelity": "0.97", "min_agreement": "96"}, [0, 4, 8]),
+        ({"min_fidelity": "0"}, [0, 4, 8, 16]),
     ],
 )
 def test_auto_allows_the_levels_within_its_bounds(bounds, allowed):
@@ -82,7 +86,7 @@ def test_auto_allows_the_levels_within_its_bounds(bounds, allowed):
 # The profile of r=12 was written before it had what follows the margin, and r=16 has no margin.
 CASCADES = model(
     levels=(
-        level(0, accuracy=90.9, agreement=100, agreement_low=100),
+        level(0, accuracy=90.9, agreement=100, agreement_low=100, cosine=1),
         level(
             8,
             accuracy=90.5,
@@ -91,6 +95,7 @@ CASCADES = model(
             margin=0.6,
             margin_agreement=99.9,
             cascade_accuracy=90.8,
+            cosine=0.98,
         ),
         level(12, accuracy=90.3, agreement=97, agreement_low=96, margin=0.7),
         level(16, accuracy=90.1, agreement=96, agreement_low=95),
@@ -111,6 +116,8 @@ CASCADES = model(
         ({"min_agreement": "99", "confidence": "0.7", "confidence_r": "4"}, [0]),
         ({"min_agreement": "96", "confidence": "1"}, [0, 8, 12]),
         ({"min_accuracy": "90.8"}, [0]),
+        # They change classes, and no embedding.
+        ({"min_fidelity": "0.99", "confidence": "auto"}, [0]),
     ],
 )
 def test_second_passes_count_for_the_bounds_as_far_as_the_profile_shows(parameters, allowed):

@@ -33,6 +33,14 @@ def test_a_model_is_described_with_its_levels():
             "margin": None,
             "margin_agreement": None,
             "cascade_accuracy": None,
+            "cosine": None,
+            "cosine_low": None,
+            "cosine_p1": None,
+            "cosine_p5": None,
+            "recall_1": None,
+            "recall_10": None,
+            "mixed_recall_1": None,
+            "mixed_recall_10": None,
         }
     ]
 

@@ -55,7 +55,7 @@ _COMMANDS = (
     (
         "evaluate [DATA]",
         "measure accuracy and speed for each r, over a folder of labelled images, sounds or videos,"
-        " or the Fashion-MNIST files",
+        " or the Fashion-MNIST files; with --task embed what r costs embeddings, without labels",
     ),
     (
         "tune MODEL FOLDER",
@@ -180,10 +180,12 @@ def _visualize(command: VisualizeCommand) -> int:
 
 def _evaluate(command: EvaluateCommand) -> int:
     _import_pytorch(command)
-    from server.catalog.profiles import cascade_rows, profiled_model, read_profile, write_profile
+    from server.catalog.profiles import cascade_rows, profiled_model, read_profile
     from server.commands.datasets import check_folder
     from server.commands.evaluate import evaluate
+    from server.commands.fidelity import evaluate_embeddings
     from server.commands.plotting import plot_profiles
+    from server.commands.profile_files import write_accuracies
 
     _check_folders(command.profile, command.plot)
     other_profiles = {}
@@ -191,6 +193,8 @@ def _evaluate(command: EvaluateCommand) -> int:
         other_name = profiled_model(command.beside)
         other_profiles[other_name] = read_profile(command.beside)
     check_folder(command.data)
+    if command.task == "embed":
+        return evaluate_embeddings(command, other_profiles)
     rows, conditions = evaluate(
         command,
         command.data,
@@ -204,7 +208,7 @@ def _evaluate(command: EvaluateCommand) -> int:
         text=command.text,
     )
     if command.profile is not None:
-        write_profile(command.profile, rows, conditions)
+        write_accuracies(command.profile, rows, conditions)
     if command.plot is not None:
         curves = {}
         for rule in dict.fromkeys(row.merging for row in rows):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from server.catalog.profiles import ProfileRow, cascade_speedup, weights_digest
+from server.catalog.profiles import ProfileRow, cascade_speedup
 from server.commands.agreement import best_and_margin
 from server.commands.console import make_progress, table_console
 from server.commands.datasets import LabelledData, open_dataset
@@ -23,6 +23,7 @@ from server.commands.offline import (
     pick_model,
     run_conditions,
 )
+from server.commands.profile_files import model_identity
 from server.commands.proportions import wilson_interval
 from server.commands.row_qualities import with_agreement, with_exact_agreement, with_margin
 from server.commands.speeds import images_per_second, in_turn, speedups
@@ -112,9 +113,7 @@ def evaluate(
     schedules = parse_schedules(runner, r)
     targets = class_indices(data, runner.model.labels)
     files = _FILES[modality]
-    conditions: dict[str, object] = {"model": spec.name}
-    if spec.checkpoint is not None:
-        conditions["weights"] = weights_digest(spec.checkpoint)
+    conditions = model_identity(spec)
     if spec.text is not None:
         conditions["text"] = next(iter(spec.label_files))
     with log_step(log, f"evaluating {len(data):,} {files} under {len(schedules)} schedules"):

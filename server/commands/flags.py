@@ -177,20 +177,30 @@ class VisualizeCommand(ModelSettings):
 
 
 class EvaluateCommand(ModelSettings):
-    """Measure accuracy and speed for each r, over labelled files or the Fashion-MNIST files."""
+    """Measure accuracy and speed for each r, over labelled files or the Fashion-MNIST files.
+
+    With --task embed: what each r costs embeddings, over pictures without labels.
+    """
 
     data: Path | None = Field(
         None,
         description=(
             "Folder with one sub-folder of images, sounds or videos per class, as the model takes;"
-            " or with the Fashion-MNIST test files."
+            " or with the Fashion-MNIST test files. With --task embed: of pictures, nested or not."
+        ),
+    )
+    task: Literal["classify", "embed"] = Field(
+        "classify",
+        description=(
+            "What is measured beside speed: the accuracy, or how close embeddings and their nearest"
+            " neighbours are to those of r=0."
         ),
     )
     r: str = Field(
         "",
         description=(
             "Schedules, separated by spaces; default: 0 to 25 for images, the model's levels for"
-            " sounds and videos."
+            " sounds and videos, and with --task embed."
         ),
     )
     merging: str = Field(
@@ -208,11 +218,17 @@ class EvaluateCommand(ModelSettings):
     crops: Crops = _CROPS
     profile: Path | None = Field(
         None,
-        description="Write the table to this JSON file, for a model's `profile`.",
+        description=(
+            "Write the table to this JSON file, for a model's `profile`. With --task embed it is"
+            " added to what the file has of the same weights."
+        ),
     )
     plot: Path | None = Field(
         None,
-        description="Plot accuracy against measured speed-up to this PNG, SVG or PDF file.",
+        description=(
+            "Plot accuracy, or with --task embed the cosine, against measured speed-up to this PNG,"
+            " SVG or PDF file."
+        ),
     )
     beside: Path | None = Field(
         None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +55,7 @@ def with_margin(
 
 
 def with_cosine(row: ProfileRow, values: npt.NDArray[np.float64]) -> ProfileRow:
-    """Return ``row`` with the mean cosine of pooled features and its interval.
+    """Return ``row`` with the mean cosine of pooled features, its interval, and percentiles.
 
     Args:
         row: of a level.
@@ -65,7 +67,41 @@ def with_cosine(row: ProfileRow, values: npt.NDArray[np.float64]) -> ProfileRow:
         cosine=round(found.mean, 5),
         cosine_low=round(found.low, 5),
         cosine_high=round(found.high, 5),
+        **_percentiles(values),
     )
+
+
+def with_exact_cosine(row: ProfileRow) -> ProfileRow:
+    """Return the row of r=0, of which there is nothing to estimate."""
+    return replace(row, cosine=1.0, cosine_low=1.0, cosine_high=1.0, **_percentiles(np.ones(1)))
+
+
+def _percentiles(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    first, fifth = np.percentile(values, [1, 5]).tolist()
+    return {"cosine_p1": round(first, 5), "cosine_p5": round(fifth, 5)}
+
+
+def with_recall(
+    row: ProfileRow, alone: Mapping[int, float], mixed: Mapping[int, float]
+) -> ProfileRow:
+    """Return ``row`` with the recall of nearest neighbours, from 0 to 1 by how many these are.
+
+    Args:
+        row: of a level.
+        alone: where all features are of that level.
+        mixed: where half of them are of r=0.
+    """
+    return replace(
+        row,
+        recall_1=_percent(alone.get(1)),
+        recall_10=_percent(alone.get(10)),
+        mixed_recall_1=_percent(mixed.get(1)),
+        mixed_recall_10=_percent(mixed.get(10)),
+    )
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
 
 
 def with_dense_cosine(row: ProfileRow, values: npt.NDArray[np.float64]) -> ProfileRow:

@@ -1,4 +1,4 @@
-"""How settings become the flags and arguments of a command."""
+"""How the fields of a settings class become the flags and arguments of a command."""
 
 from __future__ import annotations
 

@@ -95,14 +95,17 @@ def _check_profile(profile: Path) -> None:
     """Check before the work that ``profile`` can be written.
 
     Raises:
-        ConfigError: it cannot, or it has accuracies of labelled files, which would be lost.
+        ConfigError: it cannot, or it has what ``evaluate`` alone measures, which would be lost.
     """
     if not profile.exists():
         return
-    if any(row.accuracy is not None for row in read_profile(profile)):
-        raise ConfigError(
-            f"{profile} has accuracies that tome-serve evaluate measured; name another --profile"
-        )
+    rows = read_profile(profile)
+    for measured, field in (("accuracies", "accuracy"), ("recalls of neighbours", "recall_1")):
+        if any(getattr(row, field) is not None for row in rows):
+            raise ConfigError(
+                f"{profile} has {measured} that tome-serve evaluate measured; name another"
+                " --profile"
+            )
     if not os.access(profile, os.W_OK):
         raise ConfigError(f"cannot write {profile}: Permission denied")
 

@@ -42,6 +42,9 @@ def measure_rule(
     record: RuleRecord,
     batch: int,
     recorded: Callable[[], None],
+    *,
+    with_patches: bool = True,
+    keep_features: Callable[[Sequence[npt.NDArray[np.float32]]], None] | None = None,
 ) -> None:
     """Measure the pictures that ``record`` does not have yet.
 
@@ -56,11 +59,17 @@ def measure_rule(
         record: is extended by whole batches.
         batch: pictures in one forward pass.
         recorded: is called after each batch.
+        with_patches: whether the features of patches are compared, where a model has no classifier.
+        keep_features: is called with the pooled features of each batch, ``(B, D)`` for each of the
+            schedules.
     """
     _warm_up(runner, baseline, schedules, min(batch, len(pictures) - record.read))
     for part in picture_batches(runner.model.transform, pictures, record.read, batch):
-        passes = _run(runner, baseline, schedules, part.inputs, len(record.batch_sizes))
+        number = len(record.batch_sizes)
+        passes = _run(runner, baseline, schedules, part.inputs, number, with_patches=with_patches)
         _add(record, part, passes)
+        if passes is not None and keep_features is not None:
+            keep_features(passes.features)
         recorded()
 
 
@@ -95,10 +104,12 @@ class _Passes:
     Attributes:
         levels: what to add to each level, by the name of the list.
         baseline_seconds: of one picture at r=0.
+        features: the pooled ones of each level, ``(B, D)``.
     """
 
     levels: list[dict[str, list[Any]]]
     baseline_seconds: float
+    features: list[npt.NDArray[np.float32]]
 
 
 def _run(
@@ -107,11 +118,14 @@ def _run(
     schedules: Sequence[Schedule],
     inputs: npt.NDArray[Any],
     number: int,
+    *,
+    with_patches: bool,
 ) -> _Passes | None:
     """Run one batch; None if it is empty.
 
     Args:
         number: of the batch; decides which schedule is the first.
+        with_patches: see `measure_rule`.
     """
     count = len(inputs)
     if count == 0:
@@ -122,7 +136,7 @@ def _run(
     passes: dict[int, _Pass] = {}
     for index, (used, schedule) in in_turn(jobs, number):
         passes[index] = _pass(used, inputs, schedule)
-    dense = _dense(runner, schedules, inputs)
+    dense = _dense(runner, schedules, inputs) if with_patches else []
     exact = passes[0]
     levels = []
     for index in range(len(schedules)):
@@ -132,7 +146,8 @@ def _run(
         levels.append(level)
     # Where ``runner`` is the baseline, its r=0 is the last one too.
     last = passes[len(jobs) - 1] if baseline is not runner else exact
-    return _Passes(levels, last.seconds / count)
+    features = [passes[index].outputs.features.numpy() for index in range(len(schedules))]
+    return _Passes(levels, last.seconds / count, features)
 
 
 def _pass(runner: Runner, inputs: npt.NDArray[Any], schedule: Schedule) -> _Pass:
@@ -197,12 +212,15 @@ def _add(record: RuleRecord, part: PictureBatch, passes: _Passes | None) -> None
             getattr(level, name).extend(values)
 
 
-def check_same_pictures(records: Sequence[RuleRecord], folder: str) -> None:
+def check_same_pictures(
+    records: Sequence[RuleRecord], folder: str, remedy: str = "measure again with --fresh"
+) -> None:
     """Check that every rule was measured on the same pictures.
 
     Args:
         records: of the rules, that of the model's entry first; may be none.
         folder: name of the folder, for the messages.
+        remedy: what to do where pictures have changed.
 
     Raises:
         ConfigError: pictures have changed in between, or none can be read.
@@ -214,4 +232,4 @@ def check_same_pictures(records: Sequence[RuleRecord], folder: str) -> None:
         name, reason = next(iter(first.unreadable.items()))
         raise ConfigError(f"no picture in {folder} can be read; of {name}: {reason}")
     if any(set(each.unreadable) != set(first.unreadable) for each in records):
-        raise ConfigError(f"pictures in {folder} changed meanwhile; measure again with --fresh")
+        raise ConfigError(f"pictures in {folder} changed meanwhile; {remedy}")

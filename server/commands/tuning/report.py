@@ -103,7 +103,7 @@ def _table(report: Report) -> Table:
             table.add_row(
                 rule.label,
                 row.r,
-                *(_with_interval(row, *fields) for fields in columns.values()),
+                *(with_interval(row, *fields) for fields in columns.values()),
                 str(row.tokens),
                 f"{row.relative_flops:.1%}",
                 f"{row.images_per_s:.0f}",
@@ -127,7 +127,8 @@ def _columns(rows: Sequence[ProfileRow]) -> dict[str, tuple[str, int]]:
     }
 
 
-def _with_interval(row: ProfileRow, field: str, decimals: int) -> str:
+def with_interval(row: ProfileRow, field: str, decimals: int) -> str:
+    """Return the value of a field with its 95 % confidence interval."""
     value, low, high = (getattr(row, f"{field}{end}") for end in ("", "_low", "_high"))
     return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 

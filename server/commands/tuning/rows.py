@@ -10,6 +10,7 @@ from server.commands.row_qualities import (
     with_cosine,
     with_dense_cosine,
     with_exact_agreement,
+    with_exact_cosine,
     with_margin,
 )
 from server.commands.speeds import images_per_second, speedups
@@ -78,7 +79,7 @@ def _row(
     )
     if level.dense_cosines:
         row = with_dense_cosine(row, np.array(level.dense_cosines))
-    row = with_cosine(row, np.array(level.cosines))
+    row = with_exact_cosine(row) if level is exact else with_cosine(row, np.array(level.cosines))
     if not level.classes:
         return row
     if level is exact:

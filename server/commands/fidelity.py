@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from server.catalog.entries import ModelSpec
 from server.catalog.profiles import ProfileRow
 from server.commands.console import make_progress, table_console
 from server.commands.datasets import FASHION_MNIST_DIR
@@ -60,10 +61,7 @@ def evaluate_embeddings(
     if command.profile is not None:
         known = open_profile(command.profile, identity)
     pictures = open_pictures(command.data or FASHION_MNIST_DIR, command.limit)
-    runners = [
-        load_runner(command, spec.model_copy(update={"merging": rule}))
-        for rule in command.rules or (spec.merging,)
-    ]
+    runners = _load(command, spec)
     transform = runners[0].model.transform
     if transform.modality is not Modality.IMAGE:
         raise ConfigError(
@@ -96,6 +94,17 @@ def evaluate_embeddings(
     if command.plot is not None:
         plot_profiles({**curves, **beside}, command.plot, COSINE)
     return 0
+
+
+def _load(command: EvaluateCommand, spec: ModelSpec) -> list[Runner]:
+    """Load the model by each rule, all in the dtype in which the first one was loaded."""
+    runners: list[Runner] = []
+    for rule in command.rules or (spec.merging,):
+        settings = command
+        if runners:
+            settings = command.model_copy(update={"dtype": runners[0].dtype})
+        runners.append(load_runner(settings, spec.model_copy(update={"merging": rule})))
+    return runners
 
 
 def measure(

@@ -137,6 +137,12 @@ def test_bounds_need_a_profile_that_has_them(start_server, tmp_path):
             f"{server.url}/classify?r=auto&min_accuracy=50", content=image.getvalue(), timeout=30
         )
         assert "has no profile" in assert_problem(refused, 422, "invalid-parameter")["detail"]
+        refused = httpx.post(
+            f"{server.url}/embed?r=auto&min_fidelity=0.5", content=image.getvalue(), timeout=30
+        )
+        problem = assert_problem(refused, 422, "invalid-parameter")
+        assert problem["parameter"] == "min_fidelity"
+        assert "no profile of its fidelity" in problem["detail"]
         for query in ("r=auto", "r=auto&min_agreement=96", "r=auto&min_agreement=100"):
             answer = httpx.post(
                 f"{server.url}/classify?{query}", content=image.getvalue(), timeout=30

@@ -191,6 +191,12 @@ WRONG: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str | None]]
     ({"extra_body": {"normalize": 1}}, openai.BadRequestError, "true and false", "normalize"),
     ({"extra_body": {"windows": "mean"}}, openai.BadRequestError, "takes images", "windows"),
     ({"extra_body": {"top_k": 1}}, openai.BadRequestError, "no member 'top_k'", "top_k"),
+    (
+        {"extra_body": {"r": "auto", "min_fidelity": 0.99}},
+        openai.BadRequestError,
+        "has no profile of its fidelity",
+        "min_fidelity",
+    ),
     ({"extra_query": {"speed": 1}}, openai.BadRequestError, "no parameter 'speed'", "speed"),
     ({"extra_body": {"r": 1}, "extra_query": {"r": 1}}, openai.BadRequestError, "2 times", "r"),
     ({"extra_body": {"deadline_ms": 0.01}}, openai.InternalServerError, "deadline passed", None),

@@ -37,7 +37,8 @@ def test_help_says_in_full_what_each_command_does(tome_serve: Run) -> None:
     text = " ".join(tome_serve("--help").stdout.split())
     assert "classify FILE... classify images, sounds or videos here, without a server; - is" in text
     kinds = "images, sounds or videos"
-    assert f"a folder of labelled {kinds}, or the Fashion-MNIST files tune MODEL FOLDER" in text
+    assert f"a folder of labelled {kinds}, or the Fashion-MNIST files; with --task embed" in text
+    assert "what r costs embeddings, without labels tune MODEL FOLDER measure on" in text
     assert text.endswith("top watch a server: throughput by r, latency, speed-up, queue, refusals")
 
 

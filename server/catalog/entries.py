@@ -1,10 +1,11 @@
-"""Catalog entries: the models to serve, from a TOML file, from timm names, or the bundled model."""
+"""The catalog: the models to serve, from a TOML file, from timm names, or the bundled model."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -45,6 +46,7 @@ def _as_table(value: Any) -> Any:
 
 
 LabelFiles = Annotated[dict[Name, Path] | None, BeforeValidator(_as_table)]
+_NAME = re.compile(rf"[{_NAME_CHARACTERS}]+")
 
 
 class ModelSpec(BaseModel):
@@ -158,13 +160,44 @@ class ModelSpec(BaseModel):
         return self.text or {}
 
 
+@dataclass(frozen=True)
+class Catalog:
+    """The models to serve, and further names for them.
+
+    Attributes:
+        specs: one per model, the default one first.
+        aliases: by the further name, the name of the model.
+    """
+
+    specs: tuple[ModelSpec, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> ModelSpec:
+        """Return the entry of that name or alias. Raises `ConfigError`."""
+        for spec in self.specs:
+            if self.aliases.get(name, name) == spec.name:
+                return spec
+        names = ", ".join([*(spec.name for spec in self.specs), *self.aliases])
+        raise ConfigError(f"there is no model {name!r}; there are {names}")
+
+
 def read_catalog(
     config: Path | None,
     names: Sequence[str],
     *,
     profiles: bool = True,
 ) -> tuple[ModelSpec, ...]:
-    """Return the models to serve: the tables of ``config``, then the ``names``.
+    """Return the entries of a catalog, without its aliases. Arguments and errors: `open_catalog`."""
+    return open_catalog(config, names, profiles=profiles).specs
+
+
+def open_catalog(
+    config: Path | None,
+    names: Sequence[str],
+    *,
+    profiles: bool = True,
+) -> Catalog:
+    """Return the models to serve and their aliases: the tables of ``config``, then the ``names``.
 
     Without either, it is the model of `BUNDLED`.
 
@@ -178,29 +211,47 @@ def read_catalog(
         ConfigError: a file or a field is missing or wrong; the message names it.
     """
     specs: list[ModelSpec] = []
+    aliases: Mapping[str, str] = {}
     if config is not None:
-        specs += _read_toml(config, profiles)
+        specs, aliases = _read_toml(config, profiles)
     specs += [_from_name(name, profiles) for name in names]
     if not specs:
-        specs = _read_toml(BUNDLED, profiles)
+        specs, aliases = _read_toml(BUNDLED, profiles)
     seen: set[str] = set()
     for spec in specs:
         if spec.name in seen:
             raise ConfigError(f"two models are called {spec.name!r}; give one of them another name")
         seen.add(spec.name)
-    return tuple(specs)
+    _check_aliases(aliases, seen, config)
+    return Catalog(tuple(specs), aliases)
+
+
+def _check_aliases(aliases: Mapping[str, str], names: set[str], config: Path | None) -> None:
+    """Raise `ConfigError` unless each alias is a new name of one of the models."""
+    for alias, name in aliases.items():
+        if alias in names:
+            raise ConfigError(
+                f"{config}, aliases: {alias!r} is a model as well; give the alias another name"
+            )
+        if name not in names:
+            raise ConfigError(
+                f"{config}, aliases: {alias!r} is to be {name!r}, which is no model; there are"
+                f" {', '.join(sorted(names))}"
+            )
 
 
 def _from_name(name: str, profiles: bool) -> ModelSpec:
     """Return the bundled model of that name, else timm's."""
     for path in (BUNDLED, BUNDLED_SOUND, BUNDLED_VIDEO):
-        for spec in _read_toml(path, profiles):
+        specs, _ = _read_toml(path, profiles)
+        for spec in specs:
             if spec.name == name:
                 return spec
     return ModelSpec(name=re.sub(rf"[^{_NAME_CHARACTERS}]", "-", name), timm=name)
 
 
-def _read_toml(path: Path, profiles: bool) -> list[ModelSpec]:
+def _read_toml(path: Path, profiles: bool) -> tuple[list[ModelSpec], dict[str, str]]:
+    """Return the models and the aliases of a file. Raises `ConfigError`."""
     try:
         text = path.read_text("utf-8-sig")  # Windows' editors put a byte order mark in front
         document = tomllib.loads(text)
@@ -209,15 +260,33 @@ def _read_toml(path: Path, profiles: bool) -> list[ModelSpec]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     tables = document.get("models")
-    unknown_keys = sorted(set(document) - {"models"})
+    unknown_keys = sorted(set(document) - {"models", "aliases"})
     if unknown_keys or not isinstance(tables, list) or not tables:
-        message = f"{path} must hold one or more [[models]] tables and nothing else"
+        message = (
+            f"{path} must hold one or more [[models]] tables, may hold a table [aliases], and"
+            " nothing else"
+        )
         if unknown_keys:
             message += f"; it also has {', '.join(unknown_keys)}"
         raise ConfigError(message)
-    return [
+    specs = [
         _read_table(path, number, table, profiles) for number, table in enumerate(tables, start=1)
     ]
+    return specs, _read_aliases(path, document.get("aliases", {}))
+
+
+def _read_aliases(path: Path, table: Any) -> dict[str, str]:
+    """Return the table ``[aliases]``. Raises `ConfigError` for what is none."""
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f'{path}: aliases must be a table: [aliases], then flowers = "flowers-v2"'
+        )
+    for alias, name in table.items():
+        if not _NAME.fullmatch(alias):
+            raise ConfigError(f"{path}, aliases: {alias!r} may only have letters, digits and . _ -")
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}, aliases: {alias} must be the name of a model, in quotes")
+    return table
 
 
 def _read_table(path: Path, number: int, table: dict[str, Any], profiles: bool) -> ModelSpec:

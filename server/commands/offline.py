@@ -16,7 +16,7 @@ from rich.table import Table
 
 from server.allocator import keep_freed_memory, map_large_blocks
 from server.audio.picture import oriented_grid, oriented_source, spectrogram
-from server.catalog.entries import ModelSpec, read_catalog
+from server.catalog.entries import ModelSpec, open_catalog, read_catalog
 from server.commands.console import table_console
 from server.commands.inputs import Row, read_inputs
 from server.engine.device.placement import (
@@ -66,15 +66,11 @@ def pick_model(
     """
     views = {"clips": clips, "crops": crops}
     given = {field: value for field, value in views.items() if value is not None}
-    specs = read_catalog(settings.config, settings.models, profiles=profiles)
-    for spec in specs:
-        if name in ("", spec.name):
-            if text:
-                given_text = _pick_label_set(spec, text)
-                return spec.model_copy(update={**given, "text": given_text})
-            return spec.model_copy(update=given)
-    names = ", ".join(spec.name for spec in specs)
-    raise ConfigError(f"there is no model {name!r}; there are {names}")
+    catalog = open_catalog(settings.config, settings.models, profiles=profiles)
+    spec = catalog.find(name) if name else catalog.specs[0]
+    if text:
+        given["text"] = _pick_label_set(spec, text)
+    return spec.model_copy(update=given)
 
 
 def _pick_label_set(spec: ModelSpec, name: str) -> dict[str, Path]:

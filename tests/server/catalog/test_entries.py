@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server.catalog.entries import BUNDLED, read_catalog
+from server.catalog.entries import BUNDLED, open_catalog, read_catalog
 from server.errors import ConfigError
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -152,3 +152,26 @@ def test_mistakes_in_label_sets(tmp_path: Path, text: str, sentence: str) -> Non
     path = write(tmp_path, TABLE + f"text = {text}\n")
     with pytest.raises(ConfigError, match=sentence):
         read_catalog(path, ())
+
+
+def test_aliases_are_further_names_of_models(tmp_path: Path) -> None:
+    catalog = open_catalog(write(tmp_path, TABLE + '[aliases]\nflowers = "a"\n'), ("vit_b",))
+    assert catalog.aliases == {"flowers": "a"}
+    assert catalog.find("flowers") is catalog.find("a") is catalog.specs[0]
+    with pytest.raises(ConfigError, match="no model 'c'; there are a, vit_b, flowers"):
+        catalog.find("c")
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ('aliases = "a"\n' + TABLE, "aliases must be a table"),
+        (TABLE + "[aliases]\nflowers = 1\n", "flowers must be the name of a model"),
+        (TABLE + '[aliases]\n"a b" = "a"\n', "'a b' may only have letters"),
+        (TABLE + '[aliases]\na = "a"\n', "'a' is a model as well"),
+        (TABLE + '[aliases]\nflowers = "b"\n', "'b', which is no model; there are a"),
+    ],
+)
+def test_a_mistake_in_the_aliases_is_named(tmp_path: Path, table: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        open_catalog(write(tmp_path, table), ())

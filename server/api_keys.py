@@ -6,6 +6,7 @@ There is no flag for them: every process on the machine could read it.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,7 +19,7 @@ _INVALID_KEY = "an API key may only have visible ASCII characters"
 
 
 class Secrets(BaseSettings):
-    """Where the server's keys are. Without keys the server is open to everyone."""
+    """Where the server's keys are. Without API keys the server is open to everyone."""
 
     model_config = SettingsConfigDict(
         env_prefix="TOME_",
@@ -29,6 +30,21 @@ class Secrets(BaseSettings):
 
     api_keys: SecretStr | None = None
     api_keys_file: Path | None = None
+    admin_key: SecretStr | None = None
+    admin_key_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class ServerKeys:
+    """The keys of a server.
+
+    Attributes:
+        api: of all paths but /admin; without any, every request passes.
+        admin: of /admin; without any, there are no such paths.
+    """
+
+    api: tuple[str, ...] = ()
+    admin: tuple[str, ...] = ()
 
 
 class ClientSecrets(BaseSettings):
@@ -51,10 +67,7 @@ def read_client_key(secrets: ClientSecrets, file: Path | None) -> str:
         ConfigError: the file cannot be read or holds no key, or a header cannot hold the key.
     """
     if file is not None:
-        lines = _read_lines(file, f"the API key in {file}")
-        key = lines[0].strip() if lines else ""
-        if not key:
-            raise ConfigError(f"{file} holds no API key")
+        key = _first_line(file)
     elif secrets.api_key is not None:
         key = secrets.api_key.get_secret_value().strip()
     else:
@@ -64,8 +77,34 @@ def read_client_key(secrets: ClientSecrets, file: Path | None) -> str:
     return key
 
 
+def _first_line(file: Path) -> str:
+    """Return the key in ``file``. Raises `ConfigError`."""
+    lines = _read_lines(file, f"the API key in {file}")
+    key = lines[0].strip() if lines else ""
+    if not key:
+        raise ConfigError(f"{file} holds no API key")
+    return key
+
+
+def read_keys(secrets: Secrets) -> ServerKeys:
+    """Return all keys of the server. Raises `ConfigError` as `read_server_keys` does."""
+    return ServerKeys(read_server_keys(secrets), _read_admin_keys(secrets))
+
+
+def _read_admin_keys(secrets: Secrets) -> tuple[str, ...]:
+    """Return the keys of /admin: ``TOME_ADMIN_KEY``, and the first line of its file."""
+    keys = []
+    if secrets.admin_key is not None:
+        keys.append(secrets.admin_key.get_secret_value().strip())
+    if secrets.admin_key_file is not None:
+        keys.append(_first_line(secrets.admin_key_file))
+    if not all(_KEY.fullmatch(key) for key in keys):
+        raise ConfigError(f"TOME_ADMIN_KEY: {_INVALID_KEY}, and at least one")
+    return tuple(keys)
+
+
 def read_server_keys(secrets: Secrets) -> tuple[str, ...]:
-    """Return all keys of the server.
+    """Return the API keys of the server.
 
     They are those of ``TOME_API_KEYS``, separated by commas, and the lines of
     ``TOME_API_KEYS_FILE``.

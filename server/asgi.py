@@ -18,17 +18,19 @@ from fastapi import FastAPI
 
 from server.api.app import create_app
 from server.api.decoders import Decoders
-from server.api.middleware.auth import ApiKeys
 from server.api.routes.service import AppComponents
-from server.api_keys import Secrets, read_server_keys
-from server.catalog.entries import read_catalog
+from server.api_keys import Secrets, read_keys
 from server.engine_client.engines import Engines
-from server.ipc.control import EngineEnded, EngineGivenUp, EngineUp
+from server.engine_client.reloads import Reloads
+from server.errors import EngineStartError
+from server.ipc.control import EngineEnded, EngineGivenUp, EngineUp, ReloadEnded, Serving
+from server.ipc.reload import ReloadStatus
 from server.metrics.api import Metrics
 from server.metrics.parent import ParentMetrics
 from server.settings import Settings
 from server.supervision.engine_group import EngineGroup, EngineNews
-from server.supervision.launch import board_size, create_engines
+from server.supervision.generations import EngineGenerations, answer_reload
+from server.supervision.launch import board_size, create_generations
 from server.supervision.lifecycle import wait_for_first
 from server.supervision.shared import SharedMemory
 from server.system.stop_plan import StopPlan
@@ -52,14 +54,11 @@ def create_server(settings: Settings) -> FastAPI:
     Raises:
         ConfigError: the configuration of the models or the keys is invalid.
     """
-    # Report a mistake in the catalog now, not after the engine has imported torch.
-    read_catalog(settings.config, settings.models)
-    keys = ApiKeys(read_server_keys(Secrets()))
+    keys = read_keys(Secrets())
     settings = settings.model_copy(update={"api_workers": 1})
     shared = SharedMemory.create(board_size(settings))
     metrics = Metrics(shared.metrics, _WORKER)
-    on_restart = ParentMetrics(shared.metrics).observe_restart
-    group = create_engines(settings, shared, on_restart)
+    group = create_generations(settings, shared, ParentMetrics(shared.metrics))
     engines = Engines(
         shared.board,
         shared.size,
@@ -81,23 +80,26 @@ class LocalSubscriber:
     """What the API process is to its engines, where both belong to one process.
 
     Args:
-        engines: of the application.
+        engines, reloads: of the application.
         group: to which the application is subscribed.
 
     Attributes:
         failed: set to the error if the application cannot use an engine.
     """
 
-    def __init__(self, engines: Engines, group: EngineGroup) -> None:
+    def __init__(
+        self, engines: Engines, group: EngineGenerations | EngineGroup, reloads: Reloads
+    ) -> None:
         self._engines = engines
         self._group = group
+        self._reloads = reloads
         self._tasks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}  # by engine
         engines.on_lost = self._end_unusable
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def tell(self, news: EngineNews, connection: socket.socket | None = None) -> None:
-        """Pass on what has happened to an engine; see `Subscriber`."""
+        """Pass on what has happened to an engine or to the catalog; see `Subscriber`."""
         match news:
             case EngineUp() if connection is not None:
                 task = asyncio.get_running_loop().create_task(self._use(news, connection))
@@ -107,10 +109,21 @@ class LocalSubscriber:
                 self._engines.engine_ended(engine)
             case EngineGivenUp(engine=engine):
                 self._engines.engine_given_up(engine)
+            case Serving():
+                self._engines.serve(news)
+            case ReloadStatus():
+                self._reloads.status = news
+            case ReloadEnded():
+                self._reloads.end(news)
 
     async def _use(self, up: EngineUp, connection: socket.socket) -> None:
         self._pids[up.engine] = up.pid
-        await self._engines.engine_up(up, connection)
+        try:
+            await self._engines.engine_up(up, connection)
+        except EngineStartError as error:
+            if up.generation == self._engines.serving.number:
+                raise
+            return self._group.refuse(up.engine, str(error))
         self._group.confirm(up.engine, _WORKER)
 
     def _end_unusable(self, engine: int) -> None:
@@ -124,7 +137,9 @@ class LocalSubscriber:
 
 
 @contextlib.asynccontextmanager
-async def _run_engines(app: FastAPI, group: EngineGroup, plan: StopPlan) -> AsyncIterator[None]:
+async def _run_engines(
+    app: FastAPI, group: EngineGenerations, plan: StopPlan
+) -> AsyncIterator[None]:
     """Supervise the engines, from the first that is ready until the lifespan ends.
 
     Raises:
@@ -134,7 +149,10 @@ async def _run_engines(app: FastAPI, group: EngineGroup, plan: StopPlan) -> Asyn
     decoders: Decoders = app.state.decoders
     tracing: Tracing | None = app.state.tracing
     admission = components.admission
-    subscriber = LocalSubscriber(components.engines, group)
+    reloads: Reloads = app.state.reloads
+    subscriber = LocalSubscriber(components.engines, group, reloads)
+    components.engines.on_released = lambda generation: group.release(generation, _WORKER)
+    reloads.send = lambda wanted: answer_reload(group, wanted.ticket, subscriber)
     group.subscribe(_WORKER, subscriber)
     supervision = asyncio.create_task(group.run())
     try:
@@ -148,6 +166,7 @@ async def _run_engines(app: FastAPI, group: EngineGroup, plan: StopPlan) -> Asyn
         # check reads.
         supervision.add_done_callback(_log_failure)
         yield
+        group.stop_reloading()
         admission.stop_admitting(plan.bodies)
         all_answered = await admission.wait_until_drained(plan.drain)
         components.engines.close()
@@ -165,7 +184,7 @@ async def _run_engines(app: FastAPI, group: EngineGroup, plan: StopPlan) -> Asyn
             tracing.shutdown(plan.spans)
 
 
-async def _stop(group: EngineGroup, decoders: Decoders) -> None:
+async def _stop(group: EngineGenerations, decoders: Decoders) -> None:
     await asyncio.gather(group.stop(), decoders.stop())
 
 

@@ -230,6 +230,14 @@ class InvalidParameter(RequestError):
     title = "Invalid parameter"
 
 
+class ReloadFailed(RequestError):
+    """The catalog cannot be served as it is now; the models of before serve on."""
+
+    status = 422
+    slug = "reload-failed"
+    title = "The models were not reloaded"
+
+
 class HeaderTooLarge(RequestError):
     """The request's header has too many bytes (RFC 6585, section 5)."""
 

@@ -96,6 +96,7 @@ def start(day: Day, model: str, dtype: str, *less: str) -> None:
 
 def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
     """All that an engine does before it is ready."""
+    from server.catalog.entries import read_catalog
     from server.engine import startup
     from server.engine.execution.runner import Runner
     from server.engine.loading import model_loader
@@ -113,8 +114,7 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
         if hasattr(owner, name):
             setattr(owner, name, timed(getattr(owner, name), name, parts))
     wanted: dict[str, Any] = {
-        "catalog_path": config,
-        "models": (),
+        "specs": read_catalog(config, ()),
         "device": "cpu" if dry else "cuda",
         "dtype": dtype,
         "threads": 1 if dry else 0,

@@ -23,8 +23,8 @@ from server.metrics.memory import MetricsMemory
 
 log = logging.getLogger("tome.server")
 
-# For Ctrl-C, and when a terminal is closed, the parent decides when this process ends.
-for _signal in (signal.SIGINT, signal.SIGHUP):
+# For Ctrl-C, the parent decides when this process ends; the others are for the parent alone.
+for _signal in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(_signal, signal.SIG_IGN)
 
 
@@ -40,7 +40,7 @@ def main(control: int, slots: int, board: int, metrics: int) -> int:
         from server.api.lifecycle import run
 
     size = config.board
-    memory = MetricsMemory(metrics, size.workers, size.engines)
+    memory = MetricsMemory(metrics, size.workers, size.engine_rows)
     return run(config, connection, slots, Board(board, size), memory)
 
 

@@ -17,11 +17,13 @@ from server.api.pipeline.image import ImagePath
 from server.api.pipeline.inference import InferencePipeline
 from server.api.pipeline.media import MediaPath
 from server.api.pipeline.threads import Threads
-from server.api.routes import images, prometheus, service
+from server.api.routes import admin, images, prometheus, service
 from server.api.routes.oip import routes as oip
 from server.api.routes.openai import routes as openai
+from server.api_keys import ServerKeys
 from server.decoding.pool import DecodePool
 from server.engine_client.engines import Engines
+from server.engine_client.reloads import Reloads
 from server.engine_client.routing import Router
 from server.imaging.decode import decode
 from server.media.modality import Modality
@@ -38,13 +40,14 @@ Errors are `application/problem+json` (RFC 9457)."""
 
 
 def create_app(
-    settings: Settings, keys: ApiKeys, engines: Engines, metrics: Metrics, worker: int = 0
+    settings: Settings, keys: ServerKeys, engines: Engines, metrics: Metrics, worker: int = 0
 ) -> Application:
     """Return the ASGI application in front of ``engines``.
 
     ``app.state.components`` holds what the routes work with, among it the `Admission`;
     ``app.state.decoders`` the processes that decode sounds and videos, which ``engines`` will
-    start; and ``app.state.tracing`` what records spans, if they are configured.
+    start; ``app.state.reloads`` reloads of the catalog; and ``app.state.tracing`` what records
+    spans, if they are configured.
 
     Args:
         worker: index of the API process.
@@ -61,7 +64,7 @@ def create_app(
     router = Router(engines, settings.target_seconds)
     admission = _create_admission(settings, router)
     threads = Threads(settings.decode_threads)
-    pool = _create_pool(settings, metrics, worker)
+    decoders = Decoders(partial(_create_pool, settings, metrics, worker))
     decode_image = partial(decode, max_pixels=settings.max_pixels, max_side=settings.max_side)
     inference = InferencePipeline(
         router,
@@ -69,7 +72,7 @@ def create_app(
         metrics,
         threads,
         image_path=ImagePath(router, metrics, decode_image, threads),
-        media_path=MediaPath(router, admission, metrics, pool, threads),
+        media_path=MediaPath(router, admission, metrics, decoders, threads),
     )
     app.state.components = service.AppComponents(
         engines, admission, inference, settings.default_r, settings.media_limits
@@ -77,11 +80,14 @@ def create_app(
     app.state.known_params = images.KnownParams(
         settings.default_r, settings.media_limits[Modality.VIDEO].max_windows
     )
-    app.state.decoders = Decoders(pool)
-    engines.before_jobs = app.state.decoders.start_for
+    app.state.decoders = decoders
+    engines.before_jobs = decoders.start_for
     app.state.metrics = metrics
     app.state.tracing = create_tracing()
+    app.state.reloads = Reloads()
     _add_routes(app, settings)
+    if keys.admin:
+        app.include_router(admin.router)
     problem_details.add_exception_handlers(app, metrics)
     app.requests = _create_middleware(app, settings, keys, admission, metrics)
     _observe_engines(engines, metrics)
@@ -116,7 +122,7 @@ def _add_routes(app: FastAPI, settings: Settings) -> None:
 
 
 def _create_middleware(
-    app: Application, settings: Settings, keys: ApiKeys, admission: Admission, metrics: Metrics
+    app: Application, settings: Settings, keys: ServerKeys, admission: Admission, metrics: Metrics
 ) -> RequestMiddleware:
     def is_closing() -> bool:
         return admission.closing
@@ -124,7 +130,7 @@ def _create_middleware(
     return RequestMiddleware(
         app.answer_by_route,
         metrics,
-        keys,
+        ApiKeys(keys.api),
         image_routes=image_routes(),
         endpoints={**images.endpoints(), **openai.endpoints()},
         check_room=admission.check_room,
@@ -132,6 +138,7 @@ def _create_middleware(
         tracing=app.state.tracing,
         cors_origins=settings.cors_origins,
         root_path=settings.root_path,
+        admin_keys=ApiKeys(keys.admin),
     )
 
 
@@ -148,5 +155,7 @@ def _observe_engines(engines: Engines, metrics: Metrics) -> None:
         return engines.queued
 
     metrics.queue_jobs.set_function(queued_jobs)
-    for engine, row in enumerate(engines.board.engines):
-        metrics.observe_engine(str(engine), row)
+    rows = engines.board.engines
+    count = len(engines.serving.engines)
+    for engine in range(count):
+        metrics.observe_engine(str(engine), *rows[engine::count])

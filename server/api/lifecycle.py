@@ -14,7 +14,6 @@ from typing import Any
 
 from server.allocator import freeze_live_objects, keep_some_freed_memory
 from server.api.app import create_app
-from server.api.middleware.auth import ApiKeys
 from server.api.routes.prometheus import create_metrics_app
 from server.api.transport.acceptor import ConnectionBalance
 from server.api.transport.lingering import LingerLimits
@@ -25,6 +24,7 @@ from server.api.transport.listener import (
     http_config,
 )
 from server.api.transport.protocol import ConnectionRegistry
+from server.api_keys import ServerKeys
 from server.engine_client.engines import Engines
 from server.errors import EngineStartError
 from server.ipc.api_config import ApiConfig
@@ -38,14 +38,19 @@ from server.ipc.control import (
     EngineAttached,
     EngineEnded,
     EngineGivenUp,
+    EngineRefused,
     EngineUnusable,
     EngineUp,
+    Released,
+    ReloadEnded,
     Retire,
     RetireWanted,
     Serve,
+    Serving,
     Started,
 )
 from server.ipc.control_channel import ControlChannel
+from server.ipc.reload import ReloadStatus
 from server.metrics.api import Metrics
 from server.metrics.memory import MetricsMemory
 from server.settings import Settings
@@ -108,10 +113,12 @@ class Lifecycle:
         self._engines = engines
         self._row = row
         self._connection = connection
-        app = create_app(settings, ApiKeys(config.keys), engines, metrics, config.worker)
+        keys = ServerKeys(config.keys, config.admin_keys)
+        app = create_app(settings, keys, engines, metrics, config.worker)
         self._admission = app.state.components.admission
         self._decoders = app.state.decoders
         self._tracing = app.state.tracing
+        self._reloads = app.state.reloads
         max_connections = allow_connections(-(-settings.max_connections // config.board.workers))
 
         def create_registry(limit: int) -> ConnectionRegistry:
@@ -149,6 +156,8 @@ class Lifecycle:
         self._engines.on_lost = lambda engine: control.send(
             EngineUnusable(engine, self._pids[engine])
         )
+        self._engines.on_released = lambda generation: control.send(Released(generation))
+        self._reloads.send = control.send
         self._start(self._beat())
         self._start(self._follow_orders(control))
         control.send(Started())
@@ -182,6 +191,12 @@ class Lifecycle:
                 self._engines.engine_ended(engine)
             case EngineGivenUp(engine=engine):
                 self._engines.engine_given_up(engine)
+            case Serving():
+                self._engines.serve(order)
+            case ReloadStatus():
+                self._reloads.status = order
+            case ReloadEnded():
+                self._reloads.end(order)
             case Serve():
                 self._serving = asyncio.create_task(self._serve())
                 self._row.set_accepting(True)
@@ -203,6 +218,8 @@ class Lifecycle:
         try:
             await self._engines.engine_up(up, connection)
         except EngineStartError as error:
+            if up.generation != self._engines.serving.number:
+                return control.send(EngineRefused(up.engine, str(error)))
             return control.send(ApiFailed(str(error)))
         if is_first:
             freeze_live_objects()

@@ -187,7 +187,7 @@ def read_catalog(
     *,
     profiles: bool = True,
 ) -> tuple[ModelSpec, ...]:
-    """Return the entries of a catalog, without its aliases. Arguments and errors: `open_catalog`."""
+    """Return the entries of a catalog, without its aliases, as `open_catalog` reads them."""
     return open_catalog(config, names, profiles=profiles).specs
 
 

@@ -98,16 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     log.info("tome-serve %s starts on Python %s", VERSION, platform.python_version())
-    from server.api_keys import Secrets, read_server_keys
-    from server.catalog.entries import read_catalog
+    # Nothing is read yet that a reload would read again.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from server.api_keys import Secrets, read_keys
     from server.supervision.lifecycle import run
 
     # Until the server installs its own handler no request is accepted, so a stop is a clean exit.
     signal.signal(signal.SIGTERM, _exit_cleanly)
-    # Report a mistake in the catalog now, not after the engine process has imported torch.
-    read_catalog(settings.config, settings.models)
-    keys = read_server_keys(Secrets())
-    return run(settings, keys)
+    return run(settings, read_keys(Secrets()))
 
 
 def _exit_cleanly(signal_number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 # The API process decides when a worker ends: what is being decoded at a stop is still answered.
-for _signal in (signal.SIGINT, signal.SIGTERM):
+for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(_signal, signal.SIG_IGN)
 
 from server.decoding import worker  # noqa: E402

@@ -31,7 +31,7 @@ EXIT_DEVICE_LOST = 3
 
 # Only the parent process decides when the engine stops, by a message. Signals are ignored before
 # the slow imports begin.
-for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+for _signal in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(_signal, signal.SIG_IGN)
 
 
@@ -53,7 +53,7 @@ def main(control: int, memory: int, board: int, metrics: int) -> int:
         size = config.board
         row = Board(board, size).engines[config.engine]
         start_heartbeat(row, watch)
-        metrics_memory = MetricsMemory(metrics, size.workers, size.engines)
+        metrics_memory = MetricsMemory(metrics, size.workers, size.engine_rows)
         counted = EngineMetrics(metrics_memory, config.engine)
         return serve(channel, config, memory, row, counted.observe_batch)
     except ChannelClosed:
@@ -89,7 +89,7 @@ def serve(
     slot_bytes = largest_input_bytes(info.transform.size for info in model_infos)
     control.send(Ready(model_infos, slot_bytes=slot_bytes, cost_models=cost_models))
     slots_ready = check_type(control.receive(), SlotsReady)
-    slots = Slots(memory, config.board.slots, slots_ready.slot_bytes)
+    slots = Slots(memory, config.board.slots, slots_ready.slot_bytes, slots_ready.offset)
     bounds = Bounds(config.max_batch, config.max_batch_work or config.max_batch)
     scheduler = Scheduler(bounds, config.target_seconds, calibrations)
     clients = Clients(control, scheduler)

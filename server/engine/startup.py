@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 
 from server.allocator import keep_freed_memory, map_large_blocks, release_freed_memory
-from server.catalog.entries import read_catalog
 from server.engine.device.forward import CaptureFailed
 from server.engine.device.placement import (
     configure_pytorch,
@@ -21,6 +20,7 @@ from server.engine.device.placement import (
 from server.engine.device.self_check import KERNELS
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
+from server.engine.loading.room import check_room
 from server.engine.loop import EngineModel
 from server.engine.scheduling.calibration import Calibration
 from server.engine.warmup import (
@@ -47,7 +47,6 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
         ConfigError: a model cannot be served; then none is.
         UnsafeAcceleration: a new process has to start, with fewer accelerations.
     """
-    specs = read_catalog(config.catalog_path, config.models)
     limit_isa(config.cpu_isa)
     threads = set_threads(config.threads, config.board.engines)
     with log_step(log, f"opening device {config.device}"):
@@ -55,9 +54,11 @@ def start_models(config: EngineConfig) -> tuple[dict[str, EngineModel], tuple[Mo
         dtype = pick_dtype(config.dtype, device)
         set_current_device(device)
         configure_pytorch(device)
+    if config.generation:
+        check_room(config.specs, device)
     served = {}
     infos = []
-    for spec in specs:
+    for spec in config.specs:
         started = time.perf_counter()
         map_large_blocks()
         model = load_model(spec, device, dtype, config.levels, config.accelerations)

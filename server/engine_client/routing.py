@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from server.engine_client.engines import Engines
+from server.engine_client.generation import Generation
 from server.engine_client.link import EngineLink, Result
 from server.errors import EngineLost, Overloaded, Refusal
 from server.ipc.messages import Job, OutputKind, SecondPass
 from server.latency import queueing
-from server.latency.cost import ImageCost
+from server.latency.cost import NO_COST, ImageCost
 from server.latency.queueing import WorkEstimate, whole_retry_seconds
 from server.latency.second_passes import SecondPasses
 from tome_core.schedule import Schedule
@@ -52,7 +53,7 @@ class Router:
         self._job_ids = itertools.count(engines.worker + 1, engines.workers)
         # Clients choose schedules, and most choose the same few.
         self._image_cost = lru_cache(maxsize=1024)(self._compute_image_cost)
-        self._model_index = lru_cache(maxsize=None)(self._find_model_index)
+        self._model_index = lru_cache(maxsize=1024)(self._find_model_index)
         self.second_passes = SecondPasses()
         self._retry_seconds = 0
         self._retry_valid_until = 0.0
@@ -72,7 +73,8 @@ class Router:
             # Every refused request needs this number, and to compute it takes a pass over the
             # whole queue.
             self._retry_valid_until = now + _RETRY_VALID_SECONDS
-            shortest = min(self._queue_seconds(link) for link in links.values())
+            serving = self.engines.serving
+            shortest = min(self._queue_seconds(serving, link) for link in links.values())
             self._retry_seconds = whole_retry_seconds(shortest)
         return self._retry_seconds
 
@@ -82,6 +84,7 @@ class Router:
         choices: Sequence[Schedule],
         deadline: float | None,
         second: SecondPass | None = None,
+        generation: int | None = None,
     ) -> WorkEstimate:
         """Return the work of an image under the last of ``choices``, the one that merges most.
 
@@ -90,15 +93,18 @@ class Router:
 
         Args:
             second: a second pass that images may take, which counts by its share of them.
+            generation: to which the request belongs; None for the one that serves.
         """
         due = deadline
         if due is None:
             due = time.monotonic() + self._target_seconds
-        image_cost = self._image_cost(model, choices[-1])
-        if second is None:
-            return WorkEstimate(model, image_cost, due)
-        second_cost = self._image_cost(model, second.schedule).of_share(second.shares[-1])
-        return WorkEstimate(model, image_cost, due, second_cost)
+        number = self.engines.generation(generation).number
+        image_cost = self._image_cost(number, model, choices[-1])
+        second_cost = NO_COST
+        if second is not None:
+            whole_cost = self._image_cost(number, model, second.schedule)
+            second_cost = whole_cost.of_share(second.shares[-1])
+        return WorkEstimate(model, image_cost, due, second_cost, number)
 
     @property
     def max_batch(self) -> int:
@@ -122,7 +128,7 @@ class Router:
         Ahead of them is all work that is due earlier, including images that are not submitted yet,
         each under the schedule that merges most.
         """
-        links = self.engines.links
+        links = self.engines.generation(work.generation).links
         if not links:
             return 0.0
         part = math.ceil(images / len(links))
@@ -131,11 +137,14 @@ class Router:
     def check_ready(self) -> None:
         """Raise `Overloaded` while no engine is ready."""
         if not self.engines.links:
-            raise Overloaded(
-                "the models are not loaded",
-                retry_after=self.retry_after(),
-                reason=Refusal.NOT_READY,
-            )
+            raise self._not_ready()
+
+    def _not_ready(self) -> Overloaded:
+        return Overloaded(
+            "the models are not loaded",
+            retry_after=self.retry_after(),
+            reason=Refusal.NOT_READY,
+        )
 
     def check_room(self) -> None:
         """Raise `Overloaded` while no slot of this process is free."""
@@ -146,7 +155,7 @@ class Router:
                 reason=Refusal.QUEUE_FULL,
             )
 
-    def lease(self, work: WorkEstimate | None = None) -> Lease:
+    def lease(self, work: WorkEstimate | None = None, generation: int | None = None) -> Lease:
         """Return a hold on one slot, which begins when its block is entered.
 
         The slot is free again on leaving; or, if its job was submitted, when the engine has
@@ -154,41 +163,49 @@ class Router:
 
         Args:
             work: the work of the image, which counts as queued from the entry on.
+            generation: to which the request belongs, where there is no ``work``; None for the one
+                that serves.
 
         Raises:
             Overloaded: on entering: no slot is free, or no engine is ready.
         """
-        return Lease(self, work)
+        number = generation if work is None else work.generation
+        return Lease(self, work, self.engines.generation(number))
 
-    def take_slot(self, work: WorkEstimate | None) -> int:
+    def take_slot(self, work: WorkEstimate | None, generation: Generation) -> int:
         """Return a slot that was free. Raises as entering a `lease` does."""
-        self.check_ready()
+        if not generation.links:
+            raise self._not_ready()
         self.check_room()
         slot = self._slots.free.pop()
         if work is not None:
-            self._board.admit(slot, self._model_index(work.model), work)
+            self._board.admit(slot, self._model_index(generation.number, work.model), work)
         return slot
 
-    def submit(self, job: Job, work: WorkEstimate | None = None) -> asyncio.Future[Result]:
+    def submit(
+        self, job: Job, work: WorkEstimate | None = None, generation: int | None = None
+    ) -> asyncio.Future[Result]:
         """Send a job to the engine that would complete it first.
 
         Cancelling the future cancels the job.
 
         Args:
             work: the work with which its slot was taken; None if the slot counts none yet.
+            generation: see `lease`.
 
         Raises:
             EngineLost: no engine is ready; the slot still belongs to the caller.
         """
-        links = self.engines.links
+        number = generation if work is None else work.generation
+        links = self.engines.generation(number).links
         if not links:
             raise EngineLost(
                 "the model process was lost; please retry",
                 retry_after=self.retry_after(),
             )
         if work is None:
-            work = self.estimate_work(job.model, job.choices, job.deadline, job.second)
-            self._board.admit(job.slot, self._model_index(job.model), work)
+            work = self.estimate_work(job.model, job.choices, job.deadline, job.second, number)
+            self._board.admit(job.slot, self._model_index(work.generation, job.model), work)
         link = self._first_to_complete(work, job.slot)
         self._board.submit(job.slot, link.engine)
         return link.submit(job)
@@ -197,14 +214,14 @@ class Router:
         """Return an id that no job of any API process has."""
         return next(self._job_ids)
 
-    def _compute_image_cost(self, model: str, schedule: Schedule) -> ImageCost:
-        return self.engines.models[model].geometry.image_cost(schedule)
+    def _compute_image_cost(self, generation: int, model: str, schedule: Schedule) -> ImageCost:
+        return self.engines.generation(generation).models[model].geometry.image_cost(schedule)
 
-    def _find_model_index(self, model: str) -> int:
-        return list(self.engines.models).index(model)
+    def _find_model_index(self, generation: int, model: str) -> int:
+        return list(self.engines.generation(generation).models).index(model)
 
     def _first_to_complete(self, work: WorkEstimate, slot: int) -> EngineLink:
-        links = self.engines.links
+        links = self.engines.generation(work.generation).links
         if len(links) == 1:
             (only,) = links.values()
             return only  # without a prediction, which takes a pass over the queue
@@ -216,16 +233,17 @@ class Router:
 
         return min(links.values(), key=seconds_and_length)
 
-    def _queue_seconds(self, link: EngineLink) -> float:
+    def _queue_seconds(self, generation: Generation, link: EngineLink) -> float:
         """Return the seconds from now until the engine has run its queue and current batch."""
-        queue = self._queue(link, due=math.inf)
+        queue = self._queue(generation, link, due=math.inf)
         seconds = queueing.queue_seconds(queue, link.cost_models, self.max_batch)
         elapsed, _ = self._current_batch_seconds(link)
         return max(0.0, seconds - elapsed)
 
     def _completion_seconds(self, work: WorkEstimate, link: EngineLink, images: int = 1) -> float:
         """Return the seconds until the last of ``images`` is complete; see `queueing`."""
-        ahead = self._queue(link, work.due) + [work] * (images - 1)
+        generation = self.engines.generation(work.generation)
+        ahead = self._queue(generation, link, work.due) + [work] * (images - 1)
         elapsed, remaining = self._current_batch_seconds(link)
         return queueing.completion_seconds(
             work, ahead, elapsed, link.cost_models, self.max_batch, remaining
@@ -239,15 +257,15 @@ class Router:
         elapsed = min(time.monotonic() - heartbeat.batch_started, heartbeat.predicted_seconds)
         return elapsed, heartbeat.predicted_seconds - elapsed
 
-    def _queue(self, link: EngineLink, due: float) -> list[WorkEstimate]:
+    def _queue(self, generation: Generation, link: EngineLink, due: float) -> list[WorkEstimate]:
         """Return the work that an engine runs before a job that is due at ``due``.
 
         Images that are not submitted yet are divided evenly among the engines.
         """
-        models = tuple(self.engines.models)
-        ready = list(self.engines.links)
+        models = tuple(generation.models)
+        ready = list(generation.links)
         part = slice(ready.index(link.engine), None, len(ready))
-        unsubmitted = self._board.unsubmitted_work(models, due)[part]
+        unsubmitted = self._board.unsubmitted_work(models, due, generation.number)[part]
         return self._board.work_of(link.engine, models, due) + unsubmitted
 
 
@@ -262,8 +280,9 @@ class Lease(AbstractContextManager["Lease"]):
             or by `release`.
     """
 
-    def __init__(self, router: Router, work: WorkEstimate | None) -> None:
+    def __init__(self, router: Router, work: WorkEstimate | None, generation: Generation) -> None:
         self._router = router
+        self._generation = generation
         self._slots = router.engines.slots
         self._work = work
         self._slot = -1  # none, before the block is entered
@@ -272,7 +291,8 @@ class Lease(AbstractContextManager["Lease"]):
 
     def __enter__(self) -> Self:
         """Take the slot. Raises `Overloaded`."""
-        self._slot = self._router.take_slot(self._work)
+        self._slot = self._router.take_slot(self._work, self._generation)
+        self._router.engines.join(self._generation)
         return self
 
     def __exit__(
@@ -283,6 +303,7 @@ class Lease(AbstractContextManager["Lease"]):
     ) -> None:
         """Give the slot back, unless an engine has it."""
         self.release()
+        self._router.engines.leave(self._generation)
 
     def release(self) -> None:
         """Give a slot that was kept back before the block ends: no other input will run in it."""
@@ -294,7 +315,7 @@ class Lease(AbstractContextManager["Lease"]):
         """Copy an image ``(C, H, W)`` into the slot: decoded, uint8; or normalised, float32."""
         self._normalised = pixels.dtype != np.uint8
         dtype = np.float32 if self._normalised else np.uint8
-        np.copyto(self._slots.memory.view(self._slot, pixels.shape, dtype), pixels)
+        np.copyto(self._generation.memory.view(self._slot, pixels.shape, dtype), pixels)
 
     def submit(
         self,
@@ -336,7 +357,7 @@ class Lease(AbstractContextManager["Lease"]):
             is_second=is_second,
             label_set=label_set,
         )
-        future = self._router.submit(job, self._work)
+        future = self._router.submit(job, self._work, self._generation.number)
         if keep_slot:
             self._slots.keep(self._slot)
             self._work = None  # the next job counts when it is submitted

@@ -19,7 +19,7 @@ class SlotShare:
     Attributes:
         count: number of the slots of this process.
         free: those that no image holds.
-        memory: all slots, mapped; set by `map`.
+        memory: all slots, as they were mapped last; set by `map`.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class SlotShare:
         self._descriptor = descriptor
         self._total = total
         self._board = board
+        self._mapped = (-1, -1)  # bytes of a slot, and the offset of all
         self._kept: set[int] = set()
 
     @property
@@ -38,9 +39,12 @@ class SlotShare:
         """Number of slots of this process that are not free."""
         return self.count - len(self.free)
 
-    def map(self, slot_bytes: int) -> None:
-        """Map the memory, to whose file the parent process has given its size."""
-        self.memory = Slots(self._descriptor, self._total, slot_bytes)
+    def map(self, slot_bytes: int, offset: int = 0) -> Slots:
+        """Map the slots at ``offset`` in the memory, to which the parent has given its size."""
+        if self._mapped != (slot_bytes, offset):
+            self.memory = Slots(self._descriptor, self._total, slot_bytes, offset)
+            self._mapped = (slot_bytes, offset)
+        return self.memory
 
     def keep(self, slot: int) -> None:
         """Let an engine and the lease of ``slot`` both hold it: it is free when both are done."""

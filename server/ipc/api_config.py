@@ -19,6 +19,7 @@ class ApiConfig:
         listeners: descriptors of the listening sockets, which it inherits.
         metrics_listeners: of those on the port of the metrics; none if they have no port of their
             own.
+        admin_keys: the keys of /admin; without any, there are no such paths.
     """
 
     settings: Settings
@@ -27,3 +28,4 @@ class ApiConfig:
     board: BoardSize
     listeners: tuple[int, ...]
     metrics_listeners: tuple[int, ...] = ()
+    admin_keys: tuple[str, ...] = ()

@@ -11,7 +11,8 @@ part; values of a row that belong together may be of two moments, which predicti
 | worker | the API process |
 | slot | the API process that the slot belongs to |
 
-The parent clears the rows of a process that has ended.
+The parent clears the rows of a process that has ended. Each engine has two rows: while a reload is
+under way, its successor runs beside it.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ _ACCEPTING = 4
 
 # Fields of a slot's row. The state is the last one: a row is written in this order.
 _MODEL = 0
-_DUE = 1
-_COST = 2
+_GENERATION = 1
+_DUE = 2
+_COST = 3
 _SECOND = _COST + len(ImageCost._fields)
 _STATE = _SECOND + len(ImageCost._fields)
 
@@ -65,9 +67,9 @@ _SUBMITTED = 2
 # Native doubles, each of which is written at once.
 _SLOT_ROW = struct.Struct(f"@{_STATE + 1}d")
 
-# Model, due, costs. The costs stay packed: the rows of a queue have few different ones.
+# Model, generation, due, costs. The costs stay packed: the rows of a queue have few different ones.
 _COST_BYTES = (_SECOND - _COST) * _VALUE_BYTES
-_SLOT_WORK = struct.Struct(f"@2d{_COST_BYTES}s{_COST_BYTES}s")
+_SLOT_WORK = struct.Struct(f"@3d{_COST_BYTES}s{_COST_BYTES}s")
 _IMAGE_COST = struct.Struct(f"@{_SECOND - _COST}d")
 
 
@@ -81,6 +83,7 @@ class BoardSize:
     """How many rows a board has.
 
     Attributes:
+        engines: that serve at the same time, one for each device.
         workers: API processes.
         slots: of all API processes together.
     """
@@ -90,9 +93,14 @@ class BoardSize:
     slots: int
 
     @property
+    def engine_rows(self) -> int:
+        """Rows of engines: each has one more for its successor."""
+        return 2 * self.engines
+
+    @property
     def bytes(self) -> int:
         """Size of the memory."""
-        rows = self.engines + self.workers + self.slots
+        rows = self.engine_rows + self.workers + self.slots
         size = rows * _FIELDS * _VALUE_BYTES
         return math.ceil(size / mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -234,7 +242,7 @@ class Board:
         self._values = memoryview(self._map).cast("d")
         values: npt.NDArray[np.float64] = np.frombuffer(self._map, np.float64)
         rows = values[: len(values) // _FIELDS * _FIELDS].reshape(-1, _FIELDS)
-        engine_end = size.engines
+        engine_end = size.engine_rows
         worker_end = engine_end + size.workers
         self._worker_rows = rows[engine_end:worker_end]
         self._slot_rows = rows[worker_end : worker_end + size.slots]
@@ -276,7 +284,14 @@ class Board:
         """
         start = (self._slot_start + slot * _FIELDS) * _VALUE_BYTES
         _SLOT_ROW.pack_into(
-            self._map, start, model, work.due, *work.image_cost, *work.second, _ADMITTED
+            self._map,
+            start,
+            model,
+            work.generation,
+            work.due,
+            *work.image_cost,
+            *work.second,
+            _ADMITTED,
         )
 
     def submit(self, slot: int, engine: int) -> None:
@@ -308,15 +323,30 @@ class Board:
         """
         return self._work(_SUBMITTED + engine, models, due)
 
-    def unsubmitted_work(self, models: Sequence[str], due: float) -> list[WorkEstimate]:
-        """Return the work that is admitted, that no engine has, and that is due at ``due``."""
-        return self._work(_ADMITTED, models, due)
+    def unsubmitted_work(
+        self, models: Sequence[str], due: float, generation: int = 0
+    ) -> list[WorkEstimate]:
+        """Return the work that is admitted, that no engine has, and that is due at ``due``.
 
-    def _work(self, state: int, models: Sequence[str], due: float) -> list[WorkEstimate]:
+        Args:
+            models: those of ``generation``, whose engines will have it.
+        """
+        of_generation = self._slot_rows[:, _GENERATION] == generation
+        return self._work(_ADMITTED, models, due, of_generation)
+
+    def _work(
+        self,
+        state: int,
+        models: Sequence[str],
+        due: float,
+        of_generation: npt.NDArray[np.bool_] | bool = True,
+    ) -> list[WorkEstimate]:
         states = self._slot_rows[:, _STATE]
-        is_wanted = (states == state) & (self._slot_rows[:, _DUE] <= due)
+        is_wanted = (states == state) & (self._slot_rows[:, _DUE] <= due) & of_generation
         rows = self._slot_rows[is_wanted, _MODEL:_STATE].tobytes()
         return [
-            WorkEstimate(models[int(model)], _image_cost(cost), row_due, _image_cost(second))
-            for model, row_due, cost, second in _SLOT_WORK.iter_unpack(rows)
+            WorkEstimate(
+                models[int(model)], _image_cost(cost), row_due, _image_cost(second), int(generation)
+            )
+            for model, generation, row_due, cost, second in _SLOT_WORK.iter_unpack(rows)
         ]

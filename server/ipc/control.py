@@ -7,16 +7,19 @@ Parent to engine: `EngineConfig`; `SlotsReady` as the answer to `Ready`; then `A
 for every API process; at the end `Stop`. Engine to parent: `Ready` or `StartFailed`; then
 `Detached`.
 
-Parent to API process: `ApiConfig`; `EngineUp`, `EngineEnded` and `EngineGivenUp` whenever they
-happen; `Serve`; at the end `Drain` and `Close`, or `Retire`. API process to parent: `Started`;
-`EngineAttached` for each `EngineUp`; `EngineUnusable`; `RetireWanted`; `Drained`; or `ApiFailed`.
+Parent to API process: `ApiConfig`; `Serving`; `EngineUp`, `EngineEnded` and `EngineGivenUp`
+whenever they happen; `Serve`; `ReloadStatus`, `ReloadEnded`; at the end `Drain` and `Close`, or
+`Retire`. API process to parent: `Started`; `EngineAttached` or `EngineRefused` for each `EngineUp`;
+`EngineUnusable`; `Released`; `ReloadWanted`; `RetireWanted`; `Drained`; or `ApiFailed`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from server.ipc.messages import ModelInfo
+from server.ipc.reload import ReloadReport
 from server.latency.cost import CostModel
 
 
@@ -52,8 +55,10 @@ class EngineUp:
     Attributes:
         engine: its index.
         pid: of its process.
-        slot_bytes: bytes of a slot, the same for all engines.
+        slot_bytes: bytes of a slot, the same for all engines of a generation.
         cost_models: the cost model of each model, by name.
+        generation: to which it belongs; it gets no job of another one.
+        slot_offset: where the slots of its generation begin in their memory.
     """
 
     engine: int
@@ -61,6 +66,8 @@ class EngineUp:
     models: tuple[ModelInfo, ...]
     slot_bytes: int
     cost_models: dict[str, CostModel]
+    generation: int = 0
+    slot_offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,30 @@ class EngineGivenUp:
     """The process of ``engine`` has ended, and no other follows."""
 
     engine: int
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Requests that arrive from now on are for the models of this generation.
+
+    The process can use all its engines already, but at the start of the server.
+
+    Attributes:
+        engines: the indices of its engines.
+        aliases: by the further name, the name of its model.
+    """
+
+    generation: int
+    engines: tuple[int, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReloadEnded:
+    """The answer to the `ReloadWanted` of that ticket."""
+
+    ticket: int
+    report: ReloadReport
 
 
 @dataclass(frozen=True)
@@ -125,6 +156,36 @@ class EngineUnusable:
 
     engine: int
     pid: int
+
+
+@dataclass(frozen=True)
+class EngineRefused:
+    """The API process cannot serve the models of an engine of a generation that does not serve yet.
+
+    Attributes:
+        reason: one sentence for the operator.
+    """
+
+    engine: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Released:
+    """No request of this generation is in flight any more, and none follows."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class ReloadWanted:
+    """Read the catalog again, and say what came of it.
+
+    Attributes:
+        ticket: of the API process, for the answer.
+    """
+
+    ticket: int
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,9 @@ class ModelInfo:
         matryoshka: whether the first numbers of an embedding are an embedding as well.
         label_sets: for zero-shot classification, the default first; empty for other models.
         modality: what it takes.
+        generation: of the engines that serve it; see `server.ipc.control.Serving`. The API process
+            adds it, and the aliases.
+        aliases: its further names.
     """
 
     name: str
@@ -144,6 +147,8 @@ class ModelInfo:
     embedding_dim: int = 0
     matryoshka: bool = False
     label_sets: tuple[LabelSet, ...] = ()
+    generation: int = 0
+    aliases: tuple[str, ...] = ()
     r_max: int = field(init=False)
     modality: Modality = field(init=False)
 
@@ -214,9 +219,14 @@ class Cancel:
 
 @dataclass(frozen=True)
 class SlotsReady:
-    """The shared memory has slots of ``slot_bytes`` bytes: map it. Jobs may follow."""
+    """The shared memory has slots of ``slot_bytes`` bytes: map it. Jobs may follow.
+
+    Attributes:
+        offset: where they begin in it.
+    """
 
     slot_bytes: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)

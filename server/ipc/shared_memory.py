@@ -10,16 +10,19 @@ Only the API process that a slot belongs to assigns it. An engine reads the slot
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+log = logging.getLogger("tome.engine")
 
 _PAGE = mmap.PAGESIZE
 
@@ -52,12 +55,62 @@ def _stride(slot_bytes: int) -> int:
     return math.ceil(slot_bytes / _PAGE) * _PAGE
 
 
-def size_slots(descriptor: int, count: int, slot_bytes: int) -> None:
+def size_slots(descriptor: int, count: int, slot_bytes: int, offset: int = 0) -> None:
     """Give the memory of ``count`` slots its size. Processes map it then.
 
     The parent process does so when an engine has reported how large a slot must be.
+
+    Args:
+        offset: where they begin in it.
     """
-    os.ftruncate(descriptor, count * _stride(slot_bytes))
+    os.ftruncate(descriptor, offset + count * _stride(slot_bytes))
+
+
+class SlotRegion(NamedTuple):
+    """Where slots lie in their memory: from ``offset`` on, of ``slot_bytes`` bytes each."""
+
+    offset: int
+    slot_bytes: int
+
+
+class SlotRegions:
+    """The regions that the parent process gives to slots: another one when they must be larger.
+
+    Slots of both sizes are in use for a while then, so they have no byte in common.
+
+    Args:
+        descriptor: the file.
+        count: number of slots of each region.
+    """
+
+    def __init__(self, descriptor: int, count: int) -> None:
+        self._descriptor = descriptor
+        self._count = count
+        self._last: SlotRegion | None = None
+
+    def fit(self, slot_bytes: int) -> SlotRegion:
+        """Return the region whose slots have at least ``slot_bytes`` bytes; a new one if needed."""
+        if self._last is not None and self._last.slot_bytes >= slot_bytes:
+            return self._last
+        offset = 0 if self._last is None else self._last.offset + self._size(self._last)
+        size_slots(self._descriptor, self._count, slot_bytes, offset)
+        log.info("%s", describe_slots(self._count, slot_bytes))
+        self._last = SlotRegion(offset, slot_bytes)
+        return self._last
+
+    def free(self, region: SlotRegion) -> None:
+        """Give the memory of a region back to the system, unless its slots are the latest ones.
+
+        Where the system cannot take a part of a file back, it stays.
+        """
+        if region == self._last or not hasattr(mmap, "MADV_REMOVE"):
+            return
+        size = self._size(region)
+        with mmap.mmap(self._descriptor, size, offset=region.offset) as memory:
+            memory.madvise(mmap.MADV_REMOVE)
+
+    def _size(self, region: SlotRegion) -> int:
+        return self._count * _stride(region.slot_bytes)
 
 
 def describe_slots(count: int, slot_bytes: int) -> str:
@@ -71,14 +124,15 @@ class Slots:
 
     Args:
         descriptor: the file from `create_memory`, of the size that `size_slots` gave it.
+        offset: where they begin in it.
 
     Attributes:
         array: all slots, ``(count, stride)``, where ``stride`` is a whole number of pages.
     """
 
-    def __init__(self, descriptor: int, count: int, slot_bytes: int) -> None:
+    def __init__(self, descriptor: int, count: int, slot_bytes: int, offset: int = 0) -> None:
         stride = _stride(slot_bytes)
-        self._map = mmap.mmap(descriptor, count * stride)
+        self._map = mmap.mmap(descriptor, count * stride, offset=offset)
         memory: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.array = memory.reshape(count, stride)
 

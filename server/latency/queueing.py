@@ -26,12 +26,14 @@ class WorkEstimate(NamedTuple):
         due: when the answer is due, in ``time.monotonic()`` seconds; the engine runs the earliest
             first.
         second: the mean computation of the second passes of such images, most of which take none.
+        generation: of the engines that have the model.
     """
 
     model: str
     image_cost: ImageCost
     due: float
     second: ImageCost = NO_COST
+    generation: int = 0
 
 
 def queue_seconds(

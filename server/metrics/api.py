@@ -11,6 +11,7 @@ from server.decoding.process import Loss
 from server.errors import DeadlineExceeded, Refusal, RequestError
 from server.ipc.board import EngineRow
 from server.ipc.messages import BatchFailure, ModelInfo
+from server.ipc.reload import ReloadResult
 from server.metrics import definitions
 from server.metrics.collector import SharedCollector
 from server.metrics.definitions import PREFIX, Definition
@@ -86,6 +87,8 @@ class Metrics:
             self.cancelled.labels(stage)
         for loss in Loss:
             self.decode_workers_lost.labels(loss)
+        for result in ReloadResult:
+            self._writer.find(definitions.RELOADS, (result,))
 
     def _create_engine_gauges(self) -> None:
         self.queue_jobs = self._gauge(definitions.QUEUE_JOBS)
@@ -130,25 +133,32 @@ class Metrics:
     def observe_engine(
         self,
         engine: str,
-        row: EngineRow,
+        *rows: EngineRow,
     ) -> None:
-        """Export the state of an engine, which is read from the board at every scrape."""
+        """Export the state of an engine, which is read from the board at every scrape.
+
+        Args:
+            rows: of the engine, and of its successor while there is one.
+        """
 
         def is_ready() -> bool:
-            return row.ready
+            return any(row.ready for row in rows)
 
         def heartbeat_timestamp() -> float:
-            beat = row.heartbeat().beat
+            beat = max(row.heartbeat().beat for row in rows)
             if not beat:
                 return 0.0
             age = time.monotonic() - beat
             return time.time() - age
 
         def resident_bytes() -> float:
-            return row.heartbeat().resident_bytes
+            return sum(row.heartbeat().resident_bytes for row in rows)
 
         def batch_limit() -> float:
-            return row.heartbeat().batch_limit
+            return min(
+                (row.heartbeat().batch_limit for row in rows if row.ready),
+                default=max(row.heartbeat().batch_limit for row in rows),
+            )
 
         self.engine_ready.labels(engine).set_function(is_ready)
         self.engine_heartbeat.labels(engine).set_function(heartbeat_timestamp)

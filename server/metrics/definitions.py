@@ -153,7 +153,9 @@ ENGINE_HEARTBEAT = _local(
     "engine",
 )
 ENGINE_RESIDENT_BYTES = _local(
-    "engine_resident_bytes", "Resident memory of the engine process.", "engine"
+    "engine_resident_bytes",
+    "Resident memory of the engine process, and of its successor during a reload.",
+    "engine",
 )
 ENGINE_BATCH_LIMIT = _local(
     "engine_batch_limit",
@@ -166,6 +168,13 @@ DECODE_WORKERS_LOST = _counter(
     "decode_workers_lost",
     "Processes decoding sounds and videos that were lost, by reason; each is replaced.",
     "reason",
+)
+
+RELOADS = _counter(
+    "reloads",
+    "Reloads of the catalog, by result: loaded, aliases, unchanged, or failed, where the models of"
+    " before serve on.",
+    "result",
 )
 
 # Models.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.ipc.reload import ReloadResult
 from server.metrics import definitions
 from server.metrics.memory import MetricsMemory
 from server.metrics.series import SeriesWriter
@@ -14,6 +15,7 @@ class ParentMetrics:
         writer = SeriesWriter(memory.parent())
         self._engine_restarts = writer.counters(definitions.ENGINE_RESTARTS)
         self._worker_restarts = writer.counter(definitions.API_WORKER_RESTARTS)
+        self._reloads = writer.counters(definitions.RELOADS)
 
     def observe_restart(self, engine: str) -> None:
         """Count a restart of the process of ``engine``."""
@@ -22,3 +24,7 @@ class ParentMetrics:
     def observe_worker_restart(self) -> None:
         """Count a restart of an API process."""
         self._worker_restarts.inc()
+
+    def observe_reload(self, result: ReloadResult) -> None:
+        """Count a reload that has ended."""
+        self._reloads.labels(result).inc()

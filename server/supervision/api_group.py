@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from server.ipc.api_config import ApiConfig
+from server.ipc.control import EngineRefused, Released, ReloadWanted
 from server.supervision.api_process import ApiProcess
 from server.supervision.api_supervisor import ApiSupervisor
-from server.supervision.engine_group import EngineGroup
+from server.supervision.generations import EngineGenerations, answer_reload
 from server.supervision.health import HealthPolicy
 from server.supervision.shared import SharedMemory
 
@@ -36,7 +37,7 @@ class ApiGroup:
         config: ApiConfig,
         policy: HealthPolicy,
         shared: SharedMemory,
-        engines: EngineGroup,
+        engines: EngineGenerations,
         on_restart: Callable[[], None],
     ) -> None:
         self._config = config
@@ -147,7 +148,18 @@ class ApiGroup:
             on_attached=lambda engine: self._engines.confirm(engine, worker),
             on_unusable=self._engines.end_unusable,
             on_retire_wanted=lambda: self._retire_soon(worker),
+            on_report=partial(self._on_report, worker),
         )
+
+    def _on_report(self, worker: int, report: Released | EngineRefused | ReloadWanted) -> None:
+        match report:
+            case Released(generation=generation):
+                self._engines.release(generation, worker)
+            case EngineRefused(engine=engine, reason=reason):
+                self._engines.refuse(engine, reason)
+            case ReloadWanted(ticket=ticket):
+                process = self._supervisors[worker].process
+                answer_reload(self._engines, ticket, process)
 
     def _retire_soon(self, worker: int) -> None:
         """Retire a process that has got a SIGTERM, unless this one gets it as well."""

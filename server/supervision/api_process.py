@@ -17,8 +17,13 @@ from server.ipc.control import (
     Drain,
     Drained,
     EngineAttached,
+    EngineEnded,
+    EngineGivenUp,
+    EngineRefused,
     EngineUnusable,
     EngineUp,
+    Released,
+    ReloadWanted,
     Retire,
     RetireWanted,
     Serve,
@@ -40,6 +45,8 @@ class ApiProcess:
         on_attached: called with the index of each engine that the process can use from then on.
         on_unusable: called with index and process ID of each engine that it cannot use any more.
         on_retire_wanted: called when it has got a SIGTERM.
+        on_report: called with what it says of generations of engines, and with its wish for the
+            next one.
 
     Raises:
         OSError: the system has no more files, processes or memory.
@@ -58,12 +65,14 @@ class ApiProcess:
         on_attached: Callable[[int], None],
         on_unusable: Callable[[int, int], None],
         on_retire_wanted: Callable[[], None],
+        on_report: Callable[[Released | EngineRefused | ReloadWanted], None],
     ) -> None:
         self._config = config
         self._row = shared.board.workers[config.worker]
         self._on_attached = on_attached
         self._on_unusable = on_unusable
         self._on_retire_wanted = on_retire_wanted
+        self._on_report = on_report
         self._unattached: set[int] = set()  # engines that it knows of and cannot use yet
         self._settled = asyncio.Event()  # all are attached, or it has ended
         self.served = False
@@ -101,11 +110,12 @@ class ApiProcess:
             raise ApiStartError(f"{type(message).__name__} was received, not Started")
 
     def tell(self, news: EngineNews, connection: socket.socket | None = None) -> None:
-        """Report what has happened to an engine; see `Subscriber`."""
-        if isinstance(news, EngineUp):
-            self._unattached.add(news.engine)
-        else:
-            self._unattached.discard(news.engine)
+        """Report what has happened to an engine or to the catalog; see `Subscriber`."""
+        match news:
+            case EngineUp(engine=engine):
+                self._unattached.add(engine)
+            case EngineEnded(engine=engine) | EngineGivenUp(engine=engine):
+                self._unattached.discard(engine)
         if connection is None:
             self._control.send(news)
         else:
@@ -155,6 +165,12 @@ class ApiProcess:
                 self._on_attached(engine)
             case EngineUnusable(engine=engine, pid=pid):
                 self._on_unusable(engine, pid)
+            case EngineRefused(engine=engine):
+                self._unattached.discard(engine)
+                self._settle()
+                self._on_report(message)
+            case Released() | ReloadWanted():
+                self._on_report(message)
             case RetireWanted():
                 self._on_retire_wanted()
             case Drained(all_answered=all_answered):

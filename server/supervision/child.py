@@ -23,6 +23,7 @@ Process = TypeVar("Process")
 
 POLL_SECONDS = 0.02
 _EXIT_SECONDS = 1.0
+_SECRETS = ("TOME_API_KEYS", "TOME_ADMIN_KEY")
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
@@ -122,7 +123,7 @@ async def start_when_possible(
 
 def environment() -> dict[str, str]:
     """Return the environment of a child process: that of the parent without its secrets."""
-    inherited = {name: value for name, value in os.environ.items() if name != "TOME_API_KEYS"}
+    inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     # Idle OpenMP threads release their core soon: the API needs it (measured in benchmarks/).
     inherited.setdefault("GOMP_SPINCOUNT", "1000")
     # oneDNN keeps the compiled code of each shape, with large tables; its default is 1024 shapes.

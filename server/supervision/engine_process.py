@@ -14,6 +14,7 @@ from server.ipc.control import Attach, Detach, Detached
 from server.ipc.engine_config import EngineConfig
 from server.ipc.messages import Ready, SlotsReady, StartFailed, Stop
 from server.ipc.packing import BadMessage, check_type
+from server.ipc.shared_memory import SlotRegion
 from server.supervision.child import POLL_SECONDS, Child
 from server.supervision.shared import SharedMemory
 
@@ -92,9 +93,9 @@ class EngineProcess:
             )
         return message
 
-    def accept_jobs(self, slot_bytes: int) -> None:
-        """Tell the engine that the slots have ``slot_bytes`` bytes; it takes jobs from now on."""
-        self._control.send(SlotsReady(slot_bytes))
+    def accept_jobs(self, region: SlotRegion) -> None:
+        """Tell the engine where its slots are; it takes jobs from now on."""
+        self._control.send(SlotsReady(region.slot_bytes, region.offset))
         self.ready = True
 
     def attach(self, worker: int) -> socket.socket:

@@ -11,6 +11,7 @@ from server.errors import EngineStartError
 from server.ipc.board import EngineRow
 from server.ipc.messages import Accelerations, ModelInfo, Ready
 from server.ipc.packing import BadMessage
+from server.ipc.shared_memory import SlotRegion
 from server.latency.cost import CostModel
 from server.supervision.child import start_when_possible
 from server.supervision.engine_process import EngineProcess
@@ -31,7 +32,7 @@ class EngineSupervisor:
         name: name of the engine, in logs and metrics.
         launch: starts a process that may use the given accelerations; returns at once.
         row: of the engine on the board.
-        on_loaded: called when the models of a process are loaded; returns the bytes of a slot.
+        on_loaded: called when the models of a process are loaded; returns where its slots are.
         on_ready: called when the process accepts jobs.
         on_ended: called when a process has ended, ready or not.
         on_restart: called with the engine's name whenever it gets a new process.
@@ -48,7 +49,7 @@ class EngineSupervisor:
         name: str,
         launch: Callable[[Accelerations], EngineProcess],
         row: EngineRow,
-        on_loaded: Callable[[EngineSupervisor, Ready], int],
+        on_loaded: Callable[[EngineSupervisor, Ready], SlotRegion],
         on_ready: Callable[[EngineSupervisor], None],
         on_ended: Callable[[EngineSupervisor], None],
         on_restart: Callable[[str], None],
@@ -163,7 +164,7 @@ class EngineSupervisor:
     async def _start(self) -> None:
         """Wait until the current process is ready, and let it accept jobs."""
         ready = await self.process.wait_until_loaded(self._policy.start_timeout)
-        slot_bytes = self._on_loaded(self, ready)
+        region = self._on_loaded(self, ready)
         self._load_seconds = time.monotonic() - self._launched
         log.info(
             "engine %s is ready, %.1f s after the start of its process",
@@ -171,7 +172,7 @@ class EngineSupervisor:
             self._load_seconds,
             extra={"seconds": round(self._load_seconds, 3)},
         )
-        self.process.accept_jobs(slot_bytes)
+        self.process.accept_jobs(region)
         self._on_ready(self)
 
     async def _serve(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from server.api_keys import ServerKeys
+from server.catalog.entries import Catalog, open_catalog
 from server.ipc.api_config import ApiConfig
 from server.ipc.board import BoardSize
 from server.ipc.engine_config import EngineConfig
@@ -13,6 +16,7 @@ from server.metrics.parent import ParentMetrics
 from server.settings import Settings
 from server.supervision.api_group import ApiGroup
 from server.supervision.engine_group import EngineGroup
+from server.supervision.generations import EngineGenerations
 from server.supervision.health import HealthPolicy
 from server.supervision.shared import SharedMemory
 
@@ -27,27 +31,32 @@ _API_HEARTBEAT_FACTOR = 2.5
 class Launched:
     """The processes of a server."""
 
-    engines: EngineGroup
+    engines: EngineGenerations
     apis: ApiGroup
 
 
 def launch(
     settings: Settings,
-    keys: tuple[str, ...],
+    keys: ServerKeys,
     listeners: Sequence[socket.socket],
     metrics_listeners: Sequence[socket.socket],
 ) -> Launched:
-    """Start all processes, without waiting until they are ready. The caller ends them."""
+    """Start all processes, without waiting until they are ready. The caller ends them.
+
+    Raises:
+        ConfigError: the catalog is invalid.
+    """
     shared = SharedMemory.create(board_size(settings))
     metrics = ParentMetrics(shared.metrics)
-    engines = create_engines(settings, shared, on_restart=metrics.observe_restart)
+    engines = create_generations(settings, shared, metrics)
     config = ApiConfig(
         settings,
-        keys,
+        keys.api,
         worker=0,
         board=shared.size,
         listeners=tuple(listener.fileno() for listener in listeners),
         metrics_listeners=tuple(listener.fileno() for listener in metrics_listeners),
+        admin_keys=keys.admin,
     )
     policy = HealthPolicy(
         start_timeout=_API_START_SECONDS,
@@ -62,16 +71,40 @@ def board_size(settings: Settings) -> BoardSize:
     return BoardSize(len(settings.devices), settings.api_workers, settings.queue_limit)
 
 
-def create_engines(
-    settings: Settings, shared: SharedMemory, on_restart: Callable[[str], None]
-) -> EngineGroup:
-    """Start one engine process per device, without waiting until its models are loaded.
+def create_generations(
+    settings: Settings, shared: SharedMemory, metrics: ParentMetrics
+) -> EngineGenerations:
+    """Start one engine process per device, and let reloads of the catalog replace them.
 
-    The caller ends the processes with `EngineGroup.stop` or `EngineGroup.kill`.
+    The caller ends the processes with `EngineGenerations.stop` or `EngineGenerations.kill`.
+
+    Raises:
+        ConfigError: the catalog is invalid.
     """
+    read = partial(open_catalog, settings.config, settings.models)
+    create = partial(create_engines, settings, shared, metrics.observe_restart)
+    return EngineGenerations(read, create, read(), shared, metrics.observe_reload)
+
+
+def create_engines(
+    settings: Settings,
+    shared: SharedMemory,
+    on_restart: Callable[[str], None],
+    catalog: Catalog,
+    generation: int,
+    engines: Sequence[int],
+) -> EngineGroup:
+    """Start engine processes, without waiting until their models are loaded.
+
+    Args:
+        engines: their indices; two that differ by the number of devices have the same device.
+    """
+    devices = settings.devices
     configs = [
-        _engine_config(settings, engine, device, shared.size)
-        for engine, device in enumerate(settings.devices)
+        _engine_config(
+            settings, catalog, generation, engine, devices[engine % len(devices)], shared.size
+        )
+        for engine in engines
     ]
     policy = HealthPolicy(
         start_timeout=settings.start_timeout,
@@ -80,11 +113,17 @@ def create_engines(
     return EngineGroup(configs, policy, shared, on_restart)
 
 
-def _engine_config(settings: Settings, engine: int, device: str, board: BoardSize) -> EngineConfig:
+def _engine_config(
+    settings: Settings,
+    catalog: Catalog,
+    generation: int,
+    engine: int,
+    device: str,
+    board: BoardSize,
+) -> EngineConfig:
     """Return the configuration of the engine on ``device``."""
     return EngineConfig(
-        catalog_path=settings.config,
-        models=settings.models,
+        specs=catalog.specs,
         device=device,
         dtype=settings.dtype,
         threads=settings.threads,
@@ -96,4 +135,5 @@ def _engine_config(settings: Settings, engine: int, device: str, board: BoardSiz
         engine=engine,
         board=board,
         cpu_isa=settings.cpu_isa,
+        generation=generation,
     )

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.api_keys import ServerKeys
 from server.errors import ApiStartError, EngineStartError
 from server.media.modality import Modality
 from server.settings import Settings
 from server.supervision.api_group import ApiGroup
-from server.supervision.engine_group import EngineGroup
+from server.supervision.generations import EngineGenerations
 from server.supervision.launch import Launched, launch
 from server.system.addresses import UnixListener, listen, url
 from server.system.stop_plan import StopPlan
@@ -68,33 +69,38 @@ class Listeners:
             listener.close()
 
 
-def run(settings: Settings, keys: tuple[str, ...]) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code. SIGHUP restarts API processes.
+def run(settings: Settings, keys: ServerKeys) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code.
+
+    SIGHUP reloads the catalog, SIGUSR1 restarts the API processes.
 
     0: every admitted request has a response. 1: no engine could be kept alive, or no API process
     could be started, or requests were left when the wait for them ended, by a second signal or
     after ``settings.drain_timeout``. Connections that are aborted because their client does not
     read do not count.
 
-    Args:
-        keys: the API keys; without any, every request passes.
-
     Raises:
-        ConfigError: the server cannot listen on an address.
+        ConfigError: the server cannot listen on an address, or the catalog is invalid.
     """
     listeners = Listeners.open(settings)
+    # From before the catalog is read until the event loop handles signals.
+    early: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, frame: early.append(number))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         with asyncio.Runner() as runner:
-            return runner.run(_serve(settings, keys, listeners))
+            return runner.run(_serve(settings, keys, listeners, early))
     finally:
         listeners.remove_file()
 
 
-async def _serve(settings: Settings, keys: tuple[str, ...], listeners: Listeners) -> int:
+async def _serve(
+    settings: Settings, keys: ServerKeys, listeners: Listeners, early: Sequence[int]
+) -> int:
     launched = launch(settings, keys, listeners.requests, listeners.metrics)
     plan = settings.stop_plan
     try:
-        return await Lifecycle(launched, listeners, plan).run()
+        return await Lifecycle(launched, listeners, plan).run(reload=bool(early))
     finally:
         launched.apis.kill(plan.kill)
         launched.engines.kill(plan.kill)
@@ -108,7 +114,7 @@ class Lifecycle:
     """
 
     def __init__(self, launched: Launched, listeners: Listeners, plan: StopPlan) -> None:
-        self._engines: EngineGroup = launched.engines
+        self._engines: EngineGenerations = launched.engines
         self._apis: ApiGroup = launched.apis
         self._listeners = listeners
         self._plan = plan
@@ -117,12 +123,19 @@ class Lifecycle:
         self._stop_requested = asyncio.Event()
         self._stop_forced = asyncio.Event()
 
-    async def run(self) -> int:
-        """Serve until a signal, stop, and return the exit code."""
+    async def run(self, reload: bool = False) -> int:
+        """Serve until a signal, stop, and return the exit code.
+
+        Args:
+            reload: whether a reload was requested already.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._on_restart)
+        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_restart)
+        if reload:
+            self._on_reload()
         engines = asyncio.create_task(self._engines.run())
         apis = asyncio.create_task(self._apis.run())
         all_alive = await self._wait_for_stop(engines, apis)
@@ -160,6 +173,7 @@ class Lifecycle:
         connection refuses it with 503.
         """
         log.info("stopping; %d requests are in flight", self._apis.requests)
+        self._engines.stop_reloading()
         limit = self._plan.drain + self._plan.orders
         all_answered = await self._apis.drain(limit, self._stop_forced)
         if self._stop_forced.is_set() and not all_answered:
@@ -194,6 +208,10 @@ class Lifecycle:
         if self._stop_requested.is_set():
             self._stop_forced.set()
         self._stop_requested.set()
+
+    def _on_reload(self) -> None:
+        log.info("SIGHUP: reloading the catalog")
+        self._engines.reload()
 
     def _on_restart(self) -> None:
         restart = asyncio.get_running_loop().create_task(self._apis.restart())

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from server.ipc.board import Board, BoardSize
-from server.ipc.shared_memory import create_memory
+from server.ipc.shared_memory import SlotRegions, create_memory
 from server.metrics.memory import MetricsMemory
 
 
@@ -17,18 +17,21 @@ class SharedMemory:
     Attributes:
         slots: descriptor of the memory of the slots, whose size is set when an engine is ready.
         size: of the board.
+        regions: of the slots.
     """
 
     slots: int
     board: Board
     metrics: MetricsMemory
     size: BoardSize
+    regions: SlotRegions
 
     @classmethod
     def create(cls, size: BoardSize) -> SharedMemory:
         """Return new shared memory for so many processes."""
-        metrics = MetricsMemory.create(size.workers, size.engines)
-        return cls(create_memory(), Board.create(size), metrics, size)
+        metrics = MetricsMemory.create(size.workers, size.engine_rows)
+        slots = create_memory()
+        return cls(slots, Board.create(size), metrics, size, SlotRegions(slots, size.slots))
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ _PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "model",
         "in": "query",
-        "description": "A name that `/models` lists; default: the first of them.",
+        "description": "A name or alias that `/models` lists; default: the first of them.",
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]+$"},
     },
     {

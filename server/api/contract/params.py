@@ -193,14 +193,18 @@ def check_names(query: QueryParams, output_kind: OutputKind) -> None:
 
 
 def find_model(name: str | None, models: Mapping[str, ModelInfo]) -> ModelInfo:
-    """Return the model called ``name``, or the default model for None. Raises `NotFound`."""
+    """Return the model of that name or alias, or the default model for None. Raises `NotFound`."""
     if name is None:
         return next(iter(models.values()))
-    if name not in models:
-        quoted = name[:_QUOTED_MODEL_CHARACTERS]
-        known = ", ".join(models)
-        raise NotFound(f"there is no model {quoted!r}; there are {known}", parameter="model")
-    return models[name]
+    if name in models:
+        return models[name]
+    for model in models.values():
+        if name in model.aliases:
+            return model
+    quoted = name[:_QUOTED_MODEL_CHARACTERS]
+    aliases = [alias for model in models.values() for alias in model.aliases]
+    known = ", ".join([*models, *aliases])
+    raise NotFound(f"there is no model {quoted!r}; there are {known}", parameter="model")
 
 
 def parse_schedules(

@@ -308,6 +308,7 @@ class ModelDescription(BaseModel):
     """One served model."""
 
     name: str
+    aliases: list[str] = Field(default_factory=list, description="Its further names.")
     architecture: str
     modality: Literal["image", "audio", "video"] = Field(description="What it takes.")
     input_size: list[int] = Field(
@@ -376,6 +377,27 @@ class VideoModelDescription(ModelDescription):
     max_frames: int = Field(description="That are decoded of a video.")
     max_pixels: int = Field(description="Of a frame.")
     max_windows: int = Field(description="Clips times crops.")
+
+
+class Reload(BaseModel):
+    """What came of a reload of the catalog."""
+
+    result: Literal["loaded", "aliases", "unchanged", "failed"] = Field(
+        description="loaded: other engines serve now; aliases: models have other names;"
+        " unchanged: the catalog and its files are as before; failed: the models of before serve"
+        " on."
+    )
+    reason: str | None = Field(description="Why it failed.")
+    models: list[str] = Field(description="The models that serve after it.")
+    aliases: dict[str, str]
+    seconds: float
+
+
+class ReloadState(BaseModel):
+    """Whether a reload is under way, and the last one that has ended."""
+
+    running: bool
+    last: Reload | None
 
 
 class Models(BaseModel):

@@ -25,6 +25,7 @@ OPEN_PATHS = frozenset(
     }
 )
 OPEN_FOLDER = "/static/"  # the files that pages load
+ADMIN_FOLDER = "/admin/"  # has keys of its own
 
 CHALLENGE = 'Bearer realm="tome-serve"'
 
@@ -46,10 +47,22 @@ class ApiKeys:
         return sum(matches) > 0
 
 
-def check_key(path: str, headers: Headers, keys: ApiKeys) -> None:
-    """Raise `Unauthorized` unless ``path`` is open, or ``headers`` have one of ``keys``."""
-    if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+def check_key(path: str, headers: Headers, keys: ApiKeys, admin_keys: ApiKeys) -> None:
+    """Raise `Unauthorized` unless ``path`` is open, or ``headers`` have one of its keys.
+
+    Args:
+        keys: without any, all paths but those for ``admin_keys`` are open.
+        admin_keys: the only keys of paths below `ADMIN_FOLDER`; without any, those are like others.
+    """
+    if admin_keys and path.startswith(ADMIN_FOLDER):
+        return _check_key(headers, admin_keys, "this path asks for the admin key")
+    if not keys or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
         return
+    _check_key(headers, keys, "this server asks for an API key")
+
+
+def _check_key(headers: Headers, keys: ApiKeys, sentence: str) -> None:
+    """Raise `Unauthorized`, which says ``sentence``, unless ``headers`` have one of ``keys``."""
     presented = list(presented_keys(headers))
     if any(key in keys for key in presented):
         return
@@ -58,7 +71,7 @@ def check_key(path: str, headers: Headers, keys: ApiKeys) -> None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
         raise Unauthorized("this API key is not known", headers={"WWW-Authenticate": challenge})
     raise Unauthorized(
-        "this server asks for an API key: Authorization: Bearer KEY, or X-API-Key: KEY",
+        f"{sentence}: Authorization: Bearer KEY, or X-API-Key: KEY",
         headers={"WWW-Authenticate": CHALLENGE},
     )
 

@@ -49,6 +49,7 @@ class RequestMiddleware:
 
     Args:
         keys: without any, every request passes.
+        admin_keys: of the paths below ``/admin``.
         image_routes: the routes that take images.
         endpoints: by path, what answers POST requests of the image routes without the way through
             ``app``, which has the same routes: most requests are such, and its routing and its
@@ -72,11 +73,14 @@ class RequestMiddleware:
         tracing: Tracing | None = None,
         cors_origins: tuple[str, ...] = (),
         root_path: str = "",
+        admin_keys: ApiKeys | None = None,
     ) -> None:
         self.app = app
         self.head_app = HeadRequests(app)
         self.metrics = metrics
-        self.keys = keys or None
+        self.keys = keys or ApiKeys(())
+        self.admin_keys = admin_keys or ApiKeys(())
+        self.has_keys = bool(self.keys) or bool(self.admin_keys)
         self.image_routes = image_routes
         self.endpoints = endpoints or {}
         self.check_room = check_room
@@ -120,8 +124,8 @@ class RequestMiddleware:
         context: RequestContext = scope["state"]["context"]
         response = None
         try:
-            if self.keys is not None:
-                check_key(context.path, Headers(scope=scope), self.keys)
+            if self.has_keys:
+                check_key(context.path, Headers(scope=scope), self.keys, self.admin_keys)
             if scope["method"] == "POST":
                 self._shed_load(context)
                 endpoint = self.endpoints.get(context.path)

@@ -247,6 +247,7 @@ class Admission:
         estimate: WorkEstimate | None,
         deadline: float | None,
         expected: WorkEstimate | None = None,
+        generation: int | None = None,
     ) -> Iterator[Lease]:
         """Admit ``request`` before its body is read, and hold a slot for its first image.
 
@@ -254,6 +255,7 @@ class Admission:
             modality: what its model takes.
             estimate: the work of its image, at least, where that is known before the body is read.
             expected: what counts for others; default: ``estimate``.
+            generation: of its model, where there is no estimate; default: the one that serves.
 
         Raises:
             Overloaded: the server stops, is not ready, is full, or cannot answer before
@@ -264,7 +266,7 @@ class Admission:
         if estimate is not None:
             self.check_deadline(estimate, deadline)
         _check_content_length(request, self.limits[modality].max_bytes)
-        with self._router.lease(expected or estimate) as lease:
+        with self._router.lease(expected or estimate, generation) as lease:
             self._count_requests(1)
             try:
                 yield lease

@@ -104,7 +104,9 @@ class Cascade:
         params = request.params
         choices = (confidence.schedule,)
         if params.deadline is not None:
-            work = self._router.estimate_work(params.model.name, choices, params.deadline)
+            work = self._router.estimate_work(
+                params.model.name, choices, params.deadline, generation=params.model.generation
+            )
             needed = self._router.seconds_to_complete(work) + ANSWER_SECONDS
             if time.monotonic() + needed > params.deadline:
                 return CascadeResult.UNCERTAIN

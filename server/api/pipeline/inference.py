@@ -119,6 +119,7 @@ class InferencePipeline:
         parse: Callable[[bytes], Parsed],
         response_kind_of: Callable[[Parsed], ResponseKind[T]],
         context: RequestContext,
+        generation: int | None = None,
     ) -> tuple[Parsed, list[T]]:
         """Parse a body that holds the parameters too, and return a response for each of its images.
 
@@ -129,12 +130,15 @@ class InferencePipeline:
                 model, see `widest_modality`.
             parse: parses the body, in a thread.
             response_kind_of: what a parsed request asks for.
+            generation: of the models that ``parse`` knows; default: the one that serves.
 
         Raises:
             As `infer`.
         """
         with (
-            self._admission.admit(http_request, modality, None, None) as lease,
+            self._admission.admit(
+                http_request, modality, None, None, generation=generation
+            ) as lease,
             self._admission.reserve(modality) as reservation,
         ):
             body = await self._admission.read_whole_body(http_request, reservation)
@@ -302,7 +306,12 @@ class InferencePipeline:
         return self._router.lease(self._expected_work(params) or self._least_work(params))
 
     def _least_work(self, params: Params) -> WorkEstimate:
-        return self._router.estimate_work(params.model.name, params.choices, params.deadline)
+        return self._router.estimate_work(
+            params.model.name,
+            params.choices,
+            params.deadline,
+            generation=params.model.generation,
+        )
 
     def _expected_work(self, params: Params) -> WorkEstimate | None:
         """Return the work of an image that may run twice; None if it does not."""
@@ -310,7 +319,11 @@ class InferencePipeline:
             return None
         second = expected_second_pass(self._router, params, params.confidence)
         return self._router.estimate_work(
-            params.model.name, params.choices, params.deadline, second
+            params.model.name,
+            params.choices,
+            params.deadline,
+            second,
+            params.model.generation,
         )
 
 

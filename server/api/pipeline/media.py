@@ -237,4 +237,9 @@ class MediaPath:
 
     def _estimate_work(self, request: InferenceRequest[Any]) -> WorkEstimate:
         params = request.params
-        return self._router.estimate_work(params.model.name, params.choices, params.deadline)
+        return self._router.estimate_work(
+            params.model.name,
+            params.choices,
+            params.deadline,
+            generation=params.model.generation,
+        )

@@ -107,6 +107,7 @@ def _describe(model: ModelInfo) -> ModelDescription:
     ]
     return ModelDescription(
         name=model.name,
+        aliases=list(model.aliases),
         architecture=model.architecture,
         modality=model.modality.value,
         input_size=list(model.transform.size),

@@ -22,7 +22,7 @@ LIMITS = Settings().media_limits
 def test_workers_start_once_and_with_the_first_model_of_sound() -> None:
     async def main() -> None:
         pool = DecodePool(1, LIMITS, timeout=30)
-        decoders = Decoders(pool)
+        decoders = Decoders(lambda: pool)
         try:
             await decoders.start_for([MODEL])
             assert not pool.ready
@@ -42,7 +42,7 @@ def test_workers_decode_what_the_models_take() -> None:
 
     async def main() -> None:
         pool = DecodePool(1, LIMITS, timeout=30)
-        decoders = Decoders(pool)
+        decoders = Decoders(lambda: pool)
         try:
             await decoders.start_for([MODEL, VIDEO_MODEL])
             assert pool.modalities == {Modality.VIDEO}
@@ -54,7 +54,8 @@ def test_workers_decode_what_the_models_take() -> None:
 
 def test_a_server_whose_workers_cannot_start_is_told_why() -> None:
     async def main() -> None:
-        decoders = Decoders(DecodePool(1, LIMITS, 30, decoders={Modality.AUDIO: "no.such:decoder"}))
+        pool = DecodePool(1, LIMITS, 30, decoders={Modality.AUDIO: "no.such:decoder"})
+        decoders = Decoders(lambda: pool)
         await decoders.start_for([AUDIO_MODEL])
 
     with pytest.raises(EngineStartError, match="TOME_DECODE_WORKERS") as caught:

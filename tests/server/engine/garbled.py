@@ -45,7 +45,7 @@ def main(control: socket.socket, board: int) -> None:
     config: EngineConfig = channel.receive()
     row = Board(board, config.board).engines[config.engine]
     start_heartbeat(row, ParentWatch(control.fileno()))
-    if EARLY in config.models:
+    if any(spec.name == EARLY for spec in config.specs):
         return channel.send(Stop())
     channel.send(Ready((MODEL,), 3 * 32 * 32, {"tiny": CostModel(CostFeatures())}))
     channel.receive()  # the slots

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from server.catalog.entries import read_catalog
 from server.ipc.board import Board, BoardSize
 from server.ipc.channel import Channel
 from server.ipc.engine_config import EngineConfig
@@ -29,9 +30,9 @@ BOARD = BoardSize(engines=1, workers=3, slots=12)
 
 
 def configuration(folder: Path, **changes: object) -> EngineConfig:
+    if "specs" not in changes:
+        changes["specs"] = read_catalog(folder / "models.toml", ())
     values: dict[str, object] = {
-        "catalog_path": folder / "models.toml",
-        "models": (),
         "device": "cpu",
         "dtype": "float32",
         "threads": 1,
@@ -78,7 +79,7 @@ def running_engine(
     board = Board.create(config.board)
     memory = create_memory()
     parent_end, engine_end = socket.socketpair()
-    metrics = MetricsMemory.create(config.board.workers, config.board.engines)
+    metrics = MetricsMemory.create(config.board.workers, config.board.engine_rows)
     descriptors = (engine_end.fileno(), memory, board.descriptor, metrics.descriptor)
     with parent_end:
         with engine_end:

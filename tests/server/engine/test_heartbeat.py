@@ -43,7 +43,7 @@ def test_the_thread_updates_the_row_until_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.001)
-    (row,) = Board.create(BoardSize(engines=1, workers=0, slots=0)).engines
+    row = Board.create(BoardSize(engines=1, workers=0, slots=0)).engines[0]
     started = time.monotonic()
     thread = start_heartbeat(row, ParentWatch(ENGINE_CONTROL))
     assert thread.daemon  # so it does not keep the process from ending

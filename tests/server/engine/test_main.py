@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+from server.catalog.entries import ModelSpec
 from server.errors import ConfigError, UnsafeAcceleration
 from server.ipc.channel import Channel
 from server.ipc.messages import Accelerations, StartFailed
@@ -74,13 +75,13 @@ def test_an_engine_with_a_wrong_configuration_reports_it_and_ends(
     tmp_path: Path,
 ) -> None:
     parent_channel, engine_channel = channels
-    exit_code = engine.serve(
-        engine_channel, configuration(tmp_path), create_memory(), engine_row(), ignore
-    )
+    missing = ModelSpec(name="tiny", timm="vit_tiny_patch16_224", checkpoint=tmp_path / "no.pth")
+    config = configuration(tmp_path, specs=(missing,))
+    exit_code = engine.serve(engine_channel, config, create_memory(), engine_row(), ignore)
     assert exit_code == 1
     reply = parent_channel.receive()
     assert isinstance(reply, StartFailed)
-    assert "models.toml" in reply.reason
+    assert "no.pth" in reply.reason
 
 
 def test_an_inherited_descriptor_moves_to_the_lowest_number(engine: ModuleType) -> None:

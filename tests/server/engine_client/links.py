@@ -197,8 +197,10 @@ def observe_batches(router: Router, on_batch: Callable[[BatchDone], None]) -> No
             last[:] = [batch]
             on_batch(batch)
 
-    def submit_and_observe(job: Job, work: WorkEstimate | None = None) -> asyncio.Future[Result]:
-        future = submit(job, work)
+    def submit_and_observe(
+        job: Job, work: WorkEstimate | None = None, generation: int | None = None
+    ) -> asyncio.Future[Result]:
+        future = submit(job, work, generation)
         future.add_done_callback(observe)
         return future
 

@@ -35,7 +35,7 @@ def submit(server: Server, count: int) -> list[asyncio.Future[Result]]:
     for _ in range(count):
         router = server.routers[0]
         work = router.estimate_work("tiny", PLAIN, None)
-        slot = router.take_slot(work)
+        slot = router.take_slot(work, router.engines.serving)
         job = Job(router.next_job_id(), slot, "tiny", tuple(PLAIN), 3, submitted=time.monotonic())
         futures.append(router.submit(job, work))
     return futures

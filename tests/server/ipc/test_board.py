@@ -124,10 +124,11 @@ def test_rows_do_not_overlap() -> None:
     assert [row.heartbeat().beat for row in reader.workers] == [1.0, 2.0, 3.0]
     assert [row.connections for row in reader.workers] == [0, 1, 2]
     beats = [engine.heartbeat() for engine in reader.engines]
-    assert [beat.beat for beat in beats] == [10.0, 11.0]
-    assert [(beat.batch_started, beat.batch_limit) for beat in beats] == [(20.0, 30), (21.0, 31)]
-    assert [engine.ready for engine in reader.engines] == [False, True]
-    assert [engine.expected_ready for engine in reader.engines] == [40.0, 41.0]
+    assert [beat.beat for beat in beats] == [10.0, 11.0, 12.0, 13.0]
+    assert [beat.batch_started for beat in beats] == [20.0, 21.0, 22.0, 23.0]
+    assert [beat.batch_limit for beat in beats] == [30, 31, 32, 33]
+    assert [engine.ready for engine in reader.engines] == [False, True, True, True]
+    assert [engine.expected_ready for engine in reader.engines] == [40.0, 41.0, 42.0, 43.0]
 
 
 @pytest.mark.parametrize("size", [SIZE, BoardSize(1, 1, 1), BoardSize(8, 64, 4096)])
@@ -136,5 +137,8 @@ def test_the_memory_holds_the_last_row(size: BoardSize) -> None:
     os.close(board.descriptor)
     work = WorkEstimate("tiny", ImageCost(1.0, 2.0, 3.0), due=7.0)
     board.admit(size.slots - 1, 0, work)
-    board.submit(size.slots - 1, size.engines - 1)
-    assert board.work_of(size.engines - 1, MODELS, due=8.0) == [work]
+    last = size.engine_rows - 1
+    board.submit(size.slots - 1, last)
+    assert board.work_of(last, MODELS, due=8.0) == [work]
+    board.engines[last].set_ready(True)
+    assert board.work_of(last, MODELS, due=8.0) == [work]

@@ -12,6 +12,7 @@ import numpy as np
 from server.asgi import LocalSubscriber
 from server.engine_client.engines import Engines
 from server.engine_client.link import Result
+from server.engine_client.reloads import Reloads
 from server.engine_client.routing import Router
 from server.ipc.board import BoardSize
 from server.ipc.engine_config import EngineConfig
@@ -44,7 +45,7 @@ class GroupRouter(Router):
 
     @property
     def all_ready(self) -> bool:
-        rows = self.engines.board.engines
+        rows = [self.engines.board.engines[engine] for engine in self.group.engines]
         return len(self.engines.links) == len(rows) and all(row.ready for row in rows)
 
 
@@ -65,7 +66,7 @@ async def running(
     engines = Engines(
         shared.board, size, shared.slots, 0, configs[0].max_batch, on_models=lambda models: None
     )
-    group.subscribe(0, LocalSubscriber(engines, group))
+    group.subscribe(0, LocalSubscriber(engines, group, Reloads()))
     router = GroupRouter(engines, configs[0].target_seconds, group)
     if on_batch is not None:
         observe_batches(router, on_batch)

@@ -9,6 +9,7 @@ import pytest
 from server.errors import EngineStartError
 from server.ipc.board import Board, BoardSize, Heartbeat
 from server.ipc.messages import Accelerations, Ready
+from server.ipc.shared_memory import SlotRegion
 from server.supervision import child
 from server.supervision import engine_supervisor as module
 from server.supervision.engine_process import EngineProcess
@@ -38,7 +39,7 @@ class MadeUpProcess(EngineProcess):
             raise self.result
         return self.result
 
-    def accept_jobs(self, slot_bytes: int) -> None:
+    def accept_jobs(self, region: SlotRegion) -> None:
         self.ready = True
 
     async def receive(self) -> None:
@@ -68,7 +69,7 @@ class Engine:
             name="0",
             launch=self.launch,
             row=self.row,
-            on_loaded=lambda supervisor, ready: ready.slot_bytes,
+            on_loaded=lambda supervisor, ready: SlotRegion(0, ready.slot_bytes),
             on_ready=lambda supervisor: None,
             on_ended=self.count_end,
             on_restart=self.stop_after_the_last,

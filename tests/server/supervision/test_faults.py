@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from server.catalog.entries import ModelSpec
 from server.engine_client.link import EngineLink, Result
 from server.errors import EngineLost, EngineStartError, Overloaded
 from server.ipc.messages import BatchDone
@@ -230,7 +231,7 @@ def test_an_engine_that_sends_what_is_no_answer_is_replaced(
 
 def test_an_engine_that_sends_no_report_cannot_start(tiny_folder: Path) -> None:
     async def main() -> None:
-        config = configuration(tiny_folder, models=(garbled.EARLY,))
+        config = configuration(tiny_folder, specs=(ModelSpec(name=garbled.EARLY, timm="vit"),))
         policy = replace(POLICY, failed_starts=1)
         with pytest.raises(EngineStartError, match="Stop was received, not Ready"):
             async with running([config], module=GARBLED, policy=policy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from server.catalog.entries import open_catalog
 from server.ipc.engine_config import EngineConfig
 from server.settings import Settings
 from server.supervision import launch
@@ -29,5 +30,6 @@ def test_each_engine_gets_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -
 
 def create_engines(settings: Settings) -> None:
     shared = SharedMemory.create(launch.board_size(settings))
-    launch.create_engines(settings, shared, on_restart=lambda name: None)
+    devices = range(len(settings.devices))
+    launch.create_engines(settings, shared, lambda name: None, open_catalog(None, ()), 0, devices)
     shared.close()

@@ -178,7 +178,7 @@ async def infer(request: Request, model: ModelDependency) -> Response:
         )
 
     infer_request, rows = await components.inference.infer_parsed(
-        request, model.modality, parse, response_kind_of, context
+        request, model.modality, parse, response_kind_of, context, model.generation
     )
     body, json_bytes = build_infer_response(infer_request, rows)
     if json_bytes is None:

@@ -123,19 +123,20 @@ async def embeddings(request: Request) -> Any:
         arrival=context.started,
         max_views=components.media_limits[Modality.VIDEO].max_windows,
     )
+    generation = next(iter(models.values())).generation
     parsed, embedded = await components.inference.infer_parsed(
-        request, modality, parse, lambda _: EMBEDDED_INPUTS, context
+        request, modality, parse, lambda _: EMBEDDED_INPUTS, context, generation
     )
     return timed_response(to_json(embedding_list(parsed, embedded)), _JSON_TYPE, context)
 
 
 @router.get("/models", responses=document_errors(401, 503))
 async def list_models(request: Request) -> OpenAIModelList:
-    """The served models; `/models` says more of them."""
+    """The served models, and their aliases; `/models` says more of them."""
     components: AppComponents = request.app.state.components
-    return OpenAIModelList(
-        object="list", data=[_described(name) for name in components.inference.models()]
-    )
+    served = components.inference.models().values()
+    names = [name for model in served for name in (model.name, *model.aliases)]
+    return OpenAIModelList(object="list", data=[_described(name) for name in names])
 
 
 @router.get(
@@ -144,8 +145,9 @@ async def list_models(request: Request) -> OpenAIModelList:
 async def retrieve_model(request: Request) -> OpenAIModel:
     """One served model."""
     components: AppComponents = request.app.state.components
-    model = find_model(request.path_params["name"], components.inference.models())
-    return _described(model.name)
+    name = request.path_params["name"]
+    find_model(name, components.inference.models())
+    return _described(name)
 
 
 def _described(name: str) -> OpenAIModel:

@@ -173,6 +173,7 @@ class FakeRouter:
         choices: Sequence[Any],
         deadline: float | None,
         second: SecondPass | None = None,
+        generation: int | None = None,
     ) -> str:
         return f"work of {model}"
 
@@ -184,7 +185,7 @@ class FakeRouter:
         return self.needed_seconds * images
 
     @contextlib.contextmanager
-    def lease(self, estimate: Any = None) -> Iterator[FakeLease]:
+    def lease(self, estimate: Any = None, generation: int | None = None) -> Iterator[FakeLease]:
         self.check_room()
         self.slots -= 1
         try:

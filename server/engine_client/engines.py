@@ -207,8 +207,7 @@ class Engines:
 
     def _update_models(self, generation: Generation) -> None:
         """Combine the models of all engines that are not given up, and report those that serve."""
-        generation.update_models()
-        if generation is self.serving and generation.models:
+        if generation.update_models() and generation is self.serving:
             self._on_models(tuple(generation.models.values()))
 
     def _restart_seconds(self, engine: int) -> float:

@@ -56,11 +56,11 @@ class Generation:
         known: Iterable[Iterable[int]] = (self.links, self.lost, self.opening, self.reports)
         return engine in self.engines or any(engine in engines for engines in known)
 
-    def update_models(self) -> None:
-        """Combine the models of all its engines that are not given up."""
+    def update_models(self) -> bool:
+        """Combine the models of all its engines that are not given up; whether there are any."""
         reports = [models for _, models in sorted(self.reports.items())]
         if not reports:
-            return
+            return False
         names: dict[str, list[str]] = {}
         for alias, name in self.aliases.items():
             names.setdefault(name, []).append(alias)
@@ -70,3 +70,4 @@ class Generation:
             )
             for model in combine(reports)
         }
+        return True

@@ -252,7 +252,10 @@ class EngineGenerations:
         ]
         self._number += 1
         names = ", ".join(spec.name for spec in read.catalog.specs)
-        log.info("reload: loading %s beside the models that serve", names)
+        rows = (self._shared.board.engines[engine] for engine in self._current.engines)
+        serving = sum(row.heartbeat().resident_bytes for row in rows)
+        text = "reload: loading %s beside the models that serve, whose processes take %.0f MB now"
+        log.info(text, names, serving / 1e6)
         try:
             following = self._create(read.catalog, self._number, self._rows(devices))
         except OSError as error:

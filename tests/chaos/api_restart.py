@@ -31,7 +31,7 @@ MOST_SECONDS = 10.0
 
 
 async def run(arena: Arena) -> Found:
-    """SIGHUP to the parent and SIGTERM to one API process in turns, as often as wanted."""
+    """SIGUSR1 to the parent and SIGTERM to one API process in turns, as often as wanted."""
     log = arena.folder / "server.log"
     slots = CLIENTS * arena.workers  # so that a process that has all connections refuses none
     replaced = 0
@@ -78,7 +78,7 @@ async def run(arena: Arena) -> Found:
     lost = tally.wrong + len(read) + cut + tally.miscounted(before, after)
     return Found(
         "api-restart",
-        f"SIGHUP to the parent, SIGTERM to one API process, under load of {CLIENTS} clients",
+        f"SIGUSR1 to the parent, SIGTERM to one API process, under load of {CLIENTS} clients",
         arena.times,
         "times",
         lost,
@@ -97,7 +97,7 @@ async def replace_some(server: RunningServer, load: asyncio.Task[None], whole: b
     before = server.api_processes()
     gone = set(before) if whole else set(before[:1])
     if whole:
-        server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGUSR1)
     else:
         os.kill(before[0], signal.SIGTERM)
 

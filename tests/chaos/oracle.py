@@ -108,9 +108,9 @@ def picture(seed: int, fault: int = 0) -> bytes:
 class Oracle:
     """The tiny model in ``folder``, and requests whose answers are known."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seed: int = 0) -> None:
         torch.set_num_threads(1)  # more would wait for one another on cores that the servers use
-        self.config = write_tiny(folder, DEPTH)
+        self.config = write_tiny(folder, DEPTH, seed)
         (spec,) = read_catalog(self.config, ())
         self._runner = Runner(
             load_model(spec, torch.device("cpu"), torch.float32), torch.device("cpu")

@@ -211,10 +211,10 @@ def test_sigterm_to_one_process_loses_nothing(three: RunningServer) -> None:
     eventually(lambda: all_slots_are_free(three))
 
 
-def test_sighup_restarts_all_processes_one_after_the_other(three: RunningServer) -> None:
+def test_sigusr1_restarts_all_processes_one_after_the_other(three: RunningServer) -> None:
     before = set(three.api_processes())
     with Load(three) as load:
-        three.process.send_signal(signal.SIGHUP)
+        three.process.send_signal(signal.SIGUSR1)
         eventually(
             lambda: (
                 len(three.api_processes()) == WORKERS and not before & set(three.api_processes())

@@ -31,9 +31,9 @@ model_args = { patch_size = 8, embed_dim = 32, depth = 2, num_heads = 2 }
 """
 
 
-def write_tiny(folder: Path, depth: int = ARGUMENTS["depth"]) -> Path:
+def write_tiny(folder: Path, depth: int = ARGUMENTS["depth"], seed: int = 0) -> Path:
     """Save it with random weights in two formats, and return the path of the models file."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     vit = timm.create_model("vit_tiny_patch16_224", **(ARGUMENTS | {"depth": depth}))
     for parameter in vit.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

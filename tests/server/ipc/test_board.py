@@ -15,7 +15,9 @@ MODELS = ("tiny", "dim")
 
 numbers = st.floats(0, 1e6)
 costs = st.builds(ImageCost, numbers, numbers, numbers, numbers, st.integers(0, 48), numbers)
-works = st.builds(WorkEstimate, st.sampled_from(MODELS), costs, st.floats(0, 10), costs)
+works = st.builds(
+    WorkEstimate, st.sampled_from(MODELS), costs, st.floats(0, 10), costs, st.integers(0, 2)
+)
 
 
 def two_mappings() -> tuple[Board, Board]:
@@ -41,10 +43,15 @@ def test_every_process_reads_the_work_of_every_slot(
     def expected(engine: int | None) -> list[WorkEstimate]:
         return [work for _, (work, has) in sorted(slots.items()) if has == engine]
 
+    def unsubmitted(generation: int) -> list[WorkEstimate]:
+        return [work for work in expected(None) if work.generation == generation]
+
     def is_due(work: WorkEstimate) -> bool:
         return work.due <= due
 
-    assert reader.unsubmitted_work(MODELS, due) == list(filter(is_due, expected(None)))
+    for generation in range(3):
+        found = reader.unsubmitted_work(MODELS, due, generation)
+        assert found == list(filter(is_due, unsubmitted(generation)))
     for engine in (0, 1):
         assert reader.work_of(engine, MODELS, due) == list(filter(is_due, expected(engine)))
         assert reader.submitted_to(engine) == len(expected(engine))

@@ -73,6 +73,8 @@ the command lines of the others.
 | --- | --- |
 | `TOME_API_KEYS` | keys, separated by commas |
 | `TOME_API_KEYS_FILE` | file with one key a line; added to the keys of `TOME_API_KEYS` |
+| `TOME_ADMIN_KEY` | key of `/admin/reload`, which is not there without it; no API key opens it |
+| `TOME_ADMIN_KEY_FILE` | file whose first line is such a key |
 
 `tome-serve load` sends the key of `TOME_API_KEY`.
 """

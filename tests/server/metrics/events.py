@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.errors import BadImage, DeadlineExceeded
 from server.ipc.board import Board, BoardSize
 from server.ipc.messages import BatchDone, BatchFailure, Failure, Level, ModelInfo, Outcome
+from server.ipc.reload import ReloadResult
 from server.media.transforms import ImageTransform
 from server.metrics.api import CascadeResult, Metrics
 from server.metrics.engine import EngineMetrics
@@ -58,3 +59,4 @@ def happen(metrics: Metrics, engine: EngineMetrics, parent: ParentMetrics) -> No
     engine.observe_batch(BATCH)
     engine.observe_batch(BATCH)
     parent.observe_restart("0")
+    parent.observe_reload(ReloadResult.LOADED)

@@ -220,7 +220,10 @@ class EngineGenerations:
             self._log(report)
             self._on_reload(report.result)
             self._publish(ReloadStatus(running=False, last=report))
-            await self._end_replaced()
+            try:
+                await self._end_replaced()
+            except EngineStartError as error:
+                log.error("reload: the engines of before have not ended: %s", error)
 
     async def _reload(self, started: float) -> ReloadReport:
         """Read the catalog, and serve what it says, if that is possible."""
@@ -243,6 +246,8 @@ class EngineGenerations:
 
     async def _replace(self, read: CatalogRead) -> str | None:
         """Let engines with the models of a catalog serve; return why not, if they cannot."""
+        if self._replaced is not None:
+            return "engines that an earlier reload has replaced cannot be ended; restart the server"
         devices = [
             engine % self._devices
             for engine, supervisor in zip(

@@ -142,6 +142,10 @@ class Lifecycle:
         all_answered = await self._stop_apis()
         await self._stop_engines(engines)
         await asyncio.gather(apis, return_exceptions=True)
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            # Without a handler of the event loop, which is about to be closed, they would kill.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         return 0 if all_alive and all_answered else 1
 
     async def _wait_for_stop(self, *supervisions: asyncio.Task[None]) -> bool:

@@ -52,6 +52,35 @@ def test_workers_decode_what_the_models_take() -> None:
     asyncio.run(main())
 
 
+def test_a_further_modality_brings_workers_that_decode_both() -> None:
+    pytest.importorskip("av")
+
+    async def main() -> None:
+        pools: list[DecodePool] = []
+
+        def create_pool() -> DecodePool:
+            pools.append(DecodePool(1, LIMITS, timeout=30))
+            return pools[-1]
+
+        decoders = Decoders(create_pool)
+        try:
+            await decoders.start_for([AUDIO_MODEL])
+            await decoders.start_for([VIDEO_MODEL])
+            first, second = pools
+            assert second.modalities == {Modality.AUDIO, Modality.VIDEO}
+            async with asyncio.timeout(30):
+                while first.ready:
+                    await asyncio.sleep(0.01)
+            await decoders.start_for([AUDIO_MODEL])
+            assert second.ready
+            assert len(pools) == 2
+        finally:
+            await decoders.stop()
+        assert not second.ready
+
+    asyncio.run(main())
+
+
 def test_a_server_whose_workers_cannot_start_is_told_why() -> None:
     async def main() -> None:
         pool = DecodePool(1, LIMITS, 30, decoders={Modality.AUDIO: "no.such:decoder"})

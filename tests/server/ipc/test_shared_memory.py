@@ -1,10 +1,13 @@
 """Slots in two mappings of the same memory."""
 
+import mmap
 import os
+import sys
 
 import numpy as np
 
 from server.ipc.shared_memory import (
+    SlotRegions,
     Slots,
     create_memory,
     describe_slots,
@@ -62,3 +65,28 @@ def test_the_memory_of_slots_is_described_as_it_is_mapped() -> None:
     assert describe_slots(3, 5000) == f"slots: 3 of {slots.array.shape[1]:,} bytes, 0 MB at most"
     assert describe_slots(256, 9_633_792) == "slots: 256 of 9,633,792 bytes, 2,466 MB at most"
     os.close(memory)
+
+
+def test_larger_slots_get_memory_of_their_own_and_that_of_before_goes_back() -> None:
+    count = 3
+    descriptor = create_memory()
+    try:
+        regions = SlotRegions(descriptor, count)
+        small = regions.fit(100)
+        assert regions.fit(50) == small
+        large = regions.fit(mmap.PAGESIZE + 1)
+        assert large.offset == count * mmap.PAGESIZE
+        before = Slots(descriptor, count, small.slot_bytes, small.offset)
+        after = Slots(descriptor, count, large.slot_bytes, large.offset)
+        before.array[:] = 1
+        after.array[:] = 2
+        assert before.array.max() == 1
+        used = os.fstat(descriptor).st_blocks
+        regions.free(large)  # the latest one stays
+        assert os.fstat(descriptor).st_blocks == used
+        regions.free(small)
+        if sys.platform == "linux":
+            assert os.fstat(descriptor).st_blocks < used
+        assert after.array.min() == 2
+    finally:
+        os.close(descriptor)

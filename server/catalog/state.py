@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from server.catalog.entries import FILE_FIELDS, ModelSpec
+from server.catalog.entries import FILE_FIELDS, Catalog, ModelSpec
 
 # Of each file: its path, and its inode, size and time of modification; None if it is missing.
 FilesState = tuple[tuple[str, tuple[int, int, int] | None], ...]
@@ -35,3 +36,24 @@ def _state(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class CatalogRead:
+    """A catalog as it was read at one time.
+
+    Attributes:
+        files: the state of the files that it names, before they were loaded.
+    """
+
+    catalog: Catalog
+    files: FilesState
+
+    @classmethod
+    def of(cls, catalog: Catalog) -> CatalogRead:
+        """Return ``catalog`` with the state of its files."""
+        return cls(catalog, files_state(catalog.specs))
+
+    def has_same_models(self, other: CatalogRead) -> bool:
+        """Whether both would load the same."""
+        return self.catalog.specs == other.catalog.specs and self.files == other.files

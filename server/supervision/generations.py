@@ -12,10 +12,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from server.catalog.entries import Catalog
-from server.catalog.state import FilesState, files_state
+from server.catalog.state import CatalogRead
 from server.errors import ConfigError, EngineStartError
 from server.ipc.control import ReloadEnded, Serving
 from server.ipc.messages import ModelInfo
@@ -26,27 +25,6 @@ from server.supervision.shared import SharedMemory
 log = logging.getLogger("tome.server")
 
 _STOPPING = "the server stops"
-
-
-@dataclass(frozen=True)
-class CatalogRead:
-    """A catalog as it was read at one time.
-
-    Attributes:
-        files: the state of the files that it names, before they were loaded.
-    """
-
-    catalog: Catalog
-    files: FilesState
-
-    @classmethod
-    def of(cls, catalog: Catalog) -> CatalogRead:
-        """Return ``catalog`` with the state of its files."""
-        return cls(catalog, files_state(catalog.specs))
-
-    def has_same_models(self, other: CatalogRead) -> bool:
-        """Whether both would load the same."""
-        return self.catalog.specs == other.catalog.specs and self.files == other.files
 
 
 class EngineGenerations:

@@ -65,7 +65,7 @@ def pick_model(
         ConfigError: there is no model of that name, or no such label set of it.
     """
     views = {"clips": clips, "crops": crops}
-    given = {field: value for field, value in views.items() if value is not None}
+    given: dict[str, Any] = {field: value for field, value in views.items() if value is not None}
     catalog = open_catalog(settings.config, settings.models, profiles=profiles)
     spec = catalog.find(name) if name else catalog.specs[0]
     if text:

@@ -30,7 +30,7 @@ from server.metrics.parent import ParentMetrics
 from server.settings import Settings
 from server.supervision.engine_group import EngineGroup, EngineNews
 from server.supervision.generations import EngineGenerations, answer_reload
-from server.supervision.launch import board_size, create_generations
+from server.supervision.launch import board_size, create_generations, read_catalog_of
 from server.supervision.lifecycle import wait_for_first
 from server.supervision.shared import SharedMemory
 from server.system.stop_plan import StopPlan
@@ -54,11 +54,13 @@ def create_server(settings: Settings) -> FastAPI:
     Raises:
         ConfigError: the configuration of the models or the keys is invalid.
     """
+    # Report a mistake in the catalog now, before anything is started.
+    catalog = read_catalog_of(settings)
     keys = read_keys(Secrets())
     settings = settings.model_copy(update={"api_workers": 1})
     shared = SharedMemory.create(board_size(settings))
     metrics = Metrics(shared.metrics, _WORKER)
-    group = create_generations(settings, shared, ParentMetrics(shared.metrics))
+    group = create_generations(settings, catalog, shared, ParentMetrics(shared.metrics))
     engines = Engines(
         shared.board,
         shared.size,

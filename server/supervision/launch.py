@@ -46,9 +46,10 @@ def launch(
     Raises:
         ConfigError: the catalog is invalid.
     """
+    catalog = read_catalog_of(settings)
     shared = SharedMemory.create(board_size(settings))
     metrics = ParentMetrics(shared.metrics)
-    engines = create_generations(settings, shared, metrics)
+    engines = create_generations(settings, catalog, shared, metrics)
     config = ApiConfig(
         settings,
         keys.api,
@@ -71,19 +72,24 @@ def board_size(settings: Settings) -> BoardSize:
     return BoardSize(len(settings.devices), settings.api_workers, settings.queue_limit)
 
 
+def read_catalog_of(settings: Settings) -> Catalog:
+    """Return the models to serve. Raises `ConfigError`."""
+    return open_catalog(settings.config, settings.models)
+
+
 def create_generations(
-    settings: Settings, shared: SharedMemory, metrics: ParentMetrics
+    settings: Settings, catalog: Catalog, shared: SharedMemory, metrics: ParentMetrics
 ) -> EngineGenerations:
     """Start one engine process per device, and let reloads of the catalog replace them.
 
     The caller ends the processes with `EngineGenerations.stop` or `EngineGenerations.kill`.
 
-    Raises:
-        ConfigError: the catalog is invalid.
+    Args:
+        catalog: of the first generation.
     """
-    read = partial(open_catalog, settings.config, settings.models)
+    read = partial(read_catalog_of, settings)
     create = partial(create_engines, settings, shared, metrics.observe_restart)
-    return EngineGenerations(read, create, read(), shared, metrics.observe_reload)
+    return EngineGenerations(read, create, catalog, shared, metrics.observe_reload)
 
 
 def create_engines(

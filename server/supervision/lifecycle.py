@@ -92,6 +92,7 @@ def run(settings: Settings, keys: ServerKeys) -> int:
             return runner.run(_serve(settings, keys, listeners, early))
     finally:
         listeners.remove_file()
+        listeners.close()
 
 
 async def _serve(

@@ -245,8 +245,8 @@ class TestOtherEndpoints:
         (model,) = client.get("/models").json()["models"]
         assert re.fullmatch(r"[A-Za-z0-9._-]+", model["name"])
         assert set(model) == {
-            "name", "architecture", "modality", "input_size", "classes", "tokens", "blocks",
-            "merging", "activation", "label_sets", "embedding_dim", "matryoshka",
+            "name", "aliases", "architecture", "modality", "input_size", "classes", "tokens",
+            "blocks", "merging", "activation", "label_sets", "embedding_dim", "matryoshka",
             "r_max", "device", "dtype", "dtype_speedup", "acceleration", "levels",
         }  # fmt: skip
         assert model["classes"] == 10

@@ -39,6 +39,7 @@ def measure_memory(threads: int) -> Memory | None:
 
 def _engine(config: Path, threads: int) -> dict[str, float]:
     """Start like the engine, run full batches; MB above the memory after the imports."""
+    from server.catalog.entries import read_catalog
     from server.engine.startup import start_models
     from server.ipc.board import BoardSize
     from server.ipc.engine_config import EngineConfig
@@ -50,8 +51,9 @@ def _engine(config: Path, threads: int) -> dict[str, float]:
         "log_level": "error",
         "board": BoardSize(engines=1, workers=1, slots=BATCH),
     }
+    specs = read_catalog(config, ())
     served, _ = start_models(
-        EngineConfig(config, (), "cpu", DTYPE, threads, LEVELS, BATCH, 0, **given)
+        EngineConfig(specs, "cpu", DTYPE, threads, LEVELS, BATCH, 0, engine=0, **given)
     )
     loading = megabytes("VmHWM")
     clear_peak()

@@ -210,7 +210,7 @@ class Host:
         self.clock = Clock()
         nothing: Any = Nothing(case.batch, self.clock)
         served = EngineModel(nothing, self.calibration)
-        (row,) = Board.create(BoardSize(engines=1, workers=1, slots=1024)).engines
+        row, _ = Board.create(BoardSize(engines=1, workers=1, slots=1024)).engines
         models = {"vit-b": served}
         self._loop = Loop(
             self._clients, self.scheduler, models, nothing, row, on_batch=lambda batch: None

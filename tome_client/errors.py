@@ -17,6 +17,7 @@ TomeError
     ├── TooLarge             413
     ├── UnsupportedFormat    415
     ├── InvalidParameter     422
+    ├── ReloadFailed         422
     ├── InferenceFailed      500
     ├── Overloaded           503
     ├── EngineLost           503
@@ -151,6 +152,12 @@ class InvalidParameter(ProblemError):
     """A parameter is invalid; ``members["parameter"]`` is its name."""
 
     slug = "invalid-parameter"
+
+
+class ReloadFailed(ProblemError):
+    """The catalog cannot be served as it is now; the models of before serve on."""
+
+    slug = "reload-failed"
 
 
 class InferenceFailed(ProblemError):

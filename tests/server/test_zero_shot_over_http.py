@@ -29,6 +29,9 @@ from tests.server.tiny_pairs import (
 )
 from tome_client import Classification, Client, ProblemError
 
+# `main` configures logging.
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 PICTURES = images(4)
 
 

@@ -13,7 +13,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from server.commands.cli import main
+from server.commands.text.command import write_text
+from server.commands.text.flags import TextCommand
 from tests.server.engine.loading.published import randomise
 
 SIDE = 32
@@ -146,7 +147,9 @@ def write_pairs(folder: Path) -> Path:
         save_pair(make_pair(kind), folder / kind)
     for kind, name in (("clip", "birds"), ("clip", "colours"), ("siglip", "birds")):
         output = folder / f"{kind}-{name}.safetensors"
-        arguments = ["text", str(folder / kind), str(folder / f"{name}.txt"), "-o", str(output)]
-        assert main([*arguments, "--device", "cpu", "--log-level", "error"]) == 0
+        labels = folder / f"{name}.txt"
+        write_text(
+            TextCommand(model=str(folder / kind), labels=labels, output=output, device="cpu")
+        )
     (folder / "models.toml").write_text(MODELS)
     return folder / "models.toml"

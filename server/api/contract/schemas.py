@@ -379,27 +379,6 @@ class VideoModelDescription(ModelDescription):
     max_windows: int = Field(description="Clips times crops.")
 
 
-class Reload(BaseModel):
-    """What came of a reload of the catalog."""
-
-    result: Literal["loaded", "aliases", "unchanged", "failed"] = Field(
-        description="loaded: other engines serve now; aliases: models have other names;"
-        " unchanged: the catalog and its files are as before; failed: the models of before serve"
-        " on."
-    )
-    reason: str | None = Field(description="Why it failed.")
-    models: list[str] = Field(description="The models that serve after it.")
-    aliases: dict[str, str]
-    seconds: float
-
-
-class ReloadState(BaseModel):
-    """Whether a reload is under way, and the last one that has ended."""
-
-    running: bool
-    last: Reload | None
-
-
 class Models(BaseModel):
     """All served models; the first is the default."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from server.api.contract.problem_details import error_responses
-from server.api.contract.schemas import Reload, ReloadState
+from server.api.contract.reload_schemas import Reload, ReloadState
 from server.engine_client.reloads import Reloads
 from server.errors import ReloadFailed
 from server.ipc.reload import ReloadReport, ReloadResult

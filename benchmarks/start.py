@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -101,12 +102,12 @@ def report(least: list[float], served: list[float], steps: list[dict[str, float]
     return table
 
 
-def main() -> int:
-    """Command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
     parser.add_argument("--model", default="vit_small_patch16_224", help="of timm")
     parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     console = Console(width=None if Console().is_terminal else 120)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

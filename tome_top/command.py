@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
+from types import FrameType
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -73,7 +75,7 @@ def top(command: TopCommand) -> int:
 
 
 def _print_frames(command: TopCommand, console: Console, first: Scrape) -> None:
-    for frame, error in frames(command, first):
+    for frame, error in _until_interrupted(frames(command, first)):
         console.print(draw(command.url, frame, error=error))
 
 
@@ -82,11 +84,34 @@ def _draw_live(command: TopCommand, console: Console, first: Scrape) -> None:
     last: Frame | None = None
     empty = draw(command.url, None)
     with Live(empty, console=console, auto_refresh=False, screen=True) as live:
-        for frame, error in frames(command, first):
+        for frame, error in _until_interrupted(frames(command, first)):
             if frame is not None:
                 last = frame
                 history.append(sum(frame.images.values()))
             live.update(draw(command.url, last, history, error), refresh=True)
+
+
+def _until_interrupted(
+    found: Iterator[tuple[Frame | None, str]],
+) -> Iterator[tuple[Frame | None, str]]:
+    """Yield frames; raise `KeyboardInterrupt` at Ctrl-C, at the next frame at the latest.
+
+    Python drops the exception where the signal arrives in a finalizer, which is then interrupted.
+    """
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        for each in found:
+            if received:
+                raise KeyboardInterrupt
+            yield each
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def frames(command: TopCommand, before: Scrape) -> Iterator[tuple[Frame | None, str]]:

@@ -47,7 +47,7 @@ def findings(rows: Sequence[Row], r: int, results: Results) -> Iterator[str]:
         f" more than {CLEAR} standard errors, {len(worse)} a higher one, and {len(unclear)}"
         f" neither. If all were even, about {compared / 20:.1f} would differ so by chance."
     )
-    for title, group in (("Lower", better), ("Nulls", unclear), ("Higher", worse)):
+    for title, group in (("Lower", better), ("Neither", unclear), ("Higher", worse)):
         if group:
             yield f"- **{title}:** " + "; ".join(_cell(row, r, results) for row in group) + "."
 

@@ -34,7 +34,7 @@ def render(about: About, results: Results, speed: Speed | None = None) -> str:
             parts.append("\n".join(_table(group, about, results)))
     others = [row for row in rows if row.r not in (r, None)]
     if others:
-        parts += ["## At other r", *_items(paper_and_pairs(sorted({r, *OTHER_R}), results))]
+        parts += ["## At several r", *_items(paper_and_pairs(sorted({r, *OTHER_R}), results))]
         parts.append("\n".join(_table(others, about, results)))
     if speed is not None:
         parts += ["## Speed", *map(_filled, describe_speed(speed))]
@@ -68,11 +68,11 @@ def _filled(text: str, indent: str = "") -> str:
 
 def _head(about: About) -> Iterator[str]:
     yield (
-        f"Written by `python -m research.beyond` over {about['images']:,} images of"
-        f" {about['data']} after the first {about['skip']:,}, with model `{about['model']}` of"
-        f" weights `{about['weights']}` ({about['device']}, {about['dtype']}, batches of"
-        f" {about['batch']}, seed {about['seed']}, torch {about['torch']}). The JSON file beside it"
-        " has the results of every image."
+        f"Written by `python -m research.beyond --images {about['images']} --skip {about['skip']}"
+        f" --batch {about['batch']}`, with the `--config` that names model `{about['model']}` of"
+        f" weights `{about['weights']}`: {about['images']:,} images of {about['data']} after the"
+        f" first {about['skip']:,} ({about['device']}, {about['dtype']}, seed {about['seed']},"
+        f" torch {about['torch']}). The JSON file beside it has the results of every image."
     )
     yield (
         "**What was asked.** Which way to merge changes least of what the model computes, against"

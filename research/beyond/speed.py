@@ -101,10 +101,11 @@ def describe_speed(speed: Speed) -> Iterator[str]:
     """Yield what was measured."""
     rounds = len(speed.seconds[UNMERGED])
     yield (
-        f"`python -m research.beyond --speed`: a forward pass of {speed.batch} images through"
-        f" {speed.arch} with random weights and PyTorch's operators ({speed.device}, {speed.dtype},"
-        f" {speed.threads} threads, torch {speed.torch}), medians of {rounds} rounds in which all"
-        " take turns. The ratio is the median over the rounds."
+        f"`python -m research.beyond --speed --batch {speed.batch} --rounds {rounds}`: a forward"
+        f" pass of {speed.batch} images through {speed.arch} with random weights and PyTorch's"
+        f" operators ({speed.device}, {speed.dtype}, {speed.threads} threads, torch {speed.torch}),"
+        f" medians of {rounds} rounds in which all take turns. The ratio is the median over the"
+        " rounds."
     )
 
 

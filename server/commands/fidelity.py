@@ -164,7 +164,7 @@ def _measure_rule(
     rows = profile_rows(
         MergingRule(spec.merging, spec.prop_attn),
         records[-1],
-        has_margin=spec.activation == "softmax",
+        has_margin=runner.model.activation == "softmax",
     )
     return with_neighbours(rows, features.of_levels())
 

@@ -57,6 +57,7 @@ class EngineGroup:
         engines: indices of the engines, as everywhere beyond this process.
         supervisors: one per engine.
         must_all_start: whether an engine that cannot start is the end of all.
+        region: where its slots are; None until the first of its engines has loaded the models.
         models: the served models, by name; they stay while engines restart.
     """
 

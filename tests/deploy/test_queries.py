@@ -95,7 +95,11 @@ def test_the_dashboard(prometheus, title, query):
 def test_what_keda_asks(prometheus):
     scaled = yaml.safe_load((ROOT / "deploy/kubernetes/keda/scaledobject.yml").read_text())
     (trigger,) = scaled["spec"]["triggers"]
-    (waiting,) = prometheus.present(trigger["metadata"]["query"])
+    query = trigger["metadata"]["query"]
+    autoscaler = yaml.safe_load((ROOT / "deploy/kubernetes/autoscaling.yml").read_text())
+    (metric,) = autoscaler["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] in query
+    (waiting,) = prometheus.present(query)
     assert 0 <= waiting < 100
 
 

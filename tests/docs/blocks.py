@@ -11,7 +11,7 @@ A block is run as it stands, unless a comment right before its fence says otherw
 A server may need a package too: ``<!-- server: URL, needs: litserve -->``.
 
 JSON of an output must have the members and types of what was printed; other text must be that text,
-but for the last digit of decimal numbers.
+in examples/ but for the last digit of decimal numbers.
 """
 
 from __future__ import annotations

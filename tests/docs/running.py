@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from tests.docs.blocks import Block
 from tests.server.conftest import ROOT
 
 SECONDS = 120
+STOP_SECONDS = 20
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 COMMANDS: dict[str, list[str]] = {
     "bash": ["bash", "-euo", "pipefail", "-c"],
@@ -48,6 +52,11 @@ class Example:
         return needed if needed and importlib.util.find_spec(needed) is None else ""
 
 
+def same_words(printed: str, said: str) -> bool:
+    """Whether both have the same words."""
+    return printed.split() == said.split()
+
+
 def examples_of(blocks: Iterable[Block]) -> list[Example]:
     """The blocks that are run, each with the output that follows it."""
     found = []
@@ -58,29 +67,71 @@ def examples_of(blocks: Iterable[Block]) -> list[Example]:
     return found
 
 
-def run_example(example: Example, text: str, folder: Path, **settings: object) -> None:
+def run_example(
+    example: Example,
+    text: str,
+    folder: Path,
+    *,
+    same: Callable[[str, str], bool] = same_words,
+) -> None:
     """Run ``text``, the block with this machine's addresses, in ``folder``, and check its output.
 
-    ``settings`` are ``TOME_*``, in lower case.
+    ``same`` compares text that is printed with what is said.
     """
     if example.missing:
         pytest.skip(f"{example.missing} is not installed")
-    done = subprocess.run(
+    with session(
         [*COMMANDS[example.block.language], text],
-        cwd=folder,
-        env=environment(**settings),
-        capture_output=True,
+        folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, f"{example.block}: {done.stdout}{done.stderr}"
+    ) as process:
+        printed, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, f"{example.block}: {printed}{errors}"
     if example.output is None:
         return
     if example.output.language == "json":
-        assert shape(json.loads(done.stdout)) == shape(json.loads(example.output.text))
+        assert shape(json.loads(printed)) == shape(json.loads(example.output.text))
     else:
-        assert same_text(done.stdout, example.output.text), f"{example.block}: {done.stdout}"
+        assert same(printed, example.output.text), f"{example.block}: {printed}"
+
+
+@contextlib.contextmanager
+def session(
+    command: list[str], folder: Path, settings: Mapping[str, object] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """A command in a session of its own, which ends with the block, with all that it has started.
+
+    ``settings`` are ``TOME_*``, in lower case.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(**settings or {}),
+        start_new_session=True,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        end = time.monotonic() + STOP_SECONDS
+        while _signal(process, 0) and time.monotonic() < end:
+            time.sleep(0.05)
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[Any], number: int) -> bool:
+    """Send a signal to all processes of a session; whether there are any."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -91,9 +142,9 @@ def environment(**settings: object) -> dict[str, str]:
     return ours | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def same_text(printed: str, said: str) -> bool:
-    """Whether both have the same words. The last digit of a number such as 0.98 depends on the
-    processor, so it may differ by one.
+def nearly_same_words(printed: str, said: str) -> bool:
+    """Whether both have the same words, but for the last digit of numbers such as 0.98, which
+    depends on the processor and may differ by one.
     """
     words = list(itertools.zip_longest(printed.split(), said.split(), fillvalue=""))
     return all(one == other or _close(one, other) for one, other in words)
@@ -103,7 +154,8 @@ def _close(one: str, other: str) -> bool:
     if not (_DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other)):
         return False
     places = len(other.partition(".")[2])
-    return abs(float(one) - float(other)) < 1.5 * 10**-places
+    same_places = len(one.partition(".")[2]) == places
+    return same_places and abs(float(one) - float(other)) < 1.5 * 10**-places
 
 
 # null where the processor has one dtype alone that is fast.

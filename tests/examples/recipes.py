@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import httpx
+import pytest
 
 from tests.docs.blocks import read_files
-from tests.docs.running import COMMANDS, Example, environment, examples_of, run_example
-from tests.server.conftest import ROOT, RunningServer, free_port
+from tests.docs.running import (
+    COMMANDS,
+    Example,
+    examples_of,
+    nearly_same_words,
+    run_example,
+    session,
+)
+from tests.server.conftest import ROOT, RunningServer
 
 # The ports that recipes name: this server, another one, and a proxy.
 PORT = re.compile(r"(?<![\d.])(?:8000|8001|8080)(?!\d)")
@@ -36,6 +42,7 @@ class Recipe:
         settings: of the server, ``TOME_*`` in lower case.
         ports: those that are used, by those that the recipe names.
         running: a server without settings, which takes the place of ``tome-serve serve``.
+        missing: what blocks need that were left out, since this machine lacks it.
     """
 
     def __init__(
@@ -43,7 +50,8 @@ class Recipe:
     ) -> None:
         self.folder = folder
         self.running = running
-        self.ports = {port: str(free_port()) for port in ("8000", "8001", "8080")}
+        self.missing: list[str] = []
+        self.ports = dict(zip(("8000", "8001", "8080"), _free_ports(3), strict=True))
         if running is not None:
             self.ports["8000"] = str(running.port)
         self.settings = SETTINGS | {"port": self.ports["8000"]} | settings
@@ -74,14 +82,25 @@ class Recipe:
         with contextlib.ExitStack() as stack:
             for example in self.examples:
                 is_running = self.running is not None and example.block.text == PLAIN_SERVER
-                if example.missing or is_running:
-                    continue
-                if example.block.server:
+                if example.missing:
+                    self.missing.append(example.missing)
+                elif example.block.server and not is_running:
                     stack.enter_context(self._serving(example))
-                else:
+                elif not is_running:
                     text = self.with_free_ports(example.block.text)
-                    run_example(example, text, self.folder)
+                    run_example(example, text, self.folder, same=nearly_same_words)
+            assert len(self.missing) < len(self.examples), "nothing was run"
             yield
+
+    def test(self) -> None:
+        """Run its README. Where a part of it was left out, the test is skipped after the rest."""
+        with self.run():
+            self.skip_if_incomplete()
+
+    def skip_if_incomplete(self) -> None:
+        """Skip the test if a block was left out."""
+        if self.missing:
+            pytest.skip(f"not installed: {', '.join(dict.fromkeys(self.missing))}")
 
     @contextlib.contextmanager
     def _serving(self, example: Example) -> Iterator[None]:
@@ -90,7 +109,9 @@ class Recipe:
         log = self.folder / f"server-{block.line}.log"
         with (
             log.open("w") as output,
-            _process(command, self.folder, self.settings, output) as process,
+            session(
+                command, self.folder, self.settings, stdout=output, stderr=subprocess.STDOUT
+            ) as process,
         ):
             url = self.with_free_ports(block.server)
             end = time.monotonic() + START_SECONDS
@@ -101,33 +122,13 @@ class Recipe:
             yield
 
 
-@contextlib.contextmanager
-def _process(
-    command: list[str], folder: Path, settings: Mapping[str, object], output: IO[str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A command with all that it starts, which ends with it."""
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment(**settings),
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        _signal(process, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
-            process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+def _free_ports(count: int) -> list[str]:
+    """Ports that are free now, each another one."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [str(each.getsockname()[1]) for each in sockets]
 
 
 def _answers(url: str) -> bool:

@@ -1,5 +1,3 @@
-from importlib.util import find_spec
-
 import httpx
 import pytest
 
@@ -11,8 +9,7 @@ from tests.server.wire import EXAMPLES
 def test_readme_and_both_answer_the_same(tmp_path):
     recipe = Recipe("from-litserve", tmp_path)
     with recipe.run():
-        if find_spec("litserve") is None:
-            return
+        recipe.skip_if_incomplete()
         for name, picture in EXAMPLES.items():
             files = {"image": picture}
             theirs = httpx.post(f"{recipe.url('8001')}/predict", files=files, timeout=60).json()

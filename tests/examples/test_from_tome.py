@@ -1,4 +1,4 @@
-import importlib
+import runpy
 
 import pytest
 import timm
@@ -11,8 +11,7 @@ from tome_core import Schedule
 
 
 def test_readme(tmp_path):
-    with Recipe("from-tome", tmp_path).run():
-        pass
+    Recipe("from-tome", tmp_path).test()
 
 
 @pytest.mark.parametrize(
@@ -23,12 +22,12 @@ def test_readme(tmp_path):
         ([5, 0], Schedule.per_layer([5, 0])),
     ],
 )
-def test_r_is_kept_between_calls(r, schedule, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples" / "from-tome")
-    keep_r = importlib.import_module("keep_r")
+def test_r_is_kept_between_calls(r, schedule):
+    keep_r = runpy.run_path(str(ROOT / "examples" / "from-tome" / "keep_r.py"))
+    torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3).eval()
     images = torch.randn(2, 3, 64, 64)
-    model = keep_r.KeepsR(vit)
+    model = keep_r["KeepsR"](vit)
     torch.testing.assert_close(model(images), vit(images))
     model.r = r
     for _ in range(2):

@@ -2,5 +2,4 @@ from tests.examples.recipes import Recipe
 
 
 def test_readme(default_server, tmp_path):
-    with Recipe("image-search", tmp_path, running=default_server).run():
-        pass
+    Recipe("image-search", tmp_path, running=default_server).test()

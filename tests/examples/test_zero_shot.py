@@ -7,6 +7,4 @@ pytestmark = pytest.mark.slow
 
 def test_readme(tmp_path):
     pytest.importorskip("transformers", reason="needs the extra text")
-    pytest.importorskip("server.commands.text", reason="there is no tome-serve text")
-    with Recipe("zero-shot", tmp_path).run():
-        pass
+    Recipe("zero-shot", tmp_path).test()

@@ -149,7 +149,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for row in second["rows"].values():
         assert row["relative_flops"] == pytest.approx(target, abs=0.003)
     report = (tmp_path / "report.md").read_text()
-    assert "over 8 images of fashion-mnist after the first 2" in report
+    assert "8 images of fashion-mnist after the first 2" in report
     assert report.count("\n| `pairs R:") == 3
     assert "of 3 rows" in capsys.readouterr().err
     assert main([*common, "--images", "7"]) == 1
@@ -325,7 +325,7 @@ def test_findings_say_what_the_numbers_say() -> None:
     head, lower, nulls, higher = findings(rows, 16, results)
     assert "Of 3 rows compared with `pairs r=16`, 1 have a lower class loss" in head
     assert lower.startswith("- **Lower:** `nearest r=16` x0.50 ±")
-    assert nulls.startswith("- **Nulls:** `pairs-reuse r=16` x1.0")
+    assert nulls.startswith("- **Neither:** `pairs-reuse r=16` x1.0")
     assert higher.startswith("- **Higher:** `mean-key-distance r=16` x2.00 ±")
     assert list(findings(rows[:1], 16, results)) == []
     assert list(findings(rows[1:], 16, {name: results[name] for name in list(results)[1:]})) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +21,24 @@ WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("catalog"))
 
 
+@pytest.fixture
+def config(catalog: Path, reloading: RunningServer) -> Iterator[Path]:
+    """The catalog, which is afterwards as it was before, whatever a test does to it."""
+    text = catalog.read_text()
+    yield catalog
+    catalog.write_text(text)
+    assert reload(reloading).status_code == 200
+    eventually(lambda: len(reloading.engines()) == 1)
+
+
 @pytest.fixture(scope="module")
-def reloading(config: Path) -> Iterator[RunningServer]:
+def reloading(catalog: Path) -> Iterator[RunningServer]:
     with run_server(
-        config=config,
+        config=catalog,
         api_workers=WORKERS,
         levels="0",
         dtype="float32",
@@ -54,6 +65,12 @@ def served(server: RunningServer) -> set[tuple[tuple[str, ...], ...]]:
         models = request(server, "GET", "/models").json()["models"]
         found.add(tuple((model["name"], *model["aliases"]) for model in models))
     return found
+
+
+def begun_since_failure(server: RunningServer) -> bool:
+    """Whether a reload is under way, or has ended, after one that failed."""
+    state = request(server, "GET", "/admin/reload", headers=KEY).json()
+    return state["running"] or state["last"]["result"] != "failed"
 
 
 def test_the_routes_need_the_admin_key_alone(reloading: RunningServer) -> None:
@@ -114,6 +131,7 @@ def test_models_come_and_go_and_slots_grow(reloading: RunningServer, config: Pat
 
     config.write_text(text)
     reloading.process.send_signal(signal.SIGHUP)
+    eventually(lambda: begun_since_failure(reloading))
     assert reload(reloading).json()["result"] == "unchanged"  # after the one of the signal
     eventually(lambda: len(reloading.engines()) == 1)
     eventually(lambda: served(reloading) == {(("tiny",),)})
@@ -133,8 +151,12 @@ def test_a_stop_ends_a_reload_and_answers_who_waits(tmp_path: Path) -> None:
         ThreadPoolExecutor() as threads,
     ):
         config.write_text(config.read_text().replace("crop_pct = 1.0", "crop_pct = 0.9"))
+        before = one.engines()
         waiting = threads.submit(reload, one)
         eventually(lambda: len(one.engines()) == 2)
+        # It cannot become ready before the stop.
+        (successor,) = set(one.engines()) - set(before)
+        os.kill(successor, signal.SIGSTOP)
         one.process.send_signal(signal.SIGHUP)
         one.process.send_signal(signal.SIGTERM)
         answer = waiting.result(60)

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
-import transformers as hf
 from torch import Tensor
 
 from server.commands.text.command import write_text
 from server.commands.text.flags import TextCommand
 from tests.server.engine.loading.published import randomise
+
+hf = pytest.importorskip("transformers")
 
 SIDE = 32
 WIDTH = 24  # of the space that images share with texts, of CLIP

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import pty
 import select
@@ -81,6 +80,20 @@ def test_a_server_may_stop_and_come_back() -> None:
     assert frame is not None and not error
 
 
+def read_until(terminal: int, wanted: bytes | None) -> bytes:
+    """What a terminal shows until it has shown ``wanted``; None: until its program has ended."""
+    shown = b""
+    end = time.monotonic() + 60
+    while wanted is None or wanted not in shown:
+        assert time.monotonic() < end, shown[-2000:]
+        assert select.select([terminal], [], [], 30)[0], shown[-2000:]
+        try:
+            shown += os.read(terminal, 65536)
+        except OSError:  # on Linux: the other side is closed
+            break
+    return shown
+
+
 def test_ctrl_c_restores_the_terminal(default_server: RunningServer) -> None:
     """In a terminal of its own, frames use the alternate screen and leave it at the end."""
     terminal, program_side = pty.openpty()
@@ -93,25 +106,16 @@ def test_ctrl_c_restores_the_terminal(default_server: RunningServer) -> None:
         env=os.environ | size,
     )
     os.close(program_side)
-    shown = b""
-    while b"engines" not in shown:
-        assert select.select([terminal], [], [], 30)[0], shown
-        shown += os.read(terminal, 65536)
-    # Python drops an interrupt that arrives while it runs a finalizer; a person would press again.
-    interrupted = -math.inf
-    end = time.monotonic() + 60
-    # While nobody reads, a program that writes to a terminal waits.
-    while select.select([terminal], [], [], 30)[0]:
-        assert time.monotonic() < end, shown[-2000:]
-        if time.monotonic() - interrupted > 10:
-            process.send_signal(signal.SIGINT)
-            interrupted = time.monotonic()
-        try:
-            shown += os.read(terminal, 65536)
-        except OSError:  # on Linux: the other side is closed
-            break
-    assert process.wait(60) == 0
-    os.close(terminal)
+    try:
+        shown = read_until(terminal, b"engines")
+        process.send_signal(signal.SIGINT)
+        # While nobody reads, a program that writes to a terminal waits.
+        shown += read_until(terminal, None)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
     enter_alternate_screen = b"\x1b[?1049h"
     leave_alternate_screen = b"\x1b[?1049l"
     assert enter_alternate_screen in shown

@@ -29,6 +29,7 @@ from tome_core.schedule import Schedule
 SIZE = (3, 8, 8)
 SLOT_BYTES = 4 * 3 * 8 * 8
 MAX_BATCH = 4
+GENERATIONS = (0, 7)  # the numbers of those that tests have
 TINY = ModelInfo(
     name="tiny",
     architecture="vit",
@@ -178,7 +179,8 @@ async def serving(engines: int = 1, workers: int = 1, slots: int = 8) -> AsyncIt
         yield server
         assert [worker.slots.used for worker in server.workers] == [0] * workers
         assert server.board.submitted == 0
-        assert not server.board.unsubmitted_work(["tiny"], due=float("inf"))
+        for generation in GENERATIONS:
+            assert not server.board.unsubmitted_work(["tiny"], float("inf"), generation)
     finally:
         server.close()
         await asyncio.sleep(0)  # transports close their sockets in the event loop

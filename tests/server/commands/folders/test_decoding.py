@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -108,8 +109,10 @@ def test_what_is_no_regular_file_is_unreadable(
         tmp_path / "a\nb.png": "its name is not UTF-8 or has a line break; rename it",
         tmp_path / os.fsdecode(b"\xff.png"): "its name is not UTF-8 or has a line break",
     }
+    gc.collect()  # what other tests have left
     descriptors = len(os.listdir("/proc/self/fd"))
     for path, reason in reasons.items():
         with pytest.raises(Unreadable, match=reason):
             read_picture(str(path))
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors

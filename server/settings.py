@@ -143,8 +143,8 @@ class Settings(MediaSettings, ModelSettings):
     )
     levels: Counts = Field(
         (0, 4, 8, 12, 16),
-        description="Values of r to warm up, time and list for models of images whose entry names"
-        " none; 0 is always one of them.",
+        description="Values of r to check at start and to list for models of images whose entry"
+        " names none; 0 is always one of them.",
     )
     max_batch: int = Field(
         32,

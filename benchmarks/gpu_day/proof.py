@@ -109,7 +109,6 @@ def whole_start(row: Row, config: Path, dtype: str, dry: bool) -> Row:
         (startup, "load_model"),
         (Runner, "record_graphs"),
         (startup, "measure_costs"),
-        (startup, "measure_levels"),
     ):
         if hasattr(owner, name):
             setattr(owner, name, timed(getattr(owner, name), name, parts))

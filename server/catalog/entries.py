@@ -140,7 +140,7 @@ class ModelSpec(BaseModel):
     )
     levels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None,
-        description="Values of r to warm up, time and list; default: `TOME_LEVELS` for images,"
+        description="Values of r to check at start and to list; default: `TOME_LEVELS` for images,"
         " shares of its tokens for sound and video.",
     )
     model_args: dict[str, Any] = Field(

@@ -6,6 +6,7 @@ engine; of the shared memory with the slots; of the board; and of the memory for
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -79,6 +80,7 @@ def serve(
         from server.engine.startup import start_models
         from server.ipc.shared_memory import Slots, largest_input_bytes
         from server.latency.queue_model import Bounds
+    gc.freeze()  # these libraries live to the end: a collection that skips them is 0.2 s shorter
 
     try:
         models, model_infos = start_models(config)

@@ -24,10 +24,9 @@ from server.engine.loading.room import check_room
 from server.engine.loop import EngineModel
 from server.engine.scheduling.calibration import Calibration
 from server.engine.warmup import (
-    level_batch_size,
+    describe_levels,
     level_schedules,
     measure_costs,
-    measure_levels,
     model_info,
 )
 from server.errors import UnsafeAcceleration
@@ -82,7 +81,7 @@ def warm_up(
     device: torch.device,
     config: EngineConfig,
 ) -> tuple[EngineModel, ModelInfo]:
-    """Record graphs, calibrate the cost model, and measure the levels of a loaded model."""
+    """Record graphs of a loaded model, and calibrate its cost model."""
     runner = Runner(model, device)
     release_freed_memory()
     if runner.acceleration != KERNELS:
@@ -98,12 +97,8 @@ def warm_up(
     with log_step(log, f"{name}: calibrating the cost model on {device}"):
         samples = measure_costs(runner, levels, config.max_batch, coverage.buckets)
     calibration = Calibration(info.geometry, samples, recorded)
-    image_seconds = calibration.predict(levels[:1])
-    batch_size = level_batch_size(image_seconds, len(levels), config.max_batch, device.type)
-    with log_step(log, f"{name}: measuring r = {', '.join(map(str, levels))} on {device}"):
-        info = replace(info, levels=measure_levels(runner, levels, batch_size))
-    release_freed_memory()  # batches of all sizes have fragmented the heap
-    return EngineModel(runner, calibration), info
+    described = describe_levels(runner, levels, calibration, config.max_batch)
+    return EngineModel(runner, calibration), replace(info, levels=described)
 
 
 def record_graphs(runner: Runner, config: EngineConfig) -> None:

@@ -7,20 +7,24 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 from server.engine.execution.runner import Runner
-from server.engine.scheduling.calibration import Sample
+from server.engine.scheduling.calibration import Calibration, Sample
 from server.ipc.messages import LabelSet, Level, ModelInfo
 from tome_core.schedule import Schedule
 
-ROUNDS = 3  # in which each batch is timed, after one that fills caches
+# For so long batches are timed before a model is ready, or until the first `REQUIRED_BATCHES` have
+# run. Batches that are served refine the cost model from then on.
+BUDGET_SECONDS = 0.4
+ROUNDS = 2  # the first fills caches; the shorter time of each batch counts
+REQUIRED_BATCHES = 5  # one and four images at r=0 and the largest level, four at the second level
 
-# A large model on a slow device is measured with fewer and smaller batches, rather than being ready
-# minutes later.
-BUDGET_SECONDS = 10.0
+# After this time two batches are enough, one image at r=0 and one at the largest level. Caches
+# hardly count then, so there is no second round.
+SLOW_SECONDS = 3.0
 
-# Minimum time for measuring all levels: a small model needs many rounds for stable numbers.
-LEVEL_SECONDS = 0.5
-
-CPU_LEVEL_BATCH = 8  # images in a batch that measures a level on a CPU
+# Where CUDA graphs are recorded, which takes longer than this: both ways in which batches can run
+# have to be told apart, with batches of milliseconds.
+GRAPH_BUDGET_SECONDS = 10.0
+GRAPH_ROUNDS = 4
 
 # What a level has from the row of the model's profile.
 _OF_PROFILE = (
@@ -56,39 +60,42 @@ def measure_costs(
     max_batch: int,
     buckets: Sequence[int] = (),
 ) -> list[Sample]:
-    """Time batches for the calibration, small ones first, until the budget is spent.
+    """Time batches for the calibration, small ones first, as many as the budget allows.
 
     Each batch runs in several rounds, and its shortest time counts: other users of the machine only
-    make it longer. The first round fills caches. If the budget ends in it, it counts.
+    make it longer.
 
     Args:
         buckets: batch sizes in which CUDA graphs of ``levels`` are recorded.
     """
-    runner.seconds([levels[0]])  # the very first run does not count
-    batches = list(calibration_batches(levels, max_batch))
     if buckets:
         batches = list(graph_calibration_batches(levels, max_batch, buckets))
-    times = _time_in_rounds(runner, batches)
-    samples = []
-    for batch, batch_times in zip(batches, times, strict=True):
-        if batch_times:
-            samples.append(Sample(batch, min(batch_times)))
-    return samples
+        return _time_in_rounds(runner, batches, GRAPH_BUDGET_SECONDS, GRAPH_ROUNDS)
+    batches = list(calibration_batches(levels, max_batch))
+    return _time_in_rounds(runner, batches, BUDGET_SECONDS, ROUNDS)
 
 
 def _time_in_rounds(
     runner: Runner,
     batches: Sequence[tuple[Schedule, ...]],
-) -> list[list[float]]:
-    """Return the times of each batch: at least one of the first, none of those past the budget."""
-    times: list[list[float]] = [[] for _ in batches]
-    end = time.monotonic() + BUDGET_SECONDS
-    for _ in range(1 + ROUNDS):
-        for batch, batch_times in zip(batches, times, strict=True):
-            if time.monotonic() > end and any(times):
-                break
-            batch_times.append(runner.seconds(batch))
-    return times
+    budget: float,
+    rounds: int,
+) -> list[Sample]:
+    """Time the first of ``batches``, as many as fit into the budget, but see the constants."""
+    started = time.monotonic()
+    shortest: dict[tuple[Schedule, ...], float] = {}
+    elapsed = 0.0
+    for batch in batches:
+        is_spent = elapsed > budget / rounds and len(shortest) >= REQUIRED_BATCHES
+        if is_spent or (elapsed > SLOW_SECONDS and len(shortest) >= 2):
+            break
+        shortest[batch] = runner.seconds(batch)
+        elapsed = time.monotonic() - started
+    if elapsed < SLOW_SECONDS:
+        for _ in range(1, rounds):
+            for batch, seconds in shortest.items():
+                shortest[batch] = min(seconds, runner.seconds(batch))
+    return [Sample(batch, seconds) for batch, seconds in shortest.items()]
 
 
 def calibration_batches(
@@ -104,7 +111,7 @@ def calibration_batches(
     for size in _up_to(max_batch, _SIZES):
         timed = [levels[0], levels[-1]]
         if 1 < size < max_batch:
-            timed[1:1] = levels[1:2]
+            timed += levels[1:2]
         for schedule in dict.fromkeys(timed):
             yield (schedule,) * size
         if size > 1 and len(levels) > 1:
@@ -155,29 +162,19 @@ def mixed_batch(
     return tuple(levels[index % len(levels)] for index in range(size))
 
 
-def measure_levels(
+def describe_levels(
     runner: Runner,
     levels: Sequence[Schedule],
-    batch_size: int,
+    calibration: Calibration,
+    max_batch: int,
 ) -> tuple[Level, ...]:
-    """Measure the speedup of each level in batches of ``batch_size`` images.
-
-    All levels run in turns, so that a change of the machine's speed affects all alike. The shortest
-    time counts, and the budget ends with a turn, as in `measure_costs`.
-    """
-    times: list[list[float]] = [[] for _ in levels]
-    started = time.monotonic()
-    elapsed = 0.0
-    while elapsed < LEVEL_SECONDS or (len(times[0]) <= ROUNDS and elapsed < BUDGET_SECONDS):
-        for schedule, level_times in zip(levels, times, strict=True):
-            level_times.append(runner.seconds([schedule] * batch_size))
-        elapsed = time.monotonic() - started
-    r0_seconds = min(times[0])
-    measured = []
-    for schedule, level_times in zip(levels, times, strict=True):
-        speedup = r0_seconds / min(level_times)
-        measured.append(_level(runner, schedule, speedup))
-    return tuple(measured)
+    """Return the levels, with their speedup in full batches by the calibrated cost model."""
+    r0_seconds = calibration.predict([Schedule.constant(0)] * max_batch)
+    described = []
+    for schedule in levels:
+        speedup = r0_seconds / calibration.predict([schedule] * max_batch)
+        described.append(_level(runner, schedule, speedup))
+    return tuple(described)
 
 
 def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
@@ -191,29 +188,6 @@ def _level(runner: Runner, schedule: Schedule, speedup: float) -> Level:
         speedup=speedup,
         **{name: getattr(row, name) for name in _OF_PROFILE if row},
     )
-
-
-def level_batch_size(
-    image_seconds: float,
-    levels: int,
-    max_batch: int,
-    device_type: str = "cpu",
-) -> int:
-    """Return the largest batch size with which measuring all levels fits into the budget.
-
-    A GPU under load runs full batches, and the speedup of small ones tells nothing about these, so
-    its batches have ``max_batch`` images. On a CPU the speedup hardly depends on the size, so
-    `CPU_LEVEL_BATCH` is enough.
-
-    Args:
-        image_seconds: of one image at r=0.
-        levels: how many there are.
-    """
-    size = max_batch if device_type == "cuda" else min(CPU_LEVEL_BATCH, max_batch)
-    runs = levels * (1 + ROUNDS)
-    while size > 1 and image_seconds * size * runs > BUDGET_SECONDS:
-        size //= 2
-    return size
 
 
 def model_info(runner: Runner, levels: tuple[Level, ...]) -> ModelInfo:

@@ -53,8 +53,8 @@ class Level:
     Attributes:
         tokens_out: tokens after the last block.
         relative_flops: FLOPs as a fraction of those at r=0.
-        speedup: throughput divided by that at r=0, as measured during warm-up on this device; None
-            if it was not measured.
+        speedup: throughput of full batches divided by that at r=0, by the batches that were timed
+            during warm-up on this device; None if it is unknown.
         accuracy: top-1 accuracy in percent, from the model's profile; None if it is unknown.
         agreement: of the best class with that at r=0, in percent, from the profile; None if it is
             unknown, as the following.

@@ -49,6 +49,9 @@ activation = "cosine"
 [[models]]
 name = "features"
 timm = "local-dir:clip"
+
+[aliases]
+words = "clip"
 """
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"

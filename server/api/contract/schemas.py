@@ -258,7 +258,9 @@ class LevelDescription(BaseModel):
     r: str
     tokens_out: int
     relative_flops: float = Field(description="FLOPs of a forward pass, relative to r=0.")
-    speedup: float | None = Field(description="Relative to r=0, measured on this device at start.")
+    speedup: float | None = Field(
+        description="Relative to r=0, by the batches that were timed on this device at start."
+    )
     accuracy: float | None = Field(description="Percent, from the model's profile.")
     agreement: float | None = Field(
         description="Percent of images with the class of r=0, from the model's profile."

@@ -28,7 +28,7 @@ log = logging.getLogger("tome.engine")
 MAX_MACS = 2e9
 MAX_IMAGES = 8
 # Turns end with the budget. A large model on a slow device gets one turn after the first run.
-BUDGET_SECONDS = 0.15
+BUDGET_SECONDS = 0.1
 MAX_TURNS = 10
 
 

@@ -30,17 +30,17 @@ from tome_core.schedule import Schedule
 
 log = logging.getLogger("tome.engine")
 
-IMAGES_PER_LEVEL = 2
+IMAGES_OF_LEVEL = 2  # in a batch of one level
 # The batch of all levels and the batch of the largest level always run, since requests make both.
 # The batches of other levels run until the budget is spent.
 MIN_BATCHES = 2
-BUDGET_SECONDS = 1.0
+BUDGET_SECONDS = 0.5
 # If these two alone would take longer, as with the long inputs of large models of sound and video,
 # they shrink to one image under each of the smallest and the largest level, and one under the
 # largest.
 REQUIRED_SECONDS = 10.0
-# The first image also loads the libraries of the device. Where it takes longer than this on a CPU,
-# they hardly count, and it is not timed again.
+# The first image also loads the libraries of the device. So it is timed again before the batches
+# shrink; but not on a CPU where it takes longer than this, since the libraries hardly count then.
 LOADING_SECONDS = 3.0
 
 # An error message of a library may contain whole source files.
@@ -245,7 +245,8 @@ def make_batches(
 ) -> list[CheckBatch]:
     """Return a mixed batch of all levels, then one batch a level, the largest first.
 
-    The images are noise of unit variance, the same at every start. Level 0 is always included.
+    The mixed batch has two images at the largest level and one at each other. The images are noise
+    of unit variance, the same at every start. Level 0 is always included.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -255,8 +256,8 @@ def make_batches(
 
     all_levels = sorted({0, *levels}, reverse=True)
     schedules = tuple(Schedule.constant(r) for r in all_levels)
-    mixed = make_batch(schedules * IMAGES_PER_LEVEL)
-    uniform = [make_batch((schedule,) * IMAGES_PER_LEVEL) for schedule in schedules]
+    mixed = make_batch(schedules + schedules[:1])
+    uniform = [make_batch((schedule,) * IMAGES_OF_LEVEL) for schedule in schedules]
     return [mixed, *uniform]
 
 
@@ -269,9 +270,9 @@ def run_within_budget(
     Those of a slow network are smaller; see `REQUIRED_SECONDS`.
     """
     first_image = _take(batches[0], [0])
-    first_logits, image_seconds = _time_image(network, first_image)
     required_images = sum(len(batch.schedules) for batch in batches[:MIN_BATCHES])
-    if required_images * image_seconds > REQUIRED_SECONDS:
+    first_logits, is_slow = _time_image(network, first_image, required_images)
+    if is_slow:
         mixed = _fewest_images(batches[0])
         return [mixed, first_image], [compute_logits(network, mixed), first_logits]
     deadline = time.monotonic() + BUDGET_SECONDS
@@ -285,12 +286,16 @@ def run_within_budget(
     return finished, logits
 
 
-def _time_image(network: tome_core.MergedViT, image: CheckBatch) -> tuple[Tensor, float]:
-    """Return the logits of one image, and the seconds that they take."""
+def _time_image(
+    network: tome_core.MergedViT, image: CheckBatch, required_images: int
+) -> tuple[Tensor, bool]:
+    """Return the logits of one image, and whether ``required_images`` would take too long."""
     logits, seconds = _run_image(network, image)
-    if seconds <= LOADING_SECONDS or logits.is_cuda:
-        return _run_image(network, image)
-    return logits, seconds
+    is_slow = required_images * seconds > REQUIRED_SECONDS
+    if is_slow and (seconds <= LOADING_SECONDS or logits.is_cuda):
+        logits, seconds = _run_image(network, image)
+        is_slow = required_images * seconds > REQUIRED_SECONDS
+    return logits, is_slow
 
 
 def _run_image(network: tome_core.MergedViT, image: CheckBatch) -> tuple[Tensor, float]:

@@ -14,7 +14,8 @@ from server.engine.device.forward import Forward
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel
-from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
+from server.engine.scheduling.calibration import Calibration
+from server.engine.warmup import describe_levels, level_schedules, measure_costs, model_info
 from server.ipc.messages import Job
 from server.ipc.shared_memory import Slots, create_memory, size_slots
 from server.media.modality import Modality
@@ -96,8 +97,8 @@ def test_the_warm_up_runs_float32(model: LoadedModel) -> None:
     assert [str(level) for level in levels] == ["0", "1", "2", "4", "5"]  # shares of 62 tokens
     samples = measure_costs(runner, levels[:2], 2)
     assert all(sample.seconds > 0 for sample in samples)
-    measured = measure_levels(runner, levels, 1)
-    info = model_info(runner, measured)
+    calibration = Calibration(model_info(runner, ()).geometry, samples)
+    info = model_info(runner, describe_levels(runner, levels, calibration, 1))
     assert info.modality is Modality.AUDIO
     assert info.transform.size == SIZE
     assert info.tokens == 62

@@ -16,7 +16,8 @@ from server.engine.device.forward import Forward
 from server.engine.execution.image_input import ImageInput
 from server.engine.execution.runner import Runner
 from server.engine.loading.model_loader import LoadedModel, load_model
-from server.engine.warmup import level_schedules, measure_costs, measure_levels, model_info
+from server.engine.scheduling.calibration import Calibration
+from server.engine.warmup import describe_levels, level_schedules, measure_costs, model_info
 from server.ipc.messages import Job
 from server.ipc.shared_memory import Slots, create_memory, largest_input_bytes, size_slots
 from server.media.modality import Modality
@@ -88,8 +89,10 @@ def test_the_warm_up_tells_what_the_model_is(model: LoadedModel) -> None:
     runner = Runner(model, CPU)
     levels = level_schedules(runner)
     assert [str(level) for level in levels] == ["0", "1", "3", "4", "5"]  # shares of 64 tokens
-    assert all(sample.seconds > 0 for sample in measure_costs(runner, levels[:2], 2))
-    info = model_info(runner, measure_levels(runner, levels, 1))
+    samples = measure_costs(runner, levels[:2], 2)
+    assert all(sample.seconds > 0 for sample in samples)
+    calibration = Calibration(model_info(runner, ()).geometry, samples)
+    info = model_info(runner, describe_levels(runner, levels, calibration, 1))
     assert info.modality is Modality.VIDEO
     assert info.transform == VideoTransform(FRAMES, TUBELET, SIDE, SIDE, SIDE, stride=2)
     assert (info.tokens, info.prefix, info.r_max) == (TOKENS, 0, TOKENS // 2)

@@ -41,3 +41,9 @@ def test_the_choice_is_there_where_there_are_several(pairs_page):
     pairs_page.wait_for_answer(TOKENS, "the answer of the other model")
     assert top_label(pairs_page) in BIRDS
     assert not pairs_page.is_shown("again-line")  # for a softmax
+
+
+def test_a_model_is_listed_with_its_aliases(pairs_page):
+    options = Select(pairs_page.element("model")).options
+    assert [option.text for option in options] == ["clip, words", "siglip", "cosine", "features"]
+    assert pairs_page.element("model").get_attribute("value") == "clip"

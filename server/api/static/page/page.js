@@ -260,7 +260,8 @@ function showChoice(r = chosen().r, why = "") {
 async function begin(signal) {
   served = await api.models(signal);
   at("problem").hidden = at("access").hidden = true;
-  at("model").replaceChildren(...served.map(each => new Option(each.name, each.name)));
+  const names = each => [each.name, ...each.aliases].join(", ");
+  at("model").replaceChildren(...served.map(each => new Option(names(each), each.name)));
   at("choice").hidden = served.length < 2;
   chooseModel(served[0].name);
 }

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import tome_core
-from server.engine import warmup
 from server.engine.device import dtype_choice, placement
 from server.engine.device.dtype_choice import DtypeChoice, choose_dtype, keep_first_block
 from server.engine.device.self_check import REFERENCE
@@ -50,7 +49,6 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Force:
         times = dict(zip(DTYPES, seconds, strict=True))
         monkeypatch.setattr(dtype_choice, "time_dtypes", lambda *_: times)
 
-    monkeypatch.setattr(warmup, "LEVEL_SECONDS", 0.0)  # which these tests do not need
     for module in (placement, model_loader):
         monkeypatch.setattr(module, "cpu_dtypes", lambda: DTYPES)
     return set_seconds

@@ -34,13 +34,10 @@ from benchmarks.plots import draw
 from benchmarks.report import markdown
 from benchmarks.results import Run, about, write_csv, write_json
 from server.allocator import keep_freed_memory
-from server.catalog.entries import BUNDLED
-from server.catalog.profiles import read_profile
 from server.engine.device.placement import pick_device, set_threads
 from server.errors import ConfigError
 
 QUICK_LEAVES_OUT = "compile"  # whose compiling takes longer than a quick run
-PROFILE = BUNDLED.with_name("fashion-mnist.profile.json")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -112,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write(run, args.out)
     console.print(Markdown(markdown(run)))
     try:
-        pictures = list(draw(run.results, read_profile(PROFILE), args.out))
+        pictures = list(draw(run.results, args.out))
     except ImportError:
         console.print(
             "There are no pictures: matplotlib is not installed; `pip install --group bench`"

@@ -9,19 +9,16 @@ from typing import Any
 
 from benchmarks.report import OURS
 from benchmarks.results import Result
-from server.catalog.profiles import ProfileRow
-from server.commands.plotting import draw_profiles
 
 
-def draw(results: Sequence[Result], profile: Sequence[ProfileRow], folder: Path) -> Iterator[Path]:
-    """Plot throughput against r per model, and accuracy against throughput; returns the paths.
+def draw(results: Sequence[Result], folder: Path) -> Iterator[Path]:
+    """Plot throughput against r per model; returns the paths.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     for model in dict.fromkeys(result.model for result in results):
         yield throughput(model, [result for result in results if result.model == model], folder)
-    yield accuracy(profile, folder)
 
 
 def throughput(model: str, results: Sequence[Result], folder: Path) -> Path:
@@ -47,17 +44,6 @@ def throughput(model: str, results: Sequence[Result], folder: Path) -> Path:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     path = folder / f"throughput-{re.sub('[^A-Za-z0-9_-]', '-', model)}.png"
-    figure.savefig(path, dpi=150)
-    return path
-
-
-def accuracy(profile: Sequence[ProfileRow], folder: Path) -> Path:
-    """Accuracy against throughput: a line through constant r, a mark per other schedule."""
-    figure = _figure(7)
-    axes = figure.add_subplot()
-    draw_profiles(axes, {"bundled model": profile}, lambda row: row.images_per_s)
-    axes.set(xlabel="images/s", title="bundled model; diamonds: r differs from block to block")
-    path = folder / "accuracy.png"
     figure.savefig(path, dpi=150)
     return path
 

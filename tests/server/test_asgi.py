@@ -13,6 +13,7 @@ from server.asgi import create_server
 from server.errors import ConfigError, EngineStartError
 from server.settings import Settings
 from tests.server.conftest import children, eventually, runs
+from tests.server.engine.tiny import write_tiny
 from tests.server.wire import SNEAKER, assert_problem
 
 FAST_START: dict[str, Any] = {
@@ -81,3 +82,36 @@ def test_an_engine_that_cannot_start_fails_the_lifespan(tmp_path):
 def test_a_mistake_in_the_catalog_is_reported_before_an_engine_starts(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
         create_server(Settings(config=tmp_path / "none.toml"))
+
+
+@pytest.mark.slow
+def test_models_change_within_its_lifespan(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOME_ADMIN_KEY", "of-the-operator")
+    config = write_tiny(tmp_path)
+    text = config.read_text()
+    app = create_server(Settings(**FAST_START, config=config, dtype="float32"))
+    key = {"Authorization": "Bearer of-the-operator"}
+
+    async def run():
+        async with (
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client,
+            app.router.lifespan_context(app),
+        ):
+            (first,) = engines()
+            assert (await client.post("/classify?model=more", content=SNEAKER)).status_code == 404
+            config.write_text(text + text.replace('"tiny"', '"more"', 1))
+            reloaded = await client.post("/admin/reload", headers=key)
+            assert reloaded.json()["models"] == ["tiny", "more"]
+            answer = await client.post("/classify?model=more", content=SNEAKER)
+            assert answer.json()["model"] == "more"
+
+            config.write_text("broken")
+            failed = await client.post("/admin/reload", headers=key)
+            assert_problem(failed, 422, "reload-failed")
+            answer = await client.post("/classify?model=more", content=SNEAKER)
+            assert answer.json()["model"] == "more"
+            await asyncio.to_thread(eventually, lambda: len(engines()) == 1)
+            assert engines() != [first]
+
+    asyncio.run(run())
+    assert not engines()

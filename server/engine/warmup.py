@@ -1,4 +1,4 @@
-"""Warm-up of a model: times batches, so that no request pays for first runs and costs are known."""
+"""Warm-up of a model: times batches, so that their costs are known before the first request."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from server.engine.scheduling.calibration import Calibration, Sample
 from server.ipc.messages import LabelSet, Level, ModelInfo
 from tome_core.schedule import Schedule
 
-# For so long batches are timed before a model is ready, or until the first `REQUIRED_BATCHES` have
-# run. Batches that are served refine the cost model from then on.
-BUDGET_SECONDS = 0.4
-ROUNDS = 2  # the first fills caches; the shorter time of each batch counts
-REQUIRED_BATCHES = 5  # one and four images at r=0 and the largest level, four at the second level
+# Each batch is timed in two rounds: the first fills caches, and the shorter time counts. Batches
+# that are served refine the cost model from then on.
+ROUNDS = 2
+REQUIRED_IMAGES = 4  # batches of one level and so many images always run,
+FIRST_ROUND_SECONDS = 0.2  # others where they fit into this
 
-# After this time two batches are enough, one image at r=0 and one at the largest level. Caches
-# hardly count then, so there is no second round.
-SLOW_SECONDS = 3.0
+# Of a model that takes longer than this for an image, single images are timed.
+SLOW_IMAGE_SECONDS = 0.3
 
 # Where CUDA graphs are recorded, which takes longer than this: both ways in which batches can run
 # have to be told apart, with batches of milliseconds.
-GRAPH_BUDGET_SECONDS = 10.0
 GRAPH_ROUNDS = 4
+GRAPH_FIRST_ROUND_SECONDS = 5.0
 
 # What a level has from the row of the model's profile.
 _OF_PROFILE = (
@@ -60,7 +59,7 @@ def measure_costs(
     max_batch: int,
     buckets: Sequence[int] = (),
 ) -> list[Sample]:
-    """Time batches for the calibration, small ones first, as many as the budget allows.
+    """Time batches for the calibration, small ones first, as many as the time allows.
 
     Each batch runs in several rounds, and its shortest time counts: other users of the machine only
     make it longer.
@@ -68,33 +67,54 @@ def measure_costs(
     Args:
         buckets: batch sizes in which CUDA graphs of ``levels`` are recorded.
     """
+    r0_seconds = runner.seconds(levels[:1])
     if buckets:
         batches = list(graph_calibration_batches(levels, max_batch, buckets))
-        return _time_in_rounds(runner, batches, GRAPH_BUDGET_SECONDS, GRAPH_ROUNDS)
+        return _time_in_rounds(runner, batches, GRAPH_FIRST_ROUND_SECONDS, GRAPH_ROUNDS)
+    if r0_seconds > SLOW_IMAGE_SECONDS:
+        r0_seconds = runner.seconds(levels[:1])  # without what the very first run loads
+    if r0_seconds > SLOW_IMAGE_SECONDS:
+        return _time_images(runner, levels, r0_seconds)
     batches = list(calibration_batches(levels, max_batch))
-    return _time_in_rounds(runner, batches, BUDGET_SECONDS, ROUNDS)
+    return _time_in_rounds(runner, batches, FIRST_ROUND_SECONDS, ROUNDS)
+
+
+def _time_images(
+    runner: Runner,
+    levels: Sequence[Schedule],
+    r0_seconds: float,
+) -> list[Sample]:
+    """Time an image of a slow model at the second and the last of ``levels``.
+
+    Args:
+        r0_seconds: of one at r=0.
+    """
+    # What does not grow with the batch is milliseconds, so two images take twice as long as one.
+    samples = [Sample((levels[0],) * images, images * r0_seconds) for images in (1, 2)]
+    for schedule in dict.fromkeys([*levels[1:2], *levels[1:][-1:]]):
+        samples.append(Sample((schedule,), runner.seconds([schedule])))
+    return samples
 
 
 def _time_in_rounds(
     runner: Runner,
     batches: Sequence[tuple[Schedule, ...]],
-    budget: float,
+    first_round_seconds: float,
     rounds: int,
 ) -> list[Sample]:
-    """Time the first of ``batches``, as many as fit into the budget, but see the constants."""
+    """Time ``batches``: those that are required, and others that fit into the first round."""
     started = time.monotonic()
     shortest: dict[tuple[Schedule, ...], float] = {}
-    elapsed = 0.0
     for batch in batches:
-        is_spent = elapsed > budget / rounds and len(shortest) >= REQUIRED_BATCHES
-        if is_spent or (elapsed > SLOW_SECONDS and len(shortest) >= 2):
-            break
+        is_required = len(batch) <= REQUIRED_IMAGES and len(set(batch)) == 1
+        if shortest and not is_required:
+            expected = len(batch) * shortest[batches[0]]  # of one image
+            if time.monotonic() - started + expected > first_round_seconds:
+                break
         shortest[batch] = runner.seconds(batch)
-        elapsed = time.monotonic() - started
-    if elapsed < SLOW_SECONDS:
-        for _ in range(1, rounds):
-            for batch, seconds in shortest.items():
-                shortest[batch] = min(seconds, runner.seconds(batch))
+    for _ in range(1, rounds):
+        for batch, seconds in shortest.items():
+            shortest[batch] = min(seconds, runner.seconds(batch))
     return [Sample(batch, seconds) for batch, seconds in shortest.items()]
 
 

@@ -17,7 +17,7 @@ class EngineConfig:
         specs: the models to serve. An engine that replaces a lost one has the same, whatever the
             catalog says by then.
         threads: number of CPU threads; 0 for one per core, divided by the number of engines.
-        levels: values of r for which the engine is warmed up.
+        levels: values of r to check at start and to list.
         max_batch: most images in one batch.
         max_batch_work: most FLOPs of one batch, in images at r=0; 0 for those of ``max_batch``.
         engine: its index: of the row on the board and of the region of the metrics.

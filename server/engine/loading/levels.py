@@ -1,4 +1,4 @@
-"""The levels of a model: the values of r that are warmed up, timed and listed."""
+"""The levels of a model: the values of r that are checked at start and listed."""
 
 from __future__ import annotations
 

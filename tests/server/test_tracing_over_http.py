@@ -72,5 +72,4 @@ def test_a_request_is_traced_and_the_start_is_logged(
         "loading",
         "optimising",
         "calibrating",
-        "measuring",
     ]

@@ -91,7 +91,8 @@ def _time_images(
     """
     # What does not grow with the batch is milliseconds, so two images take twice as long as one.
     samples = [Sample((levels[0],) * images, images * r0_seconds) for images in (1, 2)]
-    for schedule in dict.fromkeys([*levels[1:2], *levels[1:][-1:]]):
+    merging = levels[1:]
+    for schedule in dict.fromkeys([*merging[:1], *merging[-1:]]):  # once, if they are the same
         samples.append(Sample((schedule,), runner.seconds([schedule])))
     return samples
 

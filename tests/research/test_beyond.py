@@ -322,10 +322,10 @@ def test_findings_say_what_the_numbers_say() -> None:
         "pairs-reuse r=16": uneven,
     }
     rows = [make_rows(16)[name] for name in results]
-    head, lower, nulls, higher = findings(rows, 16, results)
+    head, lower, neither, higher = findings(rows, 16, results)
     assert "Of 3 rows compared with `pairs r=16`, 1 have a lower class loss" in head
     assert lower.startswith("- **Lower:** `nearest r=16` x0.50 ±")
-    assert nulls.startswith("- **Neither:** `pairs-reuse r=16` x1.0")
+    assert neither.startswith("- **Neither:** `pairs-reuse r=16` x1.0")
     assert higher.startswith("- **Higher:** `mean-key-distance r=16` x2.00 ±")
     assert list(findings(rows[:1], 16, results)) == []
     assert list(findings(rows[1:], 16, {name: results[name] for name in list(results)[1:]})) == []
